@@ -1,0 +1,35 @@
+"""Every error a user can meet. A message says what was given, what is allowed, and what mends it."""
+
+from __future__ import annotations
+
+
+class BagpipeError(Exception):
+    """Base of all errors that are the user's to mend; shown without a traceback."""
+
+
+class ConfigError(BagpipeError):
+    """A setting is unknown, malformed, or contradicts another."""
+
+
+class TopologyError(BagpipeError):
+    """The number of ranks does not fit the roles asked for."""
+
+
+class DatasetError(BagpipeError):
+    """A data set, one of its shards, or an input file of an importer is missing, foreign, damaged or out of range."""
+
+
+class CacheTooSmallError(BagpipeError):
+    """The rows that must be resident at once do not fit into `cache.rows`."""
+
+
+class PlanCodecError(BagpipeError):
+    """A plan message is not one of this version's."""
+
+
+class PlatformError(BagpipeError):
+    """MPI, Horovod or a device is not usable as it is set up."""
+
+
+class JobStoppedError(BagpipeError):
+    """The job was told to stop (a signal), most often because another rank died."""

