@@ -1,0 +1,251 @@
+"""Who holds which row, where: owners, slots, and exact farthest-next-use eviction (paper section 3.2; Belady 1966).
+
+Resident rows are kept in lists, one per (owner, iteration of next use), linked through the entries of that iteration.
+The victim is the head of the non-empty list with the farthest iteration: O(1) amortised, because the search for that
+list only ever moves towards the present, except when a row with a farther next use is retained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from bagpipe_hpc.errors import CacheTooSmallError
+from bagpipe_hpc.lookahead.next_use import NONE, OWNER, SLOT, EnteredBatch, EntryRing
+
+Int32Array = NDArray[np.int32]
+Int64Array = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the rows of one iteration stand, and which rows leave in it.
+
+    Per entry of the iteration: `owner`, `slot` (int32), `fetched` (bool). Evictions (forced ones first) of dirty rows:
+    `evicted_keys` int64, `evicted_owners`, `evicted_slots` int32, and how many were forced.
+    """
+
+    owner: Int32Array
+    slot: Int32Array
+    fetched: BoolArray
+    evicted_keys: Int64Array
+    evicted_owners: Int32Array
+    evicted_slots: Int32Array
+    num_forced: int
+
+
+class Residency:
+    """The caches of all trainers, as the oracle sees them.
+
+    Args:
+        num_trainers: T.
+        cache_rows: Slots per trainer.
+        prefetch_depth: P; a row whose next use is at most P iterations away is never evicted.
+        ring_size: Rows of the entry ring.
+    """
+
+    def __init__(self, num_trainers: int, cache_rows: int, prefetch_depth: int, ring_size: int) -> None:
+        self.cache_rows = cache_rows
+        self.prefetch_depth = prefetch_depth
+        self.heads = np.full((num_trainers, ring_size), NONE, dtype=np.int32)  # entry of the row retained last
+        self.farthest = np.zeros(num_trainers, dtype=np.int64)  # no list beyond this iteration has a row
+        self.free = np.empty((num_trainers, 64), dtype=np.int32)  # stacks of slots that were used before
+        self.num_free = np.zeros(num_trainers, dtype=np.int64)
+        self.num_issued = np.zeros(num_trainers, dtype=np.int64)  # slots ever used: 0 .. num_issued - 1
+
+    def occupied(self) -> Int64Array:
+        """Resident rows of each trainer; int64, shape (T,)."""
+        return self.num_issued - self.num_free
+
+    def place(
+        self, iteration: int, read_only: bool, batch: EnteredBatch, key_state: Int32Array, ring: EntryRing
+    ) -> Placement:
+        """Give every row of one iteration an owner and a slot, then let go of the rows that are not needed again.
+
+        Raises:
+            CacheTooSmallError: the rows of the next P iterations alone exceed every trainer's `cache_rows`.
+        """
+        size = batch.num_entries
+        owner, slot = np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32)
+        fetched = np.empty(size, dtype=np.bool_)
+        # At most one forced eviction per fetch and one natural one per entry.
+        evicted_keys = np.empty(2 * size, dtype=np.int64)
+        evicted_owners, evicted_slots = np.empty(2 * size, dtype=np.int32), np.empty(2 * size, dtype=np.int32)
+        self._make_room_in_free_stacks(size)
+        stuck, num_forced = _admit(
+            iteration, self.prefetch_depth, self.cache_rows, size, batch.pair_entries, batch.pair_ends, key_state,
+            ring.keys, ring.chain, self.heads, self.farthest, self.free, self.num_free, self.num_issued,
+            owner, slot, fetched, evicted_keys, evicted_owners, evicted_slots,
+        )  # fmt: skip
+        if stuck >= 0:
+            raise self._too_small(iteration, size, stuck)
+        num_evicted = _retain(
+            iteration, read_only, size, key_state, ring.keys, ring.next_use, ring.next_entry, ring.chain,
+            self.heads, self.farthest, self.free, self.num_free,
+            owner, slot, num_forced, evicted_keys, evicted_owners, evicted_slots,
+        )  # fmt: skip
+        evicted = (column[:num_evicted] for column in (evicted_keys, evicted_owners, evicted_slots))
+        return Placement(owner, slot, fetched, *evicted, num_forced)
+
+    def _make_room_in_free_stacks(self, num_entries: int) -> None:
+        needed = int(min(self.num_free.max() + num_entries, self.cache_rows))
+        if needed > self.free.shape[1]:
+            grown = np.empty((len(self.free), max(needed, 2 * self.free.shape[1])), dtype=np.int32)
+            grown[:, : self.free.shape[1]] = self.free
+            self.free = grown
+
+    def _too_small(self, iteration: int, num_entries: int, num_unplaced: int) -> CacheTooSmallError:
+        num_trainers = len(self.free)
+        limit = num_trainers * self.cache_rows
+        return CacheTooSmallError(
+            f"iteration {iteration} uses {num_entries:,} rows and {num_unplaced:,} of them find no slot: rows used "
+            f"within the next {self.prefetch_depth} iterations may not be evicted, so at least "
+            f"{limit + num_unplaced:,} slots are needed, but {num_trainers} trainers x cache.rows {self.cache_rows:,} "
+            f"are {limit:,}; raise cache.rows, or lower lookahead.prefetch_depth or training.batch_size"
+        )
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _victim(owner, nearest, heads, farthest):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Iteration whose list at `owner` has the row with the farthest next use, beyond `nearest`; NONE: no such row."""
+    m = farthest[owner]
+    while m > nearest and heads[owner, m % heads.shape[1]] == NONE:
+        m -= 1
+    farthest[owner] = m
+    return m if m > nearest else NONE
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _shared_users(num_entries, pair_entries, pair_ends, key_state, keys):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Users of every entry: its first one and, for rows about to be fetched by several, all (compressed rows)."""
+    num_users = np.zeros(num_entries, dtype=np.int32)
+    first_user = np.empty(num_entries, dtype=np.int32)
+    for t in range(len(pair_ends) - 1):
+        for p in range(pair_ends[t], pair_ends[t + 1]):
+            entry = pair_entries[p]
+            if num_users[entry] == 0:
+                first_user[entry] = t
+            num_users[entry] += 1
+    begin = np.zeros(num_entries + 1, dtype=np.int32)
+    for entry in range(num_entries):
+        listed = num_users[entry] > 1 and key_state[keys[entry], SLOT] == NONE
+        begin[entry + 1] = begin[entry] + (num_users[entry] if listed else 0)
+    users = np.empty(begin[num_entries], dtype=np.int32)
+    if len(users) > 0:
+        fill = begin.copy()
+        for t in range(len(pair_ends) - 1):
+            for p in range(pair_ends[t], pair_ends[t + 1]):
+                entry = pair_entries[p]
+                if begin[entry + 1] > begin[entry]:
+                    users[fill[entry]] = t
+                    fill[entry] += 1
+    return first_user, begin, users
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    i, prefetch_depth, cache_rows, num_entries, pair_entries, pair_ends, key_state,
+    ring_keys, ring_chain, heads, farthest, free, num_free, num_issued,
+    owner_out, slot_out, fetched_out, evicted_keys, evicted_owners, evicted_slots,
+):  # fmt: skip
+    """Owner and slot for every row that is not resident. Returns (rows without a slot or NONE, forced evictions)."""
+    num_trainers = len(pair_ends) - 1
+    keys = ring_keys[i % ring_keys.shape[0]]
+    first_user, users_begin, users = _shared_users(num_entries, pair_entries, pair_ends, key_state, keys)
+    nearest = i + prefetch_depth
+    num_forced = 0  # of dirty rows; clean ones just vanish
+    for entry in range(num_entries):
+        state = key_state[keys[entry]]
+        fetched_out[entry] = state[SLOT] == NONE
+        if state[SLOT] != NONE:
+            owner_out[entry] = state[OWNER] >> 1
+            slot_out[entry] = state[SLOT]
+            continue
+        owner = first_user[entry]
+        for u in range(users_begin[entry], users_begin[entry + 1]):
+            t = users[u]
+            if num_issued[t] - num_free[t] < num_issued[owner] - num_free[owner]:
+                owner = t
+        victim_use = NONE
+        if num_free[owner] == 0 and num_issued[owner] == cache_rows:
+            victim_use = _victim(owner, nearest, heads, farthest)
+            if victim_use == NONE:  # the chosen owner is full of rows that are needed soon: anybody who has room
+                owner = NONE
+                for t in range(num_trainers):
+                    load = num_issued[t] - num_free[t]
+                    if owner != NONE and load >= num_issued[owner] - num_free[owner]:
+                        continue
+                    use = NONE
+                    if load == cache_rows:
+                        use = _victim(t, nearest, heads, farthest)
+                    if load < cache_rows or use != NONE:
+                        owner = t
+                        victim_use = use
+                if owner == NONE:
+                    unplaced = 0
+                    for rest in range(entry, num_entries):
+                        if key_state[keys[rest], SLOT] == NONE:
+                            unplaced += 1
+                    return unplaced, num_forced
+        if victim_use != NONE:
+            row = victim_use % heads.shape[1]
+            victim_entry = heads[owner, row]
+            heads[owner, row] = ring_chain[row, victim_entry]
+            victim_key = ring_keys[row, victim_entry]
+            victim = key_state[victim_key]
+            slot = victim[SLOT]
+            if victim[OWNER] & 1:
+                evicted_keys[num_forced] = victim_key
+                evicted_owners[num_forced] = owner
+                evicted_slots[num_forced] = slot
+                num_forced += 1
+            victim[SLOT] = NONE
+        elif num_free[owner] > 0:
+            num_free[owner] -= 1
+            slot = free[owner, num_free[owner]]
+        else:
+            slot = num_issued[owner]
+            num_issued[owner] += 1
+        state[SLOT] = slot
+        state[OWNER] = owner << 1
+        owner_out[entry] = owner
+        slot_out[entry] = slot
+    return NONE, num_forced
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _retain(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    i, read_only, num_entries, key_state, ring_keys, ring_next_use, ring_next_entry, ring_chain,
+    heads, farthest, free, num_free, owner_in, slot_in, num_evicted, evicted_keys, evicted_owners, evicted_slots,
+):  # fmt: skip
+    """After the iteration: rows with a next use stay, the others leave. Returns the number of evicted dirty rows."""
+    row = i % ring_keys.shape[0]
+    for t in range(heads.shape[0]):
+        heads[t, row] = NONE  # these rows are being used now
+    for entry in range(num_entries):
+        key = ring_keys[row, entry]
+        state = key_state[key]
+        owner = owner_in[entry]
+        if not read_only:
+            state[OWNER] |= 1
+        use = ring_next_use[row, entry]
+        if use != NONE:
+            use_row = use % ring_keys.shape[0]
+            next_entry = ring_next_entry[row, entry]
+            ring_chain[use_row, next_entry] = heads[owner, use_row]
+            heads[owner, use_row] = next_entry
+            farthest[owner] = max(farthest[owner], use)
+            continue
+        if state[OWNER] & 1:
+            evicted_keys[num_evicted] = key
+            evicted_owners[num_evicted] = owner
+            evicted_slots[num_evicted] = slot_in[entry]
+            num_evicted += 1
+        state[SLOT] = NONE
+        free[owner, num_free[owner]] = slot_in[entry]
+        num_free[owner] += 1
+    return num_evicted
