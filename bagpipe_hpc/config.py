@@ -1,0 +1,176 @@
+"""Every setting of a training job: its name, default, allowed values and what it is for.
+
+A configuration is validated as a whole before any work starts. `docs/settings.md` is made from this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bagpipe_hpc.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LookaheadConfig(_Section):
+    window: int = Field(64, ge=1, le=100_000, description="Lookahead window L: iterations known ahead of each plan.")
+    prefetch_depth: int = Field(4, ge=1, le=1_000, description="P <= L: how many iterations ahead rows travel.")
+
+
+class CacheConfig(_Section):
+    rows: int | None = Field(
+        None, ge=1, description="Slots per trainer; null: as many as a quarter of the free memory holds."
+    )
+
+
+class RolesConfig(_Section):
+    servers: int = Field(1, ge=1, description="Embedding servers S: world ranks 1..S.")
+
+
+class ModelConfig(_Section):
+    name: Literal["dlrm"] = Field("dlrm", description="Model to train.")
+    embedding_dim: int = Field(16, ge=1, le=4096, description="Columns of every embedding row.")
+    bottom_mlp: tuple[int, ...] = Field((64, 32), description="Hidden layers of the bottom MLP (dense features).")
+    top_mlp: tuple[int, ...] = Field((128, 64), description="Hidden layers of the top MLP.")
+
+
+class TrainingConfig(_Section):
+    batch_size: int = Field(256, ge=1, description="Samples of one global batch, split over the trainers.")
+    epochs: int = Field(1, ge=1, description="Passes over the training split.")
+    iterations: int | None = Field(None, ge=1, description="Stop after so many iterations; null: all epochs.")
+    learning_rate: float = Field(1.0, gt=0, allow_inf_nan=False, description="SGD step size, rows and dense alike.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of initial rows and dense parameters.")
+    threads: int | None = Field(None, ge=1, description="Threads of a trainer; null: its share of the node's cores.")
+
+
+class EvaluationConfig(_Section):
+    enabled: bool = Field(True, description="Evaluate on the validation split after the last iteration.")
+    batch_size: int | None = Field(None, ge=1, description="Samples of one evaluation batch; null: training.batch_size.")
+
+
+class Config(_Section):
+    """All settings of a job."""
+
+    mode: Literal["cached", "synchronous"] = Field(
+        "cached", description="cached: BagPipe. synchronous: every row fetched and written back in every iteration."
+    )
+    transport: Literal["staged", "direct"] = Field(
+        "staged", description="staged: one contiguous Get/Put per server and iteration. direct: indexed reference."
+    )
+    lookahead: LookaheadConfig = LookaheadConfig()  # type: ignore[call-arg]
+    cache: CacheConfig = CacheConfig()  # type: ignore[call-arg]
+    roles: RolesConfig = RolesConfig()  # type: ignore[call-arg]
+    model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
+    training: TrainingConfig = TrainingConfig()  # type: ignore[call-arg]
+    evaluation: EvaluationConfig = EvaluationConfig()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _prefetch_within_window(self) -> Config:
+        if self.lookahead.prefetch_depth > self.lookahead.window:
+            raise ValueError(
+                f"lookahead.prefetch_depth is {self.lookahead.prefetch_depth}, lookahead.window is "
+                f"{self.lookahead.window}: rows cannot travel further ahead than the oracle looks; lower the first or "
+                "raise the second"
+            )
+        return self
+
+    @property
+    def window(self) -> int:
+        """L as planned: 0 in synchronous mode."""
+        return self.lookahead.window if self.mode == "cached" else 0
+
+    @property
+    def prefetch_depth(self) -> int:
+        """P as planned: 0 in synchronous mode."""
+        return self.lookahead.prefetch_depth if self.mode == "cached" else 0
+
+    def to_yaml(self) -> str:
+        """The whole configuration, defaults included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(path: Path | None, overrides: list[str]) -> Config:
+    """Read a YAML file (none: the defaults), apply `section.key=value` overrides, validate the whole.
+
+    Raises:
+        ConfigError: names every setting that is wrong, what it was given and what is allowed.
+    """
+    settings = _read_yaml(path) if path is not None else {}
+    for override in overrides:
+        _apply_override(settings, override)
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"configuration {path} cannot be read: {error.strerror}; check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} is not valid YAML: {error}") from None
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise ConfigError(f"configuration {path} must be a mapping of settings, not a {type(settings).__name__}")
+    return settings
+
+
+def _apply_override(settings: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise ConfigError(f"--set {override!r} is not of the form section.key=value, as in training.epochs=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from None
+    *sections, key = name.split(".")
+    for section in sections:
+        inner = settings.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override!r}: {section!r} is a single setting and has no parts")
+        settings = inner
+    settings[key] = value
+
+
+def setting_names(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """Dotted names of all settings."""
+    names = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names += setting_names(field.annotation, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def _explain(error: ValidationError, path: Path | None) -> str:
+    problems = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            problems.append(_explain_unknown(name))
+        elif name:
+            problems.append(f"{name} = {problem['input']!r}: {problem['msg']}")
+        else:
+            problems.append(problem["msg"].removeprefix("Value error, "))
+    source = f"configuration {path}" if path else "settings"
+    return f"{source}: " + "; ".join(problems)
+
+
+def _explain_unknown(name: str) -> str:
+    names = setting_names()
+    section = name.rpartition(".")[0]
+    siblings = [known for known in names if known.rpartition(".")[0] == section] or names
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"unknown setting {name!r}{hint}; valid here: {', '.join(siblings)}"

@@ -1,0 +1,1 @@
+"""A server's rows: gather, scatter, lazy initialisation."""

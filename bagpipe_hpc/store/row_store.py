@@ -1,0 +1,73 @@
+"""One server's shard of all tables: rows `[embedding | optimizer state]`, made on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bagpipe_hpc.sharding import Sharding
+from bagpipe_hpc.store.initial import RowInitializer
+
+Float32Array = NDArray[np.float32]
+Int64Array = NDArray[np.int64]
+
+_ABSENT, _INITIAL, _TOUCHED = 0, 1, 2
+
+
+class RowStore:
+    """Rows of one server.
+
+    Args:
+        sharding: Key -> (server, local row).
+        server: This server's index.
+        initializer: Initial rows.
+        rows: Memory for the shard, float32 (num_local_rows, row_width); its content is not read before it is made.
+            Pages never touched cost nothing when the memory comes from the system lazily, as numpy's does.
+    """
+
+    def __init__(self, sharding: Sharding, server: int, initializer: RowInitializer, rows: Float32Array) -> None:
+        self.sharding = sharding
+        self.server = server
+        self.rows = rows
+        self._initializer = initializer
+        self._state = np.zeros(len(rows), dtype=np.uint8)
+
+    @property
+    def row_width(self) -> int:
+        """Columns of a row, optimizer state included."""
+        return int(self.rows.shape[1])
+
+    def materialise(self, local_rows: Int64Array) -> None:
+        """Make the rows that do not exist yet; local_rows are unique."""
+        new = local_rows[self._state[local_rows] == _ABSENT]
+        if len(new):
+            made = np.empty((len(new), self.row_width), dtype=np.float32)
+            self._initializer.fill(self.sharding.keys_of(self.server, new), made)
+            self.rows[new] = made
+            self._state[new] = _INITIAL
+
+    def gather(self, local_rows: Int64Array, out: Float32Array) -> None:
+        """Copy rows, int64 (n,) unique, into out, float32 (n, row_width)."""
+        self.materialise(local_rows)
+        np.take(self.rows, local_rows, axis=0, out=out, mode="clip")  # indices come from the plan; clip skips a copy
+
+    def scatter(self, local_rows: Int64Array, rows: Float32Array) -> None:
+        """Overwrite rows, int64 (n,) unique, with float32 (n, row_width)."""
+        self.rows[local_rows] = rows
+        self.mark_touched(local_rows)
+
+    def mark_touched(self, local_rows: Int64Array) -> None:
+        """Note that rows were updated (by a transport that wrote them itself)."""
+        self._state[local_rows] = _TOUCHED
+
+    def num_touched(self) -> int:
+        """Rows updated so far."""
+        return int(np.count_nonzero(self._state == _TOUCHED))
+
+    def touched(self, rows_per_piece: int) -> Iterator[tuple[Int64Array, Float32Array]]:
+        """All touched rows as (keys, rows), ascending; one piece, possibly empty, per `rows_per_piece` local rows."""
+        for start in range(0, len(self.rows), rows_per_piece):
+            local_rows = start + np.flatnonzero(self._state[start : start + rows_per_piece] == _TOUCHED)
+            yield self.sharding.keys_of(self.server, local_rows), self.rows[local_rows]

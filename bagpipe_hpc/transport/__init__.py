@@ -1,0 +1,1 @@
+"""How rows and plans travel between ranks."""

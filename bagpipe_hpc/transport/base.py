@@ -1,0 +1,56 @@
+"""The two ends of the row transport. One contract test suite runs against every implementation.
+
+The protocol all of them keep, with P the prefetch depth (DESIGN: staged one-sided RMA):
+
+    server, for n = 0, 1, 2, ...                       trainer
+      1. absorb(n-P-1): wait until every trainer has    3. fetch(n): wait for 2 of every server, take the rows.
+         written, then scatter                             May run up to P iterations ahead of 4.
+      2. offer(n): gather, announce to every trainer    4. write_back(n): hand the rows over, announce.
+
+No further acknowledgement is needed: 4 for n-P-1 comes after 3 for n-P-1, so 1 proves that the memory of fetch stage
+n-P-1 may be used again by 2; and 3 for n comes after 1 for n-P-1, so the memory of write-back stage n-P-1 may be used
+again by 4 for n. Hence rings of P+1 stages.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
+
+Float32Array = NDArray[np.float32]
+
+
+class ServerEnd(Protocol):
+    """An embedding server's end; called in the order absorb(n-P-1), offer(n)."""
+
+    def offer(self, plan: ServerPlan) -> None:
+        """Make the rows of iteration n ready for every trainer. Communication: collective where a ring grows."""
+
+    def absorb(self, plan: ServerPlan) -> None:
+        """Wait for every trainer's rows of an iteration and store them. Communication: waits for messages."""
+
+    def close(self) -> None:
+        """Release windows. Communication: collective."""
+
+
+class TrainerEnd(Protocol):
+    """A trainer's end; `fetch` and `write_back` may be called from two different threads."""
+
+    def fetch(self, plan: TrainerPlan, out: Float32Array) -> None:
+        """Take the fetched rows of an iteration, in `fetch_slots` order, into out, float32 (n, row_width).
+
+        Communication: waits for every server's announcement; one-sided, complete on return.
+        """
+
+    def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
+        """Hand over the evicted rows of an iteration, float32 (n, row_width) in `write_back_slots` order.
+
+        Communication: one-sided, complete on return; announces to every server, also where there are no rows.
+        """
+
+    def close(self) -> None:
+        """Release windows. Communication: collective."""

@@ -1,0 +1,62 @@
+"""The stream of plans from the oracle to everybody."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from mpi4py import MPI
+
+from bagpipe_hpc.lookahead.codec import decode_plan
+from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
+from bagpipe_hpc.transport.polite import receive_bytes
+
+
+class PlanSender:
+    """The oracle's end: sends ahead of the receivers, but only so far.
+
+    Synchronous-mode sends complete when the receiver has taken the message, so the number of incomplete ones bounds
+    how far the oracle runs ahead, whatever MPI buffers.
+
+    Args:
+        comm: All ranks of the job, the oracle being rank 0.
+        depth: Plans in flight per receiver.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, depth: int) -> None:
+        self._comm, self._depth = comm, depth
+        self._in_flight: dict[int, deque[tuple[MPI.Request, bytes]]] = {rank: deque() for rank in range(1, comm.size)}
+        self.bytes_sent = 0
+
+    def has_room(self) -> bool:
+        """Whether every receiver can be sent another plan. Drives progress; never blocks."""
+        return max(self._drain().values()) < self._depth
+
+    def is_idle(self) -> bool:
+        """Whether every plan sent has been received. Drives progress; never blocks."""
+        return not any(self._drain().values())
+
+    def send(self, world_rank: int, message: bytes) -> None:
+        """Start sending one encoded plan; returns at once."""
+        request = self._comm.Issend([message, MPI.BYTE], world_rank)
+        self._in_flight[world_rank].append((request, message))
+        self.bytes_sent += len(message)
+
+    def _drain(self) -> dict[int, int]:
+        for queue in self._in_flight.values():
+            while queue and queue[0][0].Test():
+                queue.popleft()
+        return {rank: len(queue) for rank, queue in self._in_flight.items()}
+
+
+class PlanReceiver:
+    """The other end: plans in order, then None."""
+
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        self._comm = comm
+        self.bytes_received = 0
+
+    def next(self) -> TrainerPlan | ServerPlan | None:
+        """The next plan; None after the last. Communication: waits for the oracle."""
+        message = receive_bytes(self._comm, 0)
+        self.bytes_received += len(message)
+        return decode_plan(message)

@@ -1,0 +1,85 @@
+"""The reference transport: every table shard is an RMA window, rows move by indexed datatypes.
+
+Same protocol, no stages: the server makes rows exist and says which they are, the trainer reads and writes them in the
+table itself. Slower by an order of magnitude; kept to compare with (contract tests, benchmarks).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
+from bagpipe_hpc.store.row_store import RowStore
+from bagpipe_hpc.transport.notices import Notices
+from bagpipe_hpc.transport.window import RowWindow
+
+Float32Array = NDArray[np.float32]
+Int64Array = NDArray[np.int64]
+
+
+class DirectServer:
+    """Server end.
+
+    Args:
+        comm: Servers first, then trainers.
+        num_servers: S.
+        window: Holds the table shard.
+        store: This server's rows; its memory is `window.rows`.
+    Communication: construction is collective over comm.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, num_servers: int, window: RowWindow, store: RowStore) -> None:
+        self._notices = Notices(comm, num_servers)
+        self._window = window
+        self._store = store
+
+    def offer(self, plan: ServerPlan) -> None:
+        self._store.materialise(plan.fetch_rows)
+        self._window.sync()
+        fetches = np.split(plan.fetch_rows, np.cumsum(plan.fetch_counts)[:-1])
+        write_backs = np.split(plan.write_back_rows, np.cumsum(plan.write_back_counts)[:-1])
+        payloads = [np.concatenate(pair).astype("<i8").tobytes() for pair in zip(fetches, write_backs, strict=True)]
+        self._notices.announce_ready(plan.iteration, payloads)
+
+    def absorb(self, plan: ServerPlan) -> None:
+        self._notices.await_written(plan.iteration)
+        self._window.sync()
+        self._store.mark_touched(plan.write_back_rows)
+
+    def close(self) -> None:
+        self._window.free()
+        self._notices.free()
+
+
+class DirectTrainer:
+    """Trainer end; window has no rows here."""
+
+    def __init__(self, comm: MPI.Intracomm, num_servers: int, window: RowWindow) -> None:
+        self._notices = Notices(comm, num_servers)
+        self._window = window
+        self._write_back_rows: dict[int, list[Int64Array]] = {}
+
+    def fetch(self, plan: TrainerPlan, out: Float32Array) -> None:
+        payloads = self._notices.await_ready(plan.iteration)
+        indices = [np.frombuffer(payload, dtype="<i8") for payload in payloads]
+        counts = plan.fetch_counts.tolist()
+        self._write_back_rows[plan.iteration] = [rows[n:] for rows, n in zip(indices, counts, strict=True)]
+        start = 0
+        for server, count in enumerate(counts):
+            if count:
+                self._window.get_indexed(server, indices[server][:count], out[start : start + count])
+            start += count
+
+    def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
+        start = 0
+        for server, indices in enumerate(self._write_back_rows.pop(plan.iteration)):
+            if len(indices):
+                self._window.put_indexed(server, indices, rows[start : start + len(indices)])
+            start += len(indices)
+        self._notices.announce_written(plan.iteration)
+
+    def close(self) -> None:
+        self._window.free()
+        self._notices.free()

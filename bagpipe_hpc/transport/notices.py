@@ -1,0 +1,61 @@
+"""The small messages of the row transport: "iteration n is ready", "iteration n is written"."""
+
+from __future__ import annotations
+
+from mpi4py import MPI
+
+from bagpipe_hpc.transport.polite import receive_bytes
+
+
+class Notices:
+    """Announcements between servers and trainers, strictly in iteration order for each pair.
+
+    Ready and written notices have a communicator each, because a trainer waits for the former and sends the latter from
+    different threads.
+
+    Args:
+        comm: Servers first, then trainers.
+        num_servers: S.
+    Communication: construction and `free` are collective over comm.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, num_servers: int) -> None:
+        self._ready, self._written = comm.Dup(), comm.Dup()
+        self._servers = range(num_servers)
+        self._trainers = range(num_servers, comm.size)
+
+    def announce_ready(self, iteration: int, payloads: list[bytes] | None = None) -> None:
+        """Server: tell every trainer; payloads, one per trainer, ride along."""
+        for index, rank in enumerate(self._trainers):
+            payload = payloads[index] if payloads else b""
+            self._ready.Send([_encode(iteration) + payload, MPI.BYTE], rank)
+
+    def await_ready(self, iteration: int) -> list[bytes]:
+        """Trainer: wait for every server; returns their payloads."""
+        return [_receive(self._ready, rank, iteration) for rank in self._servers]
+
+    def announce_written(self, iteration: int) -> None:
+        """Trainer: tell every server."""
+        for rank in self._servers:
+            self._written.Send([_encode(iteration), MPI.BYTE], rank)
+
+    def await_written(self, iteration: int) -> None:
+        """Server: wait for every trainer."""
+        for rank in self._trainers:
+            _receive(self._written, rank, iteration)
+
+    def free(self) -> None:
+        self._ready.Free()
+        self._written.Free()
+
+
+def _encode(iteration: int) -> bytes:
+    return iteration.to_bytes(8, "little")
+
+
+def _receive(comm: MPI.Intracomm, source: int, iteration: int) -> bytes:
+    message = bytes(receive_bytes(comm, source))
+    arrived = int.from_bytes(message[:8], "little")
+    if arrived != iteration:
+        raise RuntimeError(f"notice of iteration {arrived} arrived where {iteration} was due: plans are out of step")
+    return message[8:]

@@ -1,0 +1,50 @@
+"""Waiting without burning the core: MPI's blocking calls spin, and ranks may share cores.
+
+A wait first yields the processor between polls, then sleeps briefly. Polling also drives MPI progress, which one-sided
+transfers over a network need at their target.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from mpi4py import MPI
+
+_YIELDS = 50
+_SLEEP_SECONDS = 50e-6
+
+
+def wait_until(ready: Callable[[], bool]) -> None:
+    """Poll until ready() is true."""
+    polls = 0
+    while not ready():
+        polls += 1
+        if polls <= _YIELDS:
+            os.sched_yield()
+        else:
+            time.sleep(_SLEEP_SECONDS)
+
+
+def wait_all(requests: Sequence[MPI.Request]) -> None:
+    """Complete all requests."""
+    if requests:
+        wait_until(lambda: MPI.Request.Testall(list(requests)))
+
+
+def receive_bytes(comm: MPI.Intracomm, source: int, tag: int = MPI.ANY_TAG) -> bytearray:
+    """Receive one message of any size."""
+    message: MPI.Message | None = None
+    status = MPI.Status()
+
+    def arrived() -> bool:
+        nonlocal message
+        message = comm.Improbe(source, tag, status)
+        return message is not None
+
+    wait_until(arrived)
+    assert message is not None
+    buffer = bytearray(status.Get_count(MPI.BYTE))
+    wait_all([message.Irecv([buffer, MPI.BYTE])])
+    return buffer

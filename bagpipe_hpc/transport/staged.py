@@ -1,0 +1,119 @@
+"""Staged one-sided transfer: one contiguous Get or Put per server, trainer and iteration.
+
+Each server has two windows, a ring of P+1 fetch stages and one of P+1 write-back stages. The plan says where in a ring
+each (trainer, iteration) has its stage, so the stages of all trainers in an iteration are packed and the server gathers
+or scatters them in one go. Rings only grow: the plan that first needs a larger one makes every rank allocate it, at the
+same place in its stream of plans (`_StageRings.prepare`); earlier stages stay in the old ring until they are drained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
+from bagpipe_hpc.store.row_store import RowStore
+from bagpipe_hpc.transport.notices import Notices
+from bagpipe_hpc.transport.window import RowWindow
+
+Float32Array = NDArray[np.float32]
+Int32Array = NDArray[np.int32]
+
+
+class _StageRings:
+    """The stage windows of both directions, by ring size."""
+
+    def __init__(self, comm: MPI.Intracomm, num_stages: int, row_width: int, is_server: bool) -> None:
+        self._comm, self._row_width = comm, row_width
+        self._num_stages = num_stages if is_server else 0
+        self.fetch: dict[int, RowWindow] = {}
+        self.write_back: dict[int, RowWindow] = {}
+
+    def prepare(self, plan: ServerPlan | TrainerPlan) -> None:
+        """Allocate the rings this plan needs. Communication: collective where one is new."""
+        for rings, rows in ((self.fetch, plan.fetch_ring_rows), (self.write_back, plan.write_back_ring_rows)):
+            if rows not in rings:
+                rings[rows] = RowWindow(self._comm, self._num_stages * rows, self._row_width)
+
+    def free(self) -> None:
+        # Rings double, so all earlier ones together are no larger than the last: they are kept until the end.
+        for rings in (self.fetch, self.write_back):
+            for rows in sorted(rings):
+                rings.pop(rows).free()
+
+
+class StagedServer:
+    """Server end.
+
+    Args:
+        comm: Servers first, then trainers; duplicated for the windows.
+        num_servers: S.
+        num_stages: P + 1.
+        store: This server's rows.
+    Communication: construction is collective over comm.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, num_servers: int, num_stages: int, store: RowStore) -> None:
+        self._notices = Notices(comm, num_servers)
+        self._rings = _StageRings(comm, num_stages, store.row_width, is_server=True)
+        self._store = store
+
+    def offer(self, plan: ServerPlan) -> None:
+        self._rings.prepare(plan)
+        window = self._rings.fetch[plan.fetch_ring_rows]
+        first, size = int(plan.fetch_offsets[0]), len(plan.fetch_rows)
+        self._store.gather(plan.fetch_rows, window.rows[first : first + size])
+        window.sync()  # the gather is visible to the Gets that the announcement allows
+        self._notices.announce_ready(plan.iteration)
+
+    def absorb(self, plan: ServerPlan) -> None:
+        self._notices.await_written(plan.iteration)
+        window = self._rings.write_back[plan.write_back_ring_rows]
+        window.sync()  # the Puts that were announced are visible to the scatter
+        first, size = int(plan.write_back_offsets[0]), len(plan.write_back_rows)
+        self._store.scatter(plan.write_back_rows, window.rows[first : first + size])
+
+    def close(self) -> None:
+        self._rings.free()
+        self._notices.free()
+
+
+class StagedTrainer:
+    """Trainer end; arguments as for StagedServer, row_width in float32 columns."""
+
+    def __init__(self, comm: MPI.Intracomm, num_servers: int, num_stages: int, row_width: int) -> None:
+        self._notices = Notices(comm, num_servers)
+        self._rings = _StageRings(comm, num_stages, row_width, is_server=False)
+
+    def fetch(self, plan: TrainerPlan, out: Float32Array) -> None:
+        self._rings.prepare(plan)
+        self._notices.await_ready(plan.iteration)
+        window = self._rings.fetch[plan.fetch_ring_rows]
+        for server, piece in _pieces(plan.fetch_counts, out):
+            window.get(server, int(plan.fetch_offsets[server]), piece)
+        for server, _ in _pieces(plan.fetch_counts, out):
+            window.flush(server)
+
+    def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
+        window = self._rings.write_back[plan.write_back_ring_rows]
+        for server, piece in _pieces(plan.write_back_counts, rows):
+            window.put(server, int(plan.write_back_offsets[server]), piece)
+        for server, _ in _pieces(plan.write_back_counts, rows):
+            window.flush(server)
+        self._notices.announce_written(plan.iteration)
+
+    def close(self) -> None:
+        self._rings.free()
+        self._notices.free()
+
+
+def _pieces(counts: Int32Array, rows: Float32Array) -> Iterator[tuple[int, Float32Array]]:
+    """Each server's part of rows; servers without one are left out."""
+    start = 0
+    for server, count in enumerate(counts.tolist()):
+        if count:
+            yield server, rows[start : start + count]
+        start += count
