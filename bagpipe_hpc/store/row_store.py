@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,8 +64,7 @@ class RowStore:
         """Rows updated so far."""
         return int(np.count_nonzero(self._state == _TOUCHED))
 
-    def touched(self, rows_per_piece: int) -> Iterator[tuple[Int64Array, Float32Array]]:
-        """All touched rows as (keys, rows), ascending; one piece, possibly empty, per `rows_per_piece` local rows."""
-        for start in range(0, len(self.rows), rows_per_piece):
-            local_rows = start + np.flatnonzero(self._state[start : start + rows_per_piece] == _TOUCHED)
-            yield self.sharding.keys_of(self.server, local_rows), self.rows[local_rows]
+    def touched(self, first_row: int, num_rows: int) -> tuple[Int64Array, Float32Array]:
+        """Touched rows among num_rows local rows from first_row, as (keys, rows), ascending."""
+        local_rows = first_row + np.flatnonzero(self._state[first_row : first_row + num_rows] == _TOUCHED)
+        return self.sharding.keys_of(self.server, local_rows), self.rows[local_rows]

@@ -27,8 +27,7 @@ class RowWindow:
         self._row_type = MPI.FLOAT.Create_contiguous(row_width).Commit()
         row_bytes = 4 * row_width
         self._window = MPI.Win.Allocate(num_rows * row_bytes, row_bytes, comm=comm)
-        memory = self._window.tomemory()
-        self.rows: Float32Array = np.frombuffer(memory, dtype=np.float32).reshape(-1, row_width)
+        self.rows: Float32Array = np.ndarray((num_rows, row_width), dtype=np.float32, buffer=self._window.tomemory())
         self._row_bytes = row_bytes
         self._window.Lock_all(MPI.MODE_NOCHECK)
 

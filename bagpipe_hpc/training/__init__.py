@@ -1,0 +1,1 @@
+"""A trainer's work: cache, exchange, models, one iteration."""
