@@ -52,7 +52,9 @@ class TrainingConfig(_Section):
 
 class EvaluationConfig(_Section):
     enabled: bool = Field(True, description="Evaluate on the validation split after the last iteration.")
-    batch_size: int | None = Field(None, ge=1, description="Samples of one evaluation batch; null: training.batch_size.")
+    batch_size: int | None = Field(
+        None, ge=1, description="Samples of one evaluation batch; null: training.batch_size."
+    )
 
 
 class Config(_Section):

@@ -137,9 +137,7 @@ class Planner:
         pending = self._pending.popleft()
         entered, read_only = pending.entered, pending.batch.read_only
         placement = self._residency.place(iteration, read_only, entered, self._key_state, self._ring)
-        exchange = exchange_lists(
-            iteration, self._previous_updated, pending.id_ends, entered, placement, self._ring
-        )
+        exchange = exchange_lists(iteration, self._previous_updated, pending.id_ends, entered, placement, self._ring)
         new = placement.fetched
         entry_keys = self._ring.keys[iteration % self._ring.ring_size, : entered.num_entries]
         fetches = self._transfers(entry_keys[new], placement.owner[new], placement.slot[new])

@@ -109,7 +109,7 @@ class TrainingStep:
         """
         with self._watch.time("cache"):
             forced = _forced_mask(plan)
-            aside = self._cache.read(plan.write_back_slots[forced.numpy()])  # 1
+            aside = self._cache.read(plan.write_back_slots[forced])  # 1
             self._cache.write(plan.fetch_slots, to_device(landed, self._cache.device))  # 2
         with self._watch.time("exchange"):
             rows = self._collect_rows(plan)  # 3
@@ -120,8 +120,8 @@ class TrainingStep:
             logits, loss = self._train(plan, rows[:, : self._dim].contiguous().requires_grad_())
         with self._watch.time("cache"):
             leaving = torch.empty((len(plan.write_back_slots), rows.shape[1]), device=rows.device)  # 8
-            leaving[~forced] = self._cache.read(plan.write_back_slots[~forced.numpy()])
-            leaving[forced] = aside
+            leaving[torch.from_numpy(~forced)] = self._cache.read(plan.write_back_slots[~forced])
+            leaving[torch.from_numpy(forced)] = aside
         return to_host(leaving), loss, to_host(logits)
 
     def _collect_rows(self, plan: TrainerPlan) -> torch.Tensor:
@@ -178,11 +178,11 @@ class TrainingStep:
         self._cache.write(plan.update_slots, rows)
 
 
-def _forced_mask(plan: TrainerPlan) -> torch.Tensor:
+def _forced_mask(plan: TrainerPlan) -> NDArray[np.bool_]:
     """Which write-backs leave before the insertions: within each server's block, the first `forced_counts`."""
     mask = np.zeros(len(plan.write_back_slots), dtype=np.bool_)
     start = 0
     for count, forced in zip(plan.write_back_counts.tolist(), plan.forced_counts.tolist(), strict=True):
         mask[start : start + forced] = True
         start += count
-    return torch.from_numpy(mask)
+    return mask

@@ -1,0 +1,29 @@
+"""`bagpipe train`: run one rank of a training job."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    data: Annotated[Path, typer.Option(help="Data set directory, as made by `bagpipe import` or `bagpipe synth`.")],
+    run_dir: Annotated[Path, typer.Option(help="Where config.yaml, metrics.jsonl and summary.json go.")],
+    config: Annotated[Path | None, typer.Argument(help="YAML file with settings; every one has a default.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
+    ] = None,
+) -> None:
+    """Train a model: rank 0 is the oracle, then the embedding servers, then the trainers.
+
+    Start it on all ranks of a job: mpirun -n 4 bagpipe train --data DIR --run-dir DIR
+    """
+    # Horovod reads these once, at its start: one tensor at a time, no waiting for more to fuse.
+    os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
+    os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.2")
+    from bagpipe_hpc.roles.job import run_training  # starts MPI
+
+    run_training(config, data, run_dir, overrides or [])

@@ -1,0 +1,1 @@
+"""What each rank does, from start to end: wiring only."""

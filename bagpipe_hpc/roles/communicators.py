@@ -1,0 +1,56 @@
+"""The communicators of a job: one per kind of traffic, so that threads never share one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpi4py import MPI
+
+from bagpipe_hpc.errors import PlatformError
+from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
+
+
+@dataclass(frozen=True)
+class Communicators:
+    """What a rank speaks over.
+
+    Args:
+        world: Collectives at the start and the end; never used while training.
+        plans: Oracle -> everybody.
+        reports: Trainers -> oracle.
+        rows: Servers (rank = server index), then trainers; COMM_NULL at the oracle.
+        trainers: Trainers only (rank = trainer rank); COMM_NULL elsewhere.
+    """
+
+    world: MPI.Intracomm
+    plans: MPI.Intracomm
+    reports: MPI.Intracomm
+    rows: MPI.Intracomm
+    trainers: MPI.Intracomm
+
+
+def split_world(world: MPI.Intracomm, topology: Topology) -> Communicators:
+    """Make all communicators. Communication: collective over world."""
+    role = topology.role_of(world.rank)
+    rows_color = MPI.UNDEFINED if world.rank == ORACLE_RANK else 0
+    trainers_color = 0 if role is Role.TRAINER else MPI.UNDEFINED
+    return Communicators(
+        world=world,
+        plans=world.Dup(),
+        reports=world.Dup(),
+        rows=world.Split(rows_color, world.rank),
+        trainers=world.Split(trainers_color, world.rank),
+    )
+
+
+def check_thread_level() -> None:
+    """Training needs MPI calls from several threads at once.
+
+    Raises:
+        PlatformError: MPI grants less.
+    """
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        raise PlatformError(
+            f"{MPI.Get_library_version().splitlines()[0]} grants thread level {MPI.Query_thread()}, training needs "
+            f"MPI_THREAD_MULTIPLE ({MPI.THREAD_MULTIPLE}): use an MPI built with thread support (see `bagpipe doctor`)"
+        )

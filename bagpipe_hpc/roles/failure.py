@@ -1,0 +1,59 @@
+"""A failure anywhere ends the job everywhere, and says who, where and why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from mpi4py import MPI
+
+from bagpipe_hpc.errors import BagpipeError
+
+EXIT_FAILURE = 1
+
+
+def abort_job(world: MPI.Intracomm, name: str, error: BaseException) -> None:
+    """Print what happened and end every rank. Does not return."""
+    where = f"bagpipe: error: {name} on host {socket.gethostname()}"
+    if not isinstance(error, BagpipeError):
+        traceback.print_exception(error)
+    print(f"{where}: {_describe(error)}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    world.Abort(EXIT_FAILURE)
+
+
+@contextmanager
+def whole_job_fails_together(world: MPI.Intracomm, name: str) -> Iterator[None]:
+    """Any exception inside the block, in any thread of this rank, aborts the job in seconds."""
+    threading.excepthook = lambda args: abort_job(world, name, args.exc_value or args.exc_type())
+    try:
+        yield
+    except BaseException as error:
+        abort_job(world, name, error)
+
+
+def say_goodbye_on_sigterm(name: str) -> None:
+    """On SIGTERM say so and leave: MPI launchers send it to the ranks that are left when one has died."""
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        message = (
+            f"\nbagpipe: error: {name} on host {socket.gethostname()} was told to stop ({signal.Signals(signum).name}). "
+            "If you did not ask for it, another rank died: the launcher names it below or above; a kill -9 (signal 9) "
+            "most often means that its node ran out of memory: lower cache.rows or training.batch_size, or use more "
+            "servers and nodes\n"
+        )
+        os.write(2, message.encode())
+        os._exit(128 + signum)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def _describe(error: BaseException) -> str:
+    return str(error) if isinstance(error, BagpipeError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,102 @@
+"""A training job on one rank: what the oracle decides before the start, and who then does what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpi4py import MPI
+
+from bagpipe_hpc.config import Config, load_config
+from bagpipe_hpc.errors import BagpipeError, DatasetError
+from bagpipe_hpc.roles.communicators import check_thread_level, split_world
+from bagpipe_hpc.roles.failure import say_goodbye_on_sigterm, whole_job_fails_together
+from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What every rank knows once the oracle has validated everything.
+
+    Args:
+        config: All settings.
+        num_embeddings: Rows of each table.
+        num_dense: Dense features.
+    """
+
+    config: Config
+    num_embeddings: tuple[int, ...]
+    num_dense: int
+
+
+def run_training(config_path: Path | None, data_path: Path, run_path: Path, overrides: list[str]) -> None:
+    """Train, as this rank's role; only the oracle reads the configuration and the data.
+
+    Raises:
+        BagpipeError: on every rank, before any work, when the configuration, the data or the number of ranks is wrong.
+    Communication: collective over MPI_COMM_WORLD.
+    """
+    world = MPI.COMM_WORLD
+    spec = _agree_on_job(world, config_path, data_path, run_path, overrides)
+    topology = Topology(world.size, spec.config.roles.servers)
+    name = topology.name_of(world.rank)
+    with whole_job_fails_together(world, name):
+        say_goodbye_on_sigterm(name)
+        comms = split_world(world, topology)
+        role = topology.role_of(world.rank)
+        # Imported here: torch and Horovod only where they are used.
+        if role is Role.ORACLE:
+            from bagpipe_hpc.roles.oracle import run_oracle
+
+            run_oracle(spec, topology, comms, data_path, run_path)
+        elif role is Role.SERVER:
+            from bagpipe_hpc.roles.server import run_server
+
+            run_server(spec, topology, comms)
+        else:
+            from bagpipe_hpc.roles.trainer import run_trainer
+
+            run_trainer(spec, topology, comms)
+        world.Barrier()
+
+
+def _agree_on_job(
+    world: MPI.Intracomm, config_path: Path | None, data_path: Path, run_path: Path, overrides: list[str]
+) -> JobSpec:
+    """The oracle validates everything and tells all ranks: the job, or the one error."""
+    outcome: JobSpec | BagpipeError | None = None
+    if world.rank == ORACLE_RANK:
+        try:
+            outcome = _validate(world.size, config_path, data_path, run_path, overrides)
+        except BagpipeError as error:
+            outcome = error
+    outcome = world.bcast(outcome, root=ORACLE_RANK)
+    if isinstance(outcome, BagpipeError):
+        raise outcome
+    assert outcome is not None
+    return outcome
+
+
+def _validate(
+    world_size: int, config_path: Path | None, data_path: Path, run_path: Path, overrides: list[str]
+) -> JobSpec:
+    from bagpipe_hpc.data.dataset import open_dataset
+
+    check_thread_level()
+    config = load_config(config_path, overrides)
+    Topology(world_size, config.roles.servers)
+    dataset = open_dataset(data_path)
+    schema = dataset.schema
+    ragged = [table.name for table in schema.tables if table.ragged]
+    if ragged:
+        raise DatasetError(f"{data_path} has ragged tables ({', '.join(ragged)}); models take one id per table")
+    if dataset.train.num_samples == 0:
+        raise DatasetError(f"{data_path} has no training samples")
+    try:
+        run_path.mkdir(parents=True, exist_ok=True)
+        (run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise BagpipeError(
+            f"run directory {run_path} cannot be written: {error.strerror}; choose another --run-dir"
+        ) from None
+    return JobSpec(config, schema.num_embeddings, schema.num_dense)

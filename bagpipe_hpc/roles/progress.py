@@ -1,0 +1,112 @@
+"""Progress of a run: a live line on a terminal, plain lines elsewhere, metrics.jsonl in the run directory."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.topology import Topology
+
+METRICS_EVERY = 20  # iterations per line of metrics.jsonl
+SECONDS_PER_LINE = 5.0
+SECONDS_PER_REFRESH = 0.2
+
+
+class Progress:
+    """Shows samples/s, loss and time left; one line of metrics.jsonl per `METRICS_EVERY` iterations.
+
+    Args:
+        run_path: Where metrics.jsonl goes.
+        num_iterations: Training iterations of the job.
+        clock: Seconds; injected by tests.
+    """
+
+    def __init__(
+        self,
+        run_path: Path,
+        num_iterations: int,
+        config: Config,
+        topology: Topology,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._metrics = (run_path / "metrics.jsonl").open("w", encoding="utf-8")
+        self._num_iterations = num_iterations
+        self._batch_size = config.training.batch_size
+        self._clock = clock
+        self._losses: list[float] = []
+        self._done = 0
+        self.last_loss = float("nan")
+        self._start = self._mark = self._shown = clock()
+        self._mark_done = 0
+        self._console = Console(file=sys.stdout)
+        self._bar: Bar | None = None
+        self._task = TaskID(0)
+        self._console.print(
+            f"training {config.model.name} ({config.mode}) on {topology.num_trainers} trainer(s) with "
+            f"{topology.num_servers} embedding server(s): {num_iterations:,} iterations of {self._batch_size:,} samples",
+            highlight=False,
+        )
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._bar = Bar(
+                BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TextColumn("ETA"),
+                TimeRemainingColumn(), console=self._console, auto_refresh=False,
+            )  # fmt: skip
+            self._task = self._bar.add_task("training", total=self._num_iterations, figures="starting")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._write_metrics()
+        self._metrics.close()
+        self._show()
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, iteration: int, loss: float) -> None:
+        """Note the end of one training iteration."""
+        self._done = iteration + 1
+        self._losses.append(loss)
+        if len(self._losses) >= METRICS_EVERY:
+            self._write_metrics()
+
+    def refresh(self) -> None:
+        """Show where the run stands, if it is time."""
+        now = self._clock()
+        if now - self._shown >= (SECONDS_PER_REFRESH if self._bar else SECONDS_PER_LINE):
+            self._shown = now
+            self._show()
+
+    def _write_metrics(self) -> None:
+        if not self._losses:
+            return
+        now = self._clock()
+        self.last_loss = sum(self._losses) / len(self._losses)
+        rate = (self._done - self._mark_done) * self._batch_size / max(now - self._mark, 1e-9)
+        line = {"iteration": self._done, "loss": self.last_loss, "samples_per_second": round(rate, 1)}
+        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.flush()
+        self._losses.clear()
+        self._mark, self._mark_done = now, self._done
+
+    def _show(self) -> None:
+        elapsed = self._clock() - self._start
+        rate = self._done * self._batch_size / max(elapsed, 1e-9)
+        figures = f"{rate:,.0f} samples/s  loss {self.last_loss:.4f}"
+        if self._bar:
+            self._bar.update(self._task, completed=self._done, figures=figures, refresh=True)
+        elif self._done:
+            left = elapsed / self._done * (self._num_iterations - self._done)
+            print(f"iteration {self._done:,}/{self._num_iterations:,}  {figures}  ETA {left:,.0f} s", flush=True)

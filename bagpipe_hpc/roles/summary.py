@@ -1,0 +1,107 @@
+"""How a run ended: summary.json and the closing table, the same figures by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.topology import Topology
+
+# Causes of training/step.py's stopwatch, in the order of an iteration.
+CAUSES = {
+    "plan_wait": "plan wait",
+    "prefetch_wait": "prefetch wait",
+    "cache": "cache",
+    "exchange": "exchange",
+    "compute": "compute",
+    "dense": "dense",
+    "update": "update",
+    "write_back": "write-back",
+}
+COUNTERS = ("rows_fetched", "rows_written_back", "rows_pushed")
+BYTES = ("bytes_fetched", "bytes_written_back", "bytes_exchanged", "bytes_dense")
+
+
+def summarise(
+    config: Config,
+    topology: Topology,
+    totals: list[dict[str, Any]],
+    digest: str,
+    loss: float,
+    bytes_plans: int,
+    num_iterations: int,
+) -> dict[str, Any]:
+    """Figures of the whole job from every rank's totals (by world rank); times are means over the trainers."""
+    trainers = [totals[rank] for rank in topology.trainer_ranks]
+    seconds = max(trainer["seconds"] for trainer in trainers)
+    samples = sum(trainer["samples"] for trainer in trainers)
+    evaluation = trainers[0]["evaluation"]
+    return {
+        "model": config.model.name,
+        "mode": config.mode,
+        "trainers": topology.num_trainers,
+        "servers": topology.num_servers,
+        "iterations": num_iterations,
+        "samples": samples,
+        "seconds": seconds,
+        "samples_per_second": samples / seconds,
+        "loss": loss,
+        "validation_auc": evaluation.auc if evaluation else None,
+        "validation_log_loss": evaluation.log_loss if evaluation else None,
+        "validation_samples": evaluation.num_samples if evaluation else 0,
+        "milliseconds_per_iteration": {
+            cause: 1e3 * sum(t["seconds_by_cause"].get(cause, 0.0) for t in trainers) / len(trainers) / num_iterations
+            for cause in CAUSES
+        },
+        **{name: sum(trainer[name] for trainer in trainers) for name in (*COUNTERS, *BYTES)},
+        "bytes_plans": bytes_plans,
+        "rows_touched": sum(totals[rank]["rows_touched"] for rank in topology.server_ranks),
+        "devices": sorted({trainer["device"] for trainer in trainers}),
+        "threads_per_trainer": trainers[0]["threads"],
+        "model_digest": digest,
+    }
+
+
+def print_summary(summary: dict[str, Any], run_path: Path) -> None:
+    """The closing table."""
+    table = Table(title=f"{summary['model']}, {summary['mode']}", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    table.add_row("samples/s", f"{summary['samples_per_second']:,.0f}", f"{summary['samples']:,} samples in "
+                  f"{summary['seconds']:.1f} s, {summary['iterations']:,} iterations")  # fmt: skip
+    table.add_row("training loss", f"{summary['loss']:.4f}", "mean of the last iterations")
+    if summary["validation_auc"] is not None:
+        table.add_row(
+            "validation AUC", f"{summary['validation_auc']:.4f}", f"{summary['validation_samples']:,} samples"
+        )
+        table.add_row("validation log loss", f"{summary['validation_log_loss']:.4f}", "")
+    table.add_section()
+    times = summary["milliseconds_per_iteration"]
+    total = sum(times.values()) or 1.0
+    for cause, name in CAUSES.items():
+        table.add_row(name, f"{times[cause]:.2f} ms", f"{times[cause] / total:.0%} of an iteration")
+    table.add_section()
+    for name in COUNTERS:
+        table.add_row(name.replace("_", " "), f"{summary[name]:,}", f"{summary[name] / summary['iterations']:,.0f} per "
+                      "iteration")  # fmt: skip
+    table.add_row("rows touched", f"{summary['rows_touched']:,}", "")
+    table.add_section()
+    for name in (*BYTES, "bytes_plans"):
+        table.add_row(name.replace("_", " "), _human(summary[name]), "")
+    console = Console()
+    console.print(table)
+    console.print(f"model digest {summary['model_digest']}", highlight=False, soft_wrap=True)
+    console.print(f"run directory {run_path}", highlight=False, soft_wrap=True)
+
+
+def _human(num_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:,.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:,.1f} TiB"
