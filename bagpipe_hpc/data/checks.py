@@ -1,0 +1,116 @@
+"""What every sample of a shard must satisfy: row ids within their table, finite numbers, sound ragged offsets.
+
+Checks run on the oracle's critical path, so they cost one vectorised pass each; only once something is wrong does a
+slow search find what to name in the message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numba
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from bagpipe_hpc.data.batch import Float32Array
+from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.errors import DatasetError
+from bagpipe_hpc.sharding import Int64Array
+
+_EXPONENT = np.uint32(0x7F800000)  # all ones: infinite or not a number
+
+
+@numba.njit(nogil=True, cache=True)
+def _copy_ids(source: NDArray[Any], num_embeddings: Int64Array, target: NDArray[Any]) -> bool:
+    """Copy (and convert) row ids, shape (num_samples, num_tables); False if any is out of range."""
+    inside = True
+    for sample in range(source.shape[0]):
+        for table in range(source.shape[1]):
+            row_id = np.int64(source[sample, table])
+            inside &= (row_id >= 0) & (row_id < num_embeddings[table])
+            target[sample, table] = row_id
+    return inside
+
+
+@numba.njit(nogil=True, cache=True)
+def _all_finite(bits: NDArray[np.uint32]) -> bool:
+    """No early exit: integer arithmetic over the float32 patterns vectorises."""
+    bad = 0
+    for i in range(bits.size):
+        bad += (bits[i] & _EXPONENT) == _EXPONENT
+    return bad == 0
+
+
+@dataclass(frozen=True)
+class SampleChecks:
+    """Checks on consecutive samples of one shard.
+
+    Args:
+        path: The shard, for messages.
+        schema: What its samples must fit.
+        cure: What mends a bad sample, for messages.
+    Raises:
+        DatasetError: names shard, sample number in the shard, table or feature, value and allowed range.
+    """
+
+    path: Path
+    schema: Schema
+    cure: str
+
+    @cached_property
+    def _num_embeddings(self) -> Int64Array:
+        return np.array([table.num_embeddings for table in self.schema.one_hot_tables], dtype=np.int64)
+
+    def ids(self, ids: NDArray[Any], first_sample: int, dtype: DTypeLike) -> NDArray[Any]:
+        """One-hot row ids, shape (num_samples, num_one_hot_tables), checked and converted to dtype."""
+        converted = np.empty(ids.shape, dtype)
+        if not _copy_ids(ids, self._num_embeddings, converted):
+            sample, table = np.argwhere((ids < 0) | (ids >= self._num_embeddings))[0]
+            self._refuse_id(self.schema.one_hot_tables[table], int(ids[sample, table]), first_sample + int(sample))
+        return converted
+
+    def labels(self, labels: Float32Array, first_sample: int) -> Float32Array:
+        """Finite labels, shape (num_samples,)."""
+        if not _all_finite(labels.view(np.uint32)):
+            sample = int(np.argmin(np.isfinite(labels)))
+            self._refuse(first_sample + sample, f"label is {labels[sample]}, but must be finite")
+        return labels
+
+    def dense(self, dense: Float32Array, first_sample: int) -> Float32Array:
+        """Finite dense features, shape (num_samples, num_dense)."""
+        if not _all_finite(dense.reshape(-1).view(np.uint32)):
+            sample, feature = np.argwhere(~np.isfinite(dense))[0]
+            name, value = self.schema.dense[feature], dense[sample, feature]
+            self._refuse(first_sample + int(sample), f"dense feature '{name}' is {value}, but must be finite")
+        return dense
+
+    def offsets(self, table: TableSchema, offsets: Int64Array, num_ids: int, first_sample: int) -> Int64Array:
+        """Offsets of a ragged table, shape (num_samples + 1,), into its num_ids row ids."""
+        sound = (offsets[:-1] >= 0) & (offsets[:-1] <= offsets[1:]) & (offsets[1:] <= num_ids)
+        if not sound.all():
+            sample = int(np.argmin(sound))
+            start, stop = int(offsets[sample]), int(offsets[sample + 1])
+            self._refuse(
+                first_sample + sample,
+                f"table '{table.name}': offsets {start}, {stop} must rise within [0, {num_ids}]",
+            )
+        return offsets
+
+    def ragged_ids(self, table: TableSchema, ids: NDArray[Any], offsets: Int64Array, first_sample: int) -> Int64Array:
+        """Row ids of a ragged table as int64; offsets, shape (num_samples + 1,), start at 0."""
+        converted = np.empty(len(ids), np.int64)
+        limit = np.array([table.num_embeddings], dtype=np.int64)
+        if not _copy_ids(ids.reshape(-1, 1), limit, converted.reshape(-1, 1)):
+            position = int(np.argmax((ids < 0) | (ids >= table.num_embeddings)))
+            sample = int(np.searchsorted(offsets, position, side="right")) - 1
+            self._refuse_id(table, int(ids[position]), first_sample + sample)
+        return converted
+
+    def _refuse_id(self, table: TableSchema, row_id: int, sample: int) -> NoReturn:
+        self._refuse(sample, f"table '{table.name}': row id {row_id} is outside [0, {table.num_embeddings})")
+
+    def _refuse(self, sample: int, fault: str) -> NoReturn:
+        raise DatasetError(f"{self.path}: sample {sample}: {fault}; {self.cure}")

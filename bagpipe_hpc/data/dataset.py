@@ -1,0 +1,318 @@
+"""A data set: a directory of shards for training and validation, in time order, named by dataset.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, StringConstraints, ValidationError
+
+from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.data.schema import Schema
+from bagpipe_hpc.data.shard import Compression, ShardReader, ShardWriter, first_fault
+from bagpipe_hpc.errors import ConfigError, DatasetError
+
+FORMAT = "bagpipe_hpc.dataset"
+FORMAT_VERSION = 1
+MANIFEST = "dataset.json"
+SAMPLES_PER_SHARD = 1 << 20
+
+SplitName = Literal["train", "validation"]
+
+_MEND = "copy the data set again, or make it again with `bagpipe import` or `bagpipe synth`"
+
+
+class ShardEntry(BaseModel):
+    """One shard as dataset.json names it; the path stays within the data set's directory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: Annotated[str, StringConstraints(pattern=r"^(train|validation)/\w[\w.-]*\.h5$")]
+    num_samples: PositiveInt
+
+
+class Splits(BaseModel):
+    """Shards of both splits, in time order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: tuple[ShardEntry, ...] = Field(min_length=1)
+    validation: tuple[ShardEntry, ...] = ()
+
+
+class Manifest(BaseModel):
+    """Content of dataset.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["bagpipe_hpc.dataset"] = FORMAT
+    format_version: Literal[1] = FORMAT_VERSION
+    sample_schema: Schema = Field(alias="schema")
+    splits: Splits
+    origin: dict[str, JsonValue] = {}  # how the data set was made; for readers, not for programs
+
+
+@dataclass(frozen=True)
+class Split:
+    """Consecutive samples over shards, in time order."""
+
+    name: SplitName
+    path: Path  # of the data set
+    schema: Schema
+    shards: tuple[ShardEntry, ...]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return sum(shard.num_samples for shard in self.shards)
+
+    def num_batches(self, batch_size: int) -> int:
+        """Batches of one pass; the last may be short."""
+        return -(-self.num_samples // batch_size)
+
+    def batches(self, batch_size: int, *, start_sample: int = 0) -> Iterator[Batch]:
+        """Batches in time order across shard borders, each batch_size samples except perhaps the last.
+
+        Args:
+            batch_size: Samples per batch, at least 1.
+            start_sample: First sample of the first batch, in [0, num_samples].
+        Raises:
+            ConfigError: batch_size below 1.
+            DatasetError: start_sample out of range; while iterating, a shard or a sample that is not sound.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"the batch size is {batch_size}, but must be at least 1")
+        if not 0 <= start_sample <= self.num_samples:
+            raise DatasetError(
+                f"{self.path}: the {self.name} split has {self.num_samples} samples, so reading cannot start at sample "
+                f"{start_sample}; continue with the data set the run was started with"
+            )
+        return self._batches(batch_size, start_sample)
+
+    def _batches(self, batch_size: int, start_sample: int) -> Iterator[Batch]:
+        pieces: list[Batch] = []
+        missing = batch_size
+        first_samples = accumulate((shard.num_samples for shard in self.shards), initial=0)
+        for shard, first_sample in zip(self.shards, first_samples, strict=False):
+            position = max(0, start_sample - first_sample)
+            if position >= shard.num_samples:
+                continue
+            with self.open_shard(shard) as reader:
+                while position < shard.num_samples:
+                    stop = min(position + missing, shard.num_samples)
+                    pieces.append(reader.read(position, stop))
+                    missing -= stop - position
+                    position = stop
+                    if not missing:
+                        yield Batch.concatenate(pieces)
+                        pieces, missing = [], batch_size
+        if pieces:
+            yield Batch.concatenate(pieces)
+
+    def open_shard(self, shard: ShardEntry) -> ShardReader:
+        """Open one shard and hold it against dataset.json."""
+        reader = ShardReader(self.path / shard.file, self.schema)
+        if reader.num_samples != shard.num_samples:
+            reader.close()
+            raise DatasetError(
+                f"{self.path / shard.file}: holds {reader.num_samples} samples, but {MANIFEST} says "
+                f"{shard.num_samples}; {_MEND}"
+            )
+        return reader
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What `open_dataset` found."""
+
+    path: Path
+    schema: Schema
+    train: Split
+    validation: Split
+    origin: Mapping[str, JsonValue]
+
+
+def open_dataset(path: Path) -> Dataset:
+    """Open a data set; every shard is opened once to see that it is there, whole, and of this schema.
+
+    Raises:
+        DatasetError: dataset.json or a shard is missing, damaged, foreign, or of another version or schema.
+    """
+    manifest = _read_manifest(path)
+    schema = manifest.sample_schema
+    train = Split("train", path, schema, manifest.splits.train)
+    validation = Split("validation", path, schema, manifest.splits.validation)
+    for split in (train, validation):
+        for shard in split.shards:
+            split.open_shard(shard).close()
+    return Dataset(path, schema, train, validation, manifest.origin)
+
+
+def num_training_samples(num_samples: int, validation_fraction: float) -> int:
+    """Where the validation split starts: its fraction, rounded down, is taken from the tail.
+
+    Raises:
+        ConfigError: a fraction outside [0, 1).
+    """
+    if not 0 <= validation_fraction < 1:
+        raise ConfigError(f"the validation fraction is {validation_fraction}, but must be at least 0 and below 1")
+    return num_samples - int(num_samples * validation_fraction)
+
+
+class DatasetWriter:
+    """Writes a data set beside its final place; leaving the `with` block without an error renames it there, at once.
+
+    A data set that was not finished therefore never has its final name. Killed writers leave a directory
+    `.<name>.partial-<random>` behind, which may be deleted.
+
+    Args:
+        path: The data set's directory; must not exist, or be empty.
+        schema: What every sample must fit.
+        samples_per_shard: Samples of every shard but a split's last.
+        compression: None, "gzip" or "lzf".
+        origin: How the data set is made, kept in dataset.json for readers.
+    Raises:
+        ConfigError: samples_per_shard below 1.
+        DatasetError: the output exists, cannot be written, a sample does not fit, or no training sample came.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        schema: Schema,
+        *,
+        samples_per_shard: int = SAMPLES_PER_SHARD,
+        compression: Compression | None = None,
+        origin: Mapping[str, JsonValue] | None = None,
+    ) -> None:
+        if samples_per_shard < 1:
+            raise ConfigError(f"samples per shard is {samples_per_shard}, but must be at least 1")
+        refuse_occupied(path)
+        self._path = path
+        self._schema = schema
+        self._samples_per_shard = samples_per_shard
+        self._compression = compression
+        self._origin = dict(origin or {})
+        self._partial = path.absolute().with_name(f".{path.absolute().name}.partial-{secrets.token_hex(4)}")
+        self._shards: dict[str, list[ShardEntry]] = {name: [] for name in get_args(SplitName)}
+        self._open: dict[str, ShardWriter] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            for split in self._shards:
+                (self._partial / split).mkdir(parents=True)
+        except OSError as error:
+            raise DatasetError(f"{self._path}: cannot be made ({error}); choose another output directory") from error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._commit()
+        finally:
+            for writer in self._open.values():
+                writer.__exit__(kind, error, trace)
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def append(self, split: SplitName, batch: Batch) -> None:
+        """Add samples at the end of a split."""
+        start = 0
+        while start < batch.num_samples:
+            writer = self._open.get(split) or self._next_shard(split)
+            stop = min(batch.num_samples, start + self._samples_per_shard - writer.num_samples)
+            writer.append(batch.slice(start, stop))
+            start = stop
+            if writer.num_samples == self._samples_per_shard:
+                self._finish_shard(split)
+
+    def write(self, batches: Iterable[Batch], num_training_samples: int) -> None:
+        """Add a stream in time order: the first samples train, the rest validates."""
+        remaining = num_training_samples
+        for batch in batches:
+            border = min(remaining, batch.num_samples)
+            self.append("train", batch.slice(0, border))
+            self.append("validation", batch.slice(border, batch.num_samples))
+            remaining -= border
+
+    def _file_of_next_shard(self, split: str) -> str:
+        return f"{split}/shard-{len(self._shards[split]):05d}.h5"
+
+    def _next_shard(self, split: str) -> ShardWriter:
+        path = self._partial / self._file_of_next_shard(split)
+        self._open[split] = ShardWriter(path, self._schema, self._compression)
+        return self._open[split]
+
+    def _finish_shard(self, split: str) -> None:
+        writer = self._open.pop(split)
+        writer.close()
+        file = self._file_of_next_shard(split)
+        _sync(self._partial / file)
+        self._shards[split].append(ShardEntry(file=file, num_samples=writer.num_samples))
+
+    def _commit(self) -> None:
+        for split in list(self._open):
+            self._finish_shard(split)
+        if not self._shards["train"]:
+            raise DatasetError(f"{self._path}: not one training sample came; give an input that has some")
+        splits = Splits(train=tuple(self._shards["train"]), validation=tuple(self._shards["validation"]))
+        manifest = Manifest(schema=self._schema, splits=splits, origin=self._origin)
+        try:
+            (self._partial / MANIFEST).write_text(manifest.model_dump_json(by_alias=True, indent=1) + "\n")
+            _sync(self._partial / MANIFEST)
+            _sync(self._partial)
+            self._partial.rename(self._path)
+            _sync(self._path.absolute().parent)
+        except OSError as error:
+            raise DatasetError(f"{self._path}: cannot be finished ({error}); choose another output directory") from error
+
+
+def refuse_occupied(path: Path) -> None:
+    """Raise DatasetError unless a data set can be made at this path."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists():
+        raise DatasetError(f"{path}: already exists and is not empty; choose another output directory, or delete it first")
+
+
+def _read_manifest(path: Path) -> Manifest:
+    file = path / MANIFEST
+    if not path.is_dir():
+        raise DatasetError(f"{path}: is not a directory; give the output directory of `bagpipe import` or `bagpipe synth`")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        _check_version(file, content)
+        return Manifest.model_validate(content)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: has no {MANIFEST}, so it is not a data set, or not a whole one; {_MEND}") from error
+    except ValidationError as error:
+        raise DatasetError(f"{file}: is not valid ({first_fault(error)}); {_MEND}") from error
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{file}: cannot be read ({error}); {_MEND}") from error
+
+
+def _check_version(file: Path, content: object) -> None:
+    fields = content if isinstance(content, dict) else {}
+    if fields.get("format") != FORMAT:
+        raise DatasetError(f"{file}: its format is {fields.get('format')!r}, not {FORMAT!r}; {_MEND}")
+    if fields.get("format_version") != FORMAT_VERSION:
+        raise DatasetError(
+            f"{file}: has format version {fields.get('format_version')!r}, but this release reads version "
+            f"{FORMAT_VERSION}; {_MEND}"
+        )
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or directory to disk, so that the final rename never names what a power failure can still lose."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,318 @@
+"""One HDF5 file of consecutive samples. The layout is specified in docs/data.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NoReturn, Self, get_args
+
+import h5py
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from pydantic import ValidationError
+
+from bagpipe_hpc.data.batch import Batch, RaggedIds
+from bagpipe_hpc.data.checks import SampleChecks
+from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.errors import ConfigError, DatasetError
+
+FORMAT = "bagpipe_hpc.shard"
+FORMAT_VERSION = 1
+
+Compression = Literal["gzip", "lzf"]
+
+_CHUNK_ROWS = 8192
+_CHUNK_BYTES = 4 << 20  # very wide samples get fewer rows per chunk
+_CHUNK_CACHE_BYTES = 2 * _CHUNK_BYTES  # a batch may end inside a chunk: keep it, or it is read and inflated again
+_RAGGED_CHUNK_IDS = 65_536
+
+_MEND = "copy it again from where it was made, or make the data set again"
+
+
+class ShardWriter:
+    """Writes one shard piece by piece; memory does not grow with the shard.
+
+    Args:
+        path: The file; must not exist.
+        schema: What every sample must fit.
+        compression: None (fastest to read), "gzip" (smallest) or "lzf" (in between; h5py only).
+    Raises:
+        ConfigError: unknown compression.
+        DatasetError: a sample does not fit the schema, or the file cannot be written.
+    """
+
+    def __init__(self, path: Path, schema: Schema, compression: Compression | None = None) -> None:
+        if compression is not None and compression not in get_args(Compression):
+            raise ConfigError(f"compression is {compression!r}, but must be one of {get_args(Compression)} or absent")
+        self.num_samples = 0
+        self._path = path
+        self._schema = schema
+        self._compression = compression
+        self._checks = SampleChecks(path, schema, "mend the source of the samples, or the schema")
+        with self._write_errors():
+            self._file = h5py.File(path, "x", rdcc_nbytes=_CHUNK_CACHE_BYTES)
+            self._create_datasets()
+
+    def append(self, batch: Batch) -> None:
+        """Add samples at the end."""
+        columns = self._columns_of(batch)
+        ragged = {table.name: self._ragged_of(batch, table) for table in self._schema.ragged_tables}
+        with self._write_errors():
+            for name, values in columns.items():
+                _extend(self._file[name], values)
+            for name, piece in ragged.items():
+                group = self._file["ragged"][name]
+                _extend(group["offsets"], len(group["ids"]) + piece.offsets[1:])
+                _extend(group["ids"], piece.ids)
+        self.num_samples += batch.num_samples
+
+    def close(self) -> None:
+        """Finish the file: only now does it say how many samples it holds."""
+        with self._write_errors():
+            self._file.attrs["num_samples"] = self.num_samples
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._file.close()
+
+    def _create_datasets(self) -> None:
+        schema, attributes = self._schema, self._file.attrs
+        attributes["format"] = FORMAT
+        attributes["format_version"] = FORMAT_VERSION
+        attributes["schema"] = schema.model_dump_json()
+        for name, (width, dtype) in _columns(schema).items():
+            self._create(name, (0, *width), dtype)
+        for table in schema.ragged_tables:
+            offsets = self._create(f"ragged/{table.name}/offsets", (1,), np.int64)
+            offsets[0] = 0
+            self._create(f"ragged/{table.name}/ids", (0,), _id_dtype((table,)), chunk_rows=_RAGGED_CHUNK_IDS)
+
+    def _create(
+        self, name: str, shape: tuple[int, ...], dtype: DTypeLike, *, chunk_rows: int = _CHUNK_ROWS
+    ) -> h5py.Dataset:
+        row_bytes = np.dtype(dtype).itemsize * int(np.prod(shape[1:]))
+        return self._file.create_dataset(
+            name,
+            shape,
+            dtype,
+            maxshape=(None, *shape[1:]),
+            chunks=(max(1, min(chunk_rows, _CHUNK_BYTES // row_bytes)), *shape[1:]),
+            compression=self._compression,
+            shuffle=self._compression is not None,
+        )
+
+    def _columns_of(self, batch: Batch) -> dict[str, NDArray[Any]]:
+        """The batch as the datasets of the file, checked."""
+        given = {"labels": batch.labels, "dense": batch.dense, "one_hot": batch.ids}
+        for name, values in given.items():
+            width, _ = _columns(self._schema).get(name, ((0,), None))
+            if values.shape != (batch.num_samples, *width):
+                raise DatasetError(
+                    f"{self._path}: {name} of a batch has shape {values.shape}, but the schema needs "
+                    f"{(batch.num_samples, *width)}; mend the source of the samples, or the schema"
+                )
+        checked = {
+            "labels": self._checks.labels(np.ascontiguousarray(batch.labels, np.float32), self.num_samples),
+            "dense": self._checks.dense(np.ascontiguousarray(batch.dense, np.float32), self.num_samples),
+            "one_hot": self._checks.ids(batch.ids, self.num_samples, _id_dtype(self._schema.one_hot_tables)),
+        }
+        return {name: checked[name] for name in _columns(self._schema)}
+
+    def _ragged_of(self, batch: Batch, table: TableSchema) -> RaggedIds:
+        if table.name not in batch.ragged or len(batch.ragged[table.name].offsets) != batch.num_samples + 1:
+            raise DatasetError(
+                f"{self._path}: the batch has no row ids of ragged table '{table.name}', or not {batch.num_samples + 1} "
+                "offsets; mend the source of the samples, or the schema"
+            )
+        piece = batch.ragged[table.name]
+        offsets = self._checks.offsets(table, piece.offsets, len(piece.ids), self.num_samples)
+        piece = RaggedIds(offsets, piece.ids).slice(0, batch.num_samples)
+        return RaggedIds(piece.offsets, self._checks.ragged_ids(table, piece.ids, piece.offsets, self.num_samples))
+
+    @contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DatasetError(
+                f"{self._path}: cannot be written ({error}); free space, mend permissions or choose another place"
+            ) from error
+
+
+class ShardReader:
+    """Reads one shard in any order, fastest sequentially; every sample that leaves it was checked.
+
+    Args:
+        path: The file.
+        schema: What it must hold; None takes the file's word.
+    Raises:
+        DatasetError: the file is missing, damaged, foreign, of another version or schema: names file, cause and cure.
+    """
+
+    def __init__(self, path: Path, schema: Schema | None = None) -> None:
+        self._path = path
+        self._file = self._open()
+        try:
+            self._check_format()
+            self.schema = self._read_schema(schema)
+            self.num_samples = self._read_num_samples()
+            self._check_datasets()
+        except BaseException:
+            self._file.close()
+            raise
+        self._checks = SampleChecks(path, self.schema, f"the file is damaged, or was not written by this package: {_MEND}")
+        self._columns = {name: self._file[name] for name in _columns(self.schema)}
+
+    @property
+    def chunk_rows(self) -> int:
+        """Samples per HDF5 chunk of the labels."""
+        return int(self._columns["labels"].chunks[0])
+
+    @property
+    def compression(self) -> str | None:
+        """HDF5 filter of the shard's datasets."""
+        name: str | None = self._columns["labels"].compression
+        return name
+
+    def read(self, start: int, stop: int) -> Batch:
+        """Samples [start, stop) of the shard; 0 <= start <= stop <= num_samples."""
+        raw = {name: self._slice(dataset, start, stop) for name, dataset in self._columns.items()}
+        num_samples = stop - start
+        return Batch(
+            labels=self._checks.labels(raw["labels"], start),
+            dense=self._checks.dense(raw.get("dense", np.empty((num_samples, 0), np.float32)), start),
+            ids=self._checks.ids(raw.get("one_hot", np.empty((num_samples, 0), np.int32)), start, np.int64),
+            ragged={table.name: self._read_ragged(table, start, stop) for table in self.schema.ragged_tables},
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read_ragged(self, table: TableSchema, start: int, stop: int) -> RaggedIds:
+        group = self._file["ragged"][table.name]
+        offsets = self._slice(group["offsets"], start, stop + 1)
+        offsets = self._checks.offsets(table, offsets, len(group["ids"]), start)
+        ids = self._slice(group["ids"], int(offsets[0]), int(offsets[-1]))
+        offsets = offsets - offsets[0]
+        return RaggedIds(offsets, self._checks.ragged_ids(table, ids, offsets, start))
+
+    def _slice(self, dataset: h5py.Dataset, start: int, stop: int) -> NDArray[Any]:
+        try:
+            values: NDArray[Any] = dataset[start:stop]
+        except (OSError, RuntimeError) as error:
+            self._refuse(f"samples from {start} on cannot be read ({error})", error)
+        return values
+
+    def _open(self) -> h5py.File:
+        try:
+            return h5py.File(self._path, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES, locking="best-effort")
+        except FileNotFoundError as error:
+            self._refuse("is missing", error)
+        except OSError as error:
+            self._refuse(_why_unreadable(self._path, error), error)
+
+    def _check_format(self) -> None:
+        name, version = self._attribute("format"), self._attribute("format_version")
+        if name != FORMAT:
+            self._refuse(f"is an HDF5 file, but not a shard: its attribute format is {name!r}, not {FORMAT!r}")
+        if version != FORMAT_VERSION:
+            self._refuse(f"has format version {version}, but this release reads version {FORMAT_VERSION}")
+
+    def _read_schema(self, expected: Schema | None) -> Schema:
+        try:
+            schema = Schema.model_validate_json(self._attribute("schema"))
+        except ValidationError as error:
+            self._refuse(f"has no valid schema ({first_fault(error)})", error)
+        if expected is not None and schema != expected:
+            self._refuse(f"has another schema than its data set: {schema.difference(expected)}")
+        return schema
+
+    def _read_num_samples(self) -> int:
+        num_samples = self._attribute("num_samples")
+        if not isinstance(num_samples, int | np.integer):
+            self._refuse("was never finished: it has no attribute num_samples")
+        return int(num_samples)
+
+    def _check_datasets(self) -> None:
+        for name, (width, dtype) in _columns(self.schema).items():
+            self._check_dataset(name, (self.num_samples, *width), dtype)
+        for table in self.schema.ragged_tables:
+            self._check_dataset(f"ragged/{table.name}/offsets", (self.num_samples + 1,), np.int64)
+            self._check_dataset(f"ragged/{table.name}/ids", (-1,), _id_dtype((table,)))
+
+    def _check_dataset(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        """A length of -1 allows any."""
+        dataset = self._member(name)
+        if not isinstance(dataset, h5py.Dataset):
+            self._refuse(f"has no dataset /{name}")
+        if dataset.dtype != dtype or len(dataset.shape) != len(shape):
+            self._refuse(f"/{name} is {dataset.dtype} of shape {dataset.shape}, not {np.dtype(dtype)} of {shape}")
+        if any(length not in (-1, actual) for length, actual in zip(shape, dataset.shape, strict=True)):
+            self._refuse(f"/{name} has shape {dataset.shape}, but schema and num_samples need {shape}")
+
+    def _member(self, name: str) -> Any:
+        try:
+            return self._file.get(name)
+        except (OSError, RuntimeError, KeyError) as error:
+            self._refuse(f"/{name} cannot be opened ({error})", error)
+
+    def _attribute(self, name: str) -> Any:
+        try:
+            return self._file.attrs.get(name, "")
+        except (OSError, RuntimeError, KeyError) as error:
+            self._refuse(f"attribute {name} cannot be read ({error})", error)
+
+    def _refuse(self, fault: str, error: BaseException | None = None) -> NoReturn:
+        raise DatasetError(f"{self._path}: {fault}; {_MEND}") from error
+
+
+def _columns(schema: Schema) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
+    """The datasets with one row per sample: row shape and dtype. What would have no columns is left out."""
+    columns: dict[str, tuple[tuple[int, ...], DTypeLike]] = {"labels": ((), np.float32)}
+    if schema.num_dense:
+        columns["dense"] = ((schema.num_dense,), np.float32)
+    if schema.one_hot_tables:
+        columns["one_hot"] = ((len(schema.one_hot_tables),), _id_dtype(schema.one_hot_tables))
+    return columns
+
+
+def _id_dtype(tables: tuple[TableSchema, ...]) -> DTypeLike:
+    return np.int32 if all(table.num_embeddings < 2**31 for table in tables) else np.int64
+
+
+def _extend(dataset: h5py.Dataset, values: NDArray[Any]) -> None:
+    length = len(dataset)
+    dataset.resize(length + len(values), axis=0)
+    dataset[length:] = values
+
+
+def _why_unreadable(path: Path, error: OSError) -> str:
+    if path.is_dir():
+        return "is a directory, not a shard"
+    if path.is_file() and not h5py.is_hdf5(path):
+        return f"is not an HDF5 file, or has lost its beginning ({path.stat().st_size} bytes)"
+    if "truncated" in str(error):
+        return f"is truncated: it ends after {path.stat().st_size} bytes ({error})"
+    return f"cannot be opened ({error})"
+
+
+def first_fault(error: ValidationError) -> str:
+    """Place and reason of the first thing that pydantic found wrong."""
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    return f"{place}: {fault['msg']}" if place else fault["msg"]

@@ -1,0 +1,165 @@
+"""From the values of a categorical feature to row ids. Row 0 stands for missing and out-of-vocabulary values."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numba
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from bagpipe_hpc.errors import ConfigError
+from bagpipe_hpc.sharding import Int64Array
+
+_COUNT_LIMIT = np.uint32(0xFFFFFFFF)
+
+
+class Encoder(Protocol):
+    """A map from values to row ids of one table."""
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows of the table."""
+
+    def encode(self, values: Int64Array) -> Int64Array:
+        """Row ids of values, both shape (n,); negative values are missing."""
+
+
+class ValueCounter:
+    """Counts of distinct values; memory grows with the distinct values, not with the samples.
+
+    An open-addressing hash table with linear probing, at most half full: `keys[slot]`, and `counts[slot]` = 0 if free.
+
+    Args:
+        dtype: Integer type that holds every value.
+    """
+
+    def __init__(self, dtype: DTypeLike = np.int64) -> None:
+        self.num_distinct = 0
+        self._keys, self._counts = _empty_table(0, dtype)
+
+    def add(self, values: Int64Array) -> None:
+        """Count values, shape (n,); negative ones are missing and not counted."""
+        if 2 * (self.num_distinct + len(values)) > len(self._keys):
+            self._grow(2 * (self.num_distinct + len(values)))
+        self.num_distinct += _count(values, self._keys, self._counts)
+
+    def items(self) -> tuple[NDArray[Any], NDArray[np.uint32]]:
+        """Distinct values and their counts, each shape (num_distinct,), in no particular order."""
+        used = self._counts > 0
+        return self._keys[used], self._counts[used]
+
+    def _grow(self, num_values: int) -> None:
+        values, counts = self.items()
+        self._keys, self._counts = _empty_table(num_values, self._keys.dtype)
+        _insert(values, counts, self._keys, self._counts)
+
+
+class Vocabulary:
+    """Values seen often enough have a row each, the most frequent first; among equals the smaller value first.
+
+    Args:
+        counter: Values and counts of the training part.
+        min_count: Values seen less often share row 0.
+    Raises:
+        ConfigError: min_count below 1.
+    """
+
+    def __init__(self, counter: ValueCounter, min_count: int) -> None:
+        if min_count < 1:
+            raise ConfigError(f"the minimum count is {min_count}, but must be at least 1")
+        values, counts = counter.items()
+        kept = counts >= min_count
+        values, counts = values[kept], counts[kept]
+        values = values[np.lexsort((values, -counts.astype(np.int64)))]
+        self.num_embeddings = 1 + len(values)
+        # Rows start at 1, so a free slot's 0 is already the answer for a value out of the vocabulary.
+        self._keys, self._rows = _empty_table(len(values), values.dtype)
+        _insert(values, np.arange(1, self.num_embeddings, dtype=np.uint32), self._keys, self._rows)
+
+    def encode(self, values: Int64Array) -> Int64Array:
+        """See Encoder."""
+        return _look_up(values, self._keys, self._rows)
+
+
+class HashedVocabulary:
+    """Values are hashed onto rows 1..num_rows - 1; nothing is counted, different values may share a row.
+
+    Args:
+        num_rows: Rows of the table, row 0 (missing) included.
+    Raises:
+        ConfigError: num_rows below 2.
+    """
+
+    def __init__(self, num_rows: int) -> None:
+        if num_rows < 2:
+            raise ConfigError(f"the limit of rows for hashing is {num_rows}, but must be at least 2")
+        self.num_embeddings = num_rows
+
+    def encode(self, values: Int64Array) -> Int64Array:
+        """See Encoder."""
+        return _hash(values, self.num_embeddings)
+
+
+def _empty_table(num_values: int, dtype: DTypeLike) -> tuple[NDArray[Any], NDArray[np.uint32]]:
+    num_slots = 1 << max(10, (2 * num_values - 1).bit_length())
+    return np.zeros(num_slots, dtype), np.zeros(num_slots, np.uint32)
+
+
+@numba.njit(nogil=True, cache=True)
+def mix(value: np.uint64) -> np.uint64:
+    """The finalizer of SplitMix64: a bijection of 64-bit integers in which every input bit reaches every output bit."""
+    value = np.uint64(value)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+@numba.njit(nogil=True, cache=True)
+def _slot_of(key: int, keys: NDArray[Any], values: NDArray[np.uint32]) -> np.uint64:
+    """The key's slot, or the free one where it belongs."""
+    mask = np.uint64(len(keys) - 1)
+    slot = mix(np.uint64(key)) & mask
+    while values[slot] != 0 and np.int64(keys[slot]) != key:
+        slot = (slot + np.uint64(1)) & mask
+    return slot
+
+
+@numba.njit(nogil=True, cache=True)
+def _count(values: Int64Array, keys: NDArray[Any], counts: NDArray[np.uint32]) -> int:
+    """Count values; returns how many were new."""
+    num_new = 0
+    for i in range(len(values)):
+        if values[i] >= 0:
+            slot = _slot_of(values[i], keys, counts)
+            keys[slot] = values[i]
+            num_new += counts[slot] == 0
+            if counts[slot] < _COUNT_LIMIT:
+                counts[slot] += np.uint32(1)
+    return num_new
+
+
+@numba.njit(nogil=True, cache=True)
+def _insert(new: NDArray[Any], new_values: NDArray[np.uint32], keys: NDArray[Any], values: NDArray[np.uint32]) -> None:
+    for i in range(len(new)):
+        slot = _slot_of(np.int64(new[i]), keys, values)
+        keys[slot] = new[i]
+        values[slot] = new_values[i]
+
+
+@numba.njit(nogil=True, cache=True)
+def _look_up(wanted: Int64Array, keys: NDArray[Any], values: NDArray[np.uint32]) -> Int64Array:
+    found = np.zeros(len(wanted), np.int64)
+    for i in range(len(wanted)):
+        if wanted[i] >= 0:
+            found[i] = values[_slot_of(wanted[i], keys, values)]
+    return found
+
+
+@numba.njit(nogil=True, cache=True)
+def _hash(values: Int64Array, num_rows: int) -> Int64Array:
+    rows = np.zeros(len(values), np.int64)
+    for i in range(len(values)):
+        if values[i] >= 0:
+            rows[i] = np.int64(np.uint64(1) + mix(np.uint64(values[i])) % np.uint64(num_rows - 1))
+    return rows
