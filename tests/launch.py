@@ -64,8 +64,9 @@ def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     if os.geteuid() == 0:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     environment |= os.environ
-    paths = [str(REPO_ROOT), os.environ.get("PYTHONPATH", "")]
-    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | dict(extra or {})
+    environment |= extra or {}
+    paths = [environment.get("PYTHONPATH", ""), str(REPO_ROOT)]
+    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _run(command: list[str], timeout: float, env: Mapping[str, str] | None) -> CompletedProcess[str]:
