@@ -52,12 +52,13 @@ mpi_identity() { { "$1" --showme:version || "$1" -compile_info || "$1" -show; } 
 build_variables() { env | grep -E '^(HOROVOD_|CUDA_HOME=|NCCL_HOME=|CXX=|CC=)' | sort || true; }
 inputs() {
   cat "$root"/env/requirements*.txt "$root/env/setup.sh" "$root/setup.py"
-  echo "$dev"; "$python" --version; build_variables
+  echo "$1"; "$python" --version; build_variables
   if [[ -n ${MPICC:-} ]]; then mpi_identity "$MPICC"; fi
 }
 stamp=$venv/.bagpipe-setup
-wanted=$(inputs | digest)
-if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then
+wanted=$(inputs "$dev" | digest)
+# A set-up with --dev serves without it too.
+if [[ -f $stamp && ( $(<"$stamp") == "$wanted" || $(<"$stamp") == "$(inputs true | digest)" ) ]]; then
   say "$venv is up to date"
   exit 0
 fi

@@ -1,0 +1,162 @@
+"""The command: run the checks on every rank, each within its time limit; rank 0 prints one table."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import platform
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bagpipe_hpc.cli.doctor.fabric import LAUNCHER, MPI_LIBRARY, RMA
+from bagpipe_hpc.cli.doctor.finding import Check, Finding, Status, World, decode, encode, gather_texts
+from bagpipe_hpc.cli.doctor.node import CORES, MEMORY, SHM
+from bagpipe_hpc.cli.doctor.software import GPUS, HDF5, HOROVOD, PACKAGES
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+CHECKS = (PACKAGES, MPI_LIBRARY, LAUNCHER, CORES, SHM, MEMORY, GPUS, HDF5, RMA, HOROVOD)
+REPORT = Check(
+    "Report",
+    lambda world: (Status.OK, "", ""),
+    "a rank did not get this far: see the lines of other ranks on stderr, or try its host alone",
+)
+COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
+PLAIN_WIDTH = 120  # of a table that goes to a file or through a launcher
+GRACE_SECONDS = 3.0
+
+
+def doctor(
+    directory: Annotated[
+        Path | None,
+        typer.Option(help="Where to try HDF5: best on the file system your data is on.", show_default="temporary"),
+    ] = None,
+    time_limit: Annotated[float, typer.Option(help="Seconds for one check.", min=0.1)] = 120.0,
+) -> None:
+    """Check MPI, one-sided transfers, Horovod, HDF5, GPUs and the node; say what to do about each finding.
+
+    Run it the way you will run the job: `bagpipe doctor`, `mpirun -n 4 bagpipe doctor`, `srun ... bagpipe doctor`.
+    Exit status: 1 if anything failed, else 0.
+    """
+    if not examine(CHECKS, directory or Path(tempfile.gettempdir()), time_limit):
+        raise typer.Exit(1)
+
+
+def examine(checks: Sequence[Check], directory: Path, time_limit: float) -> bool:
+    """Run the checks and print the report.
+
+    Communication: collective over all ranks.
+    Returns:
+        Whether nothing failed, the same on every rank.
+    """
+    findings: list[Finding] = []
+    comm, problem = _start_mpi(findings, time_limit)
+    world = World(comm, directory)
+    for check in checks:
+        with _limited(check, findings, world.rank, time_limit):
+            findings.append(problem if problem and check is MPI_LIBRARY else check(world))
+    with _limited(REPORT, findings, world.rank, time_limit):
+        merged = findings if comm is None else merge([decode(text) for text in gather_texts(comm, encode(findings))])
+        if world.rank == 0:
+            show(merged)
+        return _all_told(comm, not any(finding.status is Status.FAIL for finding in merged))
+
+
+def _start_mpi(findings: list[Finding], time_limit: float) -> tuple[MPI.Intracomm | None, Finding | None]:
+    def start(world: World) -> tuple[Status, str, str]:
+        from mpi4py import MPI
+
+        return Status.OK, MPI.Get_processor_name(), ""
+
+    with _limited(MPI_LIBRARY, findings, 0, time_limit):
+        started = Check(MPI_LIBRARY.name, start, MPI_LIBRARY.cure)(World(None, Path()))
+    if started.status is Status.FAIL:
+        return None, started
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD, None
+
+
+def _all_told(comm: MPI.Intracomm | None, healthy: bool) -> bool:
+    """Rank 0's verdict, on every rank."""
+    if comm is None:
+        return healthy
+    verdict = np.array([healthy], dtype=np.int32)
+    comm.Bcast(verdict, root=0)
+    return bool(verdict[0])
+
+
+@contextmanager
+def _limited(check: Check, findings: Sequence[Finding], rank: int, time_limit: float) -> Iterator[None]:
+    """End the process when the block takes too long.
+
+    The timer needs Python's lock. Should a library sit on it, faulthandler's own thread ends the process a bit later.
+    """
+    timer = threading.Timer(time_limit, _give_up, (check, findings, rank, time_limit))
+    timer.daemon = True
+    timer.start()
+    faulthandler.dump_traceback_later(time_limit + 2 * GRACE_SECONDS, exit=True)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _give_up(check: Check, findings: Sequence[Finding], rank: int, time_limit: float) -> None:
+    found = f"did not end within {time_limit:g} s"
+    if rank == 0:
+        show([*findings, Finding(check.name, Status.FAIL, f"{found}; the checks after it were not tried", check.cure)])
+    else:
+        print(f"rank {rank} ({platform.node()}): {check.name} {found}", file=sys.stderr, flush=True)
+        time.sleep(GRACE_SECONDS)  # the first rank to exit takes the job down: leave time for rank 0's table
+    sys.stdout.flush()
+    os._exit(1)  # not MPI_Abort: MPI may be what hangs; the launcher ends the job
+
+
+def merge(by_rank: Sequence[Sequence[Finding]]) -> list[Finding]:
+    """One finding per check: rank 0's, or the worst one with the ranks that have it.
+
+    Args:
+        by_rank: Every rank's findings, in the same order of checks; empty except on rank 0.
+    """
+    return [_worst(same_check) for same_check in zip(*by_rank, strict=True)]
+
+
+def _worst(findings: Sequence[Finding]) -> Finding:
+    worst = max(findings, key=lambda finding: finding.status.severity)  # of equals the lowest rank's
+    if worst.status is Status.OK:
+        return findings[0]
+    ranks = [rank for rank, finding in enumerate(findings) if finding.status is worst.status]
+    listed = ", ".join(map(str, ranks[:8])) + (", ..." if len(ranks) > 8 else "")
+    where = f"\n(on {len(ranks)} of {len(findings)} ranks: {listed})" if len(findings) > 1 else ""
+    return Finding(worst.name, worst.status, worst.found + where, worst.cure)
+
+
+def show(findings: Sequence[Finding]) -> None:
+    """Print the table."""
+    table = Table("check", "status", "found", "what to do", title="bagpipe doctor")
+    for finding in findings:
+        status = Text(finding.status, style=COLOURS[finding.status])
+        table.add_row(finding.name, status, Text(finding.found), Text(finding.cure))
+    _console().print(table)
+
+
+def _console() -> Console:
+    """Plain text unless stdout is a terminal of known width: launchers may offer a terminal without one."""
+    if sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0:
+        return Console()
+    return Console(width=None if "COLUMNS" in os.environ else PLAIN_WIDTH, force_terminal=False)

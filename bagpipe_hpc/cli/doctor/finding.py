@@ -1,0 +1,111 @@
+"""What a check is, what it may look at, and what it finds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+SETUP = "run env/setup.sh again (delete .venv first if it says that it is up to date)"
+
+
+class Status(StrEnum):
+    """How good a finding is, worst last."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+    @property
+    def severity(self) -> int:
+        """Position from harmless to fatal."""
+        return list(Status).index(self)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    status: Status
+    found: str
+    cure: str = ""
+
+
+@dataclass(frozen=True)
+class World:
+    """What a check may look at.
+
+    Args:
+        comm: All ranks of the job; None where MPI cannot be used.
+        directory: Where files may be tried.
+    """
+
+    comm: MPI.Intracomm | None
+    directory: Path
+
+    @property
+    def rank(self) -> int:
+        """World rank; 0 without MPI."""
+        return 0 if self.comm is None else self.comm.rank
+
+    @property
+    def ranks(self) -> MPI.Intracomm:
+        """The communicator, for checks that cannot do without."""
+        if self.comm is None:
+            raise RuntimeError("not tried, because MPI cannot be used")
+        return self.comm
+
+
+Outcome = tuple[Status, str, str]  # status, what was found, what to do
+
+
+@dataclass(frozen=True)
+class Check:
+    """A probe with its name, and the cure to show when it raises or does not end."""
+
+    name: str
+    probe: Callable[[World], Outcome]
+    cure: str
+
+    def __call__(self, world: World) -> Finding:
+        """Whatever a broken component raises is its finding."""
+        try:
+            return Finding(self.name, *self.probe(world))
+        except Exception as error:
+            first_line = (str(error).strip().splitlines() or ["no message"])[0]
+            return Finding(self.name, Status.FAIL, f"{type(error).__name__}: {first_line}", self.cure)
+
+
+def gather_texts(comm: MPI.Intracomm, text: str) -> list[str]:
+    """The text of every rank, by rank, on rank 0; an empty list elsewhere. Nothing is pickled.
+
+    Communication: collective over comm.
+    """
+    sent = np.frombuffer(text.encode(), dtype=np.uint8)
+    sizes = np.empty(comm.size, dtype=np.int64)
+    comm.Allgather(np.array([sent.size], dtype=np.int64), sizes)
+    received = np.empty(sizes.sum() if comm.rank == 0 else 0, dtype=np.uint8)
+    comm.Gatherv(sent, (received, sizes.tolist()) if comm.rank == 0 else None, root=0)
+    if comm.rank > 0:
+        return []
+    ends = np.cumsum(sizes)
+    return [received[end - size : end].tobytes().decode() for size, end in zip(sizes, ends, strict=True)]
+
+
+def encode(findings: list[Finding]) -> str:
+    """Findings as JSON."""
+    return json.dumps([[f.name, f.status, f.found, f.cure] for f in findings])
+
+
+def decode(text: str) -> list[Finding]:
+    """Inverse of `encode`."""
+    return [Finding(name, Status(status), found, cure) for name, status, found, cure in json.loads(text)]

@@ -1,0 +1,100 @@
+"""Checks of the node: cores, shared memory, memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+
+from bagpipe_hpc.cli.doctor.finding import Check, Outcome, Status, World
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+GIB = 2**30
+SHARED_MEMORY = "/dev/shm"
+ENOUGH_BYTES_PER_RANK = GIB
+
+
+def cores(world: World) -> Outcome:
+    """Cores this rank may use, against the ranks that share them."""
+    mine = os.sched_getaffinity(0)
+    num_ranks, num_cores = _node(world, mine)
+    return judge_cores(len(mine), num_ranks, num_cores, os.cpu_count() or num_cores)
+
+
+def _node(world: World, mine: set[int]) -> tuple[int, int]:
+    """Ranks on this node, and cores that any of them may use."""
+    used = np.zeros(max(os.cpu_count() or 0, *mine) + 1, dtype=np.int32)
+    used[list(mine)] = 1
+    node_comm = _node_comm(world)
+    if node_comm is None:
+        return 1, len(mine)
+    anyone = np.zeros_like(used)
+    node_comm.Allreduce(used, anyone)
+    num_ranks = node_comm.size
+    node_comm.Free()
+    return num_ranks, int(np.count_nonzero(anyone))
+
+
+def _node_comm(world: World) -> MPI.Comm | None:
+    if world.comm is None:
+        return None
+    from mpi4py import MPI
+
+    return world.comm.Split_type(MPI.COMM_TYPE_SHARED)
+
+
+def judge_cores(num_mine: int, num_ranks: int, num_cores: int, num_node_cores: int) -> Outcome:
+    """More ranks than cores, or ranks bound to one core each on a node with cores to spare, cost speed.
+
+    Args:
+        num_mine: Cores this rank may use.
+        num_ranks: Ranks on this node.
+        num_cores: Cores that any of them may use.
+        num_node_cores: Cores of the node.
+    """
+    found = f"{num_mine} for this rank; {num_cores} of the node's {num_node_cores} for its {num_ranks} rank(s)"
+    if num_ranks > num_cores:
+        return Status.WARN, found, f"oversubscribed: start at most {num_cores} rank(s) here, or ask for more cores"
+    spare = num_node_cores // num_ranks
+    if num_mine == 1 and num_ranks > 1 and spare > 1:
+        cure = (
+            f"bound to one core each, {spare} would fit: --map-by slot:PE={spare} (Open MPI), --cpus-per-task (Slurm)"
+        )
+        return Status.WARN, found, cure
+    return Status.OK, found, ""
+
+
+def shared_memory(world: World) -> Outcome:
+    """Ranks of one node share their RMA windows through /dev/shm."""
+    return judge_bytes("free", shutil.disk_usage(SHARED_MEMORY).free, _num_ranks(world), _SHARED_MEMORY_CURE)
+
+
+def memory(world: World) -> Outcome:
+    """Tables, stages and caches live in memory."""
+    return judge_bytes("available", psutil.virtual_memory().available, _num_ranks(world), _MEMORY_CURE)
+
+
+def _num_ranks(world: World) -> int:
+    return _node(world, os.sched_getaffinity(0))[0]
+
+
+def judge_bytes(word: str, num_bytes: int, num_ranks: int, cure: str) -> Outcome:
+    """Warn below 1 GiB per rank of this node."""
+    found = f"{num_bytes / GIB:.1f} GiB {word} for {num_ranks} rank(s) on this node"
+    if num_bytes < ENOUGH_BYTES_PER_RANK * num_ranks:
+        return Status.WARN, f"{found}, less than 1 GiB each", cure
+    return Status.OK, found, ""
+
+
+_SHARED_MEMORY_CURE = (
+    "remove stale files there; in a container --shm-size=8g; as root mount -o remount,size=8g /dev/shm"
+)
+_MEMORY_CURE = "ask for more memory or more nodes, or start fewer ranks per node"
+CORES = Check("Cores", cores, "check the binding options of the launcher")
+SHM = Check("/dev/shm", shared_memory, _SHARED_MEMORY_CURE)
+MEMORY = Check("Memory", memory, _MEMORY_CURE)

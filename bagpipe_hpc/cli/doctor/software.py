@@ -1,0 +1,115 @@
+"""Checks of packages: the ones every role needs, Horovod, HDF5, GPUs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from bagpipe_hpc.cli.doctor.finding import SETUP, Check, Outcome, Status, World
+
+
+def packages(world: World) -> Outcome:
+    """The packages of every role can be imported."""
+    import h5py
+    import numba
+    import torch
+
+    modules = {"torch": torch, "numpy": np, "numba": numba, "h5py": h5py}
+    versions = ", ".join(f"{name} {module.__version__}" for name, module in modules.items())
+    return Status.OK, f"Python {platform.python_version()}, {versions}", ""
+
+
+def horovod(world: World) -> Outcome:
+    """Horovod was built for MPI and torch, starts on a given communicator and adds up one number per rank."""
+    problem: Exception | None = None
+    try:
+        import horovod.torch as hvd
+    except Exception as error:
+        problem = error
+    _agree(world, problem)
+    hvd.init(comm=world.ranks)
+    try:
+        return _judge_horovod(world)
+    finally:
+        hvd.shutdown()
+
+
+def _agree(world: World, problem: Exception | None) -> None:
+    """Go on together or not at all: a rank that cannot start Horovod must not leave the others waiting in it."""
+    broken = np.array([problem is not None], dtype=np.int32)
+    num_broken = np.zeros(1, dtype=np.int32)
+    world.ranks.Allreduce(broken, num_broken)
+    if problem is not None:
+        raise problem
+    if num_broken[0]:
+        raise RuntimeError(f"not tried, because {num_broken[0]} other rank(s) cannot import Horovod")
+
+
+def _judge_horovod(world: World) -> Outcome:
+    import horovod
+    import horovod.torch as hvd
+    import torch
+
+    built = {"MPI": hvd.mpi_built(), "NCCL": bool(hvd.nccl_built()), "Gloo": hvd.gloo_built()}
+    features = ", ".join(f"{name} {'yes' if has else 'no'}" for name, has in built.items())
+    found = f"Horovod {horovod.__version__} for torch: {features}"
+    if not built["MPI"]:
+        return Status.FAIL, found, f"Horovod was built without MPI: {SETUP}"
+    if not hvd.mpi_threads_supported():
+        return Status.FAIL, f"{found}, no MPI threads", "use an MPI built with MPI_THREAD_MULTIPLE"
+    total = hvd.allreduce(torch.full((4,), float(world.rank + 1)), op=hvd.Sum, name="doctor")
+    size = world.ranks.size
+    if hvd.size() != size or not bool((total == size * (size + 1) / 2).all()):
+        return Status.FAIL, f"{found}; wrong sum {total.tolist()} over {hvd.size()} of {size} rank(s)", SETUP
+    if torch.cuda.device_count() and not built["NCCL"]:
+        cure = "gradients go through the CPU: HOROVOD_GPU_OPERATIONS=NCCL env/setup.sh"
+        return Status.WARN, found, cure
+    return Status.OK, f"{found}; allreduce over {size} rank(s) is right", ""
+
+
+def hdf5(world: World) -> Outcome:
+    """What is written to a file in the directory is read back from it."""
+    import h5py
+
+    written = np.arange(1000)
+    with tempfile.TemporaryDirectory(prefix="bagpipe-doctor-", dir=world.directory) as scratch:
+        path = Path(scratch) / "round_trip.h5"
+        with h5py.File(path, "w") as file:
+            file.create_dataset("rows", data=written, compression="gzip", fletcher32=True)
+        with h5py.File(path, "r") as file:
+            read = file["rows"][:]
+    locking = os.environ.get("HDF5_USE_FILE_LOCKING", "not set")
+    found = f"HDF5 {h5py.version.hdf5_version}; round trip in {world.directory}; HDF5_USE_FILE_LOCKING {locking}"
+    if not np.array_equal(read, written):
+        return Status.FAIL, f"{found}: wrong values came back", "distrust this file system; name another --directory"
+    return Status.OK, found, ""
+
+
+def gpus(world: World) -> Outcome:
+    """Every visible GPU can be used; none is fine too."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count == 0 and Path("/dev/nvidia0").exists():
+        cure = "install a torch build for CUDA, or a driver new enough for it; ask the scheduler for GPUs"
+        return Status.WARN, f"CPU only, but the node has a GPU that torch {torch.__version__} cannot use", cure
+    if count == 0:
+        return Status.OK, "CPU only", ""
+    for device in range(count):
+        torch.ones(1, device=f"cuda:{device}").add_(1).item()
+    names = ", ".join(torch.cuda.get_device_name(device) for device in range(count))
+    return Status.OK, f"{count} visible: {names}; CUDA {torch.version.cuda}", ""
+
+
+PACKAGES = Check("Packages", packages, SETUP)
+HOROVOD = Check("Horovod", horovod, SETUP)
+HDF5 = Check(
+    "HDF5",
+    hdf5,
+    "name a directory you may write to with --directory; on NFS or Lustre set HDF5_USE_FILE_LOCKING=FALSE",
+)
+GPUS = Check("GPUs", gpus, "compare nvidia-smi with CUDA_VISIBLE_DEVICES and with what the scheduler was asked for")
