@@ -77,7 +77,9 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self.close()
         else:
@@ -168,7 +170,9 @@ class ShardReader:
         except BaseException:
             self._file.close()
             raise
-        self._checks = SampleChecks(path, self.schema, f"the file is damaged, or was not written by this package: {_MEND}")
+        self._checks = SampleChecks(
+            path, self.schema, f"the file is damaged, or was not written by this package: {_MEND}"
+        )
         self._columns = {name: self._file[name] for name in _columns(self.schema)}
 
     @property

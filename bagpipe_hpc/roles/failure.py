@@ -39,17 +39,17 @@ def whole_job_fails_together(world: MPI.Intracomm, name: str) -> Iterator[None]:
         abort_job(world, name, error)
 
 
-def say_goodbye_on_sigterm(name: str) -> None:
-    """On SIGTERM say so and leave: MPI launchers send it to the ranks that are left when one has died."""
+def say_goodbye_on_sigterm(name: str, *, loud: bool) -> None:
+    """On SIGTERM leave, loud ranks with a word on why: launchers send it to the ranks left when one has died."""
 
     def leave(signum: int, frame: FrameType | None) -> None:
         message = (
-            f"\nbagpipe: error: {name} on host {socket.gethostname()} was told to stop ({signal.Signals(signum).name}). "
-            "If you did not ask for it, another rank died: the launcher names it below or above; a kill -9 (signal 9) "
-            "most often means that its node ran out of memory: lower cache.rows or training.batch_size, or use more "
-            "servers and nodes\n"
+            f"bagpipe: error: {name} on host {socket.gethostname()} was told to stop (SIGTERM). Unless you asked for "
+            "it, another rank failed; its own message or the launcher's names it. Killed by signal 9 most often means "
+            "that its node ran out of memory: lower cache.rows or training.batch_size, or use more nodes\n"
         )
-        os.write(2, message.encode())
+        if loud:
+            os.write(sys.stderr.fileno(), message.encode())
         os._exit(128 + signum)
 
     signal.signal(signal.SIGTERM, leave)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from bagpipe_hpc.errors import BagpipeError, DatasetError
 from bagpipe_hpc.roles.communicators import check_thread_level, split_world
 from bagpipe_hpc.roles.failure import say_goodbye_on_sigterm, whole_job_fails_together
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
+
+EXIT_INVALID = 2
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,9 @@ class JobSpec:
 def run_training(config_path: Path | None, data_path: Path, run_path: Path, overrides: list[str]) -> None:
     """Train, as this rank's role; only the oracle reads the configuration and the data.
 
-    Raises:
-        BagpipeError: on every rank, before any work, when the configuration, the data or the number of ranks is wrong.
+    Exits with code 2 on every rank, before any work, when the configuration, the data or the number of ranks is wrong;
+    the oracle says why.
+
     Communication: collective over MPI_COMM_WORLD.
     """
     world = MPI.COMM_WORLD
@@ -41,7 +45,8 @@ def run_training(config_path: Path | None, data_path: Path, run_path: Path, over
     topology = Topology(world.size, spec.config.roles.servers)
     name = topology.name_of(world.rank)
     with whole_job_fails_together(world, name):
-        say_goodbye_on_sigterm(name)
+        # Two ranks, so that one is left to speak whichever dies.
+        say_goodbye_on_sigterm(name, loud=world.rank < 2)
         comms = split_world(world, topology)
         role = topology.role_of(world.rank)
         # Imported here: torch and Horovod only where they are used.
@@ -70,9 +75,11 @@ def _agree_on_job(
             outcome = _validate(world.size, config_path, data_path, run_path, overrides)
         except BagpipeError as error:
             outcome = error
+            print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
     outcome = world.bcast(outcome, root=ORACLE_RANK)
     if isinstance(outcome, BagpipeError):
-        raise outcome
+        world.Barrier()  # launchers kill the job at the first exit code: nobody leaves before the message is out
+        sys.exit(EXIT_INVALID)
     assert outcome is not None
     return outcome
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from bagpipe_hpc.config import Config
+from bagpipe_hpc.roles.console import open_console
 from bagpipe_hpc.topology import Topology
 
 METRICS_EVERY = 20  # iterations per line of metrics.jsonl
@@ -47,13 +46,14 @@ class Progress:
         self.last_loss = float("nan")
         self._start = self._mark = self._shown = clock()
         self._mark_done = 0
-        self._console = Console(file=sys.stdout)
+        self._console = open_console()
         self._bar: Bar | None = None
         self._task = TaskID(0)
         self._console.print(
             f"training {config.model.name} ({config.mode}) on {topology.num_trainers} trainer(s) with "
             f"{topology.num_servers} embedding server(s): {num_iterations:,} iterations of {self._batch_size:,} samples",
             highlight=False,
+            soft_wrap=True,
         )
 
     def __enter__(self) -> Progress:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from bagpipe_hpc.config import Config
+from bagpipe_hpc.roles.console import open_console
 from bagpipe_hpc.topology import Topology
 
 # Causes of training/step.py's stopwatch, in the order of an iteration.
@@ -93,7 +93,7 @@ def print_summary(summary: dict[str, Any], run_path: Path) -> None:
     table.add_section()
     for name in (*BYTES, "bytes_plans"):
         table.add_row(name.replace("_", " "), _human(summary[name]), "")
-    console = Console()
+    console = open_console()
     console.print(table)
     console.print(f"model digest {summary['model_digest']}", highlight=False, soft_wrap=True)
     console.print(f"run directory {run_path}", highlight=False, soft_wrap=True)

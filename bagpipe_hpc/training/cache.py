@@ -29,7 +29,7 @@ class RowCache:
 
     def write(self, slots: Int32Array, rows: torch.Tensor) -> None:
         """Overwrite rows; slots are unique."""
-        self._rows.index_copy_(0, self._index(slots), rows)
+        self._rows.index_copy_(0, self._index(slots).long(), rows)
 
     def _index(self, slots: Int32Array) -> torch.Tensor:
         return torch.from_numpy(slots).to(self.device)

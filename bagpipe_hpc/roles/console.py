@@ -1,0 +1,30 @@
+"""Where the oracle shows things."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rich.console import Console
+
+PLAIN_WIDTH = 100
+
+
+def open_console() -> Console:
+    """A console with colours and live lines where a person watches, plain text of fixed width elsewhere."""
+    if _seen_on_a_terminal():
+        return Console()
+    return Console(force_terminal=False, width=PLAIN_WIDTH)
+
+
+def _seen_on_a_terminal() -> bool:
+    """Whether a person watches. MPI launchers may give ranks a pseudo-terminal: what counts is the launcher's own."""
+    if not sys.stdout.isatty():
+        return False
+    if "PMIX_RANK" not in os.environ:
+        return True
+    try:
+        with open(f"/proc/{os.getppid()}/fd/1", "wb", buffering=0) as launcher_stdout:
+            return launcher_stdout.isatty()
+    except OSError:
+        return False
