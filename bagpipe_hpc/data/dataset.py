@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, StringConstraints, ValidationError
 
@@ -20,8 +20,8 @@ from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.shard import Compression, ShardReader, ShardWriter, first_fault
 from bagpipe_hpc.errors import ConfigError, DatasetError
 
-FORMAT = "bagpipe_hpc.dataset"
-FORMAT_VERSION = 1
+FORMAT: Final = "bagpipe_hpc.dataset"
+FORMAT_VERSION: Final = 1
 MANIFEST = "dataset.json"
 SAMPLES_PER_SHARD = 1 << 20
 
@@ -213,7 +213,9 @@ class DatasetWriter:
             raise DatasetError(f"{self._path}: cannot be made ({error}); choose another output directory") from error
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
                 self._commit()
@@ -271,7 +273,9 @@ class DatasetWriter:
             self._partial.rename(self._path)
             _sync(self._path.absolute().parent)
         except OSError as error:
-            raise DatasetError(f"{self._path}: cannot be finished ({error}); choose another output directory") from error
+            raise DatasetError(
+                f"{self._path}: cannot be finished ({error}); choose another output directory"
+            ) from error
 
 
 def refuse_occupied(path: Path) -> None:
@@ -279,19 +283,25 @@ def refuse_occupied(path: Path) -> None:
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists():
-        raise DatasetError(f"{path}: already exists and is not empty; choose another output directory, or delete it first")
+        raise DatasetError(
+            f"{path}: already exists and is not empty; choose another output directory, or delete it first"
+        )
 
 
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     if not path.is_dir():
-        raise DatasetError(f"{path}: is not a directory; give the output directory of `bagpipe import` or `bagpipe synth`")
+        raise DatasetError(
+            f"{path}: is not a directory; give the output directory of `bagpipe import` or `bagpipe synth`"
+        )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         _check_version(file, content)
         return Manifest.model_validate(content)
     except FileNotFoundError as error:
-        raise DatasetError(f"{path}: has no {MANIFEST}, so it is not a data set, or not a whole one; {_MEND}") from error
+        raise DatasetError(
+            f"{path}: has no {MANIFEST}, so it is not a data set, or not a whole one; {_MEND}"
+        ) from error
     except ValidationError as error:
         raise DatasetError(f"{file}: is not valid ({first_fault(error)}); {_MEND}") from error
     except (OSError, ValueError) as error:

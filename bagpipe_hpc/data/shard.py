@@ -77,7 +77,9 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self.close()
         else:
@@ -111,7 +113,7 @@ class ShardWriter:
 
     def _columns_of(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """The batch as the datasets of the file, checked."""
-        given = {"labels": batch.labels, "dense": batch.dense, "one_hot": batch.ids}
+        given: dict[str, NDArray[Any]] = {"labels": batch.labels, "dense": batch.dense, "one_hot": batch.ids}
         for name, values in given.items():
             width, _ = _columns(self._schema).get(name, ((0,), None))
             if values.shape != (batch.num_samples, *width):
@@ -129,8 +131,8 @@ class ShardWriter:
     def _ragged_of(self, batch: Batch, table: TableSchema) -> RaggedIds:
         if table.name not in batch.ragged or len(batch.ragged[table.name].offsets) != batch.num_samples + 1:
             raise DatasetError(
-                f"{self._path}: the batch has no row ids of ragged table '{table.name}', or not {batch.num_samples + 1} "
-                "offsets; mend the source of the samples, or the schema"
+                f"{self._path}: the batch has no row ids of ragged table '{table.name}', or not "
+                f"{batch.num_samples + 1} offsets; mend the source of the samples, or the schema"
             )
         piece = batch.ragged[table.name]
         offsets = self._checks.offsets(table, piece.offsets, len(piece.ids), self.num_samples)
@@ -168,7 +170,9 @@ class ShardReader:
         except BaseException:
             self._file.close()
             raise
-        self._checks = SampleChecks(path, self.schema, f"the file is damaged, or was not written by this package: {_MEND}")
+        self._checks = SampleChecks(
+            path, self.schema, f"the file is damaged, or was not written by this package: {_MEND}"
+        )
         self._columns = {name: self._file[name] for name in _columns(self.schema)}
 
     @property

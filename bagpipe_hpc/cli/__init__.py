@@ -1,0 +1,1 @@
+"""The `bagpipe` command."""
