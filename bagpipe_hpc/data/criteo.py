@@ -18,6 +18,7 @@ from typing import IO
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from bagpipe_hpc.data.batch import Batch, Float32Array
 from bagpipe_hpc.data.dataset import (
@@ -99,7 +100,7 @@ def import_criteo(
             for name, encoder in zip(COLUMNS[1 + NUM_INTEGERS :], encoders, strict=True)
         ),
     )
-    origin = {
+    origin: dict[str, JsonValue] = {
         "command": "import criteo",
         "files": [file.name for file in files],
         **({"min_count": min_count} if hash_rows is None else {"hash_rows": hash_rows}),

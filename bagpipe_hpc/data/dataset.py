@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, StringConstraints, ValidationError
 
@@ -20,8 +20,8 @@ from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.shard import Compression, ShardReader, ShardWriter, first_fault
 from bagpipe_hpc.errors import ConfigError, DatasetError
 
-FORMAT = "bagpipe_hpc.dataset"
-FORMAT_VERSION = 1
+FORMAT: Final = "bagpipe_hpc.dataset"
+FORMAT_VERSION: Final = 1
 MANIFEST = "dataset.json"
 SAMPLES_PER_SHARD = 1 << 20
 

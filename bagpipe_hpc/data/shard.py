@@ -113,7 +113,7 @@ class ShardWriter:
 
     def _columns_of(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """The batch as the datasets of the file, checked."""
-        given = {"labels": batch.labels, "dense": batch.dense, "one_hot": batch.ids}
+        given: dict[str, NDArray[Any]] = {"labels": batch.labels, "dense": batch.dense, "one_hot": batch.ids}
         for name, values in given.items():
             width, _ = _columns(self._schema).get(name, ((0,), None))
             if values.shape != (batch.num_samples, *width):
@@ -131,8 +131,8 @@ class ShardWriter:
     def _ragged_of(self, batch: Batch, table: TableSchema) -> RaggedIds:
         if table.name not in batch.ragged or len(batch.ragged[table.name].offsets) != batch.num_samples + 1:
             raise DatasetError(
-                f"{self._path}: the batch has no row ids of ragged table '{table.name}', or not {batch.num_samples + 1} "
-                "offsets; mend the source of the samples, or the schema"
+                f"{self._path}: the batch has no row ids of ragged table '{table.name}', or not "
+                f"{batch.num_samples + 1} offsets; mend the source of the samples, or the schema"
             )
         piece = batch.ragged[table.name]
         offsets = self._checks.offsets(table, piece.offsets, len(piece.ids), self.num_samples)

@@ -116,7 +116,7 @@ def mix(value: np.uint64) -> np.uint64:
 
 
 @numba.njit(nogil=True, cache=True)
-def _slot_of(key: int, keys: NDArray[Any], values: NDArray[np.uint32]) -> np.uint64:
+def _slot_of(key: int | np.int64, keys: NDArray[Any], values: NDArray[np.uint32]) -> np.uint64:
     """The key's slot, or the free one where it belongs."""
     mask = np.uint64(len(keys) - 1)
     slot = mix(np.uint64(key)) & mask

@@ -1,0 +1,223 @@
+"""Commands that make and examine data sets: `import criteo`, `synth`, `inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bagpipe_hpc.data.dataset import Dataset
+    from bagpipe_hpc.data.inspect import DatasetReport, TableReport
+    from bagpipe_hpc.data.shard import Compression
+
+app = typer.Typer()
+import_app = typer.Typer(help="Make a data set of the files of a public click log.", no_args_is_help=True)
+app.add_typer(import_app, name="import")
+
+
+class CompressionChoice(StrEnum):
+    """Values of --compression."""
+
+    NONE = "none"
+    LZF = "lzf"
+    GZIP = "gzip"
+
+    @property
+    def filter(self) -> Compression | None:
+        """As the data package names it."""
+        if self is CompressionChoice.NONE:
+            return None
+        return "gzip" if self is CompressionChoice.GZIP else "lzf"
+
+
+class ProfileChoice(StrEnum):
+    """Values of --profile."""
+
+    CRITEO_KAGGLE = "criteo-kaggle"
+    CRITEO_TERABYTE = "criteo-terabyte"
+    AVAZU = "avazu"
+
+
+Output = Annotated[Path, typer.Option(help="Directory of the data set; must not exist, or be empty.")]
+ValidationFraction = Annotated[float, typer.Option(help="Share of the samples, from the tail by time, that validates.")]
+SamplesPerShard = Annotated[int, typer.Option(help="Samples per HDF5 file.")]
+CompressionOption = Annotated[CompressionChoice, typer.Option(help="none reads fastest, gzip is smallest.")]
+
+
+@import_app.command("criteo")
+def import_criteo(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="TSV, plain or gzip, in time order.")],
+    output: Output,
+    min_count: Annotated[int, typer.Option(help="Rarer values share the out-of-vocabulary row.")] = 4,
+    hash_rows: Annotated[
+        int | None, typer.Option(help="Hash values onto this many rows per table instead of counting them.")
+    ] = None,
+    validation_fraction: ValidationFraction = 0.1,
+    samples_per_shard: SamplesPerShard = 1 << 20,
+    compression: CompressionOption = CompressionChoice.NONE,
+) -> None:
+    """Import Criteo click logs: label, 13 integers, 26 hexadecimal categories; empty = missing."""
+    from bagpipe_hpc.data import criteo
+
+    with _progress() as progress:
+        dataset = criteo.import_criteo(
+            files,
+            output,
+            min_count=min_count,
+            hash_rows=hash_rows,
+            validation_fraction=validation_fraction,
+            samples_per_shard=samples_per_shard,
+            compression=compression.filter,
+            progress=progress,
+        )
+    _print_summary(dataset)
+
+
+@app.command()
+def synth(
+    output: Output,
+    samples: Annotated[int, typer.Option(help="Samples of both splits together.")],
+    profile: Annotated[ProfileChoice, typer.Option(help="Whose cardinalities to take.")] = ProfileChoice.CRITEO_KAGGLE,
+    scale: Annotated[float, typer.Option(help="Factor on the cardinalities.")] = 1.0,
+    skew: Annotated[float, typer.Option(help="Exponent of the Zipf law of the ids; 0 is uniform.")] = 1.05,
+    seed: Annotated[int, typer.Option(help="Chooses ids, teacher and labels.")] = 0,
+    validation_fraction: ValidationFraction = 0.1,
+    samples_per_shard: SamplesPerShard = 1 << 20,
+    compression: CompressionOption = CompressionChoice.NONE,
+) -> None:
+    """Make a synthetic click log with skewed ids and labels that can be learned."""
+    from bagpipe_hpc.data import synthetic
+
+    with _progress() as progress:
+        dataset = synthetic.synthesize(
+            output,
+            samples,
+            profile.value,
+            scale=scale,
+            skew=skew,
+            seed=seed,
+            validation_fraction=validation_fraction,
+            samples_per_shard=samples_per_shard,
+            compression=compression.filter,
+            progress=progress,
+        )
+    _print_summary(dataset)
+
+
+@app.command("inspect")
+def inspect_command(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a data set.")],
+    max_samples: Annotated[
+        int | None, typer.Option(min=0, help="Read only so many samples of each split; 0 reads none.")
+    ] = None,
+) -> None:
+    """Check every sample of a data set and show what it holds: counts, schema, skew, files."""
+    from bagpipe_hpc.data.dataset import open_dataset
+    from bagpipe_hpc.data.inspect import inspect_dataset
+
+    dataset = open_dataset(directory)
+    with _progress() as progress:
+        report = inspect_dataset(dataset, max_samples=max_samples, progress=progress)
+    _print_report(dataset, report)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar per phase on standard error, where that is a terminal; gone when done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase)
+            bars.update(tasks[phase], completed=done, total=total or None)
+
+        yield show
+
+
+def _print_summary(dataset: Dataset) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    schema = dataset.schema
+    num_bytes = sum(file.stat().st_size for file in dataset.path.rglob("*.h5"))
+    num_shards = len(dataset.train.shards) + len(dataset.validation.shards)
+    lines = Text.assemble(
+        ("✓ ", "green"),
+        (str(dataset.path), "bold"),
+        f"\n  {dataset.train.num_samples:,} training and {dataset.validation.num_samples:,} validation samples",
+        f"\n  {schema.num_dense} dense features, {schema.num_tables} tables, {sum(schema.num_embeddings):,} rows",
+        f"\n  {num_shards} shard{'s' if num_shards > 1 else ''}, {_size(num_bytes)}",
+        (f"\n  bagpipe inspect {dataset.path}", "dim"),
+    )
+    Console().print(lines, soft_wrap=True)
+
+
+def _print_report(dataset: Dataset, report: DatasetReport) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(f"[bold]{dataset.path}[/bold]", soft_wrap=True)
+    console.print(", ".join(f"{key}: {value}" for key, value in dataset.origin.items()), style="dim", markup=False)
+    console.print(f"dense features: {', '.join(dataset.schema.dense) or 'none'}", markup=False)
+    console.print(f"chunks of {report.chunk_rows:,} samples, compression: {report.compression or 'none'}")
+    console.print(_splits_table(report))
+    console.print(_tables_table(dataset, report))
+
+
+def _splits_table(report: DatasetReport) -> Table:
+    table = _columns("split", "samples", "read", "label mean", "shards", "size", "largest shard")
+    for split in report.splits:
+        table.add_row(
+            split.name,
+            f"{split.num_samples:,}",
+            f"{split.num_read:,}",
+            f"{split.label_mean:.4f}" if split.num_read else "-",
+            f"{len(split.shard_bytes):,}",
+            _size(sum(split.shard_bytes)),
+            _size(max(split.shard_bytes, default=0)),
+        )
+    return table
+
+
+def _tables_table(dataset: Dataset, report: DatasetReport) -> Table:
+    table = _columns("table", "kind", "rows", "rows seen", "accesses", "on hottest 1 %")
+    for table_schema, table_report in zip(dataset.schema.tables, report.tables, strict=True):
+        table.add_row(table_report.name, "ragged" if table_schema.ragged else "one-hot", *_accesses(table_report))
+    table.add_section()
+    table.add_row("all", "", *_accesses(report.all_tables))
+    return table
+
+
+def _accesses(report: TableReport) -> tuple[str, ...]:
+    share = f"{report.hot_share:.1%}" if report.num_accesses else "-"
+    return f"{report.num_embeddings:,}", f"{report.num_distinct:,}", f"{report.num_accesses:,}", share
+
+
+def _columns(first: str, *others: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _size(num_bytes: int) -> str:
+    from rich.filesize import decimal
+
+    return decimal(num_bytes)

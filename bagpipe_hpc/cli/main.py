@@ -1,0 +1,28 @@
+"""Entry point of the `bagpipe` command. Commands import what they need when they run, so that --help is quick."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from bagpipe_hpc.cli import data
+from bagpipe_hpc.errors import BagpipeError
+
+app = typer.Typer(
+    name="bagpipe",
+    help="Train deep recommendation models on HPC clusters with lookahead caching of embedding rows.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data.app)
+
+
+def main() -> None:
+    """Run the command; what is the user's to mend becomes one line and exit code 2."""
+    try:
+        app()
+    except BagpipeError as error:
+        print(f"bagpipe: error: {error}", file=sys.stderr)
+        sys.exit(2)

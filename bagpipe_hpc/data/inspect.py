@@ -1,0 +1,109 @@
+"""What a data set holds: counts, skew of accesses, sizes on disk. Reading it checks every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.data.dataset import Dataset, Split
+from bagpipe_hpc.data.vocabulary import ValueCounter
+from bagpipe_hpc.sharding import Int64Array
+
+_BATCH_SAMPLES = 32_768
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """Accesses to one table, over all samples read."""
+
+    name: str
+    num_embeddings: int
+    num_distinct: int  # row ids seen
+    num_accesses: int
+    hot_share: float  # of the accesses, on the most used 1 % (rounded up) of the row ids seen
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """One split: what dataset.json says, the files, and the samples read."""
+
+    name: str
+    num_samples: int
+    num_read: int
+    label_mean: float  # of the samples read; NaN if none
+    shard_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """All of a data set."""
+
+    splits: tuple[SplitReport, ...]
+    tables: tuple[TableReport, ...]
+    all_tables: TableReport  # pooled: the hottest 1 % over all tables
+    chunk_rows: int  # samples per HDF5 chunk
+    compression: str | None
+
+
+def inspect_dataset(
+    dataset: Dataset,
+    *,
+    max_samples: int | None = None,
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+) -> DatasetReport:
+    """Read a data set (the first max_samples of each split) and report; memory grows with the distinct ids only.
+
+    Raises:
+        DatasetError: a sample or a shard is not sound.
+    """
+    counters = [ValueCounter() for _ in dataset.schema.tables]
+    splits = tuple(_read(split, counters, max_samples, progress) for split in (dataset.train, dataset.validation))
+    counts = [counter.items()[1].astype(np.int64) for counter in counters]
+    tables = tuple(
+        _report(table.name, table.num_embeddings, table_counts)
+        for table, table_counts in zip(dataset.schema.tables, counts, strict=True)
+    )
+    all_tables = _report("all", sum(dataset.schema.num_embeddings), np.concatenate(counts))
+    with dataset.train.open_shard(dataset.train.shards[0]) as reader:
+        return DatasetReport(splits, tables, all_tables, reader.chunk_rows, reader.compression)
+
+
+def _read(
+    split: Split,
+    counters: list[ValueCounter],
+    max_samples: int | None,
+    progress: Callable[[str, int, int], None],
+) -> SplitReport:
+    limit = split.num_samples if max_samples is None else min(max_samples, split.num_samples)
+    num_read, label_sum = 0, 0.0
+    for batch in islice(split.batches(_BATCH_SAMPLES), -(-limit // _BATCH_SAMPLES)):
+        batch = batch.slice(0, min(batch.num_samples, limit - num_read))
+        _count(split, batch, counters)
+        num_read += batch.num_samples
+        label_sum += float(batch.labels.sum(dtype=np.float64))
+        progress(f"reading {split.name}", num_read, limit)
+    sizes = tuple((split.path / shard.file).stat().st_size for shard in split.shards)
+    mean = label_sum / num_read if num_read else float("nan")
+    return SplitReport(split.name, split.num_samples, num_read, mean, sizes)
+
+
+def _count(split: Split, batch: Batch, counters: list[ValueCounter]) -> None:
+    columns = iter(np.ascontiguousarray(batch.ids.T))
+    for table, counter in zip(split.schema.tables, counters, strict=True):
+        counter.add(batch.ragged[table.name].ids if table.ragged else next(columns))
+
+
+def _report(name: str, num_embeddings: int, counts: Int64Array) -> TableReport:
+    return TableReport(name, num_embeddings, len(counts), int(counts.sum()), _hot_share(counts))
+
+
+def _hot_share(counts: NDArray[np.int64]) -> float:
+    if not len(counts):
+        return 0.0
+    num_hot = -(-len(counts) // 100)
+    return float(np.partition(counts, len(counts) - num_hot)[-num_hot:].sum() / counts.sum())

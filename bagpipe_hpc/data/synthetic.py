@@ -1,0 +1,255 @@
+"""Synthetic click logs with the cardinalities of public data sets, skewed ids, and labels that can be learned.
+
+Sample i is a function of (profile, scale, skew, seed, i) alone: every random number is a hash of what it is for, so
+the stream needs no state, any part of it can be made anywhere, and block sizes leave no trace.
+
+* Ids: rank r of a table of n rows is drawn with probability proportional to about r^-skew (bounded Zipf law, by its
+  inverse distribution function), then scattered over the table by an affine bijection of its rows.
+* Labels: a hidden teacher gives every (table, rank) a normal effect, adds a linear function of the dense features, and
+  draws the click from the logistic function of the sum. Spread and base rate are calibrated on a pilot sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from bagpipe_hpc.data.batch import Batch, Float32Array
+from bagpipe_hpc.data.dataset import SAMPLES_PER_SHARD, Dataset, DatasetWriter, num_training_samples, open_dataset
+from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.data.shard import Compression
+from bagpipe_hpc.data.vocabulary import mix
+from bagpipe_hpc.errors import ConfigError
+from bagpipe_hpc.sharding import Int64Array
+
+Float64Array = NDArray[np.float64]
+
+CLICK_RATE = 0.25
+LOGIT_STD = 1.4  # of the teacher's logits: the best possible AUC is then about 0.8
+BLOCK_SAMPLES = 32_768
+
+_MAX_ROWS = 3_000_000_000  # of a table: the bijection multiplies two row numbers in int64
+_PILOT_SAMPLES = 32_768
+_PILOT_START = 1 << 62  # far from every sample of a data set
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Shape of a public data set: its dense features, and its tables with their true cardinalities."""
+
+    dense: tuple[str, ...]
+    tables: dict[str, int]
+
+
+def _criteo(*cardinalities: int) -> Profile:
+    return Profile(
+        dense=tuple(f"I{i + 1}" for i in range(13)),
+        tables={f"C{i + 1}": cardinality for i, cardinality in enumerate(cardinalities)},
+    )
+
+
+# fmt: off
+PROFILES: dict[str, Profile] = {
+    "criteo-kaggle": _criteo(
+        1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194, 27, 14992, 5461306, 10, 5652,
+        2173, 4, 7046547, 18, 15, 286181, 105, 142572,
+    ),
+    "criteo-terabyte": _criteo(
+        227605432, 39060, 17295, 7424, 20265, 3, 7122, 1543, 63, 130229467, 3067956, 405282, 10, 2209, 11938, 155, 4,
+        976, 14, 292775614, 40790948, 187188510, 590152, 12973, 108, 36,
+    ),
+    "avazu": Profile(dense=(), tables={
+        "hour": 240, "C1": 7, "banner_pos": 7, "site_id": 4737, "site_domain": 7745, "site_category": 26,
+        "app_id": 8552, "app_domain": 559, "app_category": 36, "device_id": 2686408, "device_ip": 6729486,
+        "device_model": 8251, "device_type": 5, "device_conn_type": 4, "C14": 2626, "C15": 8, "C16": 9, "C17": 435,
+        "C18": 4, "C19": 68, "C20": 172, "C21": 60,
+    }),
+}
+# fmt: on
+
+
+class SyntheticClicks:
+    """A stream of samples that can be read anywhere.
+
+    Args:
+        profile: Key of PROFILES.
+        scale: Factor on the cardinalities, rounded up.
+        skew: Exponent of the Zipf law; 0 is uniform.
+        seed: Chooses ids, teacher and labels.
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    def __init__(self, profile: str, *, scale: float = 1.0, skew: float = 1.05, seed: int = 0) -> None:
+        _check_settings(profile, scale, skew, seed)
+        shape = PROFILES[profile]
+        self.schema = Schema(
+            dense=shape.dense,
+            tables=tuple(
+                TableSchema(name=name, num_embeddings=math.ceil(cardinality * scale))
+                for name, cardinality in shape.tables.items()
+            ),
+        )
+        self._skew = skew
+        self._seed = np.uint64(mix(np.uint64(seed)))
+        self._num_embeddings = np.array(self.schema.num_embeddings, dtype=np.int64)
+        self._scatter = np.array([_coprime_near(0.618 * n, n) for n in self.schema.num_embeddings], dtype=np.int64)
+        _, _, logits = self._draw(_PILOT_START, _PILOT_SAMPLES)
+        self._gain = LOGIT_STD / float(np.std(logits))
+        self._bias = _bias_for(self._gain * logits, CLICK_RATE)
+
+    def block(self, start: int, num_samples: int) -> tuple[Batch, Float32Array]:
+        """Samples [start, start + num_samples) and the teacher's click probabilities, float32, shape (num_samples,)."""
+        ids, dense, logits = self._draw(start, num_samples)
+        probabilities = 1 / (1 + np.exp(-(self._gain * logits + self._bias)))
+        labels = _draw_labels(self._seed, start, probabilities)
+        return Batch(labels, dense, ids), probabilities.astype(np.float32)
+
+    def _draw(self, start: int, num_samples: int) -> tuple[Int64Array, Float32Array, Float64Array]:
+        ids = np.empty((num_samples, self.schema.num_tables), np.int64)
+        dense = np.empty((num_samples, self.schema.num_dense), np.float32)
+        logits = np.empty(num_samples, np.float64)
+        _draw_samples(self._seed, start, self._num_embeddings, self._scatter, self._skew, ids, dense, logits)
+        return ids, dense, logits
+
+
+def synthesize(
+    output: Path,
+    num_samples: int,
+    profile: str,
+    *,
+    scale: float = 1.0,
+    skew: float = 1.05,
+    seed: int = 0,
+    validation_fraction: float = 0.1,
+    samples_per_shard: int = SAMPLES_PER_SHARD,
+    compression: Compression | None = None,
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+) -> Dataset:
+    """Write a synthetic data set; memory does not grow with it.
+
+    Raises:
+        ConfigError: an argument is out of range.
+        DatasetError: the output exists or cannot be written.
+    """
+    if num_samples < 1:
+        raise ConfigError(f"the number of samples is {num_samples}, but must be at least 1")
+    num_train = num_training_samples(num_samples, validation_fraction)
+    clicks = SyntheticClicks(profile, scale=scale, skew=skew, seed=seed)
+
+    def blocks() -> Iterator[Batch]:
+        for start in range(0, num_samples, BLOCK_SAMPLES):
+            stop = min(start + BLOCK_SAMPLES, num_samples)
+            yield clicks.block(start, stop - start)[0]
+            progress("writing shards", stop, num_samples)
+
+    origin: dict[str, JsonValue] = {"command": "synth", "profile": profile, "scale": scale, "skew": skew, "seed": seed}
+    with DatasetWriter(
+        output, clicks.schema, samples_per_shard=samples_per_shard, compression=compression, origin=origin
+    ) as writer:
+        writer.write(blocks(), num_train)
+    return open_dataset(output)
+
+
+def _check_settings(profile: str, scale: float, skew: float, seed: int) -> None:
+    if profile not in PROFILES:
+        raise ConfigError(f"the profile is {profile!r}, but must be one of {', '.join(PROFILES)}")
+    max_scale = _MAX_ROWS / max(PROFILES[profile].tables.values())
+    if not 0 < scale <= max_scale:
+        raise ConfigError(f"the scale is {scale}, but must be above 0 and at most {max_scale:.1f} for {profile}")
+    if not 0 <= skew <= 5:
+        raise ConfigError(f"the skew is {skew}, but must be from 0 (uniform) to 5")
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"the seed is {seed}, but must be from 0 to 2^63 - 1")
+
+
+def _coprime_near(target: float, modulus: int) -> int:
+    """The first integer from target on without a common factor with modulus."""
+    factor = max(1, int(target))
+    while math.gcd(factor, modulus) != 1:
+        factor += 1
+    return factor
+
+
+def _bias_for(logits: Float64Array, rate: float) -> float:
+    """The bias with which the mean of the logistic function of logits is rate; by bisection."""
+    low, high = -20.0, 20.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.mean(1 / (1 + np.exp(-(logits + middle)))) < rate else (low, middle)
+    return low
+
+
+@numba.njit(nogil=True, cache=True)
+def _hash(seed: np.uint64, stream: int, counter: int) -> np.uint64:
+    """64 random bits for one purpose (stream) and one sample or rank (counter)."""
+    return mix(mix(seed + np.uint64(stream) * np.uint64(0x9E3779B97F4A7C15)) + np.uint64(counter))
+
+
+@numba.njit(nogil=True, cache=True)
+def _uniform(bits: np.uint64) -> float:
+    """In (0, 1)."""
+    return (np.float64(bits >> np.uint64(12)) + 0.5) * 2.0**-52
+
+
+@numba.njit(nogil=True, cache=True)
+def _normal(bits: np.uint64) -> float:
+    """About standard normal: the sum of four 16-bit uniforms, scaled to unit variance."""
+    mask = np.uint64(0xFFFF)
+    total = np.float64(bits & mask) + np.float64((bits >> np.uint64(16)) & mask)
+    total += np.float64((bits >> np.uint64(32)) & mask) + np.float64(bits >> np.uint64(48))
+    return (total / 65536.0 - 2.0) * math.sqrt(3.0)
+
+
+@numba.njit(nogil=True, cache=True)
+def _zipf_rank(uniform: float, num_rows: int, skew: float) -> int:
+    """Rank in [0, num_rows): inverse distribution function of the density x^-skew on [0.5, num_rows + 0.5]."""
+    span = math.log(2.0 * num_rows + 1.0)
+    power = 1.0 - skew
+    log_x = uniform * span if abs(power) < 1e-9 else math.log1p(uniform * math.expm1(power * span)) / power
+    return min(num_rows - 1, int(0.5 * math.exp(log_x) - 0.5))
+
+
+@numba.njit(nogil=True, cache=True)
+def _draw_samples(
+    seed: np.uint64,
+    start: int,
+    num_embeddings: Int64Array,
+    scatter: Int64Array,
+    skew: float,
+    ids: Int64Array,
+    dense: Float32Array,
+    logits: Float64Array,
+) -> None:
+    """Fill ids (n, tables), dense (n, features) and uncalibrated logits (n,) of the samples from start on.
+
+    Streams of random numbers: 4k + 0 ids and 4k + 1 effects of table k, 4k + 2 values and 4k + 3 weights of feature k.
+    """
+    num_tables, num_dense = ids.shape[1], dense.shape[1]
+    for i in range(len(logits)):
+        logit = 0.0
+        for k in range(num_tables):
+            num_rows = num_embeddings[k]
+            rank = _zipf_rank(_uniform(_hash(seed, 4 * k, start + i)), num_rows, skew)
+            ids[i, k] = (rank * scatter[k] + num_rows // 2) % num_rows
+            logit += _normal(_hash(seed, 4 * k + 1, rank))
+        for k in range(num_dense):
+            value = -math.log(_uniform(_hash(seed, 4 * k + 2, start + i)))
+            dense[i, k] = value
+            logit += 0.5 * (value - 1.0) * _normal(_hash(seed, 4 * k + 3, 0))
+        logits[i] = logit
+
+
+@numba.njit(nogil=True, cache=True)
+def _draw_labels(seed: np.uint64, start: int, probabilities: Float64Array) -> Float32Array:
+    labels = np.empty(len(probabilities), np.float32)
+    for i in range(len(labels)):
+        labels[i] = _uniform(_hash(seed, -1, start + i)) < probabilities[i]
+    return labels
