@@ -7,6 +7,8 @@ import sys
 import typer
 
 from bagpipe_hpc.cli import data
+from bagpipe_hpc.cli.doctor import doctor
+from bagpipe_hpc.cli.train import train
 from bagpipe_hpc.errors import BagpipeError
 
 app = typer.Typer(
@@ -16,7 +18,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(train)
 app.add_typer(data.app)
+app.command()(doctor)
 
 
 def main() -> None:

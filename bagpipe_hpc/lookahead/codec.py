@@ -133,8 +133,8 @@ def _narrow(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     if dtype == _FLOAT32 or array.size == 0:
         return array
     low, high = int(array.min()), int(array.max())
-    if 0 <= low and high < 2**16:
+    if low >= 0 and high < 2**16:
         return array.astype(_WIRE_DTYPES[0])
-    if -(2**31) <= low and high < 2**31:
+    if low >= -(2**31) and high < 2**31:
         return array.astype(_INT32, copy=False)
     return array

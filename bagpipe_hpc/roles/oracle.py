@@ -21,7 +21,6 @@ from pathlib import Path
 from queue import Queue
 from typing import Any, TypeVar
 
-
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import Dataset, open_dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -57,7 +58,7 @@ class DLRM(nn.Module):
 
 def _mlp(sizes: Sequence[int], generator: torch.Generator, last_relu: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for index, (num_inputs, num_outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for index, (num_inputs, num_outputs) in enumerate(itertools.pairwise(sizes)):
         linear = nn.Linear(num_inputs, num_outputs)
         with torch.no_grad():
             nn.init.normal_(linear.weight, std=(2.0 / (num_inputs + num_outputs)) ** 0.5, generator=generator)
