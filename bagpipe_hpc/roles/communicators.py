@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from mpi4py import MPI
 
@@ -38,9 +39,21 @@ def split_world(world: MPI.Intracomm, topology: Topology) -> Communicators:
         world=world,
         plans=world.Dup(),
         reports=world.Dup(),
-        rows=world.Split(rows_color, world.rank),
-        trainers=world.Split(trainers_color, world.rank),
+        rows=_split(world, rows_color),
+        trainers=_split(world, trainers_color),
     )
+
+
+def trainers_of_node(comms: Communicators) -> MPI.Intracomm:
+    """The trainers of this host. Communication: collective over the trainers."""
+    node = comms.trainers.Split_type(MPI.COMM_TYPE_SHARED)
+    assert isinstance(node, MPI.Intracomm)
+    return node
+
+
+def _split(world: MPI.Intracomm, color: int) -> MPI.Intracomm:
+    # mpi4py types a split as Comm; splitting an intracommunicator gives one (or COMM_NULL).
+    return cast(MPI.Intracomm, world.Split(color, world.rank))
 
 
 def check_thread_level() -> None:

@@ -86,12 +86,12 @@ class TrainingStep:
         stopwatch: Stopwatch,
     ) -> None:
         self._rank = trainer_rank
-        self._model = model
+        self.model = model
         self._dim = embedding_dim
         self._cache = cache
         self._row_optimizer = row_optimizer
         self._dense_optimizer = dense_optimizer
-        self._dense = dense
+        self.dense = dense
         self._peers = peers
         self._watch = stopwatch
 
@@ -135,7 +135,7 @@ class TrainingStep:
     def _forward(self, plan: TrainerPlan, embeddings: torch.Tensor) -> torch.Tensor:
         sample_rows = to_device(plan.sample_rows, embeddings.device).view(plan.num_samples, -1)
         dense = to_device(plan.dense, embeddings.device)
-        logits: torch.Tensor = self._model(dense, functional.embedding(sample_rows, embeddings))
+        logits: torch.Tensor = self.model(dense, functional.embedding(sample_rows, embeddings))
         return logits
 
     def _train(self, plan: TrainerPlan, embeddings: torch.Tensor) -> tuple[torch.Tensor, float]:
@@ -147,7 +147,7 @@ class TrainingStep:
             share_loss = share / plan.num_global_samples
             share_loss.backward()
         with self._watch.time("dense"):  # 5
-            loss = self._dense.synchronise(share_loss)
+            loss = self.dense.synchronise(share_loss)
             self._dense_optimizer.step()
         if not np.isfinite(loss):
             raise BagpipeError(
