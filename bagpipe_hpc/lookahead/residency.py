@@ -107,7 +107,8 @@ class Residency:
             f"iteration {iteration} uses {num_entries:,} rows and {num_unplaced:,} of them find no slot: rows used "
             f"within the next {self.prefetch_depth} iterations may not be evicted, so at least "
             f"{limit + num_unplaced:,} slots are needed, but {num_trainers} trainers x cache.rows {self.cache_rows:,} "
-            f"are {limit:,}; raise cache.rows, or lower lookahead.prefetch_depth or training.batch_size"
+            f"are {limit:,}; raise cache.rows, or lower lookahead.prefetch_depth, "
+            "training.batch_size or evaluation.batch_size"
         )
 
 

@@ -29,6 +29,12 @@ class Communicators:
     rows: MPI.Intracomm
     trainers: MPI.Intracomm
 
+    def free(self) -> None:
+        """Release all but the world. Communication: collective over each of them."""
+        for comm in (self.plans, self.reports, self.rows, self.trainers):
+            if comm != MPI.COMM_NULL:
+                comm.Free()
+
 
 def split_world(world: MPI.Intracomm, topology: Topology) -> Communicators:
     """Make all communicators. Communication: collective over world."""

@@ -47,6 +47,7 @@ def run_training(config_path: Path | None, data_path: Path, run_path: Path, over
             from bagpipe_hpc.roles.trainer import run_trainer
 
             run_trainer(spec, topology, comms)
+        comms.free()
         world.Barrier()
 
 

@@ -30,6 +30,7 @@ def build_step(
         trainer_rank=trainer_rank,
         model=model,
         embedding_dim=config.model.embedding_dim,
+        num_tables=num_tables,
         cache=RowCache(num_slots, row_width(config), device),
         row_optimizer=RowSGD(config.training.learning_rate),
         dense_optimizer=torch.optim.SGD(model.parameters(), lr=config.training.learning_rate),

@@ -65,6 +65,7 @@ class TrainingStep:
         trainer_rank: This trainer.
         model: (dense, embedded) -> logits.
         embedding_dim: Columns of a row that hold the embedding.
+        num_tables: Ids of a sample.
         cache: Rows this trainer owns.
         row_optimizer: For rows.
         dense_optimizer: For the model's parameters.
@@ -78,6 +79,7 @@ class TrainingStep:
         trainer_rank: int,
         model: torch.nn.Module,
         embedding_dim: int,
+        num_tables: int,
         cache: RowCache,
         row_optimizer: RowOptimizer,
         dense_optimizer: torch.optim.Optimizer,
@@ -88,6 +90,7 @@ class TrainingStep:
         self._rank = trainer_rank
         self.model = model
         self._dim = embedding_dim
+        self._num_tables = num_tables
         self._cache = cache
         self._row_optimizer = row_optimizer
         self._dense_optimizer = dense_optimizer
@@ -133,7 +136,7 @@ class TrainingStep:
         return torch.cat([own, to_device(incoming, own.device)])
 
     def _forward(self, plan: TrainerPlan, embeddings: torch.Tensor) -> torch.Tensor:
-        sample_rows = to_device(plan.sample_rows, embeddings.device).view(plan.num_samples, -1)
+        sample_rows = to_device(plan.sample_rows, embeddings.device).view(plan.num_samples, self._num_tables)
         dense = to_device(plan.dense, embeddings.device)
         logits: torch.Tensor = self.model(dense, functional.embedding(sample_rows, embeddings))
         return logits

@@ -16,13 +16,12 @@ from hypothesis import given, settings
 
 import bagpipe_hpc
 from bagpipe_hpc.errors import CacheTooSmallError
+from bagpipe_hpc.lookahead import planner
 from bagpipe_hpc.lookahead.plan import IterationPlan
 
 from .brute_force import Batch, BruteForcePlanner
 from .playback import play
 from .streams import Case, batch, cases, wide_case, zipf_case
-
-planner = pytest.importorskip("bagpipe_hpc.lookahead.planner")
 
 
 def key_batches(batches: Iterable[Batch]) -> Iterator[object]:
