@@ -66,12 +66,12 @@ class Config(_Section):
     transport: Literal["staged", "direct"] = Field(
         "staged", description="staged: one contiguous Get/Put per server and iteration. direct: indexed reference."
     )
-    lookahead: LookaheadConfig = LookaheadConfig()  # type: ignore[call-arg]
-    cache: CacheConfig = CacheConfig()  # type: ignore[call-arg]
-    roles: RolesConfig = RolesConfig()  # type: ignore[call-arg]
-    model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
-    training: TrainingConfig = TrainingConfig()  # type: ignore[call-arg]
-    evaluation: EvaluationConfig = EvaluationConfig()  # type: ignore[call-arg]
+    lookahead: LookaheadConfig = LookaheadConfig()
+    cache: CacheConfig = CacheConfig()
+    roles: RolesConfig = RolesConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
     def _prefetch_within_window(self) -> Config:

@@ -64,7 +64,7 @@ def exchange_lists(
     return ExchangeLists(counts, sample_rows, update_slots, update_ends, push_index[:num_pushed])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _order(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     id_ends, pair_entries, pair_ends, id_pairs, owner, slot, gray,
     counts, sample_rows, update_slots, update_ends, push_index,
@@ -154,7 +154,7 @@ def transfer_lists(
     return TransferLists(counts, slots_out, rows_out)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _group(keys, trainers, slots, counts, slots_out, rows_out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     num_trainers, num_servers = counts.shape
     for j in range(len(keys)):

@@ -94,7 +94,7 @@ def enter_batch(
     return EnteredBatch(num_entries, pair_entries[: pair_ends[-1]].copy(), pair_ends, id_pairs)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _enter(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     n, window, keys, id_ends, key_state, ring_keys, ring_next_use, ring_next_entry, ring_used_before,
     pair_entries, pair_ends, id_pairs,

@@ -7,11 +7,12 @@ was decided by the oracle. All arrays are int32 unless said otherwise; T trainer
 owner, in ascending trainer order, holds its replicas. Within a block, entries stand in *Gray order* of two bits,
 (pushed late, gradient needed early):
 
-    early push, delayed gradient | early push, critical gradient | critical push, critical gradient | critical push,
-                                                                                                       delayed gradient
+    1 early push, delayed gradient      3 critical push, critical gradient
+    2 early push, critical gradient     4 critical push, delayed gradient
+
 Early pushes are thus a prefix, critical pushes a suffix, critical gradients one contiguous run: both halves of critical
-and delayed synchronisation (paper section 3.3) are slices of the one list. A push is *critical* when the row was updated
-in the iteration before; a gradient is *critical* when the row is used in the next one.
+and delayed synchronisation (paper section 3.3) are slices of the one list. A push is *critical* when the row was
+updated in the iteration before; a gradient is *critical* when the row is used in the next one.
 """
 
 from __future__ import annotations

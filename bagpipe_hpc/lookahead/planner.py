@@ -19,7 +19,7 @@ import numpy as np
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.lookahead.lists import ExchangeLists, TransferLists, exchange_lists, transfer_lists
 from bagpipe_hpc.lookahead.next_use import EnteredBatch, EntryRing, enter_batch, new_key_state
-from bagpipe_hpc.lookahead.plan import Float32Array, Int64Array, IterationPlan, ServerPlan, TrainerPlan
+from bagpipe_hpc.lookahead.plan import Float32Array, Int32Array, Int64Array, IterationPlan, ServerPlan, TrainerPlan
 from bagpipe_hpc.lookahead.residency import Residency
 from bagpipe_hpc.sharding import share_boundaries
 
@@ -149,7 +149,7 @@ class Planner:
         self._num_emitted += 1
         return plan
 
-    def _transfers(self, keys: Int64Array, trainers: np.ndarray, slots: np.ndarray) -> TransferLists:  # type: ignore[type-arg]
+    def _transfers(self, keys: Int64Array, trainers: Int32Array, slots: Int32Array) -> TransferLists:
         return transfer_lists(keys, trainers, slots, self.num_trainers, self.num_servers)
 
     def _cut(

@@ -88,8 +88,10 @@ class Residency:
             self.heads, self.farthest, self.free, self.num_free,
             owner, slot, num_forced, evicted_keys, evicted_owners, evicted_slots,
         )  # fmt: skip
-        evicted = (column[:num_evicted] for column in (evicted_keys, evicted_owners, evicted_slots))
-        return Placement(owner, slot, fetched, *evicted, num_forced)
+        return Placement(
+            owner, slot, fetched,
+            evicted_keys[:num_evicted], evicted_owners[:num_evicted], evicted_slots[:num_evicted], num_forced,
+        )  # fmt: skip
 
     def _make_room_in_free_stacks(self, num_entries: int) -> None:
         needed = int(min(self.num_free.max() + num_entries, self.cache_rows))
@@ -105,11 +107,12 @@ class Residency:
             f"iteration {iteration} uses {num_entries:,} rows and {num_unplaced:,} of them find no slot: rows used "
             f"within the next {self.prefetch_depth} iterations may not be evicted, so at least "
             f"{limit + num_unplaced:,} slots are needed, but {num_trainers} trainers x cache.rows {self.cache_rows:,} "
-            f"are {limit:,}; raise cache.rows, or lower lookahead.prefetch_depth or training.batch_size"
+            f"are {limit:,}; raise cache.rows, or lower lookahead.prefetch_depth, "
+            "training.batch_size or evaluation.batch_size"
         )
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _victim(owner, nearest, heads, farthest):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Iteration whose list at `owner` has the row with the farthest next use, beyond `nearest`; NONE: no such row."""
     m = farthest[owner]
@@ -119,7 +122,7 @@ def _victim(owner, nearest, heads, farthest):  # type: ignore[no-untyped-def]  #
     return m if m > nearest else NONE
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _shared_users(num_entries, pair_entries, pair_ends, key_state, keys):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Users of every entry: its first one and, for rows about to be fetched by several, all (compressed rows)."""
     num_users = np.zeros(num_entries, dtype=np.int32)
@@ -146,7 +149,7 @@ def _shared_users(num_entries, pair_entries, pair_ends, key_state, keys):  # typ
     return first_user, begin, users
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     i, prefetch_depth, cache_rows, num_entries, pair_entries, pair_ends, key_state,
     ring_keys, ring_chain, heads, farthest, free, num_free, num_issued,
@@ -217,7 +220,7 @@ def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     return NONE, num_forced
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _retain(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     i, read_only, num_entries, key_state, ring_keys, ring_next_use, ring_next_entry, ring_chain,
     heads, farthest, free, num_free, owner_in, slot_in, num_evicted, evicted_keys, evicted_owners, evicted_slots,

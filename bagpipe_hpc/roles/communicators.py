@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from mpi4py import MPI
 
@@ -28,6 +29,12 @@ class Communicators:
     rows: MPI.Intracomm
     trainers: MPI.Intracomm
 
+    def free(self) -> None:
+        """Release all but the world. Communication: collective over each of them."""
+        for comm in (self.plans, self.reports, self.rows, self.trainers):
+            if comm != MPI.COMM_NULL:
+                comm.Free()
+
 
 def split_world(world: MPI.Intracomm, topology: Topology) -> Communicators:
     """Make all communicators. Communication: collective over world."""
@@ -38,9 +45,21 @@ def split_world(world: MPI.Intracomm, topology: Topology) -> Communicators:
         world=world,
         plans=world.Dup(),
         reports=world.Dup(),
-        rows=world.Split(rows_color, world.rank),
-        trainers=world.Split(trainers_color, world.rank),
+        rows=_split(world, rows_color),
+        trainers=_split(world, trainers_color),
     )
+
+
+def trainers_of_node(comms: Communicators) -> MPI.Intracomm:
+    """The trainers of this host. Communication: collective over the trainers."""
+    node = comms.trainers.Split_type(MPI.COMM_TYPE_SHARED)
+    assert isinstance(node, MPI.Intracomm)
+    return node
+
+
+def _split(world: MPI.Intracomm, color: int) -> MPI.Intracomm:
+    # mpi4py types a split as Comm; splitting an intracommunicator gives one (or COMM_NULL).
+    return cast(MPI.Intracomm, world.Split(color, world.rank))
 
 
 def check_thread_level() -> None:

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from mpi4py import MPI
 
-from bagpipe_hpc.config import Config, load_config
+from bagpipe_hpc.config import load_config
 from bagpipe_hpc.errors import BagpipeError, DatasetError
 from bagpipe_hpc.roles.communicators import check_thread_level, split_world
 from bagpipe_hpc.roles.failure import say_goodbye_on_sigterm, whole_job_fails_together
+from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
 
 EXIT_INVALID = 2
-
-
-@dataclass(frozen=True)
-class JobSpec:
-    """What every rank knows once the oracle has validated everything.
-
-    Args:
-        config: All settings.
-        num_embeddings: Rows of each table.
-        num_dense: Dense features.
-    """
-
-    config: Config
-    num_embeddings: tuple[int, ...]
-    num_dense: int
 
 
 def run_training(config_path: Path | None, data_path: Path, run_path: Path, overrides: list[str]) -> None:
@@ -62,6 +47,7 @@ def run_training(config_path: Path | None, data_path: Path, run_path: Path, over
             from bagpipe_hpc.roles.trainer import run_trainer
 
             run_trainer(spec, topology, comms)
+        comms.free()
         world.Barrier()
 
 

@@ -29,11 +29,12 @@ from bagpipe_hpc.lookahead.codec import encode_end, encode_plan
 from bagpipe_hpc.lookahead.planner import KeyBatch, Planner
 from bagpipe_hpc.roles.collection import receive_touched_rows
 from bagpipe_hpc.roles.communicators import Communicators
-from bagpipe_hpc.roles.job import JobSpec
 from bagpipe_hpc.roles.progress import Progress
 from bagpipe_hpc.roles.report import REPORT
+from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.summary import print_summary, summarise
 from bagpipe_hpc.sharding import Int64Array, KeySpace, Sharding
+from bagpipe_hpc.store.layout import row_width
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.transport.channel import PlanSender
 from bagpipe_hpc.transport.polite import wait_until
@@ -153,6 +154,6 @@ def _digest(spec: JobSpec, topology: Topology, comms: Communicators, totals: lis
     digest = ModelDigest()
     digest.add_dense(totals[topology.trainer_ranks[0]]["dense_parameters"])
     sharding = Sharding(KeySpace(spec.num_embeddings).num_keys, topology.num_servers)
-    for keys, rows in receive_touched_rows(comms.world, topology, sharding, spec.config.model.embedding_dim):
+    for keys, rows in receive_touched_rows(comms.world, topology, sharding, row_width(spec.config)):
         digest.add_rows(keys, rows)
     return digest.hexdigest()

@@ -50,8 +50,9 @@ class Progress:
         self._bar: Bar | None = None
         self._task = TaskID(0)
         self._console.print(
-            f"training {config.model.name} ({config.mode}) on {topology.num_trainers} trainer(s) with "
-            f"{topology.num_servers} embedding server(s): {num_iterations:,} iterations of {self._batch_size:,} samples",
+            f"training {config.model.name} ({config.mode}): {topology.num_trainers} trainer(s), "
+            f"{topology.num_servers} embedding server(s), {num_iterations:,} iterations of "
+            f"{self._batch_size:,} samples",
             highlight=False,
             soft_wrap=True,
         )

@@ -20,9 +20,10 @@ import numpy as np
 from bagpipe_hpc.lookahead.plan import ServerPlan
 from bagpipe_hpc.roles.collection import send_touched_rows
 from bagpipe_hpc.roles.communicators import Communicators
-from bagpipe_hpc.roles.job import JobSpec
+from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.store.initial import RowInitializer
+from bagpipe_hpc.store.layout import row_width
 from bagpipe_hpc.store.row_store import RowStore
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.transport.base import ServerEnd
@@ -58,7 +59,7 @@ def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tupl
     key_space = KeySpace(spec.num_embeddings)
     sharding = Sharding(key_space.num_keys, topology.num_servers)
     initializer = RowInitializer(key_space, config.model.embedding_dim, config.training.seed)
-    shape = (sharding.num_local_rows(server), config.model.embedding_dim)
+    shape = (sharding.num_local_rows(server), row_width(config))
     if config.transport == "direct":
         window = RowWindow(comms.rows, *shape)
         store = RowStore(sharding, server, initializer, window.rows)

@@ -39,7 +39,7 @@ class RowInitializer:
         _fill(self._seed, tables, keys - self._offsets[tables], self._scales, self.embedding_dim, out)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _mix(x):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     x ^= x >> np.uint64(30)
     x *= np.uint64(0xBF58476D1CE4E5B9)
@@ -48,7 +48,7 @@ def _mix(x):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     return x ^ (x >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _fill(seed, tables, rows, scales, embedding_dim, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     weyl = np.uint64(0x9E3779B97F4A7C15)
     for j in range(len(tables)):

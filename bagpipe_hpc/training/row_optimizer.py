@@ -10,16 +10,12 @@ import torch
 class RowOptimizer(Protocol):
     """State lives in the row, behind the embedding, and travels with it."""
 
-    state_width: int  # float32 columns of state per row
-
     def step(self, rows: torch.Tensor, gradients: torch.Tensor) -> None:
-        """Update rows, float32 (n, embedding_dim + state_width), in place from gradients (n, embedding_dim)."""
+        """Update rows, float32 (n, row_width), in place from gradients (n, embedding_dim)."""
 
 
 class RowSGD:
     """Plain stochastic gradient descent, as torch.optim.SGD."""
-
-    state_width = 0
 
     def __init__(self, learning_rate: float) -> None:
         self._learning_rate = learning_rate

@@ -65,6 +65,7 @@ class TrainingStep:
         trainer_rank: This trainer.
         model: (dense, embedded) -> logits.
         embedding_dim: Columns of a row that hold the embedding.
+        num_tables: Ids of a sample.
         cache: Rows this trainer owns.
         row_optimizer: For rows.
         dense_optimizer: For the model's parameters.
@@ -78,6 +79,7 @@ class TrainingStep:
         trainer_rank: int,
         model: torch.nn.Module,
         embedding_dim: int,
+        num_tables: int,
         cache: RowCache,
         row_optimizer: RowOptimizer,
         dense_optimizer: torch.optim.Optimizer,
@@ -86,12 +88,13 @@ class TrainingStep:
         stopwatch: Stopwatch,
     ) -> None:
         self._rank = trainer_rank
-        self._model = model
+        self.model = model
         self._dim = embedding_dim
+        self._num_tables = num_tables
         self._cache = cache
         self._row_optimizer = row_optimizer
         self._dense_optimizer = dense_optimizer
-        self._dense = dense
+        self.dense = dense
         self._peers = peers
         self._watch = stopwatch
 
@@ -133,9 +136,9 @@ class TrainingStep:
         return torch.cat([own, to_device(incoming, own.device)])
 
     def _forward(self, plan: TrainerPlan, embeddings: torch.Tensor) -> torch.Tensor:
-        sample_rows = to_device(plan.sample_rows, embeddings.device).view(plan.num_samples, -1)
+        sample_rows = to_device(plan.sample_rows, embeddings.device).view(plan.num_samples, self._num_tables)
         dense = to_device(plan.dense, embeddings.device)
-        logits: torch.Tensor = self._model(dense, functional.embedding(sample_rows, embeddings))
+        logits: torch.Tensor = self.model(dense, functional.embedding(sample_rows, embeddings))
         return logits
 
     def _train(self, plan: TrainerPlan, embeddings: torch.Tensor) -> tuple[torch.Tensor, float]:
@@ -147,7 +150,7 @@ class TrainingStep:
             share_loss = share / plan.num_global_samples
             share_loss.backward()
         with self._watch.time("dense"):  # 5
-            loss = self._dense.synchronise(share_loss)
+            loss = self.dense.synchronise(share_loss)
             self._dense_optimizer.step()
         if not np.isfinite(loss):
             raise BagpipeError(

@@ -53,10 +53,7 @@ class PlanReceiver:
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm
-        self.bytes_received = 0
 
     def next(self) -> TrainerPlan | ServerPlan | None:
         """The next plan; None after the last. Communication: waits for the oracle."""
-        message = receive_bytes(self._comm, 0)
-        self.bytes_received += len(message)
-        return decode_plan(message)
+        return decode_plan(receive_bytes(self._comm, 0))

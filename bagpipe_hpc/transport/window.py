@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
@@ -27,7 +29,8 @@ class RowWindow:
         self._row_type = MPI.FLOAT.Create_contiguous(row_width).Commit()
         row_bytes = 4 * row_width
         self._window = MPI.Win.Allocate(num_rows * row_bytes, row_bytes, comm=comm)
-        self.rows: Float32Array = np.ndarray((num_rows, row_width), dtype=np.float32, buffer=self._window.tomemory())
+        memory: Any = self._window.tomemory()  # a writable buffer; typeshed has no name for it
+        self.rows: Float32Array = np.ndarray((num_rows, row_width), dtype=np.float32, buffer=memory)
         self._row_bytes = row_bytes
         self._window.Lock_all(MPI.MODE_NOCHECK)
 

@@ -40,6 +40,7 @@ class DLRM(nn.Module):
         self.top = _mlp([num_inputs, *top_mlp, 1], generator, last_relu=False)
         # Flat positions of the strict lower triangle: a plain index_select, unlike a 2-D one, is deterministic.
         rows, columns = torch.tril_indices(num_vectors, num_vectors, offset=-1)
+        self.pairs: torch.Tensor
         self.register_buffer("pairs", rows * num_vectors + columns, persistent=False)
 
     def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,12 @@
+"""What stands in a row: `[embedding | optimizer state]`."""
+
+from __future__ import annotations
+
+from bagpipe_hpc.config import Config
+
+SGD_STATE_COLUMNS = 0
+
+
+def row_width(config: Config) -> int:
+    """float32 columns of a row: embedding and optimizer state."""
+    return config.model.embedding_dim + SGD_STATE_COLUMNS

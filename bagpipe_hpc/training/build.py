@@ -1,0 +1,40 @@
+"""From settings to the parts of a trainer."""
+
+from __future__ import annotations
+
+import torch
+
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.store.layout import row_width
+from bagpipe_hpc.training.cache import RowCache
+from bagpipe_hpc.training.dense import DenseSynchronizer
+from bagpipe_hpc.training.models import build_model
+from bagpipe_hpc.training.row_optimizer import RowSGD
+from bagpipe_hpc.training.step import Peers, Stopwatch, TrainingStep
+
+
+def build_step(
+    config: Config,
+    *,
+    num_dense: int,
+    num_tables: int,
+    num_slots: int,
+    trainer_rank: int,
+    device: torch.device,
+    peers: Peers,
+    stopwatch: Stopwatch,
+) -> TrainingStep:
+    """Model, optimizers and cache of one trainer, ready to play plans. Horovod must be initialised."""
+    model = build_model(config.model, num_dense, num_tables, config.training.seed).to(device)
+    return TrainingStep(
+        trainer_rank=trainer_rank,
+        model=model,
+        embedding_dim=config.model.embedding_dim,
+        num_tables=num_tables,
+        cache=RowCache(num_slots, row_width(config), device),
+        row_optimizer=RowSGD(config.training.learning_rate),
+        dense_optimizer=torch.optim.SGD(model.parameters(), lr=config.training.learning_rate),
+        dense=DenseSynchronizer(model),
+        peers=peers,
+        stopwatch=stopwatch,
+    )

@@ -1,0 +1,35 @@
+"""A small real data set for whole jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.data.dataset import DatasetWriter
+from bagpipe_hpc.data.schema import Schema, TableSchema
+
+NUM_SAMPLES = 1_000
+NUM_EMBEDDINGS = (7, 400, 3, 50_000, 90)
+
+
+@pytest.fixture(scope="session")
+def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Skewed ids over tables of very different sizes, 3 dense features, validation split; the last batch is short."""
+    path = tmp_path_factory.mktemp("data") / "small"
+    tables = tuple(TableSchema(name=f"t{index}", num_embeddings=size) for index, size in enumerate(NUM_EMBEDDINGS))
+    schema = Schema(dense=("d0", "d1", "d2"), tables=tables)
+    random = np.random.default_rng(1)
+    with DatasetWriter(path, schema, samples_per_shard=300) as writer:
+        for split in ("train", "validation"):
+            writer.append(split, _batch(random, NUM_SAMPLES))
+    return path
+
+
+def _batch(random: np.random.Generator, size: int) -> Batch:
+    ids = np.stack([(random.random(size) ** 4 * n).astype(np.int64) for n in NUM_EMBEDDINGS], axis=1)
+    dense = random.normal(size=(size, 3)).astype(np.float32)
+    labels = ((ids[:, 1] % 2 + dense[:, 0] + random.normal(size=size)) > 1).astype(np.float32)
+    return Batch(labels=labels, dense=dense, ids=ids, ragged={})

@@ -1,0 +1,71 @@
+"""The promise: cached, prefetched, sharded training gives the numbers of plain synchronous training, to the bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.plain_training import plain_digest
+from tests.launch import run_ranks
+
+PROGRAM = str(Path(__file__).parent / "programs" / "train_many.py")
+EPOCHS, BATCH_SIZE = 3, 37  # 27 full batches and one of a single sample per epoch: some shares are empty
+COMMON = [f"training.epochs={EPOCHS}", f"training.batch_size={BATCH_SIZE}", "training.learning_rate=0.5"]
+COMMON += ["training.threads=1", "model.embedding_dim=8", "evaluation.batch_size=40"]
+WINDOWS = [(1, 1), (8, 1), (8, 4), (64, 1), (64, 4)]  # (L, P); P = 4 does not fit into L = 1
+
+
+def train(dataset: Path, out: Path, num_trainers: int, num_servers: int, runs: list[list[str]]) -> list[dict[str, Any]]:
+    settings = out / "settings.json"
+    settings.write_text(json.dumps([[*COMMON, f"roles.servers={num_servers}", *run] for run in runs]))
+    result = run_ranks(1 + num_servers + num_trainers, [PROGRAM, str(dataset), str(out), str(settings)], timeout=150)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return [json.loads((out / str(index) / "summary.json").read_text()) for index in range(len(runs))]
+
+
+@pytest.mark.parametrize("num_servers", [1, 2])
+@pytest.mark.parametrize("num_trainers", [1, 2, 3])
+def test_cached_equals_synchronous(small_dataset: Path, tmp_path: Path, num_trainers: int, num_servers: int) -> None:
+    runs = [["mode=synchronous"]]
+    runs += [[f"lookahead.window={window}", f"lookahead.prefetch_depth={depth}"] for window, depth in WINDOWS]
+    runs += [["cache.rows=260", "lookahead.prefetch_depth=1"], ["transport=direct"]]
+    synchronous, *others = train(small_dataset, tmp_path, num_trainers, num_servers, runs)
+    for run, summary in zip(runs[1:], others, strict=True):
+        assert summary["model_digest"] == synchronous["model_digest"], run
+        assert summary["validation_auc"] == synchronous["validation_auc"], run
+        assert summary["rows_touched"] == synchronous["rows_touched"], run
+        assert summary["rows_fetched"] < synchronous["rows_fetched"], run
+    assert synchronous["samples"] == EPOCHS * 1_000
+    if num_servers == 1 and num_trainers < 3:
+        expected = plain_digest(small_dataset, num_trainers, EPOCHS, BATCH_SIZE, learning_rate=0.5, embedding_dim=8)
+        assert synchronous["model_digest"] == expected
+
+
+def test_a_small_cache_evicts_and_changes_nothing(small_dataset: Path, tmp_path: Path) -> None:
+    runs = [["cache.rows=260", "lookahead.prefetch_depth=1"], ["lookahead.prefetch_depth=1"]]
+    small, large = train(small_dataset, tmp_path, 1, 1, runs)
+    assert small["rows_fetched"] > large["rows_fetched"]  # rows were evicted before their next use
+    assert small["model_digest"] == large["model_digest"]
+
+
+def test_digests_do_not_depend_on_the_number_of_servers(small_dataset: Path, tmp_path: Path) -> None:
+    digests = set()
+    for num_servers in (1, 3):
+        out = tmp_path / str(num_servers)
+        out.mkdir()
+        (summary,) = train(small_dataset, out, 2, num_servers, [[]])
+        digests.add(summary["model_digest"])
+    assert len(digests) == 1
+
+
+def test_run_directory(small_dataset: Path, tmp_path: Path) -> None:
+    (summary,) = train(small_dataset, tmp_path, 1, 1, [["training.seed=5"]])
+    run = tmp_path / "0"
+    assert "seed: 5" in (run / "config.yaml").read_text()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["iteration"] == summary["iterations"] == 84
+    assert lines[-1]["loss"] == summary["loss"]
+    assert len(summary["model_digest"]) == 64

@@ -1,0 +1,366 @@
+"""Plays iteration plans against a model of servers, caches and stages, and stops at the first thing that is wrong.
+
+A row's value is its *version*, the number of updates applied to it, so a stale, lost or foreign row cannot hide. What
+the rows must be is recomputed from the stream alone; nothing here knows how a plan is made.
+
+`ahead` is how many steps the servers run in front of the trainers: P fills the fetch rings, 0 the write-back rings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import get_type_hints
+
+import numpy as np
+
+from bagpipe_hpc.lookahead.plan import (
+    Float32Array,
+    Int32Array,
+    Int64Array,
+    IterationPlan,
+    ServerPlan,
+    TrainerPlan,
+)
+from bagpipe_hpc.sharding import share_boundaries
+
+from .brute_force import Batch
+
+DTYPES = {Int32Array: np.int32, Int64Array: np.int64, Float32Array: np.float32}
+
+
+@dataclass
+class Row:
+    """A row in a cache or in a stage."""
+
+    key: int
+    version: int
+    dirty: bool = False
+
+
+def play(batches: Sequence[Batch], plans: Sequence[IterationPlan], **sizes: int) -> None:
+    """Play the plans twice, with the servers as early and as late as they may be.
+
+    Args:
+        batches: The whole stream.
+        plans: Plans of all its iterations, or of the first few where the cache is too small for the next one.
+        sizes: The planner's arguments.
+    Raises:
+        AssertionError: A plan breaks a promise.
+    """
+    for ahead in {0, sizes["prefetch_depth"]}:
+        Playback(batches, plans, ahead=ahead, **sizes).run()
+
+
+class Playback:
+    """One play of a stream's plans."""
+
+    def __init__(
+        self,
+        batches: Sequence[Batch],
+        plans: Sequence[IterationPlan],
+        *,
+        ahead: int,
+        num_keys: int,
+        num_trainers: int,
+        num_servers: int,
+        window: int,
+        prefetch_depth: int,
+        cache_rows: int,
+    ) -> None:
+        self.batches, self.plans, self.ahead = batches, plans, ahead
+        self.window, self.prefetch_depth, self.cache_rows = window, prefetch_depth, cache_rows
+        self.num_servers = num_servers
+        self.trainers, self.servers = range(num_trainers), range(num_servers)
+        self.uses = [set(batch.keys.tolist()) for batch in batches]
+        self.versions = [0] * num_keys  # what each row must be now
+        self.tables = [0] * num_keys  # what the servers hold
+        self.caches: list[dict[int, Row]] = [{} for _ in self.trainers]  # slot -> row
+        # (direction, server, rows of a ring slot) -> position -> row: a ring that grows is another window
+        self.windows: dict[tuple[str, int, int], dict[int, Row]] = {}
+
+    def run(self) -> None:
+        """Servers step n, then trainers iteration n - ahead."""
+        check_rings(self.plans)
+        for n in range(len(self.plans) + self.prefetch_depth + 1):
+            if n - self.prefetch_depth - 1 >= 0:
+                self.scatter(n - self.prefetch_depth - 1)
+            if n < len(self.plans):
+                self.gather(n)
+            if 0 <= n - self.ahead < len(self.plans):
+                self.train(n - self.ahead)
+        assert not any(self.windows.values()), "rows left in a stage"
+        if len(self.plans) == len(self.batches):
+            assert not any(self.caches), "rows left in a cache"
+            assert self.tables == self.versions, "updates lost"
+
+    # --- what the stream says
+
+    def users(self, i: int, key: int) -> list[int]:
+        """Trainers whose share of iteration i contains the key."""
+        return [t for t in self.trainers if key in self.share(i, t).keys]
+
+    def share(self, i: int, t: int) -> Batch:
+        """Trainer t's samples of iteration i."""
+        batch, num_samples = self.batches[i], len(self.batches[i].labels)
+        first, last = share_boundaries(num_samples, len(self.trainers))[t : t + 2]
+        keys = batch.keys.reshape(num_samples, -1)[first:last].ravel()
+        return Batch(keys, batch.labels[first:last], batch.dense[first:last], batch.read_only)
+
+    def due(self, i: int, key: int) -> int | None:
+        """First iteration from i on that uses the key, wherever it is."""
+        return next((j for j in range(i, len(self.uses)) if key in self.uses[j]), None)
+
+    def ends(self, i: int, key: int) -> bool:
+        """Whether no iteration of the lookahead window after i uses the key."""
+        due = self.due(i + 1, key)
+        return due is None or due > i + self.window
+
+    def may_be_forced(self, i: int, row: Row) -> bool:
+        """Whether the row is due later than anything that is already on its way in iteration i."""
+        due = self.due(i, row.key)
+        return due is None or due > i + self.prefetch_depth
+
+    # --- servers
+
+    def gather(self, n: int) -> None:
+        """Servers fill the fetch stages of iteration n."""
+        for s, plan in enumerate(self.plans[n].servers):
+            check_arrays(plan)
+            assert plan.iteration == n, "iteration"
+            assert plan.fetch_counts.sum() == len(plan.fetch_rows), "fetch_counts"
+            for t, part in enumerate(parts(plan.fetch_counts)):
+                assert plan.fetch_offsets[t] == self.plans[n].trainers[t].fetch_offsets[s], "fetch_offsets"
+                keys = (plan.fetch_rows[part] * self.num_servers + s).tolist()
+                rows = [Row(key, self.tables[key]) for key in keys]
+                self.put("fetch", s, plan.fetch_ring_rows, int(plan.fetch_offsets[t]), rows)
+
+    def scatter(self, n: int) -> None:
+        """Servers drain the write-back stages of iteration n."""
+        for s, plan in enumerate(self.plans[n].servers):
+            assert plan.write_back_counts.sum() == len(plan.write_back_rows), "write_back_counts"
+            for t, part in enumerate(parts(plan.write_back_counts)):
+                assert plan.write_back_offsets[t] == self.plans[n].trainers[t].write_back_offsets[s], (
+                    "write_back_offsets"
+                )
+                keys = (plan.write_back_rows[part] * self.num_servers + s).tolist()
+                rows = self.get("write_back", s, plan.write_back_ring_rows, int(plan.write_back_offsets[t]), len(keys))
+                for key, row in zip(keys, rows, strict=True):
+                    assert row.key == key, "write-back of another row"
+                    assert row.version > self.tables[key], "write-back without an update, or out of order"
+                    self.tables[key] = row.version
+
+    def put(self, direction: str, s: int, ring_rows: int, offset: int, rows: list[Row]) -> None:
+        """Fill a stage: inside the window, and over nothing that is still to be read."""
+        window = self.windows.setdefault((direction, s, ring_rows), {})
+        for position, row in enumerate(rows, offset):
+            assert 0 <= position < (self.prefetch_depth + 1) * ring_rows, "stage outside the window"
+            assert position not in window, "stages overlap"
+            window[position] = row
+
+    def get(self, direction: str, s: int, ring_rows: int, offset: int, num_rows: int) -> list[Row]:
+        """Drain a stage."""
+        window = self.windows.setdefault((direction, s, ring_rows), {})
+        assert all(position in window for position in range(offset, offset + num_rows)), "stage was not filled"
+        return [window.pop(position) for position in range(offset, offset + num_rows)]
+
+    # --- trainers
+
+    def train(self, i: int) -> None:
+        """All trainers play iteration i."""
+        plans = self.plans[i].trainers
+        assert self.plans[i].iteration == i, "iteration"
+        for t, plan in enumerate(plans):
+            self.check_share(i, t, plan)
+        forced = [self.set_aside(i, t, plan) for t, plan in enumerate(plans)]
+        fetched = [self.insert(i, t, plan) for t, plan in enumerate(plans)]
+        for t in self.trainers:
+            self.check_forced(i, t, [row for part in forced[t] for row in part] + fetched[t][1])
+        new_keys = {row.key for rows, _ in fetched for row in rows}
+        self.check_owners(i, [rows for rows, _ in fetched])
+
+        updated = [self.updated_rows(i, t, plan) for t, plan in enumerate(plans)]
+        assert sorted(row.key for rows in updated for row in rows) == sorted(self.uses[i]), (
+            "not exactly the rows in use"
+        )
+        for t, plan in enumerate(plans):
+            self.compute(i, t, plan, updated, new_keys)
+        self.update(i, plans, updated)
+
+        for t, plan in enumerate(plans):
+            self.write_back(i, plan, forced[t], self.drain(i, t, plan))
+
+    def check_share(self, i: int, t: int, plan: TrainerPlan) -> None:
+        """The samples are the trainer's, and every array is of its kind."""
+        check_arrays(plan)
+        share = self.share(i, t)
+        assert (plan.iteration, plan.read_only) == (i, share.read_only), "read_only"
+        num_samples = (len(share.labels), len(self.batches[i].labels))
+        assert (plan.num_samples, plan.num_global_samples) == num_samples, "num_samples"
+        assert np.array_equal(plan.labels, share.labels), "labels"
+        assert np.array_equal(plan.dense, share.dense), "dense"
+        assert plan.fetch_counts.sum() == len(plan.fetch_slots), "fetch_counts"
+        assert plan.write_back_counts.sum() == len(plan.write_back_slots), "write_back_counts"
+        for counts in (plan.fetch_counts, plan.write_back_counts, plan.forced_counts):
+            assert counts.shape == (len(self.servers),), "a count per server"
+        for counts in (plan.push_counts, plan.replica_counts):
+            assert counts.shape == (len(self.trainers),), "a count per trainer"
+            assert counts[t] == 0, "a trainer pushes to itself"
+
+    def set_aside(self, i: int, t: int, plan: TrainerPlan) -> list[list[Row]]:
+        """Dirty rows that are forced out, by server."""
+        forced: list[list[Row]] = []
+        for part, num_forced in zip(parts(plan.write_back_counts), plan.forced_counts, strict=True):
+            slots = plan.write_back_slots[part][:num_forced].tolist()
+            assert len(slots) == num_forced, "forced_counts"
+            forced.append(self.take(t, slots))
+            assert all(row.dirty for row in forced[-1]), "write-back of a clean row"
+            assert set(slots) <= set(plan.fetch_slots.tolist()), "forced out for nothing"
+        return forced
+
+    def take(self, t: int, slots: list[int]) -> list[Row]:
+        """Rows that leave the cache of trainer t."""
+        assert len(set(slots)) == len(slots), "a row leaves twice"
+        assert all(slot in self.caches[t] for slot in slots), "eviction of an absent row"
+        return [self.caches[t].pop(slot) for slot in slots]
+
+    def insert(self, i: int, t: int, plan: TrainerPlan) -> tuple[list[Row], list[Row]]:
+        """Rows that arrive from the servers, and the clean rows they overwrite."""
+        arrived = [
+            row
+            for s, part in enumerate(parts(plan.fetch_counts))
+            for row in self.get("fetch", s, plan.fetch_ring_rows, int(plan.fetch_offsets[s]), part.stop - part.start)
+        ]
+        cached = {row.key for cache in self.caches for row in cache.values()}
+        overwritten = []
+        for slot, row in zip(plan.fetch_slots.tolist(), arrived, strict=True):
+            assert 0 <= slot < self.cache_rows, "slot outside the cache"
+            assert row.key in self.uses[i], "fetch of an unused row"
+            assert row.key not in cached, "fetch of a resident row"
+            assert row.version == self.versions[row.key], "fetch of a stale row"
+            if slot in self.caches[t]:
+                overwritten.append(self.caches[t].pop(slot))
+                assert not overwritten[-1].dirty, "a dirty row is overwritten"
+            self.caches[t][slot] = row
+        return arrived, overwritten
+
+    def check_forced(self, i: int, t: int, victims: list[Row]) -> None:
+        """Evictions in mid-residency: from a full cache, nothing that is due soon, the farthest next use first."""
+        if victims:
+            assert len(self.caches[t]) == self.cache_rows, "forced eviction from a cache that is not full"
+            assert all(self.may_be_forced(i, row) for row in victims), "forced eviction of a row that is due"
+            nearest = min(self.due(i, row.key) or 0 for row in victims)
+            assert all((self.due(i, row.key) or 0) <= nearest for row in self.caches[t].values()), "not Belady's victim"
+
+    def check_owners(self, i: int, fetched: list[list[Row]]) -> None:
+        """A row's owner is one of its users, unless one of them could not take it."""
+        stuck = {
+            t
+            for t, cache in enumerate(self.caches)
+            if len(cache) == self.cache_rows and not any(self.may_be_forced(i, row) for row in cache.values())
+        }
+        for owner, rows in enumerate(fetched):
+            for row in rows:
+                users = set(self.users(i, row.key))
+                assert owner in users or users & stuck, "owner is not a user"
+
+    def updated_rows(self, i: int, t: int, plan: TrainerPlan) -> list[Row]:
+        """Rows that trainer t owns and anyone uses: all there, all fresh."""
+        slots = plan.update_slots.tolist()
+        assert len(set(slots)) == len(slots), "a row is updated twice"
+        assert all(slot in self.caches[t] for slot in slots), "read of an absent row"
+        rows = [self.caches[t][slot] for slot in slots]
+        assert all(row.version == self.versions[row.key] for row in rows), "read of a stale row"
+        for row in rows[plan.num_own :]:
+            assert t not in self.users(i, row.key), "an own row is not among the first"
+        return rows
+
+    def compute(self, i: int, t: int, plan: TrainerPlan, updated: list[list[Row]], new_keys: set[int]) -> None:
+        """Trainer t has exactly the rows it uses, in the order that sample_rows counts on."""
+        rows = updated[t][: plan.num_own]
+        for owner, owner_plan in enumerate(self.plans[i].trainers):
+            replicas = [updated[owner][p] for p in destination(owner_plan, t)]
+            assert plan.replica_counts[owner] == len(replicas), "replica_counts"
+            assert np.array_equal(plan.replica_cuts[owner], owner_plan.push_cuts[t]), "replica_cuts"
+            self.check_cuts(i, replicas, plan.replica_cuts[owner], new_keys)
+            rows = rows + replicas
+        keys = self.share(i, t).keys
+        assert sorted(row.key for row in rows) == sorted(set(keys.tolist())), "not exactly the rows in use"
+        assert [rows[p].key for p in plan.sample_rows] == keys.tolist(), "a sample gets another row"
+
+    def check_cuts(self, i: int, replicas: list[Row], cuts: Int32Array, new_keys: set[int]) -> None:
+        """Late pushes are a suffix, critical gradients one run; both exactly those of the stream."""
+        first, middle, last = cuts.tolist()
+        assert 0 <= first <= middle <= last <= len(replicas), "replica_cuts"
+        updated_before = self.uses[i - 1] if i and not self.batches[i - 1].read_only else set()
+        keys = [row.key for row in replicas]
+        late = {key for key in keys if key in updated_before and key not in new_keys}
+        critical = {key for key in keys if not self.ends(i, key) and self.due(i + 1, key) == i + 1}
+        assert set(keys[middle:]) == late, "late pushes"
+        assert set(keys[first:last]) == critical, "critical gradients"
+
+    def update(self, i: int, plans: Sequence[TrainerPlan], updated: list[list[Row]]) -> None:
+        """Gradients reach the owner in ascending trainer order, once from each user; then one update per row."""
+        for owner, rows in enumerate(updated):
+            contributions: list[list[int]] = [[] for _ in rows]
+            for t in self.trainers:
+                for p in range(plans[owner].num_own) if t == owner else destination(plans[owner], t):
+                    contributions[p].append(t)
+            for row, contributors in zip(rows, contributions, strict=True):
+                assert contributors == self.users(i, row.key), "gradient contributions"
+                if not self.batches[i].read_only:
+                    row.version, row.dirty = row.version + 1, True
+        for key in self.uses[i]:
+            self.versions[key] += not self.batches[i].read_only
+
+    def drain(self, i: int, t: int, plan: TrainerPlan) -> list[list[Row]]:
+        """Residencies that end with iteration i: the dirty ones by server, the clean ones just vanish."""
+        natural = []
+        for part, num_forced in zip(parts(plan.write_back_counts), plan.forced_counts, strict=True):
+            natural.append(self.take(t, plan.write_back_slots[part][num_forced:].tolist()))
+        for row in (row for rows in natural for row in rows):
+            assert row.dirty, "write-back of a clean row"
+            assert row.key in self.uses[i], "eviction of a row that is not in use"
+            assert self.ends(i, row.key), "eviction of a row with a next use"
+        for slot, row in list(self.caches[t].items()):
+            if row.key in self.uses[i] and self.ends(i, row.key):
+                assert not row.dirty, "a dirty row is not written back"
+                del self.caches[t][slot]
+        return natural
+
+    def write_back(self, i: int, plan: TrainerPlan, forced: list[list[Row]], natural: list[list[Row]]) -> None:
+        """Fill the write-back stages of one trainer."""
+        for s in self.servers:
+            rows = forced[s] + natural[s]
+            self.put("write_back", s, plan.write_back_ring_rows, int(plan.write_back_offsets[s]), rows)
+
+
+def parts(counts: Int32Array) -> Iterator[slice]:
+    """Consecutive slices of the given lengths."""
+    ends = np.cumsum(counts).tolist()
+    yield from (slice(end - count, end) for end, count in zip(ends, counts.tolist(), strict=True))
+
+
+def destination(plan: TrainerPlan, t: int) -> list[int]:
+    """Positions in update_slots of the rows pushed to trainer t."""
+    assert plan.push_counts.sum() == len(plan.push_index), "push_counts"
+    return plan.push_index[list(parts(plan.push_counts))[t]].tolist()
+
+
+def check_arrays(plan: TrainerPlan | ServerPlan) -> None:
+    """Every field is of the type its annotation says."""
+    hints = get_type_hints(type(plan))
+    for field in fields(plan):
+        value, hint = getattr(plan, field.name), hints[field.name]
+        assert type(value) is (np.ndarray if hint in DTYPES else hint), field.name
+        assert hint not in DTYPES or value.dtype == DTYPES[hint], field.name
+
+
+def check_rings(plans: Sequence[IterationPlan]) -> None:
+    """Ring slots are powers of two from 1,024 on, the same for everybody, and never shrink."""
+    for name in ("fetch_ring_rows", "write_back_ring_rows"):
+        rows = [{getattr(part, name) for part in (*plan.trainers, *plan.servers)} for plan in plans]
+        assert all(len(sizes) == 1 for sizes in rows), "ring sizes differ"
+        sizes = [size for one in rows for size in one]
+        assert all(size >= 1024 and size & (size - 1) == 0 for size in sizes), "ring size"
+        assert sizes == sorted(sizes), "a ring shrank"

@@ -1,0 +1,108 @@
+"""Random streams and planner sizes, tight enough that everything happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import strategies as st
+
+from bagpipe_hpc.lookahead.plan import Int64Array
+
+from .brute_force import Batch
+
+
+@dataclass(frozen=True)
+class Case:
+    """A stream and the planner's arguments."""
+
+    batches: list[Batch]
+    sizes: dict[str, int]
+
+    @property
+    def may_not_fit(self) -> bool:
+        """Whether some P + 1 neighbouring iterations use more rows than all caches hold."""
+        rows = most_rows_at_once(self.batches, self.sizes["prefetch_depth"])
+        return rows > self.sizes["num_trainers"] * self.sizes["cache_rows"]
+
+
+def batch(samples: list[list[int]], *, num_dense: int = 1, read_only: bool = False) -> Batch:
+    """A batch of the given ids, with labels and dense values that tell its samples apart."""
+    labels = np.arange(len(samples), dtype=np.float32)
+    return Batch(
+        keys=np.array(samples, dtype=np.int64).ravel(),
+        labels=labels,
+        dense=np.add.outer(labels, np.linspace(0.1, 0.9, num_dense, dtype=np.float32)),
+        read_only=read_only,
+    )
+
+
+def most_rows_at_once(batches: list[Batch], prefetch_depth: int) -> int:
+    """Rows in use by P + 1 neighbouring iterations, at the most: caches of so many rows together always do."""
+    uses: list[Int64Array] = [batch.keys for batch in batches]
+    together = [np.concatenate(uses[i : i + prefetch_depth + 1]) for i in range(len(uses))]
+    return max((len(np.unique(keys)) for keys in together), default=0)
+
+
+def tight_cache_rows(batches: list[Batch], num_trainers: int, prefetch_depth: int) -> int:
+    """The smallest `cache_rows` that is certain to do."""
+    return max(1, -(-most_rows_at_once(batches, prefetch_depth) // num_trainers))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Streams of up to 14 small batches over few keys, through caches from far too small to a little too large."""
+    num_keys = draw(st.integers(1, 24), label="num_keys")
+    num_trainers = draw(st.integers(1, 4), label="num_trainers")
+    window = draw(st.integers(0, 8), label="window")
+    prefetch_depth = draw(st.integers(0, min(window, 3)) | st.integers(0, window), label="prefetch_depth")
+    ids_per_sample = draw(st.integers(1, 3), label="ids_per_sample")
+    sample = st.lists(st.integers(0, num_keys - 1), min_size=ids_per_sample, max_size=ids_per_sample)
+    stream = draw(
+        st.lists(
+            st.tuples(st.lists(sample, min_size=1, max_size=6), st.sampled_from([False, False, True])), max_size=14
+        )
+    )
+    num_dense = draw(st.integers(0, 2), label="num_dense")
+    batches = [batch(samples, num_dense=num_dense, read_only=read_only) for samples, read_only in stream]
+    tight = tight_cache_rows(batches, num_trainers, prefetch_depth)
+    return Case(
+        batches,
+        {
+            "num_keys": num_keys,
+            "num_trainers": num_trainers,
+            "num_servers": draw(st.integers(1, 3), label="num_servers"),
+            "window": window,
+            "prefetch_depth": prefetch_depth,
+            "cache_rows": draw(st.integers((tight + 1) // 2, tight + 3), label="cache_rows"),
+        },
+    )
+
+
+def zipf_case(seed: int, *, num_trainers: int, window: int, prefetch_depth: int) -> Case:
+    """A longer stream with hot and cold rows through the smallest cache that is certain to do."""
+    rng = np.random.default_rng(seed)
+    batches = [
+        batch(((rng.zipf(1.2, size=(24, 4)) - 1) % 400).tolist(), read_only=bool(rng.random() < 0.2)) for _ in range(24)
+    ]
+    return Case(
+        batches,
+        {
+            "num_keys": 400,
+            "num_trainers": num_trainers,
+            "num_servers": 3,
+            "window": window,
+            "prefetch_depth": prefetch_depth,
+            "cache_rows": tight_cache_rows(batches, num_trainers, prefetch_depth),
+        },
+    )
+
+
+def wide_case() -> Case:
+    """A stream whose iterations outgrow the rings: 600, 1,500, then 2,300 new rows at one server."""
+    counts, first, batches = (600, 1500, 600, 2300, 10), 0, []
+    for num_rows in counts:
+        batches.append(batch([[key] for key in range(first, first + num_rows)]))
+        first += num_rows
+    sizes = {"num_keys": first, "num_trainers": 2, "num_servers": 1, "window": 1, "prefetch_depth": 1}
+    return Case(batches, {**sizes, "cache_rows": 2000})
