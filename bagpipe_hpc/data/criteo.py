@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from bagpipe_hpc.data.dataset import (
     SAMPLES_PER_SHARD,
     Dataset,
     DatasetWriter,
+    Progress,
+    no_progress,
     num_training_samples,
     open_dataset,
     refuse_occupied,
@@ -39,9 +41,6 @@ NUM_INTEGERS = 13
 NUM_CATEGORIES = 26
 COLUMNS = ("label", *(f"I{i + 1}" for i in range(NUM_INTEGERS)), *(f"C{i + 1}" for i in range(NUM_CATEGORIES)))
 BLOCK_BYTES = 4 << 20
-
-Progress = Callable[[str, int, int], None]
-"""Called with a phase's name, the samples done and the samples in all (0: not yet known)."""
 
 _MAX_DIGITS = 18  # fits int64
 _MAX_HEX_DIGITS = 8
@@ -72,7 +71,7 @@ def import_criteo(
     validation_fraction: float = 0.1,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     compression: Compression | None = None,
-    progress: Progress = lambda phase, done, total: None,
+    progress: Progress = no_progress,
 ) -> Dataset:
     """Make a data set of Criteo's text files, plain or gzip.
 
