@@ -16,7 +16,7 @@ SERVER, DIM, WIDTH = 1, 3, 5
 INITIALIZER = RowInitializer(KEY_SPACE, DIM, seed=4)
 
 
-@pytest.fixture()
+@pytest.fixture
 def store() -> RowStore:
     rows = np.full((SHARDING.num_local_rows(SERVER), WIDTH), np.nan, dtype=np.float32)
     return RowStore(SHARDING, SERVER, INITIALIZER, rows)
