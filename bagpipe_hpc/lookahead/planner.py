@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class KeyBatch:
 class _Pending:
     """A batch inside the window."""
 
-    batch: KeyBatch
+    batch: KeyBatch  # without its keys: they are in the entry ring now
     shares: Int64Array  # (T + 1,) sample positions
     id_ends: Int64Array  # (T + 1,) id positions
     entered: EnteredBatch
@@ -129,15 +129,18 @@ class Planner:
         shares = np.asarray(share_boundaries(len(batch.labels), self.num_trainers), dtype=np.int64)
         id_ends = shares * (num_ids // max(1, len(batch.labels)))
         entered = enter_batch(self._num_entered, self.window, batch.keys, id_ends, self._key_state, self._ring)
-        self._pending.append(_Pending(batch, shares, id_ends, entered))
+        self._pending.append(_Pending(replace(batch, keys=batch.keys[:0].copy()), shares, id_ends, entered))
         self._num_entered += 1
 
     def _emit(self) -> IterationPlan:
         iteration = self._num_emitted
         pending = self._pending.popleft()
         entered, read_only = pending.entered, pending.batch.read_only
-        placement = self._residency.place(iteration, read_only, entered, self._key_state, self._ring)
-        exchange = exchange_lists(iteration, self._previous_updated, pending.id_ends, entered, placement, self._ring)
+        next_uses = self._ring.next_uses_of(iteration, entered.num_entries)
+        placement = self._residency.place(iteration, read_only, entered, next_uses, self._key_state, self._ring)
+        exchange = exchange_lists(
+            iteration, self._previous_updated, pending.id_ends, entered, next_uses, placement, self._ring
+        )
         new = placement.fetched
         entry_keys = self._ring.keys[iteration % self._ring.ring_size, : entered.num_entries]
         fetches = self._transfers(entry_keys[new], placement.owner[new], placement.slot[new])
