@@ -29,6 +29,7 @@ Int64Array = NDArray[np.int64]
 
 STAMP, PAIR, SLOT, OWNER = 0, 1, 2, 3
 NONE = -1
+MAX_STAMP = 2**31 - 1
 
 
 def new_key_state(num_keys: int) -> Int32Array:

@@ -18,7 +18,7 @@ import numpy as np
 
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.lookahead.lists import ExchangeLists, TransferLists, exchange_lists, transfer_lists
-from bagpipe_hpc.lookahead.next_use import EnteredBatch, EntryRing, enter_batch, new_key_state
+from bagpipe_hpc.lookahead.next_use import MAX_STAMP, EnteredBatch, EntryRing, enter_batch, new_key_state
 from bagpipe_hpc.lookahead.plan import Float32Array, Int32Array, Int64Array, IterationPlan, ServerPlan, TrainerPlan
 from bagpipe_hpc.lookahead.residency import Residency
 from bagpipe_hpc.sharding import share_boundaries
@@ -123,6 +123,8 @@ class Planner:
             yield self._emit()
 
     def _enter(self, batch: KeyBatch) -> None:
+        if self._num_entered >= MAX_STAMP // self.num_trainers:
+            raise ConfigError(f"one run plans at most {self._num_entered:,} iterations; start a new run to go on")
         num_ids = len(batch.keys)
         if num_ids > self._ring.capacity:
             self._ring = self._ring.grown(num_ids)
