@@ -20,7 +20,7 @@ from bagpipe_hpc.lookahead.plan import IterationPlan
 
 from .brute_force import Batch, BruteForcePlanner
 from .playback import play
-from .streams import Case, batch, cases, wide_case, zipf_case
+from .streams import Case, batch, cases, full_cases, wide_case, zipf_case
 
 planner = pytest.importorskip("bagpipe_hpc.lookahead.planner")
 
@@ -67,8 +67,8 @@ def assert_equal(actual: object, expected: object, where: str = "plan") -> None:
         assert actual == expected, where
 
 
-@settings(deadline=None, max_examples=400)
-@given(cases())
+@settings(deadline=None, max_examples=500)
+@given(cases() | full_cases())
 def test_equals_the_twin(case: Case) -> None:
     actual, actual_error = until_too_small(plan_fast(case))
     expected, expected_error = until_too_small(plan_slowly(case))
