@@ -114,7 +114,7 @@ def test_full_cache_evicts_the_farthest_then_turns_to_another_trainer() -> None:
 # --- playback
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=300)
 @given(cases() | full_cases())
 def test_plans_play(case: Case) -> None:
     plans: list[IterationPlan] = []
