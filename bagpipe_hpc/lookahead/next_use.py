@@ -19,6 +19,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
+
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
 
@@ -103,27 +105,30 @@ def _enter(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     row = n % ring_size
     seen_by = np.empty(len(keys), dtype=np.int32)  # per entry: the last trainer that met it
     pair_of = np.empty(len(keys), dtype=np.int32)  # per entry: its pair at that trainer
+    num_ids = len(keys)
     num_entries = 0
     num_pairs = 0
     for trainer in range(len(id_ends) - 1):
         first_pair = num_pairs
         for j in range(id_ends[trainer], id_ends[trainer + 1]):
-            state = key_state[keys[j]]
-            last = state[LAST_USE]
+            if j + DISTANCE < num_ids:
+                prefetch_row(key_state, keys[j + DISTANCE])
+            key = keys[j]
+            last = key_state[key, LAST_USE]
             if last == n:
-                entry = state[POSITION]
+                entry = key_state[key, POSITION]
             else:
                 entry = num_entries
                 num_entries += 1
-                ring_keys[row, entry] = keys[j]
+                ring_keys[row, entry] = key
                 ring_next_use[row, entry] = NONE
                 ring_used_before[row, entry] = last >= 0 and last == n - 1
                 if last >= 0 and n - last <= window:
                     previous = last % ring_size
-                    ring_next_use[previous, state[POSITION]] = n
-                    ring_next_entry[previous, state[POSITION]] = entry
-                state[LAST_USE] = n
-                state[POSITION] = entry
+                    ring_next_use[previous, key_state[key, POSITION]] = n
+                    ring_next_entry[previous, key_state[key, POSITION]] = entry
+                key_state[key, LAST_USE] = n
+                key_state[key, POSITION] = entry
                 seen_by[entry] = NONE
             if seen_by[entry] != trainer:
                 seen_by[entry] = trainer

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.errors import CacheTooSmallError
 from bagpipe_hpc.lookahead.next_use import NONE, OWNER, SLOT, EnteredBatch, EntryRing
+from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
 
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
@@ -162,11 +163,13 @@ def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     nearest = i + prefetch_depth
     num_forced = 0  # of dirty rows; clean ones just vanish
     for entry in range(num_entries):
-        state = key_state[keys[entry]]
-        fetched_out[entry] = state[SLOT] == NONE
-        if state[SLOT] != NONE:
-            owner_out[entry] = state[OWNER] >> 1
-            slot_out[entry] = state[SLOT]
+        if entry + DISTANCE < num_entries:
+            prefetch_row(key_state, keys[entry + DISTANCE])
+        key = keys[entry]
+        fetched_out[entry] = key_state[key, SLOT] == NONE
+        if key_state[key, SLOT] != NONE:
+            owner_out[entry] = key_state[key, OWNER] >> 1
+            slot_out[entry] = key_state[key, SLOT]
             continue
         owner = first_user[entry]
         for u in range(users_begin[entry], users_begin[entry + 1]):
@@ -199,22 +202,21 @@ def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
             victim_entry = heads[owner, row]
             heads[owner, row] = ring_chain[row, victim_entry]
             victim_key = ring_keys[row, victim_entry]
-            victim = key_state[victim_key]
-            slot = victim[SLOT]
-            if victim[OWNER] & 1:
+            slot = key_state[victim_key, SLOT]
+            if key_state[victim_key, OWNER] & 1:
                 evicted_keys[num_forced] = victim_key
                 evicted_owners[num_forced] = owner
                 evicted_slots[num_forced] = slot
                 num_forced += 1
-            victim[SLOT] = NONE
+            key_state[victim_key, SLOT] = NONE
         elif num_free[owner] > 0:
             num_free[owner] -= 1
             slot = free[owner, num_free[owner]]
         else:
             slot = num_issued[owner]
             num_issued[owner] += 1
-        state[SLOT] = slot
-        state[OWNER] = owner << 1
+        key_state[key, SLOT] = slot
+        key_state[key, OWNER] = owner << 1
         owner_out[entry] = owner
         slot_out[entry] = slot
     return NONE, num_forced
@@ -230,11 +232,12 @@ def _retain(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     for t in range(heads.shape[0]):
         heads[t, row] = NONE  # these rows are being used now
     for entry in range(num_entries):
+        if entry + DISTANCE < num_entries:
+            prefetch_row(key_state, ring_keys[row, entry + DISTANCE])
         key = ring_keys[row, entry]
-        state = key_state[key]
         owner = owner_in[entry]
         if not read_only:
-            state[OWNER] |= 1
+            key_state[key, OWNER] |= 1
         use = ring_next_use[row, entry]
         if use != NONE:
             use_row = use % ring_keys.shape[0]
@@ -243,12 +246,12 @@ def _retain(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
             heads[owner, use_row] = next_entry
             farthest[owner] = max(farthest[owner], use)
             continue
-        if state[OWNER] & 1:
+        if key_state[key, OWNER] & 1:
             evicted_keys[num_evicted] = key
             evicted_owners[num_evicted] = owner
             evicted_slots[num_evicted] = slot_in[entry]
             num_evicted += 1
-        state[SLOT] = NONE
+        key_state[key, SLOT] = NONE
         free[owner, num_free[owner]] = slot_in[entry]
         num_free[owner] += 1
     return num_evicted
