@@ -26,7 +26,7 @@ LAYERS = (
     {"checkpoint"},
     {"roles"},
     {"bench"},
-    {"cli"},
+    {"cli", "__main__"},
 )
 
 PERMITTED = {
