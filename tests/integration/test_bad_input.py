@@ -198,7 +198,7 @@ def test_a_cache_too_small_ends_the_job(small_dataset: Path, tmp_path: Path) -> 
 
 def test_a_run_that_diverges_ends(small_dataset: Path, tmp_path: Path) -> None:
     args = command(small_dataset, tmp_path / "run", "training.batch_size=20", "training.learning_rate=1e20")
-    assert_fails(args, "the loss is ", "in iteration ", "lower training.learning_rate")
+    assert_fails(args, "oracle (rank 0) on host ", "the loss is ", "in iteration ", "lower training.learning_rate")
 
 
 # Ranks that die
