@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -23,9 +25,7 @@ def run_ranks(
     n: int, args: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None
 ) -> CompletedProcess[str]:
     """Run `python *args` on n MPI ranks of this machine and wait; see `run_python` for the rest."""
-    mpirun = find_mpirun()
-    oversubscribe = ["--oversubscribe"] if is_open_mpi(mpirun) else []
-    return _run([mpirun, *oversubscribe, "-n", str(n), sys.executable, *args], timeout, env)
+    return _run(_on_ranks(n, args), timeout, env)
 
 
 def run_python(args: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
@@ -69,9 +69,63 @@ def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     return environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
+class Run:
+    """A started program and all that it starts: signal its ranks, wait for the end of every process."""
+
+    def __init__(self, process: subprocess.Popen[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> None:
+        self.process = process
+        self._stdout, self._stderr = stdout, stderr
+
+    def kill_rank(self, rank: int, signum: int) -> None:
+        """Send a signal to the process that plays a rank of the world."""
+        for pid in _session_members(self.process.pid):
+            with suppress(psutil.NoSuchProcess):
+                environment = psutil.Process(pid).environ()
+                if environment.get("PMIX_RANK", environment.get("PMI_RANK")) == str(rank):
+                    return os.kill(pid, signum)
+        raise LookupError(f"no process plays rank {rank}: {self.output()}")
+
+    def output(self) -> str:
+        """What it wrote so far."""
+        return f"--- stdout ---\n{_text(self._stdout)}\n--- stderr ---\n{_text(self._stderr)}"
+
+    def wait(self, timeout: float) -> CompletedProcess[str]:
+        """Wait until every process is gone.
+
+        Raises:
+            TimeoutError: names the command and shows its output so far.
+        """
+        deadline = time.monotonic() + timeout
+        while self.process.poll() is None or any(_session_members(self.process.pid)):
+            if time.monotonic() > deadline:
+                command = " ".join(map(str, self.process.args))  # type: ignore[arg-type]
+                raise TimeoutError(f"killed after {timeout:g} s: {command}\n{self.output()}")
+            time.sleep(0.02)
+        return CompletedProcess(self.process.args, self.process.returncode, _text(self._stdout), _text(self._stderr))
+
+
+@contextmanager
+def start_ranks(n: int, args: Sequence[str], *, env: Mapping[str, str] | None = None) -> Iterator[Run]:
+    """Start `python *args` on n MPI ranks of this machine; at the end of the block what still lives is killed."""
+    with _start(_on_ranks(n, args), env) as run:
+        yield run
+
+
+def _on_ranks(n: int, args: Sequence[str]) -> list[str]:
+    mpirun = find_mpirun()
+    oversubscribe = ["--oversubscribe"] if is_open_mpi(mpirun) else []
+    return [mpirun, *oversubscribe, "-n", str(n), sys.executable, *args]
+
+
 def _run(command: list[str], timeout: float, env: Mapping[str, str] | None) -> CompletedProcess[str]:
+    with _start(command, env) as run:
+        return run.wait(timeout)
+
+
+@contextmanager
+def _start(command: list[str], env: Mapping[str, str] | None) -> Iterator[Run]:
     # Files, not pipes: a process that outlives its parent cannot keep the test waiting for the end of its output.
-    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -81,24 +135,15 @@ def _run(command: list[str], timeout: float, env: Mapping[str, str] | None) -> C
             start_new_session=True,
         )
         try:
-            process.wait(timeout)
-            late = False
-        except subprocess.TimeoutExpired:
-            late = True
+            yield Run(process, stdout, stderr)
         finally:
             _kill_session(process.pid)
             process.wait()
-        if late:
-            raise TimeoutError(
-                f"killed after {timeout:g} s: {' '.join(command)}\n"
-                f"--- stdout ---\n{_text(stdout)}\n--- stderr ---\n{_text(stderr)}"
-            )
-        return CompletedProcess(command, process.returncode, _text(stdout), _text(stderr))
 
 
-def _text(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read()
+def _text(file: IO[bytes]) -> str:
+    # Not seek and read: the processes write where this file object stands.
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
 
 
 def _kill_session(session: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bagpipe_hpc.data.dataset import Dataset
+    from bagpipe_hpc.data.dataset import Dataset, Progress
     from bagpipe_hpc.data.inspect import DatasetReport, TableReport
     from bagpipe_hpc.data.shard import Compression
 
@@ -129,7 +129,7 @@ def inspect_command(
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
+def _progress() -> Iterator[Progress]:
     """A bar per phase on standard error, where that is a terminal; gone when done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn

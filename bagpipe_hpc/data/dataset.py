@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -26,6 +26,9 @@ MANIFEST = "dataset.json"
 SAMPLES_PER_SHARD = 1 << 20
 
 SplitName = Literal["train", "validation"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with a phase's name, the samples done and the samples in all (0: not yet known)."""
 
 _MEND = "copy the data set again, or make it again with `bagpipe import` or `bagpipe synth`"
 
@@ -167,6 +170,10 @@ def num_training_samples(num_samples: int, validation_fraction: float) -> int:
     return num_samples - int(num_samples * validation_fraction)
 
 
+def no_progress(phase: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
 class DatasetWriter:
     """Writes a data set beside its final place; leaving the `with` block without an error renames it there, at once.
 
@@ -201,7 +208,8 @@ class DatasetWriter:
         self._samples_per_shard = samples_per_shard
         self._compression = compression
         self._origin = dict(origin or {})
-        self._partial = path.absolute().with_name(f".{path.absolute().name}.partial-{secrets.token_hex(4)}")
+        self._target = path.resolve()
+        self._partial = self._target.with_name(f".{self._target.name}.partial-{secrets.token_hex(4)}")
         self._shards: dict[str, list[ShardEntry]] = {name: [] for name in get_args(SplitName)}
         self._open: dict[str, ShardWriter] = {}
 
@@ -270,8 +278,8 @@ class DatasetWriter:
             (self._partial / MANIFEST).write_text(manifest.model_dump_json(by_alias=True, indent=1) + "\n")
             _sync(self._partial / MANIFEST)
             _sync(self._partial)
-            self._partial.rename(self._path)
-            _sync(self._path.absolute().parent)
+            self._partial.rename(self._target)
+            _sync(self._target.parent)
         except OSError as error:
             raise DatasetError(
                 f"{self._path}: cannot be finished ({error}); choose another output directory"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.data.batch import Batch
-from bagpipe_hpc.data.dataset import Dataset, Split
+from bagpipe_hpc.data.dataset import Dataset, Progress, Split, no_progress
 from bagpipe_hpc.data.vocabulary import ValueCounter
 from bagpipe_hpc.sharding import Int64Array
 
@@ -54,7 +53,7 @@ def inspect_dataset(
     dataset: Dataset,
     *,
     max_samples: int | None = None,
-    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+    progress: Progress = no_progress,
 ) -> DatasetReport:
     """Read a data set (the first max_samples of each split) and report; memory grows with the distinct ids only.
 
@@ -77,7 +76,7 @@ def _read(
     split: Split,
     counters: list[ValueCounter],
     max_samples: int | None,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> SplitReport:
     limit = split.num_samples if max_samples is None else min(max_samples, split.num_samples)
     num_read, label_sum = 0, 0.0

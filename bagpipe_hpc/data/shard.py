@@ -28,6 +28,10 @@ _CHUNK_BYTES = 4 << 20  # very wide samples get fewer rows per chunk
 _CHUNK_CACHE_BYTES = 2 * _CHUNK_BYTES  # a batch may end inside a chunk: keep it, or it is read and inflated again
 _RAGGED_CHUNK_IDS = 65_536
 
+# Checksums in all metadata (since HDF5 1.10): damage is found before it is parsed, which could crash the process.
+_LIBVER = ("v110", "v110")
+_HDF5_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError)
+
 _MEND = "copy it again from where it was made, or make the data set again"
 
 
@@ -52,7 +56,7 @@ class ShardWriter:
         self._compression = compression
         self._checks = SampleChecks(path, schema, "mend the source of the samples, or the schema")
         with self._write_errors():
-            self._file = h5py.File(path, "x", rdcc_nbytes=_CHUNK_CACHE_BYTES)
+            self._file = h5py.File(path, "x", rdcc_nbytes=_CHUNK_CACHE_BYTES, libver=_LIBVER)
             self._create_datasets()
 
     def append(self, batch: Batch) -> None:
@@ -109,6 +113,7 @@ class ShardWriter:
             chunks=(max(1, min(chunk_rows, _CHUNK_BYTES // row_bytes)), *shape[1:]),
             compression=self._compression,
             shuffle=self._compression is not None,
+            fletcher32=True,
         )
 
     def _columns_of(self, batch: Batch) -> dict[str, NDArray[Any]]:
@@ -218,7 +223,7 @@ class ShardReader:
     def _slice(self, dataset: h5py.Dataset, start: int, stop: int) -> NDArray[Any]:
         try:
             values: NDArray[Any] = dataset[start:stop]
-        except (OSError, RuntimeError) as error:
+        except _HDF5_ERRORS as error:
             self._refuse(f"samples from {start} on cannot be read ({error})", error)
         return values
 
@@ -272,13 +277,13 @@ class ShardReader:
     def _member(self, name: str) -> Any:
         try:
             return self._file.get(name)
-        except (OSError, RuntimeError, KeyError) as error:
+        except _HDF5_ERRORS as error:
             self._refuse(f"/{name} cannot be opened ({error})", error)
 
     def _attribute(self, name: str) -> Any:
         try:
             return self._file.attrs.get(name, "")
-        except (OSError, RuntimeError, KeyError) as error:
+        except _HDF5_ERRORS as error:
             self._refuse(f"attribute {name} cannot be read ({error})", error)
 
     def _refuse(self, fault: str, error: BaseException | None = None) -> NoReturn:

@@ -12,7 +12,7 @@ the stream needs no state, any part of it can be made anywhere, and block sizes 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from bagpipe_hpc.data.batch import Batch, Float32Array
-from bagpipe_hpc.data.dataset import SAMPLES_PER_SHARD, Dataset, DatasetWriter, num_training_samples, open_dataset
+from bagpipe_hpc.data.dataset import (
+    SAMPLES_PER_SHARD,
+    Dataset,
+    DatasetWriter,
+    Progress,
+    no_progress,
+    num_training_samples,
+    open_dataset,
+)
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.data.shard import Compression
 from bagpipe_hpc.data.vocabulary import mix
@@ -131,7 +139,7 @@ def synthesize(
     validation_fraction: float = 0.1,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     compression: Compression | None = None,
-    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+    progress: Progress = no_progress,
 ) -> Dataset:
     """Write a synthetic data set; memory does not grow with it.
 

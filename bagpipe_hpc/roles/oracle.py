@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import Dataset, open_dataset
 from bagpipe_hpc.digest import ModelDigest
+from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.lookahead.codec import encode_end, encode_plan
 from bagpipe_hpc.lookahead.planner import KeyBatch, Planner
 from bagpipe_hpc.roles.collection import receive_touched_rows
@@ -93,16 +95,29 @@ class _Watch:
         self.num_reported = 0
 
     def poll(self) -> bool:
-        """Take what has arrived; never blocks and always returns False, so that it can lead a wait's condition."""
+        """Take what has arrived; never blocks and always returns False, so that it can lead a wait's condition.
+
+        Raises:
+            BagpipeError: the loss is not finite; names the iteration.
+        """
         while self._reports.Iprobe():
             buffer = bytearray(REPORT.size)
             self._reports.Recv(buffer)
             iteration, loss, read_only = REPORT.unpack(buffer)
             self.num_reported += 1
             if not read_only:
+                _check_loss(iteration, loss)
                 self._progress.advance(iteration, loss)
         self._progress.refresh()
         return False
+
+
+def _check_loss(iteration: int, loss: float) -> None:
+    # Here and not at the trainers, who all know it: one rank is to speak.
+    if not math.isfinite(loss):
+        raise BagpipeError(
+            f"the loss is {loss} in iteration {iteration}: training diverged; lower training.learning_rate"
+        )
 
 
 def count_iterations(config: Config, dataset: Dataset) -> int:

@@ -26,7 +26,7 @@ LAYERS = (
     {"checkpoint"},
     {"roles"},
     {"bench"},
-    {"cli"},
+    {"cli", "__main__"},
 )
 
 PERMITTED = {
@@ -35,6 +35,7 @@ PERMITTED = {
     "torchmetrics": ("training", "checkpoint", "cli.doctor"),
     "horovod": ("training", "checkpoint", "roles", "cli.doctor"),
     "h5py": ("data", "checkpoint", "cli.doctor"),
+    "pyarrow": ("data",),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import contextlib
 from dataclasses import fields, replace
 from typing import Any, TypeVar, get_type_hints
 
@@ -147,5 +147,5 @@ def test_damage_never_raises_anything_else(data: st.DataObject) -> None:
     end_of_entries = HEADER_BYTES + 16 * ENTRY_BYTES
     for _ in range(data.draw(st.integers(1, 3))):
         message[data.draw(st.integers(0, end_of_entries - 1))] = data.draw(st.integers(0, 255))
-    with suppress(PlanCodecError):
+    with contextlib.suppress(PlanCodecError):
         decode_plan(message)

@@ -1,0 +1,250 @@
+"""What a user can get wrong, and what a cluster can do to a job: every rank ends soon, and one message says why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import h5py
+import numpy as np
+import pytest
+
+from bagpipe_hpc.data.batch import Batch, RaggedIds
+from bagpipe_hpc.data.dataset import DatasetWriter
+from bagpipe_hpc.data.schema import Schema, TableSchema
+from tests.launch import Run, run_ranks, start_ranks
+
+START_SECONDS = 60  # until a job trains, on a slow machine
+END_SECONDS = 10  # from a fault until no process is left
+LAST_SHARD = "train/shard-00003.h5"
+
+Damage = Callable[[Path], object]
+
+
+@pytest.fixture
+def dataset(small_dataset: Path, tmp_path: Path) -> Path:
+    """A copy of the small data set, to be damaged."""
+    return Path(shutil.copytree(small_dataset, tmp_path / "dataset"))
+
+
+def command(dataset: Path, run_dir: Path, *settings: str, config: Path | None = None) -> list[str]:
+    paths = ["--data", str(dataset), "--run-dir", str(run_dir)]
+    overrides = [word for setting in settings for word in ("--set", setting)]
+    return ["-m", "bagpipe_hpc", "train", *([str(config)] if config else []), *paths, *overrides]
+
+
+def errors(done: CompletedProcess[str]) -> list[str]:
+    assert "Traceback" not in done.stderr, done.stderr
+    return [line for line in done.stderr.splitlines() if "error:" in line.lower()]
+
+
+def assert_refused(args: list[str], *parts: str, ranks: int = 3) -> None:
+    """The job ends before it starts: code 2, and one line of one rank that holds all parts (cause and cure)."""
+    done = run_ranks(ranks, args, timeout=START_SECONDS)
+    assert done.returncode == 2, done.stderr
+    (line,) = errors(done)
+    assert line.startswith("bagpipe: error: "), line
+    assert [part for part in parts if part not in line] == [], line
+    assert "training" not in done.stdout
+
+
+# Data sets
+
+
+def truncate(dataset: Path) -> None:
+    path = dataset / LAST_SHARD
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def replace_by_text(dataset: Path) -> None:
+    (dataset / LAST_SHARD).write_text("1\t2\t3\n" * 1000)
+
+
+def replace_by_foreign_hdf5(dataset: Path) -> None:
+    with h5py.File(dataset / LAST_SHARD, "w") as file:
+        file["weights"] = np.zeros(10)
+
+
+def change_schema(dataset: Path) -> None:
+    with h5py.File(dataset / LAST_SHARD, "r+") as file:
+        schema = json.loads(file.attrs["schema"])
+        schema["tables"][1]["num_embeddings"] += 1
+        file.attrs["schema"] = json.dumps(schema)
+
+
+@pytest.mark.parametrize(
+    ("damage", "parts"),
+    [
+        (truncate, [LAST_SHARD, "truncated", "copy it again"]),
+        (replace_by_text, [LAST_SHARD, "not an HDF5 file", "copy it again"]),
+        (replace_by_foreign_hdf5, [LAST_SHARD, "not a shard", "copy it again"]),
+        (change_schema, [LAST_SHARD, "another schema", "401", "make the data set again"]),
+        (lambda dataset: (dataset / LAST_SHARD).unlink(), [LAST_SHARD, "is missing", "copy it again"]),
+        (lambda dataset: (dataset / "dataset.json").unlink(), ["has no dataset.json", "copy the data set again"]),
+        (shutil.rmtree, ["is not a directory", "bagpipe import"]),
+    ],
+    ids=["truncated", "text", "foreign HDF5", "wrong schema", "missing shard", "missing manifest", "missing data set"],
+)
+def test_a_data_set_that_is_not_whole_is_refused(
+    dataset: Path, tmp_path: Path, damage: Damage, parts: list[str]
+) -> None:
+    damage(dataset)
+    assert_refused(command(dataset, tmp_path / "run"), str(dataset), *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_ragged_data_set_is_refused(tmp_path: Path) -> None:
+    schema = Schema(
+        tables=(TableSchema(name="site", num_embeddings=5), TableSchema(name="tags", num_embeddings=9, ragged=True))
+    )
+    tags = RaggedIds(np.array([0, 2, 3]), np.array([8, 0, 4]))
+    with DatasetWriter(tmp_path / "ragged", schema) as writer:
+        writer.append(
+            "train", Batch(np.zeros(2, np.float32), np.empty((2, 0), np.float32), np.array([[1], [2]]), {"tags": tags})
+        )
+    assert_refused(command(tmp_path / "ragged", tmp_path / "run"), "ragged", "tags", "one id per table")
+
+
+# Settings, ranks, run directory
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("training.learning_rte=1", ["training.learning_rte", "mean training.learning_rate?", "training.epochs"]),
+        ("training.epochs", ["'training.epochs'", "section.key=value"]),
+        ("training.epochs=many", ["training.epochs", "'many'", "valid integer"]),
+        ("lookahead.prefetch_depth=65", ["lookahead.prefetch_depth is 65", "lookahead.window is 64", "lower", "raise"]),
+        ("roles.servers=2", ["the job has 3 ranks", "need 4", "mpirun -n 4", "lower roles.servers"]),
+    ],
+    ids=["unknown", "no value", "not a number", "contradiction", "too few ranks"],
+)
+def test_a_setting_that_cannot_be_is_refused(
+    small_dataset: Path, tmp_path: Path, setting: str, parts: list[str]
+) -> None:
+    assert_refused(command(small_dataset, tmp_path / "run", setting), *parts)
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (None, ["cannot be read", "No such file", "check the path"]),
+        ("training: [1, 2\n  epochs: }", ["not valid YAML", "line 2"]),
+        ("- training", ["must be a mapping", "not a list"]),
+    ],
+    ids=["missing", "not YAML", "a list"],
+)
+def test_a_configuration_that_cannot_be_read_is_refused(
+    small_dataset: Path, tmp_path: Path, content: str | None, parts: list[str]
+) -> None:
+    config = tmp_path / "job.yaml"
+    if content is not None:
+        config.write_text(content)
+    assert_refused(command(small_dataset, tmp_path / "run", config=config), str(config), *parts)
+
+
+def test_a_run_directory_that_cannot_be_made_is_refused(small_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file in its place")
+    args = command(small_dataset, tmp_path / "run")
+    assert_refused(args, str(tmp_path / "run"), "File exists", "choose another --run-dir")
+
+
+# Found while training
+
+
+def poison(name: str, value: float) -> Damage:
+    def damage(dataset: Path) -> None:
+        with h5py.File(dataset / LAST_SHARD, "r+") as file:
+            file[name][95, 1] = value
+
+    return damage
+
+
+def assert_fails(args: list[str], *parts: str) -> None:
+    """The job is aborted: one rank says why, in a line that holds all parts."""
+    done = run_ranks(4, args, timeout=START_SECONDS)
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in errors(done) if "told to stop" not in line]
+    assert [part for part in parts if part not in line] == [], line
+
+
+@pytest.mark.parametrize(
+    ("damage", "parts"),
+    [
+        (poison("one_hot", 400), ["sample 95: table 't1': row id 400 is outside [0, 400)"]),
+        (poison("dense", np.nan), ["sample 95: dense feature 'd1' is nan, but must be finite"]),
+    ],
+    ids=["id out of range", "NaN"],
+)
+def test_a_bad_sample_far_into_the_data_ends_training(
+    dataset: Path, tmp_path: Path, damage: Damage, parts: list[str]
+) -> None:
+    damage(dataset)
+    args = command(dataset, tmp_path / "run", "training.batch_size=10", "lookahead.window=10")
+    assert_fails(args, "oracle (rank 0) on host ", LAST_SHARD, *parts, "make the data set again")
+    assert (tmp_path / "run" / "metrics.jsonl").read_text(), "it was to be found while training"
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_cache_too_small_ends_the_job(small_dataset: Path, tmp_path: Path) -> None:
+    args = command(small_dataset, tmp_path / "run", "cache.rows=50")
+    assert_fails(args, "oracle (rank 0) on host ", "2 trainers x cache.rows 50 are 100", "raise cache.rows, or lower")
+
+
+def test_a_run_that_diverges_ends(small_dataset: Path, tmp_path: Path) -> None:
+    args = command(small_dataset, tmp_path / "run", "training.batch_size=20", "training.learning_rate=1e20")
+    assert_fails(args, "oracle (rank 0) on host ", "the loss is ", "in iteration ", "lower training.learning_rate")
+
+
+# Ranks that die
+
+
+def long_job(dataset: Path, run_dir: Path) -> list[str]:
+    return command(dataset, run_dir, "training.epochs=1000000", "training.batch_size=50")
+
+
+def wait_for_training(run: Run, run_dir: Path) -> None:
+    metrics = run_dir / "metrics.jsonl"
+    deadline = time.monotonic() + START_SECONDS
+    while not (metrics.exists() and metrics.read_text()):
+        assert run.process.poll() is None, run.output()
+        assert time.monotonic() < deadline, run.output()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("rank", "signum", "witness"),
+    [
+        (0, signal.SIGKILL, "server 0 (rank 1)"),
+        (1, signal.SIGKILL, "oracle (rank 0)"),
+        (2, signal.SIGKILL, "oracle (rank 0)"),
+        (0, signal.SIGTERM, "oracle (rank 0)"),
+    ],
+    ids=["kill oracle", "kill server", "kill trainer", "terminate oracle"],
+)
+def test_a_rank_that_dies_ends_all_ranks(
+    small_dataset: Path, tmp_path: Path, rank: int, signum: int, witness: str
+) -> None:
+    with start_ranks(4, long_job(small_dataset, tmp_path / "run")) as run:
+        wait_for_training(run, tmp_path / "run")
+        run.kill_rank(rank, signum)
+        done = run.wait(END_SECONDS)
+    assert done.returncode != 0
+    assert f"bagpipe: error: {witness} on host " in done.stderr
+    assert "told to stop (SIGTERM)" in done.stderr
+    assert "lower cache.rows or training.batch_size, or use more nodes" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_all_ranks(small_dataset: Path, tmp_path: Path) -> None:
+    with start_ranks(4, long_job(small_dataset, tmp_path / "run")) as run:
+        wait_for_training(run, tmp_path / "run")
+        run.process.send_signal(signal.SIGINT)
+        done = run.wait(END_SECONDS)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bagpipe_hpc.data.batch import Batch, RaggedIds
+from bagpipe_hpc.data.dataset import Dataset, DatasetWriter, open_dataset
+from bagpipe_hpc.data.schema import Schema, TableSchema
+
+SCHEMA = Schema(
+    dense=("age", "price"),
+    tables=(
+        TableSchema(name="user", num_embeddings=50),
+        TableSchema(name="genres", num_embeddings=7, ragged=True),
+        TableSchema(name="item", num_embeddings=9),
+    ),
+)
+
+
+def _make_batch(schema: Schema, num_samples: int, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    limits = [table.num_embeddings for table in schema.one_hot_tables]
+    ragged = {}
+    for table in schema.ragged_tables:
+        offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 4, num_samples))]).astype(np.int64)
+        ragged[table.name] = RaggedIds(offsets, rng.integers(0, table.num_embeddings, offsets[-1]))
+    return Batch(
+        labels=rng.integers(0, 2, num_samples).astype(np.float32),
+        dense=rng.normal(size=(num_samples, schema.num_dense)).astype(np.float32),
+        ids=rng.integers(0, limits, (num_samples, len(limits))),
+        ragged=ragged,
+    )
+
+
+def _assert_equal(actual: Batch, expected: Batch) -> None:
+    for got, wanted in (
+        (actual.labels, expected.labels),
+        (actual.dense, expected.dense),
+        (actual.ids, expected.ids),
+        *((actual.ragged[name].offsets, ragged.offsets) for name, ragged in expected.ragged.items()),
+        *((actual.ragged[name].ids, ragged.ids) for name, ragged in expected.ragged.items()),
+    ):
+        assert got.dtype == wanted.dtype
+        np.testing.assert_array_equal(got, wanted)
+    assert actual.ragged.keys() == expected.ragged.keys()
+
+
+@pytest.fixture(scope="session")
+def schema() -> Schema:
+    """Dense features, two one-hot tables, one ragged table between them."""
+    return SCHEMA
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., Batch]:
+    """(schema, num_samples, seed=0) -> random samples that fit."""
+    return _make_batch
+
+
+@pytest.fixture(scope="session")
+def assert_equal() -> Callable[[Batch, Batch], None]:
+    """Values, shapes and dtypes of two batches are the same."""
+    return _assert_equal
+
+
+@pytest.fixture(scope="session")
+def write_dataset() -> Callable[..., Dataset]:
+    """(path, train, validation=(), **settings) -> the data set made of these batches."""
+
+    def write(path: Path, train: Sequence[Batch], validation: Sequence[Batch] = (), **settings: object) -> Dataset:
+        with DatasetWriter(path, SCHEMA, **settings) as writer:  # type: ignore[arg-type]
+            for batch in train:
+                writer.append("train", batch)
+            for batch in validation:
+                writer.append("validation", batch)
+        return open_dataset(path)
+
+    return write

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bagpipe_hpc.data import criteo
+from bagpipe_hpc.data.criteo import import_criteo, parse_blocks
+from bagpipe_hpc.errors import ConfigError, DatasetError
+
+REAL = Path(__file__).parents[4] / "shared/data/criteo_kaggle_110k.txt.gz"
+
+
+def line(label="0", integers=None, categories=None):
+    """A line whose columns are empty but for those given by number (I1 = 1, C1 = 1)."""
+    columns = [label]
+    columns += [(integers or {}).get(i, "") for i in range(1, 14)]
+    columns += [(categories or {}).get(i, "") for i in range(1, 27)]
+    return "\t".join(columns) + "\n"
+
+
+def write(path, *lines):
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Ten lines; C1 is a, a, b, -, a, b, c, a | c, c."""
+    categories = ["aa", "aa", "bb", "", "aa", "bb", "cc", "aa", "cc", "cc"]
+    integers = ["0", "1", "-2", "", "99", "3", "3", "3", "3", "3"]
+    lines = [line(str(i % 2), {1: integers[i], 13: "7"}, {1: categories[i], 26: "FFffFFff"}) for i in range(10)]
+    return write(tmp_path / "small.txt", *lines)
+
+
+class TestImport:
+    def test_values(self, small, tmp_path):
+        dataset = import_criteo([small], tmp_path / "clicks", min_count=2, validation_fraction=0.2)
+        train = next(dataset.train.batches(100))
+        assert train.labels.tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
+        np.testing.assert_array_equal(train.dense[:, 0], np.log1p(np.float32([0, 1, 0, 0, 99, 3, 3, 3])))
+        assert set(train.dense[:, 12].tolist()) == {float(np.log1p(np.float32(7)))}
+        assert not train.dense[:, 1:12].any()
+        assert train.ids[:, 0].tolist() == [1, 1, 2, 0, 1, 2, 0, 1]
+        assert set(train.ids[:, 25].tolist()) == {1}
+        assert not train.ids[:, 1:25].any()
+
+    def test_validation_is_the_tail_and_leaves_the_vocabulary_alone(self, small, tmp_path):
+        dataset = import_criteo([small], tmp_path / "clicks", min_count=2, validation_fraction=0.2)
+        validation = next(dataset.validation.batches(100))
+        assert validation.labels.tolist() == [0, 1]
+        assert validation.ids[:, 0].tolist() == [0, 0]  # "cc" is frequent only because of the validation split
+        assert dataset.schema.num_embeddings == (3, *[1] * 24, 2)
+        everything = import_criteo([small], tmp_path / "all", min_count=2, validation_fraction=0)
+        assert everything.schema.num_embeddings[0] == 4
+        assert everything.validation.num_samples == 0
+
+    def test_schema_and_origin(self, small, tmp_path):
+        dataset = import_criteo([small], tmp_path / "clicks")
+        assert dataset.schema.dense == tuple(f"I{i}" for i in range(1, 14))
+        assert [table.name for table in dataset.schema.tables] == [f"C{i}" for i in range(1, 27)]
+        assert dataset.origin == {
+            "command": "import criteo",
+            "files": ["small.txt"],
+            "min_count": 4,
+            "validation_fraction": 0.1,
+        }
+
+    def test_hashing(self, small, tmp_path):
+        dataset = import_criteo([small], tmp_path / "clicks", hash_rows=1000, validation_fraction=0)
+        ids = next(dataset.train.batches(100)).ids
+        assert dataset.schema.num_embeddings == (1000,) * 26
+        assert ids[3, 0] == 0
+        assert ids[0, 0] == ids[1, 0] == ids[4, 0] != ids[2, 0]
+        assert dataset.origin["hash_rows"] == 1000
+
+    def test_files_follow_each_other(self, small, tmp_path, assert_equal):
+        lines = small.read_text().splitlines(keepends=True)
+        (tmp_path / "a.gz").write_bytes(gzip.compress("".join(lines[:4]).encode()))
+        write(tmp_path / "b", *lines[4:-1], lines[-1].rstrip("\n"))
+        together = import_criteo([small], tmp_path / "one")
+        apart = import_criteo([tmp_path / "a.gz", tmp_path / "b"], tmp_path / "two")
+        assert apart.schema == together.schema
+        assert_equal(next(apart.train.batches(100)), next(together.train.batches(100)))
+
+    def test_progress(self, small, tmp_path):
+        calls = []
+        import_criteo([small], tmp_path / "clicks", progress=lambda *call: calls.append(call))
+        assert calls == [("counting lines", 10, 0), ("counting values", 9, 9), ("writing shards", 10, 10)]
+
+    def test_bad_settings(self, small, tmp_path):
+        with pytest.raises(ConfigError, match="validation fraction is 1"):
+            import_criteo([small], tmp_path / "clicks", validation_fraction=1)
+        with pytest.raises(ConfigError, match="minimum count is 0"):
+            import_criteo([small], tmp_path / "clicks", min_count=0)
+        with pytest.raises(ConfigError, match="hashing is 1"):
+            import_criteo([small], tmp_path / "clicks", hash_rows=1)
+
+    def test_occupied_output_is_refused_before_any_work(self, tmp_path):
+        with pytest.raises(DatasetError, match="already exists and is not empty"):
+            import_criteo([tmp_path / "none"], Path(__file__).parent)
+
+
+class TestMalformed:
+    @pytest.mark.parametrize(
+        ("bad", "reason"),
+        [
+            (line("2"), r"column 1 \(label\) is '2', but must be 0 or 1"),
+            (line(""), r"column 1 \(label\) is '', but must be 0 or 1"),
+            (line("01"), r"column 1 \(label\) is '01'"),
+            (line("-0"), r"column 1 \(label\) is '-0'"),
+            (line(integers={3: "1.5"}), r"column 4 \(I3\) is '1\.5', but must be empty or an integer"),
+            (line(integers={13: "-"}), r"column 14 \(I13\) is '-'"),
+            (line(integers={1: "1" * 19}), r"column 2 \(I1\) is '1{19}', but must be .* at most 18 digits"),
+            (line(categories={1: "0x1f"}), r"column 15 \(C1\) is '0x1f', but must be empty or at most 8 hex"),
+            (line(categories={26: "123456789"}), r"column 40 \(C26\) is '123456789'"),
+            (line(integers={1: " 5"}), r"column 2 \(I1\) is ' 5'"),
+            (line(integers={1: "0x5"}), r"column 2 \(I1\) is '0x5'"),
+            (line(categories={26: "1\r"}), r"column 40 \(C26\) is '1\\r'"),
+            (line(categories={1: '"1"'}), r"column 15 \(C1\) is '\"1\"'"),
+            (line(categories={2: "-1"}), r"column 16 \(C2\) is '-1'"),
+            (line(categories={2: "é" * 100}), r"column 16 \(C2\) is 'é{20}'"),
+            ("\n", r"has 1 tab-separated columns, but 40 are needed; mend"),
+            (line()[:-2] + "\n", r"has 39 tab-separated columns, but 40 are needed \(a file without labels"),
+            (line()[:-1] + "\t\n", r"has 41 tab-separated columns"),
+        ],
+    )
+    def test_line_and_column_are_named(self, tmp_path, monkeypatch, bad, reason):
+        monkeypatch.setattr(criteo, "BLOCK_BYTES", 256)
+        good = write(tmp_path / "good.txt", *[line()] * 3)
+        path = write(tmp_path / "bad.txt", *[line("1", {1: "5"}, {7: "abc"})] * 6, bad, line())
+        with pytest.raises(DatasetError, match=rf"/bad\.txt: line 7: {reason}"):
+            list(parse_blocks([good, path]))
+
+    def test_nothing_is_left(self, tmp_path):
+        path = write(tmp_path / "bad.txt", *[line()] * 9, line("x"))
+        with pytest.raises(DatasetError, match="line 10"):
+            import_criteo([path], tmp_path / "clicks")
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(DatasetError, match=r"none\.txt: is missing; check the path"):
+            import_criteo([tmp_path / "none.txt"], tmp_path / "clicks")
+
+    def test_directory(self, tmp_path):
+        with pytest.raises(DatasetError, match=r"cannot be read .*directory"):
+            import_criteo([tmp_path], tmp_path / "clicks")
+
+    def test_no_lines(self, tmp_path):
+        with pytest.raises(DatasetError, match=r"empty\.txt: no line in it"):
+            import_criteo([write(tmp_path / "empty.txt")], tmp_path / "clicks")
+
+    def test_no_text(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(criteo, "BLOCK_BYTES", 100)
+        with pytest.raises(DatasetError, match="has a line of more than 100 bytes"):
+            import_criteo([write(tmp_path / "zeros", "0" * 1000)], tmp_path / "clicks")
+
+    @pytest.mark.parametrize("cut", [-1, -9, 12])
+    def test_truncated_gzip(self, tmp_path, cut):
+        text = "".join(line(categories={1: f"{i:x}"}) for i in range(1000))
+        (tmp_path / "cut.gz").write_bytes(gzip.compress(text.encode())[:cut])
+        with pytest.raises(DatasetError, match="is a damaged or truncated gzip file"):
+            import_criteo([tmp_path / "cut.gz"], tmp_path / "clicks")
+
+
+def test_extreme_values(tmp_path):
+    integers = ["", "0", "-0", "-7", "007", "9" * 18, "-" + "9" * 18]
+    digits = ["", "0", "00000000", "ffffffff", "FFFFFFFF", "0000000a", "1"]
+    path = write(tmp_path / "clicks.txt", *[line("1", {13: i}, {26: d}) for i, d in zip(integers, digits, strict=True)])
+    [block] = parse_blocks([path])
+    assert block.dense[:, 12].tolist() == np.log1p([0, 0, 0, 0, 7, 10**18 - 1, 0]).astype(np.float32).tolist()
+    assert block.categories[25].tolist() == [int(d, 16) if d else -1 for d in digits]
+    assert (block.labels.dtype, block.dense.dtype, block.categories.dtype) == (np.float32, np.float32, np.int64)
+
+
+@pytest.mark.parametrize("block_bytes", [90, 1000, 1 << 20])
+def test_blocks_are_bounded_and_leave_no_trace(tmp_path, monkeypatch, block_bytes):
+    lines = [line(str(i % 2), {1: str(i)}, {1: f"{i:x}", 2: "1"}) for i in range(500)]
+    path = write(tmp_path / "clicks.txt", *lines)
+    monkeypatch.setattr(criteo, "BLOCK_BYTES", block_bytes)
+    blocks = list(parse_blocks([path]))
+    longest = max(len(text) for text in lines)
+    assert max(len(block.labels) for block in blocks) <= (block_bytes + longest) // 45
+    np.testing.assert_array_equal(np.concatenate([block.categories for block in blocks], axis=1)[0], np.arange(500))
+    assert sum(len(block.labels) for block in blocks) == 500
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the Criteo sample is not beside the repository")
+def test_real_clicks(tmp_path):
+    dataset = import_criteo([REAL], tmp_path / "clicks", min_count=4)
+    assert (dataset.train.num_samples, dataset.validation.num_samples) == (99_000, 11_000)
+    labels = np.concatenate([batch.labels for batch in dataset.train.batches(16_384)])
+    labels = np.concatenate([labels, *(batch.labels for batch in dataset.validation.batches(16_384))])
+    assert int(labels.sum()) == 28_243
+    assert next(dataset.train.batches(1)).dense[0, 1] == np.log1p(np.float32(1))
+    assert all(n > 1 for n in dataset.schema.num_embeddings)

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import random
+import re
+import tempfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bagpipe_hpc.data.batch import Batch, RaggedIds
+from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.data.shard import ShardReader, ShardWriter
+from bagpipe_hpc.errors import ConfigError, DatasetError
+
+NUM_SAMPLES = 100
+
+
+def write_shard(path, schema, batch, compression=None):
+    with ShardWriter(path, schema, compression) as writer:
+        writer.append(batch)
+    return path
+
+
+def read_all(path, schema=None):
+    with ShardReader(path, schema) as reader:
+        return reader.read(0, reader.num_samples)
+
+
+@pytest.fixture
+def shard(tmp_path, schema, make_batch):
+    return write_shard(tmp_path / "shard.h5", schema, make_batch(schema, NUM_SAMPLES))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=4),
+    compression=st.sampled_from([None, "gzip", "lzf"]),
+    spot=st.tuples(st.integers(0, 120), st.integers(0, 120)),
+)
+def test_round_trip(schema, make_batch, assert_equal, sizes, compression, spot):
+    pieces = [make_batch(schema, size, seed) for seed, size in enumerate(sizes)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shard.h5"
+        with ShardWriter(path, schema, compression) as writer:
+            for piece in pieces:
+                writer.append(piece)
+        start, stop = sorted(min(position, sum(sizes)) for position in spot)
+        with ShardReader(path, schema) as reader:
+            assert reader.num_samples == sum(sizes)
+            assert reader.compression == compression
+            assert_equal(reader.read(start, stop), Batch.concatenate(pieces).slice(start, stop))
+
+
+def test_layout_is_the_documented_one(shard, schema):
+    with h5py.File(shard) as file:
+        assert dict(file.attrs) == {
+            "format": "bagpipe_hpc.shard",
+            "format_version": 1,
+            "schema": schema.model_dump_json(),
+            "num_samples": NUM_SAMPLES,
+        }
+        found = {}
+        file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+        assert {name: (item.dtype.name, item.ndim, item.chunks[0]) for name, item in found.items()} == {
+            "labels": ("float32", 1, 8192),
+            "dense": ("float32", 2, 8192),
+            "one_hot": ("int32", 2, 8192),
+            "ragged/genres/offsets": ("int64", 1, 8192),
+            "ragged/genres/ids": ("int32", 1, 65536),
+        }
+        assert found["dense"].shape == (NUM_SAMPLES, 2)
+        assert found["one_hot"].shape == (NUM_SAMPLES, 2)
+        assert found["ragged/genres/offsets"].shape == (NUM_SAMPLES + 1,)
+        assert all(item.fletcher32 for item in found.values())
+
+
+def test_a_table_of_two_billion_rows_makes_ids_int64(tmp_path, assert_equal):
+    schema = Schema(tables=(TableSchema(name="user", num_embeddings=2**31),))
+    batch = Batch(np.zeros(1, np.float32), np.zeros((1, 0), np.float32), np.array([[2**31 - 1]]))
+    path = write_shard(tmp_path / "shard.h5", schema, batch)
+    assert_equal(read_all(path), batch)
+    with h5py.File(path) as file:
+        assert file["one_hot"].dtype == np.int64
+        assert "dense" not in file
+
+
+def test_only_ragged_tables(tmp_path, assert_equal):
+    schema = Schema(tables=(TableSchema(name="tags", num_embeddings=3, ragged=True),))
+    ragged = RaggedIds(np.array([0, 0, 2]), np.array([2, 0]))
+    batch = Batch(np.zeros(2, np.float32), np.zeros((2, 0), np.float32), np.zeros((2, 0), np.int64), {"tags": ragged})
+    assert_equal(read_all(write_shard(tmp_path / "shard.h5", schema, batch)), batch)
+
+
+def test_very_wide_samples_get_small_chunks(tmp_path):
+    tables = tuple(TableSchema(name=f"table{i}", num_embeddings=5) for i in range(4096))
+    batch = Batch(np.zeros(2, np.float32), np.zeros((2, 0), np.float32), np.zeros((2, 4096), np.int64))
+    path = write_shard(tmp_path / "shard.h5", Schema(tables=tables), batch)
+    with h5py.File(path) as file:
+        assert file["one_hot"].chunks == (256, 4096)
+    assert read_all(path).ids.shape == (2, 4096)
+
+
+class TestFilesThatAreNoShards:
+    def check(self, path, message, schema=None):
+        with pytest.raises(DatasetError, match=f"^{re.escape(str(path))}: .*{message}.*; (copy|free)"):
+            ShardReader(path, schema)
+
+    def test_missing(self, tmp_path):
+        self.check(tmp_path / "none.h5", "is missing")
+
+    def test_directory(self, tmp_path):
+        self.check(tmp_path, "is a directory")
+
+    @pytest.mark.parametrize("content", [b"", b"hello, world\n" * 1000])
+    def test_not_hdf5(self, tmp_path, content):
+        (tmp_path / "text.h5").write_bytes(content)
+        self.check(tmp_path / "text.h5", rf"is not an HDF5 file, or has lost its beginning \({len(content)} bytes")
+
+    @pytest.mark.parametrize("kept", [0.001, 0.1, 0.5, 0.9, 0.999, 1.0])
+    def test_truncated(self, shard, kept):
+        content = shard.read_bytes()
+        shard.write_bytes(content[: min(int(len(content) * kept), len(content) - 1)])
+        self.check(shard, "is truncated")
+
+    def test_truncated_within_the_first_bytes(self, shard):
+        shard.write_bytes(shard.read_bytes()[:5])
+        self.check(shard, "lost its beginning")
+
+    def test_foreign(self, tmp_path):
+        with h5py.File(tmp_path / "foreign.h5", "w") as file:
+            file["labels"] = [1.0]
+        self.check(tmp_path / "foreign.h5", "is an HDF5 file, but not a shard")
+
+    @pytest.mark.parametrize(
+        ("attribute", "value", "message"),
+        [
+            ("format", "other", "its attribute format is 'other'"),
+            ("format_version", 2, "has format version 2, but this release reads version 1"),
+            ("schema", "{}", "has no valid schema .tables: Field required"),
+            ("schema", 7, "has no valid schema"),
+            ("num_samples", "many", "was never finished"),
+            ("num_samples", 99, r"/labels has shape \(100,\), but schema and num_samples need \(99,\)"),
+        ],
+    )
+    def test_wrong_attribute(self, shard, attribute, value, message):
+        with h5py.File(shard, "r+") as file:
+            file.attrs[attribute] = value
+        self.check(shard, message)
+
+    def test_never_finished(self, tmp_path, schema, make_batch):
+        writer = ShardWriter(tmp_path / "shard.h5", schema)
+        writer.append(make_batch(schema, 3))
+        writer.__exit__(ZeroDivisionError, None, None)
+        self.check(tmp_path / "shard.h5", "was never finished: it has no attribute num_samples")
+
+    def test_another_schema(self, shard, schema):
+        other = schema.model_copy(update={"dense": ("age",)})
+        self.check(shard, "has another schema than its data set: dense features", other)
+
+    @pytest.mark.parametrize("name", ["labels", "one_hot", "ragged/genres/ids", "ragged"])
+    def test_lost_dataset(self, shard, name):
+        with h5py.File(shard, "r+") as file:
+            del file[name]
+        self.check(shard, f"has no dataset /{name}")
+
+    @pytest.mark.parametrize(("name", "values"), [("labels", np.zeros(NUM_SAMPLES)), ("one_hot", np.zeros(3, "i4"))])
+    def test_dataset_of_another_type(self, shard, name, values):
+        with h5py.File(shard, "r+") as file:
+            del file[name]
+            file[name] = values
+        self.check(shard, f"/{name} is {values.dtype} of shape ")
+
+
+class TestBadSamples:
+    """A sample that was sound when written and is not when read."""
+
+    @pytest.mark.parametrize(
+        ("name", "position", "value", "message"),
+        [
+            ("one_hot", (17, 1), 9, r"sample 17: table 'item': row id 9 is outside \[0, 9\)"),
+            ("one_hot", (17, 0), -1, r"sample 17: table 'user': row id -1 is outside \[0, 50\)"),
+            ("dense", (42, 1), np.nan, "sample 42: dense feature 'price' is nan, but must be finite"),
+            ("dense", (42, 0), -np.inf, "sample 42: dense feature 'age' is -inf, but must be finite"),
+            ("labels", 3, np.inf, "sample 3: label is inf, but must be finite"),
+            ("ragged/genres/offsets", 8, -1, r"sample 7: table 'genres': offsets \d+, -1 must rise within \[0, \d+\]"),
+            ("ragged/genres/offsets", 8, 10**9, "sample 7: table 'genres': offsets .* must rise within .*"),
+        ],
+    )
+    def test_is_named(self, shard, name, position, value, message):
+        with h5py.File(shard, "r+") as file:
+            file[name][position] = value
+        with ShardReader(shard) as reader:
+            reader.read(0, 3)
+            with pytest.raises(DatasetError, match=rf"^{re.escape(str(shard))}: {message}; .*(copy|import)"):
+                reader.read(3, NUM_SAMPLES)
+
+    def test_ragged_id_is_named_with_its_sample(self, shard):
+        with h5py.File(shard, "r+") as file:
+            sample = int(np.flatnonzero(np.diff(file["ragged/genres/offsets"][:]))[5])
+            file["ragged/genres/ids"][file["ragged/genres/offsets"][sample]] = 7
+        with (
+            ShardReader(shard) as reader,
+            pytest.raises(DatasetError, match=rf"sample {sample}: table 'genres': row id 7 is outside \[0, 7\)"),
+        ):
+            reader.read(2, NUM_SAMPLES)
+
+    def test_damage_is_never_read_as_samples(self, shard, assert_equal):
+        content, expected = shard.read_bytes(), read_all(shard)
+        rng = random.Random(0)
+        refused = 0
+        for _ in range(60):
+            position = rng.choice([rng.randrange(8192), rng.randrange(len(content) - 64)])
+            shard.write_bytes(content[:position] + rng.randbytes(64) + content[position + 64 :])
+            try:
+                assert_equal(read_all(shard, None), expected)
+            except DatasetError:
+                refused += 1
+        assert refused > 30
+
+
+class TestWriter:
+    def test_refuses_unknown_compression(self, tmp_path, schema):
+        with pytest.raises(ConfigError, match=r"compression is 'zip', but must be one of \('gzip', 'lzf'\)"):
+            ShardWriter(tmp_path / "shard.h5", schema, "zip")
+
+    def test_refuses_an_existing_file(self, shard, schema):
+        with pytest.raises(DatasetError, match=r"cannot be written .*; free space, mend permissions or choose"):
+            ShardWriter(shard, schema)
+
+    @pytest.mark.parametrize(
+        ("column", "position", "value", "message"),
+        [
+            ("ids", (4, 1), 9, r"sample 14: table 'item': row id 9 is outside \[0, 9\)"),
+            ("ids", (4, 1), 2**32, r"row id 4294967296 is outside"),
+            ("dense", (4, 0), np.nan, "sample 14: dense feature 'age' is nan"),
+            ("labels", 4, np.nan, "sample 14: label is nan"),
+        ],
+    )
+    def test_refuses_bad_samples(self, tmp_path, schema, make_batch, column, position, value, message):
+        batch = make_batch(schema, 10)
+        with ShardWriter(tmp_path / "shard.h5", schema) as writer:
+            writer.append(batch)
+            getattr(batch, column)[position] = value
+            with pytest.raises(DatasetError, match=message):
+                writer.append(batch)
+            assert writer.num_samples == 10
+
+    def test_refuses_other_shapes(self, tmp_path, schema, make_batch):
+        batch = make_batch(schema, 4)
+        with ShardWriter(tmp_path / "shard.h5", schema) as writer:
+            with pytest.raises(
+                DatasetError, match=r"dense of a batch has shape \(4, 1\), but the schema needs \(4, 2\)"
+            ):
+                writer.append(Batch(batch.labels, batch.dense[:, :1], batch.ids, batch.ragged))
+            with pytest.raises(DatasetError, match="no row ids of ragged table 'genres', or not 5 offsets"):
+                writer.append(Batch(batch.labels, batch.dense, batch.ids))

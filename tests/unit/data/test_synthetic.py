@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.data.synthetic import PROFILES, SyntheticClicks, synthesize
+from bagpipe_hpc.errors import ConfigError
+
+
+def auc(scores, labels):
+    """Area under the ROC curve by ranks; ties do not occur."""
+    ranks = np.empty(len(scores))
+    ranks[np.argsort(scores)] = np.arange(1, len(scores) + 1)
+    positives = labels == 1
+    num_positives = positives.sum()
+    wins = ranks[positives].sum() - num_positives * (num_positives + 1) / 2
+    return wins / (num_positives * (len(labels) - num_positives))
+
+
+@pytest.mark.parametrize(
+    ("profile", "num_dense", "num_tables", "num_rows"),
+    [("criteo-kaggle", 13, 26, 33_762_577), ("criteo-terabyte", 13, 26, 882_774_559), ("avazu", 0, 22, 9_449_445)],
+)
+def test_profiles(profile, num_dense, num_tables, num_rows):
+    tables = PROFILES[profile].tables
+    assert (len(PROFILES[profile].dense), len(tables), sum(tables.values())) == (num_dense, num_tables, num_rows)
+
+
+def test_scale_rounds_up():
+    schema = SyntheticClicks("criteo-kaggle", scale=0.01).schema
+    assert schema.num_embeddings[:3] == (15, 6, 101_313)
+    assert schema.num_embeddings[8] == 1
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("skew", [0, 0.7, 1, 1.05, 2])
+def test_ids_are_in_range_and_labels_can_be_learned(profile, skew):
+    clicks = SyntheticClicks(profile, scale=0.01, skew=skew, seed=5)
+    batch, probabilities = clicks.block(0, 20_000)
+    assert batch.ids.min() >= 0
+    assert (batch.ids < np.array(clicks.schema.num_embeddings)).all()
+    assert np.isfinite(batch.dense).all()
+    assert batch.labels.mean() == pytest.approx(0.25, abs=0.02)
+    assert auc(probabilities, batch.labels) == pytest.approx(0.8, abs=0.02)
+
+
+@pytest.mark.parametrize("skew", [0.8, 1.0, 1.2])
+def test_frequencies_follow_zipf(skew):
+    clicks = SyntheticClicks("criteo-kaggle", skew=skew)
+    counts = np.sort(np.bincount(clicks.block(0, 200_000)[0].ids[:, 1]))[::-1]  # C2: 583 rows
+    weights = np.arange(1, 584) ** -skew
+    expected = 200_000 * weights / weights.sum()
+    np.testing.assert_allclose(counts[:5], expected[:5], rtol=0.1)
+    np.testing.assert_allclose(counts[:100].sum(), expected[:100].sum(), rtol=0.02)
+
+
+def test_hot_rows_are_scattered():
+    ids = SyntheticClicks("criteo-kaggle").block(0, 50_000)[0].ids[:, 2]
+    values, counts = np.unique(ids, return_counts=True)
+    hottest = np.sort(values[np.argsort(counts)[-100:]])
+    assert np.diff(hottest).min() > 1
+    assert hottest[0] < 10_131_227 * 0.1
+    assert hottest[-1] > 10_131_227 * 0.9
+
+
+def test_every_row_can_be_reached():
+    clicks = SyntheticClicks("criteo-kaggle", scale=0.01, skew=0)
+    ids = clicks.block(0, 5_000)[0].ids
+    for column, num_rows in zip(ids.T, clicks.schema.num_embeddings, strict=True):
+        if num_rows < 100:
+            assert len(np.unique(column)) == num_rows
+
+
+def test_a_sample_depends_on_seed_and_number_only(assert_equal):
+    clicks = SyntheticClicks("criteo-kaggle", scale=0.001, seed=3)
+    whole = clicks.block(0, 100)[0]
+    again = SyntheticClicks("criteo-kaggle", scale=0.001, seed=3)
+    assert_equal(Batch.concatenate([again.block(0, 33)[0], again.block(33, 67)[0]]), whole)
+    other = SyntheticClicks("criteo-kaggle", scale=0.001, seed=4).block(0, 100)[0]
+    assert (other.ids[:, 2] != whole.ids[:, 2]).mean() > 0.9
+
+
+def test_synthesize(tmp_path, assert_equal):
+    calls = []
+    dataset = synthesize(
+        tmp_path / "clicks", 1000, "avazu", scale=0.001, seed=7, progress=lambda *call: calls.append(call)
+    )
+    assert (dataset.train.num_samples, dataset.validation.num_samples) == (900, 100)
+    clicks = SyntheticClicks("avazu", scale=0.001, seed=7)
+    assert dataset.schema == clicks.schema
+    assert_equal(next(dataset.validation.batches(1000)), clicks.block(900, 100)[0])
+    assert dataset.origin["profile"] == "avazu"
+    assert calls == [("writing shards", 1000, 1000)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"profile": "netflix"}, "profile is 'netflix', but must be one of criteo-kaggle, criteo-terabyte, avazu"),
+        ({"scale": 0}, "scale is 0, but must be above 0"),
+        ({"scale": 1000}, "must be above 0 and at most 296.1 for criteo-kaggle"),
+        ({"scale": math.nan}, "scale is nan"),
+        ({"skew": -1}, "skew is -1, but must be from 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"num_samples": 0}, "number of samples is 0"),
+    ],
+)
+def test_bad_settings(tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        synthesize(tmp_path / "clicks", **{"num_samples": 10, "profile": "criteo-kaggle", **settings})
