@@ -1,0 +1,293 @@
+"""One iteration after the other on T trainers in threads, against a plain PyTorch loop, bit for bit."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Barrier
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from bagpipe_hpc.config import ModelConfig
+from bagpipe_hpc.lookahead.plan import IterationPlan
+from bagpipe_hpc.lookahead.planner import KeyBatch, Planner
+from bagpipe_hpc.sharding import KeySpace, Sharding, share_boundaries
+from bagpipe_hpc.training.cache import RowCache
+from bagpipe_hpc.training.dense import DenseSynchronizer
+from bagpipe_hpc.training.models import build_model
+from bagpipe_hpc.training.row_optimizer import RowSGD
+from bagpipe_hpc.training.step import Stopwatch, TrainingStep
+
+Float32Array = NDArray[np.float32]
+
+KEY_SPACE = KeySpace((4, 30, 11))
+NUM_TABLES, NUM_DENSE, DIM, LEARNING_RATE = 3, 2, 5, 0.3
+MODEL = ModelConfig(embedding_dim=DIM, bottom_mlp=(7,), top_mlp=(6,))
+READ_ONLY = {5, 11, 12}
+SIZES = (7, 7, 1, 7, 2, 7, 7, 5, 7, 7, 7, 4, 6)  # some shares are empty
+TIMEOUT = 20.0
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def batches() -> list[KeyBatch]:
+    random = np.random.default_rng(0)
+    stream = []
+    for iteration, size in enumerate(SIZES):
+        ids = [(random.random(size) ** 2 * num_rows).astype(np.int64) for num_rows in KEY_SPACE.num_embeddings]
+        keys = (np.stack(ids, axis=1) + KEY_SPACE.table_offsets[:-1]).ravel()
+        labels = random.integers(0, 2, size).astype(np.float32)
+        dense = random.normal(size=(size, NUM_DENSE)).astype(np.float32)
+        stream.append(KeyBatch(keys, labels, dense, iteration in READ_ONLY))
+    return stream
+
+
+def initial_rows() -> Float32Array:
+    return np.random.default_rng(1).normal(size=(KEY_SPACE.num_keys, DIM)).astype(np.float32)
+
+
+@dataclass
+class Outcome:
+    """What there is to compare."""
+
+    rows: Float32Array
+    dense: list[dict[str, Any]]  # of each trainer
+    losses: list[float] = field(default_factory=list)
+    logits: list[Float32Array] = field(default_factory=list)  # of each iteration
+
+
+def plain_training(num_shares: int) -> Outcome:
+    """nn.Embedding tables, torch.optim.SGD, gradients accumulated over the shares of each batch."""
+    model = build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3)
+    pieces = np.split(initial_rows(), KEY_SPACE.table_offsets[1:-1])
+    tables = nn.ModuleList(nn.Embedding.from_pretrained(torch.tensor(piece), freeze=False) for piece in pieces)
+    optimizer = torch.optim.SGD([*model.parameters(), *tables.parameters()], lr=LEARNING_RATE)
+    outcome = Outcome(np.empty(0, np.float32), [])
+    for batch in batches():
+        ids = torch.from_numpy(batch.keys.reshape(-1, NUM_TABLES) - KEY_SPACE.table_offsets[:-1])
+        optimizer.zero_grad()
+        logits, losses = [], []
+        for share in torch.arange(len(ids)).tensor_split(num_shares):
+            embedded = torch.stack([table(ids[share, index]) for index, table in enumerate(tables)], dim=1)
+            logits.append(model(torch.from_numpy(batch.dense)[share], embedded))
+            labels = torch.from_numpy(batch.labels)[share]
+            loss = functional.binary_cross_entropy_with_logits(logits[-1], labels, reduction="sum") / len(ids)
+            loss.backward()
+            losses.append(loss.detach())
+        if not batch.read_only:
+            optimizer.step()
+            outcome.losses.append(float(sum(losses)))
+        outcome.logits.append(torch.cat(logits).detach().numpy())
+    outcome.rows = np.concatenate([table.weight.detach().numpy() for table in tables])
+    outcome.dense = [model.state_dict()]
+    return outcome
+
+
+class Board:
+    """What trainers in threads show each other."""
+
+    def __init__(self, num_trainers: int) -> None:
+        self.barrier = Barrier(num_trainers, timeout=TIMEOUT)
+        self.shown: list[Any] = [None] * num_trainers
+
+    def show(self, trainer: int, item: Any) -> list[Any]:
+        """Show an item; returns everybody's."""
+        self.shown[trainer] = item
+        self.barrier.wait()
+        items = list(self.shown)
+        self.barrier.wait()
+        return items
+
+
+class ThreadPeers:
+    """The exchange between trainers, by copying."""
+
+    def __init__(self, board: Board, trainer: int) -> None:
+        self.board, self.trainer = board, trainer
+
+    def swap(
+        self, outgoing: Float32Array, send_counts: NDArray[np.int32], incoming: Float32Array,
+        receive_counts: NDArray[np.int32],
+    ) -> None:  # fmt: skip
+        assert (send_counts.sum(), receive_counts.sum()) == (len(outgoing), len(incoming))
+        assert send_counts[self.trainer] == receive_counts[self.trainer] == 0
+        assert outgoing.flags.c_contiguous
+        blocks = np.split(outgoing.copy(), np.cumsum(send_counts)[:-1])
+        landed = [theirs[self.trainer] for theirs in self.board.show(self.trainer, blocks)]
+        assert [len(block) for block in landed] == receive_counts.tolist()
+        incoming[:] = np.concatenate(landed)
+
+
+class NobodyElse:
+    """The exchange of a trainer that is alone."""
+
+    def swap(
+        self, outgoing: Float32Array, send_counts: NDArray[np.int32], incoming: Float32Array,
+        receive_counts: NDArray[np.int32],
+    ) -> None:  # fmt: skip
+        assert (len(outgoing), send_counts.tolist(), len(incoming), receive_counts.tolist()) == (0, [0], 0, [0])
+
+
+class ThreadDense:
+    """Sums dense gradients and losses in ascending trainer order."""
+
+    def __init__(self, board: Board, trainer: int, model: nn.Module) -> None:
+        self.board, self.trainer, self.parameters = board, trainer, list(model.parameters())
+
+    def synchronise(self, loss: torch.Tensor) -> float:
+        mine = [loss.detach(), *(parameter.grad for parameter in self.parameters)]
+        everybody = self.board.show(self.trainer, [item.clone() for item in mine])
+        loss_sum, *gradients = (sum(items[1:], start=items[0]) for items in zip(*everybody, strict=True))
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return float(loss_sum)
+
+
+class CountingSGD(RowSGD):
+    """Keeps as a row's state how often it was updated."""
+
+    state_width = 1
+
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor) -> None:
+        super().step(rows[:, :DIM], gradients)
+        rows[:, DIM] += 1
+
+
+class Servers:
+    """All rows in one array; write-backs arrive P + 1 iterations late, as they may."""
+
+    def __init__(self, sharding: Sharding, prefetch_depth: int, rows: Float32Array) -> None:
+        self.sharding, self.prefetch_depth, self.rows = sharding, prefetch_depth, rows
+        self.written: deque[tuple[IterationPlan, list[Float32Array]]] = deque()
+
+    def fetch(self, plan: IterationPlan) -> list[Float32Array]:
+        """Rows for every trainer."""
+        if len(self.written) > self.prefetch_depth:
+            self.scatter()
+        return [self.rows[keys] for keys in self.keys(plan, "fetch")]
+
+    def scatter(self) -> None:
+        plan, blocks = self.written.popleft()
+        for keys, rows in zip(self.keys(plan, "write_back"), blocks, strict=True):
+            self.rows[keys] = rows
+
+    def keys(self, plan: IterationPlan, direction: str) -> list[NDArray[np.int64]]:
+        """Keys of every trainer's rows, server by server."""
+        parts = []
+        for server, script in enumerate(plan.servers):
+            keys = self.sharding.keys_of(server, getattr(script, f"{direction}_rows"))
+            parts.append(np.split(keys, np.cumsum(getattr(script, f"{direction}_counts"))[:-1]))
+        return [np.concatenate(mine) for mine in zip(*parts, strict=True)]
+
+
+def planned_training(
+    num_trainers: int, window: int, prefetch_depth: int, cache_rows: int = KEY_SPACE.num_keys
+) -> Outcome:
+    """The same by plans."""
+    sizes = {"num_trainers": num_trainers, "num_servers": 2, "window": window, "prefetch_depth": prefetch_depth}
+    planner = Planner(num_keys=KEY_SPACE.num_keys, cache_rows=cache_rows, **sizes)
+    rows = np.concatenate([initial_rows(), np.zeros((KEY_SPACE.num_keys, 1), np.float32)], axis=1)
+    servers = Servers(Sharding(KEY_SPACE.num_keys, 2), prefetch_depth, rows)
+    models = [build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3) for _ in range(num_trainers)]
+    steps = make_steps(models, cache_rows)
+    outcome = Outcome(rows, [model.state_dict() for model in models])
+    with ThreadPoolExecutor(num_trainers) as pool:
+        for plan in planner.plans(batches()):
+            played = list(pool.map(TrainingStep.play, steps, plan.trainers, servers.fetch(plan)))
+            servers.written.append((plan, [leaving for leaving, _, _ in played]))
+            losses = {loss for _, loss, _ in played}
+            if not plan.trainers[0].read_only:
+                outcome.losses.append(losses.pop())
+                assert not losses, "trainers disagree on the loss"
+            outcome.logits.append(np.concatenate([logits for _, _, logits in played]))
+    while servers.written:
+        servers.scatter()
+    return outcome
+
+
+def make_steps(models: list[nn.Module], cache_rows: int) -> list[TrainingStep]:
+    board = Board(len(models))
+    return [
+        TrainingStep(
+            trainer_rank=trainer,
+            model=model,
+            embedding_dim=DIM,
+            num_tables=NUM_TABLES,
+            cache=RowCache(cache_rows, DIM + 1, torch.device("cpu")),
+            row_optimizer=CountingSGD(LEARNING_RATE),
+            dense_optimizer=torch.optim.SGD(model.parameters(), lr=LEARNING_RATE),
+            dense=cast(DenseSynchronizer, ThreadDense(board, trainer, model)),
+            peers=ThreadPeers(board, trainer) if len(models) > 1 else NobodyElse(),
+            stopwatch=Stopwatch(),
+        )
+        for trainer, model in enumerate(models)
+    ]
+
+
+def tight_cache_rows(num_trainers: int, prefetch_depth: int) -> int:
+    stream = [batch.keys for batch in batches()]
+    near = [np.concatenate(stream[i : i + prefetch_depth + 1]) for i in range(len(stream))]
+    return -(-max(len(np.unique(keys)) for keys in near) // num_trainers)
+
+
+@pytest.mark.parametrize("num_trainers", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("window", "prefetch_depth", "tight"),
+    [(0, 0, False), (1, 1, False), (4, 0, False), (4, 2, False), (20, 3, False), (20, 0, True), (20, 1, True)],
+)
+def test_equal_to_plain_training(num_trainers: int, window: int, prefetch_depth: int, tight: bool) -> None:
+    cache_rows = tight_cache_rows(num_trainers, prefetch_depth) if tight else KEY_SPACE.num_keys
+    ours = planned_training(num_trainers, window, prefetch_depth, cache_rows)
+    theirs = plain_training(num_trainers)
+    assert ours.losses == theirs.losses
+    for iteration, (mine, plain) in enumerate(zip(ours.logits, theirs.logits, strict=True)):
+        np.testing.assert_array_equal(mine, plain, f"logits of iteration {iteration}")
+    np.testing.assert_array_equal(ours.rows[:, :DIM], theirs.rows)
+    for dense in ours.dense:
+        assert all(torch.equal(dense[name], theirs.dense[0][name]) for name in dense)
+
+
+@pytest.mark.parametrize("num_trainers", [1, 3])
+@pytest.mark.parametrize(("window", "prefetch_depth"), [(0, 0), (4, 2)])
+def test_state_travels_and_every_use_is_one_step(num_trainers: int, window: int, prefetch_depth: int) -> None:
+    expected = np.zeros(KEY_SPACE.num_keys)
+    for batch in batches():
+        if not batch.read_only:
+            expected[np.unique(batch.keys)] += 1
+    np.testing.assert_array_equal(planned_training(num_trainers, window, prefetch_depth).rows[:, DIM], expected)
+
+
+def test_the_stream_is_what_it_should_be() -> None:
+    """Shares without samples, rows that trainers share, rows that leave early: all of it happens."""
+    sizes = {"num_keys": KEY_SPACE.num_keys, "num_trainers": 3, "num_servers": 2, "window": 20, "prefetch_depth": 0}
+    plans = list(Planner(cache_rows=tight_cache_rows(3, 0), **sizes).plans(batches()))
+    scripts = [script for plan in plans for script in plan.trainers]
+    assert any(share_boundaries(size, 3)[-2:] == [size, size] for size in SIZES)
+    assert any(script.num_samples == 0 for script in scripts)
+    assert sum(script.push_counts.sum() for script in scripts) > 50
+    assert sum(script.forced_counts.sum() for script in scripts) > 5
+
+
+def test_a_stopwatch_adds_up() -> None:
+    watch = Stopwatch()
+    with watch.time("compute"):
+        pass
+    first = watch.seconds["compute"]
+    with watch.time("compute"), watch.time("cache"):
+        pass
+    assert 0 <= first <= watch.seconds["compute"]
+    assert set(watch.seconds) == {"compute", "cache"}
