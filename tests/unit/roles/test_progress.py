@@ -1,0 +1,87 @@
+"""Progress lines and metrics.jsonl, by an injected clock."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bagpipe_hpc.config import load_config
+from bagpipe_hpc.roles.progress import METRICS_EVERY, SECONDS_PER_LINE, Progress
+from bagpipe_hpc.topology import Topology
+
+CONFIG = load_config(None, ["training.batch_size=100"])
+
+
+class Clock:
+    """Seconds as told."""
+
+    seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def metrics(run_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_it_says_what_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(tmp_path, 1234, CONFIG, Topology(4, 2)):
+        pass
+    words = ["dlrm", "cached", "1 trainer", "2 embedding server", "1,234 iterations of 100 samples"]
+    line, *others = capsys.readouterr().out.splitlines()
+    assert [word for word in words if word not in line] == []
+    assert others == []
+    assert metrics(tmp_path) == []
+
+
+def test_metrics_are_means_of_their_iterations(tmp_path: Path) -> None:
+    clock = Clock()
+    with Progress(tmp_path, 50, CONFIG, Topology(3, 1), clock) as progress:
+        for iteration in range(2 * METRICS_EVERY + 5):
+            clock.seconds += 0.5 if iteration < METRICS_EVERY else 0.25
+            progress.advance(iteration, loss=float(iteration))
+    assert metrics(tmp_path) == [
+        {"iteration": 20, "loss": 9.5, "samples_per_second": 200.0},
+        {"iteration": 40, "loss": 29.5, "samples_per_second": 400.0},
+        {"iteration": 45, "loss": 42.0, "samples_per_second": 400.0},
+    ]
+    assert progress.last_loss == 42.0
+
+
+def test_metrics_are_on_disk_while_the_job_runs(tmp_path: Path) -> None:
+    with Progress(tmp_path, 50, CONFIG, Topology(3, 1), Clock()) as progress:
+        for iteration in range(METRICS_EVERY):
+            progress.advance(iteration, 0.5)
+        assert len(metrics(tmp_path)) == 1
+
+
+def test_metrics_survive_a_failure(tmp_path: Path) -> None:
+    def run() -> None:
+        with Progress(tmp_path, 50, CONFIG, Topology(3, 1), Clock()) as progress:
+            progress.advance(0, 0.5)
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run()
+    assert [line["iteration"] for line in metrics(tmp_path)] == [1]
+
+
+def test_a_log_gets_a_line_now_and_then(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with Progress(tmp_path, 100, CONFIG, Topology(3, 1), clock) as progress:
+        capsys.readouterr()
+        progress.refresh()
+        for iteration in range(METRICS_EVERY):
+            progress.advance(iteration, 0.25)
+        clock.seconds += SECONDS_PER_LINE - 0.01
+        progress.refresh()
+        assert capsys.readouterr().out == ""
+        clock.seconds += 0.01
+        progress.refresh()
+        progress.refresh()
+        assert capsys.readouterr().out == "iteration 20/100  400 samples/s  loss 0.2500  ETA 20 s\n"
+    assert capsys.readouterr().out.startswith("iteration 20/100")

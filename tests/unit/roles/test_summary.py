@@ -1,0 +1,79 @@
+"""The figures a run ends with, and the table that shows them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.roles.summary import BYTES, CAUSES, COUNTERS, print_summary, summarise
+from bagpipe_hpc.topology import Topology
+from bagpipe_hpc.training.metrics import EvaluationResult
+
+TOPOLOGY = Topology(world_size=5, num_servers=2)
+
+
+def totals_of(trainer: int, evaluation: EvaluationResult | None) -> dict[str, Any]:
+    return {
+        "seconds": 4.0 + trainer,
+        "samples": 600,
+        "seconds_by_cause": {"compute": 2.0, "cache": 1.0 + trainer},
+        "evaluation": evaluation if trainer == 0 else None,
+        "device": "cpu",
+        "threads": 3,
+        **dict.fromkeys((*COUNTERS, *BYTES), 10 * (trainer + 1)),
+    }
+
+
+def summary_of(evaluation: EvaluationResult | None) -> dict[str, Any]:
+    totals: list[Any] = [None, {"rows_touched": 7}, {"rows_touched": 5}]
+    totals += [totals_of(trainer, evaluation) for trainer in range(2)]
+    return summarise(
+        Config(), TOPOLOGY, totals, "ab" * 32, loss=0.625, bytes_plans=3 * 2**20, num_iterations=10
+    )  # fmt: skip
+
+
+def test_figures_of_all_ranks_come_together() -> None:
+    summary = summary_of(EvaluationResult(50, 0.75, 0.5))
+    expected = {
+        "trainers": 2, "servers": 2, "iterations": 10, "samples": 1200, "seconds": 5.0, "samples_per_second": 240.0,
+        "loss": 0.625, "validation_auc": 0.75, "validation_log_loss": 0.5, "validation_samples": 50,
+        "rows_touched": 12, "rows_fetched": 30, "bytes_dense": 30, "devices": ["cpu"], "threads_per_trainer": 3,
+    }  # fmt: skip
+    assert {name: summary[name] for name in expected} == expected
+    # Means over the trainers, per iteration.
+    times = summary["milliseconds_per_iteration"]
+    assert (times["compute"], times["cache"], times["exchange"]) == (200.0, 150.0, 0.0)
+    assert list(times) == list(CAUSES)
+
+
+def test_it_is_json() -> None:
+    summary = summary_of(EvaluationResult(50, None, 0.5))
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_no_evaluation() -> None:
+    summary = summary_of(None)
+    assert (summary["validation_auc"], summary["validation_log_loss"], summary["validation_samples"]) == (None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "shown", "hidden"),
+    [
+        (EvaluationResult(50, 0.75, 0.5), ["validation AUC", "0.7500", "50 samples"], ["undefined"]),
+        (EvaluationResult(50, None, 0.5), ["validation AUC", "undefined", "0.5000"], []),
+        (None, [], ["validation"]),
+    ],
+)
+def test_the_table_shows_the_figures(
+    evaluation: EvaluationResult | None, shown: list[str], hidden: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_summary(summary_of(evaluation), Path("runs/one"))
+    output = capsys.readouterr().out
+    shown = [*shown, "dlrm, cached", "1,200 samples in 5.0 s", "0.6250", "200.00 ms", "57%", "rows pushed", "30.0 B"]
+    shown += ["3.0 MiB", "model digest " + "ab" * 32, "run directory runs/one", *CAUSES.values()]
+    assert [word for word in shown if word not in output] == []
+    assert [word for word in hidden if word in output] == []
