@@ -33,7 +33,7 @@ class ModelDigest:
         """Add touched rows: keys int64 ascending, shape (n,); rows float32, shape (n, row_width)."""
         records = np.empty((len(keys), 8 + 4 * rows.shape[1]), dtype=np.uint8)
         records[:, :8] = np.ascontiguousarray(keys, dtype="<i8").view(np.uint8).reshape(-1, 8)
-        records[:, 8:] = np.ascontiguousarray(rows, dtype="<f4").view(np.uint8).reshape(len(rows), -1)
+        records[:, 8:] = np.ascontiguousarray(rows, dtype="<f4").view(np.uint8).reshape(len(rows), records.shape[1] - 8)
         self._hash.update(records.tobytes())
 
     def hexdigest(self) -> str:

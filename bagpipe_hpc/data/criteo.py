@@ -7,7 +7,7 @@ taken to be in time order, files in the order given.
 from __future__ import annotations
 
 import gzip
-import math
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import numba
 import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
 from pydantic import JsonValue
 
 from bagpipe_hpc.data.batch import Batch, Float32Array
@@ -42,15 +43,24 @@ NUM_CATEGORIES = 26
 COLUMNS = ("label", *(f"I{i + 1}" for i in range(NUM_INTEGERS)), *(f"C{i + 1}" for i in range(NUM_CATEGORIES)))
 BLOCK_BYTES = 4 << 20
 
-_MAX_DIGITS = 18  # fits int64
-_MAX_HEX_DIGITS = 8
-_TAB, _NEWLINE, _MINUS, _ZERO = (ord(character) for character in "\t\n-0")
 _GZIP_MAGIC = b"\x1f\x8b"
 
-# value of each byte as a hexadecimal digit, -1 if it is none
-_HEX_DIGITS = np.full(256, -1, np.int64)
-_HEX_DIGITS[[ord(digit) for digit in "0123456789abcdef"]] = range(16)
-_HEX_DIGITS[[ord(digit) for digit in "ABCDEF"]] = range(10, 16)
+# of every column: what it must match, and that in words; the numbers fit int64
+_GRAMMAR = (
+    (rb"[01]", "0 or 1"),
+    *[(rb"(?:-?+[0-9]{1,18}+)?+", "empty or an integer of at most 18 digits")] * NUM_INTEGERS,
+    *[(rb"[0-9a-fA-F]{0,8}+", "empty or at most 8 hexadecimal digits")] * NUM_CATEGORIES,
+)
+# possessive, so that matching a whole block keeps no memory of where it could backtrack to
+_LINES = re.compile(rb"(?:" + rb"\t".join(pattern for pattern, _ in _GRAMMAR) + rb"\n)*+")
+
+_CONVERSIONS = csv.ConvertOptions(
+    column_types=dict(
+        zip(COLUMNS, [pa.float32()] + [pa.int64()] * NUM_INTEGERS + [pa.string()] * NUM_CATEGORIES, strict=True)
+    ),
+    null_values=[""],
+    strings_can_be_null=True,
+)
 
 
 @dataclass(frozen=True)
@@ -121,18 +131,15 @@ def parse_blocks(files: Sequence[Path]) -> Iterator[Block]:
     for file in files:
         line_number = 1
         for text in _text_blocks(file):
-            num_lines = text.count(b"\n")
-            block = Block(
-                labels=np.empty(num_lines, np.float32),
-                dense=np.empty((num_lines, NUM_INTEGERS), np.float32),
-                categories=np.empty((NUM_CATEGORIES, num_lines), np.int64),
-            )
-            line, column = _parse(np.frombuffer(text, np.uint8), block.labels, block.dense, block.categories)
-            if line >= 0:
-                fault = _fault(text.split(b"\n", line + 1)[line], column)
-                raise DatasetError(f"{file}: line {line_number + line}: {fault}; mend the line, or take it out")
+            matching = _LINES.match(text)
+            good = matching.end() if matching else 0
+            if good < len(text):
+                line_number += text.count(b"\n", 0, good)
+                fault = _fault(text[good : text.index(b"\n", good)])
+                raise DatasetError(f"{file}: line {line_number}: {fault}; mend the line, or take it out")
+            block = _parse(text)
             yield block
-            line_number += num_lines
+            line_number += len(block.labels)
 
 
 def _count_lines(files: Sequence[Path], progress: Progress) -> int:
@@ -203,57 +210,34 @@ def _open_text(file: Path) -> Iterator[IO[bytes]]:
         raise DatasetError(f"{file}: cannot be read ({error}); check path and permissions") from error
 
 
-@numba.njit(nogil=True, cache=True)
-def _parse(
-    text: NDArray[np.uint8], labels: Float32Array, dense: Float32Array, categories: Int64Array
-) -> tuple[int, int]:
-    """Parse len(labels) lines, each with a newline; returns line and column of the first fault, (-1, -1) if none."""
-    position = 0
-    for line in range(len(labels)):
-        for column in range(1 + NUM_INTEGERS + NUM_CATEGORIES):
-            is_category = column > NUM_INTEGERS
-            negative = 0 < column <= NUM_INTEGERS and text[position] == _MINUS
-            position += negative
-            start = position
-            value = np.int64(0)
-            if is_category:
-                while _HEX_DIGITS[text[position]] >= 0:
-                    value = value * 16 + _HEX_DIGITS[text[position]]
-                    position += 1
-            else:
-                while 0 <= np.int64(text[position]) - _ZERO <= 9:
-                    value = value * 10 + np.int64(text[position]) - _ZERO
-                    position += 1
-            width = position - start
-            if text[position] != (_NEWLINE if column == NUM_INTEGERS + NUM_CATEGORIES else _TAB):
-                return line, column
-            position += 1
-            if is_category:
-                if width > _MAX_HEX_DIGITS:
-                    return line, column
-                categories[column - 1 - NUM_INTEGERS, line] = value if width else -1
-            elif column == 0:
-                if width != 1 or value > 1:
-                    return line, column
-                labels[line] = value
-            else:
-                if width > _MAX_DIGITS or (negative and not width):
-                    return line, column
-                dense[line, column - 1] = 0.0 if negative else math.log1p(np.float64(value))
-    return -1, -1
+def _parse(text: bytes) -> Block:
+    """Parse lines that match the grammar."""
+    table = csv.read_csv(
+        pa.BufferReader(text),
+        read_options=csv.ReadOptions(column_names=COLUMNS),
+        parse_options=csv.ParseOptions(delimiter="\t"),
+        convert_options=_CONVERSIONS,
+    )
+    label, *features = table.columns
+    integers = np.stack([column.fill_null(0).to_numpy() for column in features[:NUM_INTEGERS]], axis=1)
+    return Block(
+        labels=label.to_numpy(),
+        dense=np.log1p(integers.clip(min=0)).astype(np.float32),
+        categories=np.stack([_from_hexadecimal(column).to_numpy() for column in features[NUM_INTEGERS:]]),
+    )
 
 
-def _fault(line: bytes, column: int) -> str:
-    """Why `_parse` refused a line."""
+def _from_hexadecimal(digits: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Integers, int64, of strings of hexadecimal digits; -1 for null."""
+    return pc.binary_replace_slice(digits, 0, 0, "0x").cast(pa.int64()).fill_null(-1)
+
+
+def _fault(line: bytes) -> str:
+    """Why a line does not match the grammar."""
     fields = line.split(b"\t")
     if len(fields) != len(COLUMNS):
         hint = " (a file without labels, such as Kaggle's test.txt?)" if len(fields) == len(COLUMNS) - 1 else ""
         return f"has {len(fields)} tab-separated columns, but {len(COLUMNS)} are needed{hint}"
-    if column == 0:
-        allowed = "0 or 1"
-    elif column <= NUM_INTEGERS:
-        allowed = f"empty or an integer of at most {_MAX_DIGITS} digits"
-    else:
-        allowed = f"empty or at most {_MAX_HEX_DIGITS} hexadecimal digits"
+    column = next(i for i, (pattern, _) in enumerate(_GRAMMAR) if not re.fullmatch(pattern, fields[i]))
     value = fields[column][:40].decode("utf-8", "replace")
-    return f"column {column + 1} ({COLUMNS[column]}) is {value!r}, but must be {allowed}"
+    return f"column {column + 1} ({COLUMNS[column]}) is {value!r}, but must be {_GRAMMAR[column][1]}"

@@ -113,6 +113,8 @@ def decode_plan(message: bytes | bytearray | memoryview) -> TrainerPlan | Server
     for index, (name, dtype) in enumerate(array_names):
         array, position = _read_array(view, _HEADER.size + index * _ARRAY.size, position)
         fields[name] = array.astype(dtype, copy=False)
+    if position != len(view):
+        raise PlanCodecError(f"plan message of {len(view)} bytes is damaged or truncated: {position} bytes were due")
     plan: TrainerPlan | ServerPlan = plan_type(**fields)
     return plan
 
@@ -120,6 +122,8 @@ def decode_plan(message: bytes | bytearray | memoryview) -> TrainerPlan | Server
 def _read_array(view: memoryview, entry: int, position: int) -> tuple[NDArray[Any], int]:
     try:
         code, ndim, *shape = _ARRAY.unpack_from(view, entry)
+        if ndim not in (1, 2) or min(shape) < 0:
+            raise ValueError(f"an array of {ndim} dimensions, shape {shape}")
         dtype = _WIRE_DTYPES[code]
         count = shape[0] * (shape[1] if ndim == 2 else 1)
         array = np.frombuffer(view, dtype, count, position).reshape(shape[:ndim])

@@ -39,6 +39,7 @@ def exchange_lists(
     previous_updated: bool,
     id_ends: Int64Array,
     batch: EnteredBatch,
+    next_uses: Int32Array,
     placement: Placement,
     ring: EntryRing,
 ) -> ExchangeLists:
@@ -50,7 +51,7 @@ def exchange_lists(
     num_trainers = len(id_ends) - 1
     row = iteration % ring.ring_size
     late = ring.used_before[row, : batch.num_entries] & ~placement.fetched & previous_updated
-    early_gradient = ring.next_use[row, : batch.num_entries] == iteration + 1
+    early_gradient = next_uses[:, 0] == iteration + 1
     gray = _GRAY[2 * late + early_gradient]
     counts = np.zeros((num_trainers, num_trainers, 4), dtype=np.int64)
     sample_rows = np.empty(len(batch.id_pairs), dtype=np.int32)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.lookahead.lists import ExchangeLists, TransferLists, exchange_lists, transfer_lists
-from bagpipe_hpc.lookahead.next_use import EnteredBatch, EntryRing, enter_batch, new_key_state
+from bagpipe_hpc.lookahead.next_use import MAX_STAMP, EnteredBatch, EntryRing, enter_batch, new_key_state
 from bagpipe_hpc.lookahead.plan import Float32Array, Int32Array, Int64Array, IterationPlan, ServerPlan, TrainerPlan
 from bagpipe_hpc.lookahead.residency import Residency
 from bagpipe_hpc.sharding import share_boundaries
@@ -47,7 +47,7 @@ class KeyBatch:
 class _Pending:
     """A batch inside the window."""
 
-    batch: KeyBatch
+    batch: KeyBatch  # without its keys: they are in the entry ring now
     shares: Int64Array  # (T + 1,) sample positions
     id_ends: Int64Array  # (T + 1,) id positions
     entered: EnteredBatch
@@ -123,21 +123,26 @@ class Planner:
             yield self._emit()
 
     def _enter(self, batch: KeyBatch) -> None:
+        if self._num_entered >= MAX_STAMP // self.num_trainers:
+            raise ConfigError(f"one run plans at most {self._num_entered:,} iterations; start a new run to go on")
         num_ids = len(batch.keys)
         if num_ids > self._ring.capacity:
             self._ring = self._ring.grown(num_ids)
         shares = np.asarray(share_boundaries(len(batch.labels), self.num_trainers), dtype=np.int64)
         id_ends = shares * (num_ids // max(1, len(batch.labels)))
         entered = enter_batch(self._num_entered, self.window, batch.keys, id_ends, self._key_state, self._ring)
-        self._pending.append(_Pending(batch, shares, id_ends, entered))
+        self._pending.append(_Pending(replace(batch, keys=batch.keys[:0].copy()), shares, id_ends, entered))
         self._num_entered += 1
 
     def _emit(self) -> IterationPlan:
         iteration = self._num_emitted
         pending = self._pending.popleft()
         entered, read_only = pending.entered, pending.batch.read_only
-        placement = self._residency.place(iteration, read_only, entered, self._key_state, self._ring)
-        exchange = exchange_lists(iteration, self._previous_updated, pending.id_ends, entered, placement, self._ring)
+        next_uses = self._ring.next_uses_of(iteration, entered.num_entries)
+        placement = self._residency.place(iteration, read_only, entered, next_uses, self._key_state, self._ring)
+        exchange = exchange_lists(
+            iteration, self._previous_updated, pending.id_ends, entered, next_uses, placement, self._ring
+        )
         new = placement.fetched
         entry_keys = self._ring.keys[iteration % self._ring.ring_size, : entered.num_entries]
         fetches = self._transfers(entry_keys[new], placement.owner[new], placement.slot[new])

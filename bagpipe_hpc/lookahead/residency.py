@@ -21,6 +21,8 @@ Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
+LISTED = -2  # end of a linked list of users
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -63,7 +65,13 @@ class Residency:
         return self.num_issued - self.num_free
 
     def place(
-        self, iteration: int, read_only: bool, batch: EnteredBatch, key_state: Int32Array, ring: EntryRing
+        self,
+        iteration: int,
+        read_only: bool,
+        batch: EnteredBatch,
+        next_uses: Int32Array,
+        key_state: Int32Array,
+        ring: EntryRing,
     ) -> Placement:
         """Give every row of one iteration an owner and a slot, then let go of the rows that are not needed again.
 
@@ -79,13 +87,14 @@ class Residency:
         self._make_room_in_free_stacks(size)
         stuck, num_forced = _admit(
             iteration, self.prefetch_depth, self.cache_rows, size, batch.pair_entries, batch.pair_ends, key_state,
-            ring.keys, ring.chain, self.heads, self.farthest, self.free, self.num_free, self.num_issued,
+            ring.keys, ring.chain, ring.first_user,
+            self.heads, self.farthest, self.free, self.num_free, self.num_issued,
             owner, slot, fetched, evicted_keys, evicted_owners, evicted_slots,
         )  # fmt: skip
         if stuck >= 0:
             raise self._too_small(iteration, size, stuck)
         num_evicted = _retain(
-            iteration, read_only, size, key_state, ring.keys, ring.next_use, ring.next_entry, ring.chain,
+            iteration, read_only, size, next_uses, key_state, ring.keys, ring.chain,
             self.heads, self.farthest, self.free, self.num_free,
             owner, slot, num_forced, evicted_keys, evicted_owners, evicted_slots,
         )  # fmt: skip
@@ -124,42 +133,39 @@ def _victim(owner, nearest, heads, farthest):  # type: ignore[no-untyped-def]  #
 
 
 @njit(cache=True, nogil=True)
-def _shared_users(num_entries, pair_entries, pair_ends, key_state, keys):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Users of every entry: its first one and, for rows about to be fetched by several, all (compressed rows)."""
-    num_users = np.zeros(num_entries, dtype=np.int32)
-    first_user = np.empty(num_entries, dtype=np.int32)
+def _users_of_shared_fetches(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    num_entries, pair_entries, pair_ends, key_state, keys, first_user
+):
+    """Users of the rows about to be fetched for several trainers: a linked list per entry, highest trainer first."""
+    head = np.full(num_entries, NONE, dtype=np.int32)
+    for entry in range(num_entries):
+        if entry + DISTANCE < num_entries:
+            prefetch_row(key_state, keys[entry + DISTANCE])
+        if first_user[entry] < 0 and key_state[keys[entry], SLOT] == NONE:
+            head[entry] = LISTED
+    link = np.empty(len(pair_entries), dtype=np.int32)
+    user = np.empty(len(pair_entries), dtype=np.int32)
     for t in range(len(pair_ends) - 1):
         for p in range(pair_ends[t], pair_ends[t + 1]):
             entry = pair_entries[p]
-            if num_users[entry] == 0:
-                first_user[entry] = t
-            num_users[entry] += 1
-    begin = np.zeros(num_entries + 1, dtype=np.int32)
-    for entry in range(num_entries):
-        listed = num_users[entry] > 1 and key_state[keys[entry], SLOT] == NONE
-        begin[entry + 1] = begin[entry] + (num_users[entry] if listed else 0)
-    users = np.empty(begin[num_entries], dtype=np.int32)
-    if len(users) > 0:
-        fill = begin.copy()
-        for t in range(len(pair_ends) - 1):
-            for p in range(pair_ends[t], pair_ends[t + 1]):
-                entry = pair_entries[p]
-                if begin[entry + 1] > begin[entry]:
-                    users[fill[entry]] = t
-                    fill[entry] += 1
-    return first_user, begin, users
+            if head[entry] != NONE:
+                link[p] = head[entry]
+                user[p] = t
+                head[entry] = p
+    return head, link, user
 
 
 @njit(cache=True, nogil=True)
 def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     i, prefetch_depth, cache_rows, num_entries, pair_entries, pair_ends, key_state,
-    ring_keys, ring_chain, heads, farthest, free, num_free, num_issued,
+    ring_keys, ring_chain, ring_first_user, heads, farthest, free, num_free, num_issued,
     owner_out, slot_out, fetched_out, evicted_keys, evicted_owners, evicted_slots,
 ):  # fmt: skip
     """Owner and slot for every row that is not resident. Returns (rows without a slot or NONE, forced evictions)."""
     num_trainers = len(pair_ends) - 1
     keys = ring_keys[i % ring_keys.shape[0]]
-    first_user, users_begin, users = _shared_users(num_entries, pair_entries, pair_ends, key_state, keys)
+    first_user = ring_first_user[i % ring_keys.shape[0]]
+    head, link, user = _users_of_shared_fetches(num_entries, pair_entries, pair_ends, key_state, keys, first_user)
     nearest = i + prefetch_depth
     num_forced = 0  # of dirty rows; clean ones just vanish
     for entry in range(num_entries):
@@ -172,10 +178,14 @@ def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
             slot_out[entry] = key_state[key, SLOT]
             continue
         owner = first_user[entry]
-        for u in range(users_begin[entry], users_begin[entry + 1]):
-            t = users[u]
-            if num_issued[t] - num_free[t] < num_issued[owner] - num_free[owner]:
-                owner = t
+        if owner < 0:  # several users: the one with the fewest rows, the lowest of equals
+            p = head[entry]
+            owner = user[p]
+            while p != LISTED:
+                t = user[p]
+                if num_issued[t] - num_free[t] <= num_issued[owner] - num_free[owner]:
+                    owner = t
+                p = link[p]
         victim_use = NONE
         if num_free[owner] == 0 and num_issued[owner] == cache_rows:
             victim_use = _victim(owner, nearest, heads, farthest)
@@ -224,7 +234,7 @@ def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True)
 def _retain(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    i, read_only, num_entries, key_state, ring_keys, ring_next_use, ring_next_entry, ring_chain,
+    i, read_only, num_entries, next_uses, key_state, ring_keys, ring_chain,
     heads, farthest, free, num_free, owner_in, slot_in, num_evicted, evicted_keys, evicted_owners, evicted_slots,
 ):  # fmt: skip
     """After the iteration: rows with a next use stay, the others leave. Returns the number of evicted dirty rows."""
@@ -238,10 +248,10 @@ def _retain(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
         owner = owner_in[entry]
         if not read_only:
             key_state[key, OWNER] |= 1
-        use = ring_next_use[row, entry]
+        use = next_uses[entry, 0]
         if use != NONE:
             use_row = use % ring_keys.shape[0]
-            next_entry = ring_next_entry[row, entry]
+            next_entry = next_uses[entry, 1]
             ring_chain[use_row, next_entry] = heads[owner, use_row]
             heads[owner, use_row] = next_entry
             farthest[owner] = max(farthest[owner], use)

@@ -26,7 +26,7 @@ def abort_job(world: MPI.Intracomm, name: str, error: BaseException) -> None:
     where = f"bagpipe: error: {name} on host {socket.gethostname()}"
     if not isinstance(error, BagpipeError):
         traceback.print_exception(error)
-    print(f"{where}: {_describe(error)}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"{where}: {_describe(error)}\n")  # one write: the launcher's own words cannot come between
     sys.stdout.flush()
     # Launchers may forget output that they have not forwarded when the abort reaches them, and nothing tells when.
     time.sleep(LAUNCHER_READS_SECONDS)

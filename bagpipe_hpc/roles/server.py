@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from collections import deque
 
-import numpy as np
-
 from bagpipe_hpc.lookahead.plan import ServerPlan
 from bagpipe_hpc.roles.collection import send_touched_rows
 from bagpipe_hpc.roles.communicators import Communicators
@@ -24,6 +22,7 @@ from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.store.initial import RowInitializer
 from bagpipe_hpc.store.layout import row_width
+from bagpipe_hpc.store.lazy_memory import lazy_rows
 from bagpipe_hpc.store.row_store import RowStore
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.transport.base import ServerEnd
@@ -64,5 +63,5 @@ def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tupl
         window = RowWindow(comms.rows, *shape)
         store = RowStore(sharding, server, initializer, window.rows)
         return store, DirectServer(comms.rows, topology.num_servers, window, store)
-    store = RowStore(sharding, server, initializer, np.empty(shape, dtype=np.float32))
+    store = RowStore(sharding, server, initializer, lazy_rows(*shape))
     return store, StagedServer(comms.rows, topology.num_servers, config.prefetch_depth + 1, store)

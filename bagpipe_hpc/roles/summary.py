@@ -75,10 +75,10 @@ def print_summary(summary: dict[str, Any], run_path: Path) -> None:
     table.add_row("samples/s", f"{summary['samples_per_second']:,.0f}", f"{summary['samples']:,} samples in "
                   f"{summary['seconds']:.1f} s, {summary['iterations']:,} iterations")  # fmt: skip
     table.add_row("training loss", f"{summary['loss']:.4f}", "mean of the last iterations")
-    if summary["validation_auc"] is not None:
-        table.add_row(
-            "validation AUC", f"{summary['validation_auc']:.4f}", f"{summary['validation_samples']:,} samples"
-        )
+    if summary["validation_samples"]:
+        auc = summary["validation_auc"]
+        shown = "undefined" if auc is None else f"{auc:.4f}"
+        table.add_row("validation AUC", shown, f"{summary['validation_samples']:,} samples")
         table.add_row("validation log loss", f"{summary['validation_log_loss']:.4f}", "")
     table.add_section()
     times = summary["milliseconds_per_iteration"]

@@ -22,7 +22,7 @@ class RowStore:
         server: This server's index.
         initializer: Initial rows.
         rows: Memory for the shard, float32 (num_local_rows, row_width); its content is not read before it is made.
-            Pages never touched cost nothing when the memory comes from the system lazily, as numpy's does.
+            See `lazy_memory.py`.
     """
 
     def __init__(self, sharding: Sharding, server: int, initializer: RowInitializer, rows: Float32Array) -> None:

@@ -24,6 +24,9 @@ class DenseSynchronizer:
         device = self._parameters[0].device
         self._buffer = torch.zeros(size + 1, dtype=torch.float32, device=device)
         pieces = self._buffer[:-1].split([p.numel() for p in self._parameters])
+        # Without NCCL, Horovod sums in host memory; it is handed host memory then.
+        in_place = device.type == "cpu" or hvd.nccl_built()
+        self._reduced = self._buffer if in_place else torch.empty_like(self._buffer, device="cpu", pin_memory=True)
         self._views = [piece.view_as(p) for piece, p in zip(pieces, self._parameters, strict=True)]
 
     @property
@@ -42,7 +45,11 @@ class DenseSynchronizer:
             else:
                 view.copy_(parameter.grad)
         self._buffer[-1] = loss.detach()
-        hvd.allreduce_(self._buffer, op=hvd.Sum, name="dense_gradients_and_loss")
+        if self._reduced is not self._buffer:
+            self._reduced.copy_(self._buffer)
+        hvd.allreduce_(self._reduced, op=hvd.Sum, name="dense_gradients_and_loss")
+        if self._reduced is not self._buffer:
+            self._buffer.copy_(self._reduced)
         for view, parameter in zip(self._views, self._parameters, strict=True):
             parameter.grad = view
         return float(self._buffer[-1])

@@ -18,13 +18,13 @@ class EvaluationResult:
     """Metrics of a whole split."""
 
     num_samples: int
-    auc: float
+    auc: float | None  # None where all labels are equal
     log_loss: float
 
 
 def evaluate_predictions(logits: Float32Array, labels: Float32Array) -> EvaluationResult:
     """Exact AUC (torchmetrics) and mean log loss of logits and labels, float32 (n,)."""
     predicted, expected = torch.from_numpy(logits), torch.from_numpy(labels)
-    auc = binary_auroc(predicted.sigmoid(), expected.int()) if 0 < labels.sum() < len(labels) else torch.nan
+    auc = float(binary_auroc(predicted.sigmoid(), expected.int())) if 0 < labels.sum() < len(labels) else None
     log_loss = functional.binary_cross_entropy_with_logits(predicted, expected)
-    return EvaluationResult(len(labels), float(auc), float(log_loss))
+    return EvaluationResult(len(labels), auc, float(log_loss))

@@ -35,6 +35,7 @@ PERMITTED = {
     "torchmetrics": ("training", "checkpoint", "cli.doctor"),
     "horovod": ("training", "checkpoint", "roles", "cli.doctor"),
     "h5py": ("data", "checkpoint", "cli.doctor"),
+    "pyarrow": ("data",),
 }
 
 

@@ -5,6 +5,26 @@ A check that raises becomes a failed finding; one that does not end is cut off b
 itself, so that no rank waits for another for ever.
 """
 
-from bagpipe_hpc.cli.doctor.command import doctor
+import tempfile
+from pathlib import Path
+from typing import Annotated
 
-__all__ = ["doctor"]
+import typer
+
+
+def doctor(
+    directory: Annotated[
+        Path | None,
+        typer.Option(help="Where to try HDF5: best on the file system your data is on.", show_default="temporary"),
+    ] = None,
+    time_limit: Annotated[float, typer.Option(help="Seconds for one check.", min=0.1)] = 120.0,
+) -> None:
+    """Check MPI, one-sided transfers, Horovod, HDF5, GPUs and the node; say what to do about each finding.
+
+    Run it the way you will run the job: `bagpipe doctor`, `mpirun -n 4 bagpipe doctor`, `srun ... bagpipe doctor`.
+    Exit status: 1 if anything failed, else 0.
+    """
+    from bagpipe_hpc.cli.doctor.command import CHECKS, examine
+
+    if not examine(CHECKS, directory or Path(tempfile.gettempdir()), time_limit):
+        raise typer.Exit(1)

@@ -6,16 +6,14 @@ import faulthandler
 import os
 import platform
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -37,22 +35,6 @@ REPORT = Check(
 COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 PLAIN_WIDTH = 120  # of a table that goes to a file or through a launcher
 GRACE_SECONDS = 3.0
-
-
-def doctor(
-    directory: Annotated[
-        Path | None,
-        typer.Option(help="Where to try HDF5: best on the file system your data is on.", show_default="temporary"),
-    ] = None,
-    time_limit: Annotated[float, typer.Option(help="Seconds for one check.", min=0.1)] = 120.0,
-) -> None:
-    """Check MPI, one-sided transfers, Horovod, HDF5, GPUs and the node; say what to do about each finding.
-
-    Run it the way you will run the job: `bagpipe doctor`, `mpirun -n 4 bagpipe doctor`, `srun ... bagpipe doctor`.
-    Exit status: 1 if anything failed, else 0.
-    """
-    if not examine(CHECKS, directory or Path(tempfile.gettempdir()), time_limit):
-        raise typer.Exit(1)
 
 
 def examine(checks: Sequence[Check], directory: Path, time_limit: float) -> bool:

@@ -68,6 +68,6 @@ def test_an_error_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, arg
 def test_help_imports_nothing_heavy():
     code = (
         "import sys, bagpipe_hpc.cli.main; "
-        "print(sorted({'torch', 'mpi4py', 'h5py', 'numba', 'numpy', 'pydantic'} & sys.modules.keys()))"
+        "print(sorted({'torch', 'mpi4py', 'h5py', 'numba', 'numpy', 'pyarrow', 'pydantic'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -116,6 +116,10 @@ class TestMalformed:
             (line(integers={1: "1" * 19}), r"column 2 \(I1\) is '1{19}', but must be .* at most 18 digits"),
             (line(categories={1: "0x1f"}), r"column 15 \(C1\) is '0x1f', but must be empty or at most 8 hex"),
             (line(categories={26: "123456789"}), r"column 40 \(C26\) is '123456789'"),
+            (line(integers={1: " 5"}), r"column 2 \(I1\) is ' 5'"),
+            (line(integers={1: "0x5"}), r"column 2 \(I1\) is '0x5'"),
+            (line(categories={26: "1\r"}), r"column 40 \(C26\) is '1\\r'"),
+            (line(categories={1: '"1"'}), r"column 15 \(C1\) is '\"1\"'"),
             (line(categories={2: "-1"}), r"column 16 \(C2\) is '-1'"),
             (line(categories={2: "é" * 100}), r"column 16 \(C2\) is 'é{20}'"),
             ("\n", r"has 1 tab-separated columns, but 40 are needed; mend"),
@@ -159,6 +163,16 @@ class TestMalformed:
         (tmp_path / "cut.gz").write_bytes(gzip.compress(text.encode())[:cut])
         with pytest.raises(DatasetError, match="is a damaged or truncated gzip file"):
             import_criteo([tmp_path / "cut.gz"], tmp_path / "clicks")
+
+
+def test_extreme_values(tmp_path):
+    integers = ["", "0", "-0", "-7", "007", "9" * 18, "-" + "9" * 18]
+    digits = ["", "0", "00000000", "ffffffff", "FFFFFFFF", "0000000a", "1"]
+    path = write(tmp_path / "clicks.txt", *[line("1", {13: i}, {26: d}) for i, d in zip(integers, digits, strict=True)])
+    [block] = parse_blocks([path])
+    assert block.dense[:, 12].tolist() == np.log1p([0, 0, 0, 0, 7, 10**18 - 1, 0]).astype(np.float32).tolist()
+    assert block.categories[25].tolist() == [int(d, 16) if d else -1 for d in digits]
+    assert (block.labels.dtype, block.dense.dtype, block.categories.dtype) == (np.float32, np.float32, np.int64)
 
 
 @pytest.mark.parametrize("block_bytes", [90, 1000, 1 << 20])

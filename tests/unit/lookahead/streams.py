@@ -51,21 +51,44 @@ def tight_cache_rows(batches: list[Batch], num_trainers: int, prefetch_depth: in
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Streams of up to 14 small batches over few keys, through caches from far too small to a little too large."""
-    num_keys = draw(st.integers(1, 24), label="num_keys")
-    num_trainers = draw(st.integers(1, 4), label="num_trainers")
+    """Any small stream, through caches from too small to a little too large."""
     window = draw(st.integers(0, 8), label="window")
-    prefetch_depth = draw(st.integers(0, min(window, 3)) | st.integers(0, window), label="prefetch_depth")
-    ids_per_sample = draw(st.integers(1, 3), label="ids_per_sample")
-    sample = st.lists(st.integers(0, num_keys - 1), min_size=ids_per_sample, max_size=ids_per_sample)
-    stream = draw(
-        st.lists(
-            st.tuples(st.lists(sample, min_size=1, max_size=6), st.sampled_from([False, False, True])), max_size=14
-        )
+    return draw_case(
+        draw,
+        num_keys=draw(st.sampled_from([12, 24, 6, 3, 1]), label="num_keys"),
+        num_batches=draw(st.sampled_from([8, 14, 4, 2, 1, 0]), label="num_batches"),
+        window=window,
+        prefetch_depth=min(window, draw(st.integers(0, 8), label="prefetch_depth")),
     )
+
+
+@st.composite
+def full_cases(draw: st.DrawFn) -> Case:
+    """Streams that would retain more rows than the caches hold, most of them not due soon."""
+    return draw_case(
+        draw,
+        num_keys=draw(st.integers(12, 24), label="num_keys"),
+        num_batches=draw(st.integers(8, 16), label="num_batches"),
+        window=draw(st.integers(5, 10), label="window"),
+        prefetch_depth=draw(st.integers(0, 2), label="prefetch_depth"),
+    )
+
+
+def draw_case(draw: st.DrawFn, *, num_keys: int, num_batches: int, window: int, prefetch_depth: int) -> Case:
+    """Draw the batches, and sizes to suit."""
+    num_trainers = draw(st.integers(1, 4), label="num_trainers")
+    ids_per_sample = draw(st.integers(1, 3), label="ids_per_sample")
     num_dense = draw(st.integers(0, 2), label="num_dense")
-    batches = [batch(samples, num_dense=num_dense, read_only=read_only) for samples, read_only in stream]
-    tight = tight_cache_rows(batches, num_trainers, prefetch_depth)
+    shape = st.tuples(st.integers(1, 5), st.sampled_from([False, False, True]))
+    shapes = draw(st.lists(shape, min_size=num_batches, max_size=num_batches), label="samples, read_only")
+    key = st.integers(0, num_keys - 1)
+    batches = []
+    for num_samples, read_only in shapes:
+        sample = st.lists(key, min_size=ids_per_sample, max_size=ids_per_sample)
+        samples = draw(st.lists(sample, min_size=num_samples, max_size=num_samples), label="samples")
+        batches.append(batch(samples, num_dense=num_dense, read_only=read_only))
+    needed = tight_cache_rows(batches, num_trainers, prefetch_depth=0)
+    enough = tight_cache_rows(batches, num_trainers, prefetch_depth)
     return Case(
         batches,
         {
@@ -74,7 +97,7 @@ def cases(draw: st.DrawFn) -> Case:
             "num_servers": draw(st.integers(1, 3), label="num_servers"),
             "window": window,
             "prefetch_depth": prefetch_depth,
-            "cache_rows": draw(st.integers((tight + 1) // 2, tight + 3), label="cache_rows"),
+            "cache_rows": draw(st.integers(max(1, needed - 1), enough + 1), label="cache_rows"),
         },
     )
 

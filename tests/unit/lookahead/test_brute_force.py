@@ -14,7 +14,7 @@ from bagpipe_hpc.lookahead.plan import IterationPlan
 
 from .brute_force import Batch, BruteForcePlanner
 from .playback import play
-from .streams import Case, batch, cases, wide_case, zipf_case
+from .streams import Case, batch, cases, full_cases, wide_case, zipf_case
 
 
 def plan_all(case: Case) -> list[IterationPlan]:
@@ -114,8 +114,8 @@ def test_full_cache_evicts_the_farthest_then_turns_to_another_trainer() -> None:
 # --- playback
 
 
-@settings(deadline=None, max_examples=400)
-@given(cases())
+@settings(deadline=None, max_examples=300)
+@given(cases() | full_cases())
 def test_plans_play(case: Case) -> None:
     plans: list[IterationPlan] = []
     try:

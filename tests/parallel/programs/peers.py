@@ -1,0 +1,52 @@
+"""On three ranks: blocks of rows between trainers, of all sizes and of none."""
+
+from __future__ import annotations
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from bagpipe_hpc.transport.peers import PeerExchange
+
+NUM_ROUNDS = 40
+
+
+def counts_of(round_index: int, size: int) -> NDArray[np.int32]:
+    """Rows from each trainer (first axis) to each other one; int32, shape (T, T)."""
+    random = np.random.default_rng(round_index)
+    most = (1, 4, 3_000)[round_index % 3]
+    counts = random.integers(0, most + 1, (size, size), dtype=np.int32)
+    counts[random.random((size, size)) < 0.4] = 0
+    if round_index == 0:
+        counts[:] = 0  # nobody has anything for anybody
+    if round_index == 1:
+        counts[:, 1:] = 0  # only trainer 0 gets anything, trainer 1 nothing at all
+        counts[1:2] = 0
+    np.fill_diagonal(counts, 0)
+    return counts
+
+
+def block(sender: int, receiver: int, round_index: int, num_rows: int, columns: int) -> NDArray[np.float32]:
+    rows = np.arange(num_rows * columns, dtype=np.float32).reshape(num_rows, columns)
+    return rows + np.float32(1e4 * sender + 1e5 * receiver + round_index)
+
+
+def main() -> None:
+    comm = MPI.COMM_WORLD
+    exchange, me, sent = PeerExchange(comm), comm.rank, 0
+    for round_index in range(NUM_ROUNDS):
+        counts, columns = counts_of(round_index, comm.size), (1, 3, 16)[round_index % 2]
+        to = [block(me, peer, round_index, counts[me, peer], columns) for peer in range(comm.size)]
+        expected = [block(peer, me, round_index, counts[peer, me], columns) for peer in range(comm.size)]
+        outgoing = np.concatenate(to)
+        incoming = np.full((counts[:, me].sum(), columns), np.nan, dtype=np.float32)
+        exchange.swap(outgoing, counts[me], incoming, counts[:, me].copy())
+        outgoing.fill(np.nan)  # complete on return
+        np.testing.assert_array_equal(incoming, np.concatenate(expected), f"round {round_index}")
+        sent += counts[me].sum() * columns * 4
+    assert exchange.bytes_sent == sent
+    exchange.free()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""A failure of one rank ends the job on all ranks, and says who, where and why."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.launch import run_ranks
+
+PROGRAM = str(Path(__file__).parent / "programs" / "failure.py")
+NAMES = ("oracle (rank 0)", "server 0 (rank 1)", "trainer 0 (rank 2)")
+
+
+@pytest.mark.parametrize(
+    ("rank", "place", "error", "words"),
+    [
+        (0, "main", "own", "raise cache.rows"),
+        (0, "background", "foreign", "ValueError: of a kind"),
+        (1, "main", "foreign", "ValueError: of a kind"),
+        (1, "background", "own", "raise cache.rows"),
+        (2, "main", "exit", "SystemExit: 0"),
+        (2, "background", "foreign", "ValueError: of a kind"),
+    ],
+)
+def test_all_ranks_end_and_say_why(rank: int, place: str, error: str, words: str) -> None:
+    began = time.monotonic()
+    done = run_ranks(3, [PROGRAM, str(rank), place, error], timeout=30)
+    assert time.monotonic() - began < 10
+    assert done.returncode != 0
+    complaint = f"bagpipe: error: {NAMES[rank]} on host {socket.gethostname()}: {words}\n"
+    assert done.stderr.count("bagpipe: error:") == done.stderr.count(complaint) == 1, done.stderr
+    # The user's own mistakes need no traceback.
+    assert ("Traceback" in done.stderr) == (error != "own"), done.stderr
