@@ -115,11 +115,10 @@ def load_config(path: Path | None, overrides: list[str]) -> Config:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"configuration {path} cannot be read: {error.strerror}; check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration {path} is not valid YAML: {error}") from None
+    settings = _parse_yaml(content, f"configuration {path}")
     if settings is None:
         return {}
     if not isinstance(settings, dict):
@@ -127,14 +126,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return settings
 
 
+def _parse_yaml(content: str | bytes, name: str) -> Any:
+    try:
+        return yaml.safe_load(content)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date, but is none
+        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}; mend it") from None
+    except RecursionError:
+        raise ConfigError(f"{name} is not valid YAML for settings: nested too deeply; mend it") from None
+
+
 def _apply_override(settings: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     if not separator or not name:
         raise ConfigError(f"--set {override!r} is not of the form section.key=value, as in training.epochs=3")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from None
+    value = _parse_yaml(text, f"--set {override!r}: the value")
     *sections, key = name.split(".")
     for section in sections:
         inner = settings.setdefault(section, {})
@@ -161,6 +166,8 @@ def _explain(error: ValidationError, path: Path | None) -> str:
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             problems.append(_explain_unknown(name))
+        elif problem["type"] == "model_type":
+            problems.append(f"{name} = {problem['input']!r}: is a section; valid in it: {', '.join(_names_in(name))}")
         elif name:
             problems.append(f"{name} = {problem['input']!r}: {problem['msg']}")
         else:
@@ -171,8 +178,14 @@ def _explain(error: ValidationError, path: Path | None) -> str:
 
 def _explain_unknown(name: str) -> str:
     names = setting_names()
-    section = name.rpartition(".")[0]
-    siblings = [known for known in names if known.rpartition(".")[0] == section] or names
-    close = difflib.get_close_matches(name, names, n=1)
+    valid = _names_in(name.rpartition(".")[0]) or names
+    close = difflib.get_close_matches(name, [*names, *valid], n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"unknown setting {name!r}{hint}; valid here: {', '.join(siblings)}"
+    return f"unknown setting {name!r}{hint}; valid here: {', '.join(valid)}"
+
+
+def _names_in(section: str) -> list[str]:
+    """Settings and sections of a section; of the whole configuration for an empty name."""
+    prefix = f"{section}." if section else ""
+    inside = (name.removeprefix(prefix) for name in setting_names() if name.startswith(prefix))
+    return list(dict.fromkeys(prefix + name.partition(".")[0] for name in inside))

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from mpi4py import MPI
 from bagpipe_hpc.errors import BagpipeError
 
 EXIT_FAILURE = 1
+LAUNCHER_READS_SECONDS = 0.3
 
 
 def abort_job(world: MPI.Intracomm, name: str, error: BaseException) -> None:
@@ -26,6 +28,8 @@ def abort_job(world: MPI.Intracomm, name: str, error: BaseException) -> None:
         traceback.print_exception(error)
     sys.stderr.write(f"{where}: {_describe(error)}\n")  # one write: the launcher's own words cannot come between
     sys.stdout.flush()
+    # Launchers may forget output that they have not forwarded when the abort reaches them, and nothing tells when.
+    time.sleep(LAUNCHER_READS_SECONDS)
     world.Abort(EXIT_FAILURE)
 
 
@@ -39,20 +43,25 @@ def whole_job_fails_together(world: MPI.Intracomm, name: str) -> Iterator[None]:
         abort_job(world, name, error)
 
 
-def say_goodbye_on_sigterm(name: str, *, loud: bool) -> None:
-    """On SIGTERM leave, loud ranks with a word on why: launchers send it to the ranks left when one has died."""
+def leave_when_told_to_stop(name: str, *, loud: bool) -> None:
+    """On SIGTERM and SIGINT leave, loud ranks with a word on why.
+
+    Launchers send SIGTERM to the ranks left when one has died.
+    """
 
     def leave(signum: int, frame: FrameType | None) -> None:
         message = (
-            f"bagpipe: error: {name} on host {socket.gethostname()} was told to stop (SIGTERM). Unless you asked for "
-            "it, another rank failed; its own message or the launcher's names it. Killed by signal 9 most often means "
-            "that its node ran out of memory: lower cache.rows or training.batch_size, or use more nodes\n"
+            f"bagpipe: error: {name} on host {socket.gethostname()} was told to stop ({signal.Signals(signum).name}). "
+            "Unless you asked for it, another rank failed; its own message or the launcher's names it. Killed by "
+            "signal 9 most often means that its node ran out of memory: lower cache.rows or training.batch_size, or "
+            "use more nodes\n"
         )
         if loud:
             os.write(sys.stderr.fileno(), message.encode())
         os._exit(128 + signum)
 
-    signal.signal(signal.SIGTERM, leave)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, leave)
 
 
 def _describe(error: BaseException) -> str:

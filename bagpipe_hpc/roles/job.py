@@ -10,7 +10,8 @@ from mpi4py import MPI
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.errors import BagpipeError, DatasetError
 from bagpipe_hpc.roles.communicators import check_thread_level, split_world
-from bagpipe_hpc.roles.failure import say_goodbye_on_sigterm, whole_job_fails_together
+from bagpipe_hpc.roles.failure import leave_when_told_to_stop, whole_job_fails_together
+from bagpipe_hpc.roles.run_directory import writing_to
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
 
@@ -26,12 +27,15 @@ def run_training(config_path: Path | None, data_path: Path, run_path: Path, over
     Communication: collective over MPI_COMM_WORLD.
     """
     world = MPI.COMM_WORLD
-    spec = _agree_on_job(world, config_path, data_path, run_path, overrides)
+    with whole_job_fails_together(world, f"rank {world.rank}"):
+        spec = _agree_on_job(world, config_path, data_path, run_path, overrides)
+    if spec is None:
+        sys.exit(EXIT_INVALID)
     topology = Topology(world.size, spec.config.roles.servers)
     name = topology.name_of(world.rank)
     with whole_job_fails_together(world, name):
         # Two ranks, so that one is left to speak whichever dies.
-        say_goodbye_on_sigterm(name, loud=world.rank < 2)
+        leave_when_told_to_stop(name, loud=world.rank < 2)
         comms = split_world(world, topology)
         role = topology.role_of(world.rank)
         # Imported here: torch and Horovod only where they are used.
@@ -53,21 +57,18 @@ def run_training(config_path: Path | None, data_path: Path, run_path: Path, over
 
 def _agree_on_job(
     world: MPI.Intracomm, config_path: Path | None, data_path: Path, run_path: Path, overrides: list[str]
-) -> JobSpec:
-    """The oracle validates everything and tells all ranks: the job, or the one error."""
-    outcome: JobSpec | BagpipeError | None = None
+) -> JobSpec | None:
+    """The oracle validates everything and tells all ranks the job: None where there is none, and it has said why.
+
+    Launchers kill the job at the first exit code: the message is out before any rank learns that it may leave.
+    """
+    spec: JobSpec | None = None
     if world.rank == ORACLE_RANK:
         try:
-            outcome = _validate(world.size, config_path, data_path, run_path, overrides)
+            spec = _validate(world.size, config_path, data_path, run_path, overrides)
         except BagpipeError as error:
-            outcome = error
             print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
-    outcome = world.bcast(outcome, root=ORACLE_RANK)
-    if isinstance(outcome, BagpipeError):
-        world.Barrier()  # launchers kill the job at the first exit code: nobody leaves before the message is out
-        sys.exit(EXIT_INVALID)
-    assert outcome is not None
-    return outcome
+    return world.bcast(spec, root=ORACLE_RANK)
 
 
 def _validate(
@@ -82,14 +83,13 @@ def _validate(
     schema = dataset.schema
     ragged = [table.name for table in schema.tables if table.ragged]
     if ragged:
-        raise DatasetError(f"{data_path} has ragged tables ({', '.join(ragged)}); models take one id per table")
+        raise DatasetError(
+            f"{data_path} has ragged tables ({', '.join(ragged)}); models take one id per table: "
+            "make the data set again without them"
+        )
     if dataset.train.num_samples == 0:
         raise DatasetError(f"{data_path} has no training samples")
-    try:
+    with writing_to(run_path):
         run_path.mkdir(parents=True, exist_ok=True)
         (run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    except OSError as error:
-        raise BagpipeError(
-            f"run directory {run_path} cannot be written: {error.strerror}; choose another --run-dir"
-        ) from None
     return JobSpec(config, schema.num_embeddings, schema.num_dense)

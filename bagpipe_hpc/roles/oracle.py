@@ -33,6 +33,7 @@ from bagpipe_hpc.roles.collection import receive_touched_rows
 from bagpipe_hpc.roles.communicators import Communicators
 from bagpipe_hpc.roles.progress import Progress
 from bagpipe_hpc.roles.report import REPORT
+from bagpipe_hpc.roles.run_directory import writing_to
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.summary import print_summary, summarise
 from bagpipe_hpc.sharding import Int64Array, KeySpace, Sharding
@@ -81,7 +82,9 @@ def run_oracle(spec: JobSpec, topology: Topology, comms: Communicators, data_pat
     assert totals is not None
     digest = _digest(spec, topology, comms, totals)  # 6
     summary = summarise(spec.config, topology, totals, digest, progress.last_loss, sender.bytes_sent, num_iterations)
-    (run_path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    summary_path = run_path / "summary.json"
+    with writing_to(summary_path):
+        summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print_summary(summary, run_path)  # 7
 
 

@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.roles.console import open_console
+from bagpipe_hpc.roles.run_directory import writing_to
 from bagpipe_hpc.topology import Topology
 
 METRICS_EVERY = 20  # iterations per line of metrics.jsonl
@@ -37,7 +38,9 @@ class Progress:
         topology: Topology,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._metrics = (run_path / "metrics.jsonl").open("w", encoding="utf-8")
+        self._metrics_path = run_path / "metrics.jsonl"
+        with writing_to(self._metrics_path):
+            self._metrics = self._metrics_path.open("w", encoding="utf-8")
         self._num_iterations = num_iterations
         self._batch_size = config.training.batch_size
         self._clock = clock
@@ -97,8 +100,9 @@ class Progress:
         self.last_loss = sum(self._losses) / len(self._losses)
         rate = (self._done - self._mark_done) * self._batch_size / max(now - self._mark, 1e-9)
         line = {"iteration": self._done, "loss": self.last_loss, "samples_per_second": round(rate, 1)}
-        self._metrics.write(json.dumps(line) + "\n")
-        self._metrics.flush()
+        with writing_to(self._metrics_path):
+            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.flush()
         self._losses.clear()
         self._mark, self._mark_done = now, self._done
 

@@ -19,8 +19,9 @@ from bagpipe_hpc.data.dataset import DatasetWriter
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from tests.launch import Run, run_ranks, start_ranks
 
-START_SECONDS = 60  # until a job trains, on a slow machine
+START_SECONDS = 90  # until a job trains, on a slow machine
 END_SECONDS = 10  # from a fault until no process is left
+ERROR = "bagpipe: error: "
 LAST_SHARD = "train/shard-00003.h5"
 
 Damage = Callable[[Path], object]
@@ -38,17 +39,30 @@ def command(dataset: Path, run_dir: Path, *settings: str, config: Path | None = 
     return ["-m", "bagpipe_hpc", "train", *([str(config)] if config else []), *paths, *overrides]
 
 
+def wait_until(happened: Callable[[], bool], run: Run) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not happened():
+        assert run.process.poll() is None, run.output()
+        assert time.monotonic() < deadline, run.output()
+        time.sleep(0.02)
+
+
+def wait_for_training(run: Run, run_dir: Path) -> None:
+    metrics = run_dir / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0, run)
+
+
 def errors(done: CompletedProcess[str]) -> list[str]:
     assert "Traceback" not in done.stderr, done.stderr
-    return [line for line in done.stderr.splitlines() if "error:" in line.lower()]
+    return [line for line in done.stderr.splitlines() if line.startswith(ERROR)]
 
 
-def assert_refused(args: list[str], *parts: str, ranks: int = 3) -> None:
+def assert_refused(args: list[str], *parts: str) -> None:
     """The job ends before it starts: code 2, and one line of one rank that holds all parts (cause and cure)."""
-    done = run_ranks(ranks, args, timeout=START_SECONDS)
+    done = run_ranks(3, args, timeout=START_SECONDS)
     assert done.returncode == 2, done.stderr
+    assert len(errors(done)) == 1, done.stderr
     (line,) = errors(done)
-    assert line.startswith("bagpipe: error: "), line
     assert [part for part in parts if part not in line] == [], line
     assert "training" not in done.stdout
 
@@ -59,10 +73,6 @@ def assert_refused(args: list[str], *parts: str, ranks: int = 3) -> None:
 def truncate(dataset: Path) -> None:
     path = dataset / LAST_SHARD
     path.write_bytes(path.read_bytes()[:-2000])
-
-
-def replace_by_text(dataset: Path) -> None:
-    (dataset / LAST_SHARD).write_text("1\t2\t3\n" * 1000)
 
 
 def replace_by_foreign_hdf5(dataset: Path) -> None:
@@ -81,14 +91,12 @@ def change_schema(dataset: Path) -> None:
     ("damage", "parts"),
     [
         (truncate, [LAST_SHARD, "truncated", "copy it again"]),
-        (replace_by_text, [LAST_SHARD, "not an HDF5 file", "copy it again"]),
         (replace_by_foreign_hdf5, [LAST_SHARD, "not a shard", "copy it again"]),
         (change_schema, [LAST_SHARD, "another schema", "401", "make the data set again"]),
         (lambda dataset: (dataset / LAST_SHARD).unlink(), [LAST_SHARD, "is missing", "copy it again"]),
-        (lambda dataset: (dataset / "dataset.json").unlink(), ["has no dataset.json", "copy the data set again"]),
         (shutil.rmtree, ["is not a directory", "bagpipe import"]),
     ],
-    ids=["truncated", "text", "foreign HDF5", "wrong schema", "missing shard", "missing manifest", "missing data set"],
+    ids=["truncated", "foreign HDF5", "wrong schema", "missing shard", "missing data set"],
 )
 def test_a_data_set_that_is_not_whole_is_refused(
     dataset: Path, tmp_path: Path, damage: Damage, parts: list[str]
@@ -118,11 +126,9 @@ def test_a_ragged_data_set_is_refused(tmp_path: Path) -> None:
     [
         ("training.learning_rte=1", ["training.learning_rte", "mean training.learning_rate?", "training.epochs"]),
         ("training.epochs", ["'training.epochs'", "section.key=value"]),
-        ("training.epochs=many", ["training.epochs", "'many'", "valid integer"]),
-        ("lookahead.prefetch_depth=65", ["lookahead.prefetch_depth is 65", "lookahead.window is 64", "lower", "raise"]),
         ("roles.servers=2", ["the job has 3 ranks", "need 4", "mpirun -n 4", "lower roles.servers"]),
     ],
-    ids=["unknown", "no value", "not a number", "contradiction", "too few ranks"],
+    ids=["unknown", "no value", "too few ranks"],
 )
 def test_a_setting_that_cannot_be_is_refused(
     small_dataset: Path, tmp_path: Path, setting: str, parts: list[str]
@@ -134,10 +140,9 @@ def test_a_setting_that_cannot_be_is_refused(
     ("content", "parts"),
     [
         (None, ["cannot be read", "No such file", "check the path"]),
-        ("training: [1, 2\n  epochs: }", ["not valid YAML", "line 2"]),
-        ("- training", ["must be a mapping", "not a list"]),
+        ("training: [1, 2\n  epochs: }", ["not valid YAML", "line 2", "mend it"]),
     ],
-    ids=["missing", "not YAML", "a list"],
+    ids=["missing", "not YAML"],
 )
 def test_a_configuration_that_cannot_be_read_is_refused(
     small_dataset: Path, tmp_path: Path, content: str | None, parts: list[str]
@@ -154,6 +159,14 @@ def test_a_run_directory_that_cannot_be_made_is_refused(small_dataset: Path, tmp
     assert_refused(args, str(tmp_path / "run"), "File exists", "choose another --run-dir")
 
 
+def test_a_fault_of_the_program_before_the_start_ends_all_ranks() -> None:
+    program = "from bagpipe_hpc.roles import job; job._validate = lambda *_: 1 / 0; job.run_training(*4 * [None])"
+    done = run_ranks(3, ["-c", program], timeout=START_SECONDS)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("bagpipe: error: rank 0 on host ") == 1
+    assert done.stderr.count("Traceback") == 1
+
+
 # Found while training
 
 
@@ -165,11 +178,15 @@ def poison(name: str, value: float) -> Damage:
     return damage
 
 
-def assert_fails(args: list[str], *parts: str) -> None:
+def assert_fails(args: list[str], *parts: str, ranks: int = 3) -> None:
     """The job is aborted: one rank says why, in a line that holds all parts."""
-    done = run_ranks(4, args, timeout=START_SECONDS)
+    with start_ranks(ranks, args) as run:
+        wait_until(lambda: ERROR in run.output(), run)
+        done = run.wait(END_SECONDS)
     assert done.returncode == 1, done.stderr
-    (line,) = [line for line in errors(done) if "told to stop" not in line]
+    lines = [line for line in errors(done) if "told to stop" not in line]
+    assert len(lines) == 1, done.stderr
+    (line,) = lines
     assert [part for part in parts if part not in line] == [], line
 
 
@@ -193,12 +210,23 @@ def test_a_bad_sample_far_into_the_data_ends_training(
 
 def test_a_cache_too_small_ends_the_job(small_dataset: Path, tmp_path: Path) -> None:
     args = command(small_dataset, tmp_path / "run", "cache.rows=50")
-    assert_fails(args, "oracle (rank 0) on host ", "2 trainers x cache.rows 50 are 100", "raise cache.rows, or lower")
+    assert_fails(args, "oracle (rank 0) on host ", "1 trainers x cache.rows 50 are 50", "raise cache.rows, or lower")
 
 
 def test_a_run_that_diverges_ends(small_dataset: Path, tmp_path: Path) -> None:
     args = command(small_dataset, tmp_path / "run", "training.batch_size=20", "training.learning_rate=1e20")
-    assert_fails(args, "oracle (rank 0) on host ", "the loss is ", "in iteration ", "lower training.learning_rate")
+    assert_fails(
+        args, "oracle (rank 0) on host ", "the loss is ", "in iteration ", "lower training.learning_rate", ranks=4
+    )
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json"])
+def test_a_disk_that_is_full_ends_the_job(small_dataset: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("/dev/full")
+    args = command(small_dataset, tmp_path)
+    assert_fails(
+        args, "oracle (rank 0) on host ", f"{tmp_path / name} cannot be written", "No space left", "free space"
+    )
 
 
 # Ranks that die
@@ -208,15 +236,6 @@ def long_job(dataset: Path, run_dir: Path) -> list[str]:
     return command(dataset, run_dir, "training.epochs=1000000", "training.batch_size=50")
 
 
-def wait_for_training(run: Run, run_dir: Path) -> None:
-    metrics = run_dir / "metrics.jsonl"
-    deadline = time.monotonic() + START_SECONDS
-    while not (metrics.exists() and metrics.read_text()):
-        assert run.process.poll() is None, run.output()
-        assert time.monotonic() < deadline, run.output()
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize(
     ("rank", "signum", "witness"),
     [
@@ -224,8 +243,9 @@ def wait_for_training(run: Run, run_dir: Path) -> None:
         (1, signal.SIGKILL, "oracle (rank 0)"),
         (2, signal.SIGKILL, "oracle (rank 0)"),
         (0, signal.SIGTERM, "oracle (rank 0)"),
+        (1, signal.SIGINT, "server 0 (rank 1)"),
     ],
-    ids=["kill oracle", "kill server", "kill trainer", "terminate oracle"],
+    ids=["kill oracle", "kill server", "kill trainer", "terminate oracle", "interrupt server"],
 )
 def test_a_rank_that_dies_ends_all_ranks(
     small_dataset: Path, tmp_path: Path, rank: int, signum: int, witness: str
@@ -236,7 +256,7 @@ def test_a_rank_that_dies_ends_all_ranks(
         done = run.wait(END_SECONDS)
     assert done.returncode != 0
     assert f"bagpipe: error: {witness} on host " in done.stderr
-    assert "told to stop (SIGTERM)" in done.stderr
+    assert "told to stop (SIG" in done.stderr
     assert "lower cache.rows or training.batch_size, or use more nodes" in done.stderr
     assert "Traceback" not in done.stderr
 
