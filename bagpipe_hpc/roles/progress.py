@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -109,7 +110,8 @@ class Progress:
     def _show(self) -> None:
         elapsed = self._clock() - self._start
         rate = self._done * self._batch_size / max(elapsed, 1e-9)
-        figures = f"{rate:,.0f} samples/s  loss {self.last_loss:.4f}"
+        loss = sum(self._losses) / len(self._losses) if math.isnan(self.last_loss) and self._losses else self.last_loss
+        figures = f"{rate:,.0f} samples/s  loss {loss:.4f}"
         if self._bar:
             self._bar.update(self._task, completed=self._done, figures=figures, refresh=True)
         elif self._done:
