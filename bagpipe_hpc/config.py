@@ -115,9 +115,11 @@ def load_config(path: Path | None, overrides: list[str]) -> Config:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = path.read_bytes()
+        content = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"configuration {path} cannot be read: {error.strerror}; check the path") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"configuration {path} is not valid YAML: {error}; mend it") from None
     settings = _parse_yaml(content, f"configuration {path}")
     if settings is None:
         return {}
@@ -126,7 +128,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _parse_yaml(content: str | bytes, name: str) -> Any:
+def _parse_yaml(content: str, name: str) -> Any:
     try:
         return yaml.safe_load(content)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date, but is none

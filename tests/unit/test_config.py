@@ -64,7 +64,8 @@ def test_setting_names_are_dotted_and_all_there() -> None:
         ("training.learning_rte=1", ["'training.learning_rte'", "did you mean training.learning_rate?"]),
         ("lookahead.windows=1", ["did you mean lookahead.window?", "lookahead.window, lookahead.prefetch_depth"]),
         ("cache.zzzzzz=1", ["unknown setting 'cache.zzzzzz'", "valid here: cache.rows"]),
-        ("nosuch.section=1", ["unknown setting 'nosuch'"]),
+        ("nosuch.section=1", ["unknown setting 'nosuch'", "valid here: mode, transport, lookahead, "]),
+        ("trainings.epochs=1", ["unknown setting 'trainings'", "did you mean training?"]),
         ("training.epochs=many", ["training.epochs = 'many'", "integer"]),
         ("training.epochs=1.5", ["training.epochs = 1.5"]),
         ("training.epochs=0", ["training.epochs = 0", "greater than or equal to 1"]),
@@ -77,7 +78,9 @@ def test_setting_names_are_dotted_and_all_there() -> None:
         ("model.embedding_dim=5000", ["model.embedding_dim = 5000", "4096"]),
         ("mode=fast", ["mode = 'fast'", "'cached' or 'synchronous'"]),
         ("transport=[staged]", ["transport = ['staged']"]),
-        ("training=7", ["training = 7"]),
+        ("training=7", ["training = 7: is a section; valid in it: training.batch_size, training.epochs"]),
+        ("training.epochs=2020-13-45", ["--set 'training.epochs=2020-13-45'", "not valid YAML", "month must be"]),
+        ("training.epochs=" + "[" * 10_000, ["nested too deeply"]),
     ],
 )
 def test_wrong_settings_are_explained(override: str, words: list[str]) -> None:
@@ -115,8 +118,14 @@ def test_a_file_must_be_a_mapping(tmp_path: Path, text: str) -> None:
 
 
 def test_malformed_yaml(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"job\.yaml is not valid YAML: (?s:.)*line 1"):
+    with pytest.raises(ConfigError, match=r"job\.yaml is not valid YAML: .*line 1.*; mend it$") as error:
         load(tmp_path, "training: {epochs: [")
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_nested_too_deeply(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"job\.yaml is not valid YAML for settings: nested too deeply"):
+        load(tmp_path, "[" * 10_000)
 
 
 def test_a_file_that_is_not_text(tmp_path: Path) -> None:
