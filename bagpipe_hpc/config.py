@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from bagpipe_hpc.errors import ConfigError
 
@@ -37,15 +37,17 @@ class RolesConfig(_Section):
 class ModelConfig(_Section):
     name: Literal["dlrm"] = Field("dlrm", description="Model to train.")
     embedding_dim: int = Field(16, ge=1, le=4096, description="Columns of every embedding row.")
-    bottom_mlp: tuple[int, ...] = Field((64, 32), description="Hidden layers of the bottom MLP (dense features).")
-    top_mlp: tuple[int, ...] = Field((128, 64), description="Hidden layers of the top MLP.")
+    bottom_mlp: tuple[PositiveInt, ...] = Field(
+        (64, 32), description="Hidden layers of the bottom MLP (dense features)."
+    )
+    top_mlp: tuple[PositiveInt, ...] = Field((128, 64), description="Hidden layers of the top MLP.")
 
 
 class TrainingConfig(_Section):
     batch_size: int = Field(256, ge=1, description="Samples of one global batch, split over the trainers.")
     epochs: int = Field(1, ge=1, description="Passes over the training split.")
     iterations: int | None = Field(None, ge=1, description="Stop after so many iterations; null: all epochs.")
-    learning_rate: float = Field(1.0, gt=0, allow_inf_nan=False, description="SGD step size, rows and dense alike.")
+    learning_rate: float = Field(0.1, gt=0, allow_inf_nan=False, description="SGD step size, rows and dense alike.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of initial rows and dense parameters.")
     threads: int | None = Field(None, ge=1, description="Threads of a trainer; null: its share of the node's cores.")
 
@@ -125,7 +127,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(settings, dict):
         raise ConfigError(f"configuration {path} must be a mapping of settings, not a {type(settings).__name__}")
-    return settings
+    # A section with nothing in it, as in a template with its settings commented out, is one that is not there.
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _parse_yaml(content: str, name: str) -> Any:

@@ -29,7 +29,3 @@ class PlanCodecError(BagpipeError):
 
 class PlatformError(BagpipeError):
     """MPI, Horovod or a device is not usable as it is set up."""
-
-
-class JobStoppedError(BagpipeError):
-    """The job was told to stop (a signal), most often because another rank died."""

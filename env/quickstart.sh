@@ -67,6 +67,6 @@ fi
 run=$runs/$(date +%Y%m%d-%H%M%S)
 while [[ -e $run ]]; do run+=x; done
 say "training on 4 ranks (oracle, embedding server, 2 trainers) into $run"
-"${launch[@]}" bagpipe train --data "$data" --run-dir "$run" --set training.epochs=3 ||
+"${launch[@]}" bagpipe train --data "$data" --run-dir "$run" --set training.epochs=3 --set training.learning_rate=1.0 ||
   fail "training ended with status $? (see above; .venv/bin/bagpipe doctor looks at the machine)"
 say "done: settings, metrics and summary are in $run"

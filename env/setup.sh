@@ -49,7 +49,7 @@ fi
 
 digest() { sha256sum | cut -c1-16; }
 mpi_identity() { { "$1" --showme:version || "$1" -compile_info || "$1" -show; } 2>/dev/null; command -v "$1"; }
-build_variables() { env | grep -E '^(HOROVOD_|CUDA_HOME=|NCCL_HOME=|CXX=|CC=)' | sort || true; }
+build_variables() { env | grep -E '^(HOROVOD_(WITH|WITHOUT|GPU|CPU|NCCL|CUDA|ROCM|BUILD)[A-Z_]*|CUDA_HOME|NCCL_HOME|MPICC|CXX|CC)=' | sort || true; }
 inputs() {
   cat "$root"/env/requirements*.txt "$root/env/setup.sh" "$root/setup.py"
   echo "$1"; "$python" --version; build_variables
@@ -63,10 +63,18 @@ if [[ -f $stamp && ( $(<"$stamp") == "$wanted" || $(<"$stamp") == "$(inputs true
   exit 0
 fi
 
+# A virtual environment holds one MPI and one Horovod: it is never turned into another by variables that were forgotten.
+record=$venv/.bagpipe-build
+built_with=$(build_variables | paste -sd ' ')
+if [[ -f $record && $(<"$record") != "$built_with" ]]; then
+  fail "$venv was set up with '$(<"$record")', this shell has '$built_with' (MPICC, CC, CXX, HOROVOD_*): export the same, name another directory with --venv, or delete $venv"
+fi
+
 # -- the virtual environment ----------------------------------------------------------------------------------------
 say "making $venv"
 [[ -x $venv/bin/python ]] || "$python" -m venv "$venv" || fail "could not make a virtual environment in $venv"
 rm -f "$stamp"
+echo "$built_with" >"$record"
 export PATH=$venv/bin:$PATH VIRTUAL_ENV=$venv PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_WARN_SCRIPT_LOCATION=1
 pip() { "$venv/bin/python" -m pip "$@"; }
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+EXIT_INVALID = 2
+
 
 def train(
     data: Annotated[Path, typer.Option(help="Data set directory, as made by `bagpipe import` or `bagpipe synth`.")],
@@ -24,6 +26,13 @@ def train(
     # Horovod reads these once, at its start: one tensor at a time, no waiting for more to fuse.
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
     os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.2")
-    from bagpipe_hpc.roles.job import run_training  # starts MPI
+    from mpi4py import MPI  # starts MPI: from here on a rank that fails must take the others with it
 
-    run_training(config, data, run_dir, overrides or [])
+    from bagpipe_hpc.roles.failure import whole_job_fails_together
+
+    with whole_job_fails_together(MPI.COMM_WORLD, f"rank {MPI.COMM_WORLD.rank}"):
+        from bagpipe_hpc.roles.job import run_training
+
+        is_done = run_training(config, data, run_dir, overrides or [])
+    if not is_done:
+        raise typer.Exit(EXIT_INVALID)

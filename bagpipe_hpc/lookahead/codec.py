@@ -81,9 +81,9 @@ def encode_plan(plan: TrainerPlan | ServerPlan) -> bytes:
     return b"".join(parts)
 
 
-def encode_end(num_iterations: int) -> bytes:
+def encode_end() -> bytes:
     """The message that follows the last plan."""
-    return _HEADER.pack(_MAGIC, _VERSION, _END, 0, num_iterations, *[0] * 7)
+    return _HEADER.pack(_MAGIC, _VERSION, _END, 0, *[0] * 8)
 
 
 def decode_plan(message: bytes | bytearray | memoryview) -> TrainerPlan | ServerPlan | None:

@@ -43,21 +43,20 @@ def whole_job_fails_together(world: MPI.Intracomm, name: str) -> Iterator[None]:
         abort_job(world, name, error)
 
 
-def leave_when_told_to_stop(name: str, *, loud: bool) -> None:
-    """On SIGTERM and SIGINT leave, loud ranks with a word on why.
+def leave_when_told_to_stop(name: str) -> None:
+    """On SIGTERM and SIGINT leave with a word on why.
 
     Launchers send SIGTERM to the ranks left when one has died.
     """
 
     def leave(signum: int, frame: FrameType | None) -> None:
         message = (
-            f"bagpipe: error: {name} on host {socket.gethostname()} was told to stop ({signal.Signals(signum).name}). "
-            "Unless you asked for it, another rank failed; its own message or the launcher's names it. Killed by "
-            "signal 9 most often means that its node ran out of memory: lower cache.rows or training.batch_size, or "
+            f"bagpipe: note: {name} on host {socket.gethostname()} was told to stop ({signal.Signals(signum).name}). "
+            "Unless you asked for it, another rank failed; its own message or the launcher's names it. If it says "
+            "killed by signal 9, most often its node ran out of memory: lower cache.rows or training.batch_size, or "
             "use more nodes\n"
         )
-        if loud:
-            os.write(sys.stderr.fileno(), message.encode())
+        os.write(sys.stderr.fileno(), message.encode())
         os._exit(128 + signum)
 
     for signum in (signal.SIGTERM, signal.SIGINT):

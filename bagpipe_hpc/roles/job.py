@@ -15,27 +15,25 @@ from bagpipe_hpc.roles.run_directory import writing_to
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
 
-EXIT_INVALID = 2
 
-
-def run_training(config_path: Path | None, data_path: Path, run_path: Path, overrides: list[str]) -> None:
+def run_training(config_path: Path | None, data_path: Path, run_path: Path, overrides: list[str]) -> bool:
     """Train, as this rank's role; only the oracle reads the configuration and the data.
 
-    Exits with code 2 on every rank, before any work, when the configuration, the data or the number of ranks is wrong;
-    the oracle says why.
-
+    Returns:
+        False on every rank, before any work, when the configuration, the data or the number of ranks is wrong; the
+        oracle has said why. Any later failure ends all ranks.
     Communication: collective over MPI_COMM_WORLD.
     """
     world = MPI.COMM_WORLD
     with whole_job_fails_together(world, f"rank {world.rank}"):
         spec = _agree_on_job(world, config_path, data_path, run_path, overrides)
     if spec is None:
-        sys.exit(EXIT_INVALID)
+        return False
     topology = Topology(world.size, spec.config.roles.servers)
     name = topology.name_of(world.rank)
     with whole_job_fails_together(world, name):
-        # Two ranks, so that one is left to speak whichever dies.
-        leave_when_told_to_stop(name, loud=world.rank < 2)
+        if world.rank < 2:  # two, so that one is left to speak whichever dies
+            leave_when_told_to_stop(name)
         comms = split_world(world, topology)
         role = topology.role_of(world.rank)
         # Imported here: torch and Horovod only where they are used.
@@ -53,6 +51,7 @@ def run_training(config_path: Path | None, data_path: Path, run_path: Path, over
             run_trainer(spec, topology, comms)
         comms.free()
         world.Barrier()
+    return True
 
 
 def _agree_on_job(
@@ -87,9 +86,14 @@ def _validate(
             f"{data_path} has ragged tables ({', '.join(ragged)}); models take one id per table: "
             "make the data set again without them"
         )
+    if schema.num_dense == 0 and schema.num_tables < 2:
+        raise DatasetError(
+            f"{data_path} has one table and no dense features: dlrm needs two vectors to interact; add a feature"
+        )
     if dataset.train.num_samples == 0:
         raise DatasetError(f"{data_path} has no training samples")
     with writing_to(run_path):
         run_path.mkdir(parents=True, exist_ok=True)
+        (run_path / "summary.json").unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
         (run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     return JobSpec(config, schema.num_embeddings, schema.num_dense)

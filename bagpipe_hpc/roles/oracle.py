@@ -76,7 +76,7 @@ def run_oracle(spec: JobSpec, topology: Topology, comms: Communicators, data_pat
                 sender.send(rank, encode_plan(server))
             watch.num_planned += 1
         for rank in range(1, topology.world_size):
-            sender.send(rank, encode_end(watch.num_planned))  # 5
+            sender.send(rank, encode_end())  # 5
         wait_until(lambda: watch.poll() or (sender.is_idle() and watch.num_reported == watch.num_planned))
     totals = comms.world.gather(None)
     assert totals is not None
@@ -106,11 +106,11 @@ class _Watch:
         while self._reports.Iprobe():
             buffer = bytearray(REPORT.size)
             self._reports.Recv(buffer)
-            iteration, loss, read_only = REPORT.unpack(buffer)
+            iteration, loss, num_samples, read_only = REPORT.unpack(buffer)
             self.num_reported += 1
             if not read_only:
                 _check_loss(iteration, loss)
-                self._progress.advance(iteration, loss)
+                self._progress.advance(iteration, loss, num_samples)
         self._progress.refresh()
         return False
 

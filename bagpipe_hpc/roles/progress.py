@@ -43,20 +43,19 @@ class Progress:
         with writing_to(self._metrics_path):
             self._metrics = self._metrics_path.open("w", encoding="utf-8")
         self._num_iterations = num_iterations
-        self._batch_size = config.training.batch_size
         self._clock = clock
         self._losses: list[float] = []
-        self._done = 0
+        self._done = self._samples = 0
         self.last_loss = float("nan")
         self._start = self._mark = self._shown = clock()
-        self._mark_done = 0
+        self._mark_samples = 0
         self._console = open_console()
         self._bar: Bar | None = None
         self._task = TaskID(0)
         self._console.print(
             f"training {config.model.name} ({config.mode}): {topology.num_trainers} trainer(s), "
             f"{topology.num_servers} embedding server(s), {num_iterations:,} iterations of "
-            f"{self._batch_size:,} samples",
+            f"{config.training.batch_size:,} samples",
             highlight=False,
             soft_wrap=True,
         )
@@ -80,9 +79,10 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def advance(self, iteration: int, loss: float) -> None:
-        """Note the end of one training iteration."""
+    def advance(self, iteration: int, loss: float, num_samples: int) -> None:
+        """Note the end of one training iteration over a batch of num_samples."""
         self._done = iteration + 1
+        self._samples += num_samples
         self._losses.append(loss)
         if len(self._losses) >= METRICS_EVERY:
             self._write_metrics()
@@ -99,17 +99,17 @@ class Progress:
             return
         now = self._clock()
         self.last_loss = sum(self._losses) / len(self._losses)
-        rate = (self._done - self._mark_done) * self._batch_size / max(now - self._mark, 1e-9)
+        rate = (self._samples - self._mark_samples) / max(now - self._mark, 1e-9)
         line = {"iteration": self._done, "loss": self.last_loss, "samples_per_second": round(rate, 1)}
         with writing_to(self._metrics_path):
             self._metrics.write(json.dumps(line) + "\n")
             self._metrics.flush()
         self._losses.clear()
-        self._mark, self._mark_done = now, self._done
+        self._mark, self._mark_samples = now, self._samples
 
     def _show(self) -> None:
         elapsed = self._clock() - self._start
-        rate = self._done * self._batch_size / max(elapsed, 1e-9)
+        rate = self._samples / max(elapsed, 1e-9)
         loss = sum(self._losses) / len(self._losses) if math.isnan(self.last_loss) and self._losses else self.last_loss
         figures = f"{rate:,.0f} samples/s  loss {loss:.4f}"
         if self._bar:

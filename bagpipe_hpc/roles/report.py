@@ -4,4 +4,4 @@ from __future__ import annotations
 
 import struct
 
-REPORT = struct.Struct("<qd?")  # iteration, loss over the global batch (float64), read-only
+REPORT = struct.Struct("<qdq?")  # iteration, loss over the global batch (float64), samples of that batch, read-only

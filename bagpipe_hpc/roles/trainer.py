@@ -64,13 +64,12 @@ def run_trainer(spec: JobSpec, topology: Topology, comms: Communicators) -> None
     end.close()
     trainer.close()
     node.Free()
+    hvd.shutdown()
 
 
 def _cache_limit(spec: JobSpec, device: Device, trainers_on_node: int) -> int:
     """Slots this trainer can offer: the setting, else what a quarter of the free memory holds."""
-    if spec.config.cache.rows is not None:
-        return spec.config.cache.rows
-    rows = free_bytes(device, trainers_on_node) // 4 // (4 * row_width(spec.config))
+    rows = spec.config.cache.rows or free_bytes(device, trainers_on_node) // 4 // (4 * row_width(spec.config))
     return max(1, min(rows, KeySpace(spec.num_embeddings).num_keys))
 
 
@@ -160,17 +159,19 @@ class _Trainer:
                 self._seconds, self._seconds_by_cause = time.perf_counter() - start, dict(self._watch.seconds)
 
     def _account(self, plan: TrainerPlan, loss: float, logits: Float32Array) -> None:
+        self._counters["rows_written_back"] += len(plan.write_back_slots)  # the last ones leave during evaluation
         if plan.read_only:
             self._predictions.append((logits, plan.labels))
         else:
             self._counters["iterations"] += 1
             self._counters["samples"] += plan.num_samples
             self._counters["rows_fetched"] += len(plan.fetch_slots)
-            self._counters["rows_written_back"] += len(plan.write_back_slots)
             self._counters["rows_pushed"] += len(plan.push_index)
             self._counters["bytes_exchanged"] = self._peers.bytes_sent
         if self._comms.trainers.rank == 0:
-            self._comms.reports.Send(REPORT.pack(plan.iteration, loss, plan.read_only), ORACLE_RANK)
+            self._comms.reports.Send(
+                REPORT.pack(plan.iteration, loss, plan.num_global_samples, plan.read_only), ORACLE_RANK
+            )
 
     def report_totals(self, num_threads: int) -> None:
         """Send the oracle what this trainer counted while training (9). Communication: collective over the world."""

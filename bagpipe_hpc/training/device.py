@@ -28,7 +28,8 @@ def choose_device(local_rank: int) -> Device:
 def free_bytes(device: Device, trainers_on_node: int) -> int:
     """Memory a trainer may count on: the GPU's free memory, or its share of the node's."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        trainers_on_gpu = -(-trainers_on_node // torch.cuda.device_count())
+        return torch.cuda.mem_get_info(device)[0] // trainers_on_gpu
     return int(psutil.virtual_memory().available) // trainers_on_node
 
 

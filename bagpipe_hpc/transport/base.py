@@ -1,6 +1,6 @@
 """The two ends of the row transport. One contract test suite runs against every implementation.
 
-The protocol all of them keep, with P the prefetch depth (DESIGN: staged one-sided RMA):
+The protocol all of them keep, with P the prefetch depth :
 
     server, for n = 0, 1, 2, ...                       trainer
       1. absorb(n-P-1): wait until every trainer has    3. fetch(n): wait for 2 of every server, take the rows.

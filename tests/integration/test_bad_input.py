@@ -220,13 +220,23 @@ def test_a_run_that_diverges_ends(small_dataset: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json"])
-def test_a_disk_that_is_full_ends_the_job(small_dataset: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).symlink_to("/dev/full")
+def test_a_disk_that_is_full_ends_the_job(small_dataset: Path, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")
     args = command(small_dataset, tmp_path)
-    assert_fails(
-        args, "oracle (rank 0) on host ", f"{tmp_path / name} cannot be written", "No space left", "free space"
-    )
+    assert_fails(args, "oracle (rank 0) on host ", f"{path} cannot be written", "No space left", "free space")
+
+
+def test_a_disk_that_fills_up_ends_the_job(small_dataset: Path, tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    with start_ranks(3, command(small_dataset, tmp_path, "training.epochs=20")) as run:
+        wait_until((tmp_path / "config.yaml").exists, run)  # earlier summaries are gone by then
+        path.symlink_to("/dev/full")
+        done = run.wait(START_SECONDS)
+    assert done.returncode != 0
+    (line,) = errors(done)
+    assert f"{path} cannot be written" in line
+    assert "No space left" in line
 
 
 # Ranks that die
@@ -255,7 +265,7 @@ def test_a_rank_that_dies_ends_all_ranks(
         run.kill_rank(rank, signum)
         done = run.wait(END_SECONDS)
     assert done.returncode != 0
-    assert f"bagpipe: error: {witness} on host " in done.stderr
+    assert f"bagpipe: note: {witness} on host " in done.stderr
     assert "told to stop (SIG" in done.stderr
     assert "lower cache.rows or training.batch_size, or use more nodes" in done.stderr
     assert "Traceback" not in done.stderr
@@ -268,3 +278,36 @@ def test_ctrl_c_ends_all_ranks(small_dataset: Path, tmp_path: Path) -> None:
         done = run.wait(END_SECONDS)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
+
+
+def test_a_library_missing_on_one_rank_ends_all_ranks(small_dataset: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from mpi4py import MPI; sys.modules.update({'yaml': None} if MPI.COMM_WORLD.rank == 2 else {}); "
+        f"sys.argv = ['bagpipe', 'train', '--data', {str(small_dataset)!r}, '--run-dir', {str(tmp_path / 'run')!r}]; "
+        "from bagpipe_hpc.cli.main import main; main()"
+    )
+    done = run_ranks(3, ["-c", program], timeout=START_SECONDS)
+    assert done.returncode != 0
+    assert "bagpipe: error: rank 2 on host " in done.stderr
+    assert "yaml" in done.stderr
+
+
+def test_a_failed_run_leaves_no_summary_of_an_earlier_one(small_dataset: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "summary.json").write_text("{}")
+    done = run_ranks(3, command(small_dataset, run_dir, "training.learning_rate=1e20"), timeout=START_SECONDS)
+    assert done.returncode != 0
+    assert not (run_dir / "summary.json").exists()
+
+
+def test_one_table_alone_is_refused(tmp_path: Path) -> None:
+    schema = Schema(dense=(), tables=(TableSchema(name="only", num_embeddings=10),))
+    with DatasetWriter(tmp_path / "one", schema) as writer:
+        ids = np.zeros((5, 1), dtype=np.int64)
+        writer.append("train", Batch(np.zeros(5, np.float32), np.zeros((5, 0), np.float32), ids, {}))
+    assert_refused(command(tmp_path / "one", tmp_path / "run"), "one table", "add a feature")
+
+
+def test_model_sizes_must_be_positive(small_dataset: Path, tmp_path: Path) -> None:
+    assert_refused(command(small_dataset, tmp_path / "run", "model.bottom_mlp=[0]"), "model.bottom_mlp.0 = 0")

@@ -28,7 +28,7 @@ def send_all(sender: PlanSender, size: int) -> None:
         for rank in range(1, size):
             sender.send(rank, encode_plan(plan_of(rank, iteration)))
     for rank in range(1, size):
-        sender.send(rank, encode_end(NUM_PLANS))
+        sender.send(rank, encode_end())
     wait_until(sender.is_idle)
     assert sender.has_room()
 
@@ -47,7 +47,7 @@ def order_is_kept(comm: MPI.Intracomm) -> None:
         sender = PlanSender(comm, DEPTH)
         send_all(sender, comm.size)
         messages = [encode_plan(plan_of(rank, i)) for i in range(NUM_PLANS) for rank in (1, 2)]
-        assert sender.bytes_sent == sum(map(len, [*messages, encode_end(0), encode_end(0)]))
+        assert sender.bytes_sent == sum(map(len, [*messages, encode_end(), encode_end()]))
     else:
         receive_all(PlanReceiver(comm), comm.rank)
 

@@ -11,7 +11,7 @@ import threading
 from mpi4py import MPI
 
 from bagpipe_hpc.errors import CacheTooSmallError
-from bagpipe_hpc.roles.failure import leave_when_told_to_stop, whole_job_fails_together
+from bagpipe_hpc.roles.failure import whole_job_fails_together
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.transport.polite import receive_bytes
 
@@ -27,7 +27,6 @@ def main() -> None:
     world = MPI.COMM_WORLD
     name = Topology(world.size, 1).name_of(world.rank)
     with whole_job_fails_together(world, name):
-        leave_when_told_to_stop(name, loud=False)
         world.Barrier()
         if world.rank == failing and place == "main":
             fail(error)

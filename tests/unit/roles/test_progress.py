@@ -43,7 +43,7 @@ def test_metrics_are_means_of_their_iterations(tmp_path: Path) -> None:
     with Progress(tmp_path, 50, CONFIG, Topology(3, 1), clock) as progress:
         for iteration in range(2 * METRICS_EVERY + 5):
             clock.seconds += 0.5 if iteration < METRICS_EVERY else 0.25
-            progress.advance(iteration, loss=float(iteration))
+            progress.advance(iteration, loss=float(iteration), num_samples=100)
     assert metrics(tmp_path) == [
         {"iteration": 20, "loss": 9.5, "samples_per_second": 200.0},
         {"iteration": 40, "loss": 29.5, "samples_per_second": 400.0},
@@ -55,14 +55,14 @@ def test_metrics_are_means_of_their_iterations(tmp_path: Path) -> None:
 def test_metrics_are_on_disk_while_the_job_runs(tmp_path: Path) -> None:
     with Progress(tmp_path, 50, CONFIG, Topology(3, 1), Clock()) as progress:
         for iteration in range(METRICS_EVERY):
-            progress.advance(iteration, 0.5)
+            progress.advance(iteration, 0.5, 100)
         assert len(metrics(tmp_path)) == 1
 
 
 def test_metrics_survive_a_failure(tmp_path: Path) -> None:
     def run() -> None:
         with Progress(tmp_path, 50, CONFIG, Topology(3, 1), Clock()) as progress:
-            progress.advance(0, 0.5)
+            progress.advance(0, 0.5, 100)
             raise RuntimeError("on purpose")
 
     with pytest.raises(RuntimeError, match="on purpose"):
@@ -76,7 +76,7 @@ def test_a_log_gets_a_line_now_and_then(tmp_path: Path, capsys: pytest.CaptureFi
         capsys.readouterr()
         progress.refresh()
         for iteration in range(METRICS_EVERY):
-            progress.advance(iteration, 0.25)
+            progress.advance(iteration, 0.25, 100)
         clock.seconds += SECONDS_PER_LINE - 0.01
         progress.refresh()
         assert capsys.readouterr().out == ""
