@@ -50,7 +50,7 @@ Float32Array = NDArray[np.float32]
 
 def run_trainer(spec: JobSpec, topology: Topology, comms: Communicators) -> None:
     """Train until the plans end. Communication: see the timeline."""
-    hvd.init(comm=comms.trainers)
+    hvd.init(comm=comms.trainers)  # once a process: Horovod does not survive a shutdown followed by another init
     node = trainers_of_node(comms)
     device = choose_device(node.rank)
     num_threads = spec.config.training.threads or share_of_cores(node)
@@ -64,7 +64,6 @@ def run_trainer(spec: JobSpec, topology: Topology, comms: Communicators) -> None
     end.close()
     trainer.close()
     node.Free()
-    hvd.shutdown()
 
 
 def _cache_limit(spec: JobSpec, device: Device, trainers_on_node: int) -> int:
