@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +22,6 @@ def train(
 
     Start it on all ranks of a job: mpirun -n 4 bagpipe train --data DIR --run-dir DIR
     """
-    # Horovod reads these once, at its start: one tensor at a time, no waiting for more to fuse.
-    os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
-    os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.2")
     from mpi4py import MPI  # starts MPI: from here on a rank that fails must take the others with it
 
     from bagpipe_hpc.roles.failure import whole_job_fails_together

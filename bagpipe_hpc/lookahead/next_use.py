@@ -61,7 +61,7 @@ class EntryRing:
         self.pair_entries = np.empty(shape, dtype=np.int32)  # entry of each pair, trainer by trainer
         self.first_user = np.empty(
             shape, dtype=np.int32
-        )  # lowest trainer that uses the entry; ~trainer: not the only one
+        )  # lowest trainer that uses the entry; ~trainer: one of several
         self.used_before = np.empty(shape, dtype=np.bool_)  # was the key used in the iteration just before?
 
     def grown(self, capacity: int) -> EntryRing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpi4py import MPI
 
@@ -14,6 +15,9 @@ from bagpipe_hpc.roles.failure import leave_when_told_to_stop, whole_job_fails_t
 from bagpipe_hpc.roles.run_directory import writing_to
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
+
+if TYPE_CHECKING:
+    from bagpipe_hpc.data.dataset import Dataset
 
 
 def run_training(config_path: Path | None, data_path: Path, run_path: Path, overrides: list[str]) -> bool:
@@ -26,7 +30,7 @@ def run_training(config_path: Path | None, data_path: Path, run_path: Path, over
     """
     world = MPI.COMM_WORLD
     with whole_job_fails_together(world, f"rank {world.rank}"):
-        spec = _agree_on_job(world, config_path, data_path, run_path, overrides)
+        spec, dataset = _agree_on_job(world, config_path, data_path, run_path, overrides)
     if spec is None:
         return False
     topology = Topology(world.size, spec.config.roles.servers)
@@ -40,7 +44,8 @@ def run_training(config_path: Path | None, data_path: Path, run_path: Path, over
         if role is Role.ORACLE:
             from bagpipe_hpc.roles.oracle import run_oracle
 
-            run_oracle(spec, topology, comms, data_path, run_path)
+            assert dataset is not None
+            run_oracle(spec, topology, comms, dataset, run_path)
         elif role is Role.SERVER:
             from bagpipe_hpc.roles.server import run_server
 
@@ -56,23 +61,26 @@ def run_training(config_path: Path | None, data_path: Path, run_path: Path, over
 
 def _agree_on_job(
     world: MPI.Intracomm, config_path: Path | None, data_path: Path, run_path: Path, overrides: list[str]
-) -> JobSpec | None:
+) -> tuple[JobSpec | None, Dataset | None]:
     """The oracle validates everything and tells all ranks the job: None where there is none, and it has said why.
+
+    The data set is open at the oracle only.
 
     Launchers kill the job at the first exit code: the message is out before any rank learns that it may leave.
     """
     spec: JobSpec | None = None
+    dataset: Dataset | None = None
     if world.rank == ORACLE_RANK:
         try:
-            spec = _validate(world.size, config_path, data_path, run_path, overrides)
+            spec, dataset = _validate(world.size, config_path, data_path, run_path, overrides)
         except BagpipeError as error:
             print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
-    return world.bcast(spec, root=ORACLE_RANK)
+    return world.bcast(spec, root=ORACLE_RANK), dataset
 
 
 def _validate(
     world_size: int, config_path: Path | None, data_path: Path, run_path: Path, overrides: list[str]
-) -> JobSpec:
+) -> tuple[JobSpec, Dataset]:
     from bagpipe_hpc.data.dataset import open_dataset
 
     check_thread_level()
@@ -96,4 +104,4 @@ def _validate(
         run_path.mkdir(parents=True, exist_ok=True)
         (run_path / "summary.json").unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
         (run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    return JobSpec(config, schema.num_embeddings, schema.num_dense)
+    return JobSpec(config, schema.num_embeddings, schema.num_dense), dataset

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.batch import Batch
-from bagpipe_hpc.data.dataset import Dataset, open_dataset
+from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.digest import ModelDigest
 from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.lookahead.codec import encode_end, encode_plan
@@ -48,9 +48,8 @@ BATCHES_READ_AHEAD = 8
 T = TypeVar("T")
 
 
-def run_oracle(spec: JobSpec, topology: Topology, comms: Communicators, data_path: Path, run_path: Path) -> None:
+def run_oracle(spec: JobSpec, topology: Topology, comms: Communicators, dataset: Dataset, run_path: Path) -> None:
     """Plan the whole job, watch it, and write down how it ended. Communication: see the timeline."""
-    dataset = open_dataset(data_path)
     num_iterations = count_iterations(spec.config, dataset)
     key_space = KeySpace(spec.num_embeddings)
     limits = comms.world.gather(None)

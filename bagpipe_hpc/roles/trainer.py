@@ -50,6 +50,9 @@ Float32Array = NDArray[np.float32]
 
 def run_trainer(spec: JobSpec, topology: Topology, comms: Communicators) -> None:
     """Train until the plans end. Communication: see the timeline."""
+    # Horovod reads these in init: one tensor at a time, no waiting for more to fuse.
+    os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
+    os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.2")
     hvd.init(comm=comms.trainers)  # once a process: Horovod does not survive a shutdown followed by another init
     node = trainers_of_node(comms)
     device = choose_device(node.rank)

@@ -6,12 +6,8 @@ Usage: train_many.py DATA OUT SETTINGS.json, the last a list of lists of `sectio
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
-
-os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
-os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.2")
 
 from bagpipe_hpc.roles.job import run_training
 
