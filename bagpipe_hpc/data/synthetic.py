@@ -33,9 +33,9 @@ from bagpipe_hpc.data.dataset import (
 )
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.data.shard import Compression
-from bagpipe_hpc.data.vocabulary import mix
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.sharding import Int64Array
+from bagpipe_hpc.splitmix import mix
 
 Float64Array = NDArray[np.float64]
 

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.sharding import Int64Array
+from bagpipe_hpc.splitmix import mix
 
 _COUNT_LIMIT = np.uint32(0xFFFFFFFF)
 
@@ -104,15 +105,6 @@ class HashedVocabulary:
 def _empty_table(num_values: int, dtype: DTypeLike) -> tuple[NDArray[Any], NDArray[np.uint32]]:
     num_slots = 1 << max(10, (2 * num_values - 1).bit_length())
     return np.zeros(num_slots, dtype), np.zeros(num_slots, np.uint32)
-
-
-@numba.njit(nogil=True, cache=True)
-def mix(value: np.uint64) -> np.uint64:
-    """The finalizer of SplitMix64: a bijection of 64-bit integers in which every input bit reaches every output bit."""
-    value = np.uint64(value)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
 
 
 @numba.njit(nogil=True, cache=True)

@@ -60,10 +60,6 @@ class Residency:
         self.num_free = np.zeros(num_trainers, dtype=np.int64)
         self.num_issued = np.zeros(num_trainers, dtype=np.int64)  # slots ever used: 0 .. num_issued - 1
 
-    def occupied(self) -> Int64Array:
-        """Resident rows of each trainer; int64, shape (T,)."""
-        return self.num_issued - self.num_free
-
     def place(
         self,
         iteration: int,

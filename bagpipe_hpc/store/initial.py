@@ -12,6 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from bagpipe_hpc.sharding import KeySpace
+from bagpipe_hpc.splitmix import mix
 
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
@@ -40,22 +41,13 @@ class RowInitializer:
 
 
 @njit(cache=True, nogil=True)
-def _mix(x):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-@njit(cache=True, nogil=True)
 def _fill(seed, tables, rows, scales, embedding_dim, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     weyl = np.uint64(0x9E3779B97F4A7C15)
     for j in range(len(tables)):
-        stream = _mix(_mix(seed + weyl) + np.uint64(tables[j]) * weyl + weyl)
-        row = _mix(stream + np.uint64(rows[j]) * weyl)
+        stream = mix(mix(seed + weyl) + np.uint64(tables[j]) * weyl + weyl)
+        row = mix(stream + np.uint64(rows[j]) * weyl)
         scale = scales[tables[j]]
         for column in range(embedding_dim):
-            bits = _mix(row + np.uint64(column + 1) * weyl) >> np.uint64(40)  # 24 bits: exact in float32
+            bits = mix(row + np.uint64(column + 1) * weyl) >> np.uint64(40)  # 24 bits: exact in float32
             unit = np.float32(bits) * np.float32(2.0**-23) - np.float32(1.0)
             out[j, column] = unit * scale

@@ -16,7 +16,7 @@ from tests.launch import REPO_ROOT, run_python
 PACKAGE = "bagpipe_hpc"
 
 LAYERS = (
-    {"errors", "config", "digest"},
+    {"errors", "config", "digest", "splitmix"},
     {"topology", "sharding"},
     {"lookahead"},
     {"data"},

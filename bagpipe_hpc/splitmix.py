@@ -1,0 +1,15 @@
+"""Counter-based random bits, for compiled loops: equal counters give equal bits, whatever came before. Pure."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+
+@numba.njit(nogil=True, cache=True)
+def mix(value: np.uint64) -> np.uint64:
+    """The finalizer of SplitMix64: a bijection of 64-bit integers in which every input bit reaches every output bit."""
+    value = np.uint64(value)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
