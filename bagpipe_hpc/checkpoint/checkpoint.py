@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bagpipe_hpc.checkpoint.dense_file import DenseState, load_dense
 from bagpipe_hpc.checkpoint.durable import file_entry
-from bagpipe_hpc.checkpoint.hdf5 import CHUNK_BYTES, damaged
+from bagpipe_hpc.checkpoint.hdf5 import CHUNK_BYTES, chunk_rows, damaged
 from bagpipe_hpc.checkpoint.layout import (
     DENSE_FILE,
     LATEST,
@@ -183,7 +183,7 @@ class Checkpoint:
     def merged_rows(self) -> Iterator[Rows]:
         """Every touched row once, by ascending key, in pieces; memory does not grow with the checkpoint."""
         files = [file for saved in self.chain for file in saved.row_files()]
-        piece_bytes = min(_PIECE_BYTES, max(CHUNK_BYTES, _MERGE_BYTES // len(files)))
+        piece_bytes = min(_PIECE_BYTES, max(4 * CHUNK_BYTES, _MERGE_BYTES // len(files)))
         return merge_newest([file.pieces(self._rows_per_piece(piece_bytes)) for file in files])
 
     def digest(self) -> str:
@@ -195,9 +195,8 @@ class Checkpoint:
         return digest.hexdigest()
 
     def _rows_per_piece(self, num_bytes: int) -> int:
-        """Whole HDF5 chunks."""
-        chunk_rows = max(1, CHUNK_BYTES // (4 * self.manifest.model.row_width))
-        return chunk_rows * (num_bytes // CHUNK_BYTES)
+        """Whole HDF5 chunks, about num_bytes."""
+        return chunk_rows(self.manifest.model.row_width) * (num_bytes // CHUNK_BYTES)
 
 
 def saved_checkpoints(root: Path) -> list[Path]:

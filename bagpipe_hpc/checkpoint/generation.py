@@ -31,9 +31,8 @@ def claim_generation(root: Path) -> int:
     """
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
-        generation = newest_generation(root) + 1
-        while not _create(root / generation_name(generation)):
-            generation += 1
+        while not _create(root, generation := newest_generation(root) + 1):
+            pass
         sync_directory(root)
         _sweep(root, generation)
     return generation
@@ -55,12 +54,14 @@ def require_newest(root: Path, generation: int) -> None:
         )
 
 
-def _create(marker: Path) -> bool:
+def _create(root: Path, generation: int) -> bool:
+    """Create a marker; False if another start was first."""
     try:
-        marker.touch(exist_ok=False)
+        (root / generation_name(generation)).touch(exist_ok=False)
     except FileExistsError:
         return False
-    return True
+    # A marker that a still later start has removed could be created a second time.
+    return newest_generation(root) == generation
 
 
 def _generations(names: Iterable[str]) -> list[int]:

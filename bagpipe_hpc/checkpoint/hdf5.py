@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc.checkpoint.durable import cannot_write, writing
 from bagpipe_hpc.errors import CheckpointError
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18  # of rows; a file takes whole chunks, however few its rows
 
 _LIBVER = ("v110", "v110")  # checksums in all metadata
 _ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError)
@@ -72,7 +72,7 @@ class NewHdf5File:
         self.path = path
         with writing(path):
             self._sink = _Sink(path, "x+")
-        self.h5 = h5py.File(self._sink, "w", libver=_LIBVER, rdcc_nbytes=8 * CHUNK_BYTES)
+        self.h5 = h5py.File(self._sink, "w", libver=_LIBVER, rdcc_nbytes=16 * CHUNK_BYTES)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -119,6 +119,11 @@ def reading(path: Path) -> Iterator[h5py.File]:
 def damaged(path: Path, fault: str) -> CheckpointError:
     """What to say of a file that is not as it was written."""
     return CheckpointError(f"{path} is damaged: {fault}; use another checkpoint")
+
+
+def chunk_rows(row_width: int) -> int:
+    """Rows of an HDF5 chunk; keys and slots are chunked alike."""
+    return max(1, CHUNK_BYTES // (4 * row_width))
 
 
 def store_array(group: h5py.Group, name: str, array: NDArray[Any]) -> None:

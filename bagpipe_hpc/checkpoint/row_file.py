@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from bagpipe_hpc.checkpoint.hdf5 import CHUNK_BYTES, NewHdf5File, damaged, reading
+from bagpipe_hpc.checkpoint.hdf5 import NewHdf5File, chunk_rows, damaged, reading
 from bagpipe_hpc.checkpoint.manifest import RowEncoding
 from bagpipe_hpc.checkpoint.merge import Rows
 from bagpipe_hpc.checkpoint.tree import Tree, load_tree, store_tree
@@ -31,6 +31,7 @@ Compression = Literal["gzip", "lzf"]
 
 _NAN_BITS = np.uint16(0x7FC0)
 _STATE = "state"
+_VERIFY_ROWS = 1 << 20
 _ROW_DTYPES: dict[str, DTypeLike] = {"float32": np.float32, "bfloat16": np.uint16}
 
 
@@ -82,7 +83,7 @@ class RowFileWriter:
         self._last_key = -1
         self._new = NewHdf5File(path)
         columns = _columns(_ROW_DTYPES[options.encoding], row_width, is_cache=is_cache)
-        self._datasets = {name: self._create(name, *column) for name, column in columns.items()}
+        self._datasets = {name: self._create(name, *column, chunk_rows(row_width)) for name, column in columns.items()}
 
     def append(self, keys: Int64Array, rows: Float32Array) -> None:
         """Add rows of a server."""
@@ -107,14 +108,13 @@ class RowFileWriter:
             )
         self._new.__exit__(kind, *rest)
 
-    def _create(self, name: str, dtype: DTypeLike, width: tuple[int, ...]) -> h5py.Dataset:
-        chunk_rows = max(1, CHUNK_BYTES // (np.dtype(dtype).itemsize * int(np.prod(width))))
+    def _create(self, name: str, dtype: DTypeLike, width: tuple[int, ...], rows_per_chunk: int) -> h5py.Dataset:
         return self._new.h5.create_dataset(
             name,
             (0, *width),
             dtype,
             maxshape=(None, *width),
-            chunks=(chunk_rows, *width),
+            chunks=(rows_per_chunk, *width),
             compression=self._options.compression,
             shuffle=self._options.compression is not None,
             fletcher32=True,
@@ -178,6 +178,11 @@ class RowFile:
         with reading(self.path) as file:
             return self._checked_num_rows(file)
 
+    def verify(self) -> None:
+        """See that the file has the structure of its format and its keys ascend; raises CheckpointError if not."""
+        for _ in self._read(("keys",), _VERIFY_ROWS):
+            pass
+
     def _read(self, names: tuple[str, ...], rows_per_piece: int) -> Iterator[dict[str, Any]]:
         start, last_key, num_rows = 0, -1, self.num_rows()
         while start < num_rows:
@@ -186,7 +191,7 @@ class RowFile:
             keys = columns["keys"]
             if keys[0] <= last_key or keys[-1] >= self.num_keys or (np.diff(keys) <= 0).any():
                 raise damaged(self.path, f"keys from row {start} on do not ascend within [0, {self.num_keys})")
-            if columns["rows"].dtype == np.uint16:
+            if "rows" in columns and columns["rows"].dtype == np.uint16:
                 columns["rows"] = from_bfloat16(columns["rows"])
             yield columns
             start, last_key = start + len(keys), int(keys[-1])

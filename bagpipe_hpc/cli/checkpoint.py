@@ -56,6 +56,7 @@ def list_command(root: Root) -> None:
     from rich.table import Table
 
     from bagpipe_hpc.checkpoint.checkpoint import Saved
+    from bagpipe_hpc.checkpoint.layout import iteration_of
     from bagpipe_hpc.errors import CheckpointError
 
     table = Table("iteration", "generation", "kind", "servers", "trainers", "size", "created", box=None)
@@ -69,11 +70,11 @@ def list_command(root: Root) -> None:
         table.add_row(
             f"{manifest.iteration}",
             f"{manifest.generation}",
-            f"on {manifest.parent.name}" if manifest.parent else "full",
+            f"on {iteration_of(manifest.parent.name)}" if manifest.parent else "full",
             f"{manifest.topology.servers}",
             f"{manifest.topology.trainers}",
             decimal(manifest.num_bytes),
-            manifest.created.isoformat(" ", "seconds"),
+            f"{manifest.created:%Y-%m-%d %H:%M}",
         )
     Console().print(table)
     for fault in faults:
