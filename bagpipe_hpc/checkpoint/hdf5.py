@@ -112,6 +112,8 @@ def reading(path: Path) -> Iterator[h5py.File]:
             yield file
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; use another checkpoint") from None
+    except PermissionError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; mend permissions") from error
     except _ERRORS as error:
         raise damaged(path, " ".join(str(error).split())) from error
 

@@ -144,11 +144,9 @@ class PartialCheckpoint:
             sync_directory(self.path)
         require_newest(self.root, self.generation)
         with writing(self.committed_path):
-            replaced = set_aside(self.committed_path)
-            self.path.rename(self.committed_path)
+            self._take_name()
             sync_directory(self.root)
-            if replaced is not None:
-                shutil.rmtree(replaced, ignore_errors=True)
+        require_newest(self.root, self.generation)
         with writing(self.root / LATEST):
             replace_durably(self.root / LATEST, self.committed_path.name.encode() + b"\n")
         return self.committed_path
@@ -157,6 +155,17 @@ class PartialCheckpoint:
         """Give up; nothing committed changes (rank 0, when all ranks have stopped writing)."""
         with writing(self.path):
             discard_directory(self.path)
+
+    def _take_name(self) -> None:
+        replaced = set_aside(self.committed_path)
+        try:
+            self.path.rename(self.committed_path)
+        except OSError:  # a later incarnation took the partial directory away: what it may have committed stays
+            if replaced is not None:
+                replaced.rename(self.committed_path)
+            raise
+        if replaced is not None:
+            shutil.rmtree(replaced, ignore_errors=True)
 
     def _entry(self, path: Path) -> FileEntry:
         with writing(path):

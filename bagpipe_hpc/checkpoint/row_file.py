@@ -60,10 +60,6 @@ class CachedRows:
     dirty: NDArray[np.bool_]
     rows: Float32Array
 
-    def dirty_rows(self) -> Rows:
-        """The rows that supersede the servers'."""
-        return self.keys[self.dirty], self.rows[self.dirty]
-
 
 class RowFileWriter:
     """Appends rows to a new file piece by piece; memory does not grow with the file.

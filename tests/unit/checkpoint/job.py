@@ -23,7 +23,7 @@ from bagpipe_hpc.checkpoint.manifest import (
     TableEntry,
     TopologyEntry,
 )
-from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
+from bagpipe_hpc.checkpoint.partial import EXACT, PartialCheckpoint
 from bagpipe_hpc.checkpoint.row_file import CachedRows, RowOptions
 from bagpipe_hpc.digest import ModelDigest
 
@@ -65,7 +65,7 @@ def manifest_of(files: tuple[FileEntry, ...], **fields: object) -> Manifest:
 class Job:
     """Rows of a job whose numbers of servers and trainers may change between checkpoints."""
 
-    def __init__(self, root: Path, seed: int = 0, options: RowOptions = RowOptions()) -> None:  # noqa: B008
+    def __init__(self, root: Path, seed: int = 0, options: RowOptions = EXACT) -> None:
         self.root = root
         self.options = options
         self.random = random.Random(seed)
