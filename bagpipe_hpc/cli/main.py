@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from bagpipe_hpc.cli import data
+from bagpipe_hpc.cli import checkpoint, data
 from bagpipe_hpc.cli.doctor import doctor
 from bagpipe_hpc.cli.train import train
 from bagpipe_hpc.errors import BagpipeError
@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 app.command()(train)
 app.add_typer(data.app)
+app.add_typer(checkpoint.app, name="checkpoint")
+app.command("export")(checkpoint.export_command)
 app.command()(doctor)
 
 
