@@ -29,3 +29,7 @@ class PlanCodecError(BagpipeError):
 
 class PlatformError(BagpipeError):
     """MPI, Horovod or a device is not usable as it is set up."""
+
+
+class TraceError(BagpipeError):
+    """A trace is missing or not one that a job wrote, or a choice of its iterations makes no sense."""

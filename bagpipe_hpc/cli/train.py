@@ -17,11 +17,21 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
     ] = None,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Write a timeline of all ranks, for `bagpipe report`.")
+    ] = False,
+    trace_iterations: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Trace only iterations A to B - 1; implies --trace.")
+    ] = None,
 ) -> None:
     """Train a model: rank 0 is the oracle, then the embedding servers, then the trainers.
 
     Start it on all ranks of a job: mpirun -n 4 bagpipe train --data DIR --run-dir DIR
     """
+    from bagpipe_hpc.trace import ALL_ITERATIONS, parse_iterations
+
+    traced = parse_iterations(trace_iterations) if trace_iterations else ALL_ITERATIONS if trace else None
+
     from mpi4py import MPI  # starts MPI: from here on a rank that fails must take the others with it
 
     from bagpipe_hpc.roles.failure import whole_job_fails_together
@@ -29,6 +39,6 @@ def train(
     with whole_job_fails_together(MPI.COMM_WORLD, f"rank {MPI.COMM_WORLD.rank}"):
         from bagpipe_hpc.roles.job import run_training
 
-        is_done = run_training(config, data, run_dir, overrides or [])
+        is_done = run_training(config, data, run_dir, overrides or [], traced)
     if not is_done:
         raise typer.Exit(EXIT_INVALID)
