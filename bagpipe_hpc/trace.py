@@ -4,7 +4,7 @@ A process plays one rank, so it has one tracer or none, as with logging. Code of
 `each`; while no tracer is installed, that costs a function call. A span belongs to an iteration: its own, or that of
 the span around it in the same thread. Times are the host's: of work on a GPU they show the launch and the wait.
 
-In memory a span takes about 150 bytes, in the file 120.
+In memory a span takes about 175 bytes, in the file 135.
 """
 
 from __future__ import annotations

@@ -108,5 +108,5 @@ def _arrow(name: str, number: int, iteration: int, source: Event, target: Event)
     stop = target["ts"] + target["dur"] - min(_NANOSECOND, target["dur"] / 2)
     if start < stop:  # clocks of different hosts may disagree by more than the whole journey
         common = {"cat": "arrow", "name": name, "id": number, "args": {"iteration": iteration}}
-        yield {"ph": "s", **common, "pid": source["pid"], "tid": source["tid"], "ts": start}
-        yield {"ph": "f", "bp": "e", **common, "pid": target["pid"], "tid": target["tid"], "ts": stop}
+        yield {"ph": "s", **common, "pid": source["pid"], "tid": source["tid"], "ts": round(start, 4)}
+        yield {"ph": "f", "bp": "e", **common, "pid": target["pid"], "tid": target["tid"], "ts": round(stop, 4)}

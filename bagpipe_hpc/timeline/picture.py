@@ -69,16 +69,27 @@ def _visible(track: Track, start: float, stop: float) -> list[Span]:
 
 
 def _draw_track(axes: Axes, row: int, track: Track, start: float, stop: float, colours: dict[str, str]) -> None:
-    for span in _visible(track, start, stop):
+    room = LABEL_FRACTION * (stop - start)
+    free_from = stop - start  # where the work that follows begins
+    for span in reversed(_visible(track, start, stop)):
         left, right = max(span.start, start) - start, min(span.stop, stop) - start
-        middle, is_wide = (left + right) / 2, right - left > LABEL_FRACTION * (stop - start)
         if span.name == ITERATION:  # a frame: what happens inside fills it
             axes.barh(row, right - left, left=left, height=0.86, facecolor="none", edgecolor="#888888", linewidth=0.8)
             continue
-        colour = WAITING if is_waiting(span.name) else colours[span.name]
-        axes.barh(row, right - left, left=left, height=0.7, color=colour, linewidth=0)
-        if is_wide and span.iteration is not None and not is_waiting(span.name):
-            axes.text(middle, row, str(span.iteration), ha="center", va="center", fontsize=6.5, color=_ink(colour))
+        is_work = not is_waiting(span.name)
+        colour = colours[span.name] if is_work else WAITING
+        axes.barh(row, right - left, left=left, height=0.7, color=colour, linewidth=0.4 * is_work, zorder=1 + is_work)
+        if not is_work:
+            continue
+        if span.iteration is not None and right - left > room:
+            _write(axes, (left + right) / 2, row, span.iteration, "center", _ink(colour))
+        elif span.iteration is not None and free_from - right > room:
+            _write(axes, right + room / 8, row, span.iteration, "left", "black")
+        free_from = left
+
+
+def _write(axes: Axes, x: float, row: int, iteration: int, align: str, colour: str) -> None:
+    axes.text(x, row, str(iteration), ha=align, va="center", fontsize=6.5, color=colour, zorder=3)
 
 
 def _ink(colour: str) -> str:
