@@ -37,9 +37,9 @@ def install(tracer: Tracer | None) -> None:
     _tracer = tracer
 
 
-def span(name: str, iteration: int | None = None) -> Span | _NoSpan:
+def span(name: str, iteration: int | None = None) -> OpenSpan | NoSpan:
     """Trace a block: `with span("gather", n): ...`. Its iteration may be set inside the block, once known."""
-    return _NO_SPAN if _tracer is None else Span(_tracer.track(), name, iteration)
+    return _NO_SPAN if _tracer is None else OpenSpan(_tracer.track(), name, iteration)
 
 
 def record(name: str, start_ns: int, stop_ns: int, iteration: int | None = None) -> None:
@@ -168,7 +168,7 @@ class _Track:
             self.num_dropped += 1
 
 
-class Span:
+class OpenSpan:
     """A block being traced."""
 
     __slots__ = ("_name", "_outer", "_start", "_track", "iteration")
@@ -178,7 +178,7 @@ class Span:
         self._outer = track.iteration
         self.iteration = self._outer if iteration is None else iteration
 
-    def __enter__(self) -> Span:
+    def __enter__(self) -> OpenSpan:
         self._track.iteration = self.iteration
         self._start = self._track.clock()
         return self
@@ -189,19 +189,19 @@ class Span:
         self._track.record(self._name, self._start, stop, self.iteration)
 
 
-class _NoSpan:
+class NoSpan:
     """A block not traced."""
 
     iteration: int | None  # may be set, is never read
 
-    def __enter__(self) -> _NoSpan:
+    def __enter__(self) -> NoSpan:
         return self
 
     def __exit__(self, *exception: object) -> None:
         pass
 
 
-_NO_SPAN = _NoSpan()
+_NO_SPAN = NoSpan()
 
 
 def write_trace(path: Path, events: Iterable[Event], header: dict[str, Any]) -> None:
@@ -230,7 +230,7 @@ def read_trace(path: Path) -> tuple[list[Event], dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise TraceError(f"trace {path} is not JSON ({error}); run the job again with --trace") from None
     header = document.get("otherData") if isinstance(document, dict) else None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not _has_numbers(header):
         raise TraceError(f"trace {path} is not of the format {FORMAT!r}; run the job again with --trace")
     events = document.get("traceEvents")
     for event in events if isinstance(events, list) else [events]:
@@ -255,6 +255,10 @@ def _is_valid(event: Any) -> bool:
         and isinstance(args.get("iteration", 0), int)
         and isinstance(args.get("name", ""), str)
     )
+
+
+def _has_numbers(header: Event) -> bool:
+    return all(_is_number(header.get(field, 0)) for field in ("world_size", "clock_error_us", "dropped"))
 
 
 def _is_number(value: Any) -> bool:

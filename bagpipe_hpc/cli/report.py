@@ -29,7 +29,7 @@ def report(
     """Show where the time of a traced run went, and draw its timeline."""
     from rich.console import Console
 
-    from bagpipe_hpc.roles.run_directory import writing_to
+    from bagpipe_hpc.errors import TraceError
     from bagpipe_hpc.timeline.breakdown import break_down
     from bagpipe_hpc.timeline.merge import find_trace
     from bagpipe_hpc.timeline.picture import draw_timeline
@@ -37,12 +37,17 @@ def report(
     from bagpipe_hpc.trace import ALL_ITERATIONS, parse_iterations
 
     wanted = parse_iterations(iterations) if iterations else ALL_ITERATIONS
-    path = find_trace(run_dir)
-    timeline = read_timeline(path)
-    chosen = timeline.choose(wanted)
     picture = output or run_dir / "timeline.png"
-    with writing_to(picture):
+    try:
+        path = find_trace(run_dir)
+        timeline = read_timeline(path)
+        chosen = timeline.choose(wanted)
         draw_timeline(timeline, chosen if iterations else timeline.middle(DRAWN_ITERATIONS), picture)
+    except OSError as error:
+        raise TraceError(
+            f"{error.filename or picture} cannot be written: {error.strerror}; free space, mend permissions or choose "
+            "another picture with -o"
+        ) from None
     console = Console()
     console.print(_table(break_down(timeline, chosen), chosen))
     for line in (*_warnings(timeline), f"picture {picture}", f"trace {path} (open in https://ui.perfetto.dev)"):

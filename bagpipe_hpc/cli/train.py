@@ -28,10 +28,6 @@ def train(
 
     Start it on all ranks of a job: mpirun -n 4 bagpipe train --data DIR --run-dir DIR
     """
-    from bagpipe_hpc.trace import ALL_ITERATIONS, parse_iterations
-
-    traced = parse_iterations(trace_iterations) if trace_iterations else ALL_ITERATIONS if trace else None
-
     from mpi4py import MPI  # starts MPI: from here on a rank that fails must take the others with it
 
     from bagpipe_hpc.roles.failure import whole_job_fails_together
@@ -39,6 +35,7 @@ def train(
     with whole_job_fails_together(MPI.COMM_WORLD, f"rank {MPI.COMM_WORLD.rank}"):
         from bagpipe_hpc.roles.job import run_training
 
+        traced = trace_iterations or (":" if trace else None)
         is_done = run_training(config, data, run_dir, overrides or [], traced)
     if not is_done:
         raise typer.Exit(EXIT_INVALID)

@@ -17,6 +17,7 @@ from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.tracing import tracing
 from bagpipe_hpc.timeline.merge import delete_traces
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
+from bagpipe_hpc.trace import parse_iterations
 
 if TYPE_CHECKING:
     from bagpipe_hpc.data.dataset import Dataset
@@ -27,12 +28,12 @@ def run_training(
     data_path: Path,
     run_path: Path,
     overrides: list[str],
-    traced: range | None = None,
+    traced: str | None = None,
 ) -> bool:
     """Train, as this rank's role; only the oracle reads the configuration and the data.
 
     Args:
-        traced: Iterations to trace; None: tracing is off.
+        traced: Iterations to trace, as A:B; None: tracing is off.
     Returns:
         False on every rank, before any work, when the configuration, the data or the number of ranks is wrong; the
         oracle has said why. Any later failure ends all ranks.
@@ -75,7 +76,7 @@ def _agree_on_job(
     data_path: Path,
     run_path: Path,
     overrides: list[str],
-    traced: range | None,
+    traced: str | None,
 ) -> tuple[JobSpec | None, Dataset | None]:
     """The oracle validates everything and tells all ranks the job: None where there is none, and it has said why.
 
@@ -99,13 +100,14 @@ def _validate(
     data_path: Path,
     run_path: Path,
     overrides: list[str],
-    traced: range | None,
+    traced: str | None,
 ) -> tuple[JobSpec, Dataset]:
     from bagpipe_hpc.data.dataset import open_dataset
 
     check_thread_level()
     config = load_config(config_path, overrides)
     Topology(world_size, config.roles.servers)
+    iterations = None if traced is None else parse_iterations(traced)
     dataset = open_dataset(data_path)
     schema = dataset.schema
     ragged = [table.name for table in schema.tables if table.ragged]
@@ -125,4 +127,4 @@ def _validate(
         (run_path / "summary.json").unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
         delete_traces(run_path)
         (run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    return JobSpec(config, schema.num_embeddings, schema.num_dense, traced), dataset
+    return JobSpec(config, schema.num_embeddings, schema.num_dense, iterations), dataset

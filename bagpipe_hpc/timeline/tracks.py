@@ -71,7 +71,8 @@ class Timeline:
         if found:
             return range(found[0], found[-1] + 1)
         traced = f"{self.iterations[0]}:{self.iterations[-1] + 1}" if self.iterations else "no training iteration"
-        raise TraceError(f"--iterations {wanted.start}:{wanted.stop} chooses none: the trace has {traced}")
+        stop = "" if wanted.stop == ALL_ITERATIONS.stop else wanted.stop
+        raise TraceError(f"--iterations {wanted.start}:{stop} chooses none: the trace has {traced}")
 
     def middle(self, count: int) -> range:
         """Count iterations in the middle of those traced, or all where they are fewer."""
@@ -98,7 +99,7 @@ def read_timeline(path: Path) -> Timeline:
     """
     events, header = read_trace(path)
     ranks, world_size = header.get("ranks"), header.get("world_size")
-    if not isinstance(ranks, list) or not isinstance(world_size, int):
+    if not isinstance(world_size, int) or not isinstance(ranks, list) or not all(isinstance(r, int) for r in ranks):
         raise TraceError(f"trace {path} is not a merged one; delete it, the report makes it again")
     tracks = _tracks(events)
     training = {span.iteration for track in tracks for span in track.spans if is_training(span, ALL_ITERATIONS)}

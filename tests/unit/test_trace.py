@@ -180,6 +180,7 @@ def test_events_are_validated(tmp_path: Path, wrong: Event) -> None:
         (b"[" * 100_000, "is not JSON"),
         (b"[]", "is not of the format"),
         (b'{"traceEvents": []}', "is not of the format"),
+        (b'{"traceEvents": [], "otherData": {"format": "bagpipe trace 1", "dropped": []}}', "is not of the format"),
         (b'{"traceEvents": 5, "otherData": {"format": "bagpipe trace 1"}}', "has the event 5"),
     ],
 )

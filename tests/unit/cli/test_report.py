@@ -44,6 +44,12 @@ def test_chosen_iterations_of_a_run_that_failed(tmp_path: Path) -> None:
     assert "Iterations 2 to 3" in (tmp_path / "two.svg").read_text()
 
 
+def test_a_picture_that_cannot_be_written(tmp_path: Path) -> None:
+    write_ranks(tmp_path)
+    with pytest.raises(TraceError, match=r"none/a.png cannot be written: No such file or directory; .* with -o"):
+        report(tmp_path, "-o", tmp_path / "none" / "a.png")
+
+
 def test_a_run_without_a_trace(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="run the job with `bagpipe train --trace`"):
         report(tmp_path)
