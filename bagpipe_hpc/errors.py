@@ -37,3 +37,7 @@ class FencedError(CheckpointError):
 
 class PlatformError(BagpipeError):
     """MPI, Horovod or a device is not usable as it is set up."""
+
+
+class TraceError(BagpipeError):
+    """A trace is missing or not one that a job wrote, or a choice of its iterations makes no sense."""

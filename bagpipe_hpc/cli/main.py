@@ -8,6 +8,7 @@ import typer
 
 from bagpipe_hpc.cli import checkpoint, data
 from bagpipe_hpc.cli.doctor import doctor
+from bagpipe_hpc.cli.report import report
 from bagpipe_hpc.cli.train import train
 from bagpipe_hpc.errors import BagpipeError
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
+app.command()(report)
 app.add_typer(data.app)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.command("export")(checkpoint.export_command)

@@ -22,6 +22,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any, TypeVar
 
+from bagpipe_hpc import trace
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import Dataset
@@ -67,12 +68,14 @@ def run_oracle(spec: JobSpec, topology: Topology, comms: Communicators, dataset:
     sender = PlanSender(comms.plans, PLANS_IN_FLIGHT)
     with Progress(run_path, num_iterations, spec.config, topology) as progress:
         watch = _Watch(comms, progress)
-        for plan in planner.plans(batches):  # 2
-            wait_until(lambda: watch.poll() or sender.has_room())
-            for trainer, rank in zip(plan.trainers, topology.trainer_ranks, strict=True):
-                sender.send(rank, encode_plan(trainer))  # 3
-            for server, rank in zip(plan.servers, topology.server_ranks, strict=True):
-                sender.send(rank, encode_plan(server))
+        for plan in trace.each("plan", planner.plans(trace.each("batch wait", batches))):  # 2
+            with trace.span("receiver wait", plan.iteration):
+                wait_until(lambda: watch.poll() or sender.has_room())
+            with trace.span("encode", plan.iteration):
+                messages = [*map(encode_plan, plan.servers), *map(encode_plan, plan.trainers)]  # by world rank
+            with trace.span("send", plan.iteration):
+                for rank, message in enumerate(messages, start=1):
+                    sender.send(rank, message)  # 3
             watch.num_planned += 1
         for rank in range(1, topology.world_size):
             sender.send(rank, encode_end())  # 5
@@ -151,7 +154,7 @@ def read_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
 
     def produce() -> None:
         try:
-            for item in items:
+            for item in trace.each("read batch", items):
                 queue.put(("item", item))
             queue.put(("end", None))
         except BaseException as error:

@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from bagpipe_hpc import trace
 from bagpipe_hpc.lookahead.plan import TrainerPlan
 from bagpipe_hpc.training.cache import RowCache, to_device, to_host
 from bagpipe_hpc.training.dense import DenseSynchronizer
@@ -44,7 +45,7 @@ class Peers(Protocol):
 
 
 class Stopwatch:
-    """Seconds by cause."""
+    """Seconds by cause; every block is a span of the trace."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -52,9 +53,14 @@ class Stopwatch:
     @contextmanager
     def time(self, cause: str) -> Iterator[None]:
         """Add the time of a block."""
-        start = time.perf_counter()
+        start = time.perf_counter_ns()
         yield
-        self.seconds[cause] += time.perf_counter() - start
+        self.add(cause, start, time.perf_counter_ns())
+
+    def add(self, cause: str, start_ns: int, stop_ns: int, iteration: int | None = None) -> None:
+        """Add and trace what has been timed already, by `time.perf_counter_ns`."""
+        self.seconds[cause] += (stop_ns - start_ns) / 1e9
+        trace.record(cause.replace("_", " "), start_ns, stop_ns, iteration)
 
 
 class TrainingStep:

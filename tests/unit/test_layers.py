@@ -16,7 +16,7 @@ from tests.launch import REPO_ROOT, run_python
 PACKAGE = "bagpipe_hpc"
 
 LAYERS = (
-    {"errors", "config", "digest", "splitmix"},
+    {"errors", "config", "digest", "splitmix", "trace"},
     {"topology", "sharding"},
     {"lookahead"},
     {"data"},
@@ -24,6 +24,7 @@ LAYERS = (
     {"transport"},
     {"training"},
     {"checkpoint"},
+    {"timeline"},
     {"roles"},
     {"bench"},
     {"cli", "__main__"},
@@ -36,6 +37,7 @@ PERMITTED = {
     "horovod": ("training", "checkpoint", "roles", "cli.doctor"),
     "h5py": ("data", "checkpoint", "cli.doctor"),
     "pyarrow": ("data",),
+    "matplotlib": ("timeline",),
 }
 
 
