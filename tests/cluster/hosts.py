@@ -10,7 +10,7 @@ All hosts see the machine's files, as they would a parallel file system; only /d
 /etc/hosts are their own.
 
 There is nothing to clean up. No namespace, link or mount has a name on the machine: they last as long as processes in
-them. The hosts' processes are in namespaces within the head's, whose init is a `cat` that ends when its stdin does:
+them. The hosts' processes are in namespaces within the head's, whose init ends when its stdin does:
 when the cluster is closed, or when this process dies, in whichever way. So clusters of several processes never meet.
 """
 
@@ -21,8 +21,8 @@ import re
 import select
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -36,9 +36,19 @@ SUBNET = "10.77.0"
 SECONDS = 10.0  # for anything that should take milliseconds
 NAMESPACES = ("--net", "--uts", "--ipc", "--pid", "--mount")
 
-# Both end as a `cat` of the pipe to this process. They say who they are as the machine and the head see it: while the
-# /proc of the outer process namespace is still mounted, it is the first word of /proc/self/stat.
-_BOOT_HEAD = """
+# Both become the init of their process namespace: they wait for the end of the pipe to this process, and meanwhile for
+# orphans, which somebody must. When they end, the kernel kills what is left in the namespace. They tell their process
+# id as the outer namespace has it, the first word of /proc/self/stat as long as its /proc is the one mounted.
+_INIT = """
+wait_for_the_end() {
+  exec 3<&0 >/dev/null 2>&1
+  cat <&3 &
+  wait
+}
+"""
+_BOOT_HEAD = (
+    _INIT
+    + """
 read -r pid _ </proc/self/stat
 hostname "$1"
 mount -t proc proc /proc
@@ -51,9 +61,12 @@ ip link add switch type bridge
 ip address add "$2" dev switch
 ip link set switch up
 echo "$pid"
-exec cat >/dev/null 2>&1
+wait_for_the_end
 """
-_BOOT_HOST = """
+)
+_BOOT_HOST = (
+    _INIT
+    + """
 read -r pid _ </proc/self/stat
 echo "$pid" >"/run/hosts/$1"
 hostname "$1"
@@ -62,8 +75,9 @@ mount -t tmpfs -o mode=1777 tmpfs /run
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 ip link set lo up
 echo "$pid"
-exec cat >/dev/null 2>&1
+wait_for_the_end
 """
+)
 _PROBE = """
 ip link add name bp0 type veth peer name bp1
 tc qdisc replace dev bp0 root tbf rate 1mbit burst 10kb latency 50ms
@@ -73,7 +87,7 @@ tc qdisc replace dev bp0 root tbf rate 1mbit burst 10kb latency 50ms
 def why_not() -> str | None:
     """Why this machine cannot have virtual hosts; None if it can."""
     try:
-        probe = _call(["unshare", *NAMESPACES, "--fork", "sh", "-euc", _PROBE], check=False)
+        probe = _call(_unshare(_PROBE))
     except FileNotFoundError:
         return "virtual hosts need unshare, of util-linux"
     if probe.returncode == 0:
@@ -83,7 +97,7 @@ def why_not() -> str | None:
 
 def why_no_ranks() -> str | None:
     """Why mpirun cannot start ranks on virtual hosts; None if it can."""
-    version = _call([find_mpirun(), "--version"], check=False).stdout.partition("\n")[0]
+    version = _call([find_mpirun(), "--version"]).stdout.partition("\n")[0]
     major = re.search(r"Open MPI\D*(\d+)", version)
     return None if major and int(major[1]) >= 5 else f"ranks on virtual hosts need Open MPI 5, mpirun is {version!r}"
 
@@ -149,15 +163,26 @@ class VirtualCluster:
                 self.run(HEAD, ["tc", "qdisc", "replace", "dev", host, "root", *discipline])
                 self.run(host, ["tc", "qdisc", "replace", "dev", "e0", "root", *discipline])
 
+    def enter(self, host: str, command: Sequence[str]) -> list[str]:
+        """The command of this machine that runs a command on a host, or on `HEAD`."""
+        if host not in self._pids:
+            raise ValueError(f"{host} is not up; {', '.join(self._pids) or 'no host'} is")
+        hops = [HEAD] if host == HEAD else [HEAD, host]
+        return [word for hop in hops for word in ("nsenter", "--all", "--target", str(self._pids[hop]), "--")] + [
+            *command
+        ]
+
     def run(self, host: str, command: Sequence[str], *, timeout: float = SECONDS) -> str:
         """Run a command on a host, or on `HEAD`, and return what it prints.
 
         Raises:
             TimeoutError, RuntimeError: it does not end in time, or not well; show its output.
         """
-        done = run_command([*self._enter(host), *command], timeout=timeout)
+        done = run_command(self.enter(host, command), timeout=timeout)
         if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} on {host} ended with {done.returncode}: {done.stdout}{done.stderr}")
+            raise RuntimeError(
+                f"{' '.join(command)} on {host} ended with {done.returncode}: {done.stdout}{done.stderr}"
+            )
         return done.stdout
 
     def run_ranks(
@@ -185,9 +210,9 @@ class VirtualCluster:
     def _boot(self) -> None:
         addresses = {HEAD: f"{SUBNET}.254"} | {host: f"{SUBNET}.{i}" for i, host in enumerate(self.hosts, start=1)}
         names = "\n".join(["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())])
-        self._start_init([], _BOOT_HEAD, HEAD, f"{addresses[HEAD]}/24", names)
+        self._start_init(_unshare(_BOOT_HEAD, HEAD, f"{addresses[HEAD]}/24", names), HEAD)
         for host in self.hosts:
-            pid = self._start_init(self._enter(HEAD), _BOOT_HOST, host)
+            pid = self._start_init(self.enter(HEAD, _unshare(_BOOT_HOST, host)), host)
             link = ["link", "add", "name", host, "type", "veth", "peer", "name", "e0", "netns", str(pid)]
             self.run(HEAD, ["ip", *link])
             self.run(HEAD, ["ip", "link", "set", host, "master", "switch", "up"])
@@ -196,10 +221,9 @@ class VirtualCluster:
         if self._rate_mbit is not None:
             self.set_rate(self._rate_mbit)
 
-    def _start_init(self, enter: list[str], script: str, host: str, *arguments: str) -> int:
-        command = [*enter, "unshare", *NAMESPACES, "--fork", "--kill-child", "sh", "-euc", script, "boot", host]
+    def _start_init(self, command: list[str], host: str) -> int:
         pipe = subprocess.PIPE
-        init = subprocess.Popen([*command, *arguments], stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+        init = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True)
         self._inits.append(init)
         assert init.stdout is not None
         answer = init.stdout.readline() if select.select([init.stdout], [], [], SECONDS)[0] else "no answer"
@@ -208,12 +232,6 @@ class VirtualCluster:
         self._pids[host] = int(answer)
         return self._pids[host]
 
-    def _enter(self, host: str) -> list[str]:
-        if host not in self._pids:
-            raise ValueError(f"{host} is not up; {', '.join(self._pids) or 'no host'} is")
-        hops = [HEAD] if host == HEAD else [HEAD, host]
-        return [word for hop in hops for word in ("nsenter", "--all", "--target", str(self._pids[hop]), "--")]
-
     def _on_ranks(self, hosts: Sequence[str], args: Sequence[str]) -> list[str]:
         slots = [f"{host}:{len(list(ranks))}" for host, ranks in groupby(hosts)]
         if len({*hosts}) != len(slots):
@@ -221,7 +239,7 @@ class VirtualCluster:
         mapping = ["--host", ",".join(slots), "--map-by", "slot", "--bind-to", "none"]
         # The daemons stay in this session, where tests.launch finds them and the ranks.
         launch = [find_mpirun(), "--leave-session-attached", *mapping, "-n", str(len(hosts))]
-        return [*self._enter(HEAD), *launch, sys.executable, *args]
+        return self.enter(HEAD, [*launch, sys.executable, *args])
 
     def _environment(self, extra: Mapping[str, str] | None) -> dict[str, str]:
         network = f"{SUBNET}.0/24"
@@ -236,5 +254,9 @@ class VirtualCluster:
         } | dict(extra or {})
 
 
-def _call(command: Sequence[str], *, check: bool = True) -> CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=check)
+def _unshare(script: str, *arguments: str) -> list[str]:
+    return ["unshare", *NAMESPACES, "--fork", "--kill-child", "sh", "-euc", script, "boot", *arguments]
+
+
+def _call(command: Sequence[str]) -> CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
