@@ -251,6 +251,7 @@ class VirtualCluster:
             "OMPI_MCA_btl_tcp_if_include": network,
             "OMPI_MCA_pml": "ob1",
             "OMPI_MCA_osc": "^ucx",
+            "OMPI_MCA_mpi_yield_when_idle": "1",  # the hosts share cores, which Open MPI cannot know
         } | dict(extra or {})
 
 
