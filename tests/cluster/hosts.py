@@ -10,8 +10,8 @@ All hosts see the machine's files, as they would a parallel file system; only /d
 /etc/hosts are their own.
 
 There is nothing to clean up. No namespace, link or mount has a name on the machine: they last as long as processes in
-them. The hosts' processes are in namespaces within the head's, whose init ends when its stdin does:
-when the cluster is closed, or when this process dies, in whichever way. So clusters of several processes never meet.
+them. The hosts' process namespaces are within the head's, whose init ends when its stdin does: when the cluster is
+closed, or when this process dies, in whichever way. So clusters of several processes never meet.
 """
 
 from __future__ import annotations
@@ -36,48 +36,35 @@ SUBNET = "10.77.0"
 SECONDS = 10.0  # for anything that should take milliseconds
 NAMESPACES = ("--net", "--uts", "--ipc", "--pid", "--mount")
 
-# Both become the init of their process namespace: they wait for the end of the pipe to this process, and meanwhile for
-# orphans, which somebody must. When they end, the kernel kills what is left in the namespace. They tell their process
-# id as the outer namespace has it, the first word of /proc/self/stat as long as its /proc is the one mounted.
-_INIT = """
-wait_for_the_end() {
-  exec 3<&0 >/dev/null 2>&1
-  cat <&3 &
-  wait
-}
-"""
-_BOOT_HEAD = (
-    _INIT
-    + """
+# The init of the head and of every host: it waits for the end of the pipe to this process, and meanwhile for orphans,
+# as an init must. When it ends, the kernel kills what is left in its process namespace. The first word of
+# /proc/self/stat is its process id in the outer namespace, as long as that one's /proc is mounted.
+_BEGIN = """
 read -r pid _ </proc/self/stat
 hostname "$1"
 mount -t proc proc /proc
+ip link set lo up
+"""
+_HEAD = """
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/hosts
 printf '%s\n' "$3" >/run/names
 mount --bind /run/names /etc/hosts
-ip link set lo up
 ip link add switch type bridge
 ip address add "$2" dev switch
 ip link set switch up
-echo "$pid"
-wait_for_the_end
 """
-)
-_BOOT_HOST = (
-    _INIT
-    + """
-read -r pid _ </proc/self/stat
+_HOST = """
 echo "$pid" >"/run/hosts/$1"
-hostname "$1"
-mount -t proc proc /proc
 mount -t tmpfs -o mode=1777 tmpfs /run
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
-ip link set lo up
-echo "$pid"
-wait_for_the_end
 """
-)
+_END = """
+echo "$pid"
+exec 3<&0 >/dev/null 2>&1
+cat <&3 &
+wait
+"""
 _PROBE = """
 ip link add name bp0 type veth peer name bp1
 tc qdisc replace dev bp0 root tbf rate 1mbit burst 10kb latency 50ms
@@ -145,7 +132,11 @@ class VirtualCluster:
             assert init.stdin is not None
             assert init.stdout is not None
             init.stdin.close()
-            init.wait(SECONDS)
+            try:
+                init.wait(SECONDS)
+            except subprocess.TimeoutExpired:  # it never came to wait for the end of stdin
+                init.kill()
+                init.wait(SECONDS)
             init.stdout.close()
         self._inits.clear()
         self._pids.clear()
@@ -168,9 +159,8 @@ class VirtualCluster:
         if host not in self._pids:
             raise ValueError(f"{host} is not up; {', '.join(self._pids) or 'no host'} is")
         hops = [HEAD] if host == HEAD else [HEAD, host]
-        return [word for hop in hops for word in ("nsenter", "--all", "--target", str(self._pids[hop]), "--")] + [
-            *command
-        ]
+        entered = [word for hop in hops for word in ("nsenter", "--all", "--target", str(self._pids[hop]), "--")]
+        return [*entered, *command]
 
     def run(self, host: str, command: Sequence[str], *, timeout: float = SECONDS) -> str:
         """Run a command on a host, or on `HEAD`, and return what it prints.
@@ -210,9 +200,9 @@ class VirtualCluster:
     def _boot(self) -> None:
         addresses = {HEAD: f"{SUBNET}.254"} | {host: f"{SUBNET}.{i}" for i, host in enumerate(self.hosts, start=1)}
         names = "\n".join(["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())])
-        self._start_init(_unshare(_BOOT_HEAD, HEAD, f"{addresses[HEAD]}/24", names), HEAD)
+        self._start_init(_unshare(_BEGIN + _HEAD + _END, HEAD, f"{addresses[HEAD]}/24", names), HEAD)
         for host in self.hosts:
-            pid = self._start_init(self.enter(HEAD, _unshare(_BOOT_HOST, host)), host)
+            pid = self._start_init(self.enter(HEAD, _unshare(_BEGIN + _HOST + _END, host)), host)
             link = ["link", "add", "name", host, "type", "veth", "peer", "name", "e0", "netns", str(pid)]
             self.run(HEAD, ["ip", *link])
             self.run(HEAD, ["ip", "link", "set", host, "master", "switch", "up"])

@@ -107,7 +107,7 @@ def test_nothing_outlives_a_process_that_is_killed() -> None:
         "import time; from tests.cluster.hosts import VirtualCluster\n"
         "with VirtualCluster(2) as cluster:\n"
         "    cluster.run('bp1', ['sh', '-c', 'setsid sleep 600 </dev/null >/dev/null 2>&1 &'])\n"
-        "    print('up', flush=True); time.sleep(600)"
+        "    print('up', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=REPO_ROOT) as process:
         assert process.stdout is not None
