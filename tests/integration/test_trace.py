@@ -17,7 +17,7 @@ ITERATIONS, EVALUATIONS = 30, 20
 SETTINGS = ["training.epochs=2", f"training.iterations={ITERATIONS}", "training.batch_size=50", "training.threads=1"]
 TRAIN = [part for setting in SETTINGS for part in ("--set", setting)]
 SPANS = {
-    0: {"read batch", "batch wait", "plan", "receiver wait", "encode", "send"},
+    0: {"read batch", "enter batch", "plan", "encode", "plan wait", "receiver wait", "send"},
     1: {"receive plan", "written wait", "scatter", "gather", "announce"},
     2: {"receive plan", "ready wait", "get", "queue wait", "plan wait", "prefetch wait", "iteration", "cache",
         "exchange", "compute", "dense", "update", "write back", "evaluation"},
@@ -99,7 +99,7 @@ def test_arrows_lead_from_every_plan_to_its_use(traced: tuple[Path, str]) -> Non
 def test_threads_have_names(traced: tuple[Path, str]) -> None:
     events, _ = read_trace(merged_file(traced[0]))
     names = {(event["pid"], event["args"]["name"]) for event in events if event["name"] == "thread_name"}
-    assert {(0, "main"), (0, "reader"), (1, "main"), (2, "main"), (2, "prefetch"), (3, "main")} <= names
+    assert {(0, "main"), (0, "read batch"), (1, "main"), (2, "main"), (2, "prefetch"), (3, "main")} <= names
     (process,) = (event for event in events if event["name"] == "process_name" and event["pid"] == 2)
     assert process["args"]["name"].startswith("trainer 0 (rank 2, ")
 
@@ -136,4 +136,4 @@ def test_a_failed_job_leaves_what_the_rank_that_failed_did(small_dataset: Path, 
     done = run_ranks(3, arguments, timeout=120)
     assert done.returncode != 0
     events, _ = read_trace(rank_file(run_path, 0))
-    assert {"read batch", "batch wait"} <= {event["name"] for event in events}
+    assert {"read batch", "enter batch"} <= {event["name"] for event in events}

@@ -16,7 +16,7 @@ from tests.launch import REPO_ROOT, run_python
 PACKAGE = "bagpipe_hpc"
 
 LAYERS = (
-    {"errors", "config", "digest", "splitmix", "trace"},
+    {"errors", "config", "digest", "splitmix", "trace", "heap"},
     {"topology", "sharding"},
     {"lookahead"},
     {"data"},
@@ -31,7 +31,7 @@ LAYERS = (
 )
 
 PERMITTED = {
-    "mpi4py": ("transport", "roles", "cli"),
+    "mpi4py": ("transport", "roles", "bench", "cli"),
     "torch": ("training", "checkpoint", "cli.doctor"),
     "torchmetrics": ("training", "checkpoint", "cli.doctor"),
     "horovod": ("training", "checkpoint", "roles", "cli.doctor"),
