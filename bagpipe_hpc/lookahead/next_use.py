@@ -86,6 +86,10 @@ class KeyState(Protocol):
     def places(self, keys: KeyArray, oldest_stamp: int) -> KeyArray:
         """Row of `states` of each key; keys with a latest use before `oldest_stamp` may be forgotten."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory, touched or not."""
+
 
 class DenseKeyState:
     """State of every key there is: 8 bytes per key.
@@ -100,6 +104,11 @@ class DenseKeyState:
     def places(self, keys: KeyArray, oldest_stamp: int) -> KeyArray:
         """The keys themselves."""
         return keys
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the states."""
+        return self.states.nbytes
 
 
 class CompactKeyState:
@@ -198,7 +207,7 @@ class NextUsePass:
 
     def __init__(self, key_state: KeyState, window: int, num_trainers: int, cores: Cores | None = None) -> None:
         self._cores = cores
-        self._key_state = key_state
+        self.key_state = key_state
         self._window = window
         self._trainer_bits = (num_trainers - 1).bit_length()
 
@@ -217,7 +226,7 @@ class NextUsePass:
                 keys[id_ends[f, t]:id_ends[f, t + 1]].
         """
         oldest = max(1, iteration + 1 - self._window) << self._trainer_bits
-        places = self._key_state.places(keys, oldest)
+        places = self.key_state.places(keys, oldest)
         num_tables = len(id_ends)
         num_ids = np.diff(id_ends, axis=1).T
         share_begins = (np.cumsum(num_ids) - num_ids.ravel()).reshape(num_ids.shape)
@@ -227,7 +236,7 @@ class NextUsePass:
 
         def enter_tables(first: int, end: int) -> None:
             _enter(
-                first, end, iteration, oldest, self._trainer_bits, row, keys, places, id_ends, self._key_state.states,
+                first, end, iteration, oldest, self._trainer_bits, row, keys, places, id_ends, self.key_state.states,
                 ring.keys[row], ring.rows[row], ring.pair_entries[row], ring.pair_links[row], ring.next_uses,
                 entry_ends, pair_ends, share_begins, inverse,
             )  # fmt: skip

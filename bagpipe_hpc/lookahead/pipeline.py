@@ -43,11 +43,13 @@ class Cores:
     def split(self, work: Callable[[int, int], None], cuts: Callable[[int], list[int]]) -> None:
         """Do `work(begin, end)` on all pieces, in as many threads as there are cores free; the caller holds one.
 
+        One core is left to the others, who would only wait for it and then keep the caller waiting.
+
         Args:
             cuts: Given a number of pieces, their ends, from 0 on.
         """
         extra = 0
-        while extra < self.count - 1 and self._free.acquire(blocking=False):
+        while extra < self.count - 2 and self._free.acquire(blocking=False):
             extra += 1
         try:
             pieces = list(itertools.pairwise(cuts(1 + extra)))

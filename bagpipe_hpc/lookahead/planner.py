@@ -161,6 +161,11 @@ class Planner:
             yield self.emit()
 
     @property
+    def key_state_bytes(self) -> int:
+        """Memory of the state per key, touched or not."""
+        return self._next_uses.key_state.num_bytes
+
+    @property
     def num_pending(self) -> int:
         """Batches that entered and whose plans were not emitted."""
         return len(self._pending)
@@ -200,6 +205,7 @@ class Planner:
             self._ring.pair_entries[row],
             self._ring.rows[row],
         )
+        np.subtract(exchange.push_ends[1:], exchange.push_ends[:-1], out=self._residency.num_pushed)
         fetches = transfer_lists(placement.fetched, self.num_trainers, self.num_servers)
         write_backs = transfer_lists(placement.evicted, self.num_trainers, self.num_servers)
         forced_counts = np.zeros_like(write_backs.counts)

@@ -69,11 +69,9 @@ class Residency:
         self.free = np.empty((num_trainers, 64), dtype=np.int32)  # stacks of slots that were used before
         self.num_free = np.zeros(num_trainers, dtype=np.int64)
         self.num_issued = np.zeros(num_trainers, dtype=np.int64)  # slots ever used: 0 .. num_issued - 1
-
-    @property
-    def num_resident(self) -> Int64Array:
-        """Rows each trainer holds; int64, shape (T,)."""
-        return self.num_issued - self.num_free
+        # What a choice of owner balances: rows each trainer pushed in the iteration before, and will push of those
+        # fetched in this one. Gradients come back for as many.
+        self.num_pushed = np.zeros(num_trainers, dtype=np.int64)
 
     def place(
         self, iteration: int, read_only: bool, batch: EnteredBatch, id_ends: Int64Array, ring: EntryRing
@@ -96,7 +94,7 @@ class Residency:
         num_fetched, num_forced, num_unplaced = _admit(
             iteration, row, self.prefetch_depth, self.cache_rows, entry_begins, batch.entry_ends, batch.pair_ends,
             ring.keys, ring.rows, ring.pair_links[row],
-            self.heads, self.farthest, self.free, self.num_free, self.num_issued,
+            self.heads, self.farthest, self.free, self.num_free, self.num_issued, self.num_pushed,
             fetched.keys, fetched.owners, fetched.slots, evicted.keys, evicted.owners, evicted.slots,
         )  # fmt: skip
         if num_unplaced:
@@ -161,7 +159,7 @@ def _user_of(pair, pair_ends):  # type: ignore[no-untyped-def]  # pragma: no cov
 @njit(cache=True, nogil=True)
 def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     i, row, prefetch_depth, cache_rows, entry_begins, entry_ends, pair_ends,
-    ring_keys, ring_rows, pair_links, heads, farthest, free, num_free, num_issued,
+    ring_keys, ring_rows, pair_links, heads, farthest, free, num_free, num_issued, num_pushed,
     fetched_keys, fetched_owners, fetched_slots, evicted_keys, evicted_owners, evicted_slots,
 ):  # fmt: skip
     """Owner and slot for every row that is not resident. Returns (fetches, forced evictions, rows without a slot)."""
@@ -181,11 +179,17 @@ def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
             pair = rows[entry, LAST_PAIR]
             owner = _user_of(pair, pair_ends[table])
             pair = pair_links[pair]
-            while pair != NONE:  # several users: the one with the fewest rows, the lowest of equals
+            num_others = 0
+            while pair != NONE:  # several users: the one that pushes least, of equals the one with the fewest rows
                 user = _user_of(pair, pair_ends[table])
-                if num_issued[user] - num_free[user] <= num_issued[owner] - num_free[owner]:
+                if num_pushed[user] < num_pushed[owner] or (
+                    num_pushed[user] == num_pushed[owner]
+                    and num_issued[user] - num_free[user] <= num_issued[owner] - num_free[owner]
+                ):
                     owner = user
+                num_others += 1
                 pair = pair_links[pair]
+            num_pushed[owner] += num_others
             victim_use = NONE
             if num_free[owner] == 0 and num_issued[owner] == cache_rows:
                 victim_use = _victim(owner, nearest, heads, farthest)

@@ -74,6 +74,11 @@ class PlanStream:
         """Time that each stage has worked so far."""
         return dict(self._pipeline.seconds)
 
+    @property
+    def key_state_bytes(self) -> int:
+        """Memory of the planner's state per key, touched or not."""
+        return self._planner.key_state_bytes
+
     def plans(self, batches: Iterator[SampleBatch]) -> Iterator[EncodedPlan]:
         """Plans of all batches, in order.
 

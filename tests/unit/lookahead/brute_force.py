@@ -97,6 +97,7 @@ class BruteForcePlanner:
         self.free_slots: list[list[int]] = [[] for _ in self.trainers]
         self.num_handed_out = [0 for _ in self.trainers]
         self.retentions = count()
+        self.num_pushed = [0 for _ in self.trainers]  # in the iteration before, and of rows fetched in this one
         fetch_ring = write_back_ring = 1024
 
         for i in range(len(self.stream)):
@@ -138,6 +139,7 @@ class BruteForcePlanner:
                 )
                 for s in self.servers
             )
+            self.num_pushed = [len(trainer.push_index) for trainer in trainers]
             yield RankPlans(iteration=i, trainers=trainers, servers=servers)
 
     # --- what the stream says
@@ -169,7 +171,9 @@ class BruteForcePlanner:
         for key in self.unique[i]:
             if key in self.resident:
                 continue
-            owner = min((t for t in self.trainers if key in shares[t]), key=self.load)
+            users = [t for t in self.trainers if key in shares[t]]
+            owner = min(users, key=lambda t: (self.num_pushed[t], self.load(t)))
+            self.num_pushed[owner] += len(users) - 1
             if not self.has_room(i, owner):
                 others = [t for t in self.trainers if self.has_room(i, t)]
                 if not others:
