@@ -138,8 +138,8 @@ class CompactKeyState:
 
     def _make_room(self, num_new: int, oldest_stamp: int) -> None:
         keys, states = self._keys, self.states
-        live = (keys != NONE) & (states[:, STAMP] >= oldest_stamp)
-        keys, states = keys[live], states[live]
+        live = (keys[:, 0] != NONE) & (states[:, STAMP] >= oldest_stamp)
+        keys, states = keys[live, 0], states[live]
         # Twice what is needed now, so that room lasts for as many insertions as moving cost.
         self._allocate(1 << (4 * (len(keys) + num_new)).bit_length())
         found = np.empty(len(keys), dtype=np.int64)
@@ -148,28 +148,36 @@ class CompactKeyState:
 
     def _allocate(self, num_places: int) -> None:
         self._num_used = 0
-        self._keys = np.full(num_places, NONE, dtype=np.int64)
+        self._keys = np.full((num_places, 1), NONE, dtype=np.int64)  # 2-D for prefetch_row
         self.states = np.empty((num_places, 2), dtype=np.int32)
 
 
 @njit(cache=True, nogil=True)
 def _locate(keys, table_keys, states, found):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Linear probing from a multiplicative hash. Returns the number of keys inserted."""
+    """Linear probing. Returns the number of keys inserted."""
     mask = len(table_keys) - 1
     num_inserted = 0
     for j in range(len(keys)):
+        ahead = _hash(keys[min(j + DISTANCE, len(keys) - 1)], mask)
+        prefetch_row(table_keys, ahead)
+        prefetch_row(states, ahead)
         key = keys[j]
-        mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
-        place = np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(mask))
-        while table_keys[place] != key:
-            if table_keys[place] == NONE:
-                table_keys[place] = key
+        place = _hash(key, mask)
+        while table_keys[place, 0] != key:
+            if table_keys[place, 0] == NONE:
+                table_keys[place, 0] = key
                 states[place, STAMP] = 0
                 num_inserted += 1
                 break
             place = (place + 1) & mask
         found[j] = place
     return num_inserted
+
+
+@njit(cache=True, nogil=True)
+def _hash(key, mask):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
+    return np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(mask))
 
 
 @dataclass(frozen=True)

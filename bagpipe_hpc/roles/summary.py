@@ -58,6 +58,7 @@ def summarise(
             for cause in CAUSES
         },
         **{name: sum(trainer[name] for trainer in trainers) for name in (*COUNTERS, *BYTES)},
+        "imbalance": {name: _imbalance([trainer[name] for trainer in trainers]) for name in COUNTERS},
         "bytes_plans": bytes_plans,
         "rows_touched": sum(totals[rank]["rows_touched"] for rank in topology.server_ranks),
         "devices": sorted({trainer["device"] for trainer in trainers}),
@@ -88,7 +89,7 @@ def print_summary(summary: dict[str, Any], run_path: Path) -> None:
     table.add_section()
     for name in COUNTERS:
         table.add_row(name.replace("_", " "), f"{summary[name]:,}", f"{summary[name] / summary['iterations']:,.0f} per "
-                      "iteration")  # fmt: skip
+                      f"iteration, most of one trainer {summary['imbalance'][name]:.2f} x mean")  # fmt: skip
     table.add_row("rows touched", f"{summary['rows_touched']:,}", "")
     table.add_section()
     for name in (*BYTES, "bytes_plans"):
@@ -97,6 +98,11 @@ def print_summary(summary: dict[str, Any], run_path: Path) -> None:
     console.print(table)
     console.print(f"model digest {summary['model_digest']}", highlight=False, soft_wrap=True)
     console.print(f"run directory {run_path}", highlight=False, soft_wrap=True)
+
+
+def _imbalance(counts: list[int]) -> float:
+    """Of the largest to the mean."""
+    return max(counts) * len(counts) / sum(counts) if sum(counts) else 1.0
 
 
 def _human(num_bytes: float) -> str:
