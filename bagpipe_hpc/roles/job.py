@@ -15,6 +15,7 @@ from bagpipe_hpc.roles.failure import leave_when_told_to_stop, whole_job_fails_t
 from bagpipe_hpc.roles.run_directory import writing_to
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
+from bagpipe_hpc.training.misfit import misfit
 
 if TYPE_CHECKING:
     from bagpipe_hpc.data.dataset import Dataset
@@ -88,16 +89,8 @@ def _validate(
     Topology(world_size, config.roles.servers)
     dataset = open_dataset(data_path)
     schema = dataset.schema
-    ragged = [table.name for table in schema.tables if table.ragged]
-    if ragged:
-        raise DatasetError(
-            f"{data_path} has ragged tables ({', '.join(ragged)}); models take one id per table: "
-            "make the data set again without them"
-        )
-    if schema.num_dense == 0 and schema.num_tables < 2:
-        raise DatasetError(
-            f"{data_path} has one table and no dense features: dlrm needs two vectors to interact; add a feature"
-        )
+    if problem := misfit(config.model, schema):
+        raise DatasetError(f"{data_path} {problem}")
     if dataset.train.num_samples == 0:
         raise DatasetError(f"{data_path} has no training samples")
     with writing_to(run_path):
