@@ -203,7 +203,7 @@ def _explain(error: ValidationError, path: Path | None) -> str:
         elif problem["type"] == "model_type":
             problems.append(f"{name} = {problem['input']!r}: is a section; valid in it: {', '.join(_names_in(name))}")
         elif name:
-            problems.append(f"{name} = {problem['input']!r}: {problem['msg']}")
+            problems.append(f"{name} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
         else:
             problems.append(problem["msg"].removeprefix("Value error, "))
     source = f"configuration {path}" if path else "settings"

@@ -77,7 +77,7 @@ def test_setting_names_are_dotted_and_all_there() -> None:
         ("training.batch_size=", ["training.batch_size = None"]),
         ("model.embedding_dim=5000", ["model.embedding_dim = 5000", "4096"]),
         ("model.name=dlmr", ["model.name = 'dlmr'", "'dlrm', 'wide_deep', 'deepfm', "]),
-        ("model.cnn_height=4", ["model.cnn_height = 4", "must be odd", "take 5"]),
+        ("model.cnn_height=4", ["model.cnn_height = 4: must be odd", "take 5"]),
         ("model.cnn_channels=[]", ["model.cnn_channels = []", "at least 1 item"]),
         ("model.cross_rank=0", ["model.cross_rank = 0"]),
         ("mode=fast", ["mode = 'fast'", "'cached' or 'synchronous'"]),

@@ -28,10 +28,7 @@ class GenerationLayer(nn.Module):
 
     def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pooled maps (b, out_maps, pooled, dim) and new features (b, n, dim) from maps (b, in_maps, height, dim)."""
-        maps = self.convolution(maps).tanh()
-        # Not MaxPool2d, whose backward pass is not deterministic on GPUs.
-        missing = -maps.shape[2] % self._pool
-        maps = functional.pad(maps, (0, 0, 0, missing), value=-torch.inf).unflatten(2, (-1, self._pool)).amax(3)
+        maps = functional.max_pool2d(self.convolution(maps).tanh(), (self._pool, 1), ceil_mode=True)
         features = self.recombination(maps.flatten(1)).tanh()
         return maps, features.unflatten(1, (-1, self._dim))
 

@@ -10,6 +10,7 @@ from bagpipe_hpc.config import ModelConfig
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.training.misfit import misfit
 from bagpipe_hpc.training.models import MODELS
+from tests.launch import run_python
 
 SEQUENCE = (900, 50, 50, 50)
 
@@ -63,3 +64,9 @@ def test_caser_refuses_what_is_no_sequence(num_dense: int, sizes: tuple[int, ...
     said = words("caser", num_dense, sizes)
     assert said.startswith(f"{found}caser needs the tables user, candidate item and last items, oldest first, ")
     assert said.endswith("make the data set again so, or choose another model.name")
+
+
+def test_asking_needs_no_torch() -> None:
+    """Oracle and servers have no use for it."""
+    done = run_python(["-c", "import sys, bagpipe_hpc.training.misfit; print('torch' in sys.modules)"], timeout=60)
+    assert done.stdout.strip() == "False", done.stderr
