@@ -13,6 +13,7 @@ setup(
     install_requires=[
         "h5py>=3.11",
         "horovod>=0.28",
+        "matplotlib>=3.8",
         "mpi4py>=4.0",
         "numba>=0.60",
         "numpy>=1.26",

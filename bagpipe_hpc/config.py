@@ -30,6 +30,20 @@ class CacheConfig(_Section):
     )
 
 
+class OracleConfig(_Section):
+    threads: int = Field(2, ge=1, le=256, description="Cores that the oracle's stages share.")
+    placement: Literal["contiguous", "locality"] = Field(
+        "contiguous",
+        description="Samples of a batch on trainers: in order, or such that trainers share fewer rows.",
+    )
+    max_dense_keys: int = Field(
+        2**29,
+        ge=0,
+        description="Up to so many rows in all tables the oracle keeps 8 bytes for each; beyond, only for those in "
+        "the lookahead window.",
+    )
+
+
 class RolesConfig(_Section):
     servers: int = Field(1, ge=1, description="Embedding servers S: world ranks 1..S.")
 
@@ -99,6 +113,7 @@ class Config(_Section):
     )
     lookahead: LookaheadConfig = LookaheadConfig()
     cache: CacheConfig = CacheConfig()
+    oracle: OracleConfig = OracleConfig()
     roles: RolesConfig = RolesConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()

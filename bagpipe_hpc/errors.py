@@ -27,5 +27,17 @@ class PlanCodecError(BagpipeError):
     """A plan message is not one of this version's."""
 
 
+class CheckpointError(BagpipeError):
+    """A checkpoint is missing, damaged, foreign, contradicts the job, or cannot be written."""
+
+
+class FencedError(CheckpointError):
+    """A later incarnation of the job owns the checkpoint directory: this one must not write into it."""
+
+
 class PlatformError(BagpipeError):
     """MPI, Horovod or a device is not usable as it is set up."""
+
+
+class TraceError(BagpipeError):
+    """A trace is missing or not one that a job wrote, or a choice of its iterations makes no sense."""

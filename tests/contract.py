@@ -17,12 +17,13 @@ from queue import Queue
 import numpy as np
 from numpy.typing import NDArray
 
-from bagpipe_hpc.lookahead.plan import IterationPlan, TrainerPlan
-from bagpipe_hpc.lookahead.planner import KeyBatch, Planner
+from bagpipe_hpc.lookahead.plan import TrainerPlan
+from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.store.initial import RowInitializer
 from bagpipe_hpc.store.row_store import RowStore
 from bagpipe_hpc.transport.base import ServerEnd, TrainerEnd
+from tests.plans import RankPlans, rank_plans
 
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
@@ -50,16 +51,16 @@ class Scenario:
     read_only: frozenset[int] = frozenset()
     tight: bool = False
 
-    def batches(self) -> list[KeyBatch]:
+    def batches(self) -> list[SampleBatch]:
         """Half the ids are hot, so that rows have long and short residencies."""
         random = np.random.default_rng(len(self.name))
         batches = []
         for iteration, size in enumerate(self.sizes):
-            keys = random.integers(0, self.num_keys, size * self.ids_per_sample)
-            hot = random.random(len(keys)) < 0.5
+            keys = random.integers(0, self.num_keys, (size, self.ids_per_sample))
+            hot = random.random(keys.shape) < 0.5
             keys[hot] //= 8
             labels, dense = np.zeros(size, np.float32), np.zeros((size, 0), np.float32)
-            batches.append(KeyBatch(keys, labels, dense, iteration in self.read_only))
+            batches.append(SampleBatch(keys, labels, dense, iteration in self.read_only))
         return batches
 
 
@@ -98,17 +99,18 @@ class Play:
         self.cache_rows = self._count_cache_rows()
 
     @cached_property
-    def plans(self) -> list[IterationPlan]:
+    def plans(self) -> list[RankPlans]:
         """Everybody's plans."""
         planner = Planner(
-            num_keys=self.scenario.num_keys,
+            num_embeddings=(self.scenario.num_keys,),
+            table_of_column=(0,) * self.scenario.ids_per_sample,
             num_trainers=self.num_trainers,
             num_servers=self.sharding.num_servers,
             window=self.scenario.window,
             prefetch_depth=self.scenario.prefetch_depth,
             cache_rows=self.cache_rows,
         )
-        return list(planner.plans(self._batches))
+        return list(rank_plans(planner.plans(self._batches)))
 
     @cached_property
     def rows_before(self) -> list[Float32Array]:
@@ -119,7 +121,7 @@ class Play:
         for iteration, batch in enumerate(self._batches):
             rows = rows.copy()
             if not batch.read_only:
-                keys = np.unique(batch.keys)
+                keys = np.unique(batch.ids)
                 rows[keys] += change(keys, iteration)
             history.append(rows)
         return history
@@ -128,7 +130,7 @@ class Play:
     def updated_keys(self) -> Int64Array:
         """Keys that any iteration updates, ascending."""
         none = np.empty(0, dtype=np.int64)
-        return np.unique(np.concatenate([none, *(batch.keys for batch in self._batches if not batch.read_only)]))
+        return np.unique(np.concatenate([none, *(batch.ids.ravel() for batch in self._batches if not batch.read_only)]))
 
     def fetched_keys(self, trainer: int, iteration: int) -> Int64Array:
         """Keys of a trainer's fetched rows, in their order: the servers' plans say."""
@@ -154,7 +156,9 @@ class Play:
         # Rows in use by P + 1 neighbouring iterations must be resident together.
         depth = self.scenario.prefetch_depth
         near = (self._batches[i : i + depth + 1] for i in range(len(self._batches)))
-        return -(-max(len(np.unique(np.concatenate([b.keys for b in group]))) for group in near) // self.num_trainers)
+        return -(
+            -max(len(np.unique(np.concatenate([b.ids.ravel() for b in group]))) for group in near) // self.num_trainers
+        )
 
 
 def change(keys: Int64Array, iteration: int) -> Float32Array:

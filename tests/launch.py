@@ -25,7 +25,7 @@ def run_ranks(
     n: int, args: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None
 ) -> CompletedProcess[str]:
     """Run `python *args` on n MPI ranks of this machine and wait; see `run_python` for the rest."""
-    return _run(_on_ranks(n, args), timeout, env)
+    return run_command(_on_ranks(n, args), timeout=timeout, env=env)
 
 
 def run_python(args: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
@@ -40,7 +40,7 @@ def run_python(args: Sequence[str], *, timeout: float, env: Mapping[str, str] | 
     Raises:
         TimeoutError: names the command and shows its output so far.
     """
-    return _run([sys.executable, *args], timeout, env)
+    return run_command([sys.executable, *args], timeout=timeout, env=env)
 
 
 def find_mpirun() -> str:
@@ -107,7 +107,7 @@ class Run:
 @contextmanager
 def start_ranks(n: int, args: Sequence[str], *, env: Mapping[str, str] | None = None) -> Iterator[Run]:
     """Start `python *args` on n MPI ranks of this machine; at the end of the block what still lives is killed."""
-    with _start(_on_ranks(n, args), env) as run:
+    with start_command(_on_ranks(n, args), env=env) as run:
         yield run
 
 
@@ -117,13 +117,17 @@ def _on_ranks(n: int, args: Sequence[str]) -> list[str]:
     return [mpirun, *oversubscribe, "-n", str(n), sys.executable, *args]
 
 
-def _run(command: list[str], timeout: float, env: Mapping[str, str] | None) -> CompletedProcess[str]:
-    with _start(command, env) as run:
+def run_command(
+    command: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None
+) -> CompletedProcess[str]:
+    """Run any command and wait; see `run_python` for the rest."""
+    with start_command(command, env=env) as run:
         return run.wait(timeout)
 
 
 @contextmanager
-def _start(command: list[str], env: Mapping[str, str] | None) -> Iterator[Run]:
+def start_command(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> Iterator[Run]:
+    """Start any command; at the end of the block what still lives of its session is killed."""
     # Files, not pipes: a process that outlives its parent cannot keep the test waiting for the end of its output.
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(

@@ -6,8 +6,9 @@ import sys
 
 import typer
 
-from bagpipe_hpc.cli import data
+from bagpipe_hpc.cli import bench, checkpoint, data
 from bagpipe_hpc.cli.doctor import doctor
+from bagpipe_hpc.cli.report import report
 from bagpipe_hpc.cli.train import train
 from bagpipe_hpc.errors import BagpipeError
 
@@ -19,7 +20,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
+app.command()(report)
 app.add_typer(data.app)
+app.add_typer(checkpoint.app, name="checkpoint")
+app.command("export")(checkpoint.export_command)
+app.add_typer(bench.app, name="bench")
 app.command()(doctor)
 
 

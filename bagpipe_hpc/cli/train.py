@@ -17,6 +17,12 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
     ] = None,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Write a timeline of all ranks, for `bagpipe report`.")
+    ] = False,
+    trace_iterations: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Trace only iterations A to B - 1; implies --trace.")
+    ] = None,
 ) -> None:
     """Train a model: rank 0 is the oracle, then the embedding servers, then the trainers.
 
@@ -29,6 +35,7 @@ def train(
     with whole_job_fails_together(MPI.COMM_WORLD, f"rank {MPI.COMM_WORLD.rank}"):
         from bagpipe_hpc.roles.job import run_training
 
-        is_done = run_training(config, data, run_dir, overrides or [])
+        traced = trace_iterations or (":" if trace else None)
+        is_done = run_training(config, data, run_dir, overrides or [], traced)
     if not is_done:
         raise typer.Exit(EXIT_INVALID)

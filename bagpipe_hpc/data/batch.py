@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc.sharding import Int64Array
 
 Float32Array = NDArray[np.float32]
+IdArray = NDArray[np.int32] | NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Batch:
 
     labels: Float32Array  # (num_samples,)
     dense: Float32Array  # (num_samples, num_dense)
-    ids: Int64Array  # (num_samples, num_one_hot_tables), columns in the order of the schema
+    ids: IdArray  # (num_samples, num_one_hot_tables), columns in the order of the schema
     ragged: Mapping[str, RaggedIds] = field(default_factory=dict)  # by table name; empty where all tables are one-hot
 
     @property

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numba
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from bagpipe_hpc.data.batch import Float32Array
 from bagpipe_hpc.data.schema import Schema, TableSchema
@@ -24,14 +24,12 @@ _EXPONENT = np.uint32(0x7F800000)  # all ones: infinite or not a number
 
 
 @numba.njit(nogil=True, cache=True)
-def _copy_ids(source: NDArray[Any], num_embeddings: Int64Array, target: NDArray[Any]) -> bool:
-    """Copy (and convert) row ids, shape (num_samples, num_tables); False if any is out of range."""
+def _all_within(ids: NDArray[Any], num_embeddings: Int64Array) -> bool:
+    """Whether row ids, shape (num_samples, num_tables), are in range."""
     inside = True
-    for sample in range(source.shape[0]):
-        for table in range(source.shape[1]):
-            row_id = np.int64(source[sample, table])
-            inside &= (row_id >= 0) & (row_id < num_embeddings[table])
-            target[sample, table] = row_id
+    for sample in range(ids.shape[0]):
+        for table in range(ids.shape[1]):
+            inside &= (ids[sample, table] >= 0) & (ids[sample, table] < num_embeddings[table])
     return inside
 
 
@@ -64,13 +62,12 @@ class SampleChecks:
     def _num_embeddings(self) -> Int64Array:
         return np.array([table.num_embeddings for table in self.schema.one_hot_tables], dtype=np.int64)
 
-    def ids(self, ids: NDArray[Any], first_sample: int, dtype: DTypeLike) -> NDArray[Any]:
-        """One-hot row ids, shape (num_samples, num_one_hot_tables), checked and converted to dtype."""
-        converted = np.empty(ids.shape, dtype)
-        if not _copy_ids(ids, self._num_embeddings, converted):
+    def ids(self, ids: NDArray[Any], first_sample: int) -> NDArray[Any]:
+        """One-hot row ids, shape (num_samples, num_one_hot_tables), within their tables."""
+        if not _all_within(ids, self._num_embeddings):
             sample, table = np.argwhere((ids < 0) | (ids >= self._num_embeddings))[0]
             self._refuse_id(self.schema.one_hot_tables[table], int(ids[sample, table]), first_sample + int(sample))
-        return converted
+        return ids
 
     def labels(self, labels: Float32Array, first_sample: int) -> Float32Array:
         """Finite labels, shape (num_samples,)."""
@@ -101,13 +98,12 @@ class SampleChecks:
 
     def ragged_ids(self, table: TableSchema, ids: NDArray[Any], offsets: Int64Array, first_sample: int) -> Int64Array:
         """Row ids of a ragged table as int64; offsets, shape (num_samples + 1,), start at 0."""
-        converted = np.empty(len(ids), np.int64)
         limit = np.array([table.num_embeddings], dtype=np.int64)
-        if not _copy_ids(ids.reshape(-1, 1), limit, converted.reshape(-1, 1)):
+        if not _all_within(ids.reshape(-1, 1), limit):
             position = int(np.argmax((ids < 0) | (ids >= table.num_embeddings)))
             sample = int(np.searchsorted(offsets, position, side="right")) - 1
             self._refuse_id(table, int(ids[position]), first_sample + sample)
-        return converted
+        return ids.astype(np.int64, copy=False)
 
     def _refuse_id(self, table: TableSchema, row_id: int, sample: int) -> NoReturn:
         self._refuse(sample, f"table '{table.name}': row id {row_id} is outside [0, {table.num_embeddings})")

@@ -129,7 +129,9 @@ class ShardWriter:
         checked = {
             "labels": self._checks.labels(np.ascontiguousarray(batch.labels, np.float32), self.num_samples),
             "dense": self._checks.dense(np.ascontiguousarray(batch.dense, np.float32), self.num_samples),
-            "one_hot": self._checks.ids(batch.ids, self.num_samples, _id_dtype(self._schema.one_hot_tables)),
+            "one_hot": self._checks.ids(batch.ids, self.num_samples).astype(
+                _id_dtype(self._schema.one_hot_tables), copy=False
+            ),
         }
         return {name: checked[name] for name in _columns(self._schema)}
 
@@ -198,7 +200,7 @@ class ShardReader:
         return Batch(
             labels=self._checks.labels(raw["labels"], start),
             dense=self._checks.dense(raw.get("dense", np.empty((num_samples, 0), np.float32)), start),
-            ids=self._checks.ids(raw.get("one_hot", np.empty((num_samples, 0), np.int32)), start, np.int64),
+            ids=self._checks.ids(raw.get("one_hot", np.empty((num_samples, 0), np.int32)), start),
             ragged={table.name: self._read_ragged(table, start, stop) for table in self.schema.ragged_tables},
         )
 

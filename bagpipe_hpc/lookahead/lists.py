@@ -2,164 +2,163 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from bagpipe_hpc.lookahead.next_use import EnteredBatch, EntryRing
-from bagpipe_hpc.lookahead.residency import Placement
-
-Int32Array = NDArray[np.int32]
-Int64Array = NDArray[np.int64]
-
-# Position of (pushed late, gradient needed early) in Gray order; see plan.py.
-_GRAY = np.array([0, 1, 3, 2], dtype=np.int32)
-
-
-@dataclass(frozen=True)
-class ExchangeLists:
-    """Rows of every trainer in one iteration; flat arrays, cut by the counts.
-
-    `counts[t, o, c]` is the number of rows trainer t holds from owner o in Gray class c (`counts[t, t]`: its own rows,
-    all in class 0). `sample_rows` runs over all ids of the batch; `update_slots` is cut by `update_ends` (T + 1,) per
-    owner; `push_index` is cut per owner, then per destination, by the counts.
-    """
-
-    counts: Int64Array  # (T, T, 4)
-    sample_rows: Int32Array
-    update_slots: Int32Array
-    update_ends: Int64Array
-    push_index: Int32Array
+from bagpipe_hpc.lookahead.next_use import CODE, NONE, SLOT, UPDATE, EnteredBatch
+from bagpipe_hpc.lookahead.plan import ExchangeLists, Int32Array, Int64Array, TransferLists, ends
+from bagpipe_hpc.lookahead.residency import MovingRows
 
 
 def exchange_lists(
-    iteration: int,
-    previous_updated: bool,
-    id_ends: Int64Array,
-    batch: EnteredBatch,
-    next_uses: Int32Array,
-    placement: Placement,
-    ring: EntryRing,
+    batch: EnteredBatch, entry_begins: Int64Array, pair_entries: Int32Array, rows: Int32Array
 ) -> ExchangeLists:
     """Order the rows of every trainer and the pushes of every owner.
 
     Args:
-        previous_updated: Whether the iteration before applied gradients (a row used there is pushed late).
+        entry_begins: int64, shape (num_tables,): first entry of each table.
+        pair_entries: int32, entry of each pair.
+        rows: int32, shape (n, 4): SLOT and CODE of each entry; UPDATE is written.
     """
-    num_trainers = len(id_ends) - 1
-    row = iteration % ring.ring_size
-    late = ring.used_before[row, : batch.num_entries] & ~placement.fetched & previous_updated
-    early_gradient = next_uses[:, 0] == iteration + 1
-    gray = _GRAY[2 * late + early_gradient]
-    counts = np.zeros((num_trainers, num_trainers, 4), dtype=np.int64)
-    sample_rows = np.empty(len(batch.id_pairs), dtype=np.int32)
-    update_slots = np.empty(batch.num_entries, dtype=np.int32)
-    update_ends = np.zeros(num_trainers + 1, dtype=np.int64)
-    push_index = np.empty(len(batch.pair_entries), dtype=np.int32)
-    num_pushed = _order(
-        id_ends, batch.pair_entries, batch.pair_ends, batch.id_pairs, placement.owner, placement.slot, gray,
-        counts, sample_rows, update_slots, update_ends, push_index,
+    num_trainers = batch.pair_ends.shape[1] - 1
+    unique_ends = ends(batch.num_uniques.sum(axis=1))
+    codes, unique_rows = np.empty((2, unique_ends[-1]), dtype=np.int32)
+    counts = np.zeros((num_trainers, 4 * num_trainers), dtype=np.int32)  # of each trainer's rows, by code
+    num_updates = np.zeros(num_trainers, dtype=np.int64)
+    _rank(
+        batch.pair_ends, pair_entries, entry_begins, batch.entry_ends, rows, unique_ends,
+        num_updates, counts, codes, unique_rows,
     )  # fmt: skip
-    return ExchangeLists(counts, sample_rows, update_slots, update_ends, push_index[:num_pushed])
+    update_ends = ends(num_updates)
+    num_own = np.empty(num_trainers, dtype=np.int32)
+    row_begins, push_offsets = np.empty((2, *counts.shape), dtype=np.int32)
+    push_ends = np.zeros(num_trainers + 1, dtype=np.int64)
+    _begin(counts, num_own, row_begins, push_offsets, push_ends)
+    update_slots = np.empty(update_ends[-1], dtype=np.int32)
+    _list_updates(entry_begins, batch.entry_ends, rows, num_own.copy(), update_ends, update_slots)
+    push_index = np.empty(push_ends[-1] + 1, dtype=np.int32)
+    _list_pushes(
+        batch.pair_ends, pair_entries, rows, unique_ends, codes, row_begins, push_offsets, unique_rows, push_index
+    )
+    replica_counts = counts.reshape(num_trainers, num_trainers, 4)
+    return ExchangeLists(
+        num_own, replica_counts, unique_rows, unique_ends, update_slots, update_ends, push_index[:-1], push_ends
+    )
+
+
+# In the loops over pairs: tables outermost, because the entries of one table fit into a near cache while the pairs of
+# all trainers look at them; and selections instead of branches, because who owns a row is a coin toss.
 
 
 @njit(cache=True, nogil=True)
-def _order(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    id_ends, pair_entries, pair_ends, id_pairs, owner, slot, gray,
-    counts, sample_rows, update_slots, update_ends, push_index,
-):  # fmt: skip
-    num_trainers = len(id_ends) - 1
-    num_entries = len(owner)
-    # Rows an owner uses itself come first in its update list, in the order of its own rows.
-    update_position = np.full(num_entries, -1, dtype=np.int32)
-    num_updates = np.zeros(num_trainers, dtype=np.int64)
-    for t in range(num_trainers):
-        for p in range(pair_ends[t], pair_ends[t + 1]):
-            entry = pair_entries[p]
-            o = owner[entry]
-            if o == t:
-                counts[t, t, 0] += 1
-                update_position[entry] = num_updates[t]
-                num_updates[t] += 1
-            else:
-                counts[t, o, gray[entry]] += 1
-    for entry in range(num_entries):
-        if update_position[entry] < 0:
-            update_position[entry] = num_updates[owner[entry]]
-            num_updates[owner[entry]] += 1
-    for o in range(num_trainers):
-        update_ends[o + 1] = update_ends[o] + num_updates[o]
-    for entry in range(num_entries):
-        update_slots[update_ends[owner[entry]] + update_position[entry]] = slot[entry]
+def _rank(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    pair_ends, pair_entries, entry_begins, entry_ends, rows, unique_ends, num_updates, counts, codes, unique_rows
+):
+    """Code of each pair, and its rank among its trainer's rows of that code; own rows share one code."""
+    num_tables, num_trainers = pair_ends.shape[0], pair_ends.shape[1] - 1
+    uniques = unique_ends[:-1].copy()
+    for table in range(num_tables):
+        for entry in range(entry_begins[table], entry_ends[table]):
+            num_updates[rows[entry, CODE] >> 2] += 1
+            rows[entry, UPDATE] = NONE
+        for t in range(num_trainers):
+            own_code = np.int32(4 * t)
+            unique = uniques[t] - pair_ends[table, t]
+            for pair in range(pair_ends[table, t], pair_ends[table, t + 1]):
+                entry = pair_entries[pair]
+                code = rows[entry, CODE]
+                update = rows[entry, UPDATE]
+                own = code >> 2 == t
+                code = own_code if own else code
+                rank = counts[t, code]
+                counts[t, code] = rank + np.int32(1)
+                rows[entry, UPDATE] = rank if own else update
+                codes[unique + pair] = code
+                unique_rows[unique + pair] = rank
+            uniques[t] = unique + pair_ends[table, t + 1]
 
-    # Where each (owner, destination) block of pushes begins.
-    push_begin = np.zeros((num_trainers, num_trainers), dtype=np.int64)
-    num_pushed = 0
+
+@njit(cache=True, nogil=True)
+def _begin(counts, num_own, row_begins, push_offsets, push_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Where the rows of each (trainer, code) begin, and how far a row is from its place among its owner's pushes.
+
+    Pushes stand by owner, then receiver. Own rows are moved from `counts` to `num_own`.
+    """
+    num_trainers = len(num_own)
+    for t in range(num_trainers):
+        num_own[t] = counts[t, 4 * t]
+        counts[t, 4 * t] = 0
+        row = num_own[t]
+        for code in range(4 * num_trainers):
+            row_begins[t, code] = row
+            row += counts[t, code]
+        row_begins[t, 4 * t] = 0
+    pushed = 0
     for o in range(num_trainers):
         for t in range(num_trainers):
-            push_begin[o, t] = num_pushed
-            if o != t:
-                num_pushed += counts[t, o].sum()
-
-    row_begin = np.empty((num_trainers, 4), dtype=np.int64)
-    block_begin = np.empty(num_trainers, dtype=np.int64)
-    row_of_pair = np.empty(len(pair_entries), dtype=np.int32)
-    for t in range(num_trainers):
-        position = counts[t, t, 0]
-        for o in range(num_trainers):
-            block_begin[o] = position
-            for c in range(4):
-                row_begin[o, c] = position
-                if o != t:
-                    position += counts[t, o, c]
-        num_own = 0
-        for p in range(pair_ends[t], pair_ends[t + 1]):
-            entry = pair_entries[p]
-            o = owner[entry]
-            if o == t:
-                row_of_pair[p] = num_own
-                num_own += 1
-            else:
-                row = row_begin[o, gray[entry]]
-                row_begin[o, gray[entry]] += 1
-                row_of_pair[p] = row
-                push_index[push_begin[o, t] + row - block_begin[o]] = update_position[entry]
-        first_pair = pair_ends[t]
-        for j in range(id_ends[t], id_ends[t + 1]):
-            sample_rows[j] = row_of_pair[first_pair + id_pairs[j]]
-    return num_pushed
+            offset = pushed - row_begins[t, 4 * o]
+            for code in range(4 * o, 4 * o + 4):
+                push_offsets[t, code] = offset
+                pushed += counts[t, code]
+        push_ends[o + 1] = pushed
 
 
-@dataclass(frozen=True)
-class TransferLists:
-    """Rows that travel between trainers and servers in one iteration, in one direction.
+@njit(cache=True, nogil=True)
+def _list_updates(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    entry_begins, entry_ends, rows, num_listed, update_ends, update_slots
+):
+    """Rows an owner uses itself come first in its update list, in the order of its own rows; then all others."""
+    for table in range(len(entry_ends)):
+        for entry in range(entry_begins[table], entry_ends[table]):
+            owner = rows[entry, CODE] >> 2
+            position = rows[entry, UPDATE]
+            if position == NONE:
+                position = num_listed[owner]
+                num_listed[owner] += np.int32(1)
+                rows[entry, UPDATE] = position
+            update_slots[update_ends[owner] + position] = rows[entry, SLOT]
 
-    `slots` (int32) is cut by trainer, then server; `local_rows` (int64) by server, then trainer.
-    """
 
-    counts: Int64Array  # (T, S)
-    slots: Int32Array
-    local_rows: Int64Array
+@njit(cache=True, nogil=True)
+def _list_pushes(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    pair_ends, pair_entries, rows, unique_ends, codes, row_begins, push_offsets, unique_rows, push_index
+):
+    """Ranks become rows; the last element of push_index takes what is not pushed."""
+    num_tables, num_trainers = pair_ends.shape[0], pair_ends.shape[1] - 1
+    uniques = unique_ends[:-1].copy()
+    nowhere = len(push_index) - 1
+    for table in range(num_tables):
+        for t in range(num_trainers):
+            unique = uniques[t] - pair_ends[table, t]
+            for pair in range(pair_ends[table, t], pair_ends[table, t + 1]):
+                code = codes[unique + pair]
+                row = row_begins[t, code] + unique_rows[unique + pair]
+                unique_rows[unique + pair] = row
+                place = push_offsets[t, code] + row
+                push_index[nowhere if code >> 2 == t else place] = rows[pair_entries[pair], UPDATE]
+            uniques[t] = unique + pair_ends[table, t + 1]
 
 
-def transfer_lists(
-    keys: Int64Array, trainers: Int32Array, slots: Int32Array, num_trainers: int, num_servers: int
-) -> TransferLists:
+def transfer_lists(rows: MovingRows, num_trainers: int, num_servers: int) -> TransferLists:
     """Group rows for their stages, keeping the order given within each (trainer, server)."""
     counts = np.zeros((num_trainers, num_servers), dtype=np.int64)
-    slots_out = np.empty(len(keys), dtype=np.int32)
-    rows_out = np.empty(len(keys), dtype=np.int64)
-    _group(keys, trainers, slots, counts, slots_out, rows_out)
-    return TransferLists(counts, slots_out, rows_out)
+    slots, local_rows = np.empty(len(rows), dtype=np.int32), np.empty(len(rows), dtype=rows.keys.dtype)
+    _group(rows.keys, rows.owners, rows.slots, counts, slots, local_rows)
+    return TransferLists(counts, slots, local_rows)
+
+
+@njit(cache=True, nogil=True)
+def count_transfers(keys, trainers, counts):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Add to counts, int64 (T, S), the rows of each trainer and server."""
+    num_servers = counts.shape[1]
+    for j in range(len(keys)):
+        counts[trainers[j], keys[j] % num_servers] += 1
 
 
 @njit(cache=True, nogil=True)
 def _group(keys, trainers, slots, counts, slots_out, rows_out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    count_transfers(keys, trainers, counts)
     num_trainers, num_servers = counts.shape
-    for j in range(len(keys)):
-        counts[trainers[j], keys[j] % num_servers] += 1
     by_trainer = np.empty(counts.shape, dtype=np.int64)
     by_server = np.empty(counts.shape, dtype=np.int64)
     position = 0

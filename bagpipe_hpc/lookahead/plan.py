@@ -7,8 +7,8 @@ was decided by the oracle. All arrays are int32 unless said otherwise; T trainer
 owner, in ascending trainer order, holds its replicas. Within a block, entries stand in *Gray order* of two bits,
 (pushed late, gradient needed early):
 
-    1 early push, delayed gradient      3 critical push, critical gradient
-    2 early push, critical gradient     4 critical push, delayed gradient
+    0 early push, delayed gradient      2 critical push, critical gradient
+    1 early push, critical gradient     3 critical push, delayed gradient
 
 Early pushes are thus a prefix, critical pushes a suffix, critical gradients one contiguous run: both halves of critical
 and delayed synchronisation (paper section 3.3) are slices of the one list. A push is *critical* when the row was
@@ -18,13 +18,16 @@ updated in the iteration before; a gradient is *critical* when the row is used i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+NarrowArray = NDArray[np.uint16 | np.int32]  # see `narrowest`
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
 Float32Array = NDArray[np.float32]
+KeyArray = NDArray[np.int32 | np.int64]  # int32 where all keys fit
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class TrainerPlan:
     # --- the share itself
     labels: Float32Array  # (num_samples,)
     dense: Float32Array  # (num_samples, num_dense)
-    sample_rows: Int32Array  # (num_samples * num_tables,) position in the rows of this iteration, sample by sample
+    sample_rows: Int32Array  # (num_ids,) position in the rows of this iteration, table by table, sample by sample
 
     # --- cache insertions
     fetch_slots: Int32Array  # slots of the rows that arrive, server by server
@@ -54,10 +57,8 @@ class TrainerPlan:
     num_own: int  # rows this trainer owns and uses
     update_slots: Int32Array  # (num_updated,) every row it owns that anyone uses; its own uses first, in row order
     push_index: Int32Array  # (push_counts.sum(),) positions in update_slots, destination by destination
-    push_counts: Int32Array  # (T,) rows pushed to each trainer; 0 for itself
-    push_cuts: Int32Array  # (T, 3) ends of the first three Gray classes within each destination's list
-    replica_counts: Int32Array  # (T,) rows pushed by each trainer
-    replica_cuts: Int32Array  # (T, 3) the same cuts, seen from the receiver
+    push_counts: Int32Array  # (T, 4) rows pushed to each trainer, by Gray class; 0 for itself
+    replica_counts: Int32Array  # (T, 4) rows pushed by each trainer, by Gray class
 
     # --- evictions
     write_back_slots: Int32Array  # dirty rows that leave, server by server; within a server the forced ones first
@@ -90,9 +91,71 @@ class ServerPlan:
 
 
 @dataclass(frozen=True)
+class ExchangeLists:
+    """Rows of every trainer in one iteration.
+
+    The lists stand trainer by trainer (owner by owner); `*_ends`, int64 (T + 1,), cut them.
+    """
+
+    num_own: Int32Array  # (T,) rows each trainer owns and uses
+    replica_counts: Int32Array  # (T, T, 4) rows a trainer holds of an owner, by Gray class; none of its own
+    unique_rows: Int32Array  # row of each unique key of a share, table by table
+    unique_ends: Int64Array
+    update_slots: Int32Array
+    update_ends: Int64Array
+    push_index: Int32Array  # within an owner's, destination by destination
+    push_ends: Int64Array
+
+
+@dataclass(frozen=True)
+class TransferLists:
+    """Rows that travel between trainers and servers in one iteration, in one direction."""
+
+    counts: Int64Array  # (T, S)
+    slots: Int32Array  # trainer by trainer, then server by server
+    local_rows: KeyArray  # server by server, then trainer by trainer
+
+
+@dataclass(frozen=True)
 class IterationPlan:
-    """Everybody's part of iteration i."""
+    """Everybody's part of iteration i, in flat arrays: `codec.py` cuts them into one message per rank.
+
+    Args:
+        sample_ends: int64, shape (T + 1,): which samples are whose.
+        labels, dense: Of the whole batch, trainer by trainer.
+        num_ids: int64, shape (T, num_tables): ids of each share in each table.
+        inverse: uint16 or int32, shape (num_ids.sum(),), share by share, table by table: which of the unique keys of
+            its share in its table an id is.
+        num_uniques: int64, shape (T, num_tables): unique keys of each share in each table.
+        forced_counts: int64, shape (T, S).
+        fetch_offsets, write_back_offsets: int64, shape (T, S).
+    """
 
     iteration: int
-    trainers: tuple[TrainerPlan, ...]
-    servers: tuple[ServerPlan, ...]
+    read_only: bool
+    sample_ends: Int64Array
+    labels: Float32Array
+    dense: Float32Array
+    num_ids: Int64Array
+    inverse: NarrowArray
+    num_uniques: Int64Array
+    exchange: ExchangeLists
+    fetches: TransferLists
+    fetch_offsets: Int64Array
+    write_backs: TransferLists
+    forced_counts: Int64Array
+    write_back_offsets: Int64Array
+    fetch_ring_rows: int
+    write_back_ring_rows: int
+
+
+def narrowest(limit: int) -> type[np.uint16] | type[np.int32]:
+    """The integer type that travels for values in [0, limit)."""
+    return np.uint16 if limit <= 2**16 else np.int32
+
+
+def ends(counts: NDArray[Any]) -> Int64Array:
+    """Where consecutive pieces of so many elements begin and end; int64, shape (len(counts) + 1,)."""
+    positions = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=positions[1:])
+    return positions

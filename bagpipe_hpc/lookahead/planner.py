@@ -2,42 +2,58 @@
 
 Plan i is emitted once iterations i..i+L have entered the lookahead window (or the stream has ended). Per iteration:
 
-1. `next_use.enter_batch`   the batch of i+L enters: unique keys, their next uses;
+1. `next_use.NextUsePass`   the batch of i+L enters: unique keys, their next uses;
 2. `residency.place`        owners, slots and forced evictions for i, then who leaves after i;
 3. `lists`                  the order of rows at every trainer; pushes, fetches, write-backs;
-4. here                     stage positions in the servers' rings, and everything cut into per-rank plans.
+4. here                     stage positions in the servers' rings.
+
+`enter` (1) and `emit` (2 to 4) may run in two threads: they share the entry ring, but never a row of it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bagpipe_hpc.errors import ConfigError
-from bagpipe_hpc.lookahead.lists import ExchangeLists, TransferLists, exchange_lists, transfer_lists
-from bagpipe_hpc.lookahead.next_use import MAX_STAMP, EnteredBatch, EntryRing, enter_batch, new_key_state
-from bagpipe_hpc.lookahead.plan import Float32Array, Int32Array, Int64Array, IterationPlan, ServerPlan, TrainerPlan
+from bagpipe_hpc.lookahead.columns import Columns
+from bagpipe_hpc.lookahead.lists import count_transfers, exchange_lists, transfer_lists
+from bagpipe_hpc.lookahead.next_use import (
+    CompactKeyState,
+    DenseKeyState,
+    EnteredBatch,
+    EntryRing,
+    KeyState,
+    NextUsePass,
+)
+from bagpipe_hpc.lookahead.pipeline import Cores
+from bagpipe_hpc.lookahead.plan import Float32Array, Int64Array, IterationPlan, KeyArray
 from bagpipe_hpc.lookahead.residency import Residency
-from bagpipe_hpc.sharding import share_boundaries
+from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 MIN_RING_ROWS = 1024
+MAX_DENSE_KEYS = 2**29  # 4 GiB of key state
+BATCHES_AHEAD = 2  # entered beyond the window while `emit` is at work
 
 
 @dataclass(frozen=True)
-class KeyBatch:
-    """One global batch as the planner sees it: every sample has the same number of keys.
+class SampleBatch:
+    """One global batch as the planner sees it.
 
     Args:
-        keys: int64, shape (num_samples * ids_per_sample,), sample by sample; key = table offset + row id.
+        ids: Row ids within their tables, int32 or int64, shape (num_samples, num_columns).
         labels: float32, shape (num_samples,).
         dense: float32, shape (num_samples, num_dense).
         read_only: Evaluation: rows are read, never updated.
     """
 
-    keys: Int64Array
+    ids: NDArray[Any]
     labels: Float32Array
     dense: Float32Array
     read_only: bool = False
@@ -45,11 +61,13 @@ class KeyBatch:
 
 @dataclass(frozen=True)
 class _Pending:
-    """A batch inside the window."""
+    """A batch inside the window; its keys are in the entry ring."""
 
-    batch: KeyBatch  # without its keys: they are in the entry ring now
-    shares: Int64Array  # (T + 1,) sample positions
-    id_ends: Int64Array  # (T + 1,) id positions
+    read_only: bool
+    sample_ends: Int64Array
+    id_ends: Int64Array
+    labels: Float32Array
+    dense: Float32Array
     entered: EnteredBatch
 
 
@@ -78,19 +96,32 @@ class Planner:
     """Turns the batch stream into the stream of iteration plans.
 
     Args:
-        num_keys: Rows of all tables together.
+        num_embeddings: Rows of each table.
+        table_of_column: Table that each column of the ids counts in; None: a column per table.
         num_trainers: T.
         num_servers: S.
         window: Lookahead window L; 0 plans the synchronous baseline: every row fetched and written back each iteration.
         prefetch_depth: P <= L: how many iterations ahead rows travel.
         cache_rows: Slots per trainer.
+        max_dense_keys: Larger key spaces keep the state of the keys in the window only.
+        cores: The next-use pass runs in as many threads as there are cores free; None: in one.
     Raises:
         ConfigError: P > L.
     Communication: none.
     """
 
     def __init__(
-        self, *, num_keys: int, num_trainers: int, num_servers: int, window: int, prefetch_depth: int, cache_rows: int
+        self,
+        *,
+        num_embeddings: tuple[int, ...],
+        num_trainers: int,
+        num_servers: int,
+        window: int,
+        prefetch_depth: int,
+        cache_rows: int,
+        table_of_column: Sequence[int] | None = None,
+        max_dense_keys: int = MAX_DENSE_KEYS,
+        cores: Cores | None = None,
     ) -> None:
         if not 0 <= prefetch_depth <= window:
             raise ConfigError(
@@ -99,129 +130,103 @@ class Planner:
         self.num_trainers = num_trainers
         self.num_servers = num_servers
         self.window = window
-        self._key_state = new_key_state(num_keys)
-        self._ring = EntryRing(ring_size=window + 1, capacity=0)
-        self._residency = Residency(num_trainers, cache_rows, prefetch_depth, ring_size=window + 1)
+        key_space = KeySpace(num_embeddings)
+        num_keys = key_space.num_keys
+        key_state: KeyState = DenseKeyState(num_keys) if num_keys <= max_dense_keys else CompactKeyState()
+        tables = np.arange(len(num_embeddings)) if table_of_column is None else np.asarray(table_of_column)
+        self._columns = Columns(tables, key_space.table_offsets)
+        self._next_uses = NextUsePass(key_state, window, num_trainers, cores)
+        # The window, what `enter` may be ahead, and the iteration it is entering.
+        key_dtype = np.int32 if num_keys < 2**31 else np.int64
+        self._ring = EntryRing.empty(window + BATCHES_AHEAD + 2, capacity=0, key_dtype=key_dtype)
+        self._keys: KeyArray = self._ring.keys[0]  # of the batch that enters, table by table
+        self._ring_lock = Lock()  # held while the ring grows, and while rows of it are played
+        self._residency = Residency(num_trainers, cache_rows, prefetch_depth, self._ring.ring_size)
         self._pending: deque[_Pending] = deque()
-        self._num_entered = 0
+        self.num_entered = 0
         self._num_emitted = 0
-        self._previous_updated = False
         self._fetch_ring = StageRing(prefetch_depth + 1)
         self._write_back_ring = StageRing(prefetch_depth + 1)
 
-    def plans(self, batches: Iterable[KeyBatch]) -> Iterator[IterationPlan]:
+    def plans(self, batches: Iterable[SampleBatch]) -> Iterator[IterationPlan]:
         """Plans of all batches, in order; reads at most L batches beyond the plan it yields.
 
         Raises:
             CacheTooSmallError: names the iteration, the need, the limit, and the settings that mend it.
         """
         for batch in batches:
-            self._enter(batch)
-            if len(self._pending) > self.window:
-                yield self._emit()
-        while self._pending:
-            yield self._emit()
+            if self.enter(batch):
+                yield self.emit()
+        for _ in range(self.num_pending):
+            yield self.emit()
 
-    def _enter(self, batch: KeyBatch) -> None:
-        if self._num_entered >= MAX_STAMP // self.num_trainers:
-            raise ConfigError(f"one run plans at most {self._num_entered:,} iterations; start a new run to go on")
-        num_ids = len(batch.keys)
-        if num_ids > self._ring.capacity:
-            self._ring = self._ring.grown(num_ids)
-        shares = np.asarray(share_boundaries(len(batch.labels), self.num_trainers), dtype=np.int64)
-        id_ends = shares * (num_ids // max(1, len(batch.labels)))
-        entered = enter_batch(self._num_entered, self.window, batch.keys, id_ends, self._key_state, self._ring)
-        self._pending.append(_Pending(replace(batch, keys=batch.keys[:0].copy()), shares, id_ends, entered))
-        self._num_entered += 1
+    @property
+    def key_state_bytes(self) -> int:
+        """Memory of the state per key, touched or not."""
+        return self._next_uses.key_state.num_bytes
 
-    def _emit(self) -> IterationPlan:
-        iteration = self._num_emitted
-        pending = self._pending.popleft()
-        entered, read_only = pending.entered, pending.batch.read_only
-        next_uses = self._ring.next_uses_of(iteration, entered.num_entries)
-        placement = self._residency.place(iteration, read_only, entered, next_uses, self._key_state, self._ring)
+    @property
+    def num_pending(self) -> int:
+        """Batches that entered and whose plans were not emitted."""
+        return len(self._pending)
+
+    def enter(self, batch: SampleBatch) -> bool:
+        """Let the next batch enter the window; returns whether a plan is due, the window being full."""
+        if self.num_entered >= self._next_uses.max_iterations:
+            raise ConfigError(f"one run plans at most {self.num_entered:,} iterations; start a new run to go on")
+        if batch.ids.size > self._ring.capacity:
+            with self._ring_lock:
+                self._ring = self._ring.grown(batch.ids.size)
+            self._keys = np.empty(batch.ids.size, dtype=self._keys.dtype)
+        sample_ends = np.asarray(share_boundaries(len(batch.labels), self.num_trainers), dtype=np.int64)
+        keys = self._keys[: batch.ids.size]
+        id_ends = self._columns.deal(batch.ids, sample_ends, keys)
+        entered = self._next_uses.enter(self.num_entered, keys, id_ends, self._ring)
+        self._pending.append(_Pending(batch.read_only, sample_ends, id_ends, batch.labels, batch.dense, entered))
+        self.num_entered += 1
+        return self.num_entered > self.window
+
+    def emit(self) -> IterationPlan:
+        """Plan of the oldest batch in the window.
+
+        Raises:
+            CacheTooSmallError: as `plans`.
+        """
+        with self._ring_lock:
+            return self._emit(self._pending.popleft())
+
+    def _emit(self, pending: _Pending) -> IterationPlan:
+        iteration, entered = self._num_emitted, pending.entered
+        placement = self._residency.place(iteration, pending.read_only, entered, pending.id_ends, self._ring)
+        row = self._ring.row_of(iteration)
         exchange = exchange_lists(
-            iteration, self._previous_updated, pending.id_ends, entered, next_uses, placement, self._ring
+            entered,
+            pending.id_ends[:, 0],
+            self._ring.pair_entries[row],
+            self._ring.rows[row],
         )
-        new = placement.fetched
-        entry_keys = self._ring.keys[iteration % self._ring.ring_size, : entered.num_entries]
-        fetches = self._transfers(entry_keys[new], placement.owner[new], placement.slot[new])
-        write_backs = self._transfers(placement.evicted_keys, placement.evicted_owners, placement.evicted_slots)
+        np.subtract(exchange.push_ends[1:], exchange.push_ends[:-1], out=self._residency.num_pushed)
+        fetches = transfer_lists(placement.fetched, self.num_trainers, self.num_servers)
+        write_backs = transfer_lists(placement.evicted, self.num_trainers, self.num_servers)
+        forced_counts = np.zeros_like(write_backs.counts)
         n = placement.num_forced
-        forced = self._transfers(placement.evicted_keys[:n], placement.evicted_owners[:n], placement.evicted_slots[:n])
-        plan = self._cut(iteration, pending, exchange, fetches, write_backs, forced.counts)
-        self._previous_updated = not read_only
+        count_transfers(placement.evicted.keys[:n], placement.evicted.owners[:n], forced_counts)
         self._num_emitted += 1
-        return plan
-
-    def _transfers(self, keys: Int64Array, trainers: Int32Array, slots: Int32Array) -> TransferLists:
-        return transfer_lists(keys, trainers, slots, self.num_trainers, self.num_servers)
-
-    def _cut(
-        self,
-        iteration: int,
-        pending: _Pending,
-        exchange: ExchangeLists,
-        fetches: TransferLists,
-        write_backs: TransferLists,
-        forced_counts: Int64Array,
-    ) -> IterationPlan:
-        """Cut the flat lists into per-rank plans; arrays are views."""
-        fetch_offsets = self._fetch_ring.offsets(iteration, fetches.counts)
-        write_back_offsets = self._write_back_ring.offsets(iteration, write_backs.counts)
-        rings = {"fetch_ring_rows": self._fetch_ring.rows, "write_back_ring_rows": self._write_back_ring.rows}
-
-        # (T receivers, T owners): rows that travel between trainers; own rows do not.
-        blocks = exchange.counts.sum(axis=2)
-        np.fill_diagonal(blocks, 0)
-        cuts = np.cumsum(exchange.counts, axis=2)[:, :, :3].astype(np.int32)
-        cuts[np.diag_indices(self.num_trainers)] = 0
-        push_ends = _ends(blocks.sum(axis=0))
-        fetch_ends, write_back_ends = _ends(fetches.counts.sum(axis=1)), _ends(write_backs.counts.sum(axis=1))
-        batch, shares, id_ends = pending.batch, pending.shares, pending.id_ends
-        trainers = tuple(
-            TrainerPlan(
-                iteration=iteration,
-                read_only=batch.read_only,
-                num_samples=int(shares[t + 1] - shares[t]),
-                num_global_samples=len(batch.labels),
-                labels=batch.labels[shares[t] : shares[t + 1]],
-                dense=batch.dense[shares[t] : shares[t + 1]],
-                sample_rows=exchange.sample_rows[id_ends[t] : id_ends[t + 1]],
-                fetch_slots=fetches.slots[fetch_ends[t] : fetch_ends[t + 1]],
-                fetch_counts=fetches.counts[t].astype(np.int32),
-                fetch_offsets=fetch_offsets[t],
-                num_own=int(exchange.counts[t, t, 0]),
-                update_slots=exchange.update_slots[exchange.update_ends[t] : exchange.update_ends[t + 1]],
-                push_index=exchange.push_index[push_ends[t] : push_ends[t + 1]],
-                push_counts=blocks[:, t].astype(np.int32),
-                push_cuts=cuts[:, t],
-                replica_counts=blocks[t].astype(np.int32),
-                replica_cuts=cuts[t],
-                write_back_slots=write_backs.slots[write_back_ends[t] : write_back_ends[t + 1]],
-                write_back_counts=write_backs.counts[t].astype(np.int32),
-                forced_counts=forced_counts[t].astype(np.int32),
-                write_back_offsets=write_back_offsets[t],
-                **rings,
-            )
-            for t in range(self.num_trainers)
+        return IterationPlan(
+            iteration=iteration,
+            read_only=pending.read_only,
+            sample_ends=pending.sample_ends,
+            labels=pending.labels,
+            dense=pending.dense,
+            num_ids=entered.num_ids,
+            inverse=entered.inverse,
+            num_uniques=entered.num_uniques,
+            exchange=exchange,
+            fetches=fetches,
+            fetch_offsets=self._fetch_ring.offsets(iteration, fetches.counts),
+            write_backs=write_backs,
+            forced_counts=forced_counts,
+            write_back_offsets=self._write_back_ring.offsets(iteration, write_backs.counts),
+            fetch_ring_rows=self._fetch_ring.rows,
+            write_back_ring_rows=self._write_back_ring.rows,
         )
-        fetch_ends, write_back_ends = _ends(fetches.counts.sum(axis=0)), _ends(write_backs.counts.sum(axis=0))
-        servers = tuple(
-            ServerPlan(
-                iteration=iteration,
-                fetch_rows=fetches.local_rows[fetch_ends[s] : fetch_ends[s + 1]],
-                fetch_counts=fetches.counts[:, s].astype(np.int32),
-                fetch_offsets=fetch_offsets[:, s],
-                write_back_rows=write_backs.local_rows[write_back_ends[s] : write_back_ends[s + 1]],
-                write_back_counts=write_backs.counts[:, s].astype(np.int32),
-                write_back_offsets=write_back_offsets[:, s],
-                **rings,
-            )
-            for s in range(self.num_servers)
-        )
-        return IterationPlan(iteration, trainers, servers)
-
-
-def _ends(counts: Int64Array) -> Int64Array:
-    return np.concatenate([[0], np.cumsum(counts)])

@@ -1,43 +1,53 @@
 """Who holds which row, where: owners, slots, and exact farthest-next-use eviction (paper section 3.2; Belady 1966).
 
-Resident rows are kept in lists, one per (owner, iteration of next use), linked through the entries of that iteration.
-The victim is the head of the non-empty list with the farthest iteration: O(1) amortised, because the search for that
-list only ever moves towards the present, except when a row with a farther next use is retained.
+A row that stays resident leaves its slot and owner at the entry of its next use, so playing an iteration reads them in
+entry order and keeps nothing per key. Resident rows are linked in lists, one per (owner, iteration of next use). The
+victim is the head of the non-empty list with the farthest iteration: O(1) amortised, because the search for that list
+only ever moves towards the present, except when a row with a farther next use is retained.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from bagpipe_hpc.errors import CacheTooSmallError
-from bagpipe_hpc.lookahead.next_use import NONE, OWNER, SLOT, EnteredBatch, EntryRing
-from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
+from bagpipe_hpc.lookahead.next_use import (
+    CHAIN,
+    CODE,
+    DIRTY,
+    LAST_PAIR,
+    LATE,
+    NONE,
+    OWNER,
+    SLOT,
+    EnteredBatch,
+    EntryRing,
+)
+from bagpipe_hpc.lookahead.plan import Int32Array, Int64Array, KeyArray
 
-Int32Array = NDArray[np.int32]
-Int64Array = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
-LISTED = -2  # end of a linked list of users
+@dataclass(frozen=True)
+class MovingRows:
+    """Rows on their way between a trainer and a server: keys, owners int32, slots int32."""
+
+    keys: KeyArray
+    owners: Int32Array
+    slots: Int32Array
+
+    def __len__(self) -> int:
+        return len(self.keys)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the rows of one iteration stand, and which rows leave in it.
+    """Rows that come and go in one iteration. Of the evicted ones, all dirty, the first `num_forced` make room."""
 
-    Per entry of the iteration: `owner`, `slot` (int32), `fetched` (bool). Evictions (forced ones first) of dirty rows:
-    `evicted_keys` int64, `evicted_owners`, `evicted_slots` int32, and how many were forced.
-    """
-
-    owner: Int32Array
-    slot: Int32Array
-    fetched: BoolArray
-    evicted_keys: Int64Array
-    evicted_owners: Int32Array
-    evicted_slots: Int32Array
+    fetched: MovingRows
+    evicted: MovingRows
     num_forced: int
 
 
@@ -59,45 +69,42 @@ class Residency:
         self.free = np.empty((num_trainers, 64), dtype=np.int32)  # stacks of slots that were used before
         self.num_free = np.zeros(num_trainers, dtype=np.int64)
         self.num_issued = np.zeros(num_trainers, dtype=np.int64)  # slots ever used: 0 .. num_issued - 1
+        # What a choice of owner balances: rows each trainer pushed in the iteration before, and will push of those
+        # fetched in this one. Gradients come back for as many.
+        self.num_pushed = np.zeros(num_trainers, dtype=np.int64)
 
     def place(
-        self,
-        iteration: int,
-        read_only: bool,
-        batch: EnteredBatch,
-        next_uses: Int32Array,
-        key_state: Int32Array,
-        ring: EntryRing,
+        self, iteration: int, read_only: bool, batch: EnteredBatch, id_ends: Int64Array, ring: EntryRing
     ) -> Placement:
         """Give every row of one iteration an owner and a slot, then let go of the rows that are not needed again.
+
+        Afterwards the ring's rows of this iteration hold SLOT and CODE; CHAIN is free.
 
         Raises:
             CacheTooSmallError: the rows of the next P iterations alone exceed every trainer's `cache_rows`.
         """
-        size = batch.num_entries
-        owner, slot = np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32)
-        fetched = np.empty(size, dtype=np.bool_)
-        # At most one forced eviction per fetch and one natural one per entry.
-        evicted_keys = np.empty(2 * size, dtype=np.int64)
-        evicted_owners, evicted_slots = np.empty(2 * size, dtype=np.int32), np.empty(2 * size, dtype=np.int32)
+        row = ring.row_of(iteration)
+        entry_begins = id_ends[:, 0]
+        size = int((batch.entry_ends - entry_begins).sum())
         self._make_room_in_free_stacks(size)
-        stuck, num_forced = _admit(
-            iteration, self.prefetch_depth, self.cache_rows, size, batch.pair_entries, batch.pair_ends, key_state,
-            ring.keys, ring.chain, ring.first_user,
-            self.heads, self.farthest, self.free, self.num_free, self.num_issued,
-            owner, slot, fetched, evicted_keys, evicted_owners, evicted_slots,
+        fetched = _moving_rows(size, ring.keys.dtype)
+        evicted = _moving_rows(
+            2 * size, ring.keys.dtype
+        )  # at most one forced eviction per fetch and one natural one per entry
+        num_fetched, num_forced, num_unplaced = _admit(
+            iteration, row, self.prefetch_depth, self.cache_rows, entry_begins, batch.entry_ends, batch.pair_ends,
+            ring.keys, ring.rows, ring.pair_links[row],
+            self.heads, self.farthest, self.free, self.num_free, self.num_issued, self.num_pushed,
+            fetched.keys, fetched.owners, fetched.slots, evicted.keys, evicted.owners, evicted.slots,
         )  # fmt: skip
-        if stuck >= 0:
-            raise self._too_small(iteration, size, stuck)
+        if num_unplaced:
+            raise self._too_small(iteration, size, num_unplaced)
         num_evicted = _retain(
-            iteration, read_only, size, next_uses, key_state, ring.keys, ring.chain,
+            iteration, row, read_only, entry_begins, batch.entry_ends, ring.keys[row], ring.rows, ring.next_uses[row],
             self.heads, self.farthest, self.free, self.num_free,
-            owner, slot, num_forced, evicted_keys, evicted_owners, evicted_slots,
+            num_forced, evicted.keys, evicted.owners, evicted.slots,
         )  # fmt: skip
-        return Placement(
-            owner, slot, fetched,
-            evicted_keys[:num_evicted], evicted_owners[:num_evicted], evicted_slots[:num_evicted], num_forced,
-        )  # fmt: skip
+        return Placement(_first(fetched, num_fetched), _first(evicted, num_evicted), num_forced)
 
     def _make_room_in_free_stacks(self, num_entries: int) -> None:
         needed = int(min(self.num_free.max() + num_entries, self.cache_rows))
@@ -118,6 +125,14 @@ class Residency:
         )
 
 
+def _moving_rows(size: int, key_dtype: np.dtype[Any]) -> MovingRows:
+    return MovingRows(np.empty(size, dtype=key_dtype), np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32))
+
+
+def _first(rows: MovingRows, count: int) -> MovingRows:
+    return MovingRows(rows.keys[:count], rows.owners[:count], rows.slots[:count])
+
+
 @njit(cache=True, nogil=True)
 def _victim(owner, nearest, heads, farthest):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Iteration whose list at `owner` has the row with the farthest next use, beyond `nearest`; NONE: no such row."""
@@ -129,135 +144,133 @@ def _victim(owner, nearest, heads, farthest):  # type: ignore[no-untyped-def]  #
 
 
 @njit(cache=True, nogil=True)
-def _users_of_shared_fetches(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    num_entries, pair_entries, pair_ends, key_state, keys, first_user
-):
-    """Users of the rows about to be fetched for several trainers: a linked list per entry, highest trainer first."""
-    head = np.full(num_entries, NONE, dtype=np.int32)
-    for entry in range(num_entries):
-        if entry + DISTANCE < num_entries:
-            prefetch_row(key_state, keys[entry + DISTANCE])
-        if first_user[entry] < 0 and key_state[keys[entry], SLOT] == NONE:
-            head[entry] = LISTED
-    link = np.empty(len(pair_entries), dtype=np.int32)
-    user = np.empty(len(pair_entries), dtype=np.int32)
-    for t in range(len(pair_ends) - 1):
-        for p in range(pair_ends[t], pair_ends[t + 1]):
-            entry = pair_entries[p]
-            if head[entry] != NONE:
-                link[p] = head[entry]
-                user[p] = t
-                head[entry] = p
-    return head, link, user
+def _user_of(pair, pair_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Trainer of a pair, by bisection in the ends of its table."""
+    low, high = 0, len(pair_ends) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if pair < pair_ends[middle]:
+            high = middle
+        else:
+            low = middle
+    return low
 
 
 @njit(cache=True, nogil=True)
 def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    i, prefetch_depth, cache_rows, num_entries, pair_entries, pair_ends, key_state,
-    ring_keys, ring_chain, ring_first_user, heads, farthest, free, num_free, num_issued,
-    owner_out, slot_out, fetched_out, evicted_keys, evicted_owners, evicted_slots,
+    i, row, prefetch_depth, cache_rows, entry_begins, entry_ends, pair_ends,
+    ring_keys, ring_rows, pair_links, heads, farthest, free, num_free, num_issued, num_pushed,
+    fetched_keys, fetched_owners, fetched_slots, evicted_keys, evicted_owners, evicted_slots,
 ):  # fmt: skip
-    """Owner and slot for every row that is not resident. Returns (rows without a slot or NONE, forced evictions)."""
-    num_trainers = len(pair_ends) - 1
-    keys = ring_keys[i % ring_keys.shape[0]]
-    first_user = ring_first_user[i % ring_keys.shape[0]]
-    head, link, user = _users_of_shared_fetches(num_entries, pair_entries, pair_ends, key_state, keys, first_user)
+    """Owner and slot for every row that is not resident. Returns (fetches, forced evictions, rows without a slot)."""
+    num_trainers = len(num_issued)
+    keys, rows = ring_keys[row], ring_rows[row]
     nearest = i + prefetch_depth
+    num_fetched = 0
     num_forced = 0  # of dirty rows; clean ones just vanish
-    for entry in range(num_entries):
-        if entry + DISTANCE < num_entries:
-            prefetch_row(key_state, keys[entry + DISTANCE])
-        key = keys[entry]
-        fetched_out[entry] = key_state[key, SLOT] == NONE
-        if key_state[key, SLOT] != NONE:
-            owner_out[entry] = key_state[key, OWNER] >> 1
-            slot_out[entry] = key_state[key, SLOT]
-            continue
-        owner = first_user[entry]
-        if owner < 0:  # several users: the one with the fewest rows, the lowest of equals
-            p = head[entry]
-            owner = user[p]
-            while p != LISTED:
-                t = user[p]
-                if num_issued[t] - num_free[t] <= num_issued[owner] - num_free[owner]:
-                    owner = t
-                p = link[p]
-        victim_use = NONE
-        if num_free[owner] == 0 and num_issued[owner] == cache_rows:
-            victim_use = _victim(owner, nearest, heads, farthest)
-            if victim_use == NONE:  # the chosen owner is full of rows that are needed soon: anybody who has room
-                owner = NONE
-                for t in range(num_trainers):
-                    load = num_issued[t] - num_free[t]
-                    if owner != NONE and load >= num_issued[owner] - num_free[owner]:
+    num_unplaced = 0
+    for table in range(len(entry_ends)):
+        for entry in range(entry_begins[table], entry_ends[table]):
+            if rows[entry, SLOT] != NONE:
+                continue
+            if num_unplaced > 0:
+                num_unplaced += 1
+                continue
+            pair = rows[entry, LAST_PAIR]
+            owner = _user_of(pair, pair_ends[table])
+            pair = pair_links[pair]
+            num_others = 0
+            while pair != NONE:  # several users: the one that pushes least, of equals the one with the fewest rows
+                user = _user_of(pair, pair_ends[table])
+                if num_pushed[user] < num_pushed[owner] or (
+                    num_pushed[user] == num_pushed[owner]
+                    and num_issued[user] - num_free[user] <= num_issued[owner] - num_free[owner]
+                ):
+                    owner = user
+                num_others += 1
+                pair = pair_links[pair]
+            num_pushed[owner] += num_others
+            victim_use = NONE
+            if num_free[owner] == 0 and num_issued[owner] == cache_rows:
+                victim_use = _victim(owner, nearest, heads, farthest)
+                if victim_use == NONE:  # the chosen owner is full of rows that are needed soon: anybody who has room
+                    owner = NONE
+                    for t in range(num_trainers):
+                        load = num_issued[t] - num_free[t]
+                        if owner != NONE and load >= num_issued[owner] - num_free[owner]:
+                            continue
+                        use = NONE
+                        if load == cache_rows:
+                            use = _victim(t, nearest, heads, farthest)
+                        if load < cache_rows or use != NONE:
+                            owner = t
+                            victim_use = use
+                    if owner == NONE:
+                        num_unplaced = 1
                         continue
-                    use = NONE
-                    if load == cache_rows:
-                        use = _victim(t, nearest, heads, farthest)
-                    if load < cache_rows or use != NONE:
-                        owner = t
-                        victim_use = use
-                if owner == NONE:
-                    unplaced = 0
-                    for rest in range(entry, num_entries):
-                        if key_state[keys[rest], SLOT] == NONE:
-                            unplaced += 1
-                    return unplaced, num_forced
-        if victim_use != NONE:
-            row = victim_use % heads.shape[1]
-            victim_entry = heads[owner, row]
-            heads[owner, row] = ring_chain[row, victim_entry]
-            victim_key = ring_keys[row, victim_entry]
-            slot = key_state[victim_key, SLOT]
-            if key_state[victim_key, OWNER] & 1:
-                evicted_keys[num_forced] = victim_key
-                evicted_owners[num_forced] = owner
-                evicted_slots[num_forced] = slot
-                num_forced += 1
-            key_state[victim_key, SLOT] = NONE
-        elif num_free[owner] > 0:
-            num_free[owner] -= 1
-            slot = free[owner, num_free[owner]]
-        else:
-            slot = num_issued[owner]
-            num_issued[owner] += 1
-        key_state[key, SLOT] = slot
-        key_state[key, OWNER] = owner << 1
-        owner_out[entry] = owner
-        slot_out[entry] = slot
-    return NONE, num_forced
+            if victim_use != NONE:
+                use_row = victim_use % heads.shape[1]
+                victim = heads[owner, use_row]
+                heads[owner, use_row] = ring_rows[use_row, victim, CHAIN]
+                slot = ring_rows[use_row, victim, SLOT]
+                if ring_rows[use_row, victim, OWNER] & DIRTY:
+                    evicted_keys[num_forced] = ring_keys[use_row, victim]
+                    evicted_owners[num_forced] = owner
+                    evicted_slots[num_forced] = slot
+                    num_forced += 1
+                ring_rows[use_row, victim, SLOT] = NONE
+            elif num_free[owner] > 0:
+                num_free[owner] -= 1
+                slot = free[owner, num_free[owner]]
+            else:
+                slot = np.int32(num_issued[owner])
+                num_issued[owner] += 1
+            rows[entry, SLOT] = slot
+            rows[entry, OWNER] = owner << 2
+            fetched_keys[num_fetched] = keys[entry]
+            fetched_owners[num_fetched] = owner
+            fetched_slots[num_fetched] = slot
+            num_fetched += 1
+    return num_fetched, num_forced, num_unplaced
 
 
 @njit(cache=True, nogil=True)
 def _retain(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    i, read_only, num_entries, next_uses, key_state, ring_keys, ring_chain,
-    heads, farthest, free, num_free, owner_in, slot_in, num_evicted, evicted_keys, evicted_owners, evicted_slots,
+    i, row, read_only, entry_begins, entry_ends, keys, ring_rows, next_uses,
+    heads, farthest, free, num_free, num_evicted, evicted_keys, evicted_owners, evicted_slots,
 ):  # fmt: skip
     """After the iteration: rows with a next use stay, the others leave. Returns the number of evicted dirty rows."""
-    row = i % ring_keys.shape[0]
-    for t in range(heads.shape[0]):
-        heads[t, row] = NONE  # these rows are being used now
-    for entry in range(num_entries):
-        if entry + DISTANCE < num_entries:
-            prefetch_row(key_state, ring_keys[row, entry + DISTANCE])
-        key = ring_keys[row, entry]
-        owner = owner_in[entry]
-        if not read_only:
-            key_state[key, OWNER] |= 1
-        use = next_uses[entry, 0]
-        if use != NONE:
-            use_row = use % ring_keys.shape[0]
-            next_entry = next_uses[entry, 1]
-            ring_chain[use_row, next_entry] = heads[owner, use_row]
-            heads[owner, use_row] = next_entry
-            farthest[owner] = max(farthest[owner], use)
-            continue
-        if key_state[key, OWNER] & 1:
-            evicted_keys[num_evicted] = key
-            evicted_owners[num_evicted] = owner
-            evicted_slots[num_evicted] = slot_in[entry]
-            num_evicted += 1
-        key_state[key, SLOT] = NONE
-        free[owner, num_free[owner]] = slot_in[entry]
-        num_free[owner] += 1
+    ring_size = heads.shape[1]
+    heads[:, row] = NONE  # these rows are being used now
+    updated = 0 if read_only else DIRTY
+    for table in range(len(entry_ends)):
+        for entry in range(entry_begins[table], entry_ends[table]):
+            slot = ring_rows[row, entry, SLOT]
+            state = ring_rows[row, entry, OWNER]
+            owner = state >> 2
+            dirty = (state & DIRTY) | updated
+            use = next_uses[entry, 0]
+            # Gray order of (pushed late, gradient needed early): 0 1 3 2.
+            late, early = (state & LATE) >> 1, np.int32(use == i + 1)
+            ring_rows[row, entry, CODE] = owner << 2 | late << 1 | (late ^ early)
+            if use != NONE:
+                use_row = row + (use - i)
+                if use_row >= ring_size:
+                    use_row -= ring_size
+                next_entry = next_uses[entry, 1]
+                chain = heads[owner, use_row]
+                heads[owner, use_row] = next_entry
+                ring_rows[use_row, next_entry, SLOT] = slot
+                ring_rows[use_row, next_entry, OWNER] = owner << 2 | (early & updated) << 1 | dirty
+                ring_rows[use_row, next_entry, CHAIN] = chain
+                if use > farthest[owner]:
+                    farthest[owner] = use
+                continue
+            if dirty:
+                evicted_keys[num_evicted] = keys[entry]
+                evicted_owners[num_evicted] = owner
+                evicted_slots[num_evicted] = slot
+                num_evicted += 1
+            free[owner, num_free[owner]] = slot
+            num_free[owner] += 1
     return num_evicted

@@ -10,11 +10,12 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from mpi4py import MPI
 
+from bagpipe_hpc import trace
 from bagpipe_hpc.errors import BagpipeError
 
 EXIT_FAILURE = 1
@@ -28,6 +29,8 @@ def abort_job(world: MPI.Intracomm, name: str, error: BaseException) -> None:
         traceback.print_exception(error)
     sys.stderr.write(f"{where}: {_describe(error)}\n")  # one write: the launcher's own words cannot come between
     sys.stdout.flush()
+    with suppress(OSError):
+        trace.save()  # the last thing this rank did may tell why
     # Launchers may forget output that they have not forwarded when the abort reaches them, and nothing tells when.
     time.sleep(LAUNCHER_READS_SECONDS)
     world.Abort(EXIT_FAILURE)

@@ -14,16 +14,27 @@ from bagpipe_hpc.roles.communicators import check_thread_level, split_world
 from bagpipe_hpc.roles.failure import leave_when_told_to_stop, whole_job_fails_together
 from bagpipe_hpc.roles.run_directory import writing_to
 from bagpipe_hpc.roles.spec import JobSpec
+from bagpipe_hpc.roles.tracing import tracing
+from bagpipe_hpc.timeline.merge import delete_traces
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
+from bagpipe_hpc.trace import parse_iterations
 from bagpipe_hpc.training.misfit import misfit
 
 if TYPE_CHECKING:
     from bagpipe_hpc.data.dataset import Dataset
 
 
-def run_training(config_path: Path | None, data_path: Path, run_path: Path, overrides: list[str]) -> bool:
+def run_training(
+    config_path: Path | None,
+    data_path: Path,
+    run_path: Path,
+    overrides: list[str],
+    traced: str | None = None,
+) -> bool:
     """Train, as this rank's role; only the oracle reads the configuration and the data.
 
+    Args:
+        traced: Iterations to trace, as A:B; None: tracing is off.
     Returns:
         False on every rank, before any work, when the configuration, the data or the number of ranks is wrong; the
         oracle has said why. Any later failure ends all ranks.
@@ -31,12 +42,12 @@ def run_training(config_path: Path | None, data_path: Path, run_path: Path, over
     """
     world = MPI.COMM_WORLD
     with whole_job_fails_together(world, f"rank {world.rank}"):
-        spec, dataset = _agree_on_job(world, config_path, data_path, run_path, overrides)
+        spec, dataset = _agree_on_job(world, config_path, data_path, run_path, overrides, traced)
     if spec is None:
         return False
     topology = Topology(world.size, spec.config.roles.servers)
     name = topology.name_of(world.rank)
-    with whole_job_fails_together(world, name):
+    with whole_job_fails_together(world, name), tracing(world, topology, spec.traced, run_path):
         if world.rank < 2:  # two, so that one is left to speak whichever dies
             leave_when_told_to_stop(name)
         comms = split_world(world, topology)
@@ -61,7 +72,12 @@ def run_training(config_path: Path | None, data_path: Path, run_path: Path, over
 
 
 def _agree_on_job(
-    world: MPI.Intracomm, config_path: Path | None, data_path: Path, run_path: Path, overrides: list[str]
+    world: MPI.Intracomm,
+    config_path: Path | None,
+    data_path: Path,
+    run_path: Path,
+    overrides: list[str],
+    traced: str | None,
 ) -> tuple[JobSpec | None, Dataset | None]:
     """The oracle validates everything and tells all ranks the job: None where there is none, and it has said why.
 
@@ -73,20 +89,26 @@ def _agree_on_job(
     dataset: Dataset | None = None
     if world.rank == ORACLE_RANK:
         try:
-            spec, dataset = _validate(world.size, config_path, data_path, run_path, overrides)
+            spec, dataset = _validate(world.size, config_path, data_path, run_path, overrides, traced)
         except BagpipeError as error:
             print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
     return world.bcast(spec, root=ORACLE_RANK), dataset
 
 
 def _validate(
-    world_size: int, config_path: Path | None, data_path: Path, run_path: Path, overrides: list[str]
+    world_size: int,
+    config_path: Path | None,
+    data_path: Path,
+    run_path: Path,
+    overrides: list[str],
+    traced: str | None,
 ) -> tuple[JobSpec, Dataset]:
     from bagpipe_hpc.data.dataset import open_dataset
 
     check_thread_level()
     config = load_config(config_path, overrides)
     Topology(world_size, config.roles.servers)
+    iterations = None if traced is None else parse_iterations(traced)
     dataset = open_dataset(data_path)
     schema = dataset.schema
     if problem := misfit(config.model, schema):
@@ -96,5 +118,6 @@ def _validate(
     with writing_to(run_path):
         run_path.mkdir(parents=True, exist_ok=True)
         (run_path / "summary.json").unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
+        delete_traces(run_path)
         (run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    return JobSpec(config, schema.num_embeddings, schema.num_dense), dataset
+    return JobSpec(config, schema.num_embeddings, schema.num_dense, iterations), dataset

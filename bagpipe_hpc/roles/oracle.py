@@ -1,9 +1,9 @@
 """The oracle, from start to end.
 
-reader thread                  main thread                                   servers, trainers
-  | shards -> batches            1 cache limits  <--- collective --->           |
-  |--- queue (bounded) -->       2 plan, encode                                 |
-  |                              3 send plan n (bounded ahead)  --------------> |
+planning threads               main thread                                  servers, trainers
+  | shards -> plan messages      1 cache limits  <--- collective --->           |
+  | (planning.py)                2 next plan                                    |
+  |--- queue (bounded) -->       3 send plan n (bounded ahead)  --------------> |
   |                              4 take reports, show progress  <-------------- | trainer 0
   |--- end of data ----->        5 end  --------------------------------------> |
   |                              6 totals, dense parameters, touched rows <---- |
@@ -13,66 +13,60 @@ reader thread                  main thread                                   ser
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from queue import Queue
-from typing import Any, TypeVar
+from typing import Any
 
-from bagpipe_hpc.config import Config
-from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc import trace
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.digest import ModelDigest
 from bagpipe_hpc.errors import BagpipeError
-from bagpipe_hpc.lookahead.codec import encode_end, encode_plan
-from bagpipe_hpc.lookahead.planner import KeyBatch, Planner
+from bagpipe_hpc.heap import keep_freed_memory
+from bagpipe_hpc.lookahead.codec import encode_end
 from bagpipe_hpc.roles.collection import receive_touched_rows
 from bagpipe_hpc.roles.communicators import Communicators
+from bagpipe_hpc.roles.planning import PlanStream, count_iterations, sample_batches, warm_up_planning
 from bagpipe_hpc.roles.progress import Progress
 from bagpipe_hpc.roles.report import REPORT
 from bagpipe_hpc.roles.run_directory import writing_to
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.summary import print_summary, summarise
-from bagpipe_hpc.sharding import Int64Array, KeySpace, Sharding
+from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.store.layout import row_width
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.transport.channel import PlanSender
 from bagpipe_hpc.transport.polite import wait_until
 
 PLANS_IN_FLIGHT = 4  # per receiver
-BATCHES_READ_AHEAD = 8
-
-T = TypeVar("T")
 
 
 def run_oracle(spec: JobSpec, topology: Topology, comms: Communicators, dataset: Dataset, run_path: Path) -> None:
     """Plan the whole job, watch it, and write down how it ended. Communication: see the timeline."""
     num_iterations = count_iterations(spec.config, dataset)
-    key_space = KeySpace(spec.num_embeddings)
+    keep_freed_memory()
+    warm_up_planning(spec.config, spec.num_embeddings, topology.num_trainers)
     limits = comms.world.gather(None)
     assert limits is not None
     cache_rows = comms.world.bcast(min(limits[rank] for rank in topology.trainer_ranks))  # 1
-    planner = Planner(
-        num_keys=key_space.num_keys,
+    stream = PlanStream(
+        spec.config,
+        spec.num_embeddings,
         num_trainers=topology.num_trainers,
         num_servers=topology.num_servers,
-        window=spec.config.window,
-        prefetch_depth=spec.config.prefetch_depth,
         cache_rows=cache_rows,
     )
-    batches = read_ahead(key_batches(spec.config, dataset, key_space.table_offsets), BATCHES_READ_AHEAD)
     sender = PlanSender(comms.plans, PLANS_IN_FLIGHT)
     with Progress(run_path, num_iterations, spec.config, topology) as progress:
         watch = _Watch(comms, progress)
-        for plan in planner.plans(batches):  # 2
-            wait_until(lambda: watch.poll() or sender.has_room())
-            for trainer, rank in zip(plan.trainers, topology.trainer_ranks, strict=True):
-                sender.send(rank, encode_plan(trainer))  # 3
-            for server, rank in zip(plan.servers, topology.server_ranks, strict=True):
-                sender.send(rank, encode_plan(server))
+        for encoded in trace.each("plan wait", stream.plans(sample_batches(spec.config, dataset))):  # 2
+            with trace.span("receiver wait", encoded.plan.iteration):
+                wait_until(lambda: watch.poll() or sender.has_room())
+            with trace.span("send", encoded.plan.iteration):
+                for rank, message in zip(topology.server_ranks, encoded.messages.servers, strict=True):
+                    sender.send(rank, message)  # 3
+                for rank, message in zip(topology.trainer_ranks, encoded.messages.trainers, strict=True):
+                    sender.send(rank, message)
             watch.num_planned += 1
         for rank in range(1, topology.world_size):
             sender.send(rank, encode_end())  # 5
@@ -120,51 +114,6 @@ def _check_loss(iteration: int, loss: float) -> None:
         raise BagpipeError(
             f"the loss is {loss} in iteration {iteration}: training diverged; lower training.learning_rate"
         )
-
-
-def count_iterations(config: Config, dataset: Dataset) -> int:
-    """Training iterations of the whole job."""
-    per_epoch = dataset.train.num_batches(config.training.batch_size)
-    total = per_epoch * config.training.epochs
-    return min(total, config.training.iterations or total)
-
-
-def key_batches(config: Config, dataset: Dataset, table_offsets: Int64Array) -> Iterator[KeyBatch]:
-    """All batches of the job: the epochs of the training split, then the validation split, read-only."""
-    training = config.training
-    epochs = (dataset.train.batches(training.batch_size) for _ in range(training.epochs))
-    batches = itertools.islice(itertools.chain.from_iterable(epochs), training.iterations)
-    yield from (_with_keys(batch, table_offsets, read_only=False) for batch in batches)
-    if config.evaluation.enabled:
-        for batch in dataset.validation.batches(config.evaluation.batch_size or training.batch_size):
-            yield _with_keys(batch, table_offsets, read_only=True)
-
-
-def _with_keys(batch: Batch, table_offsets: Int64Array, read_only: bool) -> KeyBatch:
-    keys = (batch.ids + table_offsets[:-1]).reshape(-1)
-    return KeyBatch(keys, batch.labels, batch.dense, read_only)
-
-
-def read_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
-    """The same items, made by a thread up to depth ahead; its exception is raised here."""
-    queue: Queue[tuple[str, Any]] = Queue(maxsize=depth)
-
-    def produce() -> None:
-        try:
-            for item in items:
-                queue.put(("item", item))
-            queue.put(("end", None))
-        except BaseException as error:
-            queue.put(("error", error))
-
-    threading.Thread(target=produce, name="reader", daemon=True).start()
-    while True:
-        kind, content = queue.get()
-        if kind == "error":
-            raise content
-        if kind == "end":
-            return
-        yield content
 
 
 def _digest(spec: JobSpec, topology: Topology, comms: Communicators, totals: list[dict[str, Any]]) -> str:

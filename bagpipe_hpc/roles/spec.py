@@ -15,8 +15,10 @@ class JobSpec:
         config: All settings.
         num_embeddings: Rows of each table.
         num_dense: Dense features.
+        traced: Iterations to trace; None: tracing is off.
     """
 
     config: Config
     num_embeddings: tuple[int, ...]
     num_dense: int
+    traced: range | None = None

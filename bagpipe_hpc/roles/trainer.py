@@ -25,6 +25,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from bagpipe_hpc import trace
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.lookahead.plan import TrainerPlan
 from bagpipe_hpc.roles.communicators import Communicators, trainers_of_node
@@ -86,7 +87,7 @@ def _open_transport(config: Config, topology: Topology, comms: Communicators) ->
 class _Landed:
     plan: TrainerPlan
     rows: Float32Array
-    planned_at: float  # when the plan arrived, by time.perf_counter
+    planned_at: int  # when the plan arrived, by time.perf_counter_ns
 
 
 class _Prefetcher:
@@ -103,22 +104,23 @@ class _Prefetcher:
     def _run(self) -> None:
         while (plan := self._plans.next()) is not None:  # 1
             assert isinstance(plan, TrainerPlan)
-            planned_at = time.perf_counter()
+            planned_at = time.perf_counter_ns()
             rows = np.empty((len(plan.fetch_slots), self._row_width), dtype=np.float32)
             self._end.fetch(plan, rows)  # 2
-            self._landed.put(_Landed(plan, rows, planned_at))  # 3
+            with trace.span("queue wait", plan.iteration):
+                self._landed.put(_Landed(plan, rows, planned_at))  # 3
         self._landed.put(None)
 
     def next(self, watch: Stopwatch) -> tuple[TrainerPlan, Float32Array] | None:
         """The next plan and its rows; waiting is counted by its cause."""
-        start = time.perf_counter()
+        start = time.perf_counter_ns()
         landed = self._landed.get()
-        stop = time.perf_counter()
+        stop = time.perf_counter_ns()
         if landed is None:
             return None
-        waited_for_plan = max(0.0, min(landed.planned_at, stop) - start)
-        watch.seconds["plan_wait"] += waited_for_plan
-        watch.seconds["prefetch_wait"] += stop - start - waited_for_plan
+        planned_at = min(max(start, landed.planned_at), stop)
+        watch.add("plan_wait", start, planned_at, landed.plan.iteration)
+        watch.add("prefetch_wait", planned_at, stop, landed.plan.iteration)
         return landed.plan, landed.rows
 
 
@@ -153,10 +155,11 @@ class _Trainer:
         start = time.perf_counter()
         while (item := prefetcher.next(self._watch)) is not None:  # 4
             plan, rows = item
-            leaving, loss, logits = self._step.play(plan, rows)  # 5
-            with self._watch.time("write_back"):
-                end.write_back(plan, leaving)  # 6
-            self._account(plan, loss, logits)  # 7
+            with trace.span("evaluation" if plan.read_only else "iteration", plan.iteration):
+                leaving, loss, logits = self._step.play(plan, rows)  # 5
+                with self._watch.time("write_back"):
+                    end.write_back(plan, leaving)  # 6
+                self._account(plan, loss, logits)  # 7
             if not plan.read_only:
                 self._seconds, self._seconds_by_cause = time.perf_counter() - start, dict(self._watch.seconds)
 

@@ -11,7 +11,7 @@ from bagpipe_hpc.store.initial import RowInitializer
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
 
-_ABSENT, _INITIAL, _TOUCHED = 0, 1, 2
+_ABSENT, _INITIAL, _TOUCHED, _CHANGED = 0, 1, 2, 3  # changed: touched since the last checkpoint
 
 
 class RowStore:
@@ -58,13 +58,24 @@ class RowStore:
 
     def mark_touched(self, local_rows: Int64Array) -> None:
         """Note that rows were updated (by a transport that wrote them itself)."""
-        self._state[local_rows] = _TOUCHED
+        self._state[local_rows] = _CHANGED
 
     def num_touched(self) -> int:
         """Rows updated so far."""
-        return int(np.count_nonzero(self._state == _TOUCHED))
+        return int(np.count_nonzero(self._state >= _TOUCHED))
 
     def touched(self, first_row: int, num_rows: int) -> tuple[Int64Array, Float32Array]:
         """Touched rows among num_rows local rows from first_row, as (keys, rows), ascending."""
-        local_rows = first_row + np.flatnonzero(self._state[first_row : first_row + num_rows] == _TOUCHED)
+        return self._at_least(_TOUCHED, first_row, num_rows)
+
+    def changed(self, first_row: int, num_rows: int) -> tuple[Int64Array, Float32Array]:
+        """The same, without the rows that are as they were at the last `mark_saved`."""
+        return self._at_least(_CHANGED, first_row, num_rows)
+
+    def mark_saved(self) -> None:
+        """Note that the rows as they are stand in a committed checkpoint."""
+        np.minimum(self._state, _TOUCHED, out=self._state)
+
+    def _at_least(self, state: int, first_row: int, num_rows: int) -> tuple[Int64Array, Float32Array]:
+        local_rows = first_row + np.flatnonzero(self._state[first_row : first_row + num_rows] >= state)
         return self.sharding.keys_of(self.server, local_rows), self.rows[local_rows]

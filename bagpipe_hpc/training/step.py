@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from bagpipe_hpc import trace
 from bagpipe_hpc.lookahead.plan import TrainerPlan
 from bagpipe_hpc.training.cache import RowCache, to_device, to_host
 from bagpipe_hpc.training.dense import DenseSynchronizer
@@ -44,7 +45,7 @@ class Peers(Protocol):
 
 
 class Stopwatch:
-    """Seconds by cause."""
+    """Seconds by cause; every block is a span of the trace."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -52,9 +53,14 @@ class Stopwatch:
     @contextmanager
     def time(self, cause: str) -> Iterator[None]:
         """Add the time of a block."""
-        start = time.perf_counter()
+        start = time.perf_counter_ns()
         yield
-        self.seconds[cause] += time.perf_counter() - start
+        self.add(cause, start, time.perf_counter_ns())
+
+    def add(self, cause: str, start_ns: int, stop_ns: int, iteration: int | None = None) -> None:
+        """Add and trace what has been timed already, by `time.perf_counter_ns`."""
+        self.seconds[cause] += (stop_ns - start_ns) / 1e9
+        trace.record(cause.replace("_", " "), start_ns, stop_ns, iteration)
 
 
 class TrainingStep:
@@ -129,11 +135,12 @@ class TrainingStep:
         own = self._cache.read(plan.update_slots[: plan.num_own])
         outgoing = to_host(self._cache.read(plan.update_slots[plan.push_index]))
         incoming = np.empty((int(plan.replica_counts.sum()), own.shape[1]), dtype=np.float32)
-        self._peers.swap(outgoing, plan.push_counts, incoming, plan.replica_counts)
+        self._peers.swap(outgoing, plan.push_counts.sum(axis=1), incoming, plan.replica_counts.sum(axis=1))
         return torch.cat([own, to_device(incoming, own.device)])
 
     def _forward(self, plan: TrainerPlan, embeddings: torch.Tensor) -> torch.Tensor:
-        sample_rows = to_device(plan.sample_rows, embeddings.device).view(plan.num_samples, self._num_tables)
+        # (num_samples, num_tables)
+        sample_rows = to_device(plan.sample_rows, embeddings.device).view(self._num_tables, plan.num_samples).t()
         dense = to_device(plan.dense, embeddings.device)
         logits: torch.Tensor = self.model(dense, functional.embedding(sample_rows, embeddings))
         return logits
@@ -153,7 +160,7 @@ class TrainingStep:
         with self._watch.time("exchange"):  # 6
             incoming = np.empty((len(plan.push_index), self._dim), dtype=np.float32)
             outgoing = to_host(embeddings.grad[plan.num_own :])
-            self._peers.swap(outgoing, plan.replica_counts, incoming, plan.push_counts)
+            self._peers.swap(outgoing, plan.replica_counts.sum(axis=1), incoming, plan.push_counts.sum(axis=1))
         with self._watch.time("update"):  # 7
             self._update(plan, embeddings.grad[: plan.num_own], to_device(incoming, embeddings.device))
         return logits, loss
@@ -162,7 +169,7 @@ class TrainingStep:
         sums = torch.zeros((len(plan.update_slots), self._dim), device=own.device)
         index = to_device(plan.push_index, own.device)
         start = 0
-        for trainer, count in enumerate(plan.push_counts.tolist()):
+        for trainer, count in enumerate(plan.push_counts.sum(axis=1).tolist()):
             if trainer == self._rank:
                 sums[: plan.num_own] += own
             elif count:

@@ -6,6 +6,7 @@ from collections import deque
 
 from mpi4py import MPI
 
+from bagpipe_hpc import trace
 from bagpipe_hpc.lookahead.codec import decode_plan
 from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
 from bagpipe_hpc.transport.polite import receive_bytes
@@ -56,4 +57,7 @@ class PlanReceiver:
 
     def next(self) -> TrainerPlan | ServerPlan | None:
         """The next plan; None after the last. Communication: waits for the oracle."""
-        return decode_plan(receive_bytes(self._comm, 0))
+        with trace.span("receive plan") as span:
+            plan = decode_plan(receive_bytes(self._comm, 0))
+            span.iteration = plan.iteration if plan else None
+            return plan

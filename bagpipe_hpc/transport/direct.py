@@ -10,6 +10,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from bagpipe_hpc import trace
 from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
 from bagpipe_hpc.store.row_store import RowStore
 from bagpipe_hpc.transport.notices import Notices
@@ -36,7 +37,8 @@ class DirectServer:
         self._store = store
 
     def offer(self, plan: ServerPlan) -> None:
-        self._store.materialise(plan.fetch_rows)
+        with trace.span("gather", plan.iteration):
+            self._store.materialise(plan.fetch_rows)
         self._window.sync()
         fetches = np.split(plan.fetch_rows, np.cumsum(plan.fetch_counts)[:-1])
         write_backs = np.split(plan.write_back_rows, np.cumsum(plan.write_back_counts)[:-1])
@@ -67,10 +69,11 @@ class DirectTrainer:
         counts = plan.fetch_counts.tolist()
         self._write_back_rows[plan.iteration] = [rows[n:] for rows, n in zip(indices, counts, strict=True)]
         start = 0
-        for server, count in enumerate(counts):
-            if count:
-                self._window.get_indexed(server, indices[server][:count], out[start : start + count])
-            start += count
+        with trace.span("get", plan.iteration):
+            for server, count in enumerate(counts):
+                if count:
+                    self._window.get_indexed(server, indices[server][:count], out[start : start + count])
+                start += count
 
     def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
         start = 0

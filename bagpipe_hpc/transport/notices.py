@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mpi4py import MPI
 
+from bagpipe_hpc import trace
 from bagpipe_hpc.transport.polite import receive_bytes
 
 
@@ -26,13 +27,15 @@ class Notices:
 
     def announce_ready(self, iteration: int, payloads: list[bytes] | None = None) -> None:
         """Server: tell every trainer; payloads, one per trainer, ride along."""
-        for index, rank in enumerate(self._trainers):
-            payload = payloads[index] if payloads else b""
-            self._ready.Send([_encode(iteration) + payload, MPI.BYTE], rank)
+        with trace.span("announce", iteration):
+            for index, rank in enumerate(self._trainers):
+                payload = payloads[index] if payloads else b""
+                self._ready.Send([_encode(iteration) + payload, MPI.BYTE], rank)
 
     def await_ready(self, iteration: int) -> list[bytes]:
         """Trainer: wait for every server; returns their payloads."""
-        return [_receive(self._ready, rank, iteration) for rank in self._servers]
+        with trace.span("ready wait", iteration):
+            return [_receive(self._ready, rank, iteration) for rank in self._servers]
 
     def announce_written(self, iteration: int) -> None:
         """Trainer: tell every server."""
@@ -41,8 +44,9 @@ class Notices:
 
     def await_written(self, iteration: int) -> None:
         """Server: wait for every trainer."""
-        for rank in self._trainers:
-            _receive(self._written, rank, iteration)
+        with trace.span("written wait", iteration):
+            for rank in self._trainers:
+                _receive(self._written, rank, iteration)
 
     def free(self) -> None:
         self._ready.Free()

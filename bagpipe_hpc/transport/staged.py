@@ -14,6 +14,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from bagpipe_hpc import trace
 from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
 from bagpipe_hpc.store.row_store import RowStore
 from bagpipe_hpc.transport.notices import Notices
@@ -65,7 +66,8 @@ class StagedServer:
         self._rings.prepare(plan)
         window = self._rings.fetch[plan.fetch_ring_rows]
         first, size = int(plan.fetch_offsets[0]), len(plan.fetch_rows)
-        self._store.gather(plan.fetch_rows, window.rows[first : first + size])
+        with trace.span("gather", plan.iteration):
+            self._store.gather(plan.fetch_rows, window.rows[first : first + size])
         window.sync()  # the gather is visible to the Gets that the announcement allows
         self._notices.announce_ready(plan.iteration)
 
@@ -74,7 +76,8 @@ class StagedServer:
         window = self._rings.write_back[plan.write_back_ring_rows]
         window.sync()  # the Puts that were announced are visible to the scatter
         first, size = int(plan.write_back_offsets[0]), len(plan.write_back_rows)
-        self._store.scatter(plan.write_back_rows, window.rows[first : first + size])
+        with trace.span("scatter", plan.iteration):
+            self._store.scatter(plan.write_back_rows, window.rows[first : first + size])
 
     def close(self) -> None:
         self._rings.free()
@@ -92,10 +95,11 @@ class StagedTrainer:
         self._rings.prepare(plan)
         self._notices.await_ready(plan.iteration)
         window = self._rings.fetch[plan.fetch_ring_rows]
-        for server, piece in _pieces(plan.fetch_counts, out):
-            window.get(server, int(plan.fetch_offsets[server]), piece)
-        for server, _ in _pieces(plan.fetch_counts, out):
-            window.flush(server)
+        with trace.span("get", plan.iteration):
+            for server, piece in _pieces(plan.fetch_counts, out):
+                window.get(server, int(plan.fetch_offsets[server]), piece)
+            for server, _ in _pieces(plan.fetch_counts, out):
+                window.flush(server)
 
     def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
         window = self._rings.write_back[plan.write_back_ring_rows]

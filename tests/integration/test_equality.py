@@ -57,6 +57,22 @@ def test_models_with_other_rows(small_dataset: Path, tmp_path: Path) -> None:
         assert summary["model_digest"] == expected_digest(small_dataset, 2, name)
 
 
+def test_locality_placement_is_the_same_cached_and_synchronous(small_dataset: Path, tmp_path: Path) -> None:
+    locality = ["oracle.placement=locality"]
+    runs = [
+        [*locality, "mode=synchronous"],
+        [*locality],
+        [*locality, "lookahead.window=8", "lookahead.prefetch_depth=1", "cache.rows=260", "oracle.threads=1"],
+        [*locality, "oracle.max_dense_keys=0", "oracle.threads=4"],
+        [],
+    ]
+    synchronous, *others, contiguous = train(small_dataset, tmp_path, 3, 1, runs)
+    for run, summary in zip(runs[1:], others, strict=False):
+        assert summary["model_digest"] == synchronous["model_digest"], run
+        assert summary["validation_auc"] == synchronous["validation_auc"], run
+        assert summary["rows_pushed"] < contiguous["rows_pushed"], run
+
+
 def test_a_small_cache_evicts_and_changes_nothing(small_dataset: Path, tmp_path: Path) -> None:
     runs = [["cache.rows=260", "lookahead.prefetch_depth=1"], ["lookahead.prefetch_depth=1"]]
     small, large = train(small_dataset, tmp_path, 1, 1, runs)

@@ -16,7 +16,7 @@ from tests.launch import REPO_ROOT, run_python
 PACKAGE = "bagpipe_hpc"
 
 LAYERS = (
-    {"errors", "config", "digest", "splitmix"},
+    {"errors", "config", "digest", "splitmix", "trace", "heap"},
     {"topology", "sharding"},
     {"lookahead"},
     {"data"},
@@ -24,18 +24,20 @@ LAYERS = (
     {"transport"},
     {"training"},
     {"checkpoint"},
+    {"timeline"},
     {"roles"},
     {"bench"},
     {"cli", "__main__"},
 )
 
 PERMITTED = {
-    "mpi4py": ("transport", "roles", "cli"),
+    "mpi4py": ("transport", "roles", "bench", "cli"),
     "torch": ("training", "checkpoint", "cli.doctor"),
     "torchmetrics": ("training", "checkpoint", "cli.doctor"),
     "horovod": ("training", "checkpoint", "roles", "cli.doctor"),
     "h5py": ("data", "checkpoint", "cli.doctor"),
     "pyarrow": ("data",),
+    "matplotlib": ("timeline",),
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, count
+from itertools import count
 
 import numpy as np
 
@@ -18,11 +18,11 @@ from bagpipe_hpc.lookahead.plan import (
     Float32Array,
     Int32Array,
     Int64Array,
-    IterationPlan,
     ServerPlan,
     TrainerPlan,
 )
 from bagpipe_hpc.sharding import share_boundaries
+from tests.plans import RankPlans
 
 # (late push, critical gradient) in Gray order: neighbours differ in one bit
 GRAY_CLASS = {(False, False): 0, (False, True): 1, (True, True): 2, (True, False): 3}
@@ -30,9 +30,9 @@ GRAY_CLASS = {(False, False): 0, (False, True): 1, (True, True): 2, (True, False
 
 @dataclass(frozen=True)
 class Batch:
-    """One global batch: the fields of the planner's KeyBatch."""
+    """One global batch: the planner's SampleBatch, with keys for row ids."""
 
-    keys: Int64Array  # (num_samples * ids_per_sample,)
+    keys: Int64Array  # (num_samples, num_columns)
     labels: Float32Array  # (num_samples,)
     dense: Float32Array  # (num_samples, num_dense)
     read_only: bool = False
@@ -71,21 +71,33 @@ class BruteForcePlanner:
     """The twin of `bagpipe_hpc.lookahead.planner.Planner`: same arguments, same plans."""
 
     def __init__(
-        self, *, num_keys: int, num_trainers: int, num_servers: int, window: int, prefetch_depth: int, cache_rows: int
+        self,
+        *,
+        num_embeddings: tuple[int, ...],
+        table_of_column: tuple[int, ...],
+        num_trainers: int,
+        num_servers: int,
+        window: int,
+        prefetch_depth: int,
+        cache_rows: int,
     ) -> None:
-        self.num_keys, self.num_trainers, self.num_servers = num_keys, num_trainers, num_servers
+        self.num_trainers, self.num_servers = num_trainers, num_servers
+        self.columns = [
+            [c for c, f in enumerate(table_of_column) if f == table] for table in range(len(num_embeddings))
+        ]
         self.window, self.prefetch_depth, self.cache_rows = window, prefetch_depth, cache_rows
         self.trainers = range(num_trainers)
         self.servers = range(num_servers)
 
-    def plans(self, batches: Iterable[Batch]) -> Iterator[IterationPlan]:
+    def plans(self, batches: Iterable[Batch]) -> Iterator[RankPlans]:
         """Plans of all iterations, in order."""
         self.stream = list(batches)
-        self.unique = [list(dict.fromkeys(batch.keys.tolist())) for batch in self.stream]
+        self.unique = [list(dict.fromkeys(self.by_table(batch.keys))) for batch in self.stream]
         self.resident: dict[int, Residency] = {}
         self.free_slots: list[list[int]] = [[] for _ in self.trainers]
         self.num_handed_out = [0 for _ in self.trainers]
         self.retentions = count()
+        self.num_pushed = [0 for _ in self.trainers]  # in the iteration before, and of rows fetched in this one
         fetch_ring = write_back_ring = 1024
 
         for i in range(len(self.stream)):
@@ -127,7 +139,8 @@ class BruteForcePlanner:
                 )
                 for s in self.servers
             )
-            yield IterationPlan(iteration=i, trainers=trainers, servers=servers)
+            self.num_pushed = [len(trainer.push_index) for trainer in trainers]
+            yield RankPlans(iteration=i, trainers=trainers, servers=servers)
 
     # --- what the stream says
 
@@ -140,11 +153,14 @@ class BruteForcePlanner:
         """Keys whose rows iteration i - 1 updated."""
         return set() if i == 0 or self.stream[i - 1].read_only else set(self.unique[i - 1])
 
+    def by_table(self, keys: Int64Array) -> list[int]:
+        """Keys of some samples, table by table, within a table sample by sample."""
+        return [key for columns in self.columns for key in keys[:, columns].ravel().tolist()]
+
     def share(self, i: int, t: int) -> list[int]:
-        """Ids of trainer t's samples, sample by sample."""
+        """Ids of trainer t's samples, table by table."""
         cuts = share_boundaries(len(self.stream[i].labels), self.num_trainers)
-        ids_per_sample = len(self.stream[i].keys) // len(self.stream[i].labels)
-        return self.stream[i].keys[cuts[t] * ids_per_sample : cuts[t + 1] * ids_per_sample].tolist()
+        return self.by_table(self.stream[i].keys[cuts[t] : cuts[t + 1]])
 
     # --- residencies
 
@@ -155,7 +171,9 @@ class BruteForcePlanner:
         for key in self.unique[i]:
             if key in self.resident:
                 continue
-            owner = min((t for t in self.trainers if key in shares[t]), key=self.load)
+            users = [t for t in self.trainers if key in shares[t]]
+            owner = min(users, key=lambda t: (self.num_pushed[t], self.load(t)))
+            self.num_pushed[owner] += len(users) - 1
             if not self.has_room(i, owner):
                 others = [t for t in self.trainers if self.has_room(i, t)]
                 if not others:
@@ -270,18 +288,16 @@ class BruteForcePlanner:
         pushed = [[key for key in orders[u] if rows[key].owner == t and u != t] for u in self.trainers]
         replicas = [[key for key in orders[t] if rows[key].owner == o and o != t] for o in self.trainers]
 
-        def cuts(lists: list[list[int]]) -> Int32Array:
+        def counts(lists: list[list[int]]) -> Int32Array:
             classes = [[self.gray_class(i, key, late) for key in keys] for keys in lists]
-            return int32([list(accumulate(part.count(c) for c in range(3))) for part in classes])
+            return int32([[part.count(c) for c in range(4)] for part in classes])
 
         return {
             "num_own": len(own),
             "update_slots": int32([rows[key].slot for key in updated]),
             "push_index": int32([updated.index(key) for keys in pushed for key in keys]),
-            "push_counts": int32([len(keys) for keys in pushed]),
-            "push_cuts": cuts(pushed),
-            "replica_counts": int32([len(keys) for keys in replicas]),
-            "replica_cuts": cuts(replicas),
+            "push_counts": counts(pushed),
+            "replica_counts": counts(replicas),
         }
 
 

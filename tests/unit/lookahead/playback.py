@@ -18,11 +18,11 @@ from bagpipe_hpc.lookahead.plan import (
     Float32Array,
     Int32Array,
     Int64Array,
-    IterationPlan,
     ServerPlan,
     TrainerPlan,
 )
 from bagpipe_hpc.sharding import share_boundaries
+from tests.plans import RankPlans
 
 from .brute_force import Batch
 
@@ -38,7 +38,7 @@ class Row:
     dirty: bool = False
 
 
-def play(batches: Sequence[Batch], plans: Sequence[IterationPlan], **sizes: int) -> None:
+def play(batches: Sequence[Batch], plans: Sequence[RankPlans], **sizes: int) -> None:
     """Play the plans twice, with the servers as early and as late as they may be.
 
     Args:
@@ -58,10 +58,11 @@ class Playback:
     def __init__(
         self,
         batches: Sequence[Batch],
-        plans: Sequence[IterationPlan],
+        plans: Sequence[RankPlans],
         *,
         ahead: int,
-        num_keys: int,
+        num_embeddings: tuple[int, ...],
+        table_of_column: tuple[int, ...],
         num_trainers: int,
         num_servers: int,
         window: int,
@@ -72,9 +73,10 @@ class Playback:
         self.window, self.prefetch_depth, self.cache_rows = window, prefetch_depth, cache_rows
         self.num_servers = num_servers
         self.trainers, self.servers = range(num_trainers), range(num_servers)
-        self.uses = [set(batch.keys.tolist()) for batch in batches]
-        self.versions = [0] * num_keys  # what each row must be now
-        self.tables = [0] * num_keys  # what the servers hold
+        self.columns = [[c for c, f in enumerate(table_of_column) if f == t] for t in range(len(num_embeddings))]
+        self.uses = [set(batch.keys.ravel().tolist()) for batch in batches]
+        self.versions = [0] * sum(num_embeddings)  # what each row must be now
+        self.tables = [0] * sum(num_embeddings)  # what the servers hold
         self.caches: list[dict[int, Row]] = [{} for _ in self.trainers]  # slot -> row
         # (direction, server, rows of a ring slot) -> position -> row: a ring that grows is another window
         self.windows: dict[tuple[str, int, int], dict[int, Row]] = {}
@@ -98,14 +100,13 @@ class Playback:
 
     def users(self, i: int, key: int) -> list[int]:
         """Trainers whose share of iteration i contains the key."""
-        return [t for t in self.trainers if key in self.share(i, t).keys]
+        return [t for t in self.trainers if (self.share(i, t).keys == key).any()]
 
     def share(self, i: int, t: int) -> Batch:
         """Trainer t's samples of iteration i."""
         batch, num_samples = self.batches[i], len(self.batches[i].labels)
         first, last = share_boundaries(num_samples, len(self.trainers))[t : t + 2]
-        keys = batch.keys.reshape(num_samples, -1)[first:last].ravel()
-        return Batch(keys, batch.labels[first:last], batch.dense[first:last], batch.read_only)
+        return Batch(batch.keys[first:last], batch.labels[first:last], batch.dense[first:last], batch.read_only)
 
     def due(self, i: int, key: int) -> int | None:
         """First iteration from i on that uses the key, wherever it is."""
@@ -204,8 +205,8 @@ class Playback:
         for counts in (plan.fetch_counts, plan.write_back_counts, plan.forced_counts):
             assert counts.shape == (len(self.servers),), "a count per server"
         for counts in (plan.push_counts, plan.replica_counts):
-            assert counts.shape == (len(self.trainers),), "a count per trainer"
-            assert counts[t] == 0, "a trainer pushes to itself"
+            assert counts.shape == (len(self.trainers), 4), "four counts per trainer"
+            assert not counts[t].any(), "a trainer pushes to itself"
 
     def set_aside(self, i: int, t: int, plan: TrainerPlan) -> list[list[Row]]:
         """Dirty rows that are forced out, by server."""
@@ -280,18 +281,21 @@ class Playback:
         rows = updated[t][: plan.num_own]
         for owner, owner_plan in enumerate(self.plans[i].trainers):
             replicas = [updated[owner][p] for p in destination(owner_plan, t)]
-            assert plan.replica_counts[owner] == len(replicas), "replica_counts"
-            assert np.array_equal(plan.replica_cuts[owner], owner_plan.push_cuts[t]), "replica_cuts"
-            self.check_cuts(i, replicas, plan.replica_cuts[owner], new_keys)
+            assert plan.replica_counts[owner].sum() == len(replicas), "replica_counts"
+            assert np.array_equal(plan.replica_counts[owner], owner_plan.push_counts[t]), "replica_counts"
+            self.check_classes(i, replicas, plan.replica_counts[owner], new_keys)
             rows = rows + replicas
-        keys = self.share(i, t).keys
-        assert sorted(row.key for row in rows) == sorted(set(keys.tolist())), "not exactly the rows in use"
-        assert [rows[p].key for p in plan.sample_rows] == keys.tolist(), "a sample gets another row"
+        keys = self.ids(self.share(i, t))
+        assert sorted(row.key for row in rows) == sorted(set(keys)), "not exactly the rows in use"
+        assert [rows[p].key for p in plan.sample_rows] == keys, "a sample gets another row"
 
-    def check_cuts(self, i: int, replicas: list[Row], cuts: Int32Array, new_keys: set[int]) -> None:
+    def ids(self, share: Batch) -> list[int]:
+        """Keys of a share's ids: table by table, within a table sample by sample."""
+        return [key for columns in self.columns for key in share.keys[:, columns].ravel().tolist()]
+
+    def check_classes(self, i: int, replicas: list[Row], counts: Int32Array, new_keys: set[int]) -> None:
         """Late pushes are a suffix, critical gradients one run; both exactly those of the stream."""
-        first, middle, last = cuts.tolist()
-        assert 0 <= first <= middle <= last <= len(replicas), "replica_cuts"
+        first, middle, last, _ = np.cumsum(counts).tolist()
         updated_before = self.uses[i - 1] if i and not self.batches[i - 1].read_only else set()
         keys = [row.key for row in replicas]
         late = {key for key in keys if key in updated_before and key not in new_keys}
@@ -344,7 +348,7 @@ def parts(counts: Int32Array) -> Iterator[slice]:
 def destination(plan: TrainerPlan, t: int) -> list[int]:
     """Positions in update_slots of the rows pushed to trainer t."""
     assert plan.push_counts.sum() == len(plan.push_index), "push_counts"
-    return plan.push_index[list(parts(plan.push_counts))[t]].tolist()
+    return plan.push_index[list(parts(plan.push_counts.sum(axis=1)))[t]].tolist()
 
 
 def check_arrays(plan: TrainerPlan | ServerPlan) -> None:
@@ -356,7 +360,7 @@ def check_arrays(plan: TrainerPlan | ServerPlan) -> None:
         assert hint not in DTYPES or value.dtype == DTYPES[hint], field.name
 
 
-def check_rings(plans: Sequence[IterationPlan]) -> None:
+def check_rings(plans: Sequence[RankPlans]) -> None:
     """Ring slots are powers of two from 1,024 on, the same for everybody, and never shrink."""
     for name in ("fetch_ring_rows", "write_back_ring_rows"):
         rows = [{getattr(part, name) for part in (*plan.trainers, *plan.servers)} for plan in plans]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ class Case:
     """A stream and the planner's arguments."""
 
     batches: list[Batch]
-    sizes: dict[str, int]
+    sizes: dict[str, Any]
 
     @property
     def may_not_fit(self) -> bool:
@@ -27,19 +28,24 @@ class Case:
 
 
 def batch(samples: list[list[int]], *, num_dense: int = 1, read_only: bool = False) -> Batch:
-    """A batch of the given ids, with labels and dense values that tell its samples apart."""
+    """A batch of the given keys, with labels and dense values that tell its samples apart."""
     labels = np.arange(len(samples), dtype=np.float32)
     return Batch(
-        keys=np.array(samples, dtype=np.int64).ravel(),
+        keys=np.array(samples, dtype=np.int64),
         labels=labels,
         dense=np.add.outer(labels, np.linspace(0.1, 0.9, num_dense, dtype=np.float32)),
         read_only=read_only,
     )
 
 
+def one_table(num_keys: int, num_columns: int) -> dict[str, Any]:
+    """Arguments for a single table that all columns count in."""
+    return {"num_embeddings": (num_keys,), "table_of_column": (0,) * num_columns}
+
+
 def most_rows_at_once(batches: list[Batch], prefetch_depth: int) -> int:
     """Rows in use by P + 1 neighbouring iterations, at the most: caches of so many rows together always do."""
-    uses: list[Int64Array] = [batch.keys for batch in batches]
+    uses: list[Int64Array] = [batch.keys.ravel() for batch in batches]
     together = [np.concatenate(uses[i : i + prefetch_depth + 1]) for i in range(len(uses))]
     return max((len(np.unique(keys)) for keys in together), default=0)
 
@@ -75,16 +81,19 @@ def full_cases(draw: st.DrawFn) -> Case:
 
 
 def draw_case(draw: st.DrawFn, *, num_keys: int, num_batches: int, window: int, prefetch_depth: int) -> Case:
-    """Draw the batches, and sizes to suit."""
-    num_trainers = draw(st.integers(1, 4), label="num_trainers")
-    ids_per_sample = draw(st.integers(1, 3), label="ids_per_sample")
+    """Draw the batches, and sizes to suit; the keys are dealt to up to three tables, and columns to tables."""
+    num_trainers = draw(st.integers(1, 5), label="num_trainers")
+    num_columns = draw(st.integers(1, 3), label="num_columns")
+    num_tables = draw(st.integers(1, min(3, num_columns)), label="num_tables")
+    tables = draw(st.permutations([*range(num_tables), *[0] * (num_columns - num_tables)]), label="table_of_column")
+    num_embeddings = tuple(max(1, -(-num_keys // num_tables) - table) for table in range(num_tables))
+    offsets = np.concatenate([[0], np.cumsum(num_embeddings)]).tolist()
     num_dense = draw(st.integers(0, 2), label="num_dense")
     shape = st.tuples(st.integers(1, 5), st.sampled_from([False, False, True]))
     shapes = draw(st.lists(shape, min_size=num_batches, max_size=num_batches), label="samples, read_only")
-    key = st.integers(0, num_keys - 1)
+    sample = st.tuples(*(st.integers(offsets[table], offsets[table + 1] - 1) for table in tables)).map(list)
     batches = []
     for num_samples, read_only in shapes:
-        sample = st.lists(key, min_size=ids_per_sample, max_size=ids_per_sample)
         samples = draw(st.lists(sample, min_size=num_samples, max_size=num_samples), label="samples")
         batches.append(batch(samples, num_dense=num_dense, read_only=read_only))
     needed = tight_cache_rows(batches, num_trainers, prefetch_depth=0)
@@ -92,7 +101,8 @@ def draw_case(draw: st.DrawFn, *, num_keys: int, num_batches: int, window: int, 
     return Case(
         batches,
         {
-            "num_keys": num_keys,
+            "num_embeddings": num_embeddings,
+            "table_of_column": tuple(tables),
             "num_trainers": num_trainers,
             "num_servers": draw(st.integers(1, 3), label="num_servers"),
             "window": window,
@@ -106,12 +116,16 @@ def zipf_case(seed: int, *, num_trainers: int, window: int, prefetch_depth: int)
     """A longer stream with hot and cold rows through the smallest cache that is certain to do."""
     rng = np.random.default_rng(seed)
     batches = [
-        batch(((rng.zipf(1.2, size=(24, 4)) - 1) % 400).tolist(), read_only=bool(rng.random() < 0.2)) for _ in range(24)
+        batch(
+            ((rng.zipf(1.2, size=(24, 4)) - 1) % 100 + [0, 100, 100, 200]).tolist(), read_only=bool(rng.random() < 0.2)
+        )
+        for _ in range(24)
     ]
     return Case(
         batches,
         {
-            "num_keys": 400,
+            "num_embeddings": (100, 100, 100),
+            "table_of_column": (0, 1, 1, 2),
             "num_trainers": num_trainers,
             "num_servers": 3,
             "window": window,
@@ -127,5 +141,5 @@ def wide_case() -> Case:
     for num_rows in counts:
         batches.append(batch([[key] for key in range(first, first + num_rows)]))
         first += num_rows
-    sizes = {"num_keys": first, "num_trainers": 2, "num_servers": 1, "window": 1, "prefetch_depth": 1}
+    sizes = {**one_table(first, 1), "num_trainers": 2, "num_servers": 1, "window": 1, "prefetch_depth": 1}
     return Case(batches, {**sizes, "cache_rows": 2000})

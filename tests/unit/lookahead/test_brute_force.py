@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 
 from bagpipe_hpc.errors import CacheTooSmallError
-from bagpipe_hpc.lookahead.plan import IterationPlan
+from tests.plans import RankPlans
 
 from .brute_force import Batch, BruteForcePlanner
 from .playback import play
-from .streams import Case, batch, cases, full_cases, wide_case, zipf_case
+from .streams import Case, batch, cases, full_cases, one_table, wide_case, zipf_case
 
 
-def plan_all(case: Case) -> list[IterationPlan]:
+def plan_all(case: Case) -> list[RankPlans]:
     """Plans of the whole stream."""
     return list(BruteForcePlanner(**case.sizes).plans(case.batches))
 
@@ -33,7 +33,7 @@ def expect(part: object, **fields: object) -> None:
 
 def test_slots_are_reused_last_in_first_out() -> None:
     batches = [batch([[0], [1]]), batch([[1], [2]]), batch([[3]])]
-    sizes = {"num_keys": 4, "num_trainers": 1, "num_servers": 1, "window": 1, "prefetch_depth": 1, "cache_rows": 3}
+    sizes = {**one_table(4, 1), "num_trainers": 1, "num_servers": 1, "window": 1, "prefetch_depth": 1, "cache_rows": 3}
     plans = plan_all(Case(batches, sizes))
 
     first, second, third = (plan.trainers[0] for plan in plans)
@@ -51,7 +51,7 @@ def gray_case() -> Case:
         batch([[0, 6], [6, 6], [3, 2], [1, 0]]),
         batch([[1, 1], [2, 2]]),
     ]
-    sizes = {"num_keys": 7, "num_trainers": 2, "num_servers": 2, "window": 2, "prefetch_depth": 0, "cache_rows": 5}
+    sizes = {**one_table(7, 2), "num_trainers": 2, "num_servers": 2, "window": 2, "prefetch_depth": 0, "cache_rows": 5}
     return Case(batches, sizes)
 
 
@@ -64,10 +64,8 @@ def test_replicas_stand_in_gray_order() -> None:
         num_own=2,
         update_slots=[0, 4, 3, 2, 1],  # keys 0, 6 | 3, 2, 1
         push_index=[0, 4, 3, 2],  # keys 0, 1, 2, 3
-        push_counts=[0, 4],
-        push_cuts=[[0, 0, 0], [1, 2, 3]],
-        replica_counts=[0, 0],
-        replica_cuts=[[0, 0, 0], [0, 0, 0]],
+        push_counts=[[0, 0, 0, 0], [1, 1, 1, 1]],
+        replica_counts=[[0, 0, 0, 0], [0, 0, 0, 0]],
         fetch_slots=[4],
         fetch_counts=[1, 0],
         write_back_slots=[0, 4, 3],  # keys 0, 6 | 3
@@ -80,9 +78,8 @@ def test_replicas_stand_in_gray_order() -> None:
         num_own=0,
         update_slots=[],
         push_index=[],
-        push_counts=[0, 0],
-        replica_counts=[4, 0],
-        replica_cuts=[[1, 2, 3], [0, 0, 0]],
+        push_counts=[[0, 0, 0, 0], [0, 0, 0, 0]],
+        replica_counts=[[1, 1, 1, 1], [0, 0, 0, 0]],
         fetch_slots=[],
         write_back_slots=[],
     )
@@ -97,7 +94,7 @@ def test_full_cache_evicts_the_farthest_then_turns_to_another_trainer() -> None:
         batch([[2, 6, 7], [4, 4, 4]]),
         batch([[0, 1, 1], [4, 4, 4]]),
     ]
-    sizes = {"num_keys": 8, "num_trainers": 2, "num_servers": 1, "window": 4, "prefetch_depth": 0, "cache_rows": 2}
+    sizes = {**one_table(8, 3), "num_trainers": 2, "num_servers": 1, "window": 4, "prefetch_depth": 0, "cache_rows": 2}
     plans = plan_all(Case(batches, sizes))
 
     # Keys 0 and 1 are both due in iteration 3; key 1 was retained later.
@@ -105,9 +102,9 @@ def test_full_cache_evicts_the_farthest_then_turns_to_another_trainer() -> None:
     expect(plans[1].servers[0], fetch_rows=[2], write_back_rows=[1])
     # Key 6 takes the slot of key 0; then trainer 0 holds 2 and 6, both in use, and key 7 goes to trainer 1.
     expect(plans[2].trainers[0], fetch_slots=[0], write_back_slots=[0, 1, 0], forced_counts=[1], num_own=2)
-    expect(plans[2].trainers[0], sample_rows=[0, 1, 2], replica_counts=[0, 1], update_slots=[1, 0])
+    expect(plans[2].trainers[0], sample_rows=[0, 1, 2], num_own=2, update_slots=[1, 0])
     expect(plans[2].trainers[1], fetch_slots=[1], write_back_slots=[1], forced_counts=[0], num_own=1)
-    expect(plans[2].trainers[1], update_slots=[0, 1], push_index=[1], push_cuts=[[1, 1, 1], [0, 0, 0]])
+    expect(plans[2].trainers[1], update_slots=[0, 1], push_index=[1], push_counts=[[1, 0, 0, 0], [0, 0, 0, 0]])
     expect(plans[2].servers[0], fetch_rows=[6, 7], write_back_rows=[0, 2, 6, 7], write_back_counts=[3, 1])
 
 
@@ -117,7 +114,7 @@ def test_full_cache_evicts_the_farthest_then_turns_to_another_trainer() -> None:
 @settings(deadline=None, max_examples=300)
 @given(cases() | full_cases())
 def test_plans_play(case: Case) -> None:
-    plans: list[IterationPlan] = []
+    plans: list[RankPlans] = []
     try:
         for plan in BruteForcePlanner(**case.sizes).plans(case.batches):
             plans.append(plan)
@@ -142,13 +139,13 @@ def test_rings_grow() -> None:
 
 # --- playback itself
 
-Change = Callable[[IterationPlan], IterationPlan]
+Change = Callable[[RankPlans], RankPlans]
 
 
 def trainer(t: int, **fields: object) -> Change:
     """Change fields of one trainer's plan."""
 
-    def change(plan: IterationPlan) -> IterationPlan:
+    def change(plan: RankPlans) -> RankPlans:
         arrays = {
             name: np.array(value, dtype=getattr(plan.trainers[t], name).dtype) if isinstance(value, list) else value
             for name, value in fields.items()
@@ -166,7 +163,7 @@ def trainer(t: int, **fields: object) -> Change:
         (trainer(1, sample_rows=[3, 1, 2, 0]), "a sample gets another row"),
         (trainer(0, push_index=[0, 4, 2, 3]), "late pushes|critical gradients"),
         (trainer(0, push_index=[0, 4, 3, 3]), "not exactly the rows in use"),
-        (trainer(0, push_index=[0, 4, 3], push_counts=[0, 3]), "replica_counts"),
+        (trainer(0, push_index=[0, 4, 3], push_counts=[[0, 0, 0, 0], [1, 1, 1, 0]]), "replica_counts"),
         (trainer(0, fetch_slots=[1]), "a dirty row is overwritten"),
         (trainer(0, fetch_slots=[5]), "slot outside the cache"),
         (trainer(0, update_slots=[0, 4, 3, 2, 2]), "a row is updated twice"),
@@ -193,7 +190,7 @@ def test_playback_finds_what_is_wrong(change: Change, complaint: str) -> None:
 
 def test_playback_wants_the_farthest_victim() -> None:
     batches = [batch([[0, 1]]), batch([[2, 2]]), batch([[0, 2]]), batch([[1, 1]])]
-    sizes = {"num_keys": 3, "num_trainers": 1, "num_servers": 1, "window": 3, "prefetch_depth": 0, "cache_rows": 2}
+    sizes = {**one_table(3, 2), "num_trainers": 1, "num_servers": 1, "window": 3, "prefetch_depth": 0, "cache_rows": 2}
     plans = plan_all(Case(batches, sizes))
     expect(plans[1].trainers[0], fetch_slots=[1], write_back_slots=[1])
     plans[1] = trainer(0, fetch_slots=[0], write_back_slots=[0], update_slots=[0])(plans[1])

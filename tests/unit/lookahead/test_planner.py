@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,32 +16,35 @@ from hypothesis import given, settings
 
 import bagpipe_hpc
 from bagpipe_hpc.errors import CacheTooSmallError
-from bagpipe_hpc.lookahead import planner
-from bagpipe_hpc.lookahead.plan import IterationPlan
+from bagpipe_hpc.lookahead.next_use import CompactKeyState
+from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner, SampleBatch
+from bagpipe_hpc.sharding import KeySpace
+from tests.plans import RankPlans, rank_plans
 
-from .brute_force import Batch, BruteForcePlanner
+from .brute_force import BruteForcePlanner
 from .playback import play
-from .streams import Case, batch, cases, full_cases, wide_case, zipf_case
+from .streams import Case, batch, cases, full_cases, one_table, wide_case, zipf_case
 
 
-def key_batches(batches: Iterable[Batch]) -> Iterator[object]:
+def sample_batches(case: Case, dtype: type[np.integer[Any]] = np.int64) -> Iterator[SampleBatch]:
     """The same batches as the planner wants them."""
-    return (planner.KeyBatch(keys=b.keys, labels=b.labels, dense=b.dense, read_only=b.read_only) for b in batches)
+    offsets = KeySpace(case.sizes["num_embeddings"]).table_offsets[list(case.sizes["table_of_column"])]
+    return (SampleBatch((b.keys - offsets).astype(dtype), b.labels, b.dense, b.read_only) for b in case.batches)
 
 
-def plan_fast(case: Case) -> Iterator[IterationPlan]:
+def plan_fast(case: Case, **options: int) -> Iterator[RankPlans]:
     """The planner's plans."""
-    return planner.Planner(**case.sizes).plans(key_batches(case.batches))
+    return rank_plans(Planner(**case.sizes, **options).plans(sample_batches(case)))
 
 
-def plan_slowly(case: Case) -> Iterator[IterationPlan]:
+def plan_slowly(case: Case) -> Iterator[RankPlans]:
     """The twin's plans."""
     return BruteForcePlanner(**case.sizes).plans(case.batches)
 
 
-def until_too_small(plans: Iterator[IterationPlan]) -> tuple[list[IterationPlan], bool]:
+def until_too_small(plans: Iterator[RankPlans]) -> tuple[list[RankPlans], bool]:
     """Plans up to the end or the error, and whether it was the error."""
-    emitted: list[IterationPlan] = []
+    emitted: list[RankPlans] = []
     try:
         for plan in plans:
             emitted.append(plan)
@@ -92,8 +96,15 @@ def test_equals_the_twin_where_rings_grow() -> None:
 
 
 @pytest.mark.parametrize("plan", [plan_fast, plan_slowly], ids=["planner", "twin"])
-def test_cache_too_small_says_what_mends_it(plan: Callable[..., Iterator[IterationPlan]]) -> None:
-    sizes = {"num_keys": 500, "num_trainers": 1, "num_servers": 1, "window": 2, "prefetch_depth": 2, "cache_rows": 300}
+def test_cache_too_small_says_what_mends_it(plan: Callable[..., Iterator[RankPlans]]) -> None:
+    sizes = {
+        **one_table(500, 1),
+        "num_trainers": 1,
+        "num_servers": 1,
+        "window": 2,
+        "prefetch_depth": 2,
+        "cache_rows": 300,
+    }
     case = Case([batch([[key] for key in range(500)])], sizes)
     with pytest.raises(CacheTooSmallError, match=r"cache\.rows") as error:
         list(plan(case))
@@ -107,16 +118,61 @@ def test_cache_too_small_says_what_mends_it(plan: Callable[..., Iterator[Iterati
 def test_reads_no_further_than_the_lookahead_window() -> None:
     num_read = 0
 
-    def stream() -> Iterator[Batch]:
+    def stream() -> Iterator[SampleBatch]:
         nonlocal num_read
         for i in range(20):
             num_read += 1
-            yield batch([[i % 3, 3]])
+            yield SampleBatch(np.array([[i % 3, 3]]), np.zeros(1, np.float32), np.zeros((1, 0), np.float32))
 
-    sizes = {"num_keys": 4, "num_trainers": 1, "num_servers": 1, "window": 3, "prefetch_depth": 2, "cache_rows": 4}
-    for i, plan in enumerate(planner.Planner(**sizes).plans(key_batches(stream()))):
+    sizes = {**one_table(4, 2), "num_trainers": 1, "num_servers": 1, "window": 3, "prefetch_depth": 2, "cache_rows": 4}
+    for i, plan in enumerate(Planner(**sizes).plans(stream())):
         assert plan.iteration == i
         assert num_read <= i + sizes["window"] + 1
+
+
+@settings(deadline=None, max_examples=100)
+@given(cases() | full_cases())
+def test_a_compact_key_state_changes_nothing(case: Case) -> None:
+    compact, _ = until_too_small(plan_fast(case, max_dense_keys=0))
+    assert_equal(compact, until_too_small(plan_fast(case))[0])
+
+
+def test_a_compact_key_state_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bagpipe_hpc.lookahead.planner.CompactKeyState", lambda: CompactKeyState(num_places=4))
+    case = zipf_case(0, num_trainers=3, window=4, prefetch_depth=2)
+    assert_equal(list(plan_fast(case, max_dense_keys=0)), list(plan_slowly(case)))
+
+
+def test_int32_ids_are_as_good() -> None:
+    case = zipf_case(0, num_trainers=3, window=4, prefetch_depth=2)
+    narrow = rank_plans(Planner(**case.sizes).plans(sample_batches(case, np.int32)))
+    assert_equal(list(narrow), list(plan_fast(case)))
+
+
+def test_batches_may_enter_ahead_of_the_plans() -> None:
+    """As far as a thread of its own may run ahead."""
+    case = zipf_case(0, num_trainers=2, window=3, prefetch_depth=2)
+    ahead = Planner(**case.sizes)
+    plans = []
+    for sample_batch in sample_batches(case):
+        ahead.enter(sample_batch)
+        if ahead.num_pending == case.sizes["window"] + 2 + BATCHES_AHEAD:
+            plans.append(ahead.emit())
+    plans += [ahead.emit() for _ in range(ahead.num_pending)]
+    assert_equal(list(rank_plans(plans)), list(plan_slowly(case)))
+
+
+def test_ten_billion_keys() -> None:
+    """A key space that no array could hold."""
+    rng = np.random.default_rng(0)
+    big = 10**10
+    sizes = {"num_trainers": 2, "num_servers": 2, "window": 3, "prefetch_depth": 1, "cache_rows": 4000}
+    ids = [rng.integers(0, big, (300, 2)) // 10**6 * 10**6 for _ in range(12)]
+    batches = [SampleBatch(i, np.zeros(300, np.float32), np.zeros((300, 0), np.float32)) for i in ids]
+    plans = list(rank_plans(Planner(num_embeddings=(big, big), **sizes).plans(batches)))
+    fetched = [s + 2 * row for plan in plans for s, server in enumerate(plan.servers) for row in server.fetch_rows]
+    assert {key for rows in ids for key in (rows + np.array([0, big])).ravel().tolist()} == set(fetched)
+    assert max(fetched) > big
 
 
 def test_import_is_pure() -> None:

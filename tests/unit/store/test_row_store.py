@@ -96,3 +96,15 @@ def test_gathers_go_into_a_part_of_a_stage(store: RowStore) -> None:
     store.gather(np.array([1, 0]), stage[2:4])
     np.testing.assert_array_equal(stage[2:4], initial(np.array([1, 0])))
     assert not stage[[0, 1, 4, 5]].any()
+
+
+def test_changed_rows_are_those_since_the_last_checkpoint(store: RowStore) -> None:
+    store.scatter(np.array([1, 2]), values(2))
+    store.mark_saved()
+    gather(store, np.array([3]))
+    assert store.changed(0, len(store.rows))[0].tolist() == []
+    store.scatter(np.array([2, 5]), values(2))
+    keys, rows = store.changed(0, len(store.rows))
+    assert keys.tolist() == SHARDING.keys_of(SERVER, np.array([2, 5])).tolist()
+    np.testing.assert_array_equal(rows, values(2))
+    assert store.num_touched() == len(store.touched(0, len(store.rows))[0]) == 3

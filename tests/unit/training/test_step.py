@@ -17,14 +17,14 @@ from torch import nn
 from torch.nn import functional
 
 from bagpipe_hpc.config import ModelConfig
-from bagpipe_hpc.lookahead.plan import IterationPlan
-from bagpipe_hpc.lookahead.planner import KeyBatch, Planner
+from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
 from bagpipe_hpc.sharding import KeySpace, Sharding, share_boundaries
 from bagpipe_hpc.training.cache import RowCache
 from bagpipe_hpc.training.dense import DenseSynchronizer
 from bagpipe_hpc.training.models import build_model
 from bagpipe_hpc.training.row_optimizer import RowSGD
 from bagpipe_hpc.training.step import Stopwatch, TrainingStep
+from tests.plans import RankPlans, rank_plans
 
 Float32Array = NDArray[np.float32]
 
@@ -44,15 +44,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def batches() -> list[KeyBatch]:
+def batches() -> list[SampleBatch]:
     random = np.random.default_rng(0)
     stream = []
     for iteration, size in enumerate(SIZES):
         ids = [(random.random(size) ** 2 * num_rows).astype(np.int64) for num_rows in KEY_SPACE.num_embeddings]
-        keys = (np.stack(ids, axis=1) + KEY_SPACE.table_offsets[:-1]).ravel()
         labels = random.integers(0, 2, size).astype(np.float32)
         dense = random.normal(size=(size, NUM_DENSE)).astype(np.float32)
-        stream.append(KeyBatch(keys, labels, dense, iteration in READ_ONLY))
+        stream.append(SampleBatch(np.stack(ids, axis=1), labels, dense, iteration in READ_ONLY))
     return stream
 
 
@@ -78,7 +77,7 @@ def plain_training(num_shares: int) -> Outcome:
     optimizer = torch.optim.SGD([*model.parameters(), *tables.parameters()], lr=LEARNING_RATE)
     outcome = Outcome(np.empty(0, np.float32), [])
     for batch in batches():
-        ids = torch.from_numpy(batch.keys.reshape(-1, NUM_TABLES) - KEY_SPACE.table_offsets[:-1])
+        ids = torch.from_numpy(batch.ids)
         optimizer.zero_grad()
         logits, losses = [], []
         for share in torch.arange(len(ids)).tensor_split(num_shares):
@@ -172,9 +171,9 @@ class Servers:
 
     def __init__(self, sharding: Sharding, prefetch_depth: int, rows: Float32Array) -> None:
         self.sharding, self.prefetch_depth, self.rows = sharding, prefetch_depth, rows
-        self.written: deque[tuple[IterationPlan, list[Float32Array]]] = deque()
+        self.written: deque[tuple[RankPlans, list[Float32Array]]] = deque()
 
-    def fetch(self, plan: IterationPlan) -> list[Float32Array]:
+    def fetch(self, plan: RankPlans) -> list[Float32Array]:
         """Rows for every trainer."""
         if len(self.written) > self.prefetch_depth:
             self.scatter()
@@ -185,7 +184,7 @@ class Servers:
         for keys, rows in zip(self.keys(plan, "write_back"), blocks, strict=True):
             self.rows[keys] = rows
 
-    def keys(self, plan: IterationPlan, direction: str) -> list[NDArray[np.int64]]:
+    def keys(self, plan: RankPlans, direction: str) -> list[NDArray[np.int64]]:
         """Keys of every trainer's rows, server by server."""
         parts = []
         for server, script in enumerate(plan.servers):
@@ -199,14 +198,14 @@ def planned_training(
 ) -> Outcome:
     """The same by plans."""
     sizes = {"num_trainers": num_trainers, "num_servers": 2, "window": window, "prefetch_depth": prefetch_depth}
-    planner = Planner(num_keys=KEY_SPACE.num_keys, cache_rows=cache_rows, **sizes)
+    planner = Planner(num_embeddings=KEY_SPACE.num_embeddings, cache_rows=cache_rows, **sizes)
     rows = np.concatenate([initial_rows(), np.zeros((KEY_SPACE.num_keys, 1), np.float32)], axis=1)
     servers = Servers(Sharding(KEY_SPACE.num_keys, 2), prefetch_depth, rows)
     models = [build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3) for _ in range(num_trainers)]
     steps = make_steps(models, cache_rows)
     outcome = Outcome(rows, [model.state_dict() for model in models])
     with ThreadPoolExecutor(num_trainers) as pool:
-        for plan in planner.plans(batches()):
+        for plan in rank_plans(planner.plans(batches())):
             played = list(pool.map(TrainingStep.play, steps, plan.trainers, servers.fetch(plan)))
             servers.written.append((plan, [leaving for leaving, _, _ in played]))
             losses = {loss for _, loss, _ in played}
@@ -239,7 +238,7 @@ def make_steps(models: list[nn.Module], cache_rows: int) -> list[TrainingStep]:
 
 
 def tight_cache_rows(num_trainers: int, prefetch_depth: int) -> int:
-    stream = [batch.keys for batch in batches()]
+    stream = [(batch.ids + KEY_SPACE.table_offsets[:-1]).ravel() for batch in batches()]
     near = [np.concatenate(stream[i : i + prefetch_depth + 1]) for i in range(len(stream))]
     return -(-max(len(np.unique(keys)) for keys in near) // num_trainers)
 
@@ -267,14 +266,20 @@ def test_state_travels_and_every_use_is_one_step(num_trainers: int, window: int,
     expected = np.zeros(KEY_SPACE.num_keys)
     for batch in batches():
         if not batch.read_only:
-            expected[np.unique(batch.keys)] += 1
+            expected[np.unique(batch.ids + KEY_SPACE.table_offsets[:-1])] += 1
     np.testing.assert_array_equal(planned_training(num_trainers, window, prefetch_depth).rows[:, DIM], expected)
 
 
 def test_the_stream_is_what_it_should_be() -> None:
     """Shares without samples, rows that trainers share, rows that leave early: all of it happens."""
-    sizes = {"num_keys": KEY_SPACE.num_keys, "num_trainers": 3, "num_servers": 2, "window": 20, "prefetch_depth": 0}
-    plans = list(Planner(cache_rows=tight_cache_rows(3, 0), **sizes).plans(batches()))
+    sizes = {
+        "num_embeddings": KEY_SPACE.num_embeddings,
+        "num_trainers": 3,
+        "num_servers": 2,
+        "window": 20,
+        "prefetch_depth": 0,
+    }
+    plans = rank_plans(Planner(cache_rows=tight_cache_rows(3, 0), **sizes).plans(batches()))
     scripts = [script for plan in plans for script in plan.trainers]
     assert any(share_boundaries(size, 3)[-2:] == [size, size] for size in SIZES)
     assert any(script.num_samples == 0 for script in scripts)

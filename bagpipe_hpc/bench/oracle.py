@@ -1,0 +1,394 @@
+"""How fast one oracle plans: the real chain from shards to plan messages, without ranks to send them to.
+
+Rounds alternate with the yardstick, `numpy.unique` per table over the ids of a batch, so that both see the same
+machine. What is timed starts when the lookahead window is full and ends before the stream does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numba import njit
+from rich.table import Table
+
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.data.dataset import Dataset, open_dataset
+from bagpipe_hpc.data.synthetic import synthesize
+from bagpipe_hpc.errors import ConfigError
+from bagpipe_hpc.heap import keep_freed_memory
+from bagpipe_hpc.lookahead.plan import Int64Array, IterationPlan
+from bagpipe_hpc.lookahead.planner import SampleBatch
+from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
+from bagpipe_hpc.roles.planning import EncodedPlan, PlanStream, warm_up_planning
+
+SKIPPED_PLANS = 10  # at the start of a round: made while the yardstick was measured
+YARDSTICK_BATCHES = 5  # per round
+LINE_BYTES = 64
+# What an iteration touches; see "What one oracle sustains" in docs/architecture.md.
+LINES_PER_ENTRY = 3  # state of the key, its previous use, its next use
+BYTES_PER_ENTRY = 3 * 28  # keys, rows, next uses: written on entering, read and written in planning
+BYTES_PER_PAIR = 3 * 8 + 3 * 8  # entries and links; codes and rows
+BYTES_PER_ID = 3 * 4 + 2 * 4 + 3 * 2  # read and checked, keys, inverse
+
+
+@dataclass(frozen=True)
+class OracleCase:
+    """What to plan.
+
+    Args:
+        profile: Of the synthetic data; not used where data is given.
+        scale: Factor on the profile's cardinalities.
+        data: A data set; None: a temporary synthetic one.
+        batch: B.
+        lookahead: L.
+        prefetch_depth: P.
+        trainers: T.
+        servers: S.
+        threads: `oracle.threads`.
+        placement: `oracle.placement`.
+        cache_rows: Slots per trainer; None: as many as there are keys.
+        rounds: Rounds of timing.
+        plans: Plans timed per round.
+    Raises:
+        ConfigError: a number below 1.
+    """
+
+    profile: str = "criteo-kaggle"
+    scale: float = 1.0
+    data: Path | None = None
+    batch: int = 16384
+    lookahead: int = 200
+    prefetch_depth: int = 4
+    trainers: int = 8
+    servers: int = 2
+    threads: int = 1
+    placement: str = "contiguous"
+    cache_rows: int | None = None
+    rounds: int = 5
+    plans: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "lookahead", "prefetch_depth", "trainers", "servers", "threads", "rounds", "plans"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; at least 1 is needed")
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of the stream: the window stays full until the last timed plan."""
+        return self.lookahead + self.rounds * (SKIPPED_PLANS + self.plans) + 2 * SKIPPED_PLANS
+
+    @property
+    def config(self) -> Config:
+        """As settings of a job."""
+        return Config.model_validate(
+            {
+                "training": {"batch_size": self.batch},
+                "lookahead": {"window": self.lookahead, "prefetch_depth": min(self.prefetch_depth, self.lookahead)},
+                "oracle": {"threads": self.threads, "placement": self.placement},
+            }
+        )
+
+
+@dataclass
+class _Counts:
+    """Sums over the timed plans."""
+
+    plans: int = 0
+    ids: int = 0
+    entries: int = 0
+    pairs: int = 0
+    fetches: int = 0
+    write_backs: int = 0
+    forced: int = 0
+    pushes: int = 0
+    trainer_bytes: int = 0
+    message_bytes: int = 0
+    owned: list[Int64Array] = field(default_factory=list)  # per trainer and plan
+    pushed: list[Int64Array] = field(default_factory=list)
+    written_back: list[Int64Array] = field(default_factory=list)
+
+    def add(self, encoded: EncodedPlan) -> None:
+        plan: IterationPlan = encoded.plan
+        self.plans += 1
+        self.ids += len(plan.inverse)
+        self.entries += len(plan.exchange.update_slots)
+        self.pairs += len(plan.exchange.unique_rows)
+        self.fetches += int(plan.fetches.counts.sum())
+        self.write_backs += int(plan.write_backs.counts.sum())
+        self.forced += int(plan.forced_counts.sum())
+        self.pushes += len(plan.exchange.push_index)
+        self.trainer_bytes += sum(map(len, encoded.messages.trainers))
+        self.message_bytes += encoded.messages.num_bytes
+        self.owned.append(np.diff(plan.exchange.update_ends))
+        self.pushed.append(np.diff(plan.exchange.push_ends))
+        self.written_back.append(plan.write_backs.counts.sum(axis=1))
+
+
+@dataclass(frozen=True)
+class OracleFigures:
+    """What was measured; times in milliseconds per batch, counts per batch."""
+
+    case: dict[str, Any]
+    num_keys: int
+    num_tables: int
+    milliseconds: float
+    milliseconds_of_stages: dict[str, float]
+    yardstick_milliseconds: float  # numpy.unique per table, ids as int64
+    yardstick_int32_milliseconds: float
+    bound_milliseconds: float
+    random_bytes_per_second: float
+    copied_bytes_per_second: float
+    keys: float
+    trainer_keys: float
+    fetches: float
+    write_backs: float
+    forced_evictions: float
+    pushes: float
+    bytes_per_sample_and_trainer: float
+    plan_bytes: float
+    imbalance: dict[str, float]
+    peak_bytes: int
+    key_state_bytes: int
+
+    @property
+    def samples_per_second(self) -> float:
+        """Samples planned per second."""
+        return float(self.case["batch"]) / (self.milliseconds / 1e3)
+
+    @property
+    def ratio(self) -> float:
+        """Of the time to the yardstick's."""
+        return self.milliseconds / self.yardstick_milliseconds
+
+    @property
+    def ratio_int32(self) -> float:
+        """Of the time to the yardstick's with int32 ids."""
+        return self.milliseconds / self.yardstick_int32_milliseconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything."""
+        return {
+            **asdict(self),
+            "samples_per_second": self.samples_per_second,
+            "ratio": self.ratio,
+            "ratio_int32": self.ratio_int32,
+        }
+
+    def table(self) -> Table:
+        """For people."""
+        case = self.case
+        title = (
+            f"oracle: B = {case['batch']:,}, L = {case['lookahead']}, T = {case['trainers']}, S = {case['servers']}, "
+            f"{case['threads']} thread{'s' if case['threads'] > 1 else ''}, {case['placement']}; "
+            f"{self.num_tables} tables, {self.num_keys:,} keys"
+        )
+        table = Table(title=title, show_header=False, title_justify="left")
+        table.add_column(style="bold")
+        table.add_column(justify="right")
+        table.add_column(style="dim")
+        for row in self._rows():
+            table.add_row(*row) if row else table.add_section()
+        return table
+
+    def _rows(self) -> Iterator[tuple[str, str, str] | None]:
+        ids = self.case["batch"] * self.num_tables
+        yield "samples/s", f"{self.samples_per_second:,.0f}", f"{self.milliseconds:.2f} ms per batch, median"
+        yield "ids/s", f"{self.samples_per_second * self.num_tables:,.0f}", f"{ids:,} per batch"
+        yield None
+        for stage, milliseconds in self.milliseconds_of_stages.items():
+            yield stage, f"{milliseconds:.2f} ms", "working, by its thread"
+        yield None
+        yield "yardstick", f"{self.yardstick_milliseconds:.2f} ms", "numpy.unique per table, int64 ids as in torch"
+        yield (
+            "ratio",
+            f"{self.ratio:.2f}",
+            f"with int32 ids the yardstick takes {self.yardstick_int32_milliseconds:.2f} ms",
+        )
+        yield (
+            "bound",
+            f"{self.bound_milliseconds:.2f} ms",
+            (
+                f"bytes touched, at {self.random_bytes_per_second / 1e9:.1f} GB/s random and "
+                f"{self.copied_bytes_per_second / 1e9:.1f} GB/s copied"
+            ),
+        )
+        yield None
+        yield "unique keys", f"{self.keys:,.0f}", f"{self.trainer_keys:,.0f} counted per trainer"
+        yield "fetches", f"{self.fetches:,.0f}", "rows per iteration"
+        yield "write-backs", f"{self.write_backs:,.0f}", f"{self.forced_evictions:,.0f} of them forced by full caches"
+        yield "pushes", f"{self.pushes:,.0f}", "rows between trainers, each way"
+        for what, value in self.imbalance.items():
+            yield f"imbalance, {what}", f"{value:.2f}", "largest trainer / mean"
+        yield None
+        yield "plan", f"{self.bytes_per_sample_and_trainer:.0f} B", "per sample of a trainer's share, samples included"
+        yield "plans of all ranks", f"{self.plan_bytes / 1e6:.2f} MB", "per iteration"
+        yield "peak memory", f"{self.peak_bytes / 1e9:.2f} GB", f"key state {self.key_state_bytes / 1e9:.2f} GB"
+
+
+def measure_oracle(case: OracleCase, progress: Any = None) -> OracleFigures:
+    """Plan a stream and measure.
+
+    Raises:
+        ConfigError: the data set is too short for the case.
+        DatasetError: the data set is not sound.
+    """
+    keep_freed_memory()
+    with _dataset(case) as dataset:
+        num_embeddings = dataset.schema.num_embeddings
+        config = case.config
+        warm_up_planning(config, num_embeddings, case.trainers)
+        stream = PlanStream(
+            config,
+            num_embeddings,
+            num_trainers=case.trainers,
+            num_servers=case.servers,
+            cache_rows=case.cache_rows or sum(num_embeddings),
+        )
+        read = _Tap(dataset.train.batches(case.batch))
+        plans = stream.plans(SampleBatch(b.ids, b.labels, b.dense) for b in itertools.islice(read, case.num_batches))
+        counts, times, yardsticks, narrow_yardsticks = _Counts(), [], [], []
+        timed_stages: dict[str, float] = {}
+        for _ in range(case.rounds):
+            for _ in range(SKIPPED_PLANS):
+                next(plans)
+            before, start = stream.seconds, time.perf_counter()
+            round_plans = list(itertools.islice(plans, case.plans))
+            times.append((time.perf_counter() - start) / case.plans)
+            for stage, seconds in stream.seconds.items():
+                timed_stages[stage] = timed_stages.get(stage, 0.0) + seconds - before[stage]
+            for encoded in round_plans:
+                counts.add(encoded)
+            del round_plans
+            assert read.latest is not None
+            ids = read.latest.ids
+            yardsticks.append(_yardstick(ids.astype(np.int64)))
+            narrow_yardsticks.append(_yardstick(ids.astype(np.int32)))
+    num_keys = sum(num_embeddings)
+    random_speed, copy_speed = _random_speed(min(num_keys, 2**27)), _copy_speed()
+    n = counts.plans
+    touched = LINES_PER_ENTRY * LINE_BYTES * counts.entries / random_speed + (
+        BYTES_PER_ENTRY * counts.entries
+        + BYTES_PER_PAIR * counts.pairs
+        + BYTES_PER_ID * counts.ids
+        + 2 * counts.message_bytes
+    ) / (2 * copy_speed)
+    return OracleFigures(
+        case={**asdict(case), "data": str(case.data) if case.data else None},
+        num_keys=num_keys,
+        num_tables=len(num_embeddings),
+        milliseconds=1e3 * median(times),
+        milliseconds_of_stages={stage: 1e3 * seconds / n for stage, seconds in timed_stages.items()},
+        yardstick_milliseconds=1e3 * median(yardsticks),
+        yardstick_int32_milliseconds=1e3 * median(narrow_yardsticks),
+        bound_milliseconds=1e3 * touched / n,
+        random_bytes_per_second=random_speed,
+        copied_bytes_per_second=copy_speed,
+        keys=counts.entries / n,
+        trainer_keys=counts.pairs / n,
+        fetches=counts.fetches / n,
+        write_backs=counts.write_backs / n,
+        forced_evictions=counts.forced / n,
+        pushes=counts.pushes / n,
+        bytes_per_sample_and_trainer=counts.trainer_bytes / n / case.batch,
+        plan_bytes=counts.message_bytes / n,
+        imbalance={
+            "rows owned": _imbalance(counts.owned),
+            "rows pushed": _imbalance(counts.pushed),
+            "write-backs": _imbalance(counts.written_back),
+        },
+        peak_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        key_state_bytes=stream.key_state_bytes,
+    )
+
+
+class _Tap:
+    """The same batches; remembers the latest."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.latest: Batch | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            self.latest = batch
+            yield batch
+
+
+@contextmanager
+def _dataset(case: OracleCase) -> Iterator[Dataset]:
+    num_samples = case.num_batches * case.batch
+    if case.data is not None:
+        dataset = open_dataset(case.data)
+        if dataset.train.num_samples < num_samples:
+            raise ConfigError(
+                f"{case.data} has {dataset.train.num_samples:,} training samples, but {case.num_batches:,} batches of "
+                f"{case.batch:,} need {num_samples:,}; lower --lookahead, --rounds, --plans or --batch"
+            )
+        yield dataset
+        return
+    directory = Path(tempfile.mkdtemp(prefix="bagpipe-bench-"))
+    try:
+        yield synthesize(
+            directory / "data", num_samples=num_samples, profile=case.profile, scale=case.scale, validation_fraction=0.0
+        )
+    finally:
+        shutil.rmtree(directory)
+
+
+def _yardstick(ids: Any) -> float:
+    """Median seconds of numpy.unique on every column."""
+    times = []
+    for _ in range(YARDSTICK_BATCHES):
+        start = time.perf_counter()
+        for table in range(ids.shape[1]):
+            np.unique(ids[:, table])
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def _imbalance(per_plan: list[Int64Array]) -> float:
+    totals = np.sum(per_plan, axis=0)
+    mean = float(totals.mean())
+    return float(totals.max()) / mean if mean else 1.0
+
+
+def _random_speed(num_rows: int) -> float:
+    """Bytes per second in whole cache lines, of independent reads and writes all over an array like the key state."""
+    array = np.zeros((num_rows, 2), dtype=np.int32)
+    places = np.random.default_rng(0).integers(0, num_rows, 1 << 20)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        _touch(array, places)
+        times.append(time.perf_counter() - start)
+    return LINE_BYTES * len(places) / min(times[1:])
+
+
+@njit(cache=True, nogil=True)
+def _touch(array, places):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    for j in range(len(places)):
+        prefetch_row(array, places[min(j + DISTANCE, len(places) - 1)])
+        array[places[j], 0] += 1
+
+
+def _copy_speed() -> float:
+    """Bytes per second that numpy copies from one large array to another."""
+    source, target = np.ones((2, 1 << 26), dtype=np.uint8)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        target[:] = source
+        times.append(time.perf_counter() - start)
+    return source.nbytes / min(times)

@@ -1,0 +1,221 @@
+"""Committed checkpoints: a full one and the increments up to the one asked for.
+
+The state of a row is in the last of these that has its key: for each checkpoint of the chain, the full one first, the
+servers' files, then the dirty rows in the trainers' caches. Keys do not depend on the topology, so a chain may change
+numbers of servers and trainers on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bagpipe_hpc.checkpoint.dense_file import DenseState, load_dense
+from bagpipe_hpc.checkpoint.durable import file_entry
+from bagpipe_hpc.checkpoint.hdf5 import CHUNK_BYTES, chunk_rows, damaged
+from bagpipe_hpc.checkpoint.layout import (
+    DENSE_FILE,
+    LATEST,
+    MANIFEST,
+    iteration_of,
+    server_file,
+    servers_to_read,
+    trainer_file,
+)
+from bagpipe_hpc.checkpoint.manifest import FileEntry, Manifest, ParentEntry, read_manifest
+from bagpipe_hpc.checkpoint.merge import merge_newest
+from bagpipe_hpc.checkpoint.row_file import CachedRows, RowFile, Rows
+from bagpipe_hpc.checkpoint.tree import Tree
+from bagpipe_hpc.digest import ModelDigest
+from bagpipe_hpc.errors import CheckpointError
+from bagpipe_hpc.sharding import Sharding
+
+_PIECE_BYTES = 16 << 20
+_MERGE_BYTES = 512 << 20  # of the pieces of all files together
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One committed directory, without those it builds on."""
+
+    path: Path
+    manifest: Manifest
+    manifest_sha256: str
+
+    @classmethod
+    def load(cls, path: Path) -> Saved:
+        """Read the manifest.
+
+        Raises:
+            CheckpointError: it is missing, damaged or that of another iteration.
+        """
+        manifest, sha256 = read_manifest(path)
+        if iteration_of(path.resolve().name) not in (None, manifest.iteration):
+            raise CheckpointError(
+                f"{path / MANIFEST} is that of iteration {manifest.iteration}; give the directory its name back"
+            )
+        return cls(path, manifest, sha256)
+
+    @property
+    def as_parent(self) -> ParentEntry:
+        """How an increment refers to this checkpoint."""
+        return ParentEntry(name=self.path.resolve().name, manifest_sha256=self.manifest_sha256)
+
+    def check_file(self, entry: FileEntry, *, content: bool = True) -> None:
+        """Hold a file against the manifest: its size, and its SHA-256 unless content is False.
+
+        Raises:
+            CheckpointError: names the file and what is wrong with it.
+        """
+        path = self.path / entry.name
+        try:
+            num_bytes = path.stat().st_size
+            if num_bytes != entry.num_bytes:
+                raise damaged(path, f"it has {num_bytes} bytes, not {entry.num_bytes}")
+            if content and (found := file_entry(path)).sha256 != entry.sha256:
+                raise damaged(path, f"its SHA-256 is {found.sha256}, not {entry.sha256}")
+        except FileNotFoundError:
+            raise CheckpointError(f"{path} is missing; use another checkpoint") from None
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}; mend permissions or the disk") from error
+
+    def row_files(self) -> list[RowFile]:
+        """All servers' files, then all trainers'."""
+        topology = self.manifest.topology
+        return [*self.server_files(range(topology.servers)), *map(self.trainer_file, range(topology.trainers))]
+
+    def server_files(self, servers: range | list[int]) -> list[RowFile]:
+        """Files of some servers."""
+        return [self._row_file(server_file(server)) for server in servers]
+
+    def trainer_file(self, trainer: int) -> RowFile:
+        """File of one trainer."""
+        return self._row_file(trainer_file(trainer))
+
+    def _row_file(self, name: str) -> RowFile:
+        model = self.manifest.model
+        return RowFile(self.path / name, model.row_width, model.key_space.num_keys)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after an iteration.
+
+    Args:
+        chain: A full checkpoint, then increments, each on the one before it; the last is the one asked for.
+    """
+
+    chain: tuple[Saved, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        """Read the manifests of a checkpoint's chain and see that its files have their sizes.
+
+        Args:
+            path: `.../iteration-...`, or the directory of all checkpoints: then the one named by `latest`.
+        Raises:
+            CheckpointError: a checkpoint of the chain is missing, damaged or was replaced.
+        """
+        chain = [Saved.load(_resolve(path))]
+        while (parent := chain[0].manifest.parent) is not None:
+            saved = Saved.load(chain[0].path.resolve().parent / parent.name)
+            if saved.manifest_sha256 != parent.manifest_sha256:
+                raise CheckpointError(
+                    f"{chain[0].path} is an increment on another {parent.name} than the one beside it, which was "
+                    "written later or is damaged; use another checkpoint"
+                )
+            chain.insert(0, saved)
+        for saved in chain:
+            for entry in saved.manifest.files:
+                saved.check_file(entry, content=False)
+        return cls(tuple(chain))
+
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+        return self.chain[-1].path
+
+    @property
+    def manifest(self) -> Manifest:
+        """Its manifest."""
+        return self.chain[-1].manifest
+
+    def server_rows(self, server: int, num_servers: int) -> Iterator[Rows]:
+        """Rows of one server of a job with any number of servers, cached rows included, in pieces.
+
+        A later piece supersedes an earlier one with the same key: scatter them in order. Only the files that may hold
+        the server's keys are read, each once, from start to end.
+
+        Returns:
+            keys int64 (n,), unique within a piece, of this server; rows float32 (n, row_width).
+        """
+        sharding = Sharding(self.manifest.model.key_space.num_keys, num_servers)
+        for saved in self.chain:
+            topology = saved.manifest.topology
+            files = saved.server_files(servers_to_read(server, num_servers, topology.servers))
+            for file in [*files, *map(saved.trainer_file, range(topology.trainers))]:
+                for keys, rows in file.pieces(self._rows_per_piece(_PIECE_BYTES)):
+                    mine = sharding.server_of(keys) == server
+                    yield (keys, rows) if mine.all() else (keys[mine], rows[mine])
+
+    def cached_rows(self, trainer: int) -> Iterator[CachedRows]:
+        """What was in one trainer's cache, in pieces, by ascending key; for a job of the same topology."""
+        return self.chain[-1].trainer_file(trainer).cached_pieces(self._rows_per_piece(_PIECE_BYTES))
+
+    def trainer_state(self, trainer: int) -> Tree:
+        """What one trainer alone had saved besides its rows."""
+        return self.chain[-1].trainer_file(trainer).state()
+
+    def dense(self) -> DenseState:
+        """Dense parameters and the state of their optimizer."""
+        return load_dense(self.path / DENSE_FILE)
+
+    def extra(self, name: str) -> bytes:
+        """A file written by `PartialCheckpoint.write_extra`, held against its checksum."""
+        try:
+            entry = self.manifest.entry(name)
+        except KeyError:
+            raise CheckpointError(f"{self.path} has no file {name}; use another checkpoint") from None
+        self.chain[-1].check_file(entry)
+        return (self.path / name).read_bytes()
+
+    def merged_rows(self) -> Iterator[Rows]:
+        """Every touched row once, by ascending key, in pieces; memory does not grow with the checkpoint."""
+        files = [file for saved in self.chain for file in saved.row_files()]
+        piece_bytes = min(_PIECE_BYTES, max(4 * CHUNK_BYTES, _MERGE_BYTES // len(files)))
+        return merge_newest([file.pieces(self._rows_per_piece(piece_bytes)) for file in files])
+
+    def digest(self) -> str:
+        """The `model_digest` of a job that ends here."""
+        digest = ModelDigest()
+        digest.add_dense(self.dense().parameters)
+        for keys, rows in self.merged_rows():
+            digest.add_rows(keys, rows)
+        return digest.hexdigest()
+
+    def _rows_per_piece(self, num_bytes: int) -> int:
+        """Whole HDF5 chunks, about num_bytes."""
+        return chunk_rows(self.manifest.model.row_width) * (num_bytes // CHUNK_BYTES)
+
+
+def saved_checkpoints(root: Path) -> list[Path]:
+    """Committed directories, by iteration.
+
+    Raises:
+        CheckpointError: there is no such directory.
+    """
+    try:
+        return sorted(path for path in root.iterdir() if iteration_of(path.name) is not None)
+    except OSError as error:
+        raise CheckpointError(f"{root} cannot be read: {error.strerror}; name a directory of checkpoints") from None
+
+
+def _resolve(path: Path) -> Path:
+    latest = path / LATEST
+    if (path / MANIFEST).exists() or not latest.is_file():
+        return path
+    name = latest.read_text(encoding="utf-8", errors="replace").strip()
+    if iteration_of(name) is None:
+        raise damaged(latest, f"it names {name[:80]!r}, which is no checkpoint")
+    return path / name

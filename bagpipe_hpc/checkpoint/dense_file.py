@@ -1,0 +1,56 @@
+"""dense.h5: dense parameters by name, and the state of their optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bagpipe_hpc.checkpoint.hdf5 import NewHdf5File, damaged, load_array, reading, store_array
+from bagpipe_hpc.checkpoint.tree import Tree, load_tree, store_tree
+
+FORMAT = "bagpipe_hpc.checkpoint.dense"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class DenseState:
+    """Replicated state of the trainers.
+
+    Args:
+        parameters: Dense parameters by name.
+        state: A tree: the dense optimizer's state and whatever else the trainers share.
+    """
+
+    parameters: Mapping[str, NDArray[np.float32]]
+    state: Tree
+
+
+def store_dense(path: Path, dense: DenseState) -> None:
+    """Write a new file."""
+    with NewHdf5File(path) as new:
+        new.h5.attrs.update(format=FORMAT, format_version=FORMAT_VERSION)
+        parameters = new.h5.create_group("parameters")
+        for name, values in dense.parameters.items():
+            store_array(parameters, name, np.asarray(values, dtype=np.float32))
+        store_tree(new.h5.create_group("state"), dense.state)
+
+
+def load_dense(path: Path) -> DenseState:
+    """Read what `store_dense` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or foreign; names it.
+    """
+    with reading(path) as file:
+        found = file.attrs.get("format"), file.attrs.get("format_version")
+        if found != (FORMAT, FORMAT_VERSION):
+            raise damaged(path, f"format and version are {found}, not {(FORMAT, FORMAT_VERSION)}")
+        parameters: dict[str, NDArray[Any]] = {
+            name: load_array(file["parameters"], name) for name in file["parameters"]
+        }
+        return DenseState(parameters, load_tree(file["state"]))

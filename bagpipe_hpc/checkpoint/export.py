@@ -1,0 +1,120 @@
+"""A trained model as plain tensors, for programs that know nothing of this package.
+
+Dense parameters keep their names; table `t` is `embeddings.t.weight`, float32 (num_embeddings, embedding_dim), with
+the initial values of rows that were never touched. Optimizer state is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+from bagpipe_hpc.checkpoint.durable import sync_directory, writing
+from bagpipe_hpc.checkpoint.merge import RowStream
+from bagpipe_hpc.errors import CheckpointError
+from bagpipe_hpc.store.initial import RowInitializer
+
+Format = Literal["safetensors", "torch"]
+Float32Array = NDArray[np.float32]
+
+_PIECE_BYTES = 16 << 20
+
+
+def export(checkpoint: Checkpoint, output: Path, form: Format) -> None:
+    """Write dense parameters and whole tables into one file; it has its name once it is complete.
+
+    Memory does not grow with the tables. `torch` needs the disk space twice while it works.
+
+    Raises:
+        CheckpointError: the output exists or cannot be written, or the checkpoint is damaged.
+    """
+    if output.exists():
+        raise CheckpointError(f"{output} exists; choose another --output or remove it")
+    safetensors, archive = (output.with_name(f".{output.name}.partial-{kind}") for kind in ("safetensors", "torch"))
+    try:
+        with writing(output):
+            _write_safetensors(checkpoint, safetensors)
+            if form == "torch":
+                _write_torch(safetensors, archive)
+            os.replace(archive if form == "torch" else safetensors, output)
+            sync_directory(output.parent)
+    finally:
+        for path in (safetensors, archive):
+            with suppress(OSError):
+                path.unlink()
+
+
+def complete_rows(checkpoint: Checkpoint, rows_per_piece: int) -> Iterator[tuple[str, Float32Array]]:
+    """Embeddings of every row of every table, in key order: table name, float32 (at most rows_per_piece, dim)."""
+    model = checkpoint.manifest.model
+    initializer = RowInitializer(model.key_space, model.embedding_dim, model.seed)
+    touched = RowStream(checkpoint.merged_rows())
+    offsets = model.key_space.table_offsets.tolist()
+    for table, start, stop in zip(model.tables, offsets, offsets[1:], strict=False):
+        for first in range(start, stop, rows_per_piece):
+            end = min(first + rows_per_piece, stop)
+            embeddings = np.empty((end - first, model.embedding_dim), dtype=np.float32)
+            initializer.fill(np.arange(first, end), embeddings)
+            for keys, rows in touched.take_all(end):
+                embeddings[keys - first] = rows[:, : model.embedding_dim]
+            yield table.name, embeddings
+
+
+def _write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
+    """An 8-byte little-endian length, a JSON header with name, type, shape and place of each tensor, then the bytes."""
+    model, dense = checkpoint.manifest.model, checkpoint.dense().parameters
+    shapes = {name: values.shape for name, values in dense.items()}
+    shapes |= {_table_name(table.name): (table.num_embeddings, model.embedding_dim) for table in model.tables}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", "iteration": str(checkpoint.manifest.iteration)}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for values in dense.values():
+            file.write(values.astype("<f4").tobytes())
+        for _, embeddings in complete_rows(checkpoint, max(1, _PIECE_BYTES // (4 * model.embedding_dim))):
+            file.write(embeddings.astype("<f4", copy=False).data)
+        _sync(file)
+
+
+def _table_name(table: str) -> str:
+    return f"embeddings.{table}.weight"
+
+
+def _write_torch(safetensors: Path, path: Path) -> None:
+    """A dictionary of tensors for `torch.load`; they are mapped from a safetensors file, not read into memory."""
+    import torch
+
+    with open(safetensors, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    del header["__metadata__"]
+    tensors = {}
+    for name, place in header.items():
+        start = 8 + length + place["data_offsets"][0]
+        shape = tuple(place["shape"])
+        # Copy-on-write, as torch has no read-only tensors; nothing is written.
+        mapped = np.memmap(safetensors, np.dtype("<f4"), "c", offset=start, shape=(math.prod(shape),))
+        tensors[name] = torch.from_numpy(mapped).view(shape)
+    with open(path, "wb") as file:
+        torch.save(tensors, file)
+        _sync(file)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,142 @@
+"""HDF5 files that fail cleanly.
+
+*Writing.* The HDF5 library cannot close a file whose disk is full, and may crash the process at exit. So it writes
+through a sink that keeps the first error to itself and swallows what follows; the writer asks for it.
+
+*Reading.* All metadata and all chunks carry checksums; whatever is wrong becomes an error that names the file.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from bagpipe_hpc.checkpoint.durable import cannot_write, writing
+from bagpipe_hpc.errors import CheckpointError
+
+CHUNK_BYTES = 1 << 18  # of rows; a file takes whole chunks, however few its rows
+
+_LIBVER = ("v110", "v110")  # checksums in all metadata
+_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError)
+
+
+class _Sink(io.FileIO):
+    """A file that never fails to be written; the first error is in `fault`."""
+
+    fault: OSError | None = None
+
+    def write(self, content: Any, /) -> int:
+        view = memoryview(content)
+        try:
+            written = 0
+            while self.fault is None and written < len(view):
+                written += super().write(view[written:]) or 0
+        except OSError as error:
+            self.fault = error
+        return len(view)
+
+    def readinto(self, target: Any, /) -> int:
+        """What a swallowed write left out reads as zeros."""
+        view = memoryview(target)
+        num_read = super().readinto(view) or 0
+        view[num_read:] = bytes(len(view) - num_read)
+        return len(view)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.fault = self.fault or error
+            return size or 0
+
+
+class NewHdf5File:
+    """An HDF5 file being written; on disk, data and length, once the `with` block was left without an error.
+
+    Args:
+        path: The file; must not exist.
+    Raises:
+        CheckpointError: the file cannot be written; names it and the cause.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with writing(path):
+            self._sink = _Sink(path, "x+")
+        self.h5 = h5py.File(self._sink, "w", libver=_LIBVER, rdcc_nbytes=16 * CHUNK_BYTES)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Raise, at the end of the block, what went wrong so far."""
+        try:
+            yield
+        except _ERRORS:
+            self._check()  # HDF5 may stumble over what a swallowed write left out
+            raise
+        self._check()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with writing(self.path) if kind is None else suppress(*_ERRORS, CheckpointError), self._sink:
+            with self.writing():
+                self.h5.close()
+            os.fsync(self._sink.fileno())
+
+    def _check(self) -> None:
+        if self._sink.fault is not None:
+            raise cannot_write(self.path, self._sink.fault)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[h5py.File]:
+    """Open a file; errors of HDF5 inside the block are faults of the file.
+
+    Raises:
+        CheckpointError: names the file and the fault.
+    """
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            yield file
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; use another checkpoint") from None
+    except PermissionError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; mend permissions") from error
+    except _ERRORS as error:
+        raise damaged(path, " ".join(str(error).split())) from error
+
+
+def damaged(path: Path, fault: str) -> CheckpointError:
+    """What to say of a file that is not as it was written."""
+    return CheckpointError(f"{path} is damaged: {fault}; use another checkpoint")
+
+
+def chunk_rows(row_width: int) -> int:
+    """Rows of an HDF5 chunk; keys and slots are chunked alike."""
+    return max(1, CHUNK_BYTES // (4 * row_width))
+
+
+def store_array(group: h5py.Group, name: str, array: NDArray[Any]) -> None:
+    """Write an array of numbers of any shape."""
+    if array.dtype.kind not in "biuf":
+        raise CheckpointError(f"{name}: arrays of {array.dtype} cannot be saved; save numbers only")
+    # HDF5 has chunks, and so checksums, only where there is an element and an axis.
+    group.create_dataset(name, data=array, fletcher32=array.ndim > 0 and array.size > 0)
+
+
+def load_array(group: h5py.Group, name: str) -> NDArray[Any]:
+    """What `store_array` wrote."""
+    array: NDArray[Any] = np.asarray(group[name][()])
+    return array

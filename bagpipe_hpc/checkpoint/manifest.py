@@ -1,0 +1,202 @@
+"""manifest.json: what a checkpoint holds, and the checksum of every file of it. It is written last."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from bagpipe_hpc.checkpoint.layout import MANIFEST, files_of, iteration_of
+from bagpipe_hpc.data.schema import Name
+from bagpipe_hpc.data.shard import first_fault
+from bagpipe_hpc.errors import CheckpointError
+from bagpipe_hpc.sharding import KeySpace
+
+FORMAT: Final = "bagpipe_hpc.checkpoint"
+FORMAT_VERSION: Final = 1
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+RowEncoding = Literal["float32", "bfloat16"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Part):
+    """One file, as its writer left it."""
+
+    name: Name
+    num_bytes: NonNegativeInt
+    sha256: Sha256
+
+
+class TableEntry(_Part):
+    """One embedding table."""
+
+    name: str
+    num_embeddings: PositiveInt
+
+
+class StateEntry(_Part):
+    """Columns of a row behind the embedding, in order."""
+
+    name: str
+    columns: PositiveInt
+
+
+class ModelEntry(_Part):
+    """What a job must agree on with a checkpoint to continue from it."""
+
+    name: str
+    num_dense: NonNegativeInt
+    tables: tuple[TableEntry, ...] = Field(min_length=1)
+    embedding_dim: PositiveInt
+    row_optimizer: str
+    row_state: tuple[StateEntry, ...] = ()
+    dense_optimizer: str
+    seed: NonNegativeInt
+
+    @property
+    def row_width(self) -> int:
+        """float32 columns of a row: embedding and optimizer state."""
+        return self.embedding_dim + sum(state.columns for state in self.row_state)
+
+    @property
+    def key_space(self) -> KeySpace:
+        """Keys over all tables."""
+        return KeySpace(tuple(table.num_embeddings for table in self.tables))
+
+
+class TopologyEntry(_Part):
+    """Ranks that wrote the checkpoint."""
+
+    servers: PositiveInt
+    trainers: PositiveInt
+
+
+class PositionEntry(_Part):
+    """The first training sample that is not part of the state."""
+
+    epoch: NonNegativeInt
+    sample: NonNegativeInt
+
+
+class ParentEntry(_Part):
+    """The checkpoint an increment builds on; the hash is that of its manifest.json."""
+
+    name: str
+    manifest_sha256: Sha256
+
+
+class Manifest(_Part):
+    """Content of manifest.json."""
+
+    format: Literal["bagpipe_hpc.checkpoint"] = FORMAT
+    format_version: Literal[1] = FORMAT_VERSION
+    iteration: NonNegativeInt
+    generation: NonNegativeInt
+    parent: ParentEntry | None = None  # None: a full checkpoint
+    depth: NonNegativeInt = 0  # increments between this checkpoint and its full one, itself included
+    created: datetime
+    topology: TopologyEntry
+    window: NonNegativeInt
+    prefetch_depth: NonNegativeInt
+    cache_rows: PositiveInt
+    model: ModelEntry
+    position: PositionEntry
+    config: dict[str, JsonValue] = {}  # all settings of the job; for readers, not for programs
+    versions: dict[str, str] = {}  # of bagpipe_hpc, torch, MPI
+    files: tuple[FileEntry, ...]
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Manifest:
+        names = [entry.name for entry in self.files]
+        if len(set(names)) != len(names):
+            raise ValueError("a file is listed twice")
+        missing = sorted(set(files_of(self.topology.servers, self.topology.trainers)) - set(names))
+        if missing:
+            raise ValueError(f"files lacks {', '.join(missing)}")
+        if (self.parent is None) != (self.depth == 0):
+            raise ValueError("depth must be 0 exactly where there is no parent")
+        if self.parent is not None:
+            parent_iteration = iteration_of(self.parent.name)
+            if parent_iteration is None or parent_iteration >= self.iteration:
+                raise ValueError(f"parent {self.parent.name!r} must name a checkpoint of an earlier iteration")
+        return self
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.num_bytes for entry in self.files)
+
+    def entry(self, name: str) -> FileEntry:
+        """The file of that name; KeyError where there is none."""
+        return {entry.name: entry for entry in self.files}[name]
+
+    def to_json(self) -> bytes:
+        """Content of manifest.json."""
+        return self.model_dump_json(indent=2).encode() + b"\n"
+
+
+def read_manifest(directory: Path) -> tuple[Manifest, str]:
+    """The manifest of a committed checkpoint, and the SHA-256 of its file.
+
+    Raises:
+        CheckpointError: it is missing, or not one of this version's.
+    """
+    path = directory / MANIFEST
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        why = "is missing: this is no checkpoint, or it lost its manifest" if directory.is_dir() else "does not exist"
+        raise CheckpointError(f"{path} {why}; name a directory `iteration-...`, or one with such directories") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; mend permissions or the path") from None
+    try:
+        return Manifest.model_validate_json(content), hashlib.sha256(content).hexdigest()
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{path} is damaged, or not of this version of the format ({first_fault(error)}); use another checkpoint"
+        ) from None
+
+
+def require_same_model(saved: ModelEntry, wanted: ModelEntry) -> None:
+    """Refuse to continue with other tables, dimensions or optimizers.
+
+    Raises:
+        CheckpointError: names every field that differs, with both values.
+    """
+    differences = list(_differences("model", saved.model_dump(mode="json"), wanted.model_dump(mode="json")))
+    if differences:
+        raise CheckpointError(
+            f"the job contradicts the checkpoint: {'; '.join(differences)}; continue with the settings and data set of "
+            "the checkpoint, or start without --resume"
+        )
+
+
+def _differences(name: str, saved: Any, wanted: Any) -> Iterator[str]:
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        for key in saved:
+            yield from _differences(f"{name}.{key}", saved[key], wanted[key])
+    elif isinstance(saved, list) and isinstance(wanted, list):
+        if len(saved) != len(wanted):
+            yield f"{name} has {len(saved)} entries in the checkpoint, {len(wanted)} in the job"
+        for index, (mine, others) in enumerate(zip(saved, wanted, strict=False)):
+            yield from _differences(f"{name}[{index}]", mine, others)
+    elif saved != wanted:
+        yield f"{name} is {saved!r} in the checkpoint, {wanted!r} in the job"

@@ -1,0 +1,73 @@
+"""Merging sorted streams of rows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = tuple[NDArray[np.int64], NDArray[np.float32]]
+
+
+class RowStream:
+    """Sorted pieces of rows, taken by key.
+
+    Args:
+        pieces: keys int64 (n,) ascending strictly, also from piece to piece; rows float32 (n, row_width).
+    """
+
+    def __init__(self, pieces: Iterator[Rows]) -> None:
+        self._pieces = pieces
+        self._head: Rows | None = None
+
+    def fill(self) -> bool:
+        """Have a row at hand; False at the end."""
+        while self._head is None or len(self._head[0]) == 0:
+            self._head = next(self._pieces, None)
+            if self._head is None:
+                return False
+        return True
+
+    @property
+    def last_key(self) -> int:
+        """Greatest key at hand; only after a `fill` that returned True."""
+        assert self._head is not None
+        return int(self._head[0][-1])
+
+    def take(self, end_key: int) -> Rows:
+        """The rows at hand with keys below end_key."""
+        assert self._head is not None
+        keys, rows = self._head
+        stop = int(np.searchsorted(keys, end_key))
+        self._head = keys[stop:], rows[stop:]
+        return keys[:stop], rows[:stop]
+
+    def take_all(self, end_key: int) -> Iterator[Rows]:
+        """All rows with keys below end_key, in pieces."""
+        while self.fill():
+            keys, rows = self.take(end_key)
+            if len(keys) == 0:
+                return
+            yield keys, rows
+
+
+def merge_newest(streams: Sequence[Iterator[Rows]]) -> Iterator[Rows]:
+    """One stream of the rows of several, by ascending key; of equal keys the row of the last stream stays.
+
+    Holds one piece of each stream.
+    """
+    live = [RowStream(stream) for stream in streams]
+    while live := [stream for stream in live if stream.fill()]:
+        # Up to this key nothing can still come that is not at hand.
+        end_key = min(stream.last_key for stream in live) + 1
+        keys, rows = _concatenate([stream.take(end_key) for stream in live])
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        is_newest = np.append(keys[1:] != keys[:-1], True)
+        yield keys[is_newest], rows[order[is_newest]]
+
+
+def _concatenate(pieces: list[Rows]) -> Rows:
+    keys, rows = zip(*pieces, strict=True)
+    return np.concatenate(keys), np.concatenate(rows)

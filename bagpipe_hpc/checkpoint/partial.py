@@ -1,0 +1,180 @@
+"""A checkpoint that is being written, and the one rename that commits it.
+
+        rank 0                            every rank, itself included
+    1   create()  -- barrier -->
+    2                                     write its files; each is fsynced, then hashed
+    3   gather file entries  <-----
+    4   commit(manifest)
+            manifest.json written, fsynced; then the directory fsynced
+            .partial-... renamed to iteration-...; then the parent directory fsynced
+            `latest` written beside, fsynced, renamed; then the parent directory fsynced
+    5   barrier: a row counts as saved only now
+
+A power failure at any moment leaves the previous checkpoint and `latest` as they were, or the new ones whole. If any
+rank fails in 2, rank 0 calls discard() instead of 4.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bagpipe_hpc.checkpoint.dense_file import DenseState, store_dense
+from bagpipe_hpc.checkpoint.durable import (
+    discard_directory,
+    file_entry,
+    replace_durably,
+    set_aside,
+    sync_directory,
+    write_durably,
+    writing,
+)
+from bagpipe_hpc.checkpoint.generation import require_newest
+from bagpipe_hpc.checkpoint.layout import (
+    DENSE_FILE,
+    LATEST,
+    MANIFEST,
+    checkpoint_name,
+    generation_of_partial,
+    partial_name,
+    server_file,
+    trainer_file,
+)
+from bagpipe_hpc.checkpoint.manifest import FileEntry, Manifest
+from bagpipe_hpc.checkpoint.row_file import CachedRows, RowFileWriter, RowOptions, Rows
+from bagpipe_hpc.checkpoint.tree import Tree
+from bagpipe_hpc.errors import CheckpointError
+
+EXACT = RowOptions()
+
+
+@dataclass(frozen=True)
+class PartialCheckpoint:
+    """One checkpoint being written; every rank has an equal one. No method communicates.
+
+    Args:
+        root: The checkpoint directory, on a file system that all ranks share.
+        generation: From `claim_generation`.
+        iteration: The state after this iteration.
+        row_width: float32 columns of a row.
+
+    Every method raises FencedError where a later incarnation owns the directory, and CheckpointError, naming the file,
+    where one cannot be written.
+    """
+
+    root: Path
+    generation: int
+    iteration: int
+    row_width: int
+
+    @property
+    def path(self) -> Path:
+        """Where files are written."""
+        return self.root / partial_name(self.generation, self.iteration)
+
+    @property
+    def committed_path(self) -> Path:
+        """Where they are once committed."""
+        return self.root / checkpoint_name(self.iteration)
+
+    def create(self) -> None:
+        """Make the directory; what earlier attempts of this generation left is removed (rank 0, first)."""
+        require_newest(self.root, self.generation)
+        with writing(self.path):
+            for path in list(self.root.iterdir()):
+                if generation_of_partial(path.name) == self.generation:
+                    discard_directory(path)
+            self.path.mkdir()
+        # Again: a later incarnation removes the directories it finds, but could not find this one a moment ago.
+        require_newest(self.root, self.generation)
+
+    def write_server(self, server: int, pieces: Iterable[Rows], options: RowOptions = EXACT) -> FileEntry:
+        """Write a server's rows.
+
+        Args:
+            server: Server index.
+            pieces: keys int64 (n,), rows float32 (n, row_width); ascending, also from piece to piece. Touched rows of
+                the shard; in an increment those changed since the parent.
+            options: How rows are stored.
+        """
+        require_newest(self.root, self.generation)
+        path = self.path / server_file(server)
+        with RowFileWriter(path, self.row_width, options, is_cache=False) as writer:
+            for keys, rows in pieces:
+                writer.append(keys, rows)
+        return self._entry(path)
+
+    def write_trainer(
+        self, trainer: int, pieces: Iterable[CachedRows], state: Tree = None, options: RowOptions = EXACT
+    ) -> FileEntry:
+        """Write all rows in a trainer's cache, in increments too, and what else this trainer alone needs to go on."""
+        require_newest(self.root, self.generation)
+        path = self.path / trainer_file(trainer)
+        with RowFileWriter(path, self.row_width, options, is_cache=True) as writer:
+            for piece in pieces:
+                writer.append_cached(piece)
+            writer.store_state(state)
+        return self._entry(path)
+
+    def write_dense(self, dense: DenseState) -> FileEntry:
+        """Write the replicated state (one trainer)."""
+        require_newest(self.root, self.generation)
+        store_dense(self.path / DENSE_FILE, dense)
+        return self._entry(self.path / DENSE_FILE)
+
+    def write_extra(self, name: str, content: bytes) -> FileEntry:
+        """Write any other file that belongs to the checkpoint, such as the metric history."""
+        require_newest(self.root, self.generation)
+        with writing(self.path / name):
+            write_durably(self.path / name, content)
+        return self._entry(self.path / name)
+
+    def commit(self, manifest: Manifest) -> Path:
+        """Make the checkpoint visible, all at once (rank 0, after every rank has written its files).
+
+        Returns:
+            The committed directory. One of the same iteration, from an abandoned run, is replaced.
+        """
+        self._require_own(manifest)
+        require_newest(self.root, self.generation)
+        with writing(self.path / MANIFEST):
+            write_durably(self.path / MANIFEST, manifest.to_json())
+            sync_directory(self.path)
+        require_newest(self.root, self.generation)
+        with writing(self.committed_path):
+            self._take_name()
+            sync_directory(self.root)
+        require_newest(self.root, self.generation)
+        with writing(self.root / LATEST):
+            replace_durably(self.root / LATEST, self.committed_path.name.encode() + b"\n")
+        return self.committed_path
+
+    def discard(self) -> None:
+        """Give up; nothing committed changes (rank 0, when all ranks have stopped writing)."""
+        with writing(self.path):
+            discard_directory(self.path)
+
+    def _take_name(self) -> None:
+        replaced = set_aside(self.committed_path)
+        try:
+            self.path.rename(self.committed_path)
+        except OSError:  # a later incarnation took the partial directory away: what it may have committed stays
+            if replaced is not None:
+                replaced.rename(self.committed_path)
+            raise
+        if replaced is not None:
+            shutil.rmtree(replaced, ignore_errors=True)
+
+    def _entry(self, path: Path) -> FileEntry:
+        with writing(path):
+            return file_entry(path)
+
+    def _require_own(self, manifest: Manifest) -> None:
+        mine = self.generation, self.iteration, self.row_width
+        given = manifest.generation, manifest.iteration, manifest.model.row_width
+        if mine != given:
+            raise CheckpointError(
+                f"{self.path}: the manifest is of (generation, iteration, row width) {given}, the files are of {mine}"
+            )

@@ -1,0 +1,67 @@
+"""Which checkpoints to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bagpipe_hpc.checkpoint.checkpoint import Saved, saved_checkpoints
+from bagpipe_hpc.checkpoint.durable import discard_directory, sync_directory, writing
+from bagpipe_hpc.checkpoint.layout import iteration_of
+from bagpipe_hpc.errors import CheckpointError
+
+
+def names_to_keep(
+    newest_first: Sequence[str], parents: Mapping[str, str | None], keep_last: int, keep_every: int | None
+) -> set[str]:
+    """The `keep_last` newest, those whose iteration is a multiple of `keep_every`, and all that these build on. Pure.
+
+    Args:
+        newest_first: Names of checkpoints.
+        parents: Of each the name of the one it is an increment on, or None.
+        keep_last: At least 1.
+        keep_every: None keeps none for its iteration.
+    Raises:
+        CheckpointError: keep_last or keep_every below 1.
+    """
+    if keep_last < 1 or (keep_every is not None and keep_every < 1):
+        raise CheckpointError(f"keep_last is {keep_last} and keep_every {keep_every}, but both must be at least 1")
+    wanted = list(newest_first[:keep_last])
+    if keep_every:
+        wanted += [name for name in newest_first if (iteration_of(name) or 0) % keep_every == 0]
+    kept: set[str] = set()
+    for name in wanted:
+        link: str | None = name
+        while link is not None and link not in kept:
+            kept.add(link)
+            link = parents.get(link)
+    return kept
+
+
+def prune(root: Path, keep_last: int, keep_every: int | None = None) -> list[Path]:
+    """Delete the checkpoints that need not be kept, increments before what they build on.
+
+    A directory without a readable manifest is neither counted nor deleted.
+
+    Returns:
+        What was deleted.
+    Raises:
+        CheckpointError: a setting below 1, or the directory cannot be written.
+    """
+    saved = [found for path in saved_checkpoints(root) if (found := _load(path)) is not None]
+    saved.sort(key=lambda found: (found.manifest.generation, found.manifest.iteration), reverse=True)
+    parents = {found.path.name: found.manifest.parent.name if found.manifest.parent else None for found in saved}
+    kept = names_to_keep([found.path.name for found in saved], parents, keep_last, keep_every)
+    doomed = sorted((found.path for found in saved if found.path.name not in kept), reverse=True)
+    with writing(root):
+        for path in doomed:
+            discard_directory(path)
+        sync_directory(root)
+    return doomed
+
+
+def _load(path: Path) -> Saved | None:
+    try:
+        return Saved.load(path)
+    except CheckpointError:
+        return None

@@ -1,0 +1,228 @@
+"""Rows by key, in a file: those of one embedding server, or those in one trainer's cache.
+
+Keys ascend strictly. A trainer's file also has the slot of each row, and whether the row is *dirty*: updated since it
+was fetched, so that it supersedes the server's row of the same key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from bagpipe_hpc.checkpoint.hdf5 import NewHdf5File, chunk_rows, damaged, reading
+from bagpipe_hpc.checkpoint.manifest import RowEncoding
+from bagpipe_hpc.checkpoint.merge import Rows
+from bagpipe_hpc.checkpoint.tree import Tree, load_tree, store_tree
+from bagpipe_hpc.errors import CheckpointError
+
+FORMAT = "bagpipe_hpc.checkpoint.rows"
+FORMAT_VERSION = 1
+
+Float32Array = NDArray[np.float32]
+Int64Array = NDArray[np.int64]
+
+Compression = Literal["gzip", "lzf"]
+
+_NAN_BITS = np.uint16(0x7FC0)
+_STATE = "state"
+_VERIFY_ROWS = 1 << 20
+_ROW_DTYPES: dict[str, DTypeLike] = {"float32": np.float32, "bfloat16": np.uint16}
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """How rows are stored.
+
+    Args:
+        encoding: "bfloat16" rounds every column to 16 bits: half the bytes, and no longer the exact state.
+        compression: None, "lzf" or "gzip".
+    """
+
+    encoding: RowEncoding = "float32"
+    compression: Compression | None = None
+
+
+@dataclass(frozen=True)
+class CachedRows:
+    """Rows in a trainer's cache.
+
+    keys int64 (n,) ascending, slots int32 (n,), dirty bool (n,), rows float32 (n, row_width).
+    """
+
+    keys: Int64Array
+    slots: NDArray[np.int32]
+    dirty: NDArray[np.bool_]
+    rows: Float32Array
+
+
+class RowFileWriter:
+    """Appends rows to a new file piece by piece; memory does not grow with the file.
+
+    Args:
+        path: The file; must not exist.
+        row_width: float32 columns of a row.
+        options: How rows are stored.
+        is_cache: Whether rows have slots.
+    Raises:
+        CheckpointError: keys that do not ascend; a file that cannot be written.
+    """
+
+    def __init__(self, path: Path, row_width: int, options: RowOptions, *, is_cache: bool) -> None:
+        self._options = options
+        self._num_rows = 0
+        self._last_key = -1
+        self._new = NewHdf5File(path)
+        columns = _columns(_ROW_DTYPES[options.encoding], row_width, is_cache=is_cache)
+        self._datasets = {name: self._create(name, *column, chunk_rows(row_width)) for name, column in columns.items()}
+
+    def append(self, keys: Int64Array, rows: Float32Array) -> None:
+        """Add rows of a server."""
+        self._append(keys, {"rows": self._encoded(rows)})
+
+    def append_cached(self, piece: CachedRows) -> None:
+        """Add rows of a cache."""
+        columns = {"slots": piece.slots, "dirty": piece.dirty, "rows": self._encoded(piece.rows)}
+        self._append(piece.keys, columns)
+
+    def store_state(self, state: Tree) -> None:
+        """Add what else the rank needs to go on, such as its random number generators."""
+        store_tree(self._new.h5.create_group(_STATE), state)
+
+    def __enter__(self) -> RowFileWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is None:
+            self._new.h5.attrs.update(
+                format=FORMAT, format_version=FORMAT_VERSION, num_rows=self._num_rows, encoding=self._options.encoding
+            )
+        self._new.__exit__(kind, *rest)
+
+    def _create(self, name: str, dtype: DTypeLike, width: tuple[int, ...], rows_per_chunk: int) -> h5py.Dataset:
+        return self._new.h5.create_dataset(
+            name,
+            (0, *width),
+            dtype,
+            maxshape=(None, *width),
+            chunks=(rows_per_chunk, *width),
+            compression=self._options.compression,
+            shuffle=self._options.compression is not None,
+            fletcher32=True,
+        )
+
+    def _append(self, keys: Int64Array, columns: dict[str, NDArray[Any]]) -> None:
+        if len(keys) == 0:
+            return
+        if keys[0] <= self._last_key or (np.diff(keys) <= 0).any():
+            raise CheckpointError(f"{self._new.path}: keys must ascend, but those from {keys[0]} on do not")
+        self._last_key = int(keys[-1])
+        stop = self._num_rows + len(keys)
+        with self._new.writing():
+            for name, values in {"keys": keys, **columns}.items():
+                self._datasets[name].resize(stop, axis=0)
+                self._datasets[name][self._num_rows :] = values
+        self._num_rows = stop
+
+    def _encoded(self, rows: Float32Array) -> NDArray[Any]:
+        return rows if self._options.encoding == "float32" else to_bfloat16(rows)
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A file that `RowFileWriter` made.
+
+    Args:
+        path: The file.
+        row_width: Columns its rows must have.
+        num_keys: Keys must lie in [0, num_keys).
+    """
+
+    path: Path
+    row_width: int
+    num_keys: int
+
+    def pieces(self, rows_per_piece: int) -> Iterator[Rows]:
+        """Rows in ascending key order; of a cache only the dirty ones.
+
+        The file is open only while a piece is read, so that any number of files can be read side by side.
+
+        Raises:
+            CheckpointError: the file is missing, damaged or foreign; names it.
+        """
+        for columns in self._read(("keys", "rows", "dirty"), rows_per_piece):
+            keys, rows, dirty = columns["keys"], columns["rows"], columns.get("dirty")
+            yield (keys, rows) if dirty is None else (keys[dirty], rows[dirty])
+
+    def cached_pieces(self, rows_per_piece: int) -> Iterator[CachedRows]:
+        """All rows of a cache, in ascending key order."""
+        for columns in self._read(("keys", "rows", "slots", "dirty"), rows_per_piece):
+            yield CachedRows(**columns)
+
+    def state(self) -> Tree:
+        """What `store_state` wrote."""
+        with reading(self.path) as file:
+            return load_tree(file[_STATE])
+
+    def num_rows(self) -> int:
+        """Rows in the file."""
+        with reading(self.path) as file:
+            return self._checked_num_rows(file)
+
+    def verify(self) -> None:
+        """See that the file has the structure of its format and its keys ascend; raises CheckpointError if not."""
+        for _ in self._read(("keys",), _VERIFY_ROWS):
+            pass
+
+    def _read(self, names: tuple[str, ...], rows_per_piece: int) -> Iterator[dict[str, Any]]:
+        start, last_key, num_rows = 0, -1, self.num_rows()
+        while start < num_rows:
+            with reading(self.path) as file:
+                columns = {name: file[name][start : start + rows_per_piece] for name in names if name in file}
+            keys = columns["keys"]
+            if keys[0] <= last_key or keys[-1] >= self.num_keys or (np.diff(keys) <= 0).any():
+                raise damaged(self.path, f"keys from row {start} on do not ascend within [0, {self.num_keys})")
+            if "rows" in columns and columns["rows"].dtype == np.uint16:
+                columns["rows"] = from_bfloat16(columns["rows"])
+            yield columns
+            start, last_key = start + len(keys), int(keys[-1])
+
+    def _checked_num_rows(self, file: h5py.File) -> int:
+        found = file.attrs.get("format"), file.attrs.get("format_version")
+        if found != (FORMAT, FORMAT_VERSION):
+            raise damaged(self.path, f"format and version are {found}, not {(FORMAT, FORMAT_VERSION)}")
+        num_rows = int(file.attrs["num_rows"])
+        row_dtype = _ROW_DTYPES[file.attrs["encoding"]]
+        expected = _columns(row_dtype, self.row_width, is_cache="slots" in file or "dirty" in file)
+        for name, (dtype, width) in expected.items():
+            if file[name].dtype != dtype or file[name].shape != (num_rows, *width):
+                raise damaged(
+                    self.path,
+                    f"/{name} is {file[name].dtype} of shape {file[name].shape}, not {np.dtype(dtype)} of "
+                    f"{(num_rows, *width)}",
+                )
+        return num_rows
+
+
+def _columns(row_dtype: DTypeLike, row_width: int, *, is_cache: bool) -> dict[str, tuple[DTypeLike, tuple[int, ...]]]:
+    """Datasets of a file: dtype and shape of an element."""
+    columns: dict[str, tuple[DTypeLike, tuple[int, ...]]] = {"keys": (np.int64, ()), "rows": (row_dtype, (row_width,))}
+    return columns | {"slots": (np.int32, ()), "dirty": (np.bool_, ())} if is_cache else columns
+
+
+def to_bfloat16(rows: Float32Array) -> NDArray[np.uint16]:
+    """The upper halves of float32 patterns, rounded to nearest, ties to even."""
+    bits = np.ascontiguousarray(rows).view(np.uint32)
+    rounded = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+    rounded[np.isnan(rows)] = _NAN_BITS
+    return rounded
+
+
+def from_bfloat16(halves: NDArray[np.uint16]) -> Float32Array:
+    """float32 values of upper halves."""
+    return (halves.astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -1,0 +1,65 @@
+"""Nested settings and arrays (an optimizer's state, a random number generator's) in an HDF5 group, without pickle.
+
+Arrays are datasets `0`, `1`, ...; dataset `tree` is UTF-8 JSON with `{"array": "0"}` in their places. Containers are
+`{"dict": [[key, value], ...]}`, `{"list": [...]}` and `{"tuple": [...]}`, so that keys keep their types and order.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeAlias
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from bagpipe_hpc.checkpoint.hdf5 import load_array, store_array
+from bagpipe_hpc.errors import CheckpointError
+
+Tree: TypeAlias = Any
+"""None, bool, int, float, str, an array of numbers, or a dict (keys: int or str), list or tuple of trees."""
+
+_SKELETON = "tree"
+
+
+def store_tree(group: h5py.Group, tree: Tree) -> None:
+    """Write a tree into an empty group.
+
+    Raises:
+        CheckpointError: a value of another type; names the type.
+    """
+    arrays: list[NDArray[Any]] = []
+    skeleton = json.dumps(_encode(tree, arrays)).encode()
+    for index, array in enumerate(arrays):
+        store_array(group, str(index), array)
+    store_array(group, _SKELETON, np.frombuffer(skeleton, dtype=np.uint8))
+
+
+def load_tree(group: h5py.Group) -> Tree:
+    """What `store_tree` wrote; errors of HDF5 or ValueError, KeyError, TypeError where it is damaged."""
+    return _decode(json.loads(load_array(group, _SKELETON).tobytes()), group)
+
+
+def _encode(tree: Tree, arrays: list[NDArray[Any]]) -> Any:
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    if isinstance(tree, np.ndarray):
+        arrays.append(tree)
+        return {"array": str(len(arrays) - 1)}
+    if isinstance(tree, dict) and all(isinstance(key, int | str) for key in tree):
+        return {"dict": [[key, _encode(value, arrays)] for key, value in tree.items()]}
+    if isinstance(tree, list | tuple):
+        return {"list" if isinstance(tree, list) else "tuple": [_encode(value, arrays) for value in tree]}
+    raise CheckpointError(f"a {type(tree).__name__} cannot be saved; convert it to numbers, text, arrays or containers")
+
+
+def _decode(node: Any, group: h5py.Group) -> Tree:
+    if not isinstance(node, dict):
+        return node
+    [(kind, content)] = node.items()
+    if kind == "array":
+        return load_array(group, content)
+    if kind == "dict":
+        return {key: _decode(value, group) for key, value in content}
+    values = (_decode(value, group) for value in content)
+    return {"list": list, "tuple": tuple}[kind](values)

@@ -1,0 +1,85 @@
+"""Is a checkpoint good? And which is the newest that is?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, Saved, saved_checkpoints
+from bagpipe_hpc.errors import CheckpointError
+
+
+class Verifier:
+    """Reads every byte of a checkpoint; a directory that several checkpoints build on is read once."""
+
+    def __init__(self) -> None:
+        self._faults: dict[tuple[Path, str], CheckpointError | None] = {}
+
+    def verify(self, path: Path) -> Checkpoint:
+        """See that every file of the chain has the checksum of its manifest and the structure of its format.
+
+        Raises:
+            CheckpointError: names the first file at fault, and the fault.
+        """
+        checkpoint = Checkpoint.open(path)
+        for saved in checkpoint.chain:
+            fault = self._fault(saved)
+            if fault is not None:
+                raise fault
+        return checkpoint
+
+    def _fault(self, saved: Saved) -> CheckpointError | None:
+        key = saved.path.resolve(), saved.manifest_sha256
+        if key not in self._faults:
+            try:
+                _verify(saved)
+                self._faults[key] = None
+            except CheckpointError as error:
+                self._faults[key] = error
+        return self._faults[key]
+
+
+def _verify(saved: Saved) -> None:
+    for entry in saved.manifest.files:
+        saved.check_file(entry)
+    for file in saved.row_files():
+        file.verify()
+    Checkpoint((saved,)).dense()
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A checkpoint that is not good, and why."""
+
+    path: Path
+    fault: str
+
+
+def newest_good(
+    root: Path, verify: Callable[[Path], Checkpoint] | None = None
+) -> tuple[Checkpoint | None, list[Rejected]]:
+    """The newest checkpoint that verifies, and the newer ones that did not.
+
+    Newest is the one of the latest generation, of these the one of the highest iteration: a job that went back to an
+    earlier checkpoint goes on from what it wrote since. `latest` is not consulted.
+
+    Args:
+        root: Directory of checkpoints; may be absent or empty.
+        verify: Raises CheckpointError for a bad one; default: `Verifier`, which reads every byte.
+    """
+    verify = verify or Verifier().verify
+    rejected: list[Rejected] = []
+    candidates: list[tuple[int, int, Path]] = []
+    for path in reversed(saved_checkpoints(root)) if root.exists() else []:
+        try:
+            manifest = Saved.load(path).manifest
+            candidates.append((manifest.generation, manifest.iteration, path))
+        except CheckpointError as error:
+            rejected.append(Rejected(path, str(error)))
+    for _, _, path in sorted(candidates, reverse=True):
+        try:
+            return verify(path), rejected
+        except CheckpointError as error:
+            rejected.append(Rejected(path, str(error)))
+    return None, rejected

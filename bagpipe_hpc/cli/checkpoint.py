@@ -1,0 +1,127 @@
+"""Commands on checkpoints: `checkpoint verify|list|digest|prune`, and `export`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Examine, check and thin out checkpoints.", no_args_is_help=True)
+
+EXIT_DAMAGED = 1
+
+Root = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of checkpoints.")]
+AnyCheckpoint = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A checkpoint, or a directory of checkpoints: then the latest.")
+]
+
+
+class FormatChoice(StrEnum):
+    """Values of --format."""
+
+    SAFETENSORS = "safetensors"
+    TORCH = "torch"
+
+
+@app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoint, or a directory of them: then all.")],
+) -> None:
+    """Read every byte and hold it against the checksums; exit status 1 if anything is damaged."""
+    from bagpipe_hpc.checkpoint.layout import MANIFEST, iteration_of
+    from bagpipe_hpc.checkpoint.verify import Verifier
+    from bagpipe_hpc.errors import CheckpointError
+
+    is_one = iteration_of(directory.resolve().name) is not None or (directory / MANIFEST).exists()
+    verifier = Verifier()
+    num_damaged = 0
+    for path in [directory] if is_one else _found_in(directory):
+        try:
+            verifier.verify(path)
+            print(f"good     {path}")
+        except CheckpointError as error:
+            num_damaged += 1
+            print(f"damaged  {path}: {error}")
+    if num_damaged:
+        raise typer.Exit(EXIT_DAMAGED)
+
+
+@app.command("list")
+def list_command(root: Root) -> None:
+    """Show the checkpoints of a directory; nothing but their manifests is read."""
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    from bagpipe_hpc.checkpoint.checkpoint import Saved
+    from bagpipe_hpc.checkpoint.layout import iteration_of
+    from bagpipe_hpc.errors import CheckpointError
+
+    table = Table("iteration", "generation", "kind", "servers", "trainers", "size", "created", box=None)
+    faults = []
+    for path in _found_in(root):
+        try:
+            manifest = Saved.load(path).manifest
+        except CheckpointError as error:
+            faults.append(str(error))
+            continue
+        table.add_row(
+            f"{manifest.iteration}",
+            f"{manifest.generation}",
+            f"on {iteration_of(manifest.parent.name)}" if manifest.parent else "full",
+            f"{manifest.topology.servers}",
+            f"{manifest.topology.trainers}",
+            decimal(manifest.num_bytes),
+            f"{manifest.created:%Y-%m-%d %H:%M}",
+        )
+    Console().print(table)
+    for fault in faults:
+        print(f"damaged  {fault}")
+
+
+@app.command()
+def digest(checkpoint: AnyCheckpoint) -> None:
+    """Print the model digest: that of a job that ended here."""
+    from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+
+    print(Checkpoint.open(checkpoint).digest())
+
+
+@app.command("prune")
+def prune_command(
+    root: Root,
+    keep_last: Annotated[int, typer.Option(help="Keep so many of the newest.")],
+    keep_every: Annotated[
+        int | None, typer.Option(help="Keep those whose iteration is a multiple of this, too.")
+    ] = None,
+) -> None:
+    """Delete checkpoints, but none that a kept increment builds on."""
+    from bagpipe_hpc.checkpoint.prune import prune
+
+    for path in prune(root, keep_last, keep_every):
+        print(f"deleted  {path}")
+
+
+def export_command(
+    checkpoint: AnyCheckpoint,
+    output: Annotated[Path, typer.Option(help="The file to write; must not exist.")],
+    form: Annotated[FormatChoice, typer.Option("--format", help="What reads it.")] = FormatChoice.SAFETENSORS,
+) -> None:
+    """Write whole tables and dense parameters of a checkpoint as plain tensors."""
+    from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+    from bagpipe_hpc.checkpoint.export import export
+
+    export(Checkpoint.open(checkpoint), output, form.value)
+    print(f"written  {output}")
+
+
+def _found_in(root: Path) -> list[Path]:
+    from bagpipe_hpc.checkpoint.checkpoint import saved_checkpoints
+    from bagpipe_hpc.errors import CheckpointError
+
+    found = saved_checkpoints(root)
+    if not found:
+        raise CheckpointError(f"{root} has no checkpoints; name a directory with directories `iteration-...`")
+    return found

@@ -1,0 +1,165 @@
+"""Placement of samples on trainers, so that trainers share few rows (beyond the paper, whose shares are contiguous).
+
+A row used by one trainer only costs no traffic between trainers. Which samples make up a batch is given, which trainer
+takes which is free. Samples are dealt one by one, in order, as in linear deterministic greedy partitioning of a graph
+stream (Stanton and Kliot, KDD 2012): trainer t gets the sample if it has the largest
+
+    (1 + sum of the weights of the sample's keys that t has) * (places left in t's share).
+
+- t *has* a key that it was dealt in this batch already, or whose *home* it is: the trainer that was dealt the key
+  first, and so most likely owns its row. Homes outlast batches: a row comes back to where it is cached.
+- A key in c samples of the batch weighs 4 T - c, at least 0: the more samples use a row, the surer every trainer needs
+  it anyway.
+
+The rule sees the batches so far and nothing else, neither lookahead window nor caches, so cached and synchronous runs
+place alike.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numba.cpython.unsafe.numbers import trailing_zeros
+from numpy.typing import NDArray
+
+from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
+
+Int32Array = NDArray[np.int32]
+Int64Array = NDArray[np.int64]
+
+NUM_BUCKETS = 1 << 22
+HOT = 4  # a key in this many times T samples of a batch weighs nothing
+HOME_BITS = 16
+HOME_MASK = (1 << HOME_BITS) - 1
+BUCKET, HOME, COUNT = 0, 1, 2  # columns of the entries of a batch; HOME holds home + 1, 0: none
+
+
+class LocalityPlacement:
+    """Deals the samples of one batch after the other.
+
+    Keys share their state with those that are equal modulo `num_buckets`. A bucket is one int64 (32 MiB in all at the
+    default, whatever the number of keys): number of its latest entry << 16 | home + 1. *Entries* are the distinct
+    buckets of a batch; their numbers run on from batch to batch. A home is forgotten once `num_buckets / 2` entries
+    have passed without its bucket, so half of the buckets are free for new keys, however long the job.
+
+    Args:
+        num_trainers: T, below 65,536.
+        table_offsets: First key of each table, int64, shape (num_tables + 1,), as in `KeySpace`.
+        num_buckets: A power of two.
+    Communication: none.
+    """
+
+    def __init__(self, num_trainers: int, table_offsets: Int64Array, *, num_buckets: int = NUM_BUCKETS) -> None:
+        self.num_trainers = num_trainers
+        self._first_keys = table_offsets[:-1]
+        self._buckets = np.zeros((num_buckets, 1), dtype=np.int64)  # 2-D for prefetch_row
+        self._num_entries = 1  # in all batches so far; buckets that no entry had say 0
+
+    def order(self, ids: Int32Array | Int64Array, share_ends: Int64Array) -> Int32Array:
+        """Deal one batch. Batches come in the order of the stream.
+
+        Args:
+            ids: Row ids within their tables, int32 or int64, shape (num_samples, num_tables), C order; not checked.
+            share_ends: int64, shape (T + 1,), of `share_boundaries(num_samples, T)`.
+        Returns:
+            int32, shape (num_samples,): trainer t takes order[share_ends[t]:share_ends[t + 1]], ascending.
+        """
+        assert len(share_ends) == self.num_trainers + 1  # homes are trainers of every batch
+        entry_of_id = np.empty(ids.shape, dtype=np.int32)
+        entries = np.empty((ids.size, 3), dtype=np.int32)
+        num_entries = _enter(self._num_entries, ids, self._first_keys, self._buckets, entry_of_id, entries)
+        trainers = _deal(entry_of_id, entries[:num_entries], share_ends)
+        _keep_homes(entries[:num_entries], self._buckets)
+        self._num_entries += num_entries
+        order: Int32Array = _by_trainer(trainers, share_ends)
+        return order
+
+
+@njit(cache=True, nogil=True)
+def _enter(first_entry, ids, first_keys, buckets, entry_of_id, entries):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Number the entries of the batch, count their uses and recall their homes. Returns how many there are."""
+    num_samples, num_tables = ids.shape
+    mask = len(buckets) - 1
+    forgotten = first_entry - len(buckets) // 2
+    samples_ahead = 1 + DISTANCE // max(1, num_tables)
+    num_entries = 0
+    for i in range(num_samples):
+        for k in range(num_tables):
+            if i + samples_ahead < num_samples:
+                prefetch_row(buckets, (ids[i + samples_ahead, k] + first_keys[k]) & mask)
+            bucket = (ids[i, k] + first_keys[k]) & mask
+            latest = buckets[bucket, 0] >> HOME_BITS
+            if latest < first_entry:
+                home = buckets[bucket, 0] & HOME_MASK if latest >= forgotten else 0
+                latest = first_entry + num_entries
+                buckets[bucket, 0] = latest << HOME_BITS | home
+                entries[num_entries, BUCKET] = bucket
+                entries[num_entries, HOME] = home
+                entries[num_entries, COUNT] = 0
+                num_entries += 1
+            entry = latest - first_entry
+            entries[entry, COUNT] += 1
+            entry_of_id[i, k] = entry
+    return num_entries
+
+
+@njit(cache=True, nogil=True)
+def _deal(entry_of_id, entries, share_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Trainer of each sample; entries without a home get one."""
+    num_samples, num_tables = entry_of_id.shape
+    num_trainers = len(share_ends) - 1
+    one = np.uint64(1)
+    # Which trainers have the entry: bit t % 64 of word t // 64.
+    has = np.zeros((len(entries), (num_trainers + 63) // 64), dtype=np.uint64)
+    for entry in range(len(entries)):
+        home = entries[entry, HOME] - 1
+        if home >= 0:
+            has[entry, home >> 6] = one << np.uint64(home & 63)
+    places_left = share_ends[1:] - share_ends[:-1]
+    score = np.empty(num_trainers, dtype=np.int64)
+    trainers = np.empty(num_samples, dtype=np.int32)
+    for i in range(num_samples):
+        score[:] = 1
+        for k in range(num_tables):
+            entry = entry_of_id[i, k]
+            weight = HOT * num_trainers - entries[entry, COUNT]
+            if weight > 0:
+                for word in range(has.shape[1]):
+                    bits = has[entry, word]
+                    while bits:
+                        score[word * 64 + trailing_zeros(bits)] += weight  # type: ignore[call-arg]
+                        bits &= bits - one
+        best, highest = 0, 0
+        for t in range(num_trainers):
+            value = score[t] * places_left[t]
+            if value > highest:
+                best, highest = t, value
+        trainers[i] = best
+        places_left[best] -= 1
+        for k in range(num_tables):
+            entry = entry_of_id[i, k]
+            has[entry, best >> 6] |= one << np.uint64(best & 63)
+            if entries[entry, HOME] == 0:
+                entries[entry, HOME] = best + 1
+    return trainers
+
+
+@njit(cache=True, nogil=True)
+def _keep_homes(entries, buckets):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Write the homes of the batch's entries back to their buckets."""
+    for entry in range(len(entries)):
+        if entry + DISTANCE < len(entries):
+            prefetch_row(buckets, entries[entry + DISTANCE, BUCKET])
+        bucket = entries[entry, BUCKET]
+        buckets[bucket, 0] = buckets[bucket, 0] & ~HOME_MASK | entries[entry, HOME]
+
+
+@njit(cache=True, nogil=True)
+def _by_trainer(trainers, share_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Samples grouped by trainer, ascending within each group."""
+    order = np.empty(len(trainers), dtype=np.int32)
+    next_place = share_ends[:-1].copy()
+    for i in range(len(trainers)):
+        order[next_place[trainers[i]]] = i
+        next_place[trainers[i]] += 1
+    return order

@@ -1,0 +1,41 @@
+"""Compiling before the first iteration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bagpipe_hpc.lookahead.codec import encode_plan
+from bagpipe_hpc.lookahead.placement import LocalityPlacement
+from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.sharding import KeySpace, share_boundaries
+
+_MANY_IDS = 2**16 + 1  # of a share in a table: more than uint16 counts
+
+
+def warm_up(num_keys: int, id_dtype: np.dtype[Any], max_dense_keys: int, largest_share: int) -> None:
+    """Compile what planning will use, or load it from the cache of an earlier run.
+
+    Args:
+        num_keys: Rows of all tables together.
+        id_dtype: Of the batches' ids.
+        max_dense_keys: As the planner's.
+        largest_share: Samples of the largest share of a batch.
+    """
+    dense = num_keys <= max_dense_keys
+    num_embeddings = (8,) if dense else (num_keys,)  # state and keys of the same kinds, but no more of them
+    for num_samples in {4, 2 * min(largest_share, _MANY_IDS)}:
+        batch = SampleBatch(
+            np.zeros((num_samples, 1), dtype=id_dtype),
+            np.zeros(num_samples, dtype=np.float32),
+            np.zeros((num_samples, 1), dtype=np.float32),
+        )
+        planner = Planner(
+            num_embeddings=num_embeddings, num_trainers=2, num_servers=1, window=1, prefetch_depth=1, cache_rows=8,
+            max_dense_keys=max_dense_keys if dense else 0,
+        )  # fmt: skip
+        for plan in planner.plans([batch, batch]):
+            encode_plan(plan)
+        share_ends = np.asarray(share_boundaries(num_samples, 2), dtype=np.int64)
+        LocalityPlacement(2, KeySpace((8,)).table_offsets, num_buckets=8).order(batch.ids, share_ends)

@@ -1,0 +1,9 @@
+#!/bin/sh
+# On the head of a virtual cluster (hosts.py) what `ssh HOST COMMAND...` is on a real one; mpirun starts its daemons so.
+#
+# Like ssh it joins the arguments and has the host's shell read them: that is what mpirun quotes its one command line
+# for. Nothing else is read by a shell. The environment goes along, which ssh would not do.
+set -eu
+host=$1
+shift
+exec nsenter --all --target "$(cat "/run/hosts/$host")" -- sh -c "$*"

@@ -1,0 +1,253 @@
+"""Several hosts on one machine, in namespaces: own network, host name, IPC, processes, /dev/shm and scratch.
+
+    head, 10.77.0.254                  mpirun runs here
+      bridge "switch"
+        port bp0 ===== e0  bp0, 10.77.0.1       each link is a veth pair; tbf shapes what leaves either end
+        port bp1 ===== e0  bp1, 10.77.0.2
+        ...
+
+All hosts see the machine's files, as they would a parallel file system; only /dev/shm, /run (where TMPDIR is) and
+/etc/hosts are their own.
+
+There is nothing to clean up. No namespace, link or mount has a name on the machine: they last as long as processes in
+them. The hosts' process namespaces are within the head's, whose init ends when its stdin does: when the cluster is
+closed, or when this process dies, in whichever way. So clusters of several processes never meet.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from subprocess import CompletedProcess
+from types import TracebackType
+
+from tests.launch import Run, find_mpirun, run_command, start_command
+
+HEAD = "head"
+SUBNET = "10.77.0"
+SECONDS = 30.0  # for what takes milliseconds, unless the kernel is still busy with the end of other namespaces
+NAMESPACES = ("--net", "--uts", "--ipc", "--pid", "--mount")
+
+# The init of the head and of every host: it waits for the end of the pipe to this process, and meanwhile for orphans,
+# as an init must. When it ends, the kernel kills what is left in its process namespace. The first word of
+# /proc/self/stat is its process id in the outer namespace, as long as that one's /proc is mounted.
+_BEGIN = """
+read -r pid _ </proc/self/stat
+hostname "$1"
+mount -t proc proc /proc
+ip link set lo up
+"""
+_HEAD = """
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir /run/hosts
+printf '%s\n' "$3" >/run/names
+mount --bind /run/names /etc/hosts
+ip link add switch type bridge
+ip address add "$2" dev switch
+ip link set switch up
+"""
+_HOST = """
+echo "$pid" >"/run/hosts/$1"
+mount -t tmpfs -o mode=1777 tmpfs /run
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+"""
+_END = """
+echo "$pid"
+exec 3<&0 >/dev/null 2>&1
+cat <&3 &
+wait
+"""
+_PROBE = """
+ip link add name bp0 type veth peer name bp1
+tc qdisc replace dev bp0 root tbf rate 1mbit burst 10kb latency 50ms
+"""
+
+
+def why_not() -> str | None:
+    """Why this machine cannot have virtual hosts; None if it can."""
+    try:
+        probe = _call(_unshare(_PROBE))
+    except FileNotFoundError:
+        return "virtual hosts need unshare, of util-linux"
+    if probe.returncode == 0:
+        return None
+    return f"virtual hosts need root, ip, tc, and veth and tbf in the kernel: {probe.stderr.strip()}"
+
+
+def why_no_ranks() -> str | None:
+    """Why mpirun cannot start ranks on virtual hosts; None if it can."""
+    version = _call([find_mpirun(), "--version"]).stdout.partition("\n")[0]
+    major = re.search(r"Open MPI\D*(\d+)", version)
+    return None if major and int(major[1]) >= 5 else f"ranks on virtual hosts need Open MPI 5, mpirun is {version!r}"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that crossed a host's link so far, headers included."""
+
+    received: int
+    sent: int
+
+
+class VirtualCluster:
+    """Hosts bp0, bp1, ... from `with` to the end of its block.
+
+    Args:
+        num_hosts: At most 200.
+        rate_mbit: What each link carries in either direction, in Mbit/s; None: as fast as the machine can.
+    Raises:
+        RuntimeError: a host does not start; quotes the first complaint.
+    """
+
+    def __init__(self, num_hosts: int, rate_mbit: float | None = None) -> None:
+        self.hosts = tuple(f"bp{index}" for index in range(num_hosts))
+        self._rate_mbit = rate_mbit
+        self._inits: list[subprocess.Popen[str]] = []
+        self._pids: dict[str, int] = {}  # the head's as this process sees it, the hosts' as the head does
+
+    def __enter__(self) -> VirtualCluster:
+        try:
+            self._boot()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every process of the cluster; on return all are gone, and with them links and mounts."""
+        for init in self._inits:  # the head's is the first: it waits for the end of all others
+            assert init.stdin is not None
+            assert init.stdout is not None
+            init.stdin.close()
+            try:
+                init.wait(SECONDS)
+            except subprocess.TimeoutExpired:  # it never came to wait for the end of stdin
+                init.kill()
+                init.wait(SECONDS)
+            init.stdout.close()
+        self._inits.clear()
+        self._pids.clear()
+
+    def set_rate(self, mbit: float | None) -> None:
+        """Shape all links, both directions of each; see the class."""
+        if mbit is None:
+            discipline = ["noqueue"]
+        else:
+            # A burst holds what may leave between two ticks of a slow clock, and two of the kernel's largest packets.
+            burst = max(2 * 65536, round(mbit * 1e6 / 8 / 250))
+            discipline = ["tbf", "rate", f"{mbit}mbit", "burst", f"{burst}b", "latency", "200ms"]
+        for host in self.hosts:
+            if host in self._pids:
+                self.run(HEAD, ["tc", "qdisc", "replace", "dev", host, "root", *discipline])
+                self.run(host, ["tc", "qdisc", "replace", "dev", "e0", "root", *discipline])
+
+    def enter(self, host: str, command: Sequence[str]) -> list[str]:
+        """The command of this machine that runs a command on a host, or on `HEAD`."""
+        if host not in self._pids:
+            raise ValueError(f"{host} is not up; {', '.join(self._pids) or 'no host'} is")
+        hops = [HEAD] if host == HEAD else [HEAD, host]
+        entered = [word for hop in hops for word in ("nsenter", "--all", "--target", str(self._pids[hop]), "--")]
+        return [*entered, *command]
+
+    def run(self, host: str, command: Sequence[str], *, timeout: float = SECONDS) -> str:
+        """Run a command on a host, or on `HEAD`, and return what it prints.
+
+        Raises:
+            TimeoutError, RuntimeError: it does not end in time, or not well; show its output.
+        """
+        done = run_command(self.enter(host, command), timeout=timeout)
+        if done.returncode:
+            raise RuntimeError(
+                f"{' '.join(command)} on {host} ended with {done.returncode}: {done.stdout}{done.stderr}"
+            )
+        return done.stdout
+
+    def run_ranks(
+        self, hosts: Sequence[str], args: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None
+    ) -> CompletedProcess[str]:
+        """Run `python *args` with world rank r on hosts[r] and wait; otherwise like `tests.launch.run_ranks`."""
+        return run_command(self._on_ranks(hosts, args), timeout=timeout, env=self._environment(env))
+
+    def start_ranks(
+        self, hosts: Sequence[str], args: Sequence[str], *, env: Mapping[str, str] | None = None
+    ) -> AbstractContextManager[Run]:
+        """The same without waiting, like `tests.launch.start_ranks`."""
+        return start_command(self._on_ranks(hosts, args), env=self._environment(env))
+
+    def traffic(self, host: str) -> Traffic:
+        """What has crossed the host's link since it started."""
+        (link,) = json.loads(self.run(host, ["ip", "-json", "-stats", "link", "show", "dev", "e0"]))
+        return Traffic(received=link["stats64"]["rx"]["bytes"], sent=link["stats64"]["tx"]["bytes"])
+
+    def power_off(self, host: str) -> None:
+        """End a host as a power failure would: silence on its link, then no process is left. It stays off."""
+        self.run(HEAD, ["ip", "link", "set", host, "down"])
+        self.run(HEAD, ["kill", "-KILL", str(self._pids.pop(host))])
+
+    def _boot(self) -> None:
+        addresses = {HEAD: f"{SUBNET}.254"} | {host: f"{SUBNET}.{i}" for i, host in enumerate(self.hosts, start=1)}
+        names = "\n".join(["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())])
+        self._start_init(_unshare(_BEGIN + _HEAD + _END, HEAD, f"{addresses[HEAD]}/24", names), HEAD)
+        for host in self.hosts:
+            pid = self._start_init(self.enter(HEAD, _unshare(_BEGIN + _HOST + _END, host)), host)
+            link = ["link", "add", "name", host, "type", "veth", "peer", "name", "e0", "netns", str(pid)]
+            self.run(HEAD, ["ip", *link])
+            self.run(HEAD, ["ip", "link", "set", host, "master", "switch", "up"])
+            self.run(host, ["ip", "address", "add", f"{addresses[host]}/24", "dev", "e0"])
+            self.run(host, ["ip", "link", "set", "e0", "up"])
+        if self._rate_mbit is not None:
+            self.set_rate(self._rate_mbit)
+
+    def _start_init(self, command: list[str], host: str) -> int:
+        pipe = subprocess.PIPE
+        init = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+        self._inits.append(init)
+        assert init.stdout is not None
+        answer = init.stdout.readline() if select.select([init.stdout], [], [], SECONDS)[0] else "no answer"
+        if not answer.strip().isdigit():
+            raise RuntimeError(f"virtual host {host} does not start: {answer.strip()}")
+        self._pids[host] = int(answer)
+        return self._pids[host]
+
+    def _on_ranks(self, hosts: Sequence[str], args: Sequence[str]) -> list[str]:
+        slots = [f"{host}:{len(list(ranks))}" for host, ranks in groupby(hosts)]
+        if len({*hosts}) != len(slots):
+            raise ValueError(f"ranks are on {', '.join(hosts)}; the ranks of a host must follow one another")
+        mapping = ["--host", ",".join(slots), "--map-by", "slot", "--bind-to", "none"]
+        # The daemons stay in this session, where tests.launch finds them and the ranks.
+        launch = [find_mpirun(), "--leave-session-attached", *mapping, "-n", str(len(hosts))]
+        return self.enter(HEAD, [*launch, sys.executable, *args])
+
+    def _environment(self, extra: Mapping[str, str] | None) -> dict[str, str]:
+        network = f"{SUBNET}.0/24"
+        return {
+            "TMPDIR": "/run",
+            "PRTE_MCA_plm_ssh_agent": str(Path(__file__).with_name("enter_host.sh")),
+            "PRTE_MCA_plm_ssh_no_tree_spawn": "1",
+            "PRTE_MCA_prte_if_include": network,
+            "OMPI_MCA_btl_tcp_if_include": network,
+            "OMPI_MCA_pml": "ob1",
+            "OMPI_MCA_osc": "^ucx",
+            "OMPI_MCA_mpi_yield_when_idle": "1",  # the hosts share cores, which Open MPI cannot know
+        } | dict(extra or {})
+
+
+def _unshare(script: str, *arguments: str) -> list[str]:
+    return ["unshare", *NAMESPACES, "--fork", "--kill-child", "sh", "-euc", script, "boot", *arguments]
+
+
+def _call(command: Sequence[str]) -> CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)

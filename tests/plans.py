@@ -1,0 +1,27 @@
+"""Plans rank by rank, as the ranks see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from bagpipe_hpc.lookahead.codec import decode_plan, encode_plan
+from bagpipe_hpc.lookahead.plan import IterationPlan, ServerPlan, TrainerPlan
+
+
+@dataclass(frozen=True)
+class RankPlans:
+    """Everybody's part of one iteration."""
+
+    iteration: int
+    trainers: tuple[TrainerPlan, ...]
+    servers: tuple[ServerPlan, ...]
+
+
+def rank_plans(plans: Iterable[IterationPlan]) -> Iterator[RankPlans]:
+    """What arrives of each iteration plan."""
+    for plan in plans:
+        messages = encode_plan(plan)
+        trainers = tuple(decode_plan(bytearray(message)) for message in messages.trainers)
+        servers = tuple(decode_plan(bytearray(message)) for message in messages.servers)
+        yield RankPlans(plan.iteration, trainers, servers)  # type: ignore[arg-type]

@@ -1,0 +1,57 @@
+"""The planning benchmark, on little."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from bagpipe_hpc.bench.oracle import OracleCase, measure_oracle
+from bagpipe_hpc.cli.main import app
+from bagpipe_hpc.data.synthetic import synthesize
+from bagpipe_hpc.errors import ConfigError
+
+SMALL = OracleCase(scale=1e-5, batch=32, lookahead=5, prefetch_depth=2, trainers=3, rounds=2, plans=4, threads=2)
+
+
+def test_figures_are_those_of_the_stream() -> None:
+    figures = measure_oracle(SMALL)
+    assert figures.num_tables == 26
+    assert 0 < figures.fetches <= figures.keys <= figures.trainer_keys <= 32 * 26
+    assert figures.pushes <= figures.trainer_keys
+    assert figures.forced_evictions == 0
+    assert figures.milliseconds_of_stages.keys() == {"read batch", "enter batch", "plan", "encode"}
+    assert all(value >= 1 for value in figures.imbalance.values())
+    assert figures.key_state_bytes == 8 * figures.num_keys
+    assert 0 < figures.bytes_per_sample_and_trainer < figures.plan_bytes
+    assert figures.ratio == figures.milliseconds / figures.yardstick_milliseconds
+    console = Console(width=140, record=True)
+    console.print(figures.table())
+    assert "unique keys" in console.export_text()
+
+
+def test_command_writes_json(tmp_path: Path) -> None:
+    arguments = "--scale 1e-5 --batch 16 --lookahead 3 --trainers 2 --servers 1 --rounds 1 --plans 2 --threads 1"
+    target = tmp_path / "oracle.json"
+    options = [*arguments.split(), "--placement", "locality", "--cache-rows", "400", "--json", str(target)]
+    result = CliRunner().invoke(app, ["bench", "oracle", *options])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(target.read_text())
+    assert figures["case"]["placement"] == "locality"
+    assert "place samples" in figures["milliseconds_of_stages"]
+    assert figures["samples_per_second"] > 0
+
+
+def test_too_short_a_data_set_is_refused(tmp_path: Path) -> None:
+    synthesize(tmp_path / "data", 500, "avazu", scale=1e-4, validation_fraction=0.1)
+    with pytest.raises(ConfigError, match=r"has 450 training samples, but .* need .*; lower --lookahead"):
+        measure_oracle(OracleCase(data=tmp_path / "data", batch=64, lookahead=100))
+
+
+@pytest.mark.parametrize("name", ["batch", "lookahead", "trainers", "threads", "plans"])
+def test_sizes_are_checked(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--{name} is 0; at least 1"):
+        OracleCase(**{name: 0})
