@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from bagpipe_hpc.errors import ConfigError
 
@@ -49,12 +49,41 @@ class RolesConfig(_Section):
 
 
 class ModelConfig(_Section):
-    name: Literal["dlrm"] = Field("dlrm", description="Model to train.")
-    embedding_dim: int = Field(16, ge=1, le=4096, description="Columns of every embedding row.")
-    bottom_mlp: tuple[PositiveInt, ...] = Field(
-        (64, 32), description="Hidden layers of the bottom MLP (dense features)."
+    name: Literal["dlrm", "wide_deep", "deepfm", "dcn", "dcn_v2", "fgcnn", "caser"] = Field(
+        "dlrm", description="Model to train."
     )
-    top_mlp: tuple[PositiveInt, ...] = Field((128, 64), description="Hidden layers of the top MLP.")
+    embedding_dim: int = Field(16, ge=1, le=4096, description="Columns of every embedding.")
+    bottom_mlp: tuple[PositiveInt, ...] = Field(
+        (64, 32), description="dlrm: hidden layers of the bottom MLP (dense features)."
+    )
+    top_mlp: tuple[PositiveInt, ...] = Field((128, 64), description="All but caser: hidden layers of the (top) MLP.")
+    cross_layers: int = Field(3, ge=1, le=100, description="dcn, dcn_v2: cross layers.")
+    cross_rank: int | None = Field(None, ge=1, description="dcn_v2: rank of the cross matrices; null: full.")
+    cnn_channels: tuple[PositiveInt, ...] = Field(
+        (6, 8), min_length=1, description="fgcnn: feature maps of each convolution."
+    )
+    cnn_height: int = Field(7, ge=1, description="fgcnn: fields that a convolution spans, an odd number.")
+    cnn_pooling: int = Field(2, ge=2, description="fgcnn: fields pooled into one after each convolution.")
+    cnn_new_features: int = Field(2, ge=1, description="fgcnn: features generated per pooled field.")
+    horizontal_filters: int = Field(16, ge=1, description="caser: filters over 1, 2, ... all items, of each height.")
+    vertical_filters: int = Field(4, ge=1, description="caser: weighted sums of the items.")
+
+    @field_validator("cnn_height")
+    @classmethod
+    def _odd(cls, height: int) -> int:
+        if height % 2 == 0:
+            raise ValueError(f"must be odd, so that a convolution is centred on a field; take {height + 1}")
+        return height
+
+    @property
+    def embedding_columns(self) -> int:
+        """Columns of a row that hold embeddings: fgcnn has two, one of them for its convolutions."""
+        return self.embedding_dim * (2 if self.name == "fgcnn" else 1)
+
+    @property
+    def row_dim(self) -> int:
+        """Columns of a row that are trained: embeddings and, where the model has one, the id's first-order weight."""
+        return self.embedding_columns + (1 if self.name in ("wide_deep", "deepfm") else 0)
 
 
 class TrainingConfig(_Section):
@@ -189,7 +218,7 @@ def _explain(error: ValidationError, path: Path | None) -> str:
         elif problem["type"] == "model_type":
             problems.append(f"{name} = {problem['input']!r}: is a section; valid in it: {', '.join(_names_in(name))}")
         elif name:
-            problems.append(f"{name} = {problem['input']!r}: {problem['msg']}")
+            problems.append(f"{name} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
         else:
             problems.append(problem["msg"].removeprefix("Value error, "))
     source = f"configuration {path}" if path else "settings"

@@ -18,6 +18,7 @@ from bagpipe_hpc.roles.tracing import tracing
 from bagpipe_hpc.timeline.merge import delete_traces
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
 from bagpipe_hpc.trace import parse_iterations
+from bagpipe_hpc.training.misfit import misfit
 
 if TYPE_CHECKING:
     from bagpipe_hpc.data.dataset import Dataset
@@ -110,16 +111,8 @@ def _validate(
     iterations = None if traced is None else parse_iterations(traced)
     dataset = open_dataset(data_path)
     schema = dataset.schema
-    ragged = [table.name for table in schema.tables if table.ragged]
-    if ragged:
-        raise DatasetError(
-            f"{data_path} has ragged tables ({', '.join(ragged)}); models take one id per table: "
-            "make the data set again without them"
-        )
-    if schema.num_dense == 0 and schema.num_tables < 2:
-        raise DatasetError(
-            f"{data_path} has one table and no dense features: dlrm needs two vectors to interact; add a feature"
-        )
+    if problem := misfit(config.model, schema):
+        raise DatasetError(f"{data_path} {problem}")
     if dataset.train.num_samples == 0:
         raise DatasetError(f"{data_path} has no training samples")
     with writing_to(run_path):

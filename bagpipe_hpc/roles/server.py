@@ -57,7 +57,7 @@ def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tupl
     server = topology.server_ranks.index(comms.world.rank)
     key_space = KeySpace(spec.num_embeddings)
     sharding = Sharding(key_space.num_keys, topology.num_servers)
-    initializer = RowInitializer(key_space, config.model.embedding_dim, config.training.seed)
+    initializer = RowInitializer(key_space, config.model.embedding_columns, config.training.seed)
     shape = (sharding.num_local_rows(server), row_width(config))
     if config.transport == "direct":
         window = RowWindow(comms.rows, *shape)

@@ -23,7 +23,8 @@ class RowInitializer:
 
     Args:
         key_space: The tables.
-        embedding_dim: Columns that hold the embedding; the columns behind them (optimizer state) start as zero.
+        embedding_dim: Columns that hold the embedding; the columns behind them (first-order weight, optimizer
+            state) start as zero.
         seed: Seed of the job.
     """
 

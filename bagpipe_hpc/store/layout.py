@@ -1,4 +1,4 @@
-"""What stands in a row: `[embedding | optimizer state]`."""
+"""What stands in a row: `[embedding | first-order weight, where the model has one | optimizer state]`."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ SGD_STATE_COLUMNS = 0
 
 
 def row_width(config: Config) -> int:
-    """float32 columns of a row: embedding and optimizer state."""
-    return config.model.embedding_dim + SGD_STATE_COLUMNS
+    """float32 columns of a row: trained ones and optimizer state."""
+    return config.model.row_dim + SGD_STATE_COLUMNS

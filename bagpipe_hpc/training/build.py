@@ -29,7 +29,7 @@ def build_step(
     return TrainingStep(
         trainer_rank=trainer_rank,
         model=model,
-        embedding_dim=config.model.embedding_dim,
+        embedding_dim=config.model.row_dim,
         num_tables=num_tables,
         cache=RowCache(num_slots, row_width(config), device),
         row_optimizer=RowSGD(config.training.learning_rate),

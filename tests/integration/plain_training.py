@@ -22,13 +22,13 @@ from tests.integration.conftest import NUM_EMBEDDINGS
 
 
 def plain_digest(
-    dataset: Path, num_shares: int, epochs: int, batch_size: int, learning_rate: float, embedding_dim: int
+    dataset: Path, num_shares: int, epochs: int, batch_size: int, learning_rate: float, config: ModelConfig
 ) -> str:
     """The model digest after training; gradients are accumulated over num_shares contiguous parts of each batch."""
     torch.set_num_threads(1)
     labels, dense, ids = _read(dataset)
-    tables = nn.ModuleList(_table(index, embedding_dim) for index in range(len(NUM_EMBEDDINGS)))
-    model = build_model(ModelConfig(embedding_dim=embedding_dim), dense.shape[1], len(NUM_EMBEDDINGS), seed=0)
+    tables = nn.ModuleList(_table(index, config) for index in range(len(NUM_EMBEDDINGS)))
+    model = build_model(config, dense.shape[1], len(NUM_EMBEDDINGS), seed=0)
     optimizer = torch.optim.SGD([*model.parameters(), *tables.parameters()], lr=learning_rate)
     for _ in range(epochs):
         for start in range(0, len(labels), batch_size):
@@ -54,11 +54,11 @@ def _read(dataset: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return labels, dense, ids.long()
 
 
-def _table(index: int, embedding_dim: int) -> nn.Embedding:
+def _table(index: int, config: ModelConfig) -> nn.Embedding:
     key_space = KeySpace(NUM_EMBEDDINGS)
     keys = np.arange(key_space.table_offsets[index], key_space.table_offsets[index + 1])
-    rows = np.empty((len(keys), embedding_dim), dtype=np.float32)
-    RowInitializer(key_space, embedding_dim, seed=0).fill(keys, rows)
+    rows = np.empty((len(keys), config.row_dim), dtype=np.float32)
+    RowInitializer(key_space, config.embedding_columns, seed=0).fill(keys, rows)
     return nn.Embedding.from_pretrained(torch.from_numpy(rows), freeze=False)
 
 

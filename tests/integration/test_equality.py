@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bagpipe_hpc.config import ModelConfig
 from tests.integration.plain_training import plain_digest
 from tests.launch import run_ranks
 
@@ -26,6 +27,11 @@ def train(dataset: Path, out: Path, num_trainers: int, num_servers: int, runs: l
     return [json.loads((out / str(index) / "summary.json").read_text()) for index in range(len(runs))]
 
 
+def expected_digest(dataset: Path, num_trainers: int, name: str) -> str:
+    config = ModelConfig.model_validate({"name": name, "embedding_dim": 8})
+    return plain_digest(dataset, num_trainers, EPOCHS, BATCH_SIZE, learning_rate=0.5, config=config)
+
+
 @pytest.mark.parametrize("num_servers", [1, 2])
 @pytest.mark.parametrize("num_trainers", [1, 2, 3])
 def test_cached_equals_synchronous(small_dataset: Path, tmp_path: Path, num_trainers: int, num_servers: int) -> None:
@@ -40,8 +46,15 @@ def test_cached_equals_synchronous(small_dataset: Path, tmp_path: Path, num_trai
         assert summary["rows_fetched"] < synchronous["rows_fetched"], run
     assert synchronous["samples"] == EPOCHS * 1_000
     if num_servers == 1 and num_trainers < 3:
-        expected = plain_digest(small_dataset, num_trainers, EPOCHS, BATCH_SIZE, learning_rate=0.5, embedding_dim=8)
-        assert synchronous["model_digest"] == expected
+        assert synchronous["model_digest"] == expected_digest(small_dataset, num_trainers, "dlrm")
+
+
+def test_models_with_other_rows(small_dataset: Path, tmp_path: Path) -> None:
+    """Rows with a first-order weight, rows with two embeddings."""
+    names = ["deepfm", "fgcnn"]
+    summaries = train(small_dataset, tmp_path, 2, 1, [[f"model.name={name}"] for name in names])
+    for name, summary in zip(names, summaries, strict=True):
+        assert summary["model_digest"] == expected_digest(small_dataset, 2, name)
 
 
 def test_locality_placement_is_the_same_cached_and_synchronous(small_dataset: Path, tmp_path: Path) -> None:

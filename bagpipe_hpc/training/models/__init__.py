@@ -5,21 +5,32 @@ from __future__ import annotations
 import torch
 
 from bagpipe_hpc.config import ModelConfig
+from bagpipe_hpc.training.models.caser import Caser
+from bagpipe_hpc.training.models.dcn import DCN
+from bagpipe_hpc.training.models.dcn_v2 import DCNv2
+from bagpipe_hpc.training.models.deepfm import DeepFM
 from bagpipe_hpc.training.models.dlrm import DLRM
+from bagpipe_hpc.training.models.fgcnn import FGCNN
+from bagpipe_hpc.training.models.wide_deep import WideDeep
+
+MODELS = {
+    "dlrm": DLRM,
+    "wide_deep": WideDeep,
+    "deepfm": DeepFM,
+    "dcn": DCN,
+    "dcn_v2": DCNv2,
+    "fgcnn": FGCNN,
+    "caser": Caser,
+}
 
 
 def build_model(config: ModelConfig, num_dense: int, num_tables: int, seed: int) -> torch.nn.Module:
     """The model a configuration names, with parameters that depend on the seed only.
 
+    Whether a data set has the samples it needs is for `training/misfit.py` to say.
+
     Returns:
-        A module called with dense float32 (b, num_dense) and embedded float32 (b, num_tables, embedding_dim) that
+        A module called with dense float32 (b, num_dense) and embedded float32 (b, num_tables, config.row_dim) that
         returns logits float32 (b,).
     """
-    return DLRM(
-        num_dense=num_dense,
-        num_tables=num_tables,
-        embedding_dim=config.embedding_dim,
-        bottom_mlp=config.bottom_mlp,
-        top_mlp=config.top_mlp,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    return MODELS[config.name](config, num_dense, num_tables, torch.Generator().manual_seed(seed))
