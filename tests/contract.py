@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from operator import add
 from queue import Queue
 
 import numpy as np
@@ -73,7 +74,7 @@ SCENARIOS = (
     Scenario("one column", row_width=1 + STATE_WIDTH),
     Scenario("wide rows", row_width=133),
     Scenario("full caches", window=10, prefetch_depth=1, num_keys=200, tight=True),
-    Scenario("full caches without prefetch", window=10, prefetch_depth=0, tight=True),
+    Scenario("full caches without prefetch", window=10, prefetch_depth=0, num_keys=200, tight=True),
     Scenario("hardly any rows", num_keys=7, ids_per_sample=1, sizes=(1, 2, 1) * 8),
     Scenario("everything is new", num_keys=100_000, sizes=(6, 1) * 10),
     Scenario("read-only from the start", read_only=frozenset(range(24))),
@@ -153,12 +154,11 @@ class Play:
     def _count_cache_rows(self) -> int:
         if not self.scenario.tight:
             return self.scenario.num_keys
-        # Rows in use by P + 1 neighbouring iterations must be resident together.
-        depth = self.scenario.prefetch_depth
-        near = (self._batches[i : i + depth + 1] for i in range(len(self._batches)))
-        return -(
-            -max(len(np.unique(np.concatenate([b.ids.ravel() for b in group]))) for group in near) // self.num_trainers
-        )
+        # Rows in use by P + 1 neighbouring iterations must be resident together, with those of the one before.
+        uses, depth = [batch.ids.ravel() for batch in self._batches], self.scenario.prefetch_depth
+        near = [len(np.unique(np.concatenate(uses[i : i + depth + 1]))) for i in range(len(uses))]
+        before = [0, *(len(np.unique(keys)) for keys in uses)]
+        return -(-max(map(add, near, before)) // self.num_trainers)
 
 
 def change(keys: Int64Array, iteration: int) -> Float32Array:

@@ -136,9 +136,9 @@ class Planner:
         tables = np.arange(len(num_embeddings)) if table_of_column is None else np.asarray(table_of_column)
         self._columns = Columns(tables, key_space.table_offsets)
         self._next_uses = NextUsePass(key_state, window, num_trainers, cores)
-        # The window, what `enter` may be ahead, and the iteration it is entering.
+        # The window, the iteration before it, what `enter` may be ahead, and the iteration it is entering.
         key_dtype = np.int32 if num_keys < 2**31 else np.int64
-        self._ring = EntryRing.empty(window + BATCHES_AHEAD + 2, capacity=0, key_dtype=key_dtype)
+        self._ring = EntryRing.empty(window + BATCHES_AHEAD + 3, capacity=0, key_dtype=key_dtype)
         self._keys: KeyArray = self._ring.keys[0]  # of the batch that enters, table by table
         self._ring_lock = Lock()  # held while the ring grows, and while rows of it are played
         self._residency = Residency(num_trainers, cache_rows, prefetch_depth, self._ring.ring_size)

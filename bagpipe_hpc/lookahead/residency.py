@@ -4,6 +4,10 @@ A row that stays resident leaves its slot and owner at the entry of its next use
 entry order and keeps nothing per key. Resident rows are linked in lists, one per (owner, iteration of next use). The
 victim is the head of the non-empty list with the farthest iteration: O(1) amortised, because the search for that list
 only ever moves towards the present, except when a row with a farther next use is retained.
+
+**One iteration of grace.** Trainers finish the delayed half of iteration i while they compute i + 1, and insert the
+rows of i + 2 meanwhile. So a slot freed after i is given out from i + 2 on, and a row used in i is evicted in i + 2 at
+the earliest, unless it leaves for good.
 """
 
 from __future__ import annotations
@@ -68,6 +72,9 @@ class Residency:
         self.farthest = np.zeros(num_trainers, dtype=np.int64)  # no list beyond this iteration has a row
         self.free = np.empty((num_trainers, 64), dtype=np.int32)  # stacks of slots that were used before
         self.num_free = np.zeros(num_trainers, dtype=np.int64)
+        self.freed = np.empty((num_trainers, 0), dtype=np.int32)  # slots of the iteration just planned: free after next
+        self.num_freed = np.zeros(num_trainers, dtype=np.int64)
+        self._previous: tuple[int, Int64Array, Int64Array] | None = None  # its iteration, and where its entries stand
         self.num_issued = np.zeros(num_trainers, dtype=np.int64)  # slots ever used: 0 .. num_issued - 1
         # What a choice of owner balances: rows each trainer pushed in the iteration before, and will push of those
         # fetched in this one. Gradients come back for as many.
@@ -81,12 +88,11 @@ class Residency:
         Afterwards the ring's rows of this iteration hold SLOT and CODE; CHAIN is free.
 
         Raises:
-            CacheTooSmallError: the rows of the next P iterations alone exceed every trainer's `cache_rows`.
+            CacheTooSmallError: the rows of the last and of the next P iterations exceed every trainer's `cache_rows`.
         """
         row = ring.row_of(iteration)
         entry_begins = id_ends[:, 0]
         size = int((batch.entry_ends - entry_begins).sum())
-        self._make_room_in_free_stacks(size)
         fetched = _moving_rows(size, ring.keys.dtype)
         evicted = _moving_rows(
             2 * size, ring.keys.dtype
@@ -99,26 +105,38 @@ class Residency:
         )  # fmt: skip
         if num_unplaced:
             raise self._too_small(iteration, size, num_unplaced)
+        if self._previous is not None:
+            previous, *entries = self._previous
+            _let_evict(previous, ring.row_of(previous), *entries, ring.rows, ring.next_uses, self.heads, self.farthest)
+        self._previous = iteration, entry_begins, batch.entry_ends
+        self.heads[:, row] = NONE  # these rows are being used now
+        self._free_again(size)
         num_evicted = _retain(
             iteration, row, read_only, entry_begins, batch.entry_ends, ring.keys[row], ring.rows, ring.next_uses[row],
-            self.heads, self.farthest, self.free, self.num_free,
-            num_forced, evicted.keys, evicted.owners, evicted.slots,
+            self.freed, self.num_freed, num_forced, evicted.keys, evicted.owners, evicted.slots,
         )  # fmt: skip
         return Placement(_first(fetched, num_fetched), _first(evicted, num_evicted), num_forced)
 
-    def _make_room_in_free_stacks(self, num_entries: int) -> None:
-        needed = int(min(self.num_free.max() + num_entries, self.cache_rows))
+    def _free_again(self, num_entries: int) -> None:
+        """Move the slots freed by the iteration before to the free stacks; make room for this one's."""
+        needed = int((self.num_free + self.num_freed).max())
         if needed > self.free.shape[1]:
             grown = np.empty((len(self.free), max(needed, 2 * self.free.shape[1])), dtype=np.int32)
             grown[:, : self.free.shape[1]] = self.free
             self.free = grown
+        for free, first, freed, count in zip(self.free, self.num_free, self.freed, self.num_freed, strict=True):
+            free[first : first + count] = freed[:count]
+        self.num_free += self.num_freed
+        self.num_freed[:] = 0
+        if num_entries > self.freed.shape[1]:
+            self.freed = np.empty((len(self.free), num_entries), dtype=np.int32)
 
     def _too_small(self, iteration: int, num_entries: int, num_unplaced: int) -> CacheTooSmallError:
         num_trainers = len(self.free)
         limit = num_trainers * self.cache_rows
         return CacheTooSmallError(
             f"iteration {iteration} uses {num_entries:,} rows and {num_unplaced:,} of them find no slot: rows used "
-            f"within the next {self.prefetch_depth} iterations may not be evicted, so at least "
+            f"in the iteration before or within the next {self.prefetch_depth} may not be evicted, so at least "
             f"{limit + num_unplaced:,} slots are needed, but {num_trainers} trainers x cache.rows {self.cache_rows:,} "
             f"are {limit:,}; raise cache.rows, or lower lookahead.prefetch_depth, "
             "training.batch_size or evaluation.batch_size"
@@ -235,13 +253,32 @@ def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True)
+def _let_evict(i, row, entry_begins, entry_ends, ring_rows, next_uses, heads, farthest):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Rows of iteration i that stay beyond i + 1 may be evicted from now on: link them."""
+    ring_size = heads.shape[1]
+    for table in range(len(entry_ends)):
+        for entry in range(entry_begins[table], entry_ends[table]):
+            use = next_uses[row, entry, 0]
+            if use == NONE or use == i + 1:
+                continue
+            use_row = row + (use - i)
+            if use_row >= ring_size:
+                use_row -= ring_size
+            owner = ring_rows[row, entry, CODE] >> 2
+            next_entry = next_uses[row, entry, 1]
+            ring_rows[use_row, next_entry, CHAIN] = heads[owner, use_row]
+            heads[owner, use_row] = next_entry
+            if use > farthest[owner]:
+                farthest[owner] = use
+
+
+@njit(cache=True, nogil=True)
 def _retain(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     i, row, read_only, entry_begins, entry_ends, keys, ring_rows, next_uses,
-    heads, farthest, free, num_free, num_evicted, evicted_keys, evicted_owners, evicted_slots,
+    freed, num_freed, num_evicted, evicted_keys, evicted_owners, evicted_slots,
 ):  # fmt: skip
     """After the iteration: rows with a next use stay, the others leave. Returns the number of evicted dirty rows."""
-    ring_size = heads.shape[1]
-    heads[:, row] = NONE  # these rows are being used now
+    ring_size = len(ring_rows)
     updated = 0 if read_only else DIRTY
     for table in range(len(entry_ends)):
         for entry in range(entry_begins[table], entry_ends[table]):
@@ -258,19 +295,14 @@ def _retain(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
                 if use_row >= ring_size:
                     use_row -= ring_size
                 next_entry = next_uses[entry, 1]
-                chain = heads[owner, use_row]
-                heads[owner, use_row] = next_entry
                 ring_rows[use_row, next_entry, SLOT] = slot
                 ring_rows[use_row, next_entry, OWNER] = owner << 2 | (early & updated) << 1 | dirty
-                ring_rows[use_row, next_entry, CHAIN] = chain
-                if use > farthest[owner]:
-                    farthest[owner] = use
                 continue
             if dirty:
                 evicted_keys[num_evicted] = keys[entry]
                 evicted_owners[num_evicted] = owner
                 evicted_slots[num_evicted] = slot
                 num_evicted += 1
-            free[owner, num_free[owner]] = slot
-            num_free[owner] += 1
+            freed[owner, num_freed[owner]] = slot
+            num_freed[owner] += 1
     return num_evicted

@@ -71,9 +71,12 @@ def run_trainer(spec: JobSpec, topology: Topology, comms: Communicators) -> None
 
 
 def _cache_limit(spec: JobSpec, device: Device, trainers_on_node: int) -> int:
-    """Slots this trainer can offer: the setting, else what a quarter of the free memory holds."""
+    """Slots this trainer can offer: the setting, else what a quarter of the free memory holds.
+
+    More than two per key are of no use: one that it has, one that it had in the iteration before.
+    """
     rows = spec.config.cache.rows or free_bytes(device, trainers_on_node) // 4 // (4 * row_width(spec.config))
-    return max(1, min(rows, KeySpace(spec.num_embeddings).num_keys))
+    return max(1, min(rows, 2 * KeySpace(spec.num_embeddings).num_keys))
 
 
 def _open_transport(config: Config, topology: Topology, comms: Communicators) -> TrainerEnd:

@@ -95,6 +95,7 @@ class BruteForcePlanner:
         self.unique = [list(dict.fromkeys(self.by_table(batch.keys))) for batch in self.stream]
         self.resident: dict[int, Residency] = {}
         self.free_slots: list[list[int]] = [[] for _ in self.trainers]
+        self.freed_slots: list[list[int]] = [[] for _ in self.trainers]  # by the iteration before: free in the next
         self.num_handed_out = [0 for _ in self.trainers]
         self.retentions = count()
         self.num_pushed = [0 for _ in self.trainers]  # in the iteration before, and of rows fetched in this one
@@ -192,6 +193,9 @@ class BruteForcePlanner:
                 slot = victim.slot
             self.resident[key] = Residency(key, owner, slot, next_use=i)
             fetched.append(self.resident[key])
+        for t in self.trainers:
+            self.free_slots[t] += self.freed_slots[t]
+            self.freed_slots[t] = []
         return fetched, forced
 
     def leave(self, i: int) -> list[Residency]:
@@ -204,18 +208,19 @@ class BruteForcePlanner:
                 row.next_use, row.retained = next_use, next(self.retentions)
             else:
                 del self.resident[key]
-                self.free_slots[row.owner].append(row.slot)
+                self.freed_slots[row.owner].append(row.slot)
                 if row.dirty:
                     natural.append(row)
         return natural
 
     def load(self, t: int) -> int:
-        """Slots occupied at trainer t."""
-        return sum(row.owner == t for row in self.resident.values())
+        """Slots occupied at trainer t, by rows that are there or that the iteration before let go of."""
+        return sum(row.owner == t for row in self.resident.values()) + len(self.freed_slots[t])
 
     def victims(self, i: int, t: int) -> list[Residency]:
-        """Rows of trainer t that may be forced out in iteration i."""
-        return [r for r in self.resident.values() if r.owner == t and r.next_use > i + self.prefetch_depth]
+        """Rows of trainer t that may be forced out in iteration i: none that is due soon or was used just before."""
+        rows = [r for r in self.resident.values() if r.owner == t and r.next_use > i + self.prefetch_depth]
+        return [r for r in rows if i == 0 or r.key not in self.unique[i - 1]]
 
     def has_room(self, i: int, t: int) -> bool:
         """Whether trainer t can take one more row in iteration i."""

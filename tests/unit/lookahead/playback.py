@@ -3,7 +3,9 @@
 A row's value is its *version*, the number of updates applied to it, so a stale, lost or foreign row cannot hide. What
 the rows must be is recomputed from the stream alone; nothing here knows how a plan is made.
 
-`ahead` is how many steps the servers run in front of the trainers: P fills the fetch rings, 0 the write-back rings.
+Trainers play an iteration after the other, or overlapped: while they compute i, they finish the delayed half of i - 1
+and insert the rows of i + 1. Servers run as far ahead as they may, which fills the fetch rings, or as late as they may,
+which fills the write-back rings.
 """
 
 from __future__ import annotations
@@ -48,8 +50,9 @@ def play(batches: Sequence[Batch], plans: Sequence[RankPlans], **sizes: int) -> 
     Raises:
         AssertionError: A plan breaks a promise.
     """
-    for ahead in {0, sizes["prefetch_depth"]}:
-        Playback(batches, plans, ahead=ahead, **sizes).run()
+    for eager in (False, True):
+        for overlapped in {False, sizes["prefetch_depth"] > 0}:
+            Playback(batches, plans, eager=eager, overlapped=overlapped, **sizes).run()
 
 
 class Playback:
@@ -60,7 +63,8 @@ class Playback:
         batches: Sequence[Batch],
         plans: Sequence[RankPlans],
         *,
-        ahead: int,
+        eager: bool,
+        overlapped: bool,
         num_embeddings: tuple[int, ...],
         table_of_column: tuple[int, ...],
         num_trainers: int,
@@ -69,7 +73,7 @@ class Playback:
         prefetch_depth: int,
         cache_rows: int,
     ) -> None:
-        self.batches, self.plans, self.ahead = batches, plans, ahead
+        self.batches, self.plans, self.eager, self.overlapped = batches, plans, eager, overlapped
         self.window, self.prefetch_depth, self.cache_rows = window, prefetch_depth, cache_rows
         self.num_servers = num_servers
         self.trainers, self.servers = range(num_trainers), range(num_servers)
@@ -80,17 +84,35 @@ class Playback:
         self.caches: list[dict[int, Row]] = [{} for _ in self.trainers]  # slot -> row
         # (direction, server, rows of a ring slot) -> position -> row: a ring that grows is another window
         self.windows: dict[tuple[str, int, int], dict[int, Row]] = {}
+        self.served = 0  # steps of the servers so far
+        self.finished = 0  # iterations of the trainers
+        self.freed = [0 for _ in self.trainers]  # slots that the iteration before let go of: not yet free
+        self.owned: dict[int, list[list[Row]]] = {}  # iteration -> per trainer, rows in use that it owns
+        self.forced: dict[int, list[list[list[Row]]]] = {}  # iteration -> per trainer and server, rows set aside
 
     def run(self) -> None:
-        """Servers step n, then trainers iteration n - ahead."""
+        """Every iteration: `start`, `compute`, `update`, `finish`."""
         check_rings(self.plans)
-        for n in range(len(self.plans) + self.prefetch_depth + 1):
-            if n - self.prefetch_depth - 1 >= 0:
-                self.scatter(n - self.prefetch_depth - 1)
-            if n < len(self.plans):
-                self.gather(n)
-            if 0 <= n - self.ahead < len(self.plans):
-                self.train(n - self.ahead)
+        num_iterations = len(self.plans)
+        if self.overlapped and num_iterations:
+            self.start(0)
+        for i in range(num_iterations):
+            if self.overlapped:
+                self.compute(i)
+                if i > 0:
+                    self.finish(i - 1)
+                if i + 1 < num_iterations:
+                    self.start(i + 1)
+                self.update(i, critical=True)
+            else:
+                self.start(i)
+                self.compute(i)
+                self.update(i, critical=True)
+                self.finish(i)
+        if self.overlapped and num_iterations:
+            self.finish(num_iterations - 1)
+        while self.served < num_iterations + self.prefetch_depth + 1:
+            self.serve()
         assert not any(self.windows.values()), "rows left in a stage"
         if len(self.plans) == len(self.batches):
             assert not any(self.caches), "rows left in a cache"
@@ -118,11 +140,27 @@ class Playback:
         return due is None or due > i + self.window
 
     def may_be_forced(self, i: int, row: Row) -> bool:
-        """Whether the row is due later than anything that is already on its way in iteration i."""
+        """Whether the row was not used just before, and is due later than anything already on its way in i."""
         due = self.due(i, row.key)
-        return due is None or due > i + self.prefetch_depth
+        return not (i and row.key in self.uses[i - 1]) and (due is None or due > i + self.prefetch_depth)
 
     # --- servers
+
+    def serve(self) -> None:
+        """Their next step."""
+        n = self.served
+        if n - self.prefetch_depth - 1 >= 0:
+            self.scatter(n - self.prefetch_depth - 1)
+        if n < len(self.plans):
+            self.gather(n)
+        self.served += 1
+
+    def serve_until(self, n: int) -> None:
+        """Gather the fetches of n and, if eager, all that may be gathered."""
+        while self.served <= n or (
+            self.eager and self.served < len(self.plans) and self.served - self.prefetch_depth - 1 < self.finished
+        ):
+            self.serve()
 
     def gather(self, n: int) -> None:
         """Servers fill the fetch stages of iteration n."""
@@ -167,29 +205,55 @@ class Playback:
 
     # --- trainers
 
-    def train(self, i: int) -> None:
-        """All trainers play iteration i."""
+    def start(self, i: int) -> None:
+        """Set forced rows aside, insert the fetched ones; what is pushed early can be pushed now."""
+        self.serve_until(i)
         plans = self.plans[i].trainers
         assert self.plans[i].iteration == i, "iteration"
         for t, plan in enumerate(plans):
             self.check_share(i, t, plan)
-        forced = [self.set_aside(i, t, plan) for t, plan in enumerate(plans)]
+        self.forced[i] = [self.set_aside(i, t, plan) for t, plan in enumerate(plans)]
         fetched = [self.insert(i, t, plan) for t, plan in enumerate(plans)]
         for t in self.trainers:
-            self.check_forced(i, t, [row for part in forced[t] for row in part] + fetched[t][1])
-        new_keys = {row.key for rows, _ in fetched for row in rows}
+            self.check_forced(i, t, [row for part in self.forced[i][t] for row in part] + fetched[t][1])
+        self.new_keys = {row.key for rows, _ in fetched for row in rows}
         self.check_owners(i, [rows for rows, _ in fetched])
+        self.freed = [0 for _ in self.trainers]
+        for t, plan in enumerate(plans):
+            for u in self.trainers:
+                positions = destination(plan, u)[: plan.push_counts[u][:2].sum()]
+                rows = [self.caches[t][plan.update_slots[p]] for p in positions]
+                assert all(row.version == self.versions[row.key] for row in rows), "early push of a stale row"
 
-        updated = [self.updated_rows(i, t, plan) for t, plan in enumerate(plans)]
-        assert sorted(row.key for rows in updated for row in rows) == sorted(self.uses[i]), (
+    def compute(self, i: int) -> None:
+        """All trainers have the rows they use, fresh, in order; gradients change what the rows must be."""
+        plans = self.plans[i].trainers
+        self.owned[i] = [self.updated_rows(i, t, plan) for t, plan in enumerate(plans)]
+        assert sorted(row.key for rows in self.owned[i] for row in rows) == sorted(self.uses[i]), (
             "not exactly the rows in use"
         )
         for t, plan in enumerate(plans):
-            self.compute(i, t, plan, updated, new_keys)
-        self.update(i, plans, updated)
+            self.check_rows(i, t, plan, self.owned[i], self.new_keys)
+        self.check_contributions(i, plans, self.owned[i])
+        if not self.batches[i].read_only:
+            for key in self.uses[i]:
+                self.versions[key] += 1
 
-        for t, plan in enumerate(plans):
-            self.write_back(i, plan, forced[t], self.drain(i, t, plan))
+    def update(self, i: int, *, critical: bool) -> None:
+        """Apply the gradients of rows that the next iteration uses, or those of all others."""
+        next_uses = self.uses[i + 1] if i + 1 < len(self.uses) and self.window else set()
+        for row in (row for rows in self.owned[i] for row in rows):
+            if not self.batches[i].read_only and (row.key in next_uses) == critical:
+                row.version, row.dirty = row.version + 1, True
+
+    def finish(self, i: int) -> None:
+        """The delayed half: the other gradients, evictions, write-backs."""
+        self.update(i, critical=False)
+        for t, plan in enumerate(self.plans[i].trainers):
+            rows_before = len(self.caches[t])
+            self.write_back(i, plan, self.forced[i][t], self.drain(i, t, plan))
+            self.freed[t] = 0 if self.overlapped else rows_before - len(self.caches[t])
+        self.finished = i + 1
 
     def check_share(self, i: int, t: int, plan: TrainerPlan) -> None:
         """The samples are the trainer's, and every array is of its kind."""
@@ -248,17 +312,21 @@ class Playback:
     def check_forced(self, i: int, t: int, victims: list[Row]) -> None:
         """Evictions in mid-residency: from a full cache, nothing that is due soon, the farthest next use first."""
         if victims:
-            assert len(self.caches[t]) == self.cache_rows, "forced eviction from a cache that is not full"
+            assert len(self.caches[t]) + self.freed[t] == self.cache_rows, (
+                "forced eviction from a cache that is not full"
+            )
             assert all(self.may_be_forced(i, row) for row in victims), "forced eviction of a row that is due"
             nearest = min(self.due(i, row.key) or 0 for row in victims)
-            assert all((self.due(i, row.key) or 0) <= nearest for row in self.caches[t].values()), "not Belady's victim"
+            others = [row for row in self.caches[t].values() if not (i and row.key in self.uses[i - 1])]
+            assert all((self.due(i, row.key) or 0) <= nearest for row in others), "not Belady's victim"
 
     def check_owners(self, i: int, fetched: list[list[Row]]) -> None:
         """A row's owner is one of its users, unless one of them could not take it."""
         stuck = {
             t
             for t, cache in enumerate(self.caches)
-            if len(cache) == self.cache_rows and not any(self.may_be_forced(i, row) for row in cache.values())
+            if len(cache) + self.freed[t] == self.cache_rows
+            and not any(self.may_be_forced(i, row) for row in cache.values())
         }
         for owner, rows in enumerate(fetched):
             for row in rows:
@@ -276,7 +344,7 @@ class Playback:
             assert t not in self.users(i, row.key), "an own row is not among the first"
         return rows
 
-    def compute(self, i: int, t: int, plan: TrainerPlan, updated: list[list[Row]], new_keys: set[int]) -> None:
+    def check_rows(self, i: int, t: int, plan: TrainerPlan, updated: list[list[Row]], new_keys: set[int]) -> None:
         """Trainer t has exactly the rows it uses, in the order that sample_rows counts on."""
         rows = updated[t][: plan.num_own]
         for owner, owner_plan in enumerate(self.plans[i].trainers):
@@ -303,8 +371,8 @@ class Playback:
         assert set(keys[middle:]) == late, "late pushes"
         assert set(keys[first:last]) == critical, "critical gradients"
 
-    def update(self, i: int, plans: Sequence[TrainerPlan], updated: list[list[Row]]) -> None:
-        """Gradients reach the owner in ascending trainer order, once from each user; then one update per row."""
+    def check_contributions(self, i: int, plans: Sequence[TrainerPlan], updated: list[list[Row]]) -> None:
+        """Gradients reach the owner in ascending trainer order, once from each user."""
         for owner, rows in enumerate(updated):
             contributions: list[list[int]] = [[] for _ in rows]
             for t in self.trainers:
@@ -312,10 +380,6 @@ class Playback:
                     contributions[p].append(t)
             for row, contributors in zip(rows, contributions, strict=True):
                 assert contributors == self.users(i, row.key), "gradient contributions"
-                if not self.batches[i].read_only:
-                    row.version, row.dirty = row.version + 1, True
-        for key in self.uses[i]:
-            self.versions[key] += not self.batches[i].read_only
 
     def drain(self, i: int, t: int, plan: TrainerPlan) -> list[list[Row]]:
         """Residencies that end with iteration i: the dirty ones by server, the clean ones just vanish."""

@@ -44,10 +44,11 @@ def one_table(num_keys: int, num_columns: int) -> dict[str, Any]:
 
 
 def most_rows_at_once(batches: list[Batch], prefetch_depth: int) -> int:
-    """Rows in use by P + 1 neighbouring iterations, at the most: caches of so many rows together always do."""
+    """Slots taken by any iteration, the P after it and the one before it, whose slots are not free yet, at the most."""
     uses: list[Int64Array] = [batch.keys.ravel() for batch in batches]
     together = [np.concatenate(uses[i : i + prefetch_depth + 1]) for i in range(len(uses))]
-    return max((len(np.unique(keys)) for keys in together), default=0)
+    before = [0, *(len(np.unique(keys)) for keys in uses)]
+    return max((len(np.unique(keys)) + more for keys, more in zip(together, before, strict=False)), default=0)
 
 
 def tight_cache_rows(batches: list[Batch], num_trainers: int, prefetch_depth: int) -> int:

@@ -31,15 +31,16 @@ def expect(part: object, **fields: object) -> None:
 # --- plans worked by hand
 
 
-def test_slots_are_reused_last_in_first_out() -> None:
-    batches = [batch([[0], [1]]), batch([[1], [2]]), batch([[3]])]
-    sizes = {**one_table(4, 1), "num_trainers": 1, "num_servers": 1, "window": 1, "prefetch_depth": 1, "cache_rows": 3}
-    plans = plan_all(Case(batches, sizes))
+def test_slots_are_reused_last_in_first_out_after_an_iteration_of_grace() -> None:
+    batches = [batch([[0], [1]]), batch([[1], [2]]), batch([[3]]), batch([[4]])]
+    sizes = {"num_trainers": 1, "num_servers": 1, "window": 1, "prefetch_depth": 1, "cache_rows": 4}
+    plans = plan_all(Case(batches, sizes | one_table(5, 1)))
 
-    first, second, third = (plan.trainers[0] for plan in plans)
+    first, second, third, fourth = (plan.trainers[0] for plan in plans)
     expect(first, fetch_slots=[0, 1], fetch_offsets=[0], update_slots=[0, 1], write_back_slots=[0])
-    expect(second, fetch_slots=[0], fetch_offsets=[1024], update_slots=[1, 0], write_back_slots=[1, 0])
+    expect(second, fetch_slots=[2], fetch_offsets=[1024], update_slots=[1, 2], write_back_slots=[1, 2])
     expect(third, fetch_slots=[0], fetch_offsets=[0], update_slots=[0], write_back_slots=[0], sample_rows=[0])
+    expect(fourth, fetch_slots=[2], fetch_offsets=[1024], update_slots=[2], write_back_slots=[2], sample_rows=[0])
     expect(plans[1].servers[0], fetch_rows=[2], write_back_rows=[1, 2], write_back_offsets=[1024])
 
 
@@ -91,21 +92,21 @@ def test_full_cache_evicts_the_farthest_then_turns_to_another_trainer() -> None:
     batches = [
         batch([[0, 1, 1], [4, 4, 4]]),
         batch([[2, 2, 2], [4, 4, 4]]),
-        batch([[2, 6, 7], [4, 4, 4]]),
+        batch([[5, 6, 7], [4, 4, 4]]),
         batch([[0, 1, 1], [4, 4, 4]]),
     ]
-    sizes = {**one_table(8, 3), "num_trainers": 2, "num_servers": 1, "window": 4, "prefetch_depth": 0, "cache_rows": 2}
-    plans = plan_all(Case(batches, sizes))
+    sizes = {"num_trainers": 2, "num_servers": 1, "window": 4, "prefetch_depth": 0, "cache_rows": 3}
+    plans = plan_all(Case(batches, sizes | one_table(8, 3)))
 
-    # Keys 0 and 1 are both due in iteration 3; key 1 was retained later.
-    expect(plans[1].trainers[0], fetch_slots=[1], write_back_slots=[1], write_back_counts=[1], forced_counts=[1])
-    expect(plans[1].servers[0], fetch_rows=[2], write_back_rows=[1])
-    # Key 6 takes the slot of key 0; then trainer 0 holds 2 and 6, both in use, and key 7 goes to trainer 1.
-    expect(plans[2].trainers[0], fetch_slots=[0], write_back_slots=[0, 1, 0], forced_counts=[1], num_own=2)
-    expect(plans[2].trainers[0], sample_rows=[0, 1, 2], num_own=2, update_slots=[1, 0])
+    # Keys 0 and 1 are both due in iteration 3, key 1 was retained later. The slot of key 2 is not free yet: trainer 0
+    # holds 5 and 6, both in use, and key 7 goes to trainer 1.
+    expect(plans[2].trainers[0], fetch_slots=[1, 0], write_back_slots=[1, 0, 1, 0], forced_counts=[2], num_own=2)
+    expect(
+        plans[2].trainers[0], sample_rows=[0, 1, 2], replica_counts=[[0, 0, 0, 0], [1, 0, 0, 0]], update_slots=[1, 0]
+    )
     expect(plans[2].trainers[1], fetch_slots=[1], write_back_slots=[1], forced_counts=[0], num_own=1)
     expect(plans[2].trainers[1], update_slots=[0, 1], push_index=[1], push_counts=[[1, 0, 0, 0], [0, 0, 0, 0]])
-    expect(plans[2].servers[0], fetch_rows=[6, 7], write_back_rows=[0, 2, 6, 7], write_back_counts=[3, 1])
+    expect(plans[2].servers[0], fetch_rows=[5, 6, 7], write_back_rows=[1, 0, 5, 6, 7], write_back_counts=[4, 1])
 
 
 # --- playback
@@ -189,11 +190,11 @@ def test_playback_finds_what_is_wrong(change: Change, complaint: str) -> None:
 
 
 def test_playback_wants_the_farthest_victim() -> None:
-    batches = [batch([[0, 1]]), batch([[2, 2]]), batch([[0, 2]]), batch([[1, 1]])]
-    sizes = {**one_table(3, 2), "num_trainers": 1, "num_servers": 1, "window": 3, "prefetch_depth": 0, "cache_rows": 2}
+    batches = [batch([[0, 1]]), batch([[3, 3]]), batch([[2, 2]]), batch([[0, 2]]), batch([[1, 1]])]
+    sizes = {"num_trainers": 1, "num_servers": 1, "window": 4, "prefetch_depth": 0, "cache_rows": 3} | one_table(4, 2)
     plans = plan_all(Case(batches, sizes))
-    expect(plans[1].trainers[0], fetch_slots=[1], write_back_slots=[1])
-    plans[1] = trainer(0, fetch_slots=[0], write_back_slots=[0], update_slots=[0])(plans[1])
+    expect(plans[2].trainers[0], fetch_slots=[1], write_back_slots=[1], forced_counts=[1])
+    plans[2] = trainer(0, fetch_slots=[0], write_back_slots=[0], update_slots=[0])(plans[2])
     with pytest.raises(AssertionError, match="not Belady's victim"):
         play(batches, plans, **sizes)
 

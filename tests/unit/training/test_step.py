@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from operator import add
 from threading import Barrier
 from typing import Any, cast
 
@@ -239,8 +240,9 @@ def make_steps(models: list[nn.Module], cache_rows: int) -> list[TrainingStep]:
 
 def tight_cache_rows(num_trainers: int, prefetch_depth: int) -> int:
     stream = [(batch.ids + KEY_SPACE.table_offsets[:-1]).ravel() for batch in batches()]
-    near = [np.concatenate(stream[i : i + prefetch_depth + 1]) for i in range(len(stream))]
-    return -(-max(len(np.unique(keys)) for keys in near) // num_trainers)
+    near = [len(np.unique(np.concatenate(stream[i : i + prefetch_depth + 1]))) for i in range(len(stream))]
+    before = [0, *(len(np.unique(keys)) for keys in stream)]  # their slots are not free yet
+    return -(-max(map(add, near, before)) // num_trainers)
 
 
 @pytest.mark.parametrize("num_trainers", [1, 2, 3])
