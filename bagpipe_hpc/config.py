@@ -21,7 +21,14 @@ class _Section(BaseModel):
 
 class LookaheadConfig(_Section):
     window: int = Field(64, ge=1, le=100_000, description="Lookahead window L: iterations known ahead of each plan.")
-    prefetch_depth: int = Field(4, ge=1, le=1_000, description="P <= L: how many iterations ahead rows travel.")
+    prefetch_depth: int = Field(
+        4, ge=0, le=1_000, description="P <= L: how many iterations ahead rows travel; 0: fetched when they are needed."
+    )
+    delayed_synchronisation: bool = Field(
+        True,
+        description="While an iteration computes, finish what it does not need of the one before, and bring the rows "
+        "of the next one in. Needs P >= 1.",
+    )
 
 
 class CacheConfig(_Section):
@@ -138,6 +145,11 @@ class Config(_Section):
     def prefetch_depth(self) -> int:
         """P as planned: 0 in synchronous mode."""
         return self.lookahead.prefetch_depth if self.mode == "cached" else 0
+
+    @property
+    def is_overlapped(self) -> bool:
+        """Whether trainers overlap neighbouring iterations."""
+        return self.lookahead.delayed_synchronisation and self.prefetch_depth >= 1
 
     def to_yaml(self) -> str:
         """The whole configuration, defaults included."""

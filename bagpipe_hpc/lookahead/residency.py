@@ -106,8 +106,10 @@ class Residency:
         if num_unplaced:
             raise self._too_small(iteration, size, num_unplaced)
         if self._previous is not None:
-            previous, *entries = self._previous
-            _let_evict(previous, ring.row_of(previous), *entries, ring.rows, ring.next_uses, self.heads, self.farthest)
+            previous, begins, ends = self._previous
+            _let_evict(
+                previous, ring.row_of(previous), begins, ends, ring.rows, ring.next_uses, self.heads, self.farthest
+            )
         self._previous = iteration, entry_begins, batch.entry_ends
         self.heads[:, row] = NONE  # these rows are being used now
         self._free_again(size)

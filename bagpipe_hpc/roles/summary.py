@@ -5,22 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.roles.console import open_console
 from bagpipe_hpc.topology import Topology
 
-# Causes of training/step.py's stopwatch, in the order of an iteration.
+# Causes of training/step.py's stopwatches, in the order of an iteration. The first can be waited for, the others happen
+# while the next iteration computes; where nothing is delayed, they come to the first.
 CAUSES = {
     "plan_wait": "plan wait",
     "prefetch_wait": "prefetch wait",
-    "cache": "cache",
+    "delayed_wait": "delayed wait",
     "exchange": "exchange",
+    "cache": "cache",
     "compute": "compute",
-    "dense": "dense",
     "update": "update",
+    "dense": "dense",
+}
+DELAYED_CAUSES = {
+    "delayed_gradients": "delayed gradients",
+    "drain": "drain",
     "write_back": "write-back",
+    "insert": "insert",
+    "early_pushes": "early pushes",
 }
 COUNTERS = ("rows_fetched", "rows_written_back", "rows_pushed")
 BYTES = ("bytes_fetched", "bytes_written_back", "bytes_exchanged", "bytes_dense")
@@ -53,9 +63,12 @@ def summarise(
         "validation_auc": evaluation.auc if evaluation else None,
         "validation_log_loss": evaluation.log_loss if evaluation else None,
         "validation_samples": evaluation.num_samples if evaluation else 0,
+        "steady_milliseconds": 1e3 * _steady_seconds([trainer["iteration_seconds"] for trainer in trainers]),
         "milliseconds_per_iteration": {
-            cause: 1e3 * sum(t["seconds_by_cause"].get(cause, 0.0) for t in trainers) / len(trainers) / num_iterations
-            for cause in CAUSES
+            cause: _milliseconds(trainers, "seconds_by_cause", cause) for cause in {**CAUSES, **DELAYED_CAUSES}
+        },
+        "milliseconds_meanwhile": {
+            cause: _milliseconds(trainers, "delayed_seconds_by_cause", cause) for cause in {**CAUSES, **DELAYED_CAUSES}
         },
         **{name: sum(trainer[name] for trainer in trainers) for name in (*COUNTERS, *BYTES)},
         "imbalance": {name: _imbalance([trainer[name] for trainer in trainers]) for name in COUNTERS},
@@ -65,6 +78,19 @@ def summarise(
         "threads_per_trainer": trainers[0]["threads"],
         "model_digest": digest,
     }
+
+
+def _milliseconds(trainers: list[dict[str, Any]], where: str, cause: str) -> float:
+    """Per iteration of a trainer, the mean."""
+    seconds = [trainer[where].get(cause, 0.0) for trainer in trainers]
+    return 1e3 * sum(seconds) / max(1, sum(trainer["iterations"] for trainer in trainers))
+
+
+def _steady_seconds(iteration_seconds: list[NDArray[np.float64]]) -> float:
+    """Median over the middle third of the job's iterations: no start, no end."""
+    num_iterations = len(iteration_seconds[0])
+    middle = slice(num_iterations // 3, max(num_iterations // 3 + 1, 2 * num_iterations // 3))
+    return float(np.median([seconds[middle] for seconds in iteration_seconds]))
 
 
 def print_summary(summary: dict[str, Any], run_path: Path) -> None:
@@ -84,9 +110,17 @@ def print_summary(summary: dict[str, Any], run_path: Path) -> None:
     table.add_section()
     times = summary["milliseconds_per_iteration"]
     total = sum(times.values()) or 1.0
-    for cause, name in CAUSES.items():
-        table.add_row(name, f"{times[cause]:.2f} ms", f"{times[cause] / total:.0%} of an iteration")
+    for cause, name in {**CAUSES, **DELAYED_CAUSES}.items():
+        if times[cause] or cause in CAUSES:
+            table.add_row(name, f"{times[cause]:.2f} ms", f"{times[cause] / total:.0%} of an iteration")
+    table.add_row("iteration", f"{summary['steady_milliseconds']:.2f} ms", "median of the middle third")
     table.add_section()
+    if any(summary["milliseconds_meanwhile"].values()):
+        for cause, milliseconds in summary["milliseconds_meanwhile"].items():
+            if milliseconds:
+                name = {**CAUSES, **DELAYED_CAUSES}[cause]
+                table.add_row(name, f"{milliseconds:.2f} ms", "while an iteration computes")
+        table.add_section()
     for name in COUNTERS:
         table.add_row(name.replace("_", " "), f"{summary[name]:,}", f"{summary[name] / summary['iterations']:,.0f} per "
                       f"iteration, most of one trainer {summary['imbalance'][name]:.2f} x mean")  # fmt: skip

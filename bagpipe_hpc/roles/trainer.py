@@ -1,14 +1,19 @@
-"""A trainer, from start to end: a prefetch thread that runs ahead, and the thread that computes.
+"""A trainer, from start to end: three threads, so that only what must be waited for is waited for.
 
-oracle            prefetch thread             main thread                  servers, peers
-  |--- plan n -->  1 receive plan n
-  |                2 wait for ready n, Get  <----------------------------------- stages
-  |                3 queue (at most P) --->   4 plan i with its rows
-  |                                           5 play (training/step.py)  <-----> peers, Horovod
-  |                                           6 Put write-backs of i, written i -> stages
-  | <------------------------- 7 report: loss |
-  |--- end ----->  8 None ------------------> 9 evaluation results, counters, dense parameters -> oracle
+oracle         prefetch thread            exchange thread              main thread              servers, peers
+  |-- plan n -> 1 receive plan n            |                            |                          |
+  |             2 wait for ready n, Get  <--|----------------------------|------------------------- stages
+  |             3 queue (at most P) ------> 4 finish i-1  <--------------|------------------------> delayed gradients
+  |                                           Put write-backs, written i-1 ------------------------> stages
+  |                                         5 start i+1  <---------------|------------------------> early pushes
+  |                                         |                            6 compute i  <-----------> critical pushes,
+  |                                         |                            |                          gradients, Horovod
+  | <-------------------------------------- |  ------------------------- 7 report: loss
+  |                                         |------ i+1 is ready ------> 8 next iteration
+  |-- end ----> 9 None -------------------> finish of the last --------> 10 evaluation, counters, dense parameters
 
+4 and 5 run while 6 does, and the critical path is 6 alone (training/step.py says why that is safe). Where nothing may
+be delayed, the main thread does 5, 6, 4, one after the other.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Queue
 from typing import Any
@@ -38,7 +44,7 @@ from bagpipe_hpc.training.build import build_step
 from bagpipe_hpc.training.dense import dense_parameters
 from bagpipe_hpc.training.device import Device, choose_device, free_bytes, set_num_threads
 from bagpipe_hpc.training.metrics import EvaluationResult, evaluate_predictions
-from bagpipe_hpc.training.step import Stopwatch
+from bagpipe_hpc.training.step import OpenIteration, Stopwatch
 from bagpipe_hpc.transport.base import TrainerEnd
 from bagpipe_hpc.transport.channel import PlanReceiver
 from bagpipe_hpc.transport.direct import DirectTrainer
@@ -134,8 +140,9 @@ class _Trainer:
         self._comms = comms
         self._device = device
         self._row_bytes = 4 * row_width(spec.config)
-        self._watch = Stopwatch()
+        self._watch, self._delayed_watch = Stopwatch(), Stopwatch()
         self._peers = PeerExchange(comms.trainers)
+        self._delayed_peers = PeerExchange(comms.trainers)
         self._step = build_step(
             spec.config,
             num_dense=spec.num_dense,
@@ -144,27 +151,66 @@ class _Trainer:
             trainer_rank=comms.trainers.rank,
             device=device,
             peers=self._peers,
+            delayed_peers=self._delayed_peers if spec.config.is_overlapped else None,
             stopwatch=self._watch,
+            delayed_stopwatch=self._delayed_watch if spec.config.is_overlapped else self._watch,
         )
         self._counters = dict.fromkeys(
             ("iterations", "samples", "rows_fetched", "rows_written_back", "rows_pushed", "bytes_exchanged"), 0
         )
-        self._seconds = 0.0
+        self._clock = [time.perf_counter()]  # when training iterations ended
         self._seconds_by_cause: dict[str, float] = {}
         self._predictions: list[tuple[Float32Array, Float32Array]] = []
 
     def run(self, prefetcher: _Prefetcher, end: TrainerEnd) -> None:
         """Play every plan."""
-        start = time.perf_counter()
-        while (item := prefetcher.next(self._watch)) is not None:  # 4
-            plan, rows = item
-            with trace.span("evaluation" if plan.read_only else "iteration", plan.iteration):
-                leaving, loss, logits = self._step.play(plan, rows)  # 5
-                with self._watch.time("write_back"):
-                    end.write_back(plan, leaving)  # 6
-                self._account(plan, loss, logits)  # 7
-            if not plan.read_only:
-                self._seconds, self._seconds_by_cause = time.perf_counter() - start, dict(self._watch.seconds)
+        self._clock = [time.perf_counter()]
+        if self._step.is_overlapped:
+            self._run_overlapped(prefetcher, end)
+        else:
+            while (iteration := self._start_next(prefetcher, self._watch)) is not None:  # 5
+                self._compute(iteration)  # 6
+                self._finish(iteration, end)  # 4
+
+    def _run_overlapped(self, prefetcher: _Prefetcher, end: TrainerEnd) -> None:
+        def meanwhile(previous: OpenIteration | None) -> OpenIteration | None:
+            if previous is not None:
+                self._finish(previous, end)  # 4
+            return self._start_next(prefetcher, self._delayed_watch)  # 5
+
+        with ThreadPoolExecutor(1, "exchange") as exchange:
+            previous, current = None, self._start_next(prefetcher, self._watch)
+            while current is not None:
+                following = exchange.submit(meanwhile, previous)
+                self._compute(current)  # 6
+                with self._watch.time("delayed_wait", current.plan.iteration):
+                    previous, current = current, following.result()  # 8
+            if previous is not None:
+                self._finish(previous, end)
+
+    def _start_next(self, prefetcher: _Prefetcher, watch: Stopwatch) -> OpenIteration | None:
+        landed = prefetcher.next(watch)
+        if landed is None:
+            return None
+        plan, rows = landed
+        with trace.span("start", plan.iteration):
+            return self._step.start(plan, rows)
+
+    def _compute(self, iteration: OpenIteration) -> None:
+        plan = iteration.plan
+        with trace.span("evaluation" if plan.read_only else "iteration", plan.iteration):
+            loss, logits = self._step.compute(iteration)
+            self._account(plan, loss, logits)  # 7
+        if not plan.read_only:
+            self._clock.append(time.perf_counter())
+            self._seconds_by_cause = dict(self._watch.seconds)
+
+    def _finish(self, iteration: OpenIteration, end: TrainerEnd) -> None:
+        with trace.span("finish", iteration.plan.iteration):
+            leaving = self._step.finish(iteration)
+            watch = self._delayed_watch if self._step.is_overlapped else self._watch
+            with watch.time("write_back"):
+                end.write_back(iteration.plan, leaving)
 
     def _account(self, plan: TrainerPlan, loss: float, logits: Float32Array) -> None:
         self._counters["rows_written_back"] += len(plan.write_back_slots)  # the last ones leave during evaluation
@@ -175,7 +221,7 @@ class _Trainer:
             self._counters["samples"] += plan.num_samples
             self._counters["rows_fetched"] += len(plan.fetch_slots)
             self._counters["rows_pushed"] += len(plan.push_index)
-            self._counters["bytes_exchanged"] = self._peers.bytes_sent
+            self._counters["bytes_exchanged"] = self._peers.bytes_sent + self._delayed_peers.bytes_sent
         if self._comms.trainers.rank == 0:
             self._comms.reports.Send(
                 REPORT.pack(plan.iteration, loss, plan.num_global_samples, plan.read_only), ORACLE_RANK
@@ -185,7 +231,9 @@ class _Trainer:
         """Send the oracle what this trainer counted while training (9). Communication: collective over the world."""
         is_first = self._comms.trainers.rank == 0
         totals: dict[str, Any] = {
-            "seconds": self._seconds,
+            "seconds": self._clock[-1] - self._clock[0],
+            "iteration_seconds": np.diff(self._clock),
+            "delayed_seconds_by_cause": dict(self._delayed_watch.seconds),
             "seconds_by_cause": self._seconds_by_cause,
             **self._counters,
             "bytes_fetched": self._counters["rows_fetched"] * self._row_bytes,
@@ -201,6 +249,7 @@ class _Trainer:
     def close(self) -> None:
         """Release communicators. Communication: collective over the trainers."""
         self._peers.free()
+        self._delayed_peers.free()
 
     def _evaluate(self) -> EvaluationResult | None:
         """Metrics over the predictions of all trainers, at trainer 0."""

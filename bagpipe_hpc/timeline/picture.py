@@ -20,8 +20,8 @@ COLOURS = {
     "read batch": "#b8d98d", "place samples": "#d9ef8b", "enter batch": "#8cc152", "plan": "#4d9221",
     "encode": "#66a61e", "send": "#276419",
     "scatter": "#9ecae1", "gather": "#2171b5", "announce": "#08306b",
-    "get": "#4292c6", "cache": "#c6a14a", "write back": "#6baed6",
-    "exchange": "#9e6ebd", "dense": "#5e3c99",
+    "get": "#4292c6", "insert": "#c6a14a", "cache": "#bf812d", "drain": "#dfc27d", "write back": "#6baed6",
+    "exchange": "#9e6ebd", "early pushes": "#c2a5cf", "delayed gradients": "#d4b9da", "dense": "#5e3c99",
     "compute": "#e66101", "update": "#a63603", "evaluation": "#fdb863",
 }  # fmt: skip
 WAITING = "#e3e3e3"

@@ -22,19 +22,23 @@ def build_step(
     trainer_rank: int,
     device: torch.device,
     peers: Peers,
+    delayed_peers: Peers | None,
     stopwatch: Stopwatch,
+    delayed_stopwatch: Stopwatch,
 ) -> TrainingStep:
     """Model, optimizers and cache of one trainer, ready to play plans. Horovod must be initialised."""
     model = build_model(config.model, num_dense, num_tables, config.training.seed).to(device)
     return TrainingStep(
         trainer_rank=trainer_rank,
         model=model,
-        embedding_dim=config.model.row_dim,
+        row_dim=config.model.row_dim,
         num_tables=num_tables,
         cache=RowCache(num_slots, row_width(config), device),
         row_optimizer=RowSGD(config.training.learning_rate),
         dense_optimizer=torch.optim.SGD(model.parameters(), lr=config.training.learning_rate),
         dense=DenseSynchronizer(model),
         peers=peers,
+        delayed_peers=delayed_peers,
         stopwatch=stopwatch,
+        delayed_stopwatch=delayed_stopwatch,
     )

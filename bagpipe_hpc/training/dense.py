@@ -7,47 +7,99 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+BUCKET_BYTES = 1 << 20
+
 
 class DenseSynchronizer:
-    """Sums gradients, and the loss with them, over the trainers in one allreduce of one flat buffer.
+    """Sums gradients, and the loss with them, over the trainers while backward still runs.
 
-    A single tensor of constant size is always in flight alone: Horovod can fuse it with nothing, so the order of
-    summation is MPI's for that size and does not depend on timing.
+    Parameters are dealt to buckets from the model's end, where backward begins. A bucket is one flat buffer, summed by
+    one allreduce as soon as all its gradients are there. Buckets depend on the model only, and Horovod fuses nothing
+    (roles/trainer.py), so the order of summation is MPI's for each size and does not depend on timing.
 
     Args:
         model: Its parameters get the summed gradients.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._parameters = list(model.parameters())
-        size = sum(p.numel() for p in self._parameters)
-        device = self._parameters[0].device
-        self._buffer = torch.zeros(size + 1, dtype=torch.float32, device=device)
-        pieces = self._buffer[:-1].split([p.numel() for p in self._parameters])
-        # Without NCCL, Horovod sums in host memory; it is handed host memory then.
-        in_place = device.type == "cpu" or hvd.nccl_built()
-        self._reduced = self._buffer if in_place else torch.empty_like(self._buffer, device="cpu", pin_memory=True)
-        self._views = [piece.view_as(p) for piece, p in zip(pieces, self._parameters, strict=True)]
+        self._buckets: list[_Bucket] = []
+        pending: list[torch.nn.Parameter] = []
+        for parameter in reversed(list(model.parameters())):
+            pending.append(parameter)
+            if 4 * sum(p.numel() for p in pending) >= BUCKET_BYTES:
+                self._add_bucket(pending)
+                pending = []
+        if pending:
+            self._add_bucket(pending)
+
+    def _add_bucket(self, parameters: list[torch.nn.Parameter]) -> None:
+        self._buckets.append(_Bucket(f"dense_gradients_{len(self._buckets)}", parameters))
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of one allreduce."""
+        """Bytes of an iteration's allreduces."""
+        return sum(bucket.num_bytes for bucket in self._buckets)
+
+    def start(self, loss: torch.Tensor) -> None:
+        """Expect a backward pass; the loss goes with every bucket.
+
+        Communication: from here to `finish`, collective over the trainers.
+        """
+        for bucket in self._buckets:
+            bucket.expect(loss.detach())
+
+    def finish(self) -> float:
+        """Replace every gradient by its sum over the trainers; returns the summed loss."""
+        losses = [bucket.finish() for bucket in self._buckets]
+        return losses[0]
+
+
+class _Bucket:
+    """Gradients that are summed together. Every buffer ends with the loss, which costs four bytes."""
+
+    def __init__(self, name: str, parameters: list[torch.nn.Parameter]) -> None:
+        self._name = name
+        self._parameters = parameters
+        device = parameters[0].device
+        sizes = [p.numel() for p in parameters]
+        self._buffer = torch.zeros(sum(sizes) + 1, dtype=torch.float32, device=device)
+        # Without NCCL, Horovod sums in host memory; it is handed host memory then.
+        in_place = device.type == "cpu" or hvd.nccl_built()
+        self._reduced = self._buffer if in_place else torch.empty_like(self._buffer, device="cpu", pin_memory=True)
+        self._views = [v.view_as(p) for v, p in zip(self._buffer[:-1].split(sizes), parameters, strict=True)]
+        self._num_missing = 0
+        self._allreduce: int | None = None
+        for parameter in parameters:
+            parameter.register_post_accumulate_grad_hook(self._arrived)
+
+    @property
+    def num_bytes(self) -> int:
         return self._buffer.numel() * 4
 
-    def synchronise(self, loss: torch.Tensor) -> float:
-        """Replace every gradient by its sum over the trainers; returns the summed loss.
+    def expect(self, loss: torch.Tensor) -> None:
+        self._buffer[-1] = loss
+        self._num_missing = len(self._parameters)
 
-        Communication: collective over the trainers.
-        """
+    def _arrived(self, _: torch.Tensor) -> None:
+        self._num_missing -= 1
+        if self._num_missing == 0:
+            self._begin()
+
+    def _begin(self) -> None:
         for view, parameter in zip(self._views, self._parameters, strict=True):
             if parameter.grad is None:
                 view.zero_()
             else:
                 view.copy_(parameter.grad)
-        self._buffer[-1] = loss.detach()
         if self._reduced is not self._buffer:
             self._reduced.copy_(self._buffer)
-        hvd.allreduce_(self._reduced, op=hvd.Sum, name="dense_gradients_and_loss")
+        self._allreduce = hvd.allreduce_async_(self._reduced, op=hvd.Sum, name=self._name)
+
+    def finish(self) -> float:
+        if self._allreduce is None:  # some parameter has no part in the loss
+            self._begin()
+        hvd.synchronize(self._allreduce)
+        self._allreduce = None
         if self._reduced is not self._buffer:
             self._buffer.copy_(self._reduced)
         for view, parameter in zip(self._views, self._parameters, strict=True):

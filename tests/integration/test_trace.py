@@ -19,8 +19,9 @@ TRAIN = [part for setting in SETTINGS for part in ("--set", setting)]
 SPANS = {
     0: {"read batch", "enter batch", "plan", "encode", "plan wait", "receiver wait", "send"},
     1: {"receive plan", "written wait", "scatter", "gather", "announce"},
-    2: {"receive plan", "ready wait", "get", "queue wait", "plan wait", "prefetch wait", "iteration", "cache",
-        "exchange", "compute", "dense", "update", "write back", "evaluation"},
+    2: {"receive plan", "ready wait", "get", "queue wait", "plan wait", "prefetch wait", "iteration", "evaluation",
+        "exchange", "cache", "compute", "update", "dense", "delayed wait", "start", "finish", "insert", "early pushes",
+        "delayed gradients", "drain", "write back"},
 }  # fmt: skip
 SPANS[3] = SPANS[2]
 ONLY_TRAINING, ONLY_EVALUATION = {"iteration", "dense", "update"}, {"evaluation"}

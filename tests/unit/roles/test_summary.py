@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.roles.summary import BYTES, CAUSES, COUNTERS, print_summary, summarise
+from bagpipe_hpc.roles.summary import BYTES, CAUSES, COUNTERS, DELAYED_CAUSES, print_summary, summarise
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.training.metrics import EvaluationResult
 
@@ -20,7 +21,10 @@ def totals_of(trainer: int, evaluation: EvaluationResult | None) -> dict[str, An
     return {
         "seconds": 4.0 + trainer,
         "samples": 600,
+        "iterations": 10,
+        "iteration_seconds": np.array([9.0, 0.25, 0.5, 0.25, 0.5, 0.25, 9.0, 9.0, 9.0, 9.0]) + trainer,
         "seconds_by_cause": {"compute": 2.0, "cache": 1.0 + trainer},
+        "delayed_seconds_by_cause": {"drain": 0.5},
         "evaluation": evaluation if trainer == 0 else None,
         "device": "cpu",
         "threads": 3,
@@ -47,7 +51,9 @@ def test_figures_of_all_ranks_come_together() -> None:
     # Means over the trainers, per iteration.
     times = summary["milliseconds_per_iteration"]
     assert (times["compute"], times["cache"], times["exchange"]) == (200.0, 150.0, 0.0)
-    assert list(times) == list(CAUSES)
+    assert list(times) == [*CAUSES, *DELAYED_CAUSES]
+    assert summary["milliseconds_meanwhile"]["drain"] == 50.0
+    assert summary["steady_milliseconds"] == 875.0  # of 250, 500, 250 and 1250, 1500, 1250
 
 
 def test_it_is_json() -> None:
@@ -74,6 +80,12 @@ def test_the_table_shows_the_figures(
     print_summary(summary_of(evaluation), Path("runs/one"))
     output = capsys.readouterr().out
     shown = [*shown, "dlrm, cached", "1,200 samples in 5.0 s", "0.6250", "200.00 ms", "57%", "rows pushed", "30.0 B"]
-    shown += ["3.0 MiB", "model digest " + "ab" * 32, "run directory runs/one", *CAUSES.values()]
+    shown += [
+        "3.0 MiB",
+        "model digest " + "ab" * 32,
+        "run directory runs/one",
+        *CAUSES.values(),
+        "while an iteration computes",
+    ]
     assert [word for word in shown if word not in output] == []
     assert [word for word in hidden if word in output] == []

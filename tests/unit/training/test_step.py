@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from operator import add
 from threading import Barrier
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +22,9 @@ from bagpipe_hpc.config import ModelConfig
 from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
 from bagpipe_hpc.sharding import KeySpace, Sharding, share_boundaries
 from bagpipe_hpc.training.cache import RowCache
-from bagpipe_hpc.training.dense import DenseSynchronizer
 from bagpipe_hpc.training.models import build_model
 from bagpipe_hpc.training.row_optimizer import RowSGD
-from bagpipe_hpc.training.step import Stopwatch, TrainingStep
+from bagpipe_hpc.training.step import OpenIteration, Stopwatch, TrainingStep
 from tests.plans import RankPlans, rank_plans
 
 Float32Array = NDArray[np.float32]
@@ -148,8 +148,13 @@ class ThreadDense:
     def __init__(self, board: Board, trainer: int, model: nn.Module) -> None:
         self.board, self.trainer, self.parameters = board, trainer, list(model.parameters())
 
-    def synchronise(self, loss: torch.Tensor) -> float:
-        mine = [loss.detach(), *(parameter.grad for parameter in self.parameters)]
+    num_bytes = 0
+
+    def start(self, loss: torch.Tensor) -> None:
+        self.loss = loss.detach()
+
+    def finish(self) -> float:
+        mine = [self.loss, *(parameter.grad for parameter in self.parameters)]
         everybody = self.board.show(self.trainer, [item.clone() for item in mine])
         loss_sum, *gradients = (sum(items[1:], start=items[0]) for items in zip(*everybody, strict=True))
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -173,15 +178,17 @@ class Servers:
     def __init__(self, sharding: Sharding, prefetch_depth: int, rows: Float32Array) -> None:
         self.sharding, self.prefetch_depth, self.rows = sharding, prefetch_depth, rows
         self.written: deque[tuple[RankPlans, list[Float32Array]]] = deque()
+        self.num_scattered = 0
 
     def fetch(self, plan: RankPlans) -> list[Float32Array]:
         """Rows for every trainer."""
-        if len(self.written) > self.prefetch_depth:
+        while self.num_scattered < plan.iteration - self.prefetch_depth:
             self.scatter()
         return [self.rows[keys] for keys in self.keys(plan, "fetch")]
 
     def scatter(self) -> None:
         plan, blocks = self.written.popleft()
+        self.num_scattered += 1
         for keys, rows in zip(self.keys(plan, "write_back"), blocks, strict=True):
             self.rows[keys] = rows
 
@@ -195,44 +202,117 @@ class Servers:
 
 
 def planned_training(
-    num_trainers: int, window: int, prefetch_depth: int, cache_rows: int = KEY_SPACE.num_keys
+    num_trainers: int,
+    window: int,
+    prefetch_depth: int,
+    cache_rows: int = 2 * KEY_SPACE.num_keys,
+    order: str = "one after the other",
 ) -> Outcome:
     """The same by plans."""
     sizes = {"num_trainers": num_trainers, "num_servers": 2, "window": window, "prefetch_depth": prefetch_depth}
     planner = Planner(num_embeddings=KEY_SPACE.num_embeddings, cache_rows=cache_rows, **sizes)
     rows = np.concatenate([initial_rows(), np.zeros((KEY_SPACE.num_keys, 1), np.float32)], axis=1)
-    servers = Servers(Sharding(KEY_SPACE.num_keys, 2), prefetch_depth, rows)
     models = [build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3) for _ in range(num_trainers)]
-    steps = make_steps(models, cache_rows)
     outcome = Outcome(rows, [model.state_dict() for model in models])
-    with ThreadPoolExecutor(num_trainers) as pool:
-        for plan in rank_plans(planner.plans(batches())):
-            played = list(pool.map(TrainingStep.play, steps, plan.trainers, servers.fetch(plan)))
-            servers.written.append((plan, [leaving for leaving, _, _ in played]))
-            losses = {loss for _, loss, _ in played}
-            if not plan.trainers[0].read_only:
-                outcome.losses.append(losses.pop())
-                assert not losses, "trainers disagree on the loss"
-            outcome.logits.append(np.concatenate([logits for _, _, logits in played]))
+    steps = make_steps(models, cache_rows, overlapped=order != "one after the other")
+    servers = Servers(Sharding(KEY_SPACE.num_keys, 2), prefetch_depth, rows)
+    with Players(steps, servers, outcome) as players:
+        ORDERS[order](players, list(rank_plans(planner.plans(batches()))))
     while servers.written:
         servers.scatter()
     return outcome
 
 
-def make_steps(models: list[nn.Module], cache_rows: int) -> list[TrainingStep]:
-    board = Board(len(models))
+class Players:
+    """All trainers, each in two threads: one computes, one does what may be done meanwhile."""
+
+    def __init__(self, steps: list[TrainingStep], servers: Servers, outcome: Outcome) -> None:
+        self.steps, self.servers, self.outcome = steps, servers, outcome
+        self.main, self.exchange = ThreadPoolExecutor(len(steps)), ThreadPoolExecutor(len(steps))
+
+    def __enter__(self) -> Players:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.main.shutdown()
+        self.exchange.shutdown()
+
+    def start(self, plan: RankPlans) -> list[OpenIteration]:
+        return list(self.exchange.map(TrainingStep.start, self.steps, plan.trainers, self.servers.fetch(plan)))
+
+    def begin_compute(self, iterations: list[OpenIteration]) -> list[Future[tuple[float, Float32Array]]]:
+        return [self.main.submit(step.compute, each) for step, each in zip(self.steps, iterations, strict=True)]
+
+    def end_compute(self, played: list[Future[tuple[float, Float32Array]]], read_only: bool) -> None:
+        results = [future.result(TIMEOUT) for future in played]
+        losses = {loss for loss, _ in results}
+        if not read_only:
+            self.outcome.losses.append(losses.pop())
+            assert not losses, "trainers disagree on the loss"
+        self.outcome.logits.append(np.concatenate([logits for _, logits in results]))
+
+    def compute(self, iterations: list[OpenIteration]) -> None:
+        self.end_compute(self.begin_compute(iterations), iterations[0].plan.read_only)
+
+    def finish(self, plan: RankPlans, iterations: list[OpenIteration]) -> None:
+        self.servers.written.append((plan, list(self.exchange.map(TrainingStep.finish, self.steps, iterations))))
+
+
+def one_after_the_other(players: Players, plans: list[RankPlans]) -> None:
+    for plan in plans:
+        iterations = players.start(plan)
+        players.compute(iterations)
+        players.finish(plan, iterations)
+
+
+def overlapped(players: Players, plans: list[RankPlans], when: str) -> None:
+    """Finish i - 1 and start i + 1 before, after or while i computes."""
+    current = players.start(plans[0])
+    previous: list[OpenIteration] | None = None
+    for i, plan in enumerate(plans):
+        if when == "after":
+            players.compute(current)
+        elif when == "while":
+            computing = players.begin_compute(current)
+        if previous is not None:
+            players.finish(plans[i - 1], previous)
+        following = players.start(plans[i + 1]) if i + 1 < len(plans) else []
+        if when == "before":
+            players.compute(current)
+        elif when == "while":
+            players.end_compute(computing, plan.trainers[0].read_only)
+        previous, current = current, following
+    assert previous is not None
+    players.finish(plans[-1], previous)
+
+
+ORDERS = {
+    "one after the other": one_after_the_other,
+    **{when: partial(overlapped, when=when) for when in ("before", "after", "while")},
+}
+
+
+def make_steps(models: list[nn.Module], cache_rows: int, overlapped: bool) -> list[TrainingStep]:
+    board, delayed_board = Board(len(models)), Board(len(models))
+    dense_board = Board(len(models))
+
+    def peers(board: Board, trainer: int) -> ThreadPeers | NobodyElse:
+        return ThreadPeers(board, trainer) if len(models) > 1 else NobodyElse()
+
     return [
         TrainingStep(
             trainer_rank=trainer,
             model=model,
-            embedding_dim=DIM,
+            row_dim=DIM,
             num_tables=NUM_TABLES,
             cache=RowCache(cache_rows, DIM + 1, torch.device("cpu")),
             row_optimizer=CountingSGD(LEARNING_RATE),
             dense_optimizer=torch.optim.SGD(model.parameters(), lr=LEARNING_RATE),
-            dense=cast(DenseSynchronizer, ThreadDense(board, trainer, model)),
-            peers=ThreadPeers(board, trainer) if len(models) > 1 else NobodyElse(),
+            dense=ThreadDense(dense_board, trainer, model),
+            peers=peers(board, trainer),
+            delayed_peers=peers(delayed_board, trainer) if overlapped else None,
             stopwatch=Stopwatch(),
+            delayed_stopwatch=Stopwatch(),
         )
         for trainer, model in enumerate(models)
     ]
@@ -245,14 +325,18 @@ def tight_cache_rows(num_trainers: int, prefetch_depth: int) -> int:
     return -(-max(map(add, near, before)) // num_trainers)
 
 
+SIZES_OF_PLANS = [  # L, P, as few slots as will do
+    (0, 0, False), (1, 1, False), (4, 0, False), (4, 2, False), (20, 3, False), (20, 0, True), (20, 1, True)
+]  # fmt: skip
+IN_ORDER = [(*sizes, "one after the other") for sizes in SIZES_OF_PLANS]
+OVERLAPPED = [(*sizes, order) for sizes in SIZES_OF_PLANS if sizes[1] for order in ("before", "after", "while")]
+
+
 @pytest.mark.parametrize("num_trainers", [1, 2, 3])
-@pytest.mark.parametrize(
-    ("window", "prefetch_depth", "tight"),
-    [(0, 0, False), (1, 1, False), (4, 0, False), (4, 2, False), (20, 3, False), (20, 0, True), (20, 1, True)],
-)
-def test_equal_to_plain_training(num_trainers: int, window: int, prefetch_depth: int, tight: bool) -> None:
-    cache_rows = tight_cache_rows(num_trainers, prefetch_depth) if tight else KEY_SPACE.num_keys
-    ours = planned_training(num_trainers, window, prefetch_depth, cache_rows)
+@pytest.mark.parametrize(("window", "prefetch_depth", "tight", "order"), IN_ORDER + OVERLAPPED)
+def test_equal_to_plain_training(num_trainers: int, window: int, prefetch_depth: int, tight: bool, order: str) -> None:
+    cache_rows = tight_cache_rows(num_trainers, prefetch_depth) if tight else 2 * KEY_SPACE.num_keys
+    ours = planned_training(num_trainers, window, prefetch_depth, cache_rows, order)
     theirs = plain_training(num_trainers)
     assert ours.losses == theirs.losses
     for iteration, (mine, plain) in enumerate(zip(ours.logits, theirs.logits, strict=True)):
