@@ -255,6 +255,7 @@ def measure_oracle(case: OracleCase, progress: Any = None) -> OracleFigures:
             num_trainers=case.trainers,
             num_servers=case.servers,
             cache_rows=case.cache_rows or 2 * sum(num_embeddings),
+            num_batches=case.num_batches,
         )
         read = _Tap(dataset.train.batches(case.batch))
         plans = stream.plans(SampleBatch(b.ids, b.labels, b.dense) for b in itertools.islice(read, case.num_batches))

@@ -26,7 +26,7 @@ from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.lookahead.codec import encode_end
 from bagpipe_hpc.roles.collection import receive_touched_rows
 from bagpipe_hpc.roles.communicators import Communicators
-from bagpipe_hpc.roles.planning import PlanStream, count_iterations, sample_batches, warm_up_planning
+from bagpipe_hpc.roles.planning import PlanStream, count_batches, count_iterations, sample_batches, warm_up_planning
 from bagpipe_hpc.roles.progress import Progress
 from bagpipe_hpc.roles.report import REPORT
 from bagpipe_hpc.roles.run_directory import writing_to
@@ -55,6 +55,7 @@ def run_oracle(spec: JobSpec, topology: Topology, comms: Communicators, dataset:
         num_trainers=topology.num_trainers,
         num_servers=topology.num_servers,
         cache_rows=cache_rows,
+        num_batches=count_batches(spec.config, dataset),
     )
     sender = PlanSender(comms.plans, PLANS_IN_FLIGHT)
     with Progress(run_path, num_iterations, spec.config, topology) as progress:

@@ -46,20 +46,28 @@ class PlanStream:
         num_trainers: T.
         num_servers: S.
         cache_rows: Slots per trainer.
+        num_batches: Batches of the whole stream: no window is larger.
     """
 
     def __init__(
-        self, config: Config, num_embeddings: tuple[int, ...], *, num_trainers: int, num_servers: int, cache_rows: int
+        self,
+        config: Config,
+        num_embeddings: tuple[int, ...],
+        *,
+        num_trainers: int,
+        num_servers: int,
+        cache_rows: int,
+        num_batches: int,
     ) -> None:
         cores = Cores(config.oracle.threads)
         self._pipeline = Pipeline(cores, BATCHES_AHEAD)
         self._num_trainers = num_trainers
-        self._window = config.window
+        self._window = max(config.prefetch_depth, min(config.window, num_batches))
         self._planner = Planner(
             num_embeddings=num_embeddings,
             num_trainers=num_trainers,
             num_servers=num_servers,
-            window=config.window,
+            window=self._window,
             prefetch_depth=config.prefetch_depth,
             cache_rows=cache_rows,
             max_dense_keys=config.oracle.max_dense_keys,
@@ -121,6 +129,13 @@ def count_iterations(config: Config, dataset: Dataset) -> int:
     per_epoch = dataset.train.num_batches(config.training.batch_size)
     total = per_epoch * config.training.epochs
     return min(total, config.training.iterations or total)
+
+
+def count_batches(config: Config, dataset: Dataset) -> int:
+    """Batches of the whole stream: training, then evaluation."""
+    batch_size = config.evaluation.batch_size or config.training.batch_size
+    num_validation = dataset.validation.num_batches(batch_size) if config.evaluation.enabled else 0
+    return count_iterations(config, dataset) + num_validation
 
 
 def sample_batches(config: Config, dataset: Dataset) -> Iterator[SampleBatch]:

@@ -24,7 +24,7 @@ SPANS = {
         "delayed gradients", "drain", "write back"},
 }  # fmt: skip
 SPANS[3] = SPANS[2]
-ONLY_TRAINING, ONLY_EVALUATION = {"iteration", "dense", "update"}, {"evaluation"}
+ONLY_TRAINING, ONLY_EVALUATION = {"iteration", "dense", "update", "delayed gradients"}, {"evaluation"}
 
 
 def train(dataset: Path, run_path: Path, *options: str) -> str:

@@ -1,0 +1,104 @@
+"""The same job again and again, with one thing more each time, beside the bound.
+
+Every rung trains the same three epochs. What is shown is the middle one, where caches are warm: the median iteration.
+The bound is a job whose lookahead window holds the whole stream and whose caches hold all rows, so that in the middle
+epoch every row is resident and no server has anything to do; what is left is computing and the exchange between
+trainers.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+NUM_EPOCHS = 3
+CACHED = ("mode=cached",)
+WITHOUT_PREFETCH = ("lookahead.prefetch_depth=0", "lookahead.delayed_synchronisation=false")
+WITHOUT_DELAY = ("lookahead.delayed_synchronisation=false",)
+WHOLE_STREAM = "lookahead.window=100000"  # the most there is: no window is larger than the stream
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One job of the ladder.
+
+    Args:
+        name: For people.
+        directory: Of its run.
+        overrides: Settings on top of those of the whole ladder.
+        same_digest: Whether its model must be that of the first rung.
+    """
+
+    name: str
+    directory: str
+    overrides: tuple[str, ...]
+    same_digest: bool = True
+
+
+RUNGS = (
+    Rung("synchronous", "synchronous", ("mode=synchronous",)),
+    Rung("+ lookahead cache", "cache", (*CACHED, *WITHOUT_PREFETCH)),
+    Rung("+ prefetch", "prefetch", (*CACHED, *WITHOUT_DELAY)),
+    Rung("+ delayed synchronisation", "delayed", CACHED),
+    Rung("+ locality placement", "locality", (*CACHED, "oracle.placement=locality"), same_digest=False),
+    Rung("resident (the bound)", "resident", (*CACHED, WHOLE_STREAM)),
+)
+COMMON = (f"training.epochs={NUM_EPOCHS}", "evaluation.enabled=false")
+
+
+def rungs_named(names: str) -> list[Rung]:
+    """The rungs of a list of directories, separated by commas; empty: all.
+
+    Raises:
+        ValueError: names one that there is not.
+    """
+    chosen = [name for name in names.split(",") if name]
+    known = {rung.directory: rung for rung in RUNGS}
+    for name in chosen:
+        if name not in known:
+            raise ValueError(f"{name!r} is no rung; there are {', '.join(known)}")
+    return [rung for rung in RUNGS if not chosen or rung.directory in chosen]
+
+
+def read_summaries(directory: Path, rungs: list[Rung]) -> dict[str, dict[str, Any]]:
+    """What the rungs left behind, by directory."""
+    return {r.directory: json.loads((directory / r.directory / "summary.json").read_text("utf-8")) for r in rungs}
+
+
+def wrong_digests(rungs: list[Rung], summaries: dict[str, dict[str, Any]]) -> list[str]:
+    """Names of the rungs that ended with another model than the first one, and should not."""
+    exact = [rung for rung in rungs if rung.same_digest]
+    return [
+        rung.name
+        for rung in exact
+        if summaries[rung.directory]["model_digest"] != summaries[exact[0].directory]["model_digest"]
+    ]
+
+
+def ladder_table(rungs: list[Rung], summaries: dict[str, dict[str, Any]]) -> Table:
+    """Time per iteration, what was waited for, rows and bytes, ratios to the first and to the last rung."""
+    first, last = summaries[rungs[0].directory], summaries[rungs[-1].directory]
+    table = Table(title="median iteration of the middle epoch; waits, rows and MB are means over the job")
+    table.add_column("rung", no_wrap=True)
+    for column in ("ms", "x first", "/ bound", "prefetch", "exchange", "delayed", "compute", "fetched", "pushed", "MB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for rung in rungs:
+        summary = summaries[rung.directory]
+        milliseconds, times = summary["steady_milliseconds"], summary["milliseconds_per_iteration"]
+        iterations = summary["iterations"]
+        moved = sum(summary[f"bytes_{what}"] for what in ("fetched", "written_back", "exchanged"))
+        table.add_row(
+            rung.name,
+            f"{milliseconds:.1f}",
+            f"{first['steady_milliseconds'] / milliseconds:.2f}",
+            f"{milliseconds / last['steady_milliseconds']:.2f}",
+            *(f"{times[cause]:.1f}" for cause in ("prefetch_wait", "exchange", "delayed_wait", "compute")),
+            f"{summary['rows_fetched'] / iterations:,.0f}",
+            f"{summary['rows_pushed'] / iterations:,.0f}",
+            f"{moved / iterations / 1e6:.2f}",
+        )
+    return table

@@ -1,0 +1,56 @@
+"""The ladder's rungs, and what is made of their summaries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bagpipe_hpc.bench.ladder import COMMON, RUNGS, ladder_table, rungs_named, wrong_digests
+from bagpipe_hpc.config import load_config
+
+
+def summary(milliseconds: float, digest: str) -> dict[str, Any]:
+    causes = ("prefetch_wait", "exchange", "delayed_wait", "compute")
+    return {
+        "steady_milliseconds": milliseconds,
+        "milliseconds_per_iteration": dict.fromkeys(causes, 1.5),
+        "iterations": 10,
+        "rows_fetched": 12_340,
+        "rows_pushed": 70,
+        "bytes_fetched": 10_000_000,
+        "bytes_written_back": 5_000_000,
+        "bytes_exchanged": 5_000_000,
+        "model_digest": digest,
+    }
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.directory)
+def test_rungs_are_valid_settings(rung: Any) -> None:
+    config = load_config(None, [*COMMON, *rung.overrides])
+    assert config.is_overlapped == (rung.directory in ("delayed", "locality", "resident"))
+    assert config.training.epochs == 3
+
+
+def test_rungs_can_be_chosen() -> None:
+    assert [rung.directory for rung in rungs_named("resident,synchronous")] == ["synchronous", "resident"]
+    assert rungs_named("") == list(RUNGS)
+    with pytest.raises(ValueError, match="'cash' is no rung; there are synchronous, cache"):
+        rungs_named("cash")
+
+
+def test_ratios_are_to_the_first_and_the_last() -> None:
+    rungs = rungs_named("synchronous,delayed,resident")
+    summaries = {"synchronous": summary(40, "a"), "delayed": summary(12, "a"), "resident": summary(10, "a")}
+    console = Console(width=110, record=True)
+    console.print(ladder_table(rungs, summaries))
+    row = next(line for line in console.export_text().splitlines() if "delayed sync" in line)
+    assert [word for word in ("12.0", "3.33", "1.20", "1,234", "2.00") if word not in row] == []
+
+
+def test_another_digest_is_found_out_where_it_may_not_be() -> None:
+    rungs = rungs_named("synchronous,cache,locality,resident")
+    digests = {"synchronous": "a", "cache": "b", "locality": "c", "resident": "a"}
+    summaries = {name: summary(1, digest) for name, digest in digests.items()}
+    assert wrong_digests(rungs, summaries) == ["+ lookahead cache"]
