@@ -41,11 +41,11 @@ class Rung:
 
 RUNGS = (
     Rung("synchronous", "synchronous", ("mode=synchronous",)),
-    Rung("+ lookahead cache", "cache", (*CACHED, *WITHOUT_PREFETCH)),
+    Rung("+ cache", "cache", (*CACHED, *WITHOUT_PREFETCH)),
     Rung("+ prefetch", "prefetch", (*CACHED, *WITHOUT_DELAY)),
-    Rung("+ delayed synchronisation", "delayed", CACHED),
-    Rung("+ locality placement", "locality", (*CACHED, "oracle.placement=locality"), same_digest=False),
-    Rung("resident (the bound)", "resident", (*CACHED, WHOLE_STREAM)),
+    Rung("+ delayed", "delayed", CACHED),
+    Rung("+ locality", "locality", (*CACHED, "oracle.placement=locality"), same_digest=False),
+    Rung("resident", "resident", (*CACHED, WHOLE_STREAM)),
 )
 COMMON = (f"training.epochs={NUM_EPOCHS}", "evaluation.enabled=false")
 
