@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 NUM_EPOCHS = 3
@@ -80,11 +81,15 @@ def wrong_digests(rungs: list[Rung], summaries: dict[str, dict[str, Any]]) -> li
 
 
 def ladder_table(rungs: list[Rung], summaries: dict[str, dict[str, Any]]) -> Table:
-    """Time per iteration, what was waited for, rows and bytes, ratios to the first and to the last rung."""
+    """Time per iteration, times as fast as the first rung, times the last one, waits, rows and bytes."""
     first, last = summaries[rungs[0].directory], summaries[rungs[-1].directory]
-    table = Table(title="median iteration of the middle epoch; waits, rows and MB are means over the job")
+    table = Table(
+        title="median iteration of the middle epoch; waits, rows and MB are means over the job",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("rung", no_wrap=True)
-    for column in ("ms", "x first", "/ bound", "prefetch", "exchange", "delayed", "compute", "fetched", "pushed", "MB"):
+    for column in ("ms", "x", "bound", "prefetch", "exchange", "delayed", "compute", "fetched", "pushed", "MB"):
         table.add_column(column, justify="right", no_wrap=True)
     for rung in rungs:
         summary = summaries[rung.directory]
