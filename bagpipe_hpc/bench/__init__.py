@@ -1,0 +1,1 @@
+"""Benchmarks to run on one's own cluster."""
