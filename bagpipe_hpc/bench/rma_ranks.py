@@ -101,12 +101,12 @@ class BenchServer:
     def _gather(self) -> None:
         plans = self._plans[Direction.FETCH]
         for plan, stage in zip(plans, _around(self._stages, len(plans)), strict=True):
-            np.take(self._store.rows, plan.fetch_rows, axis=0, out=stage, mode="clip")
+            self._store.gather(plan.fetch_rows, stage)
 
     def _scatter(self) -> None:
         plans = self._plans[Direction.WRITE_BACK]
         for plan, stage in zip(plans, _around(self._stages, len(plans)), strict=True):
-            self._store.rows[plan.write_back_rows] = stage
+            self._store.scatter(plan.write_back_rows, stage)
 
     def _serve(self, end: ServerEnd, plans: Sequence[ServerPlan]) -> None:
         """As an embedding server does."""

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.sharding import Sharding
 from bagpipe_hpc.store.initial import RowInitializer
+from bagpipe_hpc.store.row_copy import gather_rows, scatter_rows
 
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
@@ -48,13 +49,13 @@ class RowStore:
 
     def gather(self, local_rows: Int64Array, out: Float32Array) -> None:
         """Copy rows, int64 (n,) unique, into out, float32 (n, row_width)."""
-        self.materialise(local_rows)
-        np.take(self.rows, local_rows, axis=0, out=out, mode="clip")  # indices come from the plan; clip skips a copy
+        self.materialise(local_rows)  # which checks the indices, too
+        gather_rows(self.rows, local_rows, out)
 
     def scatter(self, local_rows: Int64Array, rows: Float32Array) -> None:
         """Overwrite rows, int64 (n,) unique, with float32 (n, row_width)."""
-        self.rows[local_rows] = rows
-        self.mark_touched(local_rows)
+        self.mark_touched(local_rows)  # which checks the indices, too
+        scatter_rows(self.rows, local_rows, rows)
 
     def mark_touched(self, local_rows: Int64Array) -> None:
         """Note that rows were updated (by a transport that wrote them itself)."""
