@@ -69,6 +69,8 @@ class RmaTraffic:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
         if self.prefetch_depth < 0:
             raise ConfigError(f"--prefetch-depth is {self.prefetch_depth}; give 0 or more")
+        if self.warm_up > self.iterations:
+            raise ConfigError(f"--warm-up is {self.warm_up}, --iterations {self.iterations}: give at most as many")
         if self.rows % self.servers:
             raise ConfigError(f"--rows is {self.rows}, --servers {self.servers}: give a multiple of --servers")
         if self.num_trainers < 1:
@@ -135,7 +137,7 @@ def local_rows(traffic: RmaTraffic, server: int, iteration: int) -> Int64Array:
 
 def server_plan(traffic: RmaTraffic, server: int, iteration: int, direction: Direction) -> ServerPlan:
     """A server's plan of an iteration that moves rows in one direction only."""
-    moving = {
+    moving: dict[str, NDArray[Any]] = {
         "rows": local_rows(traffic, server, iteration),
         "counts": np.full(traffic.num_trainers, traffic.rows_per_server, dtype=np.int32),
         "offsets": np.array([_offset(traffic, iteration, t) for t in range(traffic.num_trainers)]),
@@ -145,7 +147,7 @@ def server_plan(traffic: RmaTraffic, server: int, iteration: int, direction: Dir
 
 def trainer_plan(traffic: RmaTraffic, trainer: int, iteration: int, direction: Direction) -> TrainerPlan:
     """A trainer's plan of the same; what the transport does not look at is None."""
-    moving = {
+    moving: dict[str, NDArray[Any]] = {
         "counts": np.full(traffic.servers, traffic.rows_per_server, dtype=np.int32),
         "offsets": np.full(traffic.servers, _offset(traffic, iteration, trainer)),
     }

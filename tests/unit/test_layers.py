@@ -31,7 +31,7 @@ LAYERS = (
 )
 
 PERMITTED = {
-    "mpi4py": ("transport", "roles", "cli"),
+    "mpi4py": ("transport", "roles", "bench", "cli"),
     "torch": ("training", "checkpoint", "cli.doctor"),
     "torchmetrics": ("training", "checkpoint", "cli.doctor"),
     "horovod": ("training", "checkpoint", "roles", "cli.doctor"),
