@@ -27,8 +27,9 @@ def test_two_servers_and_two_trainers_print_one_table_and_write_json(tmp_path: P
     for direction in ("fetch", "write_back"):
         measured = figures["median"][direction]
         assert list(measured) == ["memcpy", "server", "contiguous", "bound", "staged", "direct", "per-row"]
-        assert all(measure["rows_per_second"] > 0 for measure in measured.values())
-        assert measured["bound"] == min(measured["server"], measured["contiguous"], key=lambda m: m["rows_per_second"])
+        rates = {name: figures["rows_per_second"] for name, figures in measured.items()}
+        assert min(rates.values()) > 0
+        assert rates["bound"] <= min(rates["server"], rates["contiguous"])  # each round has its own
 
 
 def test_a_table_of_more_than_2_to_the_31_elements() -> None:
