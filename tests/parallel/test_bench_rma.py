@@ -13,12 +13,13 @@ from tests.launch import run_ranks
 BENCH = ["-m", "bagpipe_hpc", "bench", "rma"]
 TINY = ["--table-rows", "500", "--iterations", "3", "--warm-up", "2", "--rounds", "2"]
 GIB = 2**30
+LIMIT = 120.0
 
 
 def test_two_servers_and_two_trainers_print_one_table_and_write_json(tmp_path: Path) -> None:
     written = tmp_path / "rma.json"
     arguments = [*BENCH, *TINY, "--rows", "60", "--servers", "2", "--dim", "5", "--json", str(written)]
-    done = run_ranks(4, arguments, timeout=60)
+    done = run_ranks(4, arguments, timeout=LIMIT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("60 rows of 20 bytes per trainer and iteration") == 1
     assert "4 ranks on 1 host(s)" in done.stdout
@@ -37,7 +38,7 @@ def test_a_table_of_more_than_2_to_the_31_elements() -> None:
     if shutil.disk_usage("/dev/shm").free < 13 * GIB:
         pytest.skip(f"an RMA window of 12 GiB needs 13 GiB of /dev/shm, {shutil.disk_usage('/dev/shm').free} bytes are")
     large = ["--table-rows", "12600000", "--dim", "256", "--rows", "64", "--transport", "staged,direct"]
-    done = run_ranks(2, [*BENCH, *TINY, *large], timeout=90)
+    done = run_ranks(2, [*BENCH, *TINY, *large], timeout=LIMIT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -49,7 +50,7 @@ def test_a_table_of_more_than_2_to_the_31_elements() -> None:
     ],
 )
 def test_options_that_do_not_fit_are_said_once(num_ranks: int, options: list[str], message: str) -> None:
-    done = run_ranks(num_ranks, [*BENCH, *options], timeout=60)
+    done = run_ranks(num_ranks, [*BENCH, *options], timeout=LIMIT)
     assert done.returncode == 2
     assert done.stderr.count("bagpipe: error: ") == 1
     assert message in done.stderr
