@@ -26,6 +26,7 @@ app.add_typer(checkpoint.app, name="checkpoint")
 app.command("export")(checkpoint.export_command)
 app.add_typer(bench.app, name="bench")
 app.command()(doctor)
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

@@ -48,6 +48,10 @@ class Notices:
             for rank in self._trainers:
                 _receive(self._written, rank, iteration)
 
+    def progress(self) -> None:
+        """Let MPI serve what others want of this rank; returns at once."""
+        self._written.Iprobe()
+
     def free(self) -> None:
         self._ready.Free()
         self._written.Free()

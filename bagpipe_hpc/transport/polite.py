@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from mpi4py import MPI
 
-_YIELDS = 50
+_YIELDS = 200  # about 200 microseconds
 _SLEEP_SECONDS = 50e-6
 
 

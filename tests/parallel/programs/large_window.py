@@ -1,10 +1,17 @@
-"""On two ranks: rows that lie beyond 2 GiB in a window travel like any others; hardly any memory is touched."""
+"""On two ranks: rows beyond 2 GiB in a window or a ring of stages travel like any others; little memory is touched."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from mpi4py import MPI
 
+from bagpipe_hpc.bench.rma_traffic import Direction, RmaTraffic, server_plan, trainer_plan
+from bagpipe_hpc.sharding import Sharding
+from bagpipe_hpc.store.initial import RowInitializer
+from bagpipe_hpc.store.row_store import RowStore
+from bagpipe_hpc.transport.staged import StagedServer, StagedTrainer
 from bagpipe_hpc.transport.window import RowWindow
 
 ROW_WIDTH = 251  # no power of two
@@ -17,8 +24,7 @@ def row(number: int) -> np.ndarray:
     return np.arange(ROW_WIDTH, dtype=np.float32) + number
 
 
-def main() -> None:
-    comm = MPI.COMM_WORLD
+def rows_of_a_window(comm: MPI.Intracomm) -> None:
     window = RowWindow(comm, NUM_ROWS if comm.rank == 0 else 0, ROW_WIDTH)
     if comm.rank == 0:
         assert window.rows.nbytes > 2.5 * 2**30
@@ -45,5 +51,39 @@ def main() -> None:
     window.free()
 
 
+def stages_of_a_ring(comm: MPI.Intracomm) -> None:
+    """The last rows of rings of 2.67 GiB, in both directions."""
+    traffic = RmaTraffic(rows=3, dim=ROW_WIDTH, table_rows=50, prefetch_depth=0)
+    sizes = dict.fromkeys(("fetch_ring_rows", "write_back_ring_rows"), NUM_ROWS)
+    last = dict.fromkeys(("fetch_offsets", "write_back_offsets"), np.array([LAST]))
+    initializer = RowInitializer(traffic.key_space, ROW_WIDTH, seed=1)
+    if comm.rank == 0:
+        store = RowStore(Sharding(50, 1), 0, initializer, np.zeros((50, ROW_WIDTH), dtype=np.float32))
+        server = StagedServer(comm, 1, 1, store)
+    else:
+        trainer = StagedTrainer(comm, 1, 1, ROW_WIDTH)
+    landed = np.zeros((3, ROW_WIDTH), dtype=np.float32)
+    for iteration, direction in enumerate(Direction):
+        rows = server_plan(traffic, 0, iteration, direction)
+        if comm.rank == 0:
+            server.offer(replace(rows, **sizes, **last))
+            server.absorb(replace(rows, **sizes, **last))
+        else:
+            plan = replace(trainer_plan(traffic, 0, iteration, direction), **sizes, **last)
+            trainer.fetch(plan, landed[: plan.fetch_counts.sum()])
+            trainer.write_back(plan, -landed[: plan.write_back_counts.sum()])
+    fetched = server_plan(traffic, 0, 0, Direction.FETCH).fetch_rows
+    expected = np.zeros((3, ROW_WIDTH), dtype=np.float32)
+    initializer.fill(fetched, expected)
+    if comm.rank == 0:
+        written = server_plan(traffic, 0, 1, Direction.WRITE_BACK).write_back_rows
+        np.testing.assert_array_equal(store.rows[written], -expected)
+        server.close()
+    else:
+        np.testing.assert_array_equal(landed, expected)
+        trainer.close()
+
+
 if __name__ == "__main__":
-    main()
+    rows_of_a_window(MPI.COMM_WORLD)
+    stages_of_a_ring(MPI.COMM_WORLD)

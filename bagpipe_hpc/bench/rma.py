@@ -1,0 +1,59 @@
+"""How fast rows travel between servers and trainers: every transport beside what it is made of.
+
+Ranks 0..S-1 are servers, the others trainers. A round times, one after the other and each between two barriers: a plain
+copy at the trainers, the servers' access to random rows, the contiguous transfer of the same bytes, and every transport
+end to end, where, as in a job, servers work up to P iterations ahead of the trainers.
+"""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+import time
+
+from mpi4py import MPI
+
+from bagpipe_hpc.bench.rma_figures import CONTIGUOUS, COPY, SERVER, Rates, RmaFigures, Surroundings
+from bagpipe_hpc.bench.rma_ranks import BenchServer, BenchTrainer, Work
+from bagpipe_hpc.bench.rma_traffic import Direction, RmaTraffic
+
+
+def measure(comm: MPI.Intracomm, traffic: RmaTraffic) -> RmaFigures:
+    """Play all rounds; the first one, untimed, warms up.
+
+    Returns:
+        The figures, the same on every rank.
+    Communication: collective over comm.
+    """
+    rank = BenchServer(comm, traffic) if comm.rank < traffic.servers else BenchTrainer(comm, traffic)
+    names = (COPY, SERVER, CONTIGUOUS, *traffic.transports)
+    num_rows = traffic.num_trainers * traffic.rows * traffic.iterations
+    rounds: list[dict[Direction, Rates]] = [
+        {
+            direction: {name: num_rows / _seconds(comm, rank.works.get((name, direction))) for name in names}
+            for direction in Direction
+        }
+        for _ in range(1 + traffic.rounds)
+    ]
+    rank.close()
+    return RmaFigures(traffic, _surroundings(comm), rounds[1:])
+
+
+def _seconds(comm: MPI.Intracomm, work: Work | None) -> float:
+    """Of the slowest rank that has work.
+
+    The others wait inside MPI, where they let transfers make progress.
+    """
+    comm.Barrier()
+    start = time.perf_counter()
+    if work:
+        work()
+    seconds = time.perf_counter() - start if work else 0.0
+    return float(comm.allreduce(seconds, MPI.MAX))
+
+
+def _surroundings(comm: MPI.Intracomm) -> Surroundings:
+    library = MPI.Get_library_version().rstrip("\0").splitlines()[0].split(", package")[0]
+    command = f"mpirun -n {comm.size} bagpipe {shlex.join(sys.argv[1:])}"
+    return Surroundings(command, library, tuple(comm.allgather(platform.node())))

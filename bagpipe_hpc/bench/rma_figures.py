@@ -1,0 +1,115 @@
+"""What the RMA benchmark found: rates, the bound of staged transfer, the share of it that each transport reaches. Pure.
+
+Both directions of a staged transfer have two halves that overlap: the server's access to random rows (gather, scatter)
+and one contiguous transfer (Get, Put). The slower one bounds the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+
+from bagpipe_hpc.bench.rma_traffic import Direction, RmaTraffic
+
+Rates = dict[str, float]  # what was measured -> rows per second, all trainers together
+
+COPY, SERVER, CONTIGUOUS, BOUND = "memcpy", "server", "contiguous", "bound"
+BASELINES = {
+    COPY: "memcpy at the trainers",
+    SERVER: "random rows at the servers (gather, scatter)",
+    CONTIGUOUS: "contiguous MPI_Get, MPI_Put",
+    BOUND: "bound: the slower of the last two",
+}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What figures depend on besides the options."""
+
+    command: str
+    mpi_library: str
+    hosts: tuple[str, ...]  # by rank
+
+    def __str__(self) -> str:
+        return f"{self.mpi_library}; {len(self.hosts)} ranks on {len({*self.hosts})} host(s); {self.command}"
+
+
+@dataclass(frozen=True)
+class RmaFigures:
+    """Rates of every round.
+
+    Args:
+        rounds: Rows per second, for each direction and each thing measured, transports by their names.
+    """
+
+    traffic: RmaTraffic
+    surroundings: Surroundings
+    rounds: Sequence[dict[Direction, Rates]]
+
+    def rate(self, direction: Direction, name: str) -> float:
+        """Rows per second, the median of all rounds."""
+        return median(with_bound(rates[direction])[name] for rates in self.rounds)
+
+    def share_of_bound(self, direction: Direction, name: str) -> float:
+        """Median of the share that each round reached of its own bound."""
+        return median(rates[direction][name] / with_bound(rates[direction])[BOUND] for rates in self.rounds)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, medians and single rounds."""
+        names = (*BASELINES, *self.traffic.transports)
+        medians = {
+            direction: {
+                name: {
+                    "rows_per_second": self.rate(direction, name),
+                    "gigabytes_per_second": self._gigabytes(self.rate(direction, name)),
+                }
+                for name in names
+            }
+            for direction in Direction
+        }
+        for direction in Direction:
+            for name in self.traffic.transports:
+                medians[direction][name]["share_of_bound"] = self.share_of_bound(direction, name)
+        return {
+            **asdict(self.surroundings),
+            "options": asdict(self.traffic),
+            "median": medians,
+            "rounds_rows_per_second": list(self.rounds),
+        }
+
+    def table(self) -> Table:
+        """What a reader wants to see."""
+        heads = [f"{direction.replace('_', '-')}\n{unit}" for direction in Direction for unit in _UNITS]
+        traffic = self.traffic
+        title = f"{traffic.rows} rows of {traffic.row_bytes} bytes per trainer and iteration"
+        table = Table("", title=title, caption=str(self.surroundings), caption_justify="left")
+        for head in heads:
+            table.add_column(head, justify="right")
+        for name, label in BASELINES.items():
+            table.add_row(label, *self._cells(name), end_section=name == BOUND)
+        for transport in traffic.transports:
+            table.add_row(transport, *self._cells(transport))
+        return table
+
+    def _cells(self, name: str) -> list[str]:
+        cells = []
+        for direction in Direction:
+            rate = self.rate(direction, name)
+            share = "" if name in BASELINES else f"{self.share_of_bound(direction, name):.0%}"
+            cells += [f"{rate / 1e6:.2f}", f"{self._gigabytes(rate):.2f}", share]
+        return cells
+
+    def _gigabytes(self, rows: float) -> float:
+        return rows * self.traffic.row_bytes / 1e9
+
+
+_UNITS = ("M rows/s", "GB/s", "of bound")
+
+
+def with_bound(rates: Rates) -> Rates:
+    """The same, and what staged transfer cannot exceed."""
+    return rates | {BOUND: min(rates[SERVER], rates[CONTIGUOUS])}
