@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bagpipe_hpc.bench.rma_traffic import RmaTraffic, parse_transports
 from bagpipe_hpc.errors import BagpipeError
+
+if TYPE_CHECKING:
+    from bagpipe_hpc.bench.rma_traffic import RmaTraffic
 
 EXIT_INVALID = 2
 
@@ -55,20 +57,14 @@ def oracle(
 
 @app.command()
 def rma(
-    servers: Annotated[
-        int, typer.Option(help="Embedding servers: the first ranks. The rest are trainers.")
-    ] = RmaTraffic.servers,
-    rows: Annotated[int, typer.Option(help="Rows that a trainer moves in one iteration.")] = RmaTraffic.rows,
-    dim: Annotated[int, typer.Option(help="float32 columns of a row.")] = RmaTraffic.dim,
-    table_rows: Annotated[int, typer.Option(help="Rows of the table that they come from.")] = RmaTraffic.table_rows,
-    iterations: Annotated[int, typer.Option(help="Iterations of a timed pass.")] = RmaTraffic.iterations,
-    warm_up: Annotated[int, typer.Option(help="Iterations of the first, untimed pass.")] = RmaTraffic.warm_up,
-    rounds: Annotated[
-        int, typer.Option(help="Times that all passes take turns; medians are shown.")
-    ] = RmaTraffic.rounds,
-    prefetch_depth: Annotated[
-        int, typer.Option(help="P: iterations that servers run ahead.")
-    ] = RmaTraffic.prefetch_depth,
+    servers: Annotated[int, typer.Option(help="Embedding servers: the first ranks. The rest are trainers.")] = 1,
+    rows: Annotated[int, typer.Option(help="Rows that a trainer moves in one iteration.")] = 16_384,
+    dim: Annotated[int, typer.Option(help="float32 columns of a row.")] = 64,
+    table_rows: Annotated[int, typer.Option(help="Rows of the table that they come from.")] = 1_000_000,
+    iterations: Annotated[int, typer.Option(help="Iterations of a timed pass.")] = 40,
+    warm_up: Annotated[int, typer.Option(help="Iterations of the first, untimed pass.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Times that all passes take turns; medians are shown.")] = 5,
+    prefetch_depth: Annotated[int, typer.Option(help="P: iterations that servers run ahead.")] = 4,
     transport: Annotated[str, typer.Option(help="Which to measure, separated by commas.")] = "staged,direct,per-row",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures.")] = None,
 ) -> None:
@@ -84,6 +80,7 @@ def rma(
     traffic: RmaTraffic | None = None
     with whole_job_fails_together(world, f"rank {world.rank}"):
         from bagpipe_hpc.bench.rma import measure
+        from bagpipe_hpc.bench.rma_traffic import RmaTraffic, parse_transports
         from bagpipe_hpc.roles.console import open_console
 
         try:
