@@ -123,7 +123,18 @@ def _import(
         with _progress() if ranks.rank == 0 else nullcontext(no_progress) as progress:
             import_files(files, output, description, settings, command=command, ranks=ranks, progress=progress)
         if ranks.rank == 0:
-            _print_summary(open_dataset(output))
+            dataset = open_dataset(output)
+            _print_bad_lines(dataset)
+            _print_summary(dataset)
+
+
+def _print_bad_lines(dataset: Dataset) -> None:
+    skipped = dataset.origin.get("bad_lines")
+    if isinstance(skipped, dict):
+        count, first = skipped["count"], skipped["first"]
+        typer.echo(f"bagpipe: note: {count} bad line{'s' if count != 1 else ''} skipped; the first:", err=True)
+        for fault in first if isinstance(first, list) else []:
+            typer.echo(f"  {fault}", err=True)
 
 
 @app.command()

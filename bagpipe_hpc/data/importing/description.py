@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from bagpipe_hpc.config import read_yaml
-from bagpipe_hpc.data.schema import Name, Schema, TableSchema
+from bagpipe_hpc.data.schema import NAME_PATTERN, Schema, TableSchema
 from bagpipe_hpc.data.shard import first_fault
 from bagpipe_hpc.errors import ConfigError, DatasetError
 
@@ -33,12 +34,21 @@ class _Column(_Part):
 
 
 class _Feature(_Column):
-    name: Name | None = Field(None, description="Name in the data set; null: the column's.")
+    name: str | None = Field(None, description="Name in the data set; null: the column's.")
 
     @property
     def feature_name(self) -> str:
         """Name in the data set."""
         return self.name or str(self.column)
+
+    @model_validator(mode="after")
+    def _fitting_name(self) -> _Feature:
+        if not re.fullmatch(NAME_PATTERN, self.feature_name):
+            raise ValueError(
+                f"{self.feature_name!r} cannot be a name in the data set, which takes letters, digits, _, - and .; "
+                "give the column a name"
+            )
+        return self
 
 
 class Label(_Column):
@@ -120,8 +130,8 @@ class TableDescription(_Part):
             self.schema_of([1] * len(self.tables))
         except ValidationError as error:
             raise ValueError(
-                f"this makes no data set ({first_fault(error)}); name at least one column under categorical or "
-                "lists, and give columns whose names do not fit, or that are used twice, a name"
+                f"this makes no data set ({first_fault(error)}); put at least one column under categorical or lists, "
+                "and give columns that are used twice a name"
             ) from None
         return self
 

@@ -47,7 +47,12 @@ def _on_ranks(num_ranks: int, function: Callable[[Ranks], Any]) -> list[Any]:
             raise
 
     with ThreadPoolExecutor(num_ranks) as pool:
-        return list(pool.map(play, range(num_ranks)))
+        played = [pool.submit(play, rank) for rank in range(num_ranks)]
+    errors = [error for future in played if (error := future.exception())]
+    for error in errors:
+        if not isinstance(error, threading.BrokenBarrierError):  # that others met because of it
+            raise error
+    return [future.result() for future in played]
 
 
 @pytest.fixture(scope="session")
