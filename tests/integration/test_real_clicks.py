@@ -23,10 +23,10 @@ def test_two_tables_learn_from_a_million_clicks(tmp_path: Path) -> None:
     command = ["import", "table", str(CLICKS), "--schema", str(tmp_path / "schema.yaml"), "--output", clicks]
     made = run_ranks(2, ["-m", "bagpipe_hpc", *command, "--samples-per-shard", "250000"], timeout=120)
     assert made.returncode == 0, made.stderr
-    settings = ["training.batch_size=4096", "training.iterations=100", "training.learning_rate=1", "training.threads=1"]
+    settings = ["model.name=deepfm", "training.batch_size=512", "training.learning_rate=5", "training.threads=1"]
     overrides = [word for setting in settings for word in ("--set", setting)]
     trained = run_ranks(3, ["-m", "bagpipe_hpc", "train", "--data", clicks, "--run-dir", run, *overrides], timeout=240)
     assert trained.returncode == 0, trained.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["samples"] == 409_600
+    assert summary["samples"] == 900_000
     assert summary["validation_auc"] > 0.55, summary

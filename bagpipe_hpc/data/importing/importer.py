@@ -31,7 +31,7 @@ from bagpipe_hpc.data.importing.bad_lines import BadLines, report_bad_lines
 from bagpipe_hpc.data.importing.description import Category, CategoryList, TableDescription
 from bagpipe_hpc.data.importing.features import Features
 from bagpipe_hpc.data.importing.inputs import Inputs
-from bagpipe_hpc.data.importing.ranks import Alone, Ranks, allgather_json, from_first
+from bagpipe_hpc.data.importing.ranks import Alone, Ranks, allgather_json, from_first, share_of
 from bagpipe_hpc.data.importing.samples import SampleReader
 from bagpipe_hpc.data.importing.shards import all_tasks, write_shards
 from bagpipe_hpc.data.importing.vocabularies import count_values, merge_counts
@@ -151,9 +151,8 @@ class _Import:
         from_first(self.ranks, partial.make)
         schema = self.description.schema_of([encoder.num_embeddings for encoder in reader.encoders])
         tasks = all_tasks(num_train, reader.inputs.num_lines, self.settings.samples_per_shard)
-        mine = tasks[
-            len(tasks) * self.ranks.rank // self.ranks.size : len(tasks) * (self.ranks.rank + 1) // self.ranks.size
-        ]
+        first, last = share_of(len(tasks), self.ranks)
+        mine = tasks[first:last]
         start, stop = (mine[0].start, mine[-1].stop) if mine else (0, 0)
         bad = BadLines(self.settings.max_bad_lines, stop)
         samples = self._watched(reader.read(start, stop, bad), start, stop) if mine else ()

@@ -39,6 +39,11 @@ class Alone:
         return list(pieces)
 
 
+def share_of(number: int, ranks: Ranks) -> tuple[int, int]:
+    """This rank's share, [start, stop), of a number of things in a row; shares differ by one at most."""
+    return number * ranks.rank // ranks.size, number * (ranks.rank + 1) // ranks.size
+
+
 def allgather_json(ranks: Ranks, value: JsonValue) -> list[Any]:
     """Values of all ranks, by rank. Communication: collective."""
     message = np.frombuffer(json.dumps(value).encode(), np.uint8)

@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from bagpipe_hpc.data.importing.ranks import Ranks
+from bagpipe_hpc.data.importing.ranks import Ranks, share_of
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
 
@@ -71,7 +71,7 @@ def _count_share(file: Path, number: int, ranks: Ranks) -> Iterator[tuple[int, i
                 yield 0, sum(count for count, _ in counts) + (bool(counts) and counts[-1][1] != b"\n")
             return
         size = stream.seek(0, 2)
-        offset, stop = (size * share // ranks.size for share in (ranks.rank, ranks.rank + 1))
+        offset, stop = share_of(size, ranks)
         stream.seek(offset)
         while offset < stop and (chunk := stream.read(min(BLOCK_BYTES, stop - offset))):
             yield offset, chunk.count(b"\n")

@@ -13,7 +13,7 @@ from bagpipe_hpc.data.importing.bad_lines import BadLines
 from bagpipe_hpc.data.importing.description import Category, CategoryList
 from bagpipe_hpc.data.importing.features import Features
 from bagpipe_hpc.data.importing.inputs import Inputs
-from bagpipe_hpc.data.importing.ranks import Ranks
+from bagpipe_hpc.data.importing.ranks import Ranks, share_of
 from bagpipe_hpc.data.vocabulary import ValueCounter
 
 
@@ -34,7 +34,7 @@ def count_values(
     counters = [ValueCounter(_dtype(table)) for table in tables]
     if not tables:
         return counters
-    start, stop = (num_train * share // ranks.size for share in (ranks.rank, ranks.rank + 1))
+    start, stop = share_of(num_train, ranks)
     bad = BadLines(max_bad_lines, stop)
     for rows in inputs.rows(start, stop, bad, features.positions_of(tables)):
         for table, counter in zip(tables, counters, strict=True):
