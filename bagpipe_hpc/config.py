@@ -162,7 +162,7 @@ def load_config(path: Path | None, overrides: list[str]) -> Config:
     Raises:
         ConfigError: names every setting that is wrong, what it was given and what is allowed.
     """
-    settings = _read_yaml(path) if path is not None else {}
+    settings = read_yaml(path, "configuration") if path is not None else {}
     for override in overrides:
         _apply_override(settings, override)
     try:
@@ -171,18 +171,23 @@ def load_config(path: Path | None, overrides: list[str]) -> Config:
         raise ConfigError(_explain(error, path)) from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """Read a mapping from a YAML file; `what` the file is, for messages.
+
+    Raises:
+        ConfigError: it cannot be read, or is not a mapping.
+    """
     try:
         content = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"configuration {path} cannot be read: {error.strerror}; check the path") from None
+        raise ConfigError(f"{what} {path} cannot be read: {error.strerror}; check the path") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"configuration {path} is not valid YAML: {error}; mend it") from None
-    settings = _parse_yaml(content, f"configuration {path}")
+        raise ConfigError(f"{what} {path} is not valid YAML: {error}; mend it") from None
+    settings = _parse_yaml(content, f"{what} {path}")
     if settings is None:
         return {}
     if not isinstance(settings, dict):
-        raise ConfigError(f"configuration {path} must be a mapping of settings, not a {type(settings).__name__}")
+        raise ConfigError(f"{what} {path} must be a mapping of settings, not a {type(settings).__name__}")
     # A section with nothing in it, as in a template with its settings commented out, is one that is not there.
     return {name: value for name, value in settings.items() if value is not None}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bagpipe_hpc.data.dataset import Dataset, Progress
+    from bagpipe_hpc.data.importing.description import TableDescription
+    from bagpipe_hpc.data.importing.importer import ImportSettings
     from bagpipe_hpc.data.inspect import DatasetReport, TableReport
     from bagpipe_hpc.data.shard import Compression
 
@@ -51,33 +53,88 @@ SamplesPerShard = Annotated[int, typer.Option(help="Samples per HDF5 file.")]
 CompressionOption = Annotated[CompressionChoice, typer.Option(help="none reads fastest, gzip is smallest.")]
 
 
-@import_app.command("criteo")
-def import_criteo(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="TSV, plain or gzip, in time order.")],
+MinCount = Annotated[int, typer.Option(help="Rarer values share the out-of-vocabulary row.")]
+HashRows = Annotated[
+    int | None, typer.Option(help="Hash values onto this many rows per table instead of counting them.")
+]
+MaxBadLines = Annotated[int, typer.Option(help="Skip and report so many malformed lines before giving up.")]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Text, plain or gzip, or Parquet, in time order.")]
+
+
+def _add_click_log(name: str, words: str) -> None:
+    """Add the command that imports a public click log, described by `click_logs` under its name in capitals."""
+
+    @import_app.command(name, help=f"Import {words}")
+    def import_click_log(
+        files: Files,
+        output: Output,
+        min_count: MinCount = 4,
+        hash_rows: HashRows = None,
+        validation_fraction: ValidationFraction = 0.1,
+        samples_per_shard: SamplesPerShard = 1 << 20,
+        compression: CompressionOption = CompressionChoice.NONE,
+        max_bad_lines: MaxBadLines = 0,
+    ) -> None:
+        from bagpipe_hpc.data.importing import click_logs
+        from bagpipe_hpc.data.importing.importer import ImportSettings
+
+        filter_ = compression.filter
+        settings = ImportSettings(min_count, hash_rows, validation_fraction, samples_per_shard, filter_, max_bad_lines)
+        _import(f"import {name}", files, output, lambda: getattr(click_logs, name.upper()), settings)
+
+
+_add_click_log("criteo", "Criteo click logs (Kaggle, Terabyte): TSV of label, 13 integers, 26 hexadecimal categories.")
+_add_click_log("avazu", "the Avazu click log: CSV with a header, 22 categories; the column id is left out.")
+
+
+@import_app.command("table")
+def import_table(
+    files: Files,
+    schema: Annotated[Path, typer.Option(help="YAML file that says what the columns are; see docs/data.md.")],
     output: Output,
-    min_count: Annotated[int, typer.Option(help="Rarer values share the out-of-vocabulary row.")] = 4,
-    hash_rows: Annotated[
-        int | None, typer.Option(help="Hash values onto this many rows per table instead of counting them.")
-    ] = None,
+    min_count: MinCount = 4,
+    hash_rows: HashRows = None,
     validation_fraction: ValidationFraction = 0.1,
     samples_per_shard: SamplesPerShard = 1 << 20,
     compression: CompressionOption = CompressionChoice.NONE,
+    max_bad_lines: MaxBadLines = 0,
 ) -> None:
-    """Import Criteo click logs: label, 13 integers, 26 hexadecimal categories; empty = missing."""
-    from bagpipe_hpc.data import criteo
+    """Import any table, CSV, TSV or Parquet, described by a schema file."""
+    from bagpipe_hpc.data.importing.description import load_description
+    from bagpipe_hpc.data.importing.importer import ImportSettings
 
-    with _progress() as progress:
-        dataset = criteo.import_criteo(
-            files,
-            output,
-            min_count=min_count,
-            hash_rows=hash_rows,
-            validation_fraction=validation_fraction,
-            samples_per_shard=samples_per_shard,
-            compression=compression.filter,
-            progress=progress,
-        )
-    _print_summary(dataset)
+    filter_ = compression.filter
+    settings = ImportSettings(min_count, hash_rows, validation_fraction, samples_per_shard, filter_, max_bad_lines)
+    _import("import table", files, output, lambda: load_description(schema), settings)
+
+
+def _import(
+    command: str, files: list[Path], output: Path, describe: Callable[[], TableDescription], settings: ImportSettings
+) -> None:
+    """Import on all ranks of the launch; rank 0 speaks."""
+    from bagpipe_hpc.cli.ranks import ranks_of_launch
+    from bagpipe_hpc.data.dataset import no_progress, open_dataset
+    from bagpipe_hpc.data.importing.description import TableDescription
+    from bagpipe_hpc.data.importing.importer import import_files
+    from bagpipe_hpc.data.importing.ranks import from_first
+
+    with ranks_of_launch() as ranks:
+        description = TableDescription.model_validate(from_first(ranks, lambda: describe().model_dump(mode="json")))
+        with _progress() if ranks.rank == 0 else nullcontext(no_progress) as progress:
+            import_files(files, output, description, settings, command=command, ranks=ranks, progress=progress)
+        if ranks.rank == 0:
+            dataset = open_dataset(output)
+            _print_bad_lines(dataset)
+            _print_summary(dataset)
+
+
+def _print_bad_lines(dataset: Dataset) -> None:
+    skipped = dataset.origin.get("bad_lines")
+    if isinstance(skipped, dict):
+        count, first = skipped["count"], skipped["first"]
+        typer.echo(f"bagpipe: note: {count} bad line{'s' if count != 1 else ''} skipped; the first:", err=True)
+        for fault in first if isinstance(first, list) else []:
+            typer.echo(f"  {fault}", err=True)
 
 
 @app.command()

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -40,6 +40,11 @@ class ShardEntry(BaseModel):
 
     file: Annotated[str, StringConstraints(pattern=r"^(train|validation)/\w[\w.-]*\.h5$")]
     num_samples: PositiveInt
+
+    @property
+    def split(self) -> SplitName:
+        """The split it belongs to."""
+        return "train" if self.file.startswith("train/") else "validation"
 
 
 class Splits(BaseModel):
@@ -174,11 +179,64 @@ def no_progress(phase: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
-class DatasetWriter:
-    """Writes a data set beside its final place; leaving the `with` block without an error renames it there, at once.
+class PartialDataset:
+    """A data set beside its final place: shards are written into it by anyone, `commit` gives it its name, at once.
 
     A data set that was not finished therefore never has its final name. Killed writers leave a directory
-    `.<name>.partial-<random>` behind, which may be deleted.
+    `.<name>.partial-<suffix>` behind, which may be deleted.
+
+    Args:
+        path: The data set's directory; must not exist, or be empty.
+        suffix: Tells it from others for the same place; all who write into it give the same.
+    Raises:
+        DatasetError: the output exists or cannot be written.
+    """
+
+    def __init__(self, path: Path, suffix: str) -> None:
+        refuse_occupied(path)
+        self._path = path
+        self._target = path.resolve()
+        self.directory = self._target.with_name(f".{self._target.name}.partial-{suffix}")
+
+    def make(self) -> None:
+        """Make the directory."""
+        try:
+            for split in get_args(SplitName):
+                (self.directory / split).mkdir(parents=True)
+        except OSError as error:
+            raise DatasetError(f"{self._path}: cannot be made ({error}); choose another output directory") from error
+
+    def finished(self, split: SplitName, number: int, writer: ShardWriter) -> ShardEntry:
+        """Bring a shard, whose writer is closed, to disk."""
+        file = shard_file(split, number)
+        _sync(self.directory / file)
+        return ShardEntry(file=file, num_samples=writer.num_samples)
+
+    def commit(self, schema: Schema, shards: Sequence[ShardEntry], origin: Mapping[str, JsonValue]) -> None:
+        """Write dataset.json and rename; all shards are finished, and given in time order within their split."""
+        train = tuple(shard for shard in shards if shard.split == "train")
+        validation = tuple(shard for shard in shards if shard.split == "validation")
+        if not train:
+            raise DatasetError(f"{self._path}: not one training sample came; give an input that has some")
+        manifest = Manifest(schema=schema, splits=Splits(train=train, validation=validation), origin=dict(origin))
+        try:
+            (self.directory / MANIFEST).write_text(manifest.model_dump_json(by_alias=True, indent=1) + "\n")
+            _sync(self.directory / MANIFEST)
+            _sync(self.directory)
+            self.directory.rename(self._target)
+            _sync(self._target.parent)
+        except OSError as error:
+            raise DatasetError(
+                f"{self._path}: cannot be finished ({error}); choose another output directory"
+            ) from error
+
+    def discard(self) -> None:
+        """Delete what was not committed."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class DatasetWriter:
+    """Writes a data set of one stream; leaving the `with` block without an error commits it, see PartialDataset.
 
     Args:
         path: The data set's directory; must not exist, or be empty.
@@ -200,25 +258,17 @@ class DatasetWriter:
         compression: Compression | None = None,
         origin: Mapping[str, JsonValue] | None = None,
     ) -> None:
-        if samples_per_shard < 1:
-            raise ConfigError(f"samples per shard is {samples_per_shard}, but must be at least 1")
-        refuse_occupied(path)
-        self._path = path
+        require_samples_per_shard(samples_per_shard)
+        self._partial = PartialDataset(path, secrets.token_hex(4))
         self._schema = schema
         self._samples_per_shard = samples_per_shard
         self._compression = compression
         self._origin = dict(origin or {})
-        self._target = path.resolve()
-        self._partial = self._target.with_name(f".{self._target.name}.partial-{secrets.token_hex(4)}")
-        self._shards: dict[str, list[ShardEntry]] = {name: [] for name in get_args(SplitName)}
-        self._open: dict[str, ShardWriter] = {}
+        self._shards: dict[SplitName, list[ShardEntry]] = {name: [] for name in get_args(SplitName)}
+        self._open: dict[SplitName, ShardWriter] = {}
 
     def __enter__(self) -> Self:
-        try:
-            for split in self._shards:
-                (self._partial / split).mkdir(parents=True)
-        except OSError as error:
-            raise DatasetError(f"{self._path}: cannot be made ({error}); choose another output directory") from error
+        self._partial.make()
         return self
 
     def __exit__(
@@ -226,11 +276,14 @@ class DatasetWriter:
     ) -> None:
         try:
             if kind is None:
-                self._commit()
+                for split in list(self._open):
+                    self._finish_shard(split)
+                shards = [shard for split in self._shards.values() for shard in split]
+                self._partial.commit(self._schema, shards, self._origin)
         finally:
             for writer in self._open.values():
                 writer.__exit__(kind, error, trace)
-            shutil.rmtree(self._partial, ignore_errors=True)
+            self._partial.discard()
 
     def append(self, split: SplitName, batch: Batch) -> None:
         """Add samples at the end of a split."""
@@ -252,38 +305,26 @@ class DatasetWriter:
             self.append("validation", batch.slice(border, batch.num_samples))
             remaining -= border
 
-    def _file_of_next_shard(self, split: str) -> str:
-        return f"{split}/shard-{len(self._shards[split]):05d}.h5"
-
-    def _next_shard(self, split: str) -> ShardWriter:
-        path = self._partial / self._file_of_next_shard(split)
+    def _next_shard(self, split: SplitName) -> ShardWriter:
+        path = self._partial.directory / shard_file(split, len(self._shards[split]))
         self._open[split] = ShardWriter(path, self._schema, self._compression)
         return self._open[split]
 
-    def _finish_shard(self, split: str) -> None:
+    def _finish_shard(self, split: SplitName) -> None:
         writer = self._open.pop(split)
         writer.close()
-        file = self._file_of_next_shard(split)
-        _sync(self._partial / file)
-        self._shards[split].append(ShardEntry(file=file, num_samples=writer.num_samples))
+        self._shards[split].append(self._partial.finished(split, len(self._shards[split]), writer))
 
-    def _commit(self) -> None:
-        for split in list(self._open):
-            self._finish_shard(split)
-        if not self._shards["train"]:
-            raise DatasetError(f"{self._path}: not one training sample came; give an input that has some")
-        splits = Splits(train=tuple(self._shards["train"]), validation=tuple(self._shards["validation"]))
-        manifest = Manifest(schema=self._schema, splits=splits, origin=self._origin)
-        try:
-            (self._partial / MANIFEST).write_text(manifest.model_dump_json(by_alias=True, indent=1) + "\n")
-            _sync(self._partial / MANIFEST)
-            _sync(self._partial)
-            self._partial.rename(self._target)
-            _sync(self._target.parent)
-        except OSError as error:
-            raise DatasetError(
-                f"{self._path}: cannot be finished ({error}); choose another output directory"
-            ) from error
+
+def shard_file(split: SplitName, number: int) -> str:
+    """Path of a shard within its data set."""
+    return f"{split}/shard-{number:05d}.h5"
+
+
+def require_samples_per_shard(samples_per_shard: int) -> None:
+    """Raise ConfigError below 1."""
+    if samples_per_shard < 1:
+        raise ConfigError(f"samples per shard is {samples_per_shard}, but must be at least 1")
 
 
 def refuse_occupied(path: Path) -> None:

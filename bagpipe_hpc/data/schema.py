@@ -6,10 +6,11 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, field_validator
 
-# Table names are also names of HDF5 groups: no slash, no leading dot.
 T = TypeVar("T")
 
-Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")]
+# Table names are also names of HDF5 groups: no slash, no leading dot.
+NAME_PATTERN = r"^\w[\w.-]*$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 
 class TableSchema(BaseModel):

@@ -326,4 +326,5 @@ def first_fault(error: ValidationError) -> str:
     """Place and reason of the first thing that pydantic found wrong."""
     fault = error.errors()[0]
     place = ".".join(str(part) for part in fault["loc"])
-    return f"{place}: {fault['msg']}" if place else fault["msg"]
+    reason = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {reason}" if place else reason

@@ -36,24 +36,32 @@ class ValueCounter:
     """
 
     def __init__(self, dtype: DTypeLike = np.int64) -> None:
+        self.dtype = np.dtype(dtype)
         self.num_distinct = 0
         self._keys, self._counts = _empty_table(0, dtype)
 
     def add(self, values: Int64Array) -> None:
         """Count values, shape (n,); negative ones are missing and not counted."""
-        if 2 * (self.num_distinct + len(values)) > len(self._keys):
-            self._grow(2 * (self.num_distinct + len(values)))
+        self._grow(len(values))
         self.num_distinct += _count(values, self._keys, self._counts)
+
+    def add_counts(self, values: NDArray[Any], counts: NDArray[np.uint32]) -> None:
+        """Count values, none of them missing, so many times each; both shape (n,)."""
+        self._grow(len(values))
+        self.num_distinct += _add_counts(values, counts, self._keys, self._counts)
 
     def items(self) -> tuple[NDArray[Any], NDArray[np.uint32]]:
         """Distinct values and their counts, each shape (num_distinct,), in no particular order."""
         used = self._counts > 0
         return self._keys[used], self._counts[used]
 
-    def _grow(self, num_values: int) -> None:
-        values, counts = self.items()
-        self._keys, self._counts = _empty_table(num_values, self._keys.dtype)
-        _insert(values, counts, self._keys, self._counts)
+    def _grow(self, num_new: int) -> None:
+        """Make room for so many distinct values more."""
+        most = self.num_distinct + num_new
+        if 2 * most > len(self._keys):
+            values, counts = self.items()
+            self._keys, self._counts = _empty_table(2 * most, self.dtype)
+            _insert(values, counts, self._keys, self._counts)
 
 
 class Vocabulary:
@@ -128,6 +136,20 @@ def _count(values: Int64Array, keys: NDArray[Any], counts: NDArray[np.uint32]) -
             num_new += counts[slot] == 0
             if counts[slot] < _COUNT_LIMIT:
                 counts[slot] += np.uint32(1)
+    return num_new
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_counts(
+    new: NDArray[Any], new_counts: NDArray[np.uint32], keys: NDArray[Any], counts: NDArray[np.uint32]
+) -> int:
+    """Add counts to those of the same values; returns how many values were new."""
+    num_new = 0
+    for i in range(len(new)):
+        slot = _slot_of(np.int64(new[i]), keys, counts)
+        keys[slot] = new[i]
+        num_new += counts[slot] == 0
+        counts[slot] += min(new_counts[i], _COUNT_LIMIT - counts[slot])
     return num_new
 
 

@@ -22,8 +22,8 @@ EXIT_FAILURE = 1
 LAUNCHER_READS_SECONDS = 0.3
 
 
-def abort_job(world: MPI.Intracomm, name: str, error: BaseException) -> None:
-    """Print what happened and end every rank. Does not return."""
+def abort_job(world: MPI.Intracomm, name: str, error: BaseException, exit_invalid: int = EXIT_FAILURE) -> None:
+    """Print what happened and end every rank, with exit_invalid if it is the user's to mend. Does not return."""
     where = f"bagpipe: error: {name} on host {socket.gethostname()}"
     if not isinstance(error, BagpipeError):
         traceback.print_exception(error)
@@ -33,17 +33,17 @@ def abort_job(world: MPI.Intracomm, name: str, error: BaseException) -> None:
         trace.save()  # the last thing this rank did may tell why
     # Launchers may forget output that they have not forwarded when the abort reaches them, and nothing tells when.
     time.sleep(LAUNCHER_READS_SECONDS)
-    world.Abort(EXIT_FAILURE)
+    world.Abort(exit_invalid if isinstance(error, BagpipeError) else EXIT_FAILURE)
 
 
 @contextmanager
-def whole_job_fails_together(world: MPI.Intracomm, name: str) -> Iterator[None]:
+def whole_job_fails_together(world: MPI.Intracomm, name: str, exit_invalid: int = EXIT_FAILURE) -> Iterator[None]:
     """Any exception inside the block, in any thread of this rank, aborts the job in seconds."""
     threading.excepthook = lambda args: abort_job(world, name, args.exc_value or args.exc_type())
     try:
         yield
     except BaseException as error:
-        abort_job(world, name, error)
+        abort_job(world, name, error, exit_invalid)
 
 
 def leave_when_told_to_stop(name: str) -> None:

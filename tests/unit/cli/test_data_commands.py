@@ -38,6 +38,32 @@ def test_import_and_inspect(tmp_path):
     assert "compression: gzip" in bagpipe("inspect", path, "--max-samples", 0)
 
 
+def test_avazu_and_the_same_by_a_schema_file(tmp_path):
+    header = "id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,device_id,"
+    header += "device_ip,device_model,device_type,device_conn_type,C14,C15,C16,C17,C18,C19,C20,C21"
+    names = header.split(",")
+    lines = [",".join([str(i), str(i % 2), *(f"v{i % 3}" for _ in names[2:])]) for i in range(10)]
+    (tmp_path / "clicks.csv").write_text("\n".join([header, *lines]))
+    (tmp_path / "schema.yaml").write_text(f"label: click\ncategorical: [{', '.join(names[2:])}]")
+    options = ("--min-count", 1, "--validation-fraction", 0)
+    bagpipe("import", "avazu", tmp_path / "clicks.csv", "--output", tmp_path / "a", *options)
+    schema = ("--schema", tmp_path / "schema.yaml")
+    bagpipe("import", "table", tmp_path / "clicks.csv", "--output", tmp_path / "b", *schema, *options)
+    datasets = [open_dataset(tmp_path / name) for name in "ab"]
+    assert datasets[0].schema == datasets[1].schema
+    assert datasets[0].schema.num_embeddings == (4,) * 22
+    assert [dataset.origin["command"] for dataset in datasets] == ["import avazu", "import table"]
+    shards = [(dataset.path / dataset.train.shards[0].file).read_bytes() for dataset in datasets]
+    assert shards[0] == shards[1]
+
+
+def test_bad_lines_are_counted_and_shown(tmp_path):
+    (tmp_path / "clicks.txt").write_text("1" + "\t" * 39 + "\nbad\n")
+    output = bagpipe("import", "criteo", tmp_path / "clicks.txt", "--output", tmp_path / "clicks", "--max-bad-lines", 1)
+    assert "1 bad line skipped; the first:" in output
+    assert "clicks.txt: line 2: has 1 tab-separated columns" in output
+
+
 def test_hashing(tmp_path):
     (tmp_path / "clicks.txt").write_text("1" + "\t" * 39 + "\n")
     bagpipe("import", "criteo", tmp_path / "clicks.txt", "--output", tmp_path / "clicks", "--hash-rows", 10)

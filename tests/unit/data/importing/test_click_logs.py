@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bagpipe_hpc.data import criteo
-from bagpipe_hpc.data.criteo import import_criteo, parse_blocks
+from bagpipe_hpc.data.importing import text
+from bagpipe_hpc.data.importing.click_logs import AVAZU, CRITEO
+from bagpipe_hpc.data.importing.description import TableDescription
 from bagpipe_hpc.errors import ConfigError, DatasetError
 
-REAL = Path(__file__).parents[4] / "shared/data/criteo_kaggle_110k.txt.gz"
+SHARED = Path(__file__).parents[5] / "shared/data"
 
 
 def line(label="0", integers=None, categories=None):
@@ -35,8 +36,16 @@ def small(tmp_path):
     return write(tmp_path / "small.txt", *lines)
 
 
+@pytest.fixture
+def import_criteo(import_table):
+    def run(files, output, **options):
+        return import_table(files, output, CRITEO, command="import criteo", **options)
+
+    return run
+
+
 class TestImport:
-    def test_values(self, small, tmp_path):
+    def test_values(self, import_criteo, small, tmp_path):
         dataset = import_criteo([small], tmp_path / "clicks", min_count=2, validation_fraction=0.2)
         train = next(dataset.train.batches(100))
         assert train.labels.tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
@@ -47,7 +56,7 @@ class TestImport:
         assert set(train.ids[:, 25].tolist()) == {1}
         assert not train.ids[:, 1:25].any()
 
-    def test_validation_is_the_tail_and_leaves_the_vocabulary_alone(self, small, tmp_path):
+    def test_validation_is_the_tail_and_leaves_the_vocabulary_alone(self, import_criteo, small, tmp_path):
         dataset = import_criteo([small], tmp_path / "clicks", min_count=2, validation_fraction=0.2)
         validation = next(dataset.validation.batches(100))
         assert validation.labels.tolist() == [0, 1]
@@ -57,7 +66,7 @@ class TestImport:
         assert everything.schema.num_embeddings[0] == 4
         assert everything.validation.num_samples == 0
 
-    def test_schema_and_origin(self, small, tmp_path):
+    def test_schema_and_origin(self, import_criteo, small, tmp_path):
         dataset = import_criteo([small], tmp_path / "clicks")
         assert dataset.schema.dense == tuple(f"I{i}" for i in range(1, 14))
         assert [table.name for table in dataset.schema.tables] == [f"C{i}" for i in range(1, 27)]
@@ -68,7 +77,7 @@ class TestImport:
             "validation_fraction": 0.1,
         }
 
-    def test_hashing(self, small, tmp_path):
+    def test_hashing(self, import_criteo, small, tmp_path):
         dataset = import_criteo([small], tmp_path / "clicks", hash_rows=1000, validation_fraction=0)
         ids = next(dataset.train.batches(100)).ids
         assert dataset.schema.num_embeddings == (1000,) * 26
@@ -76,7 +85,7 @@ class TestImport:
         assert ids[0, 0] == ids[1, 0] == ids[4, 0] != ids[2, 0]
         assert dataset.origin["hash_rows"] == 1000
 
-    def test_files_follow_each_other(self, small, tmp_path, assert_equal):
+    def test_files_follow_each_other(self, import_criteo, small, tmp_path, assert_equal):
         lines = small.read_text().splitlines(keepends=True)
         (tmp_path / "a.gz").write_bytes(gzip.compress("".join(lines[:4]).encode()))
         write(tmp_path / "b", *lines[4:-1], lines[-1].rstrip("\n"))
@@ -85,12 +94,12 @@ class TestImport:
         assert apart.schema == together.schema
         assert_equal(next(apart.train.batches(100)), next(together.train.batches(100)))
 
-    def test_progress(self, small, tmp_path):
+    def test_progress(self, import_criteo, small, tmp_path):
         calls = []
         import_criteo([small], tmp_path / "clicks", progress=lambda *call: calls.append(call))
         assert calls == [("counting lines", 10, 0), ("counting values", 9, 9), ("writing shards", 10, 10)]
 
-    def test_bad_settings(self, small, tmp_path):
+    def test_bad_settings(self, import_criteo, small, tmp_path):
         with pytest.raises(ConfigError, match="validation fraction is 1"):
             import_criteo([small], tmp_path / "clicks", validation_fraction=1)
         with pytest.raises(ConfigError, match="minimum count is 0"):
@@ -98,7 +107,7 @@ class TestImport:
         with pytest.raises(ConfigError, match="hashing is 1"):
             import_criteo([small], tmp_path / "clicks", hash_rows=1)
 
-    def test_occupied_output_is_refused_before_any_work(self, tmp_path):
+    def test_occupied_output_is_refused_before_any_work(self, import_criteo, tmp_path):
         with pytest.raises(DatasetError, match="already exists and is not empty"):
             import_criteo([tmp_path / "none"], Path(__file__).parent)
 
@@ -118,7 +127,7 @@ class TestMalformed:
             (line(categories={26: "123456789"}), r"column 40 \(C26\) is '123456789'"),
             (line(integers={1: " 5"}), r"column 2 \(I1\) is ' 5'"),
             (line(integers={1: "0x5"}), r"column 2 \(I1\) is '0x5'"),
-            (line(categories={26: "1\r"}), r"column 40 \(C26\) is '1\\r'"),
+            (line(categories={25: "1\r"}), r"has a quoted field that does not end, .* or a line end in it"),
             (line(categories={1: '"1"'}), r"column 15 \(C1\) is '\"1\"'"),
             (line(categories={2: "-1"}), r"column 16 \(C2\) is '-1'"),
             (line(categories={2: "é" * 100}), r"column 16 \(C2\) is 'é{20}'"),
@@ -127,72 +136,94 @@ class TestMalformed:
             (line()[:-1] + "\t\n", r"has 41 tab-separated columns"),
         ],
     )
-    def test_line_and_column_are_named(self, tmp_path, monkeypatch, bad, reason):
-        monkeypatch.setattr(criteo, "BLOCK_BYTES", 256)
+    def test_line_and_column_are_named(self, import_criteo, tmp_path, monkeypatch, bad, reason):
+        monkeypatch.setattr(text, "BLOCK_BYTES", 256)
         good = write(tmp_path / "good.txt", *[line()] * 3)
         path = write(tmp_path / "bad.txt", *[line("1", {1: "5"}, {7: "abc"})] * 6, bad, line())
         with pytest.raises(DatasetError, match=rf"/bad\.txt: line 7: {reason}"):
-            list(parse_blocks([good, path]))
+            import_criteo([good, path], tmp_path / "clicks", hash_rows=10)
 
-    def test_nothing_is_left(self, tmp_path):
+    def test_nothing_is_left(self, import_criteo, tmp_path):
         path = write(tmp_path / "bad.txt", *[line()] * 9, line("x"))
         with pytest.raises(DatasetError, match="line 10"):
             import_criteo([path], tmp_path / "clicks")
         assert list(tmp_path.iterdir()) == [path]
 
-    def test_missing_file(self, tmp_path):
+    def test_missing_file(self, import_criteo, tmp_path):
         with pytest.raises(DatasetError, match=r"none\.txt: is missing; check the path"):
             import_criteo([tmp_path / "none.txt"], tmp_path / "clicks")
 
-    def test_directory(self, tmp_path):
+    def test_directory(self, import_criteo, tmp_path):
         with pytest.raises(DatasetError, match=r"cannot be read .*directory"):
             import_criteo([tmp_path], tmp_path / "clicks")
 
-    def test_no_lines(self, tmp_path):
+    def test_no_lines(self, import_criteo, tmp_path):
         with pytest.raises(DatasetError, match=r"empty\.txt: no line in it"):
             import_criteo([write(tmp_path / "empty.txt")], tmp_path / "clicks")
 
-    def test_no_text(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(criteo, "BLOCK_BYTES", 100)
+    def test_no_text(self, import_criteo, tmp_path, monkeypatch):
+        monkeypatch.setattr(text, "BLOCK_BYTES", 100)
         with pytest.raises(DatasetError, match="has a line of more than 100 bytes"):
             import_criteo([write(tmp_path / "zeros", "0" * 1000)], tmp_path / "clicks")
 
     @pytest.mark.parametrize("cut", [-1, -9, 12])
-    def test_truncated_gzip(self, tmp_path, cut):
+    def test_truncated_gzip(self, import_criteo, tmp_path, cut):
         text = "".join(line(categories={1: f"{i:x}"}) for i in range(1000))
         (tmp_path / "cut.gz").write_bytes(gzip.compress(text.encode())[:cut])
         with pytest.raises(DatasetError, match="is a damaged or truncated gzip file"):
             import_criteo([tmp_path / "cut.gz"], tmp_path / "clicks")
 
 
-def test_extreme_values(tmp_path):
+def test_extreme_values(import_criteo, tmp_path):
     integers = ["", "0", "-0", "-7", "007", "9" * 18, "-" + "9" * 18]
-    digits = ["", "0", "00000000", "ffffffff", "FFFFFFFF", "0000000a", "1"]
+    digits = ["", "0", "00000000", "ffffffff", "FFFFFFFF", "0000000a", "a"]
     path = write(tmp_path / "clicks.txt", *[line("1", {13: i}, {26: d}) for i, d in zip(integers, digits, strict=True)])
-    [block] = parse_blocks([path])
-    assert block.dense[:, 12].tolist() == np.log1p([0, 0, 0, 0, 7, 10**18 - 1, 0]).astype(np.float32).tolist()
-    assert block.categories[25].tolist() == [int(d, 16) if d else -1 for d in digits]
-    assert (block.labels.dtype, block.dense.dtype, block.categories.dtype) == (np.float32, np.float32, np.int64)
+    [batch] = import_criteo([path], tmp_path / "clicks", min_count=1, validation_fraction=0).train.batches(100)
+    assert batch.dense[:, 12].tolist() == np.log1p([0, 0, 0, 0, 7, 10**18 - 1, 0]).astype(np.float32).tolist()
+    # by falling count, then by value: 0, 10, ffffffff, twice each
+    assert batch.ids[:, 25].tolist() == [0, 1, 1, 3, 3, 2, 2]
 
 
-@pytest.mark.parametrize("block_bytes", [90, 1000, 1 << 20])
-def test_blocks_are_bounded_and_leave_no_trace(tmp_path, monkeypatch, block_bytes):
-    lines = [line(str(i % 2), {1: str(i)}, {1: f"{i:x}", 2: "1"}) for i in range(500)]
-    path = write(tmp_path / "clicks.txt", *lines)
-    monkeypatch.setattr(criteo, "BLOCK_BYTES", block_bytes)
-    blocks = list(parse_blocks([path]))
-    longest = max(len(text) for text in lines)
-    assert max(len(block.labels) for block in blocks) <= (block_bytes + longest) // 45
-    np.testing.assert_array_equal(np.concatenate([block.categories for block in blocks], axis=1)[0], np.arange(500))
-    assert sum(len(block.labels) for block in blocks) == 500
+def real(name):
+    """A file of real clicks; the test is skipped where they are not beside the repository."""
+    if not (SHARED / name).exists():
+        pytest.skip(f"no {name} in ../shared/data beside the repository")
+    return SHARED / name
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the Criteo sample is not beside the repository")
-def test_real_clicks(tmp_path):
-    dataset = import_criteo([REAL], tmp_path / "clicks", min_count=4)
-    assert (dataset.train.num_samples, dataset.validation.num_samples) == (99_000, 11_000)
-    labels = np.concatenate([batch.labels for batch in dataset.train.batches(16_384)])
-    labels = np.concatenate([labels, *(batch.labels for batch in dataset.validation.batches(16_384))])
-    assert int(labels.sum()) == 28_243
-    assert next(dataset.train.batches(1)).dense[0, 1] == np.log1p(np.float32(1))
-    assert all(n > 1 for n in dataset.schema.num_embeddings)
+def all_labels(dataset):
+    return np.concatenate(
+        [batch.labels for split in (dataset.train, dataset.validation) for batch in split.batches(16_384)]
+    )
+
+
+class TestRealClicks:
+    def test_criteo(self, import_criteo, tmp_path):
+        dataset = import_criteo([real("criteo_kaggle_110k.txt.gz")], tmp_path / "clicks", min_count=4)
+        assert (dataset.train.num_samples, dataset.validation.num_samples) == (99_000, 11_000)
+        assert int(all_labels(dataset).sum()) == 28_243
+        assert next(dataset.train.batches(1)).dense[0, 1] == np.log1p(np.float32(1))
+        assert all(n > 1 for n in dataset.schema.num_embeddings)
+
+    def test_avazu(self, import_table, tmp_path):
+        dataset = import_table([real("avazu_23k.csv.gz")], tmp_path / "clicks", AVAZU, min_count=1)
+        assert dataset.train.num_samples + dataset.validation.num_samples == 23_299
+        assert 0.16 < all_labels(dataset).mean() < 0.18
+        assert dataset.schema.num_dense == 0
+        assert [table.name for table in dataset.schema.tables[:3]] == ["hour", "C1", "banner_pos"]
+        assert len(dataset.schema.tables) == 22
+        assert next(dataset.train.batches(100)).ids.all()  # nothing is missing or unknown
+
+    def test_globo(self, import_table, tmp_path):
+        description = TableDescription.model_validate(
+            {
+                "label": {"column": "session_id", "continues": True},
+                "categorical": ["user_id", "click_article_id"],
+            }
+        )
+        files = [real("globo_clicks_1m.csv.gz")]
+        dataset = import_table(files, tmp_path / "clicks", description, min_count=1, validation_fraction=0)
+        assert dataset.train.num_samples == 1_000_000
+        assert dataset.schema.num_embeddings == (1 + 185_656, 1 + 18_761)
+        assert int(all_labels(dataset).sum()) == 1_000_000 - 352_994  # clicks less sessions
+        assert next(dataset.train.batches(4)).labels.tolist() == [1, 0, 1, 0]

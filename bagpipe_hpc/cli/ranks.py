@@ -1,0 +1,62 @@
+"""The ranks of a launch, for commands that run alone or under a launcher."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bagpipe_hpc.cli.train import EXIT_INVALID
+from bagpipe_hpc.data.importing.ranks import Alone, Ranks
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+# One of them is set in every process that an MPI launcher starts: Open MPI's, MPICH's and its kin's, srun with either.
+LAUNCH_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
+
+
+class MpiRanks:
+    """See Ranks.
+
+    Args:
+        comm: Used for collectives only.
+    """
+
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        self.rank, self.size = comm.rank, comm.size
+        self._comm = comm
+
+    def allgather(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+        """See Ranks."""
+        counts = self._comm.allgather(len(values))
+        everything = np.empty(sum(counts), values.dtype)
+        self._comm.Allgatherv(np.ascontiguousarray(values), [everything, counts])
+        return np.split(everything, np.cumsum(counts)[:-1])
+
+    def alltoall(self, pieces: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """See Ranks."""
+        sent = [len(piece) for piece in pieces]
+        counts = self._comm.alltoall(sent)
+        everything = np.empty(sum(counts), pieces[0].dtype)
+        self._comm.Alltoallv([np.concatenate(pieces), sent], [everything, counts])
+        return np.split(everything, np.cumsum(counts)[:-1])
+
+
+@contextmanager
+def ranks_of_launch() -> Iterator[Ranks]:
+    """All ranks of the job, which then end together if one fails; without a launcher this process, and no MPI."""
+    if not any(name in os.environ for name in LAUNCH_VARIABLES):
+        yield Alone()
+        return
+    from mpi4py import MPI
+
+    from bagpipe_hpc.roles.failure import whole_job_fails_together
+
+    world = MPI.COMM_WORLD
+    with whole_job_fails_together(world, f"rank {world.rank}", exit_invalid=EXIT_INVALID):
+        yield MpiRanks(world)

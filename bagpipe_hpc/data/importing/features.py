@@ -1,0 +1,123 @@
+"""From columns to what a batch holds: labels, dense features, and values of categories as integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numba
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from bagpipe_hpc.data.batch import Float32Array, RaggedIds
+from bagpipe_hpc.data.importing.description import Category, CategoryList, TableDescription, position_of
+from bagpipe_hpc.sharding import Int64Array
+from bagpipe_hpc.splitmix import mix
+
+
+class Features:
+    """Readers of the columns of tables, which are named by position.
+
+    Args:
+        description: Which columns hold what.
+        header: Names of all columns.
+    """
+
+    def __init__(self, description: TableDescription, header: Sequence[str]) -> None:
+        self._description = description
+        self._header = header
+
+    def positions_of(self, tables: Sequence[Category | CategoryList]) -> list[int]:
+        """Columns, by position, that hold the values of some tables; each once."""
+        return sorted({position_of(table.column, self._header) for table in tables})
+
+    def labels(self, rows: pa.Table) -> Float32Array:
+        """Labels, shape (num_rows,), where they depend on their own line only."""
+        label = self._description.label
+        values = self._column(rows, label.column).to_numpy()
+        return (values if label.threshold is None else values >= label.threshold).astype(np.float32)
+
+    def keys_of_runs(self, rows: pa.Table) -> Int64Array:
+        """Values of the label's column, for a label that says whether a run continues; -1 for a missing one."""
+        return hashed_texts(self._column(rows, self._description.label.column))
+
+    def dense(self, rows: pa.Table) -> Float32Array:
+        """Dense features, float32, shape (num_rows, num_dense); missing ones are 0."""
+        dense = np.empty((len(rows), len(self._description.dense)), np.float32)
+        for index, feature in enumerate(self._description.dense):
+            values = self._column(rows, feature.column).fill_null(0).to_numpy()
+            dense[:, index] = np.log1p(values.clip(min=0)) if feature.transform == "log" else values
+        return dense
+
+    def values(self, rows: pa.Table, category: Category) -> Int64Array:
+        """Values of a category as integers, shape (num_rows,); -1 for a missing one."""
+        column = self._column(rows, category.column)
+        return hexadecimal(column) if category.type == "hexadecimal" else hashed_texts(column)
+
+    def value_lists(self, rows: pa.Table, category_list: CategoryList) -> RaggedIds:
+        """Values, as integers, of a list per row; missing ones are left out."""
+        column = self._column(rows, category_list.column)
+        if not pa.types.is_list(column.type):
+            column = pc.split_pattern(column.fill_null(b""), category_list.separator)
+        lengths = np.asarray(pc.list_value_length(column).fill_null(0).to_numpy(), np.int64)
+        values = hashed_texts(pc.list_flatten(column))
+        kept = values >= 0
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        samples = np.repeat(np.arange(len(rows)), lengths)
+        np.cumsum(np.bincount(samples[kept], minlength=len(rows)), out=offsets[1:])
+        return RaggedIds(offsets, values[kept])
+
+    def _column(self, rows: pa.Table, column: str | int) -> pa.Array:
+        chunks = rows.column(str(position_of(column, self._header)))
+        return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
+
+
+def hashed_texts(column: pa.Array) -> Int64Array:
+    """63 bits of every text, shape (n,); -1 for null and for the empty text. The same on every machine and release."""
+    return _hash_texts(*_buffers(column))
+
+
+def hexadecimal(column: pa.Array) -> Int64Array:
+    """Integers of at most 8 hexadecimal digits each, shape (n,); -1 for null and for no digits."""
+    return _from_hexadecimal(*_buffers(column))
+
+
+def _buffers(column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Offsets, shape (n + 1,), and bytes of a binary column; null is like the empty text."""
+    column = column.fill_null(b"") if column.null_count else column
+    _, offsets, content = column.buffers()
+    every: NDArray[Any] = np.frombuffer(offsets or b"\0\0\0\0", np.int32)
+    return every[column.offset : column.offset + len(column) + 1], np.frombuffer(content or b"", np.uint8)
+
+
+@numba.njit(nogil=True, cache=True)
+def _hash_texts(offsets: NDArray[np.int32], content: NDArray[np.uint8]) -> Int64Array:
+    """Eight bytes at a time, little-endian, through a bijection; the length goes in first."""
+    hashes = np.full(len(offsets) - 1, -1, np.int64)
+    for i in range(len(hashes)):
+        start, stop = offsets[i], offsets[i + 1]
+        if start == stop:
+            continue
+        state = np.uint64(stop - start)
+        for word_start in range(start, stop, 8):
+            word = np.uint64(0)
+            for j in range(min(8, stop - word_start)):
+                word |= np.uint64(content[word_start + j]) << np.uint64(8 * j)
+            state = mix((state * np.uint64(0x9E3779B97F4A7C15)) ^ word)
+        hashes[i] = np.int64(state >> np.uint64(1))
+    return hashes
+
+
+@numba.njit(nogil=True, cache=True)
+def _from_hexadecimal(offsets: NDArray[np.int32], content: NDArray[np.uint8]) -> Int64Array:
+    values = np.full(len(offsets) - 1, -1, np.int64)
+    for i in range(len(values)):
+        if offsets[i] < offsets[i + 1]:
+            value = np.int64(0)
+            for j in range(offsets[i], offsets[i + 1]):
+                digit = np.int64(content[j])
+                value = 16 * value + (digit & 15) + 9 * (digit >> 6)  # letters are 0x41.. and 0x61.., digits 0x30..
+            values[i] = value
+    return values

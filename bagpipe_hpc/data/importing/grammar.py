@@ -1,0 +1,146 @@
+"""What a line of a text file must look like, and what is wrong with one that does not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import pyarrow as pa
+from pyarrow import csv
+
+from bagpipe_hpc.data.importing.description import Kind, TableDescription
+
+# The pattern of a field, and that in words. Possessive: nothing is tried twice. Numbers fit float32, integers int64.
+_VALUES: Mapping[Kind, tuple[str, str]] = {
+    "binary": ("[01]", "0 or 1"),
+    "rating": (
+        number := r"-?+(?:[0-9](?:\.[0-9]*+)?+[eE]\+?+(?:[0-2]?[0-9]|3[0-7])(?![0-9])"
+        r"|(?:[0-9]{1,18}+(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE](?:-[0-9]{1,3}+|\+?+[01]?[0-9](?![0-9])))?+)",
+        "a number below 1e37",
+    ),
+    "number": (f"(?:{number})?", "empty or a number below 1e37"),
+    "integer": ("(?:-?+[0-9]{1,18}+)?", "empty or an integer of at most 18 digits"),
+    "hexadecimal": ("[0-9a-fA-F]{0,8}+", "empty or at most 8 hexadecimal digits"),
+}
+_ARROW_TYPES: Mapping[Kind, pa.DataType] = {"hexadecimal": pa.binary(), "text": pa.binary()}
+_OFTEN = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
+
+
+class Grammar:
+    """The lines of files with one header.
+
+    Args:
+        description: Delimiter, quoting, missing values.
+        header: Names of all columns.
+        kinds: What the used columns hold, by position.
+    """
+
+    def __init__(self, description: TableDescription, header: Sequence[str], kinds: Mapping[int, Kind]) -> None:
+        self._description = description
+        self._header = header
+        self._kinds = kinds
+        self._delimiter = description.delimiter.encode()
+        delimiter = re.escape(description.delimiter)
+        bare = rf"[^{delimiter}\r\n]*+"
+        self._any = rf'(?:"(?:[^"\r\n]|"")*+"|(?!"){bare})' if description.quoting else bare
+        self._end = rf'[{delimiter}\r\n"]|\Z' if description.quoting else rf"[{delimiter}\r\n]|\Z"
+        self._fields = {position: self._field(kind) for position, kind in kinds.items()}
+        fields = (self._fields.get(position, self._any) for position in range(len(header)))
+        self._lines = re.compile(rf"(?:{delimiter.join(fields)}\r?+\n)*+".encode())
+        self._any_field = re.compile(self._any.encode())
+
+    def good_lines(self, text: bytes) -> tuple[bytes, list[tuple[int, str]]]:
+        """Text of the lines that are in order; of the others the number, from 0 on, and what is wrong."""
+        pieces, faults = [], []
+        start, line = 0, 0
+        while start < len(text):
+            matched = self._lines.match(text, start)
+            end = matched.end() if matched else start
+            pieces.append(text if end - start == len(text) else text[start:end])
+            if end < len(text):
+                line += text.count(b"\n", start, end)
+                start = text.index(b"\n", end) + 1
+                faults.append((line, self._fault(text[end : start - 1])))
+                line += 1
+            else:
+                start = end
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces), faults
+
+    def parse(self, text: bytes, positions: Collection[int]) -> pa.Table:
+        """Columns, named by their positions, of lines that are in order."""
+        names = [str(position) for position in range(len(self._header))]
+        if not text:
+            return pa.table({names[position]: pa.array([], self._type(position)) for position in positions})
+        return csv.read_csv(
+            pa.BufferReader(text),
+            read_options=csv.ReadOptions(column_names=names, block_size=len(text) + 1),
+            parse_options=csv.ParseOptions(
+                delimiter=self._description.delimiter,
+                quote_char='"' if self._description.quoting else False,
+                ignore_empty_lines=False,
+            ),
+            convert_options=csv.ConvertOptions(
+                include_columns=[names[position] for position in positions],
+                column_types={names[position]: self._type(position) for position in positions},
+                null_values=["", *self._description.missing],
+                strings_can_be_null=bool(self._description.missing),
+                check_utf8=False,
+            ),
+        )
+
+    def split(self, line: bytes) -> list[bytes] | None:
+        """Fields of a line, quotes still on; None where quotes are out of place."""
+        if not self._description.quoting:
+            return line.split(self._delimiter)
+        fields, end = [], -1
+        while end < len(line):
+            field = self._any_field.match(line, end + 1)
+            if not field or line[field.end() : field.end() + 1] not in (self._delimiter, b""):
+                return None
+            fields.append(field[0])
+            end = field.end()
+        return fields
+
+    def _field(self, kind: Kind) -> str:
+        if kind == "text":
+            return self._any
+        value = _VALUES[kind][0]
+        if self._description.missing and kind not in ("binary", "rating"):
+            missing = "|".join(re.escape(text) for text in self._description.missing)
+            value = f"(?:(?:{missing})(?={self._end})|{value})"
+        return f'(?:"{value}"|{value})' if self._description.quoting else value
+
+    def _fault(self, line: bytes) -> str:
+        """Why a line does not match."""
+        line = line.removesuffix(b"\r")
+        fields = self.split(line)
+        if b"\r" in line or fields is None:
+            return 'has a quoted field that does not end, text beside it, or a line end in it (" in it is written "")'
+        if len(fields) != len(self._header):
+            separated = _OFTEN.get(self._description.delimiter, repr(self._description.delimiter))
+            one_less = self._description.columns and len(fields) == len(self._header) - 1
+            hint = " (a file without labels?)" if one_less else ""
+            return f"has {len(fields)} {separated}-separated columns, but {len(self._header)} are needed{hint}"
+        position = next(i for i in sorted(self._fields) if not re.fullmatch(self._fields[i].encode(), fields[i]))
+        value = fields[position][:40].decode("utf-8", "replace")
+        return describe_fault(position, self._header, value, _VALUES[self._kinds[position]][1])
+
+    def _type(self, position: int) -> pa.DataType:
+        return _ARROW_TYPES.get(self._kinds[position], pa.float64())
+
+
+def describe_fault(position: int, header: Sequence[str], value: str, allowed: str) -> str:
+    """A value that its column may not have."""
+    return f"column {position + 1} ({header[position]}) is {value!r}, but must be {allowed}"
+
+
+def header_of(line: bytes, description: TableDescription) -> list[str] | None:
+    """Names of the columns in the first line of a file; None where its quotes are out of place."""
+    fields = Grammar(description, (), {}).split(line.removeprefix(b"\xef\xbb\xbf"))
+    return None if fields is None else list(_unquoted(fields))
+
+
+def _unquoted(fields: Sequence[bytes]) -> Iterator[str]:
+    for field in fields:
+        text = field.decode("utf-8", "replace")
+        yield text[1:-1].replace('""', '"') if text.startswith('"') else text

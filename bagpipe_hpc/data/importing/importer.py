@@ -1,0 +1,181 @@
+"""Make a data set of described tables, in passes over a stream of lines: memory grows with distinct values only.
+
+1. All ranks count lines, each its share of the bytes. Now every rank knows which lines train, and where any line is.
+2. Each rank counts the values in its share of the training lines; the counts are merged, and all ranks keep one
+   vocabulary. Hashed columns need no counting.
+3. Each rank writes shards of its own. A shard is a fixed run of lines, so who writes it changes nothing.
+4. Rank 0 writes dataset.json and gives the directory its name.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.data.dataset import (
+    SAMPLES_PER_SHARD,
+    PartialDataset,
+    Progress,
+    ShardEntry,
+    no_progress,
+    num_training_samples,
+    refuse_occupied,
+    require_samples_per_shard,
+)
+from bagpipe_hpc.data.importing.bad_lines import BadLines, report_bad_lines
+from bagpipe_hpc.data.importing.description import Category, CategoryList, TableDescription
+from bagpipe_hpc.data.importing.features import Features
+from bagpipe_hpc.data.importing.inputs import Inputs
+from bagpipe_hpc.data.importing.ranks import Alone, Ranks, allgather_json, from_first, share_of
+from bagpipe_hpc.data.importing.samples import SampleReader
+from bagpipe_hpc.data.importing.shards import all_tasks, write_shards
+from bagpipe_hpc.data.importing.vocabularies import count_values, merge_counts
+from bagpipe_hpc.data.shard import Compression
+from bagpipe_hpc.data.vocabulary import Encoder, HashedVocabulary, ValueCounter, Vocabulary
+from bagpipe_hpc.errors import ConfigError, DatasetError
+from bagpipe_hpc.sharding import Int64Array
+
+
+@dataclass(frozen=True)
+class ImportSettings:
+    """How to import.
+
+    Args:
+        min_count: Values seen less often in the training part share row 0; for columns that do not say themselves.
+        hash_rows: Rows of a table, for columns that do not say; values are then hashed instead of counted.
+        validation_fraction: Share of the lines, from the tail, that validates.
+        samples_per_shard: Lines of every shard but a split's last; bad lines among them leave it shorter.
+        max_bad_lines: Lines to skip, on all ranks together, before giving up.
+    """
+
+    min_count: int = 4
+    hash_rows: int | None = None
+    validation_fraction: float = 0.1
+    samples_per_shard: int = SAMPLES_PER_SHARD
+    compression: Compression | None = None
+    max_bad_lines: int = 0
+
+    def check(self) -> None:
+        """Raise ConfigError if a setting is out of range."""
+        Vocabulary(ValueCounter(), self.min_count)
+        HashedVocabulary(self.hash_rows or 2)
+        num_training_samples(1, self.validation_fraction)
+        require_samples_per_shard(self.samples_per_shard)
+        if self.max_bad_lines < 0:
+            raise ConfigError(f"the limit of bad lines is {self.max_bad_lines}, but must be at least 0")
+
+
+def import_files(
+    files: Sequence[Path],
+    output: Path,
+    description: TableDescription,
+    settings: ImportSettings | None = None,
+    *,
+    command: str = "import table",
+    ranks: Ranks | None = None,
+    progress: Progress = no_progress,
+) -> None:
+    """Make a data set of files, the same for any number of ranks.
+
+    Args:
+        files: In time order. All ranks see them under these paths, and the output too.
+        output: Directory of the data set; must not exist, or be empty.
+        command: For the data set's origin.
+    Raises:
+        ConfigError: a setting is out of range.
+        DatasetError: a file is missing, damaged or malformed: names file, line, column and reason. It is raised on the
+            rank that met it; the caller must end the others.
+    Communication: collective.
+    """
+    _Import(files, output, description, settings or ImportSettings(), ranks or Alone(), progress).run(command)
+
+
+@dataclass(frozen=True)
+class _Import:
+    files: Sequence[Path]
+    output: Path
+    description: TableDescription
+    settings: ImportSettings
+    ranks: Ranks
+    progress: Progress
+
+    def run(self, command: str) -> None:
+        from_first(self.ranks, self._check)
+        inputs = Inputs(self.files, self.description, self.ranks, self.progress)
+        from_first(self.ranks, lambda: self._check_lines(inputs))
+        num_train = num_training_samples(inputs.num_lines, self.settings.validation_fraction)
+        features = Features(self.description, inputs.header)
+        encoders = self._encoders(inputs, features, num_train)
+        partial = PartialDataset(self.output, from_first(self.ranks, lambda: secrets.token_hex(4)))
+        try:
+            self._write(partial, SampleReader(inputs, self.description, features, encoders), num_train, command)
+        except BaseException:
+            # The other ranks still write here until they are ended; what they would say of a place that is gone would
+            # drown the cause.
+            if self.ranks.size == 1:
+                partial.discard()
+            raise
+
+    def _check(self) -> None:
+        refuse_occupied(self.output)
+        self.settings.check()
+
+    def _check_lines(self, inputs: Inputs) -> None:
+        if not inputs.num_lines:
+            raise DatasetError(f"{', '.join(map(str, self.files))}: no line in it; give at least one file with samples")
+
+    def _encoders(self, inputs: Inputs, features: Features, num_train: int) -> list[Encoder]:
+        tables = self.description.tables
+        counted = [table for table in tables if self._hash_rows(table) is None]
+        limit = self.settings.max_bad_lines
+        counters = iter(count_values(inputs, features, counted, num_train, limit, self.ranks, self.progress))
+        return [self._vocabulary(table, counters) for table in tables]
+
+    def _vocabulary(self, table: Category | CategoryList, counters: Iterator[ValueCounter]) -> Encoder:
+        if (hash_rows := self._hash_rows(table)) is not None:
+            return HashedVocabulary(hash_rows)
+        min_count = self.settings.min_count if table.min_count is None else table.min_count
+        return Vocabulary(merge_counts(next(counters), min_count, self.ranks), min_count)
+
+    def _hash_rows(self, table: Category | CategoryList) -> int | None:
+        if table.hash_rows is None and table.min_count is None:
+            return self.settings.hash_rows
+        return table.hash_rows
+
+    def _write(self, partial: PartialDataset, reader: SampleReader, num_train: int, command: str) -> None:
+        from_first(self.ranks, partial.make)
+        schema = self.description.schema_of([encoder.num_embeddings for encoder in reader.encoders])
+        tasks = all_tasks(num_train, reader.inputs.num_lines, self.settings.samples_per_shard)
+        first, last = share_of(len(tasks), self.ranks)
+        mine = tasks[first:last]
+        start, stop = (mine[0].start, mine[-1].stop) if mine else (0, 0)
+        bad = BadLines(self.settings.max_bad_lines, stop)
+        samples = self._watched(reader.read(start, stop, bad), start, stop) if mine else ()
+        shards = write_shards(samples, mine, partial, schema, self.settings.compression)
+        written = allgather_json(self.ranks, [shard.model_dump() for shard in shards])
+        shards = [ShardEntry.model_validate(shard) for shards_of_rank in written for shard in shards_of_rank]
+        skipped = report_bad_lines(self.ranks, bad)
+        from_first(self.ranks, lambda: partial.commit(schema, shards, self._origin(command, skipped)))
+
+    def _watched(
+        self, samples: Iterator[tuple[Int64Array, Batch]], start: int, stop: int
+    ) -> Iterator[tuple[Int64Array, Batch]]:
+        for lines, batch in samples:
+            yield lines, batch
+            if len(lines):
+                self.progress("writing shards", int(lines[-1]) + 1 - start, stop - start)
+
+    def _origin(self, command: str, skipped: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        settings = self.settings
+        return {
+            "command": command,
+            "files": [file.name for file in self.files],
+            **({"min_count": settings.min_count} if settings.hash_rows is None else {"hash_rows": settings.hash_rows}),
+            "validation_fraction": settings.validation_fraction,
+            **({"bad_lines": skipped} if skipped["count"] else {}),
+        }

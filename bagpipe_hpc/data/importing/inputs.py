@@ -1,0 +1,158 @@
+"""The files of an import as one run of lines, readable from any line on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bagpipe_hpc.data.dataset import Progress
+from bagpipe_hpc.data.importing import parquet, text
+from bagpipe_hpc.data.importing.bad_lines import BadLines
+from bagpipe_hpc.data.importing.description import CategoryList, TableDescription, position_of
+from bagpipe_hpc.data.importing.grammar import Grammar, header_of
+from bagpipe_hpc.data.importing.ranks import Ranks, from_first
+from bagpipe_hpc.errors import DatasetError
+from bagpipe_hpc.sharding import Int64Array
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Lines that are in order."""
+
+    lines: Int64Array  # (num_rows,), rising: numbers over all files, from 0 on, headers and bad lines apart
+    table: pa.Table  # columns named by their positions
+
+    def slice(self, start: int, stop: int) -> Rows:
+        """Rows [start, stop)."""
+        return Rows(self.lines[start:stop], self.table.slice(start, stop - start))
+
+    @staticmethod
+    def concatenate(pieces: Sequence[Rows]) -> Rows:
+        """Rows of all pieces, one after the other."""
+        tables = pa.concat_tables([piece.table for piece in pieces]).combine_chunks()
+        return Rows(np.concatenate([piece.lines for piece in pieces]), tables)
+
+
+class Inputs:
+    """Text files (plain, gzip) and Parquet files, in the order given; all with the same columns.
+
+    Args:
+        files: At least one; their kind is told by content.
+        description: What the columns are.
+    Raises:
+        DatasetError: at rank 0: a file is missing or damaged, its columns differ or do not fit the description.
+    Communication: collective.
+    """
+
+    def __init__(self, files: Sequence[Path], description: TableDescription, ranks: Ranks, progress: Progress) -> None:
+        self._files = files
+        found = from_first(ranks, lambda: _examine(files, description))
+        self.header: list[str] = found["header"]
+        self._rows_of: list[int | None] = found["rows"]
+        self._kinds = description.kinds(self.header)
+        self._grammar = Grammar(description, self.header, self._kinds)
+        self._header_lines = 0 if description.columns else 1
+        self._indices = self._index(ranks, progress)
+        counts = (
+            max(0, index.num_lines - self._header_lines) if rows is None else rows
+            for rows, index in zip(self._rows_of, self._indices, strict=True)
+        )
+        self._first_lines = list(accumulate(counts, initial=0))
+
+    @property
+    def num_lines(self) -> int:
+        """Lines of all files, bad ones included."""
+        return self._first_lines[-1]
+
+    def rows(self, start: int, stop: int, bad: BadLines, positions: Collection[int] | None = None) -> Iterator[Rows]:
+        """The good ones of lines [start, stop), block by block.
+
+        Args:
+            bad: Is told of the others.
+            positions: Columns that are needed; None: all that the description uses.
+        Raises:
+            DatasetError: a file is damaged, or there are too many bad lines.
+        """
+        for number, first in enumerate(self._first_lines[:-1]):
+            last = self._first_lines[number + 1]
+            if start < last and first < stop:
+                window = max(start, first) - first, min(stop, last) - first
+                read = self._text_rows if self._rows_of[number] is None else self._parquet_rows
+                yield from read(number, *window, bad, positions)
+
+    def _index(self, ranks: Ranks, progress: Progress) -> list[text.LineIndex]:
+        """Of every file; Parquet files have none, and count no lines."""
+        texts = [file for file, rows in zip(self._files, self._rows_of, strict=True) if rows is None]
+        indices: list[text.LineIndex] = []
+        for counted, done in text.index_lines(texts, ranks):
+            if done is None:
+                progress("counting lines", counted, 0)
+            else:
+                indices = done
+        nothing = text.LineIndex(np.zeros(1, np.int64), np.zeros(1, np.int64), 0)
+        return [nothing if rows is not None else indices.pop(0) for rows in self._rows_of]
+
+    def _text_rows(
+        self, number: int, start: int, stop: int, bad: BadLines, positions: Collection[int] | None
+    ) -> Iterator[Rows]:
+        above = self._header_lines
+        blocks = text.read_lines(self._files[number], self._indices[number], start + above, stop + above)
+        for line, content in blocks:
+            good, faults = self._grammar.good_lines(content)
+            table = self._grammar.parse(good, self._kinds.keys() if positions is None else positions)
+            yield self._good_rows(number, line - above, len(table) + len(faults), table, faults, bad)
+
+    def _parquet_rows(
+        self, number: int, start: int, stop: int, bad: BadLines, positions: Collection[int] | None
+    ) -> Iterator[Rows]:
+        del positions  # a row is good or bad by all of its columns
+        for row, table, faults in parquet.read_rows(self._files[number], self._kinds, start, stop):
+            num_rows = len(table)
+            if faults:
+                table = table.take(np.delete(np.arange(num_rows), [row for row, _ in faults])).combine_chunks()
+            yield self._good_rows(number, row, num_rows, table, faults, bad)
+
+    def _good_rows(
+        self, number: int, first: int, num_lines: int, table: pa.Table, faults: Sequence[tuple[int, str]], bad: BadLines
+    ) -> Rows:
+        """Args: first: line of the file, from 0 on, without its header."""
+        lines = np.arange(num_lines, dtype=np.int64) + self._first_lines[number] + first
+        unit, above = ("row", 0) if self._rows_of[number] is not None else ("line", self._header_lines)
+        for index, fault in faults:
+            bad.add(int(lines[index]), f"{self._files[number]}: {unit} {first + index + above + 1}: {fault}")
+        return Rows(np.delete(lines, [index for index, _ in faults]) if faults else lines, table)
+
+
+def _examine(files: Sequence[Path], description: TableDescription) -> dict[str, Any]:
+    """Names of the columns, and the rows of each file (None: text)."""
+    headers, rows = [], []
+    for file in files:
+        is_parquet = parquet.is_parquet(file)
+        headers.append(parquet.header_of(file) if is_parquet else _text_header(file, description))
+        if headers[-1] != headers[0]:
+            raise DatasetError(f"{file}: has other columns than {files[0]}; import files of one layout at a time")
+        try:
+            kinds = description.kinds(headers[-1])
+        except DatasetError as error:
+            raise DatasetError(f"{file}: {error}; mend the schema") from None
+        if is_parquet:
+            lists = [position_of(t.column, headers[-1]) for t in description.tables if isinstance(t, CategoryList)]
+            parquet.check_types(file, kinds, lists)
+        rows.append(parquet.num_rows(file) if is_parquet else None)
+    return {"header": headers[0], "rows": rows}
+
+
+def _text_header(file: Path, description: TableDescription) -> list[str]:
+    line = text.first_line(file)
+    if description.columns:
+        return list(description.columns)
+    header = header_of(line, description)
+    if header is None:
+        raise DatasetError(f"{file}: line 1: quotes of the header are out of place; mend it, or set quoting: false")
+    return header

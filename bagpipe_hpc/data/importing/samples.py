@@ -1,0 +1,73 @@
+"""From lines to samples: labels first, for one may depend on the line that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bagpipe_hpc.data.batch import Batch, Float32Array, RaggedIds
+from bagpipe_hpc.data.importing.bad_lines import BadLines
+from bagpipe_hpc.data.importing.description import CategoryList, TableDescription
+from bagpipe_hpc.data.importing.features import Features
+from bagpipe_hpc.data.importing.inputs import Inputs, Rows
+from bagpipe_hpc.data.vocabulary import Encoder
+from bagpipe_hpc.sharding import Int64Array
+
+
+@dataclass(frozen=True)
+class SampleReader:
+    """Samples of described tables.
+
+    Args:
+        encoders: Of the description's tables.
+    """
+
+    inputs: Inputs
+    description: TableDescription
+    features: Features
+    encoders: Sequence[Encoder]
+
+    def read(self, start: int, stop: int, bad: BadLines) -> Iterator[tuple[Int64Array, Batch]]:
+        """Samples of lines [start, stop), block by block.
+
+        Yields:
+            The lines that the samples are on, int64, shape (num_samples,); the samples.
+        Raises:
+            DatasetError: a file is damaged, or there are too many bad lines.
+        """
+        if self.description.label.continues:
+            labelled = self._runs(self.inputs.rows(start, self.inputs.num_lines, bad), stop)
+        else:
+            labelled = ((rows, self.features.labels(rows.table)) for rows in self.inputs.rows(start, stop, bad))
+        for rows, labels in labelled:
+            yield rows.lines, self._batch(rows, labels)
+
+    def _runs(self, blocks: Iterable[Rows], stop: int) -> Iterator[tuple[Rows, Float32Array]]:
+        """Rows up to a line, labelled by whether the next row, wherever it is, has the same key."""
+        held: Rows | None = None  # the last row, until the next one is known
+        for block in blocks:
+            rows = block if held is None else Rows.concatenate([held, block])
+            keys = self.features.keys_of_runs(rows.table)
+            known = max(0, min(len(keys) - 1, int(np.searchsorted(rows.lines, stop))))
+            yield rows.slice(0, known), _continues(keys)[:known]
+            held = rows.slice(known, len(keys))
+            if len(held.lines) and held.lines[0] >= stop:
+                return
+        if held is not None:
+            yield held, np.zeros(len(held.lines), np.float32)
+
+    def _batch(self, rows: Rows, labels: Float32Array) -> Batch:
+        ids, ragged = [np.empty((len(labels), 0), np.int64)], {}
+        for table, encoder in zip(self.description.tables, self.encoders, strict=True):
+            if isinstance(table, CategoryList):
+                lists = self.features.value_lists(rows.table, table)
+                ragged[table.feature_name] = RaggedIds(lists.offsets, encoder.encode(lists.ids))
+            else:
+                ids.append(encoder.encode(self.features.values(rows.table, table))[:, None])
+        return Batch(labels, self.features.dense(rows.table), np.concatenate(ids, axis=1), ragged)
+
+
+def _continues(keys: Int64Array) -> Float32Array:
+    return ((keys[:-1] == keys[1:]) & (keys[:-1] >= 0)).astype(np.float32)

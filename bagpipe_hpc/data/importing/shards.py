@@ -1,0 +1,77 @@
+"""Shards of an import: fixed runs of lines, each written by one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+
+import numpy as np
+
+from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.data.dataset import PartialDataset, ShardEntry, SplitName, shard_file
+from bagpipe_hpc.data.schema import Schema
+from bagpipe_hpc.data.shard import Compression, ShardWriter
+from bagpipe_hpc.sharding import Int64Array
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """Lines [start, stop), numbered over all files, as shard `number` of a split."""
+
+    split: SplitName
+    number: int
+    start: int
+    stop: int
+
+
+def all_tasks(num_train: int, num_lines: int, samples_per_shard: int) -> list[ShardTask]:
+    """Shards of both splits, in the order of their lines."""
+    borders: list[tuple[SplitName, int, int]] = [("train", 0, num_train), ("validation", num_train, num_lines)]
+    return [
+        ShardTask(split, number, first, min(first + samples_per_shard, stop))
+        for split, start, stop in borders
+        for number, first in enumerate(range(start, stop, samples_per_shard))
+    ]
+
+
+def write_shards(
+    samples: Iterable[tuple[Int64Array, Batch]],
+    tasks: Sequence[ShardTask],
+    partial: PartialDataset,
+    schema: Schema,
+    compression: Compression | None,
+) -> list[ShardEntry]:
+    """Write neighbouring shards.
+
+    Args:
+        samples: Of the lines of all tasks, in order, with their lines.
+    Returns:
+        The shards that hold at least one sample.
+    Raises:
+        DatasetError: a shard cannot be written, or whatever reading samples raises.
+    """
+    shards = []
+    for task, pieces in groupby(_cut(samples, tasks), key=itemgetter(0)):
+        path = partial.directory / shard_file(task.split, task.number)
+        with ShardWriter(path, schema, compression) as writer:
+            for _, piece in pieces:
+                writer.append(piece)
+        shards.append(partial.finished(task.split, task.number, writer))
+    return shards
+
+
+def _cut(samples: Iterable[tuple[Int64Array, Batch]], tasks: Sequence[ShardTask]) -> Iterator[tuple[ShardTask, Batch]]:
+    """Samples by the task that their lines belong to."""
+    remaining = iter(tasks)
+    task = next(remaining, None)
+    for lines, batch in samples:
+        start = 0
+        while task and start < len(lines):
+            stop = int(np.searchsorted(lines, task.stop))
+            if start < stop:
+                yield task, batch.slice(start, stop)
+            start = stop
+            if start < len(lines):
+                task = next(remaining, None)

@@ -1,0 +1,150 @@
+"""Lines of text files, plain or gzip: counted by many ranks at once, read from any line on."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from bagpipe_hpc.data.importing.ranks import Ranks, share_of
+from bagpipe_hpc.errors import DatasetError
+from bagpipe_hpc.sharding import Int64Array
+
+BLOCK_BYTES = 4 << 20
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class LineIndex:
+    """Where the lines of a file are, roughly."""
+
+    offsets: Int64Array  # (num_marks,), rising from 0: places in the file; gzip: only its start
+    lines_before: Int64Array  # (num_marks,), line ends before each place
+    num_lines: int
+
+    def mark_before(self, line: int) -> tuple[int, int]:
+        """The last place from which skipping whole lines leads to the start of a line: offset, line ends before it."""
+        # A place after exactly `line` line ends may be inside that line: take one with fewer.
+        mark = max(0, int(np.searchsorted(self.lines_before, line, side="left")) - 1)
+        return int(self.offsets[mark]), int(self.lines_before[mark])
+
+
+def index_lines(files: Sequence[Path], ranks: Ranks) -> Iterator[tuple[int, list[LineIndex] | None]]:
+    """Count the lines of files: ranks share the bytes of plain files, and take turns with gzip files.
+
+    Yields:
+        Lines counted so far by this rank; last, the lines it counted and an index of each file.
+    Raises:
+        DatasetError: a file is missing or damaged.
+    Communication: collective.
+    """
+    counted = 0
+    marks: list[tuple[int, int, int]] = []  # file, offset, line ends from there to the next mark
+    for number, file in enumerate(files):
+        for offset, num_lines in _count_share(file, number, ranks):
+            marks.append((number, offset, num_lines))
+            counted += num_lines
+            yield counted, None
+    everything = np.concatenate(ranks.allgather(np.array(marks, np.int64).reshape(-1))).reshape(-1, 3)
+    yield counted, [_index(everything[everything[:, 0] == number, 1:]) for number in range(len(files))]
+
+
+def _index(marks: Int64Array) -> LineIndex:
+    """Args: marks: (num_marks, 2), offset and number of line ends, in any order."""
+    offsets, counts = marks[np.argsort(marks[:, 0])].T if len(marks) else np.zeros((2, 1), np.int64)
+    return LineIndex(offsets, np.cumsum(counts) - counts, int(counts.sum()))
+
+
+def _count_share(file: Path, number: int, ranks: Ranks) -> Iterator[tuple[int, int]]:
+    """Offsets and numbers of line ends of this rank's part of a file; an unfinished last line counts as one."""
+    with open_text(file) as stream:
+        if isinstance(stream, gzip.GzipFile):
+            if number % ranks.size == ranks.rank:
+                counts = [(chunk.count(b"\n"), chunk[-1:]) for chunk in iter(lambda: stream.read(BLOCK_BYTES), b"")]
+                yield 0, sum(count for count, _ in counts) + (bool(counts) and counts[-1][1] != b"\n")
+            return
+        size = stream.seek(0, 2)
+        offset, stop = share_of(size, ranks)
+        stream.seek(offset)
+        while offset < stop and (chunk := stream.read(min(BLOCK_BYTES, stop - offset))):
+            yield offset, chunk.count(b"\n")
+            offset += len(chunk)
+            if offset == size and not chunk.endswith(b"\n"):
+                yield offset, 1
+
+
+def read_lines(file: Path, index: LineIndex, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+    """Lines [start, stop) of a file, about BLOCK_BYTES at a time; the last line gets its newline if it has none.
+
+    Yields:
+        Number of the first line, from 0 on; text of whole lines.
+    Raises:
+        DatasetError: the file is missing, damaged, or has a line that is longer than a block.
+    """
+    offset, line = index.mark_before(start)
+    with open_text(file) as stream:
+        stream.seek(offset)
+        for text in _whole_lines(stream, file):
+            num_lines = text.count(b"\n")
+            first, last = max(start - line, 0), min(stop - line, num_lines)
+            if first < last:
+                yield line + first, text[_end_of_lines(text, first, num_lines) : _end_of_lines(text, last, num_lines)]
+            line += num_lines
+            if line >= stop:
+                return
+    if start < stop:
+        raise DatasetError(f"{file}: ended after {line} lines, but had {index.num_lines}; import a file at rest")
+
+
+def first_line(file: Path) -> bytes:
+    """The first line of a file, without its end; empty if there is none."""
+    with open_text(file) as stream:
+        return stream.readline(BLOCK_BYTES).rstrip(b"\r\n")
+
+
+def _whole_lines(stream: IO[bytes], file: Path) -> Iterator[bytes]:
+    rest = b""
+    while chunk := stream.read(BLOCK_BYTES):
+        end = chunk.rfind(b"\n") + 1
+        if not end and len(rest) + len(chunk) > BLOCK_BYTES:
+            raise DatasetError(f"{file}: has a line of more than {BLOCK_BYTES} bytes; give a file of text lines")
+        if end:
+            yield rest + chunk[:end]
+            rest = b""
+        rest += chunk[end:]
+    if rest:
+        yield rest + b"\n"
+
+
+def _end_of_lines(text: bytes, num_lines: int, num_all: int) -> int:
+    """Where the first lines of a text of num_all lines end."""
+    if num_lines in (0, num_all):
+        return len(text) if num_lines else 0
+    return int(np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))[num_lines - 1]) + 1
+
+
+@contextmanager
+def open_text(file: Path) -> Iterator[IO[bytes]]:
+    """Open a plain or gzip file, told by content.
+
+    Raises:
+        DatasetError: it is missing or damaged, now or while being read.
+    """
+    try:
+        with open(file, "rb") as raw:
+            compressed = raw.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+            raw.seek(0)
+            yield gzip.GzipFile(fileobj=raw) if compressed else raw  # type: ignore[misc]
+    except FileNotFoundError as error:
+        raise DatasetError(f"{file}: is missing; check the path of the input") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DatasetError(f"{file}: is a damaged or truncated gzip file ({error}); fetch it again") from error
+    except OSError as error:
+        raise DatasetError(f"{file}: cannot be read ({error}); check path and permissions") from error

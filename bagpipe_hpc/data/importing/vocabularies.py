@@ -1,0 +1,79 @@
+"""One vocabulary per table, of the values that all ranks counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bagpipe_hpc.data.dataset import Progress
+from bagpipe_hpc.data.importing.bad_lines import BadLines
+from bagpipe_hpc.data.importing.description import Category, CategoryList
+from bagpipe_hpc.data.importing.features import Features
+from bagpipe_hpc.data.importing.inputs import Inputs
+from bagpipe_hpc.data.importing.ranks import Ranks, share_of
+from bagpipe_hpc.data.vocabulary import ValueCounter
+
+
+def count_values(
+    inputs: Inputs,
+    features: Features,
+    tables: Sequence[Category | CategoryList],
+    num_train: int,
+    max_bad_lines: int,
+    ranks: Ranks,
+    progress: Progress,
+) -> list[ValueCounter]:
+    """Values of tables in this rank's share of the training lines: validation must not leak into the tables.
+
+    Raises:
+        DatasetError: a file is damaged, or this rank met too many bad lines.
+    """
+    counters = [ValueCounter(_dtype(table)) for table in tables]
+    if not tables:
+        return counters
+    start, stop = share_of(num_train, ranks)
+    bad = BadLines(max_bad_lines, stop)
+    for rows in inputs.rows(start, stop, bad, features.positions_of(tables)):
+        for table, counter in zip(tables, counters, strict=True):
+            if isinstance(table, CategoryList):
+                counter.add(features.value_lists(rows.table, table).ids)
+            else:
+                counter.add(features.values(rows.table, table))
+        if len(rows.lines):
+            progress("counting values", int(rows.lines[-1]) + 1 - start, stop - start)
+    return counters
+
+
+def merge_counts(counter: ValueCounter, min_count: int, ranks: Ranks) -> ValueCounter:
+    """Counts over all ranks of the values seen at least min_count times, the same on every rank.
+
+    Every rank adds up the counts of its part of the values, so rare values meet at one rank only.
+
+    Communication: collective.
+    """
+    if ranks.size == 1:
+        return counter
+    values, counts = counter.items()
+    part = values.astype(np.uint64) % np.uint64(ranks.size)
+    mine = _merged(counter, *(_exchange(array, part, ranks) for array in (values, counts)))
+    values, counts = mine.items()
+    frequent = counts >= min_count
+    return _merged(counter, ranks.allgather(values[frequent]), ranks.allgather(counts[frequent]))
+
+
+def _merged(like: ValueCounter, values: Sequence[NDArray[Any]], counts: Sequence[NDArray[np.uint32]]) -> ValueCounter:
+    merged = ValueCounter(like.dtype)
+    for some_values, some_counts in zip(values, counts, strict=True):
+        merged.add_counts(some_values, some_counts)
+    return merged
+
+
+def _exchange(array: NDArray[Any], part: NDArray[np.uint64], ranks: Ranks) -> list[NDArray[Any]]:
+    return ranks.alltoall([array[part == rank] for rank in range(ranks.size)])
+
+
+def _dtype(table: Category | CategoryList) -> type[np.integer[Any]]:
+    return np.uint32 if isinstance(table, Category) and table.type == "hexadecimal" else np.int64

@@ -1,0 +1,96 @@
+"""Importing under a launcher: the same data set as alone; a bad line on one rank ends all."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.launch import run_python, run_ranks
+
+SCHEMA = """
+label: click
+dense: [price]
+categorical: [user, {column: item, hash_rows: 40}]
+lists: [tags]
+"""
+NUM_LINES = 30_000  # of 25 bytes
+TIMEOUT = 120  # of a run of seconds, on a machine that others load
+
+
+@pytest.fixture(scope="module")
+def clicks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Arguments that import two files, one of them gzip."""
+    folder = tmp_path_factory.mktemp("clicks")
+    (folder / "schema.yaml").write_text(SCHEMA)
+    lines = [f"{i % 3 // 2},{i % 100},user{i * i % 977},item{i % 53},t{i % 7}|t{i % 5}\n" for i in range(NUM_LINES)]
+    header = "click,price,user,item,tags\n"
+    (folder / "0.csv").write_text(header + "".join(lines[: NUM_LINES // 2]))
+    (folder / "1.csv.gz").write_bytes(gzip.compress((header + "".join(lines[NUM_LINES // 2 :])).encode()))
+    return command(folder / "0.csv", folder / "1.csv.gz", schema=folder / "schema.yaml")
+
+
+def command(*files: Path, schema: Path) -> list[str]:
+    return ["-m", "bagpipe_hpc", "import", "table", *map(str, files), "--schema", str(schema)]
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_any_number_of_ranks_gives_the_same_files(clicks: list[str], tmp_path: Path, num_ranks: int) -> None:
+    options = ["--samples-per-shard", "4000", "--output"]
+    alone = run_python([*clicks, *options, str(tmp_path / "alone")], timeout=TIMEOUT)
+    assert alone.returncode == 0, alone.stderr
+    together = run_ranks(num_ranks, [*clicks, *options, str(tmp_path / "together")], timeout=TIMEOUT)
+    assert together.returncode == 0, together.stderr
+    assert together.stdout.count("27,000 training and 3,000 validation samples") == 1
+    assert files_of(tmp_path / "together") == files_of(tmp_path / "alone")
+
+
+def test_without_a_launcher_there_is_no_mpi(clicks: list[str], tmp_path: Path) -> None:
+    program = (
+        "import sys; from bagpipe_hpc.cli.main import app; app(standalone_mode=False); print('mpi4py' in sys.modules)"
+    )
+    done = run_python(["-c", program, *clicks[2:], "--output", str(tmp_path / "clicks")], timeout=TIMEOUT)
+    assert done.stdout.split()[-1] == "False", done.stderr
+
+
+@pytest.mark.parametrize(("bad_line", "hashing"), [(7, []), (14_000, ["--hash-rows", "40"])])
+def test_a_bad_line_on_one_rank_ends_all(clicks: list[str], tmp_path: Path, bad_line: int, hashing: list[str]) -> None:
+    lines = Path(clicks[4]).read_text().splitlines(keepends=True)
+    lines[bad_line - 1] = "0,many,user,item,\n"
+    (tmp_path / "bad.csv").write_text("".join(lines))
+    args = command(tmp_path / "bad.csv", schema=Path(clicks[-1]))
+    output = ["--output", str(tmp_path / "clicks"), "--samples-per-shard", "2000", *hashing]
+    done = run_ranks(3, [*args, *output], timeout=TIMEOUT)
+    assert done.returncode == 2, done.stderr
+    reason = f"bad.csv: line {bad_line}: column 2 (price) is 'many', but must be empty or a number below 1e37; mend"
+    assert done.stderr.count(reason) == done.stderr.count("bagpipe: error:") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "clicks").exists()
+    assert not list(tmp_path.rglob("dataset.json"))
+
+    allowed = run_ranks(3, [*args, *output, "--max-bad-lines", "1"], timeout=TIMEOUT)
+    assert allowed.returncode == 0, allowed.stderr
+    assert "1 bad line skipped" in allowed.stderr
+    assert f"line {bad_line}" in allowed.stderr
+    origin = json.loads((tmp_path / "clicks" / "dataset.json").read_text())["origin"]
+    assert origin["bad_lines"]["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (["--output", "."], "already exists and is not empty"),
+        (["--output", "out", "--min-count", "0"], "the minimum count is 0"),
+        (["--output", "out", "--schema", "none.yaml"], "schema none.yaml cannot be read"),
+    ],
+)
+def test_a_mistake_is_told_once(clicks: list[str], change: list[str], reason: str) -> None:
+    done = run_ranks(3, [*clicks, *change], timeout=TIMEOUT)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count(reason) == done.stderr.count("bagpipe: error:") == 1, done.stderr

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bagpipe_hpc.data.importing.description import TableDescription
+from bagpipe_hpc.data.importing.features import Features, hashed_texts, hexadecimal
+
+TEXTS = st.lists(st.one_of(st.none(), st.binary(max_size=20)), max_size=20)
+
+
+@given(texts=TEXTS, start=st.integers(0, 5))
+def test_texts_are_told_apart(texts, start):
+    hashes = hashed_texts(pa.array(texts, pa.binary()).slice(start)).tolist()
+    seen = texts[start:]
+    assert len(hashes) == len(seen)
+    assert all((value == -1) == (not text) for value, text in zip(hashes, seen, strict=True))
+    assert len(set(zip(hashes, [text or b"" for text in seen], strict=True))) == len(set(hashes))
+
+
+def hash_of(text):
+    """As docs/data.md specifies it."""
+    state = len(text)
+    for start in range(0, len(text), 8):
+        state = mix((state * 0x9E3779B97F4A7C15 % 2**64) ^ int.from_bytes(text[start : start + 8], "little"))
+    return state >> 1
+
+
+def mix(value):
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
+    return value ^ (value >> 31)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20)))
+def test_hashes_are_as_specified(texts):
+    assert hashed_texts(pa.array(texts, pa.binary())).tolist() == [hash_of(text) for text in texts]
+
+
+@given(st.lists(st.integers(0, 2**32 - 1)))
+def test_hexadecimal(numbers):
+    digits = [b"%x" % number for number in numbers] + [b"%08X" % number for number in numbers]
+    assert hexadecimal(pa.array([*digits, b"", None], pa.binary())).tolist() == [*numbers, *numbers, -1, -1]
+
+
+def test_lists_of_text_and_of_parquet_are_alike():
+    description = TableDescription.model_validate({"label": "y", "lists": [{"column": "g", "separator": "/"}]})
+    features = Features(description, ["y", "g"])
+    text = pa.table({"1": pa.array([b"a/b", b"", b"/b/", None, b"c"], pa.binary())})
+    lists = pa.table({"1": pa.array([[b"a", b"b"], [], [None, b"b", b""], None, [b"c"]], pa.list_(pa.binary()))})
+    for table in (text, lists, pa.concat_tables([lists.slice(0, 2), lists.slice(2)])):
+        found = features.value_lists(table, description.lists[0])
+        assert found.offsets.tolist() == [0, 2, 2, 3, 3, 4]
+        np.testing.assert_array_equal(found.ids, hashed_texts(pa.array([b"a", b"b", b"b", b"c"])))
