@@ -237,7 +237,7 @@ class OracleFigures:
         yield "peak memory", f"{self.peak_bytes / 1e9:.2f} GB", f"key state {self.key_state_bytes / 1e9:.2f} GB"
 
 
-def measure_oracle(case: OracleCase, progress: Any = None) -> OracleFigures:
+def measure_oracle(case: OracleCase) -> OracleFigures:
     """Plan a stream and measure.
 
     Raises:
