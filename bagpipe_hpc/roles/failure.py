@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import sys
 import threading
@@ -11,7 +9,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
 from mpi4py import MPI
 
@@ -44,26 +41,6 @@ def whole_job_fails_together(world: MPI.Intracomm, name: str) -> Iterator[None]:
         yield
     except BaseException as error:
         abort_job(world, name, error)
-
-
-def leave_when_told_to_stop(name: str) -> None:
-    """On SIGTERM and SIGINT leave with a word on why.
-
-    Launchers send SIGTERM to the ranks left when one has died.
-    """
-
-    def leave(signum: int, frame: FrameType | None) -> None:
-        message = (
-            f"bagpipe: note: {name} on host {socket.gethostname()} was told to stop ({signal.Signals(signum).name}). "
-            "Unless you asked for it, another rank failed; its own message or the launcher's names it. If it says "
-            "killed by signal 9, most often its node ran out of memory: lower cache.rows or training.batch_size, or "
-            "use more nodes\n"
-        )
-        os.write(sys.stderr.fileno(), message.encode())
-        os._exit(128 + signum)
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, leave)
 
 
 def _describe(error: BaseException) -> str:

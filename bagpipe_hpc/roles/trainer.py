@@ -7,7 +7,8 @@ oracle            prefetch thread             main thread                  serve
   |                                           5 play (training/step.py)  <-----> peers, Horovod
   |                                           6 Put write-backs of i, written i -> stages
   | <------------------------- 7 report: loss |
-  |--- end ----->  8 None ------------------> 9 evaluation results, counters, dense parameters -> oracle
+  |--- snapshot -> 8 queue -----------------> 9 copy what stands in the cache, write it in a thread
+  |--- end ----->  10 None ----------------> 11 evaluation results, counters, dense parameters -> oracle
 
 """
 
@@ -27,10 +28,12 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.lookahead.plan import TrainerPlan
+from bagpipe_hpc.lookahead.plan import Snapshot, TrainerPlan
 from bagpipe_hpc.roles.communicators import Communicators, trainers_of_node
 from bagpipe_hpc.roles.report import REPORT
+from bagpipe_hpc.roles.saving import FileWriter
 from bagpipe_hpc.roles.spec import JobSpec
+from bagpipe_hpc.roles.trainer_state import TrainerState
 from bagpipe_hpc.sharding import KeySpace
 from bagpipe_hpc.store.layout import row_width
 from bagpipe_hpc.topology import ORACLE_RANK, Topology
@@ -64,7 +67,8 @@ def run_trainer(spec: JobSpec, topology: Topology, comms: Communicators) -> None
     trainer = _Trainer(spec, comms, device, num_slots=comms.world.bcast(None))
     prefetcher = _Prefetcher(comms, end, spec.config)
     trainer.run(prefetcher, end)
-    trainer.report_totals(num_threads)
+    if comms.world.bcast(None):  # training is done
+        trainer.report_totals(num_threads)
     end.close()
     trainer.close()
     node.Free()
@@ -97,12 +101,15 @@ class _Prefetcher:
         self._plans = PlanReceiver(comms.plans)
         self._end = end
         self._row_width = row_width(config)
-        self._landed: Queue[_Landed | None] = Queue(maxsize=max(1, config.prefetch_depth))
+        self._landed: Queue[_Landed | Snapshot | None] = Queue(maxsize=max(1, config.prefetch_depth))
         # A daemon: where the main thread fails, the job is aborted and nothing waits for this one.
         threading.Thread(target=self._run, name="prefetch", daemon=True).start()
 
     def _run(self) -> None:
         while (plan := self._plans.next()) is not None:  # 1
+            if isinstance(plan, Snapshot):
+                self._landed.put(plan)  # 8
+                continue
             assert isinstance(plan, TrainerPlan)
             planned_at = time.perf_counter_ns()
             rows = np.empty((len(plan.fetch_slots), self._row_width), dtype=np.float32)
@@ -111,13 +118,13 @@ class _Prefetcher:
                 self._landed.put(_Landed(plan, rows, planned_at))  # 3
         self._landed.put(None)
 
-    def next(self, watch: Stopwatch) -> tuple[TrainerPlan, Float32Array] | None:
-        """The next plan and its rows; waiting is counted by its cause."""
+    def next(self, watch: Stopwatch) -> tuple[TrainerPlan, Float32Array] | Snapshot | None:
+        """The next plan and its rows, or a snapshot between two; waiting is counted by its cause."""
         start = time.perf_counter_ns()
         landed = self._landed.get()
         stop = time.perf_counter_ns()
-        if landed is None:
-            return None
+        if landed is None or isinstance(landed, Snapshot):
+            return landed
         planned_at = min(max(start, landed.planned_at), stop)
         watch.add("plan_wait", start, planned_at, landed.plan.iteration)
         watch.add("prefetch_wait", planned_at, stop, landed.plan.iteration)
@@ -143,6 +150,9 @@ class _Trainer:
             peers=self._peers,
             stopwatch=self._watch,
         )
+        self._state = TrainerState(spec, self._step, comms.trainers.rank)
+        self._state.restore()
+        self._writer = FileWriter(comms.events)
         self._counters = dict.fromkeys(
             ("iterations", "samples", "rows_fetched", "rows_written_back", "rows_pushed", "bytes_exchanged"), 0
         )
@@ -154,6 +164,9 @@ class _Trainer:
         """Play every plan."""
         start = time.perf_counter()
         while (item := prefetcher.next(self._watch)) is not None:  # 4
+            if isinstance(item, Snapshot):
+                self._writer.write(self._state.keep(item))  # 9
+                continue
             plan, rows = item
             with trace.span("evaluation" if plan.read_only else "iteration", plan.iteration):
                 leaving, loss, logits = self._step.play(plan, rows)  # 5
@@ -162,6 +175,7 @@ class _Trainer:
                 self._account(plan, loss, logits)  # 7
             if not plan.read_only:
                 self._seconds, self._seconds_by_cause = time.perf_counter() - start, dict(self._watch.seconds)
+        self._writer.finish()
 
     def _account(self, plan: TrainerPlan, loss: float, logits: Float32Array) -> None:
         self._counters["rows_written_back"] += len(plan.write_back_slots)  # the last ones leave during evaluation
@@ -179,7 +193,7 @@ class _Trainer:
             )
 
     def report_totals(self, num_threads: int) -> None:
-        """Send the oracle what this trainer counted while training (9). Communication: collective over the world."""
+        """Send the oracle what this trainer counted while training (11). Communication: collective over the world."""
         is_first = self._comms.trainers.rank == 0
         totals: dict[str, Any] = {
             "seconds": self._seconds,

@@ -130,6 +130,16 @@ class TrainingStep:
             leaving[torch.from_numpy(forced)] = aside
         return to_host(leaving), loss, to_host(logits)
 
+    @property
+    def cache(self) -> RowCache:
+        """Rows this trainer owns."""
+        return self._cache
+
+    @property
+    def dense_optimizer(self) -> torch.optim.Optimizer:
+        """Of the model's parameters."""
+        return self._dense_optimizer
+
     def _collect_rows(self, plan: TrainerPlan) -> torch.Tensor:
         """This trainer's rows of the iteration: own ones, then replicas by owner."""
         own = self._cache.read(plan.update_slots[: plan.num_own])

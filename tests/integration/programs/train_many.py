@@ -9,9 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from bagpipe_hpc.roles.job import run_training
+from bagpipe_hpc.roles.job import Request, run_training
 
 if __name__ == "__main__":
     data, out, settings = (Path(argument) for argument in sys.argv[1:])
     for index, overrides in enumerate(json.loads(settings.read_text())):
-        run_training(None, data, out / str(index), overrides)
+        run_training(Request(None, data, out / str(index), overrides))
