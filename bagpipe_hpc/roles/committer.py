@@ -110,15 +110,16 @@ class Committer:
         self._open.saved.append(saved)
         self._commit_if_complete()
 
-    def note_history(self, iteration: int, history: History) -> None:
-        """The metrics up to an iteration, right after it."""
-        if self._open is not None and iteration == self._open.boundary.iteration:
-            self._open.history = history
-            self._commit_if_complete()
+    @property
+    def awaits_history_of(self) -> int | None:
+        """After how many iterations `note_history` is due, if it is."""
+        return self._open.partial.iteration if self._open is not None and self._open.history is None else None
 
-    def needs_history(self, iteration: int) -> bool:
-        """Whether `note_history` is due for an iteration."""
-        return self._open is not None and iteration == self._open.boundary.iteration
+    def note_history(self, history: History) -> None:
+        """The metrics up to the checkpoint."""
+        assert self._open is not None
+        self._open.history = history
+        self._commit_if_complete()
 
     def _commit_if_complete(self) -> None:
         checkpoint = self._open

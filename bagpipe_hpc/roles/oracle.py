@@ -184,6 +184,7 @@ class _Oracle:
             self._committer.totals.skipped += 1
             return
         self._send(self._committer.begin(boundary))
+        self._note_history()  # while another one was being written, this iteration may have ended
 
     def _send(self, messages: PlanMessages) -> None:
         for rank, message in zip(self._topology.server_ranks, messages.servers, strict=True):
@@ -224,8 +225,11 @@ class _Oracle:
             return
         _check_loss(iteration, loss)
         self._progress.advance(iteration, loss, num_samples)
-        if self._committer is not None and self._committer.needs_history(iteration):
-            self._committer.note_history(iteration, self._progress.history())
+        self._note_history()
+
+    def _note_history(self) -> None:
+        if self._committer is not None and self._committer.awaits_history_of == self._progress.num_done:
+            self._committer.note_history(self._progress.history())
 
     def _stop(self, reason: str) -> None:
         if not self._stop_reason:

@@ -109,6 +109,11 @@ class Progress:
         return History(self._metrics_path.read_bytes(), tuple(self._losses))
 
     @property
+    def num_done(self) -> int:
+        """Iterations of the job that have ended."""
+        return self._done
+
+    @property
     def seconds_per_iteration(self) -> float:
         """Of the iterations of this start, on average."""
         return (self._clock() - self._start) / max(1, self._done - self._first)
