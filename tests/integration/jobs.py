@@ -49,6 +49,12 @@ def wait_until(happened: Callable[[], bool], run: Run, seconds: float = START_SE
         time.sleep(0.02)
 
 
+def wait_for_training(run: Run, run_dir: Path, num_lines: int = 1) -> None:
+    """Wait until a run has written so many lines of metrics."""
+    metrics = run_dir / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and len(metrics.read_bytes().splitlines()) >= num_lines, run)
+
+
 def train(num_ranks: int, arguments: list[str], code: int = 0) -> str:
     """Run a job to its end; returns its standard output."""
     return finish(run_ranks(num_ranks, arguments, timeout=START_SECONDS), code)
