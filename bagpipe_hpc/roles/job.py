@@ -19,7 +19,7 @@ from bagpipe_hpc.roles.failure import whole_job_fails_together
 from bagpipe_hpc.roles.run_directory import DONE, writing_to
 from bagpipe_hpc.roles.saving import CheckpointSpec
 from bagpipe_hpc.roles.spec import JobSpec
-from bagpipe_hpc.roles.stop import EXIT_STOPPED, Budget, listening_for_signals, seconds_left
+from bagpipe_hpc.roles.stop import EXIT_STOPPED, Budget, StopRequests, listening_for_signals, seconds_left
 from bagpipe_hpc.roles.tracing import tracing
 from bagpipe_hpc.timeline.merge import delete_traces
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
@@ -71,9 +71,10 @@ def run_training(request: Request) -> int:
     name = topology.name_of(world.rank)
     with whole_job_fails_together(world, name), tracing(world, topology, spec.traced, request.run_path):
         comms = split_world(world, topology)
+        stops = StopRequests(comms.events)
         # Two ranks speak, so that one is left whichever dies.
-        with listening_for_signals(comms.events, name, speaks=world.rank < 2):
-            is_done = world.bcast(_play_role(job, topology, comms, request.run_path))
+        with listening_for_signals(stops, name, speaks=world.rank < 2):
+            is_done = world.bcast(_play_role(job, topology, comms, stops, request.run_path))
         comms.free()
         world.Barrier()  # launchers kill the job at the first exit code that is not 0
     return EXIT_DONE if is_done else EXIT_STOPPED
@@ -88,7 +89,7 @@ class _Job:
     budget: Budget | None = None
 
 
-def _play_role(job: _Job, topology: Topology, comms: Communicators, run_path: Path) -> bool:
+def _play_role(job: _Job, topology: Topology, comms: Communicators, stops: StopRequests, run_path: Path) -> bool:
     """Returns, at the oracle, whether the job is done."""
     # Imported here: torch and Horovod only where they are used.
     role = topology.role_of(comms.world.rank)
@@ -97,7 +98,7 @@ def _play_role(job: _Job, topology: Topology, comms: Communicators, run_path: Pa
 
         assert job.dataset is not None
         assert job.budget is not None
-        return run_oracle(job.spec, topology, comms, job.dataset, run_path, job.budget)
+        return run_oracle(job.spec, topology, comms, job.dataset, run_path, stops, job.budget)
     if role is Role.SERVER:
         from bagpipe_hpc.roles.server import run_server
 

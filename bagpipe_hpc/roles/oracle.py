@@ -39,7 +39,7 @@ from bagpipe_hpc.roles.report import REPORT
 from bagpipe_hpc.roles.resume import model_entry, resumed_boundary, resumed_history
 from bagpipe_hpc.roles.run_directory import DONE, writing_to
 from bagpipe_hpc.roles.spec import JobSpec
-from bagpipe_hpc.roles.stop import FILES_TAG, STOP_TAG, Budget
+from bagpipe_hpc.roles.stop import FILES_TAG, Budget, StopRequests
 from bagpipe_hpc.roles.summary import print_summary, summarise
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.store.layout import row_width
@@ -51,10 +51,19 @@ PLANS_IN_FLIGHT = 4  # per receiver
 
 
 def run_oracle(
-    spec: JobSpec, topology: Topology, comms: Communicators, dataset: Dataset, run_path: Path, budget: Budget
+    spec: JobSpec,
+    topology: Topology,
+    comms: Communicators,
+    dataset: Dataset,
+    run_path: Path,
+    stops: StopRequests,
+    budget: Budget,
 ) -> bool:
     """Plan the whole job, watch it, and write down how it ended. Communication: see the timeline.
 
+    Args:
+        stops: What asks for an early end.
+        budget: What asks for it when time runs out.
     Returns:
         False where the job was stopped before its end.
     """
@@ -64,7 +73,7 @@ def run_oracle(
     assert limits is not None
     cache_rows = comms.world.bcast(min(limits[rank] for rank in topology.trainer_ranks))  # 1
     course = Course.of(spec.config.training, dataset.train.num_samples, spec.start)
-    oracle = _Oracle(spec, topology, comms, dataset, course, cache_rows)
+    oracle = _Oracle(spec, topology, comms, dataset, course, cache_rows, stops, budget)
     with Progress(
         run_path,
         course.end_iteration,
@@ -73,7 +82,7 @@ def run_oracle(
         first_iteration=course.start.iteration,
         history=resumed_history(spec),
     ) as progress:
-        oracle.plan_all(progress, budget)
+        oracle.plan_all(progress)
     if not comms.world.bcast(not oracle.is_stopped):
         print(f"stopped {oracle.where}; go on with --resume auto", flush=True)
         return False
@@ -110,8 +119,11 @@ class _Oracle:
         dataset: Dataset,
         course: Course,
         cache_rows: int,
+        stops: StopRequests,
+        budget: Budget,
     ) -> None:
         self._topology, self._comms, self._course = topology, comms, course
+        self._stops, self._budget = stops, budget
         self._every = spec.config.checkpoint.every
         self._committer: Committer | None = None
         if spec.checkpoints is not None:
@@ -147,9 +159,9 @@ class _Oracle:
         """Figures of the checkpoints written."""
         return self._committer.totals.as_dict() if self._committer else {}
 
-    def plan_all(self, progress: Progress, budget: Budget) -> None:
+    def plan_all(self, progress: Progress) -> None:
         """Play the stream to its end, or to where it is stopped; afterwards all checkpoints are committed."""
-        self._progress, self._budget = progress, budget
+        self._progress = progress
         first = self._course.start.iteration
         for encoded in trace.each("plan wait", self._stream.plans(self._batches), first):  # 2
             with trace.span("receiver wait", encoded.plan.iteration):
@@ -211,8 +223,8 @@ class _Oracle:
         while self._comms.events.Iprobe(tag=FILES_TAG):
             assert self._committer is not None
             self._committer.receive(bytes(receive_bytes(self._comms.events, MPI.ANY_SOURCE, FILES_TAG)))
-        while self._comms.events.Iprobe(tag=STOP_TAG):
-            self._stop(receive_bytes(self._comms.events, MPI.ANY_SOURCE, STOP_TAG).decode())
+        if reason := self._stops.poll():
+            self._stop(reason)
         slowest_seconds = self._committer.totals.slowest_seconds if self._committer else 0.0
         if self._budget.is_spent(time.perf_counter(), self._progress.seconds_per_iteration, slowest_seconds):
             self._stop("the time limit is near")

@@ -15,12 +15,14 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 
 from mpi4py import MPI
 
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.topology import ORACLE_RANK
+from bagpipe_hpc.transport.polite import receive_bytes
 
 STOP_TAG, FILES_TAG = 1, 2  # on Communicators.events
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run it again
@@ -32,18 +34,44 @@ _CAUSE = (
 )
 
 
-@contextmanager
-def listening_for_signals(events: MPI.Intracomm, name: str, *, speaks: bool) -> Iterator[None]:
-    """Inside the block, the first signal asks the oracle to stop the job, the second ends this process.
+class StopRequests:
+    """Reasons to stop the job, on their way to the oracle.
 
     Args:
         events: Everybody -> oracle.
+    """
+
+    def __init__(self, events: MPI.Intracomm) -> None:
+        self._events = events
+        self._own: SimpleQueue[str] = SimpleQueue()
+
+    def send(self, reason: str) -> None:
+        """Ask for it, on any rank, in any thread."""
+        if self._events.rank == ORACLE_RANK:
+            self._own.put(reason)
+        else:
+            self._events.Send([reason.encode(), MPI.BYTE], ORACLE_RANK, STOP_TAG)
+
+    def poll(self) -> str:
+        """Oracle: a reason that has arrived, or an empty text; never blocks."""
+        with suppress(Empty):
+            return self._own.get_nowait()
+        if self._events.Iprobe(tag=STOP_TAG):
+            return receive_bytes(self._events, MPI.ANY_SOURCE, STOP_TAG).decode()
+        return ""
+
+
+@contextmanager
+def listening_for_signals(requests: StopRequests, name: str, *, speaks: bool) -> Iterator[None]:
+    """Inside the block, the first signal asks the oracle to stop the job, the second ends this process.
+
+    Args:
         name: What messages call this rank.
         speaks: Whether to print a note; launchers signal every rank when one has died.
     """
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
-    listener = threading.Thread(target=_listen, args=(read_end, events, name, speaks), name="signals", daemon=True)
+    listener = threading.Thread(target=_listen, args=(read_end, requests, name, speaks), name="signals", daemon=True)
     listener.start()
     before = {signum: signal.signal(signum, lambda *_: None) for signum in (*GRACEFUL, signal.SIGINT)}
     wakeup_before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
@@ -58,21 +86,20 @@ def listening_for_signals(events: MPI.Intracomm, name: str, *, speaks: bool) -> 
         os.close(read_end)
 
 
-def _listen(read_end: int, events: MPI.Intracomm, name: str, speaks: bool) -> None:
-    pending: MPI.Request | None = None
+def _listen(read_end: int, requests: StopRequests, name: str, speaks: bool) -> None:
+    has_asked = False
     while received := os.read(read_end, 1):
         signum = signal.Signals(received[0])
         told = f"bagpipe: note: {name} on host {socket.gethostname()} was told to stop ({signum.name})"
-        if signum not in GRACEFUL or pending is not None:
+        if signum not in GRACEFUL or has_asked:
             if speaks:
                 os.write(sys.stderr.fileno(), f"{told} and leaves at once. {_CAUSE}\n".encode())
             os._exit(128 + signum)
         if speaks:
             patience = "a checkpoint after the next iteration, then exit code 75; a second signal stops at once"
             os.write(sys.stderr.fileno(), f"{told}: {patience}. {_CAUSE}\n".encode())
-        pending = events.Isend([f"{name} got {signum.name}".encode(), MPI.BYTE], ORACLE_RANK, STOP_TAG)
-    if pending is not None:
-        pending.Wait()
+        has_asked = True
+        requests.send(f"{name} got {signum.name}")
 
 
 def parse_time_limit(text: str) -> float:

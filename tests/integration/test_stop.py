@@ -11,10 +11,11 @@ import pytest
 
 from bagpipe_hpc.checkpoint.verify import newest_good
 from bagpipe_hpc.roles.stop import EXIT_STOPPED
-from tests.integration.jobs import END_SECONDS, START_SECONDS, command, finish, summary_of, train, wait_for_training
+from tests.integration.jobs import START_SECONDS, command, finish, summary_of, train, wait_for_training
 from tests.launch import run_ranks, start_ranks
 
 SETTINGS = ["training.batch_size=20", "training.epochs=8", "training.threads=1", "checkpoint.every=50"]
+STOP_SECONDS = 40  # seconds on a quiet machine
 RESUME = ("--resume", "auto")
 
 
@@ -40,7 +41,7 @@ def test_signals_to_any_rank(small_dataset: Path, tmp_path: Path, expected: str)
         with start_ranks(4, command(small_dataset, run_dir, *SETTINGS, options=RESUME)) as run:
             wait_for_training(run, run_dir, num_lines=2 if rank else 8)
             run.kill_rank(rank, signum)
-            output = finish(run.wait(END_SECONDS), EXIT_STOPPED)
+            output = finish(run.wait(STOP_SECONDS), EXIT_STOPPED)
         assert f"(rank {rank}) got {signum.name}; go on with --resume auto" in output
         assert not (run_dir / "DONE").exists()
         assert not (run_dir / "summary.json").exists()
@@ -74,7 +75,7 @@ def test_a_second_signal_stops_at_once(small_dataset: Path, tmp_path: Path) -> N
         time.sleep(0.5)
         assert run.process.poll() is None, run.output()
         run.kill_rank(1, signal.SIGTERM)
-        done = run.wait(END_SECONDS)
+        done = run.wait(STOP_SECONDS)
     assert done.returncode not in (0, EXIT_STOPPED)
     assert "server 0 (rank 1)" in done.stderr
     assert "leaves at once" in done.stderr
@@ -85,7 +86,7 @@ def test_without_checkpoints_a_job_just_stops(small_dataset: Path, tmp_path: Pat
     with start_ranks(3, command(small_dataset, tmp_path / "run", *settings)) as run:
         wait_for_training(run, tmp_path / "run")
         run.kill_rank(1, signal.SIGTERM)
-        finish(run.wait(END_SECONDS), EXIT_STOPPED)
+        finish(run.wait(STOP_SECONDS), EXIT_STOPPED)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
