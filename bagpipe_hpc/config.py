@@ -109,6 +109,25 @@ class EvaluationConfig(_Section):
     )
 
 
+class CheckpointConfig(_Section):
+    enabled: bool = Field(
+        True, description="Checkpoints: after the last iteration, at a signal, at the time limit, and every so many."
+    )
+    directory: str | None = Field(None, min_length=1, description="Where they go; null: RUN_DIR/checkpoints.")
+    every: int | None = Field(None, ge=1, description="Iterations from one to the next; null: none while training.")
+    full_every: int = Field(
+        10, ge=1, description="Each so many-th has all rows, the others those changed since the one before."
+    )
+    keep_last: int = Field(2, ge=1, description="Keep so many of the newest, and what they build on.")
+    keep_every: int | None = Field(
+        None, ge=1, description="Keep those whose iteration is a multiple of this, too; null: none."
+    )
+    compression: Literal["lzf", "gzip"] | None = Field(None, description="Of rows; null: none.")
+    increment_encoding: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: increments take half the space and are not exact any more."
+    )
+
+
 class Config(_Section):
     """All settings of a job."""
 
@@ -125,6 +144,7 @@ class Config(_Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
     @model_validator(mode="after")
     def _prefetch_within_window(self) -> Config:

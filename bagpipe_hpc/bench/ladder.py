@@ -48,7 +48,7 @@ RUNGS = (
     Rung("+ locality", "locality", (*CACHED, "oracle.placement=locality"), same_digest=False),
     Rung("resident", "resident", (*CACHED, WHOLE_STREAM)),
 )
-COMMON = (f"training.epochs={NUM_EPOCHS}", "evaluation.enabled=false")
+COMMON = (f"training.epochs={NUM_EPOCHS}", "evaluation.enabled=false", "checkpoint.enabled=false")
 
 
 def rungs_named(names: str) -> list[Rung]:

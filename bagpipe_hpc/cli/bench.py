@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bagpipe_hpc.errors import BagpipeError
+from bagpipe_hpc.exit_codes import EXIT_INVALID
 
 if TYPE_CHECKING:
     from bagpipe_hpc.bench.rma_traffic import RmaTraffic
 
-EXIT_INVALID = 2
 
 app = typer.Typer(help="Measure parts of the system on this machine or cluster.", no_args_is_help=True)
 
@@ -125,7 +125,7 @@ def ladder(
     with whole_job_fails_together(world, f"rank {world.rank}"):
         from bagpipe_hpc.bench import ladder as steps
         from bagpipe_hpc.roles.console import open_console
-        from bagpipe_hpc.roles.job import run_training
+        from bagpipe_hpc.roles.job import Request, run_training
 
         try:
             chosen = steps.rungs_named(rungs)
@@ -133,8 +133,8 @@ def ladder(
             raise typer.BadParameter(str(error)) from None
         for rung in chosen:
             settings = [*(overrides or []), *steps.COMMON, *rung.overrides]
-            if not run_training(config, data, run_dir / rung.directory, settings):
-                raise typer.Exit(EXIT_INVALID)
+            if code := run_training(Request(config, data, run_dir / rung.directory, settings)):
+                raise typer.Exit(code)
         if world.rank == 0:
             summaries = steps.read_summaries(run_dir, chosen)
             open_console().print(steps.ladder_table(chosen, summaries))

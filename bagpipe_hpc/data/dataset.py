@@ -154,7 +154,7 @@ def open_dataset(path: Path) -> Dataset:
     Raises:
         DatasetError: dataset.json or a shard is missing, damaged, foreign, or of another version or schema.
     """
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     schema = manifest.sample_schema
     train = Split("train", path, schema, manifest.splits.train)
     validation = Split("validation", path, schema, manifest.splits.validation)
@@ -337,7 +337,8 @@ def refuse_occupied(path: Path) -> None:
         )
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """dataset.json; no shard is opened. Raises DatasetError."""
     file = path / MANIFEST
     if not path.is_dir():
         raise DatasetError(

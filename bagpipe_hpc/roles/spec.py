@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bagpipe_hpc.config import Config
+from bagpipe_hpc.roles.course import BEGINNING, Position
+from bagpipe_hpc.roles.saving import CheckpointSpec
 
 
 @dataclass(frozen=True)
@@ -16,9 +18,13 @@ class JobSpec:
         num_embeddings: Rows of each table.
         num_dense: Dense features.
         traced: Iterations to trace; None: tracing is off.
+        start: Where training starts or goes on.
+        checkpoints: None: none are written.
     """
 
     config: Config
     num_embeddings: tuple[int, ...]
     num_dense: int
     traced: range | None = None
+    start: Position = BEGINNING
+    checkpoints: CheckpointSpec | None = None

@@ -10,10 +10,11 @@ oracle         prefetch thread            exchange thread              main thre
   |                                         |                            |                          gradients, Horovod
   | <-------------------------------------- |  ------------------------- 7 report: loss
   |                                         |------ i+1 is ready ------> 8 next iteration
-  |-- end ----> 9 None -------------------> finish of the last --------> 10 evaluation, counters, dense parameters
+  |-- snapshot -------------------------------> 9 after the finish of the last: copy the cache, write it in a thread
+  |-- end ----> 10 None ------------------> finish of the last --------> 11 evaluation, counters, dense parameters
 
 4 and 5 run while 6 does, and the critical path is 6 alone (training/step.py says why that is safe). Where nothing may
-be delayed, the main thread does 5, 6, 4, one after the other.
+be delayed, the main thread does 5, 6, 4, one after the other; so it does around a snapshot.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.lookahead.plan import TrainerPlan
+from bagpipe_hpc.lookahead.plan import Snapshot, TrainerPlan
 from bagpipe_hpc.roles.communicators import Communicators, trainers_of_node
 from bagpipe_hpc.roles.report import REPORT
+from bagpipe_hpc.roles.saving import FileWriter
 from bagpipe_hpc.roles.spec import JobSpec
+from bagpipe_hpc.roles.trainer_state import TrainerState
 from bagpipe_hpc.sharding import KeySpace
 from bagpipe_hpc.store.layout import row_width
 from bagpipe_hpc.topology import ORACLE_RANK, Topology
@@ -70,7 +73,8 @@ def run_trainer(spec: JobSpec, topology: Topology, comms: Communicators) -> None
     trainer = _Trainer(spec, comms, device, num_slots=comms.world.bcast(None))
     prefetcher = _Prefetcher(comms, end, spec.config)
     trainer.run(prefetcher, end)
-    trainer.report_totals(num_threads)
+    if comms.world.bcast(None):  # training is done
+        trainer.report_totals(num_threads)
     end.close()
     trainer.close()
     node.Free()
@@ -106,27 +110,30 @@ class _Prefetcher:
         self._plans = PlanReceiver(comms.plans)
         self._end = end
         self._row_width = row_width(config)
-        self._landed: Queue[_Landed | None] = Queue(maxsize=max(1, config.prefetch_depth))
+        self._landed: Queue[_Landed | Snapshot | None] = Queue(maxsize=max(1, config.prefetch_depth))
         # A daemon: where the main thread fails, the job is aborted and nothing waits for this one.
         threading.Thread(target=self._run, name="prefetch", daemon=True).start()
 
     def _run(self) -> None:
         while (plan := self._plans.next()) is not None:  # 1
+            if isinstance(plan, Snapshot):
+                self._landed.put(plan)  # 9
+                continue
             assert isinstance(plan, TrainerPlan)
             planned_at = time.perf_counter_ns()
             rows = np.empty((len(plan.fetch_slots), self._row_width), dtype=np.float32)
             self._end.fetch(plan, rows)  # 2
             with trace.span("queue wait", plan.iteration):
                 self._landed.put(_Landed(plan, rows, planned_at))  # 3
-        self._landed.put(None)
+        self._landed.put(None)  # 10
 
-    def next(self, watch: Stopwatch) -> tuple[TrainerPlan, Float32Array] | None:
-        """The next plan and its rows; waiting is counted by its cause."""
+    def next(self, watch: Stopwatch) -> tuple[TrainerPlan, Float32Array] | Snapshot | None:
+        """The next plan and its rows, or a snapshot between two; waiting is counted by its cause."""
         start = time.perf_counter_ns()
         landed = self._landed.get()
         stop = time.perf_counter_ns()
-        if landed is None:
-            return None
+        if landed is None or isinstance(landed, Snapshot):
+            return landed
         planned_at = min(max(start, landed.planned_at), stop)
         watch.add("plan_wait", start, planned_at, landed.plan.iteration)
         watch.add("prefetch_wait", planned_at, stop, landed.plan.iteration)
@@ -155,6 +162,9 @@ class _Trainer:
             stopwatch=self._watch,
             delayed_stopwatch=self._delayed_watch if spec.config.is_overlapped else self._watch,
         )
+        self._state = TrainerState(spec, self._step, comms.trainers.rank)
+        self._state.restore()
+        self._writer = FileWriter(comms.events)
         self._counters = dict.fromkeys(
             ("iterations", "samples", "rows_fetched", "rows_written_back", "rows_pushed", "bytes_exchanged"), 0
         )
@@ -163,17 +173,21 @@ class _Trainer:
         self._predictions: list[tuple[Float32Array, Float32Array]] = []
 
     def run(self, prefetcher: _Prefetcher, end: TrainerEnd) -> None:
-        """Play every plan."""
+        """Play every plan; all files are written then."""
         self._clock = [time.perf_counter()]
         if self._step.is_overlapped:
             self._run_overlapped(prefetcher, end)
         else:
-            while (iteration := self._start_next(prefetcher, self._watch)) is not None:  # 5
-                self._compute(iteration)  # 6
-                self._finish(iteration, end)  # 4
+            while (item := self._start_next(prefetcher, self._watch)) is not None:  # 5
+                if isinstance(item, Snapshot):
+                    self._save(item, None, end)  # 9
+                else:
+                    self._compute(item)  # 6
+                    self._finish(item, end)  # 4
+        self._writer.finish()
 
     def _run_overlapped(self, prefetcher: _Prefetcher, end: TrainerEnd) -> None:
-        def meanwhile(previous: OpenIteration | None) -> OpenIteration | None:
+        def meanwhile(previous: OpenIteration | None) -> OpenIteration | Snapshot | None:
             if previous is not None:
                 self._finish(previous, end)  # 4
             return self._start_next(prefetcher, self._delayed_watch)  # 5
@@ -181,6 +195,10 @@ class _Trainer:
         with ThreadPoolExecutor(1, "exchange") as exchange:
             previous, current = None, self._start_next(prefetcher, self._watch)
             while current is not None:
+                if isinstance(current, Snapshot):
+                    self._save(current, previous, end)  # 9
+                    previous, current = None, self._start_next(prefetcher, self._watch)
+                    continue
                 following = exchange.submit(meanwhile, previous)
                 self._compute(current)  # 6
                 with self._watch.time("delayed_wait", current.plan.iteration):
@@ -188,13 +206,23 @@ class _Trainer:
             if previous is not None:
                 self._finish(previous, end)
 
-    def _start_next(self, prefetcher: _Prefetcher, watch: Stopwatch) -> OpenIteration | None:
+    def _start_next(self, prefetcher: _Prefetcher, watch: Stopwatch) -> OpenIteration | Snapshot | None:
         landed = prefetcher.next(watch)
-        if landed is None:
-            return None
+        if landed is None or isinstance(landed, Snapshot):
+            return landed
         plan, rows = landed
         with trace.span("start", plan.iteration):
             return self._step.start(plan, rows)
+
+    def _save(self, snapshot: Snapshot, previous: OpenIteration | None, end: TrainerEnd) -> None:
+        """Copy the state after an iteration; what is left of that iteration comes first, and counts as stall."""
+        start = time.perf_counter_ns()
+        if previous is not None:
+            self._finish(previous, end)
+        kept = self._state.keep(snapshot)
+        stop = time.perf_counter_ns()
+        self._watch.add("checkpoint", start, stop, snapshot.iteration)
+        self._writer.write(lambda: kept((stop - start) / 1e9))
 
     def _compute(self, iteration: OpenIteration) -> None:
         plan = iteration.plan
@@ -228,7 +256,7 @@ class _Trainer:
             )
 
     def report_totals(self, num_threads: int) -> None:
-        """Send the oracle what this trainer counted while training (9). Communication: collective over the world."""
+        """Send the oracle what this trainer counted while training (11). Communication: collective over the world."""
         is_first = self._comms.trainers.rank == 0
         totals: dict[str, Any] = {
             "seconds": self._clock[-1] - self._clock[0],

@@ -23,6 +23,11 @@ class RowCache:
         self.device = device
         self._rows = torch.empty((num_slots, row_width), dtype=torch.float32, device=device)
 
+    @property
+    def num_slots(self) -> int:
+        """Slots."""
+        return len(self._rows)
+
     def read(self, slots: Int32Array) -> torch.Tensor:
         """Copies of rows; float32 (len(slots), row_width) on the device."""
         return self._rows.index_select(0, self._index(slots))

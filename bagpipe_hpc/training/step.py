@@ -153,6 +153,16 @@ class TrainingStep:
         """Whether `finish` and `start` may run while the iteration between them computes."""
         return self._delayed_peers is not None
 
+    @property
+    def cache(self) -> RowCache:
+        """Rows this trainer owns."""
+        return self._cache
+
+    @property
+    def dense_optimizer(self) -> torch.optim.Optimizer:
+        """Of the model's parameters."""
+        return self._dense_optimizer
+
     def start(self, plan: TrainerPlan, landed: Float32Array) -> OpenIteration:
         """Bring the rows of an iteration together, as far as the iteration before leaves them alone.
 
