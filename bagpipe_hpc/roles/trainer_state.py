@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.dense_file import DenseState
@@ -16,6 +15,7 @@ from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.store.layout import row_width
 from bagpipe_hpc.training.cache import to_device, to_host
 from bagpipe_hpc.training.dense_state import keep_dense, keep_optimizer, restore_dense
+from bagpipe_hpc.training.random_state import keep_random_state, restore_random_state
 from bagpipe_hpc.training.step import TrainingStep
 
 
@@ -42,14 +42,14 @@ class TrainerState:
         restore_dense(self._step.model, self._step.dense_optimizer, dense.parameters, dense.state)
         if checkpoints.keeps_caches:
             self._restore_cache(resumed)
-            torch.set_rng_state(torch.from_numpy(resumed.trainer_state(self._trainer)["torch_rng"]))
+            restore_random_state(self._step.cache.device, resumed.trainer_state(self._trainer))
 
     def keep(self, snapshot: Snapshot) -> Callable[[float], Saved]:
         """Copy the state as it is; what is returned writes it, in any thread, and is told how long training stood."""
         assert self._spec.checkpoints is not None
         rows = to_host(self._step.cache.read(snapshot.slots))
         cached = CachedRows(snapshot.keys, snapshot.slots, snapshot.dirty.astype(np.bool_), rows)
-        state = {"torch_rng": torch.get_rng_state().numpy()}
+        state = keep_random_state(self._step.cache.device)
         dense = None
         if self._trainer == 0:
             dense = DenseState(keep_dense(self._step.model), keep_optimizer(self._step.dense_optimizer))
