@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from bagpipe_hpc.checkpoint.verify import newest_good
-from tests.integration.jobs import START_SECONDS, command, digest_of, finish, summary_of, train, wait_until
+from tests.integration.jobs import START_SECONDS, command, digest_of, summary_of, train, wait_until
 from tests.launch import run_ranks, start_ranks
 
-SETTINGS = ["training.batch_size=50", "training.epochs=6", "training.threads=1", "model.embedding_dim=32"]
+SETTINGS = ["training.batch_size=50", "training.epochs=1000000", "training.threads=1", "model.embedding_dim=32"]
 EVERY = ["checkpoint.every=10", "checkpoint.full_every=1", "checkpoint.keep_last=50"]
 RESUME = ("--resume", "auto")
 
@@ -35,15 +35,10 @@ def mounted(path: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(path)], check=True)
 
 
-def remount(path: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(path)], check=True)
-
-
 @may_mount
 def test_a_disk_that_fills_up(small_dataset: Path, tmp_path: Path) -> None:
     """The job ends and names the file; with more space it goes on from the last good checkpoint."""
-    train(4, command(small_dataset, tmp_path / "quiet", *SETTINGS))
-    with mounted(tmp_path / "disk", "6m") as disk:
+    with mounted(tmp_path / "disk", "8m") as disk:
         arguments = command(small_dataset, tmp_path / "run", *SETTINGS, *EVERY, f"checkpoint.directory={disk}")
         done = run_ranks(4, arguments, timeout=START_SECONDS)
         assert done.returncode not in (0, 75)
@@ -53,9 +48,11 @@ def test_a_disk_that_fills_up(small_dataset: Path, tmp_path: Path) -> None:
         checkpoint, rejected = newest_good(disk)
         assert checkpoint is not None
         assert rejected == []
-        remount(disk, "size=1g")
-        output = finish(run_ranks(4, [*arguments, *RESUME], timeout=START_SECONDS))
+        subprocess.run(["mount", "-o", "remount,size=1g", str(disk)], check=True)
+        end = f"training.iterations={checkpoint.manifest.iteration + 21}"
+        output = train(4, [*arguments, "--set", end, *RESUME])
         assert f"going on from {checkpoint.path}" in output
+        train(4, command(small_dataset, tmp_path / "quiet", *SETTINGS, end))
         assert summary_of(tmp_path / "run")["model_digest"] == summary_of(tmp_path / "quiet")["model_digest"]
         assert digest_of(disk) == summary_of(tmp_path / "quiet")["model_digest"]
 
@@ -63,7 +60,7 @@ def test_a_disk_that_fills_up(small_dataset: Path, tmp_path: Path) -> None:
 @may_mount
 def test_a_directory_that_becomes_read_only(small_dataset: Path, tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "1g") as disk:
-        settings = [*SETTINGS, *EVERY, "training.epochs=1000000", f"checkpoint.directory={disk}"]
+        settings = [*SETTINGS, *EVERY, f"checkpoint.directory={disk}"]
         with start_ranks(4, command(small_dataset, tmp_path / "run", *settings)) as run:
             wait_until((disk / "latest").exists, run)
             wait_until(lambda: _remounts(disk), run)  # busy while a file is open for writing
