@@ -40,8 +40,6 @@ from bagpipe_hpc.transport.direct import DirectServer
 from bagpipe_hpc.transport.staged import StagedServer
 from bagpipe_hpc.transport.window import RowWindow
 
-CHUNKS_PER_PIECE = 4  # about 1 MiB: the interpreter is held no longer than it takes to hand that to HDF5
-
 
 def run_server(spec: JobSpec, topology: Topology, comms: Communicators) -> None:
     """Serve rows until the plans end. Communication: see the timeline."""
@@ -104,21 +102,24 @@ class _Server:
         start = time.perf_counter()
         store = self._store
         rows = store.take_snapshot(is_full=snapshot.is_full)
-        rows_per_piece = chunk_rows(store.row_width) * CHUNKS_PER_PIECE
         pieces: Iterable[Rows] = (
             (store.sharding.keys_of(store.server, local_rows), values)
-            for local_rows, values in rows.pieces(rows_per_piece)
+            for local_rows, values in rows.pieces(chunk_rows(store.row_width))
         )
-        if self._spec.config.transport == "direct":
+        is_read_at_once = self._spec.config.transport == "direct"
+        if is_read_at_once:
+            rows.find_rows()
             pieces = list(pieces)
         start_seconds = time.perf_counter() - start
         partial = self._spec.checkpoints.partial(snapshot.iteration, store.row_width)
         options = row_options(self._spec.config.checkpoint, is_full=snapshot.is_full)
 
         def write() -> Saved:
+            if not is_read_at_once:
+                rows.find_rows()
             entry = partial.write_server(store.server, pieces, options)
             store.drop_snapshot()
-            return Saved(snapshot.iteration, (entry,), len(rows.local_rows), start_seconds + rows.stall_seconds)
+            return Saved(snapshot.iteration, (entry,), rows.num_rows, start_seconds + rows.stall_seconds)
 
         self._writer.write(write)
 

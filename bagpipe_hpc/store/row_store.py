@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.sharding import Sharding
 from bagpipe_hpc.store.initial import RowInitializer
-from bagpipe_hpc.store.row_copy import gather_rows, scatter_rows
+from bagpipe_hpc.store.row_copy import gather_rows, mark_rows, scatter_rows
 from bagpipe_hpc.store.row_snapshot import RowSnapshot
 
 Float32Array = NDArray[np.float32]
@@ -37,8 +37,11 @@ class RowStore:
         self.server = server
         self.rows = rows
         self._initializer = initializer
-        self._state = np.zeros(len(rows), dtype=np.uint8)
+        self._state_words = np.zeros(-(-len(rows) // 8), dtype=np.uint64)
+        self._state = self._state_words.view(np.uint8)[: len(rows)]
+        self._is_needed = np.zeros(len(rows), dtype=np.bool_)  # by the snapshot that is being read
         self._snapshot: RowSnapshot | None = None
+        self._compile()
 
     @property
     def row_width(self) -> int:
@@ -67,9 +70,9 @@ class RowStore:
 
     def scatter(self, local_rows: Int64Array, rows: Float32Array, between: Between = lambda: None) -> None:
         """Overwrite rows, int64 (n,) unique, with float32 (n, row_width); between as in `gather`."""
-        self.mark_touched(local_rows)  # which checks the indices, too
         if self._snapshot is not None:
             self._snapshot.set_aside(local_rows)
+        self.mark_touched(local_rows)  # which checks the indices, too
         for part in self._parts(len(local_rows)):
             scatter_rows(self.rows, local_rows[part], rows[part])
             between()
@@ -90,12 +93,19 @@ class RowStore:
     def take_snapshot(self, *, is_full: bool) -> RowSnapshot:
         """Keep the touched rows, or those changed since the last snapshot, as they are now.
 
-        Until `drop_snapshot`, every `scatter` sets aside what it overwrites of them.
+        Its rows must be found by another thread or before the next `scatter`. Until `drop_snapshot`, every `scatter`
+        sets aside what it overwrites of them.
         """
         assert self._snapshot is None, "one snapshot at a time"
-        local_rows = np.flatnonzero(self._state >= (_TOUCHED if is_full else _CHANGED))
-        self._state[local_rows] = _TOUCHED
-        self._snapshot = RowSnapshot(self.rows, local_rows)
+        lowest = _TOUCHED if is_full else _CHANGED
+
+        def find() -> Int64Array:
+            local_rows = np.empty(len(self.rows), dtype=np.int64)  # memory that is not written to costs nothing
+            return local_rows[
+                : mark_rows(self._state_words, self._state, lowest, _TOUCHED, self._is_needed, local_rows)
+            ]
+
+        self._snapshot = RowSnapshot(self.rows, self._is_needed, find)
         return self._snapshot
 
     def drop_snapshot(self) -> None:
@@ -107,6 +117,13 @@ class RowStore:
         local_rows = self.sharding.local_row_of(keys)
         self.rows[local_rows] = rows
         self._state[local_rows] = _TOUCHED
+
+    def _compile(self) -> None:
+        """What a first snapshot would compile, while rows wait for it."""
+        snapshot = self.take_snapshot(is_full=True)
+        snapshot.find_rows()
+        snapshot.set_aside(np.empty(0, dtype=np.int64))
+        self.drop_snapshot()
 
     def _parts(self, num_rows: int) -> Iterator[slice]:
         step = max(1, _PART_BYTES // self.rows.strides[0])

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from bagpipe_hpc.store.row_snapshot import RowSnapshot
 
 NUM_ROWS, WIDTH = 40, 3
+
+
+def snapshot_of(rows: NDArray[np.float32], kept: NDArray[np.int64]) -> RowSnapshot:
+    is_needed = np.zeros(len(rows), dtype=np.bool_)
+
+    def find() -> NDArray[np.int64]:
+        is_needed[kept] = True
+        return kept
+
+    return RowSnapshot(rows, is_needed, find)
 
 
 @given(st.data())
@@ -20,7 +32,8 @@ def test_rows_overwritten_before_they_are_read_are_set_aside(data: st.DataObject
     before = rows.copy()
     subsets = st.lists(st.integers(0, NUM_ROWS - 1), unique=True)
     kept = np.sort(np.array(data.draw(subsets, label="kept"), dtype=np.int64))
-    snapshot = RowSnapshot(rows, kept)
+    snapshot = snapshot_of(rows, kept)
+    snapshot.find_rows()
     found_rows, found = [np.empty(0, np.int64)], [np.empty((0, WIDTH), np.float32)]
     pieces = snapshot.pieces(data.draw(st.integers(1, 9), label="rows_per_piece"))
     while True:
@@ -39,9 +52,15 @@ def test_rows_overwritten_before_they_are_read_are_set_aside(data: st.DataObject
 
 def test_a_reader_and_a_writer_at_the_same_time() -> None:
     rows = np.zeros((20_000, 8), dtype=np.float32)
-    snapshot = RowSnapshot(rows, np.arange(0, len(rows), 2))
-    found = []
-    reader = threading.Thread(target=lambda: found.extend(rows for _, rows in snapshot.pieces(64)))
+    snapshot = snapshot_of(rows, np.arange(0, len(rows), 2))
+    found: list[NDArray[np.float32]] = []
+
+    def read() -> None:
+        time.sleep(0.01)
+        snapshot.find_rows()
+        found.extend(rows for _, rows in snapshot.pieces(64))
+
+    reader = threading.Thread(target=read)
     random = np.random.default_rng(0)
     reader.start()
     while reader.is_alive():

@@ -101,6 +101,7 @@ def test_gathers_go_into_a_part_of_a_stage(store: RowStore) -> None:
 def snapshot_of(store: RowStore, *, is_full: bool) -> dict[int, float]:
     """First column by key."""
     snapshot = store.take_snapshot(is_full=is_full)
+    snapshot.find_rows()
     found = {
         int(key): float(row[0])
         for local_rows, rows in snapshot.pieces(2)
