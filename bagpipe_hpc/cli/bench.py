@@ -141,4 +141,4 @@ def ladder(
             if json_file:
                 json_file.write_text(json.dumps(summaries, indent=2) + "\n", encoding="utf-8")
             for name in steps.wrong_digests(chosen, summaries):
-                print(f"bagpipe: error: {name} ended with another model than {chosen[0].name}", flush=True)
+                print(f"bagpipe: error: {name} ended with another model than the rungs before it", flush=True)

@@ -37,6 +37,7 @@ from bagpipe_hpc import trace
 from bagpipe_hpc.lookahead.plan import TrainerPlan
 from bagpipe_hpc.training.cache import RowCache, to_device, to_host
 from bagpipe_hpc.training.row_optimizer import RowOptimizer
+from bagpipe_hpc.training.wire import Wire, WireArray, gradient_scale
 
 Float32Array = NDArray[np.float32]
 Int32Array = NDArray[np.int32]
@@ -52,7 +53,7 @@ class Peers(Protocol):
     """What the step needs of the exchange between trainers."""
 
     def swap(
-        self, outgoing: Float32Array, send_counts: Int32Array, incoming: Float32Array, receive_counts: Int32Array
+        self, outgoing: WireArray, send_counts: Int32Array, incoming: WireArray, receive_counts: Int32Array
     ) -> None:
         """Blocks of rows out and in; see transport/peers.py."""
 
@@ -96,9 +97,9 @@ class OpenIteration:
 
     plan: TrainerPlan
     aside: torch.Tensor  # rows forced out, in write_back_slots order
-    replicas: Float32Array  # (replica_counts.sum(), row_width) on the host
+    replicas: WireArray  # (replica_counts.sum(), row_dim) on the host, as they travelled
     own_gradients: torch.Tensor = field(init=False)  # (num_own, row_dim)
-    replica_gradients: Float32Array = field(init=False)  # (len(replicas), row_dim) on the host
+    replica_gradients: WireArray = field(init=False)  # (len(replicas), row_dim) on the host, as they will travel
 
 
 class TrainingStep:
@@ -115,6 +116,7 @@ class TrainingStep:
         dense: Sums dense gradients.
         peers: The other trainers, for `compute`.
         delayed_peers: The other trainers, for `start` and `finish`; None: nothing is early or delayed.
+        wire: How rows and gradients travel among them.
         stopwatch: Gets the time of each part.
         delayed_stopwatch: Gets that of `start` and `finish`.
     """
@@ -132,6 +134,7 @@ class TrainingStep:
         dense: Dense,
         peers: Peers,
         delayed_peers: Peers | None,
+        wire: Wire,
         stopwatch: Stopwatch,
         delayed_stopwatch: Stopwatch,
     ) -> None:
@@ -145,6 +148,7 @@ class TrainingStep:
         self.dense = dense
         self._peers = peers
         self._delayed_peers = delayed_peers
+        self._wire = wire
         self._watch = stopwatch
         self._delayed_watch = delayed_stopwatch
 
@@ -163,7 +167,7 @@ class TrainingStep:
         with self._delayed_watch.time("insert"):
             aside = self._cache.read(plan.write_back_slots[_forced_mask(plan)])  # 1
             self._cache.write(plan.fetch_slots, to_device(landed, self._cache.device))  # 2
-            replicas = np.empty((int(plan.replica_counts.sum()), landed.shape[1]), dtype=np.float32)
+            replicas = np.empty((int(plan.replica_counts.sum()), self._row_dim), dtype=self._wire.array_dtype)
         iteration = OpenIteration(plan, aside, replicas)
         if self._delayed_peers is not None:
             with self._delayed_watch.time("early_pushes"):
@@ -182,12 +186,12 @@ class TrainingStep:
         with self._watch.time("exchange"):
             self._push(iteration, CRITICAL_PUSHES if self.is_overlapped else ALL, self._peers)  # 4
         with self._watch.time("cache"):
-            own = self._cache.read(plan.update_slots[: plan.num_own])
-            rows = torch.cat([own, to_device(iteration.replicas, own.device)])[:, : self._row_dim]
+            own = self._wire.pack(self._cache.read(plan.update_slots[: plan.num_own])[:, : self._row_dim])
+            rows = self._wire.unpack(torch.cat([own, to_device(iteration.replicas, own.device)]))
         if plan.read_only:
             with self._watch.time("compute"), torch.no_grad():
                 return float("nan"), to_host(self._forward(plan, rows))
-        rows = rows.contiguous().requires_grad_()
+        rows.requires_grad_()
         with self._watch.time("compute"):  # 5
             self._dense_optimizer.zero_grad(set_to_none=True)
             logits = self._forward(plan, rows)
@@ -197,8 +201,10 @@ class TrainingStep:
             self.dense.start(share_loss)
             share_loss.backward()
         assert rows.grad is not None
-        iteration.own_gradients = rows.grad[: plan.num_own]
-        iteration.replica_gradients = to_host(rows.grad[plan.num_own :])
+        scale = gradient_scale(plan.num_global_samples)
+        gradients = self._wire.pack(rows.grad, scale)
+        iteration.own_gradients = self._wire.unpack(gradients[: plan.num_own], scale)
+        iteration.replica_gradients = to_host(gradients[plan.num_own :])
         critical = CRITICAL_GRADIENTS if self.is_overlapped else ALL
         self._reduce(iteration, critical, self._peers, self._watch, "exchange")  # 6, 7
         with self._watch.time("dense"):  # 8
@@ -220,7 +226,7 @@ class TrainingStep:
             )  # 9
         with self._delayed_watch.time("drain"):  # 10
             forced = _forced_mask(plan)
-            leaving = torch.empty((len(forced), iteration.replicas.shape[1]), device=self._cache.device)
+            leaving = torch.empty((len(forced), iteration.aside.shape[1]), device=self._cache.device)
             leaving[torch.from_numpy(~forced)] = self._cache.read(plan.write_back_slots[~forced])
             leaving[torch.from_numpy(forced)] = iteration.aside
             return to_host(leaving)
@@ -229,9 +235,9 @@ class TrainingStep:
         """Owned rows of these Gray classes to their users; theirs into the replicas."""
         plan = iteration.plan
         outgoing, incoming = _Part(plan.push_counts, classes), _Part(plan.replica_counts, classes)
-        rows = to_host(self._cache.read(plan.update_slots[plan.push_index[outgoing.positions]]))
-        landed = np.empty((len(incoming.positions), rows.shape[1]), dtype=np.float32)
-        peers.swap(rows, outgoing.counts, landed, incoming.counts)
+        rows = self._cache.read(plan.update_slots[plan.push_index[outgoing.positions]])[:, : self._row_dim]
+        landed = np.empty((len(incoming.positions), self._row_dim), dtype=self._wire.array_dtype)
+        peers.swap(to_host(self._wire.pack(rows)), outgoing.counts, landed, incoming.counts)
         iteration.replicas[incoming.positions] = landed
 
     def _forward(self, plan: TrainerPlan, rows: torch.Tensor) -> torch.Tensor:
@@ -246,7 +252,7 @@ class TrainingStep:
         plan = iteration.plan
         with watch.time(cause):
             outgoing, incoming = _Part(plan.replica_counts, classes), _Part(plan.push_counts, classes)
-            gradients = np.empty((len(incoming.positions), self._row_dim), dtype=np.float32)
+            gradients = np.empty((len(incoming.positions), self._row_dim), dtype=self._wire.array_dtype)
             peers.swap(iteration.replica_gradients[outgoing.positions], outgoing.counts, gradients, incoming.counts)
         with watch.time("update"):
             updates = plan.push_index[incoming.positions]
@@ -265,7 +271,7 @@ class TrainingStep:
         positions: Int64Array,
         updates: Int32Array,
         counts: Int32Array,
-        gradients: Float32Array,
+        gradients: WireArray,
     ) -> None:
         """Sum the gradients of some owned rows and apply the optimizer.
 
@@ -273,13 +279,14 @@ class TrainingStep:
             positions: Of the rows in update_slots, ascending.
             updates: Position in update_slots of each gradient, trainer by trainer.
             counts: int32, shape (T,): gradients from each trainer.
-            gradients: float32, shape (len(updates), row_dim).
+            gradients: As they travelled, shape (len(updates), row_dim).
         """
         plan, device = iteration.plan, self._cache.device
         places = np.empty(len(plan.update_slots), dtype=np.int64)  # of each update among the positions
         places[positions] = np.arange(len(positions))
         sums = torch.zeros((len(positions), self._row_dim), device=device)
-        index, arrived = to_device(places[updates], device), to_device(gradients, device)
+        index = to_device(places[updates], device)
+        arrived = self._wire.unpack(to_device(gradients, device), gradient_scale(plan.num_global_samples))
         num_own = int(np.searchsorted(positions, plan.num_own))  # own rows come first
         start = 0
         for trainer, count in enumerate(counts.tolist()):
