@@ -221,7 +221,7 @@ class _Trainer:
             self._counters["samples"] += plan.num_samples
             self._counters["rows_fetched"] += len(plan.fetch_slots)
             self._counters["rows_pushed"] += len(plan.push_index)
-            self._counters["bytes_exchanged"] = self._peers.bytes_sent + self._delayed_peers.bytes_sent
+            self._counters["bytes_exchanged"] += self._step.exchanged_bytes(plan)
         if self._comms.trainers.rank == 0:
             self._comms.reports.Send(
                 REPORT.pack(plan.iteration, loss, plan.num_global_samples, plan.read_only), ORACLE_RANK

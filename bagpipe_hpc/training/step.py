@@ -157,6 +157,11 @@ class TrainingStep:
         """Whether `finish` and `start` may run while the iteration between them computes."""
         return self._delayed_peers is not None
 
+    def exchanged_bytes(self, plan: TrainerPlan) -> int:
+        """Bytes that this trainer sends the others in an iteration: rows pushed, gradients of replicas."""
+        num_rows = len(plan.push_index) + (0 if plan.read_only else int(plan.replica_counts.sum()))
+        return num_rows * self._row_dim * self._wire.array_dtype.itemsize
+
     def start(self, plan: TrainerPlan, landed: Float32Array) -> OpenIteration:
         """Bring the rows of an iteration together, as far as the iteration before leaves them alone.
 

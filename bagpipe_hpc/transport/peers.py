@@ -23,7 +23,6 @@ class PeerExchange:
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm.Dup()
         self._row_types: dict[int, MPI.Datatype] = {}  # by bytes of a row
-        self.bytes_sent = 0
 
     def swap(
         self, outgoing: WireArray, send_counts: Int32Array, incoming: WireArray, receive_counts: Int32Array
@@ -48,7 +47,6 @@ class PeerExchange:
             if len(block):
                 requests.append(self._comm.Isend([block, len(block), row], peer))
         wait_all(requests)
-        self.bytes_sent += outgoing.nbytes
 
     def _row_type(self, row_bytes: int) -> MPI.Datatype:
         # Counts are in rows, so that nothing overflows at 2 GiB.

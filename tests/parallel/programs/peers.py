@@ -36,7 +36,7 @@ def block(sender: int, receiver: int, round_index: int, num_rows: int, columns: 
 
 def main() -> None:
     comm = MPI.COMM_WORLD
-    exchange, me, sent = PeerExchange(comm), comm.rank, 0
+    exchange, me = PeerExchange(comm), comm.rank
     for round_index in range(NUM_ROUNDS):
         counts, columns = counts_of(round_index, comm.size), (1, 3, 16)[round_index % 3]
         to = [block(me, peer, round_index, counts[me, peer], columns) for peer in range(comm.size)]
@@ -46,8 +46,6 @@ def main() -> None:
         exchange.swap(outgoing, counts[me], incoming, counts[:, me].copy())
         outgoing.fill(-1)  # complete on return
         np.testing.assert_array_equal(incoming, np.concatenate(expected), f"round {round_index}")
-        sent += outgoing.nbytes
-    assert exchange.bytes_sent == sent
     exchange.free()
 
 
