@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.config import Config
+from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.lookahead.plan import TrainerPlan
 from bagpipe_hpc.roles.communicators import Communicators, trainers_of_node
 from bagpipe_hpc.roles.report import REPORT
@@ -40,6 +41,7 @@ from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.sharding import KeySpace
 from bagpipe_hpc.store.layout import row_width
 from bagpipe_hpc.topology import ORACLE_RANK, Topology
+from bagpipe_hpc.training.buffers import BufferPool, HostBuffer, HostMemory
 from bagpipe_hpc.training.build import build_step
 from bagpipe_hpc.training.dense import dense_parameters
 from bagpipe_hpc.training.device import Device, choose_device, free_bytes, set_num_threads
@@ -57,6 +59,7 @@ Float32Array = NDArray[np.float32]
 
 def run_trainer(spec: JobSpec, topology: Topology, comms: Communicators) -> None:
     """Train until the plans end. Communication: see the timeline."""
+    keep_freed_memory()
     # Horovod reads these in init: one tensor at a time, no waiting for more to fuse.
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
     os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.2")
@@ -68,7 +71,7 @@ def run_trainer(spec: JobSpec, topology: Topology, comms: Communicators) -> None
     end = _open_transport(spec.config, topology, comms)
     comms.world.gather(_cache_limit(spec, device, node.size))
     trainer = _Trainer(spec, comms, device, num_slots=comms.world.bcast(None))
-    prefetcher = _Prefetcher(comms, end, spec.config)
+    prefetcher = _Prefetcher(comms, end, spec.config, device)
     trainer.run(prefetcher, end)
     trainer.report_totals(num_threads)
     end.close()
@@ -95,14 +98,16 @@ def _open_transport(config: Config, topology: Topology, comms: Communicators) ->
 @dataclass(frozen=True)
 class _Landed:
     plan: TrainerPlan
-    rows: Float32Array
+    rows: Float32Array  # in the buffer, which whoever inserts them gives back
+    buffer: HostBuffer
     planned_at: int  # when the plan arrived, by time.perf_counter_ns
 
 
 class _Prefetcher:
     """Receives plans and takes their rows ahead of time (1 to 3)."""
 
-    def __init__(self, comms: Communicators, end: TrainerEnd, config: Config) -> None:
+    def __init__(self, comms: Communicators, end: TrainerEnd, config: Config, device: Device) -> None:
+        self.buffers = BufferPool(HostMemory(device))  # P + 2: one filled, P queued, one inserted
         self._plans = PlanReceiver(comms.plans)
         self._end = end
         self._row_width = row_width(config)
@@ -114,13 +119,14 @@ class _Prefetcher:
         while (plan := self._plans.next()) is not None:  # 1
             assert isinstance(plan, TrainerPlan)
             planned_at = time.perf_counter_ns()
-            rows = np.empty((len(plan.fetch_slots), self._row_width), dtype=np.float32)
+            buffer = self.buffers.take()
+            rows = buffer.rows(len(plan.fetch_slots), self._row_width)
             self._end.fetch(plan, rows)  # 2
             with trace.span("queue wait", plan.iteration):
-                self._landed.put(_Landed(plan, rows, planned_at))  # 3
+                self._landed.put(_Landed(plan, rows, buffer, planned_at))  # 3
         self._landed.put(None)
 
-    def next(self, watch: Stopwatch) -> tuple[TrainerPlan, Float32Array] | None:
+    def next(self, watch: Stopwatch) -> _Landed | None:
         """The next plan and its rows; waiting is counted by its cause."""
         start = time.perf_counter_ns()
         landed = self._landed.get()
@@ -130,7 +136,7 @@ class _Prefetcher:
         planned_at = min(max(start, landed.planned_at), stop)
         watch.add("plan_wait", start, planned_at, landed.plan.iteration)
         watch.add("prefetch_wait", planned_at, stop, landed.plan.iteration)
-        return landed.plan, landed.rows
+        return landed
 
 
 class _Trainer:
@@ -192,9 +198,10 @@ class _Trainer:
         landed = prefetcher.next(watch)
         if landed is None:
             return None
-        plan, rows = landed
-        with trace.span("start", plan.iteration):
-            return self._step.start(plan, rows)
+        with trace.span("start", landed.plan.iteration):
+            iteration = self._step.start(landed.plan, landed.rows)
+        prefetcher.buffers.give_back(landed.buffer)
+        return iteration
 
     def _compute(self, iteration: OpenIteration) -> None:
         plan = iteration.plan
