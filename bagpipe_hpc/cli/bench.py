@@ -1,4 +1,4 @@
-"""Commands that measure: `bench oracle`, `bench rma`, `bench ladder`."""
+"""Commands that measure: `bench oracle`, `bench rma`, `bench ladder`, `bench overhead`."""
 
 from __future__ import annotations
 
@@ -142,3 +142,26 @@ def ladder(
                 json_file.write_text(json.dumps(summaries, indent=2) + "\n", encoding="utf-8")
             for name in steps.wrong_digests(chosen, summaries):
                 print(f"bagpipe: error: {name} ended with another model than the rungs before it", flush=True)
+
+
+@app.command()
+def overhead(
+    data: Annotated[Path, typer.Option(help="Data set to train on.")],
+    run_dir: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/overhead"),
+    iterations: Annotated[int, typer.Option(help="Iterations to train.")] = 2_000,
+) -> None:
+    """Work per iteration and thread of a trainer that has next to nothing to compute and to move: Python's overhead.
+
+    Start it on all ranks: mpirun -n 3 bagpipe bench overhead --data DATA
+    """
+    from mpi4py import MPI  # starts MPI: from here on a rank that fails must take the others with it
+
+    from bagpipe_hpc.bench.overhead import overhead_table, read_summary, tiny_settings
+    from bagpipe_hpc.roles.console import open_console
+    from bagpipe_hpc.roles.job import run_training
+
+    world = MPI.COMM_WORLD
+    if not run_training(None, data, run_dir, tiny_settings(world.size, iterations)):
+        raise typer.Exit(EXIT_INVALID)
+    if world.rank == 0:
+        open_console().print(overhead_table(read_summary(run_dir)))

@@ -64,6 +64,10 @@ def summarise(
         "validation_log_loss": evaluation.log_loss if evaluation else None,
         "validation_samples": evaluation.num_samples if evaluation else 0,
         "steady_milliseconds": 1e3 * _steady_seconds([trainer["iteration_seconds"] for trainer in trainers]),
+        "working_milliseconds": {
+            thread: 1e3 * _steady_seconds([trainer["working_seconds"][thread] for trainer in trainers])
+            for thread in trainers[0]["working_seconds"]
+        },
         "milliseconds_per_iteration": {
             cause: _milliseconds(trainers, "seconds_by_cause", cause) for cause in {**CAUSES, **DELAYED_CAUSES}
         },
@@ -89,6 +93,8 @@ def _milliseconds(trainers: list[dict[str, Any]], where: str, cause: str) -> flo
 def _steady_seconds(iteration_seconds: list[NDArray[np.float64]]) -> float:
     """Median over the middle third of the job's iterations: no start, no end."""
     num_iterations = len(iteration_seconds[0])
+    if num_iterations == 0:
+        return 0.0
     middle = slice(num_iterations // 3, max(num_iterations // 3 + 1, 2 * num_iterations // 3))
     return float(np.median([seconds[middle] for seconds in iteration_seconds]))
 

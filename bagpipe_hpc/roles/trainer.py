@@ -51,6 +51,7 @@ from bagpipe_hpc.transport.base import TrainerEnd
 from bagpipe_hpc.transport.channel import PlanReceiver
 from bagpipe_hpc.transport.direct import DirectTrainer
 from bagpipe_hpc.transport.peers import PeerExchange
+from bagpipe_hpc.transport.polite import working_ns
 from bagpipe_hpc.transport.staged import StagedTrainer
 from bagpipe_hpc.transport.window import RowWindow
 
@@ -108,6 +109,7 @@ class _Prefetcher:
 
     def __init__(self, comms: Communicators, end: TrainerEnd, config: Config, device: Device) -> None:
         self.buffers = BufferPool(HostMemory(device))  # P + 2: one filled, P queued, one inserted
+        self.work: list[int] = []  # by working_ns, after each iteration
         self._plans = PlanReceiver(comms.plans)
         self._end = end
         self._row_width = row_width(config)
@@ -122,6 +124,7 @@ class _Prefetcher:
             buffer = self.buffers.take()
             rows = buffer.rows(len(plan.fetch_slots), self._row_width)
             self._end.fetch(plan, rows)  # 2
+            self.work.append(working_ns())
             with trace.span("queue wait", plan.iteration):
                 self._landed.put(_Landed(plan, rows, buffer, planned_at))  # 3
         self._landed.put(None)
@@ -165,11 +168,13 @@ class _Trainer:
             ("iterations", "samples", "rows_fetched", "rows_written_back", "rows_pushed", "bytes_exchanged"), 0
         )
         self._clock = [time.perf_counter()]  # when training iterations ended
+        self._work: dict[str, list[int]] = {"main": [], "exchange": [], "prefetch": []}  # by thread, as prefetcher.work
         self._seconds_by_cause: dict[str, float] = {}
         self._predictions: list[tuple[Float32Array, Float32Array]] = []
 
     def run(self, prefetcher: _Prefetcher, end: TrainerEnd) -> None:
         """Play every plan."""
+        self._work["prefetch"] = prefetcher.work
         self._clock = [time.perf_counter()]
         if self._step.is_overlapped:
             self._run_overlapped(prefetcher, end)
@@ -182,7 +187,9 @@ class _Trainer:
         def meanwhile(previous: OpenIteration | None) -> OpenIteration | None:
             if previous is not None:
                 self._finish(previous, end)  # 4
-            return self._start_next(prefetcher, self._delayed_watch)  # 5
+            following = self._start_next(prefetcher, self._delayed_watch)  # 5
+            self._work["exchange"].append(working_ns())
+            return following
 
         with ThreadPoolExecutor(1, "exchange") as exchange:
             previous, current = None, self._start_next(prefetcher, self._watch)
@@ -208,6 +215,7 @@ class _Trainer:
         with trace.span("evaluation" if plan.read_only else "iteration", plan.iteration):
             loss, logits = self._step.compute(iteration)
             self._account(plan, loss, logits)  # 7
+        self._work["main"].append(working_ns())
         if not plan.read_only:
             self._clock.append(time.perf_counter())
             self._seconds_by_cause = dict(self._watch.seconds)
@@ -240,6 +248,7 @@ class _Trainer:
         totals: dict[str, Any] = {
             "seconds": self._clock[-1] - self._clock[0],
             "iteration_seconds": np.diff(self._clock),
+            "working_seconds": {thread: np.diff(work) / 1e9 for thread, work in self._work.items()},
             "delayed_seconds_by_cause": dict(self._delayed_watch.seconds),
             "seconds_by_cause": self._seconds_by_cause,
             **self._counters,

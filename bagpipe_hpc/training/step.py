@@ -317,6 +317,8 @@ class TrainingStep:
             counts: int32, shape (T,): gradients from each trainer.
             gradients: As they travelled, shape (len(updates), row_dim).
         """
+        if len(positions) == 0:
+            return
         plan, device = iteration.plan, self._cache.device
         places = np.empty(len(plan.update_slots), dtype=np.int64)  # of each update among the positions
         places[positions] = np.arange(len(positions))
