@@ -353,7 +353,8 @@ class _Blocks:
 
     def part(self, classes: Classes) -> _Part:
         """Those of some Gray classes."""
-        chosen = np.isin(GRAY_CLASSES, classes)
+        chosen = np.zeros(len(GRAY_CLASSES), dtype=np.bool_)
+        chosen[list(classes)] = True
         return _Part(np.flatnonzero(chosen[self._classes]), self._counts @ chosen)
 
 
