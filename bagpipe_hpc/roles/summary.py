@@ -68,6 +68,10 @@ def summarise(
         "validation_log_loss": evaluation.log_loss if evaluation else None,
         "validation_samples": evaluation.num_samples if evaluation else 0,
         "steady_milliseconds": 1e3 * _steady_seconds([trainer["iteration_seconds"] for trainer in trainers]),
+        "working_milliseconds": {
+            thread: 1e3 * _steady_seconds([trainer["working_seconds"][thread] for trainer in trainers])
+            for thread in trainers[0]["working_seconds"]
+        },
         "milliseconds_per_iteration": {
             cause: _milliseconds(trainers, "seconds_by_cause", cause) for cause in {**CAUSES, **DELAYED_CAUSES}
         },

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.config import Config
+from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.lookahead.plan import Snapshot, TrainerPlan
 from bagpipe_hpc.roles.communicators import Communicators, trainers_of_node
 from bagpipe_hpc.roles.report import REPORT
@@ -43,6 +44,7 @@ from bagpipe_hpc.roles.trainer_state import TrainerState
 from bagpipe_hpc.sharding import KeySpace
 from bagpipe_hpc.store.layout import row_width
 from bagpipe_hpc.topology import ORACLE_RANK, Topology
+from bagpipe_hpc.training.buffers import BufferPool, HostBuffer, HostMemory
 from bagpipe_hpc.training.build import build_step
 from bagpipe_hpc.training.dense import dense_parameters
 from bagpipe_hpc.training.device import Device, choose_device, free_bytes, set_num_threads
@@ -52,6 +54,7 @@ from bagpipe_hpc.transport.base import TrainerEnd
 from bagpipe_hpc.transport.channel import PlanReceiver
 from bagpipe_hpc.transport.direct import DirectTrainer
 from bagpipe_hpc.transport.peers import PeerExchange
+from bagpipe_hpc.transport.polite import working_ns
 from bagpipe_hpc.transport.staged import StagedTrainer
 from bagpipe_hpc.transport.window import RowWindow
 
@@ -60,6 +63,7 @@ Float32Array = NDArray[np.float32]
 
 def run_trainer(spec: JobSpec, topology: Topology, comms: Communicators) -> None:
     """Train until the plans end. Communication: see the timeline."""
+    keep_freed_memory()
     # Horovod reads these in init: one tensor at a time, no waiting for more to fuse.
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
     os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.2")
@@ -71,7 +75,7 @@ def run_trainer(spec: JobSpec, topology: Topology, comms: Communicators) -> None
     end = _open_transport(spec.config, topology, comms)
     comms.world.gather(_cache_limit(spec, device, node.size))
     trainer = _Trainer(spec, comms, device, num_slots=comms.world.bcast(None))
-    prefetcher = _Prefetcher(comms, end, spec.config)
+    prefetcher = _Prefetcher(comms, end, spec.config, device)
     trainer.run(prefetcher, end)
     if comms.world.bcast(None):  # training is done
         trainer.report_totals(num_threads)
@@ -99,14 +103,17 @@ def _open_transport(config: Config, topology: Topology, comms: Communicators) ->
 @dataclass(frozen=True)
 class _Landed:
     plan: TrainerPlan
-    rows: Float32Array
+    rows: Float32Array  # in the buffer, which whoever inserts them gives back
+    buffer: HostBuffer
     planned_at: int  # when the plan arrived, by time.perf_counter_ns
 
 
 class _Prefetcher:
     """Receives plans and takes their rows ahead of time (1 to 3)."""
 
-    def __init__(self, comms: Communicators, end: TrainerEnd, config: Config) -> None:
+    def __init__(self, comms: Communicators, end: TrainerEnd, config: Config, device: Device) -> None:
+        self.buffers = BufferPool(HostMemory(device))  # P + 2: one filled, P queued, one inserted
+        self.work: list[int] = []  # by working_ns, after each iteration
         self._plans = PlanReceiver(comms.plans)
         self._end = end
         self._row_width = row_width(config)
@@ -121,13 +128,15 @@ class _Prefetcher:
                 continue
             assert isinstance(plan, TrainerPlan)
             planned_at = time.perf_counter_ns()
-            rows = np.empty((len(plan.fetch_slots), self._row_width), dtype=np.float32)
+            buffer = self.buffers.take()
+            rows = buffer.rows(len(plan.fetch_slots), self._row_width)
             self._end.fetch(plan, rows)  # 2
+            self.work.append(working_ns())
             with trace.span("queue wait", plan.iteration):
-                self._landed.put(_Landed(plan, rows, planned_at))  # 3
+                self._landed.put(_Landed(plan, rows, buffer, planned_at))  # 3
         self._landed.put(None)  # 10
 
-    def next(self, watch: Stopwatch) -> tuple[TrainerPlan, Float32Array] | Snapshot | None:
+    def next(self, watch: Stopwatch) -> _Landed | Snapshot | None:
         """The next plan and its rows, or a snapshot between two; waiting is counted by its cause."""
         start = time.perf_counter_ns()
         landed = self._landed.get()
@@ -137,7 +146,7 @@ class _Prefetcher:
         planned_at = min(max(start, landed.planned_at), stop)
         watch.add("plan_wait", start, planned_at, landed.plan.iteration)
         watch.add("prefetch_wait", planned_at, stop, landed.plan.iteration)
-        return landed.plan, landed.rows
+        return landed
 
 
 class _Trainer:
@@ -169,11 +178,13 @@ class _Trainer:
             ("iterations", "samples", "rows_fetched", "rows_written_back", "rows_pushed", "bytes_exchanged"), 0
         )
         self._clock = [time.perf_counter()]  # when training iterations ended
+        self._work: dict[str, list[int]] = {"main": [], "exchange": [], "prefetch": []}  # by thread, as prefetcher.work
         self._seconds_by_cause: dict[str, float] = {}
         self._predictions: list[tuple[Float32Array, Float32Array]] = []
 
     def run(self, prefetcher: _Prefetcher, end: TrainerEnd) -> None:
         """Play every plan; all files are written then."""
+        self._work["prefetch"] = prefetcher.work
         self._clock = [time.perf_counter()]
         if self._step.is_overlapped:
             self._run_overlapped(prefetcher, end)
@@ -190,7 +201,9 @@ class _Trainer:
         def meanwhile(previous: OpenIteration | None) -> OpenIteration | Snapshot | None:
             if previous is not None:
                 self._finish(previous, end)  # 4
-            return self._start_next(prefetcher, self._delayed_watch)  # 5
+            following = self._start_next(prefetcher, self._delayed_watch)  # 5
+            self._work["exchange"].append(working_ns())
+            return following
 
         with ThreadPoolExecutor(1, "exchange") as exchange:
             previous, current = None, self._start_next(prefetcher, self._watch)
@@ -210,9 +223,10 @@ class _Trainer:
         landed = prefetcher.next(watch)
         if landed is None or isinstance(landed, Snapshot):
             return landed
-        plan, rows = landed
-        with trace.span("start", plan.iteration):
-            return self._step.start(plan, rows)
+        with trace.span("start", landed.plan.iteration):
+            iteration = self._step.start(landed.plan, landed.rows)
+        prefetcher.buffers.give_back(landed.buffer)
+        return iteration
 
     def _save(self, snapshot: Snapshot, previous: OpenIteration | None, end: TrainerEnd) -> None:
         """Copy the state after an iteration; what is left of that iteration comes first, and counts as stall."""
@@ -229,6 +243,7 @@ class _Trainer:
         with trace.span("evaluation" if plan.read_only else "iteration", plan.iteration):
             loss, logits = self._step.compute(iteration)
             self._account(plan, loss, logits)  # 7
+        self._work["main"].append(working_ns())
         if not plan.read_only:
             self._clock.append(time.perf_counter())
             self._seconds_by_cause = dict(self._watch.seconds)
@@ -249,7 +264,7 @@ class _Trainer:
             self._counters["samples"] += plan.num_samples
             self._counters["rows_fetched"] += len(plan.fetch_slots)
             self._counters["rows_pushed"] += len(plan.push_index)
-            self._counters["bytes_exchanged"] = self._peers.bytes_sent + self._delayed_peers.bytes_sent
+            self._counters["bytes_exchanged"] += self._step.exchanged_bytes(plan)
         if self._comms.trainers.rank == 0:
             self._comms.reports.Send(
                 REPORT.pack(plan.iteration, loss, plan.num_global_samples, plan.read_only), ORACLE_RANK
@@ -261,6 +276,7 @@ class _Trainer:
         totals: dict[str, Any] = {
             "seconds": self._clock[-1] - self._clock[0],
             "iteration_seconds": np.diff(self._clock),
+            "working_seconds": {thread: np.diff(work) / 1e9 for thread, work in self._work.items()},
             "delayed_seconds_by_cause": dict(self._delayed_watch.seconds),
             "seconds_by_cause": self._seconds_by_cause,
             **self._counters,

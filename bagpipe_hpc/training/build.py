@@ -11,6 +11,7 @@ from bagpipe_hpc.training.dense import DenseSynchronizer
 from bagpipe_hpc.training.models import build_model
 from bagpipe_hpc.training.row_optimizer import RowSGD
 from bagpipe_hpc.training.step import Peers, Stopwatch, TrainingStep
+from bagpipe_hpc.training.wire import Wire
 
 
 def build_step(
@@ -39,6 +40,7 @@ def build_step(
         dense=DenseSynchronizer(model),
         peers=peers,
         delayed_peers=delayed_peers,
+        wire=Wire(config.training.wire_dtype),
         stopwatch=stopwatch,
         delayed_stopwatch=delayed_stopwatch,
     )

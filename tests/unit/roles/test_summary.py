@@ -23,6 +23,7 @@ def totals_of(trainer: int, evaluation: EvaluationResult | None) -> dict[str, An
         "samples": 600,
         "iterations": 10,
         "iteration_seconds": np.array([9.0, 0.25, 0.5, 0.25, 0.5, 0.25, 9.0, 9.0, 9.0, 9.0]) + trainer,
+        "working_seconds": {"main": np.full(30, 0.002), "exchange": np.empty(0)},
         "seconds_by_cause": {"compute": 2.0, "cache": 1.0 + trainer},
         "delayed_seconds_by_cause": {"drain": 0.5},
         "evaluation": evaluation if trainer == 0 else None,
