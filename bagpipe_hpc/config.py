@@ -98,7 +98,15 @@ class TrainingConfig(_Section):
     epochs: int = Field(1, ge=1, description="Passes over the training split.")
     iterations: int | None = Field(None, ge=1, description="Stop after so many iterations; null: all epochs.")
     learning_rate: float = Field(0.1, gt=0, allow_inf_nan=False, description="SGD step size, rows and dense alike.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of initial rows and dense parameters.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of initial rows, dense parameters and the order of shuffled samples."
+    )
+    shuffle_block: int | None = Field(
+        None,
+        ge=1,
+        description="Train in another order in every epoch: blocks of so many samples, and samples within each, change "
+        "places; null: in the order of the data set.",
+    )
     threads: int | None = Field(None, ge=1, description="Threads of a trainer; null: its share of the node's cores.")
     wire_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32",

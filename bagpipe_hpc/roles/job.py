@@ -154,7 +154,7 @@ def _choose_checkpoint(
     config: Config, topology: Topology, dataset: Dataset, run_path: Path, resume: str | None
 ) -> tuple[Position, CheckpointSpec | None]:
     """Where training starts, and from which checkpoint."""
-    from bagpipe_hpc.roles.resume import check_fit, keeps_caches, model_entry, open_checkpoints
+    from bagpipe_hpc.roles.resume import check_fit, keeps_caches, open_checkpoints
 
     if not config.checkpoint.enabled and resume is None:
         return BEGINNING, None
@@ -163,6 +163,6 @@ def _choose_checkpoint(
         if resume is not None:
             print(f"{root} has no good checkpoint: training starts afresh", flush=True)
         return BEGINNING, CheckpointSpec(root, generation)
-    start = check_fit(checkpoint, model_entry(config, dataset.schema), dataset)
+    start = check_fit(checkpoint, config, dataset)
     print(f"going on from {checkpoint.path}", flush=True)
     return start, CheckpointSpec(root, generation, checkpoint.path.resolve(), keeps_caches(checkpoint, topology))

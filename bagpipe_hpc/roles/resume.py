@@ -59,15 +59,28 @@ def _refuse_used(root: Path) -> None:
         )
 
 
-def check_fit(checkpoint: Checkpoint, wanted: ModelEntry, dataset: Dataset) -> Position:
+def _require_same_order(checkpoint: Checkpoint, config: Config) -> None:
+    """In the middle of an epoch, samples must come in the order they did."""
+    training = checkpoint.manifest.config.get("training")
+    saved = training.get("shuffle_block") if isinstance(training, dict) else None
+    if saved != config.training.shuffle_block:
+        raise CheckpointError(
+            f"{checkpoint.path} stands within an epoch: training.shuffle_block is {saved} in the checkpoint, "
+            f"{config.training.shuffle_block} in the job, so samples would be left out; set it to {saved}"
+        )
+
+
+def check_fit(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> Position:
     """Hold a job against the checkpoint it is to go on from; returns where it goes on.
 
     Raises:
         CheckpointError: names every field that differs.
     """
     manifest = checkpoint.manifest
-    require_same_model(manifest.model, wanted)
+    require_same_model(manifest.model, model_entry(config, dataset.schema))
     position = Position(manifest.iteration, manifest.position.epoch, manifest.position.sample)
+    if position.sample > 0:
+        _require_same_order(checkpoint, config)
     if position.sample > dataset.train.num_samples:
         raise CheckpointError(
             f"{checkpoint.path} goes on at training sample {position.sample:,}, but {dataset.path} has "

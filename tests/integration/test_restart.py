@@ -123,9 +123,10 @@ def test_other_topologies_load_the_same_model(small_dataset: Path, tmp_path: Pat
         saved[name] = tmp_path / name / "checkpoints"
 
 
-def test_placed_samples_and_models_with_wider_rows(small_dataset: Path, tmp_path: Path) -> None:
+def test_placed_and_shuffled_samples_and_models_with_wider_rows(small_dataset: Path, tmp_path: Path) -> None:
     every = ["checkpoint.every=25", "checkpoint.keep_last=9"]
     kinds = {"locality": ["oracle.placement=locality"], "deepfm": ["model.name=deepfm"], "fgcnn": ["model.name=fgcnn"]}
+    kinds["shuffled"] = ["training.shuffle_block=64"]
     jobs = [job(*settings, *every, run=name) for name, settings in kinds.items()]
     jobs += [job(*settings, run=f"{name}-on", resume=iteration(tmp_path, name, 25)) for name, settings in kinds.items()]
     finish_all(4, small_dataset, tmp_path, jobs)
@@ -152,9 +153,13 @@ def test_what_contradicts_a_checkpoint_is_named(small_dataset: Path, whole: Path
     checkpoints = whole / "whole" / "checkpoints"
     jobs = [job(setting, run="refused", resume=checkpoints) for setting in wrong]
     jobs += [job(run="refused", resume=tmp_path / "nowhere")]
+    within_an_epoch = iteration(whole, "whole", saved_iterations(whole, "whole")[0])
+    jobs += [job("training.shuffle_block=64", run="refused", resume=within_an_epoch)]
     codes, output = run_jobs(3, small_dataset, tmp_path, jobs)
     assert codes == [2] * len(jobs), output
-    for words in [*wrong.values(), "nowhere/manifest.json does not exist"]:
+    missing = "nowhere/manifest.json does not exist"
+    shuffled = "training.shuffle_block is None in the checkpoint, 64 in the job"
+    for words in [*wrong.values(), missing, shuffled]:
         assert words in output
 
 
