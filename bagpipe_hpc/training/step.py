@@ -301,7 +301,7 @@ class TrainingStep:
                 start += count
         slots = plan.update_slots[positions]
         rows = self._cache.read(slots)
-        self._row_optimizer.step(rows, sums)
+        self._row_optimizer.step(rows, sums, plan.iteration)
         self._cache.write(slots, rows)
 
 

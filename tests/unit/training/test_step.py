@@ -24,6 +24,7 @@ from bagpipe_hpc.sharding import KeySpace, Sharding, share_boundaries
 from bagpipe_hpc.training.cache import RowCache
 from bagpipe_hpc.training.models import build_model
 from bagpipe_hpc.training.row_optimizer import RowSGD
+from bagpipe_hpc.training.schedule import LearningRate
 from bagpipe_hpc.training.step import OpenIteration, Stopwatch, TrainingStep
 from tests.plans import RankPlans, rank_plans
 
@@ -167,8 +168,8 @@ class CountingSGD(RowSGD):
 
     state_width = 1
 
-    def step(self, rows: torch.Tensor, gradients: torch.Tensor) -> None:
-        super().step(rows[:, :DIM], gradients)
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+        super().step(rows[:, :DIM], gradients, iteration)
         rows[:, DIM] += 1
 
 
@@ -306,7 +307,7 @@ def make_steps(models: list[nn.Module], cache_rows: int, overlapped: bool) -> li
             row_dim=DIM,
             num_tables=NUM_TABLES,
             cache=RowCache(cache_rows, DIM + 1, torch.device("cpu")),
-            row_optimizer=CountingSGD(LEARNING_RATE),
+            row_optimizer=CountingSGD(LearningRate(LEARNING_RATE)),
             dense_optimizer=torch.optim.SGD(model.parameters(), lr=LEARNING_RATE),
             dense=ThreadDense(dense_board, trainer, model),
             peers=peers(board, trainer),
