@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bagpipe_hpc.errors import ConfigError
 
@@ -106,6 +115,10 @@ class TrainingConfig(_Section):
         description="Step size of rows and dense parameters, unless they have their own.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of initial rows and dense parameters.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Of the model's forward and backward; parameters, rows and all sums are float32.",
+    )
     threads: int | None = Field(None, ge=1, description="Threads of a trainer; null: its share of the node's cores.")
 
 
@@ -146,6 +159,25 @@ class RowOptimizerConfig(_Section):
             "adam": {"betas": list(self.betas), "eps": self.effective_eps},
         }
         return essentials[self.name]
+
+
+class DenseOptimizerConfig(_Section):
+    name: str = Field("sgd", description="Optimizer of dense parameters: a class of torch.optim, in any case.")
+    learning_rate: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Step size of dense parameters; null: training.learning_rate."
+    )
+    arguments: dict[str, JsonValue] = Field({}, description="Of the class, such as momentum or betas; not lr.")
+    clip_norm: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Scale dense gradients whose global norm is larger to this; null: do not.",
+    )
+
+    @property
+    def is_plain_sgd(self) -> bool:
+        """Whether there is nothing that could be wrong."""
+        return self.name.lower() == "sgd" and not self.arguments
 
 
 class ScheduleConfig(_Section):
@@ -211,6 +243,7 @@ class Config(_Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     row_optimizer: RowOptimizerConfig = RowOptimizerConfig()
+    dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -244,6 +277,11 @@ class Config(_Section):
     def row_learning_rate(self) -> float:
         """Of rows, before the schedule."""
         return self.row_optimizer.learning_rate or self.training.learning_rate
+
+    @property
+    def dense_learning_rate(self) -> float:
+        """Of dense parameters, before the schedule."""
+        return self.dense_optimizer.learning_rate or self.training.learning_rate
 
     def to_yaml(self) -> str:
         """The whole configuration, defaults included."""

@@ -51,6 +51,8 @@ def _allowed(field: dict[str, Any]) -> str:
     if field["type"] == "array":
         items = field.get("prefixItems") or [field["items"]]
         return f"list of {_allowed(items[0])}"
+    if field["type"] == "object":
+        return "mapping"
     bounds = [f"{sign} {_number(field[bound])}" for bound, sign in BOUNDS.items() if bound in field]
     return ", ".join([str(field["type"]), *bounds])
 

@@ -114,7 +114,8 @@ def model_entry(config: Config, schema: Schema) -> ModelEntry:
             "row_optimizer": config.row_optimizer.name,
             "row_optimizer_settings": config.row_optimizer.essentials,
             "row_state": [{"name": name, "columns": columns} for name, columns in state_columns(config).items()],
-            "dense_optimizer": "sgd",
+            "dense_optimizer": config.dense_optimizer.name.lower(),
+            "dense_optimizer_settings": config.dense_optimizer.arguments,
             "seed": config.training.seed,
         }
     )

@@ -8,6 +8,7 @@ from bagpipe_hpc.config import Config
 from bagpipe_hpc.store.layout import row_width
 from bagpipe_hpc.training.cache import RowCache
 from bagpipe_hpc.training.dense import DenseSynchronizer
+from bagpipe_hpc.training.dense_optimizer import build_dense_optimizer
 from bagpipe_hpc.training.models import build_model
 from bagpipe_hpc.training.row_optimizer import build_row_optimizer
 from bagpipe_hpc.training.schedule import LearningRate
@@ -30,6 +31,7 @@ def build_step(
     """Model, optimizers and cache of one trainer, ready to play plans. Horovod must be initialised."""
     model = build_model(config.model, num_dense, num_tables, config.training.seed).to(device)
     row_rate = LearningRate(config.row_learning_rate, config.schedule)
+    dense_rate = LearningRate(config.dense_learning_rate, config.schedule)
     return TrainingStep(
         trainer_rank=trainer_rank,
         model=model,
@@ -37,8 +39,9 @@ def build_step(
         num_tables=num_tables,
         cache=RowCache(num_slots, row_width(config), device),
         row_optimizer=build_row_optimizer(config.row_optimizer, row_rate),
-        dense_optimizer=torch.optim.SGD(model.parameters(), lr=config.training.learning_rate),
+        dense_optimizer=build_dense_optimizer(config.dense_optimizer, model.parameters(), dense_rate),
         dense=DenseSynchronizer(model),
+        in_bfloat16=config.training.precision == "bfloat16",
         peers=peers,
         delayed_peers=delayed_peers,
         stopwatch=stopwatch,

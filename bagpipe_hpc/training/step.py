@@ -36,6 +36,7 @@ from torch.nn import functional
 from bagpipe_hpc import trace
 from bagpipe_hpc.lookahead.plan import TrainerPlan
 from bagpipe_hpc.training.cache import RowCache, to_device, to_host
+from bagpipe_hpc.training.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.training.row_optimizer import RowOptimizer
 
 Float32Array = NDArray[np.float32]
@@ -113,6 +114,7 @@ class TrainingStep:
         row_optimizer: For rows.
         dense_optimizer: For the model's parameters.
         dense: Sums dense gradients.
+        in_bfloat16: Whether the model computes in bfloat16 where torch.autocast finds that safe.
         peers: The other trainers, for `compute`.
         delayed_peers: The other trainers, for `start` and `finish`; None: nothing is early or delayed.
         stopwatch: Gets the time of each part.
@@ -128,8 +130,9 @@ class TrainingStep:
         num_tables: int,
         cache: RowCache,
         row_optimizer: RowOptimizer,
-        dense_optimizer: torch.optim.Optimizer,
+        dense_optimizer: DenseOptimizer,
         dense: Dense,
+        in_bfloat16: bool = False,
         peers: Peers,
         delayed_peers: Peers | None,
         stopwatch: Stopwatch,
@@ -143,6 +146,7 @@ class TrainingStep:
         self._row_optimizer = row_optimizer
         self._dense_optimizer = dense_optimizer
         self.dense = dense
+        self._in_bfloat16 = in_bfloat16
         self._peers = peers
         self._delayed_peers = delayed_peers
         self._watch = stopwatch
@@ -161,7 +165,7 @@ class TrainingStep:
     @property
     def dense_optimizer(self) -> torch.optim.Optimizer:
         """Of the model's parameters."""
-        return self._dense_optimizer
+        return self._dense_optimizer.torch_optimizer
 
     def start(self, plan: TrainerPlan, landed: Float32Array) -> OpenIteration:
         """Bring the rows of an iteration together, as far as the iteration before leaves them alone.
@@ -199,7 +203,7 @@ class TrainingStep:
                 return float("nan"), to_host(self._forward(plan, rows))
         rows = rows.contiguous().requires_grad_()
         with self._watch.time("compute"):  # 5
-            self._dense_optimizer.zero_grad(set_to_none=True)
+            self._dense_optimizer.zero_grad()
             logits = self._forward(plan, rows)
             labels = to_device(plan.labels, rows.device)
             share = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
@@ -213,7 +217,7 @@ class TrainingStep:
         self._reduce(iteration, critical, self._peers, self._watch, "exchange")  # 6, 7
         with self._watch.time("dense"):  # 8
             loss = self.dense.finish()
-            self._dense_optimizer.step()
+            self._dense_optimizer.step(plan.iteration)
         return loss, to_host(logits)
 
     def finish(self, iteration: OpenIteration) -> Float32Array:
@@ -248,8 +252,9 @@ class TrainingStep:
         # (num_samples, num_tables)
         sample_rows = to_device(plan.sample_rows, rows.device).view(self._num_tables, plan.num_samples).t()
         dense = to_device(plan.dense, rows.device)
-        logits: torch.Tensor = self.model(dense, functional.embedding(sample_rows, rows))
-        return logits
+        with torch.autocast(rows.device.type, torch.bfloat16, enabled=self._in_bfloat16):
+            logits: torch.Tensor = self.model(dense, functional.embedding(sample_rows, rows))
+        return logits.float()
 
     def _reduce(self, iteration: OpenIteration, classes: Classes, peers: Peers, watch: Stopwatch, cause: str) -> None:
         """Gradients of replicas of these Gray classes to their owners; then update the rows they belong to."""

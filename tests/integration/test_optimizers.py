@@ -29,6 +29,20 @@ CACHED = ["lookahead.window=3", "lookahead.prefetch_depth=2"]  # rows leave and 
 MODELS = get_args(ModelConfig.model_fields["name"].annotation)
 OPTIMIZERS = get_args(RowOptimizerConfig.model_fields["name"].annotation)
 PAIRS = list(itertools.product(MODELS, OPTIMIZERS))
+WARM_UP = ["schedule.warm_up_iterations=3", "schedule.decay=cosine", "schedule.decay_iterations=4"]
+DENSE_ADAM = ["dense_optimizer.name=adam", "dense_optimizer.learning_rate=0.01", "row_optimizer.name=adagrad"]
+WAYS = [
+    [],
+    WARM_UP,
+    DENSE_ADAM,
+    [*DENSE_ADAM, *WARM_UP, "dense_optimizer.clip_norm=0.05", "training.precision=bfloat16"],
+    ["dense_optimizer.arguments.momentum=0.9", "dense_optimizer.clip_norm=0.05"],
+    ["dense_optimizer.name=Adagrad", "row_optimizer.clip_value=1e-4", "row_optimizer.learning_rate=0.5"],
+]
+STATEFUL = {name: [f"row_optimizer.name={name}"] for name in OPTIMIZERS if name != "sgd"}
+STATEFUL["dense adam"] = [*DENSE_ADAM, *WARM_UP]
+INITIAL = "row_optimizer.initial_accumulator_value=0.1"
+SAVING = ["checkpoint.enabled=true", "checkpoint.every=4", "checkpoint.keep_last=9"]
 
 
 @pytest.fixture(scope="module")
@@ -57,39 +71,51 @@ def digest(out: Path, run: str) -> str:
     return found
 
 
-def test_every_model_with_every_optimizer(small_dataset: Path, sequences: Path, tmp_path: Path) -> None:
+def digests_in_both_modes(small_dataset: Path, out: Path, jobs: list[dict[str, Any]]) -> list[str]:
+    """Digests of the jobs at 2 trainers, which must be the same cached and synchronous."""
     modes = {"cached": CACHED, "synchronous": ["mode=synchronous"]}
+    runs = [
+        {**job, "run": f"{mode}-{index}", "set": [*COMMON, *settings, *job["set"]]}
+        for mode, settings in modes.items()
+        for index, job in enumerate(jobs)
+    ]
+    run_jobs(4, small_dataset, out, runs)
+    for index, job in enumerate(jobs):
+        assert digest(out, f"cached-{index}") == digest(out, f"synchronous-{index}"), job
+    return [digest(out, f"cached-{index}") for index in range(len(jobs))]
+
+
+def test_every_model_with_every_optimizer(small_dataset: Path, sequences: Path, tmp_path: Path) -> None:
     jobs = [
         {
-            "run": f"{mode}-{model}-{optimizer}",
-            "set": [*COMMON, *settings, f"model.name={model}", f"row_optimizer.name={optimizer}"],
+            "set": [f"model.name={model}", f"row_optimizer.name={optimizer}"],
             "data": str(sequences if model == "caser" else small_dataset),
         }
         for model, optimizer in PAIRS
-        for mode, settings in modes.items()
     ]
-    run_jobs(4, small_dataset, tmp_path, jobs)
-    cached = {pair: digest(tmp_path, "-".join(["cached", *pair])) for pair in PAIRS}
-    synchronous = {pair: digest(tmp_path, "-".join(["synchronous", *pair])) for pair in PAIRS}
-    assert cached == synchronous
-    assert len(set(cached.values())) == len(PAIRS)
+    digests = dict(zip(PAIRS, digests_in_both_modes(small_dataset, tmp_path, jobs), strict=True))
+    assert len(set(digests.values())) == len(PAIRS)
     for model, optimizer in itertools.product(("dlrm", "deepfm"), ROW_OPTIMIZERS):
         config = ModelConfig.model_validate({"name": model, "embedding_dim": 8})
         plain = plain_digest(small_dataset, 2, 1, BATCH_SIZE, 0.05, config, optimizer)
-        assert cached[model, optimizer] == plain, f"{model} with {optimizer} is not what PyTorch does"
+        assert digests[model, optimizer] == plain, f"{model} with {optimizer} is not what PyTorch does"
 
 
-STATEFUL = [optimizer for optimizer in OPTIMIZERS if optimizer != "sgd"]
-INITIAL = "row_optimizer.initial_accumulator_value=0.1"
-SAVING = ["checkpoint.enabled=true", "checkpoint.every=4", "checkpoint.keep_last=9"]
+def test_other_ways_to_train(small_dataset: Path, sequences: Path, tmp_path: Path) -> None:
+    """Dense optimizers, clipping, schedules, bfloat16 with every model."""
+    jobs: list[dict[str, Any]] = [{"set": settings} for settings in WAYS]
+    for model in MODELS:
+        dataset = sequences if model == "caser" else small_dataset
+        jobs.append({"set": [f"model.name={model}", "training.precision=bfloat16"], "data": str(dataset)})
+    assert len(set(digests_in_both_modes(small_dataset, tmp_path, jobs))) == len(jobs)
 
 
 def test_state_goes_on_from_a_checkpoint(small_dataset: Path, memory_path: Path) -> None:
     """With another lookahead, in synchronous mode, and on another number of servers."""
     others = {"longer": ["lookahead.window=20", "lookahead.prefetch_depth=4"], "synchronous": ["mode=synchronous"]}
     jobs, moved = [], []
-    for name in STATEFUL:
-        settings = [*COMMON, *CACHED, INITIAL, f"row_optimizer.name={name}"]
+    for name, optimizer in STATEFUL.items():
+        settings = [*COMMON, *CACHED, INITIAL, *optimizer]
         middle = str(memory_path / name / "checkpoints" / "iteration-000000000004")
         jobs.append({"run": name, "set": [*settings, *SAVING]})
         jobs += [{"run": f"{name}-{o}", "set": [*settings, *more], "resume": middle} for o, more in others.items()]

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from bagpipe_hpc.config import ModelConfig
+from bagpipe_hpc.config import ModelConfig, ScheduleConfig
 from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
 from bagpipe_hpc.sharding import KeySpace, Sharding, share_boundaries
 from bagpipe_hpc.training.cache import RowCache
+from bagpipe_hpc.training.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.training.models import build_model
 from bagpipe_hpc.training.row_optimizer import RowSGD
 from bagpipe_hpc.training.schedule import LearningRate
@@ -31,7 +32,8 @@ from tests.plans import RankPlans, rank_plans
 Float32Array = NDArray[np.float32]
 
 KEY_SPACE = KeySpace((4, 30, 11))
-NUM_TABLES, NUM_DENSE, DIM, LEARNING_RATE = 3, 2, 5, 0.3
+NUM_TABLES, NUM_DENSE, DIM = 3, 2, 5
+RATE = LearningRate(0.3, ScheduleConfig(warm_up_iterations=4, decay="inverse_sqrt"))
 MODEL = ModelConfig(embedding_dim=DIM, bottom_mlp=(7,), top_mlp=(6,))
 READ_ONLY = {5, 11, 12}
 SIZES = (7, 7, 1, 7, 2, 7, 7, 5, 7, 7, 7, 4, 6)  # some shares are empty
@@ -76,10 +78,11 @@ def plain_training(num_shares: int) -> Outcome:
     model = build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3)
     pieces = np.split(initial_rows(), KEY_SPACE.table_offsets[1:-1])
     tables = nn.ModuleList(nn.Embedding.from_pretrained(torch.tensor(piece), freeze=False) for piece in pieces)
-    optimizer = torch.optim.SGD([*model.parameters(), *tables.parameters()], lr=LEARNING_RATE)
+    optimizer = torch.optim.SGD([*model.parameters(), *tables.parameters()])
     outcome = Outcome(np.empty(0, np.float32), [])
-    for batch in batches():
+    for iteration, batch in enumerate(batches()):
         ids = torch.from_numpy(batch.ids)
+        optimizer.param_groups[0]["lr"] = RATE(iteration)
         optimizer.zero_grad()
         logits, losses = [], []
         for share in torch.arange(len(ids)).tensor_split(num_shares):
@@ -307,8 +310,8 @@ def make_steps(models: list[nn.Module], cache_rows: int, overlapped: bool) -> li
             row_dim=DIM,
             num_tables=NUM_TABLES,
             cache=RowCache(cache_rows, DIM + 1, torch.device("cpu")),
-            row_optimizer=CountingSGD(LearningRate(LEARNING_RATE)),
-            dense_optimizer=torch.optim.SGD(model.parameters(), lr=LEARNING_RATE),
+            row_optimizer=CountingSGD(RATE),
+            dense_optimizer=DenseOptimizer(torch.optim.SGD(model.parameters()), RATE),
             dense=ThreadDense(dense_board, trainer, model),
             peers=peers(board, trainer),
             delayed_peers=peers(delayed_board, trainer) if overlapped else None,
