@@ -129,6 +129,10 @@ def _validate(world_size: int, request: Request) -> _Job:
     check_thread_level()
     budget = Budget(seconds_left(request.time_limit, os.environ, time.time()), time.perf_counter())
     config = load_config(request.config_path, request.overrides)
+    if not config.dense_optimizer.is_plain_sgd:
+        from bagpipe_hpc.training.dense_optimizer import check_dense_optimizer  # imports torch, which takes seconds
+
+        check_dense_optimizer(config.dense_optimizer)
     topology = Topology(world_size, config.roles.servers)
     iterations = None if request.traced is None else parse_iterations(request.traced)
     dataset = open_dataset(request.data_path)

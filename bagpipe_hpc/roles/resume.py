@@ -23,6 +23,7 @@ from bagpipe_hpc.roles.course import Position
 from bagpipe_hpc.roles.planning import Boundary, Placed
 from bagpipe_hpc.roles.progress import History
 from bagpipe_hpc.roles.spec import JobSpec
+from bagpipe_hpc.store.layout import state_columns
 from bagpipe_hpc.topology import Topology
 
 AUTO = "auto"
@@ -123,8 +124,11 @@ def model_entry(config: Config, schema: Schema) -> ModelEntry:
             "tables": [{"name": table.name, "num_embeddings": table.num_embeddings} for table in schema.tables],
             "embedding_dim": model.embedding_columns,
             "first_order_columns": model.row_dim - model.embedding_columns,
-            "row_optimizer": "sgd",
-            "dense_optimizer": "sgd",
+            "row_optimizer": config.row_optimizer.name,
+            "row_optimizer_settings": config.row_optimizer.essentials,
+            "row_state": [{"name": name, "columns": columns} for name, columns in state_columns(config).items()],
+            "dense_optimizer": config.dense_optimizer.name.lower(),
+            "dense_optimizer_settings": config.dense_optimizer.arguments,
             "seed": config.training.seed,
         }
     )

@@ -148,6 +148,9 @@ def test_what_contradicts_a_checkpoint_is_named(small_dataset: Path, whole: Path
         "model.embedding_dim=4": "model.embedding_dim is 8 in the checkpoint, 4 in the job",
         "model.name=dcn": "model.name is 'dlrm' in the checkpoint, 'dcn' in the job",
         "model.top_mlp=[128]": "model.settings.top_mlp has 2 entries in the checkpoint, 1 in the job",
+        "row_optimizer.name=rowwise_adagrad": "model.row_state has 0 entries in the checkpoint, 1 in the job",
+        "dense_optimizer.name=ADAM": "model.dense_optimizer is 'sgd' in the checkpoint, 'adam' in the job",
+        "dense_optimizer.arguments.momentum=0.9": "dense_optimizer_settings.momentum is None in the checkpoint, 0.9",
         "training.seed=9": "model.seed is 0 in the checkpoint, 9 in the job",
     }
     checkpoints = whole / "whole" / "checkpoints"
