@@ -215,7 +215,8 @@ class ScheduleConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    enabled: bool = Field(True, description="Evaluate on the validation split after the last iteration.")
+    enabled: bool = Field(True, description="Evaluate after the last iteration.")
+    split: Literal["validation", "train"] = Field("validation", description="Samples to evaluate on.")
     batch_size: int | None = Field(
         None, ge=1, description="Samples of one evaluation batch; null: training.batch_size."
     )
@@ -307,13 +308,21 @@ def load_config(path: Path | None, overrides: list[str]) -> Config:
     Raises:
         ConfigError: names every setting that is wrong, what it was given and what is allowed.
     """
-    settings = read_yaml(path, "configuration") if path is not None else {}
+    return make_config(read_yaml(path, "configuration") if path is not None else {}, overrides, path)
+
+
+def make_config(settings: dict[str, Any], overrides: list[str], source: Path | None) -> Config:
+    """The same from settings that were read from somewhere.
+
+    Args:
+        source: Where they come from, for messages.
+    """
     for override in overrides:
         _apply_override(settings, override)
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from None
+        raise ConfigError(_explain(error, source)) from None
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:

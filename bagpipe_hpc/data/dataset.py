@@ -162,6 +162,10 @@ class Dataset:
     validation: Split
     origin: Mapping[str, JsonValue]
 
+    def split(self, name: SplitName) -> Split:
+        """One of both."""
+        return self.train if name == "train" else self.validation
+
 
 def open_dataset(path: Path) -> Dataset:
     """Open a data set; every shard is opened once to see that it is there, whole, and of this schema.

@@ -222,12 +222,12 @@ def warm_up_planning(config: Config, num_embeddings: tuple[int, ...], num_traine
 def count_batches(config: Config, dataset: Dataset, course: Course) -> int:
     """Batches of a course and of the evaluation after it."""
     batch_size = config.evaluation.batch_size or config.training.batch_size
-    num_validation = dataset.validation.num_batches(batch_size) if config.evaluation.enabled else 0
-    return course.end_iteration - course.start.iteration + num_validation
+    num_evaluated = dataset.split(config.evaluation.split).num_batches(batch_size) if config.evaluation.enabled else 0
+    return course.end_iteration - course.start.iteration + num_evaluated
 
 
 def sample_batches(config: Config, dataset: Dataset, course: Course) -> Iterator[SampleBatch]:
-    """All batches of a course, epoch by epoch, then the validation split, read-only."""
+    """All batches of a course, epoch by epoch, then those to evaluate on, read-only."""
     start, batch_size = course.start, course.batch_size
     epochs = (
         _epoch(config, dataset.train, epoch, start.sample if epoch == start.epoch else 0)
@@ -236,7 +236,7 @@ def sample_batches(config: Config, dataset: Dataset, course: Course) -> Iterator
     batches = itertools.islice(itertools.chain.from_iterable(epochs), course.end_iteration - start.iteration)
     yield from (_sample_batch(batch, read_only=False) for batch in batches)
     if config.evaluation.enabled:
-        for batch in dataset.validation.batches(config.evaluation.batch_size or batch_size):
+        for batch in dataset.split(config.evaluation.split).batches(config.evaluation.batch_size or batch_size):
             yield _sample_batch(batch, read_only=True)
 
 

@@ -80,6 +80,16 @@ def check_fit(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> Posit
     manifest = checkpoint.manifest
     require_same_model(manifest.model, model_entry(config, dataset.schema))
     position = Position(manifest.iteration, manifest.position.epoch, manifest.position.sample)
+    return position
+
+
+def check_position(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> None:
+    """See that the job can train on from where the checkpoint stands.
+
+    Raises:
+        CheckpointError: there is no such sample, or samples come in another order now.
+    """
+    position = checkpoint.manifest.position
     if position.sample > 0:
         _require_same_order(checkpoint, config)
     if position.sample > dataset.train.num_samples:
@@ -87,7 +97,6 @@ def check_fit(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> Posit
             f"{checkpoint.path} goes on at training sample {position.sample:,}, but {dataset.path} has "
             f"{dataset.train.num_samples:,}; continue with the data set of the checkpoint"
         )
-    return position
 
 
 def keeps_caches(checkpoint: Checkpoint, topology: Topology) -> bool:

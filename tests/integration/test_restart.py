@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torchmetrics.functional.classification import binary_auroc
 
+from bagpipe_hpc.data.dataset import open_dataset
 from tests.integration.jobs import command, digest_of, summary_of, train
 from tests.launch import run_ranks
 
@@ -134,6 +138,30 @@ def test_placed_and_shuffled_samples_and_models_with_wider_rows(small_dataset: P
         summary = summary_of(tmp_path / name)
         assert summary_of(tmp_path / f"{name}-on")["model_digest"] == summary["model_digest"]
         assert digest_of(tmp_path / name / "checkpoints") == summary["model_digest"]
+
+
+def test_a_trained_model_is_evaluated_and_predicts(small_dataset: Path, whole: Path, tmp_path: Path) -> None:
+    """With other ranks than it was trained with."""
+    checkpoints = str(whole / "whole" / "checkpoints")
+    arguments = ["--data", str(small_dataset), "--set", "roles.servers=2", "--set", "evaluation.batch_size=77"]
+    train(5, ["-m", "bagpipe_hpc", "eval", checkpoints, *arguments, "--run-dir", str(tmp_path / "eval")])
+    expected, found = summary_of(whole / "whole"), summary_of(tmp_path / "eval")
+    assert found["model_digest"] == expected["model_digest"]
+    assert found["samples"] == 0
+    # Predictions of other batches may differ in the last bits: kernels sum differently.
+    for name in ("auc", "log_loss", "normalised_entropy", "calibration"):
+        assert found[f"validation_{name}"] == pytest.approx(expected[f"validation_{name}"], abs=1e-5)
+    output = tmp_path / "clicks.npy"
+    train(3, ["-m", "bagpipe_hpc", "predict", checkpoints, *arguments[:2], "--output", str(output), "--split", "train",
+              "--run-dir", str(tmp_path / "predict")])  # fmt: skip
+    predicted = np.load(output)
+    dataset = open_dataset(small_dataset)
+    labels = dataset.train.read(0, dataset.train.num_samples).labels
+    assert predicted.dtype == np.float32
+    assert predicted.shape == labels.shape
+    auc = summary_of(tmp_path / "predict")["validation_auc"]
+    assert float(binary_auroc(torch.from_numpy(predicted), torch.from_numpy(labels).int())) == pytest.approx(auc)
+    assert auc > 0.75
 
 
 def test_more_epochs_go_on_where_training_ended(small_dataset: Path, whole: Path, tmp_path: Path) -> None:
