@@ -48,14 +48,14 @@ def record(name: str, start_ns: int, stop_ns: int, iteration: int | None = None)
         _tracer.track().record(name, start_ns, stop_ns, iteration)
 
 
-def each(name: str, items: Iterable[T]) -> Iterable[T]:
-    """The same items; making item n is traced as a span of iteration n."""
-    return items if _tracer is None else _each(_tracer, name, iter(items))
+def each(name: str, items: Iterable[T], first_iteration: int = 0) -> Iterable[T]:
+    """The same items; making each is traced as a span of its iteration, which they count up from the first."""
+    return items if _tracer is None else _each(_tracer, name, iter(items), first_iteration)
 
 
-def _each(tracer: Tracer, name: str, items: Iterator[T]) -> Iterator[T]:
+def _each(tracer: Tracer, name: str, items: Iterator[T], first_iteration: int) -> Iterator[T]:
     start = tracer.clock()
-    for iteration, item in enumerate(items):
+    for iteration, item in enumerate(items, first_iteration):
         tracer.track().record(name, start, tracer.clock(), iteration)
         yield item
         start = tracer.clock()

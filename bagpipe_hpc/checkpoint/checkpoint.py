@@ -18,6 +18,7 @@ from bagpipe_hpc.checkpoint.layout import (
     DENSE_FILE,
     LATEST,
     MANIFEST,
+    ORACLE_FILE,
     iteration_of,
     server_file,
     servers_to_read,
@@ -25,13 +26,14 @@ from bagpipe_hpc.checkpoint.layout import (
 )
 from bagpipe_hpc.checkpoint.manifest import FileEntry, Manifest, ParentEntry, read_manifest
 from bagpipe_hpc.checkpoint.merge import merge_newest
-from bagpipe_hpc.checkpoint.row_file import CachedRows, RowFile, Rows
+from bagpipe_hpc.checkpoint.row_file import CachedRows, CachedSlots, RowFile, Rows
 from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.digest import ModelDigest
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.sharding import Sharding
 
 _PIECE_BYTES = 16 << 20
+_SLOTS_PER_PIECE = 1 << 20
 _MERGE_BYTES = 512 << 20  # of the pieces of all files together
 
 
@@ -163,6 +165,10 @@ class Checkpoint:
         """What was in one trainer's cache, in pieces, by ascending key; for a job of the same topology."""
         return self.chain[-1].trainer_file(trainer).cached_pieces(self._rows_per_piece(_PIECE_BYTES))
 
+    def cached_slots(self, trainer: int) -> Iterator[CachedSlots]:
+        """The same without the rows themselves."""
+        return self.chain[-1].trainer_file(trainer).slot_pieces(_SLOTS_PER_PIECE)
+
     def trainer_state(self, trainer: int) -> Tree:
         """What one trainer alone had saved besides its rows."""
         return self.chain[-1].trainer_file(trainer).state()
@@ -170,6 +176,12 @@ class Checkpoint:
     def dense(self) -> DenseState:
         """Dense parameters and the state of their optimizer."""
         return load_dense(self.path / DENSE_FILE)
+
+    def oracle_state(self) -> Tree:
+        """What the oracle alone had saved; None: nothing."""
+        if all(entry.name != ORACLE_FILE for entry in self.manifest.files):
+            return None
+        return load_dense(self.path / ORACLE_FILE).state
 
     def extra(self, name: str) -> bytes:
         """A file written by `PartialCheckpoint.write_extra`, held against its checksum."""

@@ -1,7 +1,8 @@
 """A trained model as plain tensors, for programs that know nothing of this package.
 
-Dense parameters keep their names; table `t` is `embeddings.t.weight`, float32 (num_embeddings, embedding_dim), with
-the initial values of rows that were never touched. Optimizer state is left out.
+Dense parameters keep their names; table `t` is `embeddings.t.weight`, float32 (num_embeddings, embedding_dim), and,
+where the model has first-order weights, `first_order.t.weight`, float32 (num_embeddings, 1), with the initial values of
+rows that were never touched. Optimizer state is left out.
 """
 
 from __future__ import annotations
@@ -54,27 +55,39 @@ def export(checkpoint: Checkpoint, output: Path, form: Format) -> None:
                 path.unlink()
 
 
-def complete_rows(checkpoint: Checkpoint, rows_per_piece: int) -> Iterator[tuple[str, Float32Array]]:
-    """Embeddings of every row of every table, in key order: table name, float32 (at most rows_per_piece, dim)."""
+def complete_rows(
+    checkpoint: Checkpoint, rows_per_piece: int, columns: slice | None = None
+) -> Iterator[tuple[str, Float32Array]]:
+    """Some columns (None: the embedding) of every row of every table, in key order.
+
+    Returns:
+        Table name, float32 (at most rows_per_piece, number of columns).
+    """
     model = checkpoint.manifest.model
     initializer = RowInitializer(model.key_space, model.embedding_dim, model.seed)
     touched = RowStream(checkpoint.merged_rows())
     offsets = model.key_space.table_offsets.tolist()
+    columns = columns or slice(model.embedding_dim)
     for table, start, stop in zip(model.tables, offsets, offsets[1:], strict=False):
         for first in range(start, stop, rows_per_piece):
             end = min(first + rows_per_piece, stop)
-            embeddings = np.empty((end - first, model.embedding_dim), dtype=np.float32)
-            initializer.fill(np.arange(first, end), embeddings)
+            complete = np.empty((end - first, model.row_width), dtype=np.float32)
+            initializer.fill(np.arange(first, end), complete)
             for keys, rows in touched.take_all(end):
-                embeddings[keys - first] = rows[:, : model.embedding_dim]
-            yield table.name, embeddings
+                complete[keys - first] = rows
+            yield table.name, complete[:, columns]
 
 
 def _write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
     """An 8-byte little-endian length, a JSON header with name, type, shape and place of each tensor, then the bytes."""
     model, dense = checkpoint.manifest.model, checkpoint.dense().parameters
     shapes = {name: values.shape for name, values in dense.items()}
-    shapes |= {_table_name(table.name): (table.num_embeddings, model.embedding_dim) for table in model.tables}
+    groups = {"embeddings": slice(model.embedding_dim)}
+    if model.first_order_columns:
+        groups["first_order"] = slice(model.embedding_dim, model.embedding_dim + model.first_order_columns)
+    for group, columns in groups.items():
+        width = columns.stop - (columns.start or 0)
+        shapes |= {f"{group}.{table.name}.weight": (table.num_embeddings, width) for table in model.tables}
     header: dict[str, object] = {"__metadata__": {"format": "pt", "iteration": str(checkpoint.manifest.iteration)}}
     end = 0
     for name, shape in shapes.items():
@@ -86,13 +99,10 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for values in dense.values():
             file.write(values.astype("<f4").tobytes())
-        for _, embeddings in complete_rows(checkpoint, max(1, _PIECE_BYTES // (4 * model.embedding_dim))):
-            file.write(embeddings.astype("<f4", copy=False).data)
+        for columns in groups.values():
+            for _, rows in complete_rows(checkpoint, max(1, _PIECE_BYTES // (4 * model.row_width)), columns):
+                file.write(np.ascontiguousarray(rows, dtype="<f4").data)
         _sync(file)
-
-
-def _table_name(table: str) -> str:
-    return f"embeddings.{table}.weight"
 
 
 def _write_torch(safetensors: Path, path: Path) -> None:

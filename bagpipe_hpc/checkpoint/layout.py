@@ -18,6 +18,8 @@ from math import gcd
 MANIFEST = "manifest.json"
 LATEST = "latest"
 DENSE_FILE = "dense.h5"
+ORACLE_FILE = "oracle.h5"
+METRICS_FILE = "metrics.jsonl"
 DISCARDED = ".discarded-"
 
 _COMMITTED = re.compile(r"iteration-(\d{12})")

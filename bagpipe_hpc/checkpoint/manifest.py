@@ -53,7 +53,7 @@ class TableEntry(_Part):
 
 
 class StateEntry(_Part):
-    """Columns of a row behind the embedding, in order."""
+    """Columns of optimizer state at the end of a row, in order."""
 
     name: str
     columns: PositiveInt
@@ -63,18 +63,22 @@ class ModelEntry(_Part):
     """What a job must agree on with a checkpoint to continue from it."""
 
     name: str
+    settings: dict[str, JsonValue] = {}  # of the dense model
     num_dense: NonNegativeInt
     tables: tuple[TableEntry, ...] = Field(min_length=1)
-    embedding_dim: PositiveInt
+    embedding_dim: PositiveInt  # columns that hold embeddings
+    first_order_columns: NonNegativeInt = 0
     row_optimizer: str
+    row_optimizer_settings: dict[str, JsonValue] = {}  # that give its state its meaning
     row_state: tuple[StateEntry, ...] = ()
     dense_optimizer: str
+    dense_optimizer_settings: dict[str, JsonValue] = {}
     seed: NonNegativeInt
 
     @property
     def row_width(self) -> int:
-        """float32 columns of a row: embedding and optimizer state."""
-        return self.embedding_dim + sum(state.columns for state in self.row_state)
+        """float32 columns of a row: embedding, first-order weight, optimizer state."""
+        return self.embedding_dim + self.first_order_columns + sum(state.columns for state in self.row_state)
 
     @property
     def key_space(self) -> KeySpace:
@@ -108,7 +112,7 @@ class Manifest(_Part):
 
     format: Literal["bagpipe_hpc.checkpoint"] = FORMAT
     format_version: Literal[1] = FORMAT_VERSION
-    iteration: NonNegativeInt
+    iteration: NonNegativeInt  # how many are part of the state
     generation: NonNegativeInt
     parent: ParentEntry | None = None  # None: a full checkpoint
     depth: NonNegativeInt = 0  # increments between this checkpoint and its full one, itself included
@@ -191,8 +195,8 @@ def require_same_model(saved: ModelEntry, wanted: ModelEntry) -> None:
 
 def _differences(name: str, saved: Any, wanted: Any) -> Iterator[str]:
     if isinstance(saved, dict) and isinstance(wanted, dict):
-        for key in saved:
-            yield from _differences(f"{name}.{key}", saved[key], wanted[key])
+        for key in saved | wanted:
+            yield from _differences(f"{name}.{key}", saved.get(key), wanted.get(key))
     elif isinstance(saved, list) and isinstance(wanted, list):
         if len(saved) != len(wanted):
             yield f"{name} has {len(saved)} entries in the checkpoint, {len(wanted)} in the job"

@@ -36,6 +36,7 @@ from bagpipe_hpc.checkpoint.layout import (
     DENSE_FILE,
     LATEST,
     MANIFEST,
+    ORACLE_FILE,
     checkpoint_name,
     generation_of_partial,
     partial_name,
@@ -123,6 +124,12 @@ class PartialCheckpoint:
         require_newest(self.root, self.generation)
         store_dense(self.path / DENSE_FILE, dense)
         return self._entry(self.path / DENSE_FILE)
+
+    def write_oracle(self, state: Tree) -> FileEntry:
+        """Write what the oracle alone needs to go on."""
+        require_newest(self.root, self.generation)
+        store_dense(self.path / ORACLE_FILE, DenseState({}, state))
+        return self._entry(self.path / ORACLE_FILE)
 
     def write_extra(self, name: str, content: bytes) -> FileEntry:
         """Write any other file that belongs to the checkpoint, such as the metric history."""

@@ -49,15 +49,18 @@ class RowOptions:
 
 
 @dataclass(frozen=True)
-class CachedRows:
-    """Rows in a trainer's cache.
-
-    keys int64 (n,) ascending, slots int32 (n,), dirty bool (n,), rows float32 (n, row_width).
-    """
+class CachedSlots:
+    """What stands in a trainer's cache: keys int64 (n,) ascending, slots int32 (n,), dirty bool (n,)."""
 
     keys: Int64Array
     slots: NDArray[np.int32]
     dirty: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class CachedRows(CachedSlots):
+    """The same, with rows float32 (n, row_width)."""
+
     rows: Float32Array
 
 
@@ -163,6 +166,11 @@ class RowFile:
         """All rows of a cache, in ascending key order."""
         for columns in self._read(("keys", "rows", "slots", "dirty"), rows_per_piece):
             yield CachedRows(**columns)
+
+    def slot_pieces(self, rows_per_piece: int) -> Iterator[CachedSlots]:
+        """The same without the rows themselves."""
+        for columns in self._read(("keys", "slots", "dirty"), rows_per_piece):
+            yield CachedSlots(**columns)
 
     def state(self) -> Tree:
         """What `store_state` wrote."""

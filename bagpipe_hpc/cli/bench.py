@@ -1,4 +1,4 @@
-"""Commands that measure: `bench oracle`, `bench rma`, `bench ladder`."""
+"""Commands that measure: `bench oracle`, `bench rma`, `bench ladder`, `bench overhead`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bagpipe_hpc.errors import BagpipeError
+from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_INVALID
 
 if TYPE_CHECKING:
     from bagpipe_hpc.bench.rma_traffic import RmaTraffic
 
-EXIT_INVALID = 2
 
 app = typer.Typer(help="Measure parts of the system on this machine or cluster.", no_args_is_help=True)
 
@@ -119,26 +119,55 @@ def ladder(
     """
     from mpi4py import MPI  # starts MPI: from here on a rank that fails must take the others with it
 
+    from bagpipe_hpc.bench import ladder as steps
     from bagpipe_hpc.roles.failure import whole_job_fails_together
 
+    try:
+        chosen = steps.rungs_named(rungs)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     world = MPI.COMM_WORLD
     with whole_job_fails_together(world, f"rank {world.rank}"):
-        from bagpipe_hpc.bench import ladder as steps
         from bagpipe_hpc.roles.console import open_console
-        from bagpipe_hpc.roles.job import run_training
+        from bagpipe_hpc.roles.job import Request, run_training
 
-        try:
-            chosen = steps.rungs_named(rungs)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
+        code = EXIT_DONE
         for rung in chosen:
             settings = [*(overrides or []), *steps.COMMON, *rung.overrides]
-            if not run_training(config, data, run_dir / rung.directory, settings):
-                raise typer.Exit(EXIT_INVALID)
-        if world.rank == 0:
+            code = code or run_training(Request(config, data, run_dir / rung.directory, settings))
+        if world.rank == 0 and code == EXIT_DONE:
             summaries = steps.read_summaries(run_dir, chosen)
             open_console().print(steps.ladder_table(chosen, summaries))
             if json_file:
                 json_file.write_text(json.dumps(summaries, indent=2) + "\n", encoding="utf-8")
             for name in steps.wrong_digests(chosen, summaries):
-                print(f"bagpipe: error: {name} ended with another model than {chosen[0].name}", flush=True)
+                print(f"bagpipe: error: {name} ended with another model than the rungs before it", flush=True)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def overhead(
+    data: Annotated[Path, typer.Option(help="Data set to train on.")],
+    run_dir: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/overhead"),
+    iterations: Annotated[int, typer.Option(help="Iterations to train.")] = 2_000,
+) -> None:
+    """Work per iteration and thread of a trainer that has next to nothing to compute and to move: Python's overhead.
+
+    Start it on all ranks: mpirun -n 3 bagpipe bench overhead --data DATA
+    """
+    from mpi4py import MPI  # starts MPI: from here on a rank that fails must take the others with it
+
+    from bagpipe_hpc.roles.failure import whole_job_fails_together
+
+    world = MPI.COMM_WORLD
+    with whole_job_fails_together(world, f"rank {world.rank}"):
+        from bagpipe_hpc.bench.overhead import overhead_table, read_summary, tiny_settings
+        from bagpipe_hpc.roles.console import open_console
+        from bagpipe_hpc.roles.job import Request, run_training
+
+        code = run_training(Request(None, data, run_dir, tiny_settings(world.size, iterations)))
+        if world.rank == 0 and code == 0:
+            open_console().print(overhead_table(read_summary(run_dir)))
+    if code:
+        raise typer.Exit(code)

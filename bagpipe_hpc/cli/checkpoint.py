@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from bagpipe_hpc.exit_codes import EXIT_FAILURE
+
 app = typer.Typer(help="Examine, check and thin out checkpoints.", no_args_is_help=True)
 
-EXIT_DAMAGED = 1
 
 Root = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of checkpoints.")]
 AnyCheckpoint = Annotated[
@@ -45,7 +46,7 @@ def verify(
             num_damaged += 1
             print(f"damaged  {path}: {error}")
     if num_damaged:
-        raise typer.Exit(EXIT_DAMAGED)
+        raise typer.Exit(EXIT_FAILURE)
 
 
 @app.command("list")

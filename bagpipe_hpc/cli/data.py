@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bagpipe_hpc.exit_codes import EXIT_FAILURE
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -174,8 +176,14 @@ def inspect_command(
     max_samples: Annotated[
         int | None, typer.Option(min=0, help="Read only so many samples of each split; 0 reads none.")
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only hold every shard against its checksums; exit status 1 if any fails.")
+    ] = False,
 ) -> None:
     """Check every sample of a data set and show what it holds: counts, schema, skew, files."""
+    if verify:
+        _verify(directory)
+        return
     from bagpipe_hpc.data.dataset import open_dataset
     from bagpipe_hpc.data.inspect import inspect_dataset
 
@@ -183,6 +191,17 @@ def inspect_command(
     with _progress() as progress:
         report = inspect_dataset(dataset, max_samples=max_samples, progress=progress)
     _print_report(dataset, report)
+
+
+def _verify(directory: Path) -> None:
+    from bagpipe_hpc.data.verify import verify_shards
+
+    num_damaged = 0
+    for file, fault in verify_shards(directory):
+        print(f"damaged  {fault}" if fault else f"good     {directory / file}")
+        num_damaged += fault is not None
+    if num_damaged:
+        raise typer.Exit(EXIT_FAILURE)
 
 
 @contextmanager

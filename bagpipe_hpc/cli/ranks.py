@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bagpipe_hpc.cli.train import EXIT_INVALID
 from bagpipe_hpc.data.importing.ranks import Alone, Ranks
+from bagpipe_hpc.exit_codes import EXIT_INVALID
 
 if TYPE_CHECKING:
     from mpi4py import MPI

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-EXIT_INVALID = 2
-
 
 def train(
     data: Annotated[Path, typer.Option(help="Data set directory, as made by `bagpipe import` or `bagpipe synth`.")],
@@ -23,19 +21,33 @@ def train(
     trace_iterations: Annotated[
         str | None, typer.Option(metavar="A:B", help="Trace only iterations A to B - 1; implies --trace.")
     ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="auto|PATH", help="Go on from a checkpoint; auto: the newest good one, if any."),
+    ] = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Write a checkpoint and stop before so long has passed: S, M:S, H:M:S, D-H:M:S. "
+            "Default: the end of the Slurm job.",
+        ),
+    ] = None,
 ) -> None:
     """Train a model: rank 0 is the oracle, then the embedding servers, then the trainers.
 
     Start it on all ranks of a job: mpirun -n 4 bagpipe train --data DIR --run-dir DIR
+
+    SIGTERM or SIGUSR1 to any rank: a checkpoint, then exit code 75. A second signal stops at once.
     """
     from mpi4py import MPI  # starts MPI: from here on a rank that fails must take the others with it
 
     from bagpipe_hpc.roles.failure import whole_job_fails_together
 
     with whole_job_fails_together(MPI.COMM_WORLD, f"rank {MPI.COMM_WORLD.rank}"):
-        from bagpipe_hpc.roles.job import run_training
+        from bagpipe_hpc.roles.job import Request, run_training
 
         traced = trace_iterations or (":" if trace else None)
-        is_done = run_training(config, data, run_dir, overrides or [], traced)
-    if not is_done:
-        raise typer.Exit(EXIT_INVALID)
+        code = run_training(Request(config, data, run_dir, overrides or [], traced, resume, time_limit))
+    if code:
+        raise typer.Exit(code)

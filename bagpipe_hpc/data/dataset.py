@@ -125,6 +125,21 @@ class Split:
         if pieces:
             yield Batch.concatenate(pieces)
 
+    def read(self, start: int, stop: int) -> Batch:
+        """Samples [start, stop), at least one.
+
+        Raises:
+            DatasetError: a shard or a sample is not sound.
+        """
+        pieces = []
+        first_samples = accumulate((shard.num_samples for shard in self.shards), initial=0)
+        for shard, first_sample in zip(self.shards, first_samples, strict=False):
+            begin, end = max(0, start - first_sample), min(shard.num_samples, stop - first_sample)
+            if begin < end:
+                with self.open_shard(shard) as reader:
+                    pieces.append(reader.read(begin, end))
+        return Batch.concatenate(pieces)
+
     def open_shard(self, shard: ShardEntry) -> ShardReader:
         """Open one shard and hold it against dataset.json."""
         reader = ShardReader(self.path / shard.file, self.schema)
@@ -147,6 +162,10 @@ class Dataset:
     validation: Split
     origin: Mapping[str, JsonValue]
 
+    def split(self, name: SplitName) -> Split:
+        """One of both."""
+        return self.train if name == "train" else self.validation
+
 
 def open_dataset(path: Path) -> Dataset:
     """Open a data set; every shard is opened once to see that it is there, whole, and of this schema.
@@ -154,7 +173,7 @@ def open_dataset(path: Path) -> Dataset:
     Raises:
         DatasetError: dataset.json or a shard is missing, damaged, foreign, or of another version or schema.
     """
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     schema = manifest.sample_schema
     train = Split("train", path, schema, manifest.splits.train)
     validation = Split("validation", path, schema, manifest.splits.validation)
@@ -337,7 +356,8 @@ def refuse_occupied(path: Path) -> None:
         )
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """dataset.json; no shard is opened. Raises DatasetError."""
     file = path / MANIFEST
     if not path.is_dir():
         raise DatasetError(

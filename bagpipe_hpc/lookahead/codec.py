@@ -22,14 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.errors import PlanCodecError
-from bagpipe_hpc.lookahead.plan import Int64Array, IterationPlan, ServerPlan, TrainerPlan, ends
+from bagpipe_hpc.lookahead.plan import Int64Array, IterationPlan, ServerPlan, Snapshot, TrainerPlan, ends
+from bagpipe_hpc.lookahead.residents import Residents
 
 _MAGIC = b"BPPL"
-_VERSION = 2
+_VERSION = 3
 _HEADER = struct.Struct("<4sBBH8q")
 _ARRAY = struct.Struct("<BB6x2q")
 _WIRE_DTYPES = (np.dtype("<u2"), np.dtype("<i4"), np.dtype("<i8"), np.dtype("<f4"))
-_END = 2
+_END = 3
 
 _INT32, _INT64, _FLOAT32 = np.dtype("<i4"), np.dtype("<i8"), np.dtype("<f4")
 _RINGS = ("fetch_ring_rows", "write_back_ring_rows")
@@ -69,7 +70,11 @@ _KINDS: tuple[tuple[type, tuple[str, ...], tuple[tuple[str, np.dtype[Any]], ...]
             ("write_back_offsets", _INT64),
         ),
     ),
+    (Snapshot, ("iteration", "is_full"), (("keys", _INT64), ("slots", _INT32), ("dirty", _INT32))),
 )
+
+Item = TrainerPlan | ServerPlan | Snapshot
+"""What a rank is told, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,19 @@ class PlanMessages:
 def encode_plan(plan: IterationPlan) -> PlanMessages:
     """Everybody's plan of one iteration."""
     return PlanMessages(_encode_trainers(plan), _encode_servers(plan))
+
+
+def encode_snapshot(iteration: int, is_full: bool, residents: Residents, num_servers: int) -> PlanMessages:
+    """Everybody's order to save the state after an iteration."""
+    none = np.zeros(num_servers, dtype=np.int64)
+    row_ends = np.concatenate([residents.owner_ends, residents.owner_ends[-1] + none])
+    columns = [
+        _Column(_narrow(array), row_ends)
+        for array in (residents.keys, residents.slots, residents.dirty.astype(np.int32))
+    ]
+    messages = _messages(2, _scalars(len(row_ends) - 1, iteration, is_full), columns)
+    num_trainers = len(row_ends) - 1 - num_servers
+    return PlanMessages(messages[:num_trainers], messages[num_trainers:])
 
 
 def encode_end() -> bytes:
@@ -190,8 +208,8 @@ def _narrow(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(_INT32 if limit < 2**31 else _INT64, copy=False)
 
 
-def decode_plan(message: bytes | bytearray | memoryview) -> TrainerPlan | ServerPlan | None:
-    """One rank's plan; None for the end message.
+def decode_plan(message: bytes | bytearray | memoryview) -> Item | None:
+    """One rank's plan, or a snapshot between two; None for the end message.
 
     Raises:
         PlanCodecError: truncated, foreign or of another version.
@@ -221,7 +239,9 @@ def decode_plan(message: bytes | bytearray | memoryview) -> TrainerPlan | Server
         fields["read_only"] = bool(fields["read_only"])
         factors = (fields.pop(name) for name in ("unique_rows", "num_uniques", "num_ids", "inverse"))
         fields["sample_rows"] = _sample_rows(view, *factors)
-    plan: TrainerPlan | ServerPlan = plan_type(**fields)
+    if plan_type is Snapshot:
+        fields["is_full"] = bool(fields["is_full"])
+    plan: Item = plan_type(**fields)
     return plan
 
 

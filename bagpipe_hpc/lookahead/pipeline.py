@@ -68,9 +68,11 @@ class Pipeline:
     Args:
         cores: For all stages together.
         depth: Items that a stage may be ahead of the next.
+        first_number: Of each stage's items, for the trace.
     """
 
-    def __init__(self, cores: Cores, depth: int) -> None:
+    def __init__(self, cores: Cores, depth: int, first_number: int = 0) -> None:
+        self._first_number = first_number
         self._cores = cores
         self._depth = depth
         self.seconds: defaultdict[str, float] = defaultdict(float)  # by stage
@@ -80,7 +82,7 @@ class Pipeline:
 
         def make() -> Iterator[A]:
             end = object()
-            for number in itertools.count():
+            for number in itertools.count(self._first_number):
                 with self._working(name, number) as span:
                     item = next(items, end)
                     if item is end:
@@ -101,7 +103,7 @@ class Pipeline:
         """What `work` makes of each item, in order, then what `at_end` makes; a thread's exception is raised here."""
 
         def make() -> Iterator[B]:
-            for number, item in enumerate(items):
+            for number, item in enumerate(items, self._first_number):
                 with self._working(name, number):
                     results = list(work(item))
                 yield from results

@@ -17,6 +17,8 @@ place alike.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numba import njit
 from numba.cpython.unsafe.numbers import trailing_zeros
@@ -32,6 +34,15 @@ HOT = 4  # a key in this many times T samples of a batch weighs nothing
 HOME_BITS = 16
 HOME_MASK = (1 << HOME_BITS) - 1
 BUCKET, HOME, COUNT = 0, 1, 2  # columns of the entries of a batch; HOME holds home + 1, 0: none
+
+
+@dataclass(frozen=True)
+class PlacementState:
+    """Buckets that are in use, int64 (n,), and their content, int64 (n,)."""
+
+    num_entries: int
+    used: Int64Array
+    homes: Int64Array
 
 
 class LocalityPlacement:
@@ -73,6 +84,17 @@ class LocalityPlacement:
         self._num_entries += num_entries
         order: Int32Array = _by_trainer(trainers, share_ends)
         return order
+
+    def state(self) -> PlacementState:
+        """What later batches depend on."""
+        used = np.flatnonzero(self._buckets)
+        return PlacementState(self._num_entries, used, self._buckets[used, 0])
+
+    def restore(self, state: PlacementState) -> None:
+        """Go on from a state of the same number of trainers and buckets."""
+        self._num_entries = state.num_entries
+        self._buckets[:] = 0
+        self._buckets[state.used, 0] = state.homes
 
 
 @njit(cache=True, nogil=True)

@@ -91,6 +91,17 @@ class ServerPlan:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """Between two plans: save the state after the iterations so far. For servers the arrays are empty."""
+
+    iteration: int  # the last one that is part of the state
+    is_full: bool  # every touched row; else those changed since the snapshot before
+    keys: Int64Array  # (n,) int64: rows in this trainer's cache, ascending
+    slots: Int32Array  # (n,)
+    dirty: Int32Array  # (n,) 1: differs from the server's row
+
+
+@dataclass(frozen=True)
 class ExchangeLists:
     """Rows of every trainer in one iteration.
 

@@ -35,6 +35,7 @@ from bagpipe_hpc.lookahead.next_use import (
 from bagpipe_hpc.lookahead.pipeline import Cores
 from bagpipe_hpc.lookahead.plan import Float32Array, Int64Array, IterationPlan, KeyArray
 from bagpipe_hpc.lookahead.residency import Residency
+from bagpipe_hpc.lookahead.residents import Residents, residents_between, take_over
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 MIN_RING_ROWS = 1024
@@ -105,6 +106,8 @@ class Planner:
         cache_rows: Slots per trainer.
         max_dense_keys: Larger key spaces keep the state of the keys in the window only.
         cores: The next-use pass runs in as many threads as there are cores free; None: in one.
+        first_iteration: Number of the first batch.
+        residents: What the caches hold before it; None: nothing.
     Raises:
         ConfigError: P > L.
     Communication: none.
@@ -122,6 +125,8 @@ class Planner:
         table_of_column: Sequence[int] | None = None,
         max_dense_keys: int = MAX_DENSE_KEYS,
         cores: Cores | None = None,
+        first_iteration: int = 0,
+        residents: Residents | None = None,
     ) -> None:
         if not 0 <= prefetch_depth <= window:
             raise ConfigError(
@@ -143,8 +148,8 @@ class Planner:
         self._ring_lock = Lock()  # held while the ring grows, and while rows of it are played
         self._residency = Residency(num_trainers, cache_rows, prefetch_depth, self._ring.ring_size)
         self._pending: deque[_Pending] = deque()
-        self.num_entered = 0
-        self._num_emitted = 0
+        self._residents = residents
+        self._first_iteration = self._next_to_enter = self._next_to_emit = first_iteration
         self._fetch_ring = StageRing(prefetch_depth + 1)
         self._write_back_ring = StageRing(prefetch_depth + 1)
 
@@ -166,14 +171,20 @@ class Planner:
         return self._next_uses.key_state.num_bytes
 
     @property
+    def num_entered(self) -> int:
+        """Batches that entered."""
+        return self._next_to_enter - self._first_iteration
+
+    @property
     def num_pending(self) -> int:
         """Batches that entered and whose plans were not emitted."""
         return len(self._pending)
 
     def enter(self, batch: SampleBatch) -> bool:
         """Let the next batch enter the window; returns whether a plan is due, the window being full."""
-        if self.num_entered >= self._next_uses.max_iterations:
-            raise ConfigError(f"one run plans at most {self.num_entered:,} iterations; start a new run to go on")
+        iteration = self._next_to_enter
+        if iteration >= self._next_uses.max_iterations:
+            raise ConfigError(f"one run plans at most {iteration:,} iterations; start a new run to go on")
         if batch.ids.size > self._ring.capacity:
             with self._ring_lock:
                 self._ring = self._ring.grown(batch.ids.size)
@@ -181,9 +192,9 @@ class Planner:
         sample_ends = np.asarray(share_boundaries(len(batch.labels), self.num_trainers), dtype=np.int64)
         keys = self._keys[: batch.ids.size]
         id_ends = self._columns.deal(batch.ids, sample_ends, keys)
-        entered = self._next_uses.enter(self.num_entered, keys, id_ends, self._ring)
+        entered = self._next_uses.enter(iteration, keys, id_ends, self._ring)
         self._pending.append(_Pending(batch.read_only, sample_ends, id_ends, batch.labels, batch.dense, entered))
-        self.num_entered += 1
+        self._next_to_enter += 1
         return self.num_entered > self.window
 
     def emit(self) -> IterationPlan:
@@ -193,10 +204,24 @@ class Planner:
             CacheTooSmallError: as `plans`.
         """
         with self._ring_lock:
+            if self._residents is not None:
+                self._take_over(self._residents)
+                self._residents = None
             return self._emit(self._pending.popleft())
 
+    def residents(self) -> Residents:
+        """What the caches hold after the plan emitted last."""
+        with self._ring_lock:
+            return residents_between(self._residency, self._ring)
+
+    def _take_over(self, residents: Residents) -> None:
+        # The batches of the first plan's window and no others: more may have entered.
+        first = list(self._pending)[: self.window]
+        entries = [(pending.id_ends[:, 0], pending.entered.entry_ends) for pending in first]
+        take_over(self._residency, self._ring, residents, self._next_to_emit, entries)
+
     def _emit(self, pending: _Pending) -> IterationPlan:
-        iteration, entered = self._num_emitted, pending.entered
+        iteration, entered = self._next_to_emit, pending.entered
         placement = self._residency.place(iteration, pending.read_only, entered, pending.id_ends, self._ring)
         row = self._ring.row_of(iteration)
         exchange = exchange_lists(
@@ -211,7 +236,7 @@ class Planner:
         forced_counts = np.zeros_like(write_backs.counts)
         n = placement.num_forced
         count_transfers(placement.evicted.keys[:n], placement.evicted.owners[:n], forced_counts)
-        self._num_emitted += 1
+        self._next_to_emit += 1
         return IterationPlan(
             iteration=iteration,
             read_only=pending.read_only,

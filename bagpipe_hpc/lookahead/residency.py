@@ -74,7 +74,7 @@ class Residency:
         self.num_free = np.zeros(num_trainers, dtype=np.int64)
         self.freed = np.empty((num_trainers, 0), dtype=np.int32)  # slots of the iteration just planned: free after next
         self.num_freed = np.zeros(num_trainers, dtype=np.int64)
-        self._previous: tuple[int, Int64Array, Int64Array] | None = None  # its iteration, and where its entries stand
+        self.previous: tuple[int, Int64Array, Int64Array] | None = None  # planned last: number, where its entries stand
         self.num_issued = np.zeros(num_trainers, dtype=np.int64)  # slots ever used: 0 .. num_issued - 1
         # What a choice of owner balances: rows each trainer pushed in the iteration before, and will push of those
         # fetched in this one. Gradients come back for as many.
@@ -105,12 +105,12 @@ class Residency:
         )  # fmt: skip
         if num_unplaced:
             raise self._too_small(iteration, size, num_unplaced)
-        if self._previous is not None:
-            previous, begins, ends = self._previous
+        if self.previous is not None:
+            previous, begins, ends = self.previous
             _let_evict(
                 previous, ring.row_of(previous), begins, ends, ring.rows, ring.next_uses, self.heads, self.farthest
             )
-        self._previous = iteration, entry_begins, batch.entry_ends
+        self.previous = iteration, entry_begins, batch.entry_ends
         self.heads[:, row] = NONE  # these rows are being used now
         self._free_again(size)
         num_evicted = _retain(

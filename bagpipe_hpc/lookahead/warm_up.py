@@ -31,11 +31,15 @@ def warm_up(num_keys: int, id_dtype: np.dtype[Any], max_dense_keys: int, largest
             np.zeros(num_samples, dtype=np.float32),
             np.zeros((num_samples, 1), dtype=np.float32),
         )
-        planner = Planner(
-            num_embeddings=num_embeddings, num_trainers=2, num_servers=1, window=1, prefetch_depth=1, cache_rows=8,
-            max_dense_keys=max_dense_keys if dense else 0,
-        )  # fmt: skip
+        sizes: dict[str, Any] = {
+            "num_embeddings": num_embeddings, "num_trainers": 2, "num_servers": 1, "window": 1, "prefetch_depth": 1,
+            "cache_rows": 8, "max_dense_keys": max_dense_keys if dense else 0,
+        }  # fmt: skip
+        planner, residents = Planner(**sizes), None
         for plan in planner.plans([batch, batch]):
             encode_plan(plan)
+            if residents is None:  # a row stays between the two
+                residents = planner.residents()
+        list(Planner(**sizes, residents=residents).plans([batch]))
         share_ends = np.asarray(share_boundaries(num_samples, 2), dtype=np.int64)
         LocalityPlacement(2, KeySpace((8,)).table_offsets, num_buckets=8).order(batch.ids, share_ends)

@@ -19,6 +19,7 @@ class Communicators:
         world: Collectives at the start and the end; never used while training.
         plans: Oracle -> everybody.
         reports: Trainers -> oracle.
+        events: Everybody -> oracle: files of checkpoints, signals.
         rows: Servers (rank = server index), then trainers; COMM_NULL at the oracle.
         trainers: Trainers only (rank = trainer rank); COMM_NULL elsewhere.
     """
@@ -26,12 +27,13 @@ class Communicators:
     world: MPI.Intracomm
     plans: MPI.Intracomm
     reports: MPI.Intracomm
+    events: MPI.Intracomm
     rows: MPI.Intracomm
     trainers: MPI.Intracomm
 
     def free(self) -> None:
         """Release all but the world. Communication: collective over each of them."""
-        for comm in (self.plans, self.reports, self.rows, self.trainers):
+        for comm in (self.plans, self.reports, self.events, self.rows, self.trainers):
             if comm != MPI.COMM_NULL:
                 comm.Free()
 
@@ -45,6 +47,7 @@ def split_world(world: MPI.Intracomm, topology: Topology) -> Communicators:
         world=world,
         plans=world.Dup(),
         reports=world.Dup(),
+        events=world.Dup(),
         rows=_split(world, rows_color),
         trainers=_split(world, trainers_color),
     )

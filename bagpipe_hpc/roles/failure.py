@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import sys
 import threading
@@ -11,14 +9,13 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
 from mpi4py import MPI
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.errors import BagpipeError
+from bagpipe_hpc.exit_codes import EXIT_FAILURE
 
-EXIT_FAILURE = 1
 LAUNCHER_READS_SECONDS = 0.3
 
 
@@ -44,26 +41,6 @@ def whole_job_fails_together(world: MPI.Intracomm, name: str, exit_invalid: int 
         yield
     except BaseException as error:
         abort_job(world, name, error, exit_invalid)
-
-
-def leave_when_told_to_stop(name: str) -> None:
-    """On SIGTERM and SIGINT leave with a word on why.
-
-    Launchers send SIGTERM to the ranks left when one has died.
-    """
-
-    def leave(signum: int, frame: FrameType | None) -> None:
-        message = (
-            f"bagpipe: note: {name} on host {socket.gethostname()} was told to stop ({signal.Signals(signum).name}). "
-            "Unless you asked for it, another rank failed; its own message or the launcher's names it. If it says "
-            "killed by signal 9, most often its node ran out of memory: lower cache.rows or training.batch_size, or "
-            "use more nodes\n"
-        )
-        os.write(sys.stderr.fileno(), message.encode())
-        os._exit(128 + signum)
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, leave)
 
 
 def _describe(error: BaseException) -> str:

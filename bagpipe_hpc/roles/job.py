@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpi4py import MPI
 
-from bagpipe_hpc.config import load_config
+from bagpipe_hpc.config import Config, load_config, make_config
 from bagpipe_hpc.errors import BagpipeError, DatasetError
-from bagpipe_hpc.roles.communicators import check_thread_level, split_world
-from bagpipe_hpc.roles.failure import leave_when_told_to_stop, whole_job_fails_together
-from bagpipe_hpc.roles.run_directory import writing_to
+from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_INVALID, EXIT_STOPPED
+from bagpipe_hpc.roles.communicators import Communicators, check_thread_level, split_world
+from bagpipe_hpc.roles.course import BEGINNING, Position
+from bagpipe_hpc.roles.failure import whole_job_fails_together
+from bagpipe_hpc.roles.run_directory import DONE, writing_to
+from bagpipe_hpc.roles.saving import CheckpointSpec
 from bagpipe_hpc.roles.spec import JobSpec
+from bagpipe_hpc.roles.stop import Budget, StopRequests, listening_for_signals, seconds_left
 from bagpipe_hpc.roles.tracing import tracing
 from bagpipe_hpc.timeline.merge import delete_traces
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
@@ -24,100 +31,163 @@ if TYPE_CHECKING:
     from bagpipe_hpc.data.dataset import Dataset
 
 
-def run_training(
-    config_path: Path | None,
-    data_path: Path,
-    run_path: Path,
-    overrides: list[str],
-    traced: str | None = None,
-) -> bool:
-    """Train, as this rank's role; only the oracle reads the configuration and the data.
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for.
 
     Args:
         traced: Iterations to trace, as A:B; None: tracing is off.
+        resume: "auto", the path of a checkpoint, or None.
+        evaluates_only: Whether to load the checkpoint, with the settings it was made with, and to train no further.
+        predictions: Where those of the evaluation go.
+        time_limit: A duration; None: until the end of the batch job, where its environment says when that is.
+    """
+
+    config_path: Path | None
+    data_path: Path
+    run_path: Path
+    overrides: list[str]
+    traced: str | None = None
+    resume: str | None = None
+    time_limit: str | None = None
+    evaluates_only: bool = False
+    predictions: Path | None = None
+
+
+def run_training(request: Request) -> int:
+    """Train, as this rank's role; only the oracle reads the configuration and the data.
+
     Returns:
-        False on every rank, before any work, when the configuration, the data or the number of ranks is wrong; the
-        oracle has said why. Any later failure ends all ranks.
+        The exit code, the same on every rank: EXIT_DONE; EXIT_INVALID, before any work, when the configuration, the
+        data, the checkpoint or the number of ranks is wrong, and the oracle has said why; EXIT_STOPPED where the job
+        was asked to stop. Any later failure ends all ranks.
     Communication: collective over MPI_COMM_WORLD.
     """
     world = MPI.COMM_WORLD
     with whole_job_fails_together(world, f"rank {world.rank}"):
-        spec, dataset = _agree_on_job(world, config_path, data_path, run_path, overrides, traced)
-    if spec is None:
-        return False
+        job = _agree_on_job(world, request)
+    if job is None:
+        return EXIT_INVALID
+    spec = job.spec
     topology = Topology(world.size, spec.config.roles.servers)
     name = topology.name_of(world.rank)
-    with whole_job_fails_together(world, name), tracing(world, topology, spec.traced, run_path):
-        if world.rank < 2:  # two, so that one is left to speak whichever dies
-            leave_when_told_to_stop(name)
+    with whole_job_fails_together(world, name), tracing(world, topology, spec.traced, request.run_path):
         comms = split_world(world, topology)
-        role = topology.role_of(world.rank)
-        # Imported here: torch and Horovod only where they are used.
-        if role is Role.ORACLE:
-            from bagpipe_hpc.roles.oracle import run_oracle
-
-            assert dataset is not None
-            run_oracle(spec, topology, comms, dataset, run_path)
-        elif role is Role.SERVER:
-            from bagpipe_hpc.roles.server import run_server
-
-            run_server(spec, topology, comms)
-        else:
-            from bagpipe_hpc.roles.trainer import run_trainer
-
-            run_trainer(spec, topology, comms)
+        stops = StopRequests(comms.events)
+        # Two ranks speak, so that one is left whichever dies.
+        with listening_for_signals(stops, name, speaks=world.rank < 2):
+            is_done = world.bcast(_play_role(job, topology, comms, stops, request.run_path))
         comms.free()
-        world.Barrier()
-    return True
+        world.Barrier()  # launchers kill the job at the first exit code that is not 0
+    return EXIT_DONE if is_done else EXIT_STOPPED
 
 
-def _agree_on_job(
-    world: MPI.Intracomm,
-    config_path: Path | None,
-    data_path: Path,
-    run_path: Path,
-    overrides: list[str],
-    traced: str | None,
-) -> tuple[JobSpec | None, Dataset | None]:
+@dataclass(frozen=True)
+class _Job:
+    """A job that may start; the data set is open at the oracle only, and only it has a budget of time."""
+
+    spec: JobSpec
+    dataset: Dataset | None = None
+    budget: Budget | None = None
+
+
+def _play_role(job: _Job, topology: Topology, comms: Communicators, stops: StopRequests, run_path: Path) -> bool:
+    """Returns, at the oracle, whether the job is done."""
+    # Imported here: torch and Horovod only where they are used.
+    role = topology.role_of(comms.world.rank)
+    if role is Role.ORACLE:
+        from bagpipe_hpc.roles.oracle import run_oracle
+
+        assert job.dataset is not None
+        assert job.budget is not None
+        return run_oracle(job.spec, topology, comms, job.dataset, run_path, stops, job.budget)
+    if role is Role.SERVER:
+        from bagpipe_hpc.roles.server import run_server
+
+        run_server(job.spec, topology, comms)
+    else:
+        from bagpipe_hpc.roles.trainer import run_trainer
+
+        run_trainer(job.spec, topology, comms)
+    return False
+
+
+def _agree_on_job(world: MPI.Intracomm, request: Request) -> _Job | None:
     """The oracle validates everything and tells all ranks the job: None where there is none, and it has said why.
-
-    The data set is open at the oracle only.
 
     Launchers kill the job at the first exit code: the message is out before any rank learns that it may leave.
     """
-    spec: JobSpec | None = None
-    dataset: Dataset | None = None
+    job: _Job | None = None
     if world.rank == ORACLE_RANK:
         try:
-            spec, dataset = _validate(world.size, config_path, data_path, run_path, overrides, traced)
+            job = _validate(world.size, request)
         except BagpipeError as error:
             print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
-    return world.bcast(spec, root=ORACLE_RANK), dataset
+    spec = world.bcast(job.spec if job else None, root=ORACLE_RANK)
+    return job or (_Job(spec) if spec else None)
 
 
-def _validate(
-    world_size: int,
-    config_path: Path | None,
-    data_path: Path,
-    run_path: Path,
-    overrides: list[str],
-    traced: str | None,
-) -> tuple[JobSpec, Dataset]:
+def _validate(world_size: int, request: Request) -> _Job:
     from bagpipe_hpc.data.dataset import open_dataset
 
     check_thread_level()
-    config = load_config(config_path, overrides)
-    Topology(world_size, config.roles.servers)
-    iterations = None if traced is None else parse_iterations(traced)
-    dataset = open_dataset(data_path)
+    budget = Budget(seconds_left(request.time_limit, os.environ, time.time()), time.perf_counter())
+    if request.evaluates_only:
+        config = _evaluation_config(request)
+    else:
+        config = load_config(request.config_path, request.overrides)
+    if not config.dense_optimizer.is_plain_sgd:
+        from bagpipe_hpc.training.dense_optimizer import check_dense_optimizer  # imports torch, which takes seconds
+
+        check_dense_optimizer(config.dense_optimizer)
+    topology = Topology(world_size, config.roles.servers)
+    iterations = None if request.traced is None else parse_iterations(request.traced)
+    dataset = open_dataset(request.data_path)
     schema = dataset.schema
     if problem := misfit(config.model, schema):
-        raise DatasetError(f"{data_path} {problem}")
-    if dataset.train.num_samples == 0:
-        raise DatasetError(f"{data_path} has no training samples")
+        raise DatasetError(f"{request.data_path} {problem}")
+    if request.evaluates_only and dataset.split(config.evaluation.split).num_samples == 0:
+        raise DatasetError(f"{request.data_path} has no {config.evaluation.split} samples; choose the other --split")
+    run_path = request.run_path
     with writing_to(run_path):
         run_path.mkdir(parents=True, exist_ok=True)
-        (run_path / "summary.json").unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
+    start, checkpoints = _choose_checkpoint(config, topology, dataset, request)
+    with writing_to(run_path):
+        for name in (DONE, "summary.json"):
+            (run_path / name).unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
         delete_traces(run_path)
         (run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    return JobSpec(config, schema.num_embeddings, schema.num_dense, iterations), dataset
+    spec = JobSpec(config, schema.num_embeddings, schema.num_dense, iterations, start, checkpoints, request.predictions)
+    return _Job(spec, dataset, budget)
+
+
+def _evaluation_config(request: Request) -> Config:
+    """The settings of the checkpoint, but for the training."""
+    from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+
+    assert request.resume is not None
+    checkpoint = Checkpoint.open(Path(request.resume))
+    only = ["checkpoint.enabled=false", "evaluation.enabled=true", "oracle.placement=contiguous"]
+    only.append(f"training.iterations={checkpoint.manifest.iteration}")
+    return make_config(checkpoint.manifest.config, [*request.overrides, *only], checkpoint.path)
+
+
+def _choose_checkpoint(
+    config: Config, topology: Topology, dataset: Dataset, request: Request
+) -> tuple[Position, CheckpointSpec | None]:
+    """Where training starts, and from which checkpoint."""
+    from bagpipe_hpc.roles.resume import check_fit, check_position, keeps_caches, open_checkpoints
+
+    resume = request.resume
+    if not config.checkpoint.enabled and resume is None:
+        return BEGINNING, None
+    root, generation, checkpoint = open_checkpoints(config, request.run_path, resume)
+    if checkpoint is None:
+        if resume is not None:
+            print(f"{root} has no good checkpoint: training starts afresh", flush=True)
+        return BEGINNING, CheckpointSpec(root, generation)
+    start = check_fit(checkpoint, config, dataset)
+    if not request.evaluates_only:
+        check_position(checkpoint, config, dataset)
+    print(f"going on from {checkpoint.path}", flush=True)
+    return start, CheckpointSpec(root, generation, checkpoint.path.resolve(), keeps_caches(checkpoint, topology))

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +23,14 @@ SECONDS_PER_LINE = 5.0
 SECONDS_PER_REFRESH = 0.2
 
 
+@dataclass(frozen=True)
+class History:
+    """Metrics of the iterations so far: content of metrics.jsonl, and losses that are in no line yet."""
+
+    lines: bytes = b""
+    losses: tuple[float, ...] = ()
+
+
 class Progress:
     """Shows samples/s, loss and time left; one line of metrics.jsonl per `METRICS_EVERY` iterations.
 
@@ -29,6 +38,8 @@ class Progress:
         run_path: Where metrics.jsonl goes.
         num_iterations: Training iterations of the job.
         clock: Seconds; injected by tests.
+        first_iteration: Iterations done by earlier starts of the job.
+        history: Of these.
     """
 
     def __init__(
@@ -38,22 +49,30 @@ class Progress:
         config: Config,
         topology: Topology,
         clock: Callable[[], float] = time.perf_counter,
+        first_iteration: int = 0,
+        history: History | None = None,
     ) -> None:
+        history = history or History()
         self._metrics_path = run_path / "metrics.jsonl"
         with writing_to(self._metrics_path):
             self._metrics = self._metrics_path.open("w", encoding="utf-8")
+            self._metrics.write(history.lines.decode())
+            self._metrics.flush()
+        self._lines = bytearray(history.lines)
         self._num_iterations = num_iterations
         self._clock = clock
-        self._losses: list[float] = []
-        self._done = self._samples = 0
-        self.last_loss = float("nan")
+        self._losses = list(history.losses)
+        self._first = self._done = first_iteration
+        self._samples = 0
+        self.last_loss = _last_loss(history.lines)
         self._start = self._mark = self._shown = clock()
         self._mark_samples = 0
         self._console = open_console()
         self._bar: Bar | None = None
         self._task = TaskID(0)
+        doing = "training" if num_iterations > first_iteration else "evaluating"
         self._console.print(
-            f"training {config.model.name} ({config.mode}): {topology.num_trainers} trainer(s), "
+            f"{doing} {config.model.name} ({config.mode}): {topology.num_trainers} trainer(s), "
             f"{topology.num_servers} embedding server(s), {num_iterations:,} iterations of "
             f"{config.training.batch_size:,} samples",
             highlight=False,
@@ -87,6 +106,20 @@ class Progress:
         if len(self._losses) >= METRICS_EVERY:
             self._write_metrics()
 
+    def history(self) -> History:
+        """What a later start of the job needs to go on with the metrics."""
+        return History(bytes(self._lines), tuple(self._losses))
+
+    @property
+    def num_done(self) -> int:
+        """Iterations of the job that have ended."""
+        return self._done
+
+    @property
+    def seconds_per_iteration(self) -> float:
+        """Of the iterations of this start, on average."""
+        return (self._clock() - self._start) / max(1, self._done - self._first)
+
     def refresh(self) -> None:
         """Show where the run stands, if it is time."""
         now = self._clock()
@@ -101,8 +134,10 @@ class Progress:
         self.last_loss = sum(self._losses) / len(self._losses)
         rate = (self._samples - self._mark_samples) / max(now - self._mark, 1e-9)
         line = {"iteration": self._done, "loss": self.last_loss, "samples_per_second": round(rate, 1)}
+        text = json.dumps(line) + "\n"
+        self._lines += text.encode()
         with writing_to(self._metrics_path):
-            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.write(text)
             self._metrics.flush()
         self._losses.clear()
         self._mark, self._mark_samples = now, self._samples
@@ -114,6 +149,10 @@ class Progress:
         figures = f"{rate:,.0f} samples/s  loss {loss:.4f}"
         if self._bar:
             self._bar.update(self._task, completed=self._done, figures=figures, refresh=True)
-        elif self._done:
-            left = elapsed / self._done * (self._num_iterations - self._done)
+        elif self._done > self._first:
+            left = elapsed / (self._done - self._first) * (self._num_iterations - self._done)
             print(f"iteration {self._done:,}/{self._num_iterations:,}  {figures}  ETA {left:,.0f} s", flush=True)
+
+
+def _last_loss(lines: bytes) -> float:
+    return float(json.loads(lines.splitlines()[-1])["loss"]) if lines else float("nan")

@@ -1,4 +1,4 @@
-"""The run directory, where the oracle writes config.yaml, metrics.jsonl and summary.json."""
+"""The run directory, where the oracle writes config.yaml, metrics.jsonl, summary.json and, last of all, DONE."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bagpipe_hpc.errors import BagpipeError
+
+DONE = "DONE"  # names the file that says that training is complete
 
 
 @contextmanager

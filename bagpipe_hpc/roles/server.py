@@ -6,22 +6,31 @@ oracle             server                                   trainers
   |                  3 scatter write-backs of n-P-1             |
   |                  4 gather fetches of n into their stages    |
   |                  5 announce ready n  ---------------------> | Get of n
-  |--- end ------->  6 drain: 2 and 3 for the last P+1          |
-  | <-- touched rows 7 for the model digest                     |
+  |--- snapshot i -> 6 once i is scattered: keep its rows, write them in a thread
+  |--- end ------->  7 drain: 2 and 3 for the last P+1          |
+  | <-- touched rows 8 for the model digest                     |
 
+While a snapshot is due, the server takes 2 and 3 ahead of their turn whenever no plan has arrived: all fetches that the
+iterations in question need were offered before, so their write-backs come without any further plan.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Iterable
 
-from bagpipe_hpc.lookahead.plan import ServerPlan
+from bagpipe_hpc.checkpoint.hdf5 import chunk_rows
+from bagpipe_hpc.checkpoint.merge import Rows
+from bagpipe_hpc.lookahead.codec import Item
+from bagpipe_hpc.lookahead.plan import ServerPlan, Snapshot
 from bagpipe_hpc.roles.collection import send_touched_rows
 from bagpipe_hpc.roles.communicators import Communicators
+from bagpipe_hpc.roles.saving import FileWriter, Saved, row_options
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.store.initial import RowInitializer
-from bagpipe_hpc.store.layout import row_width
+from bagpipe_hpc.store.layout import initial_tail, row_width
 from bagpipe_hpc.store.lazy_memory import lazy_rows
 from bagpipe_hpc.store.row_store import RowStore
 from bagpipe_hpc.topology import Topology
@@ -35,21 +44,92 @@ from bagpipe_hpc.transport.window import RowWindow
 def run_server(spec: JobSpec, topology: Topology, comms: Communicators) -> None:
     """Serve rows until the plans end. Communication: see the timeline."""
     store, end = _open_store(spec, topology, comms)  # 1
+    _restore(spec, topology, store)
     comms.world.gather(None)  # the trainers' cache limits
     comms.world.bcast(None)  # ... and what the oracle made of them
-    plans = PlanReceiver(comms.plans)
-    unabsorbed: deque[ServerPlan] = deque()
-    while (plan := plans.next()) is not None:
-        assert isinstance(plan, ServerPlan)
-        if len(unabsorbed) > spec.config.prefetch_depth:
-            end.absorb(unabsorbed.popleft())  # 2, 3
-        end.offer(plan)  # 4, 5
-        unabsorbed.append(plan)
-    while unabsorbed:  # 6
-        end.absorb(unabsorbed.popleft())
-    comms.world.gather({"rows_touched": store.num_touched()})
-    send_touched_rows(comms.world, store)  # 7
+    server = _Server(spec, store, end, FileWriter(comms.events))
+    server.serve(PlanReceiver(comms.plans))
+    if comms.world.bcast(None):  # training is done
+        comms.world.gather({"rows_touched": store.num_touched()})
+        send_touched_rows(comms.world, store)  # 8
     end.close()
+
+
+class _Server:
+    """Plays the plans."""
+
+    def __init__(self, spec: JobSpec, store: RowStore, end: ServerEnd, writer: FileWriter) -> None:
+        self._spec, self._store, self._end, self._writer = spec, store, end, writer
+        self._unabsorbed: deque[ServerPlan] = deque()
+        self._due: Snapshot | None = None
+
+    def serve(self, plans: PlanReceiver) -> None:
+        """Play every plan; all files are written then."""
+        while (item := self._next(plans)) is not None:
+            if isinstance(item, Snapshot):
+                self._due = item
+                if self._spec.config.transport == "direct":
+                    # Trainers write into the table itself, as soon as they know the next plan's rows: from 4 on.
+                    self._absorb_all()
+                continue
+            assert isinstance(item, ServerPlan)
+            if len(self._unabsorbed) > self._spec.config.prefetch_depth:
+                self._absorb()
+            self._end.offer(item)  # 4, 5
+            self._unabsorbed.append(item)
+        self._absorb_all()  # 7
+        self._writer.finish()
+
+    def _next(self, plans: PlanReceiver) -> Item | None:
+        while self._due is not None and not plans.is_waiting():
+            self._absorb()
+        return plans.next()
+
+    def _absorb_all(self) -> None:
+        while self._unabsorbed:
+            self._absorb()
+
+    def _absorb(self) -> None:
+        plan = self._unabsorbed.popleft()
+        self._end.absorb(plan)  # 2, 3
+        if self._due is not None and self._due.iteration == plan.iteration:
+            self._save(self._due)
+            self._due = None
+
+    def _save(self, snapshot: Snapshot) -> None:
+        """Keep the state as it is (6)."""
+        assert self._spec.checkpoints is not None
+        start = time.perf_counter()
+        store = self._store
+        rows = store.take_snapshot(is_full=snapshot.is_full)
+        pieces: Iterable[Rows] = (
+            (store.sharding.keys_of(store.server, local_rows), values)
+            for local_rows, values in rows.pieces(chunk_rows(store.row_width))
+        )
+        is_read_at_once = self._spec.config.transport == "direct"
+        if is_read_at_once:
+            rows.find_rows()
+            pieces = list(pieces)
+        start_seconds = time.perf_counter() - start
+        partial = self._spec.checkpoints.partial(snapshot.iteration, store.row_width)
+        options = row_options(self._spec.config.checkpoint, is_full=snapshot.is_full)
+
+        def write() -> Saved:
+            if not is_read_at_once:
+                rows.find_rows()
+            entry = partial.write_server(store.server, pieces, options)
+            store.drop_snapshot()
+            return Saved(snapshot.iteration, (entry,), rows.num_rows, start_seconds + rows.stall_seconds)
+
+        self._writer.write(write)
+
+
+def _restore(spec: JobSpec, topology: Topology, store: RowStore) -> None:
+    """Rows of the checkpoint this start goes on from, cached ones included."""
+    resumed = spec.checkpoints.open_resumed() if spec.checkpoints else None
+    if resumed is not None:
+        for keys, rows in resumed.server_rows(store.server, topology.num_servers):
+            store.restore(keys, rows)
 
 
 def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tuple[RowStore, ServerEnd]:
@@ -57,7 +137,7 @@ def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tupl
     server = topology.server_ranks.index(comms.world.rank)
     key_space = KeySpace(spec.num_embeddings)
     sharding = Sharding(key_space.num_keys, topology.num_servers)
-    initializer = RowInitializer(key_space, config.model.embedding_columns, config.training.seed)
+    initializer = RowInitializer(key_space, config.model.embedding_columns, config.training.seed, initial_tail(config))
     shape = (sharding.num_local_rows(server), row_width(config))
     if config.transport == "direct":
         window = RowWindow(comms.rows, *shape)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from bagpipe_hpc.config import Config
+from bagpipe_hpc.roles.course import BEGINNING, Position
+from bagpipe_hpc.roles.saving import CheckpointSpec
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,15 @@ class JobSpec:
         num_embeddings: Rows of each table.
         num_dense: Dense features.
         traced: Iterations to trace; None: tracing is off.
+        start: Where training starts or goes on.
+        checkpoints: None: none are written, and the job goes on from none.
+        predictions: Where those of the evaluation go; None: nowhere.
     """
 
     config: Config
     num_embeddings: tuple[int, ...]
     num_dense: int
     traced: range | None = None
+    start: Position = BEGINNING
+    checkpoints: CheckpointSpec | None = None
+    predictions: Path | None = None

@@ -31,6 +31,7 @@ DELAYED_CAUSES = {
     "write_back": "write-back",
     "insert": "insert",
     "early_pushes": "early pushes",
+    "checkpoint": "checkpoint",
 }
 COUNTERS = ("rows_fetched", "rows_written_back", "rows_pushed")
 BYTES = ("bytes_fetched", "bytes_written_back", "bytes_exchanged", "bytes_dense")
@@ -44,8 +45,10 @@ def summarise(
     loss: float,
     bytes_plans: int,
     num_iterations: int,
+    first_iteration: int = 0,
+    checkpoints: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Figures of the whole job from every rank's totals (by world rank); times are means over the trainers."""
+    """Figures of this start of the job from every rank's totals (by world rank); times are means over the trainers."""
     trainers = [totals[rank] for rank in topology.trainer_ranks]
     seconds = max(trainer["seconds"] for trainer in trainers)
     samples = sum(trainer["samples"] for trainer in trainers)
@@ -56,14 +59,21 @@ def summarise(
         "trainers": topology.num_trainers,
         "servers": topology.num_servers,
         "iterations": num_iterations,
+        "first_iteration": first_iteration,
         "samples": samples,
         "seconds": seconds,
-        "samples_per_second": samples / seconds,
+        "samples_per_second": samples / seconds if seconds else 0.0,
         "loss": loss,
         "validation_auc": evaluation.auc if evaluation else None,
         "validation_log_loss": evaluation.log_loss if evaluation else None,
+        "validation_normalised_entropy": evaluation.normalised_entropy if evaluation else None,
+        "validation_calibration": evaluation.calibration if evaluation else None,
         "validation_samples": evaluation.num_samples if evaluation else 0,
         "steady_milliseconds": 1e3 * _steady_seconds([trainer["iteration_seconds"] for trainer in trainers]),
+        "working_milliseconds": {
+            thread: 1e3 * _steady_seconds([trainer["working_seconds"][thread] for trainer in trainers])
+            for thread in trainers[0]["working_seconds"]
+        },
         "milliseconds_per_iteration": {
             cause: _milliseconds(trainers, "seconds_by_cause", cause) for cause in {**CAUSES, **DELAYED_CAUSES}
         },
@@ -76,6 +86,7 @@ def summarise(
         "rows_touched": sum(totals[rank]["rows_touched"] for rank in topology.server_ranks),
         "devices": sorted({trainer["device"] for trainer in trainers}),
         "threads_per_trainer": trainers[0]["threads"],
+        "checkpoints": checkpoints or {},
         "model_digest": digest,
     }
 
@@ -89,24 +100,42 @@ def _milliseconds(trainers: list[dict[str, Any]], where: str, cause: str) -> flo
 def _steady_seconds(iteration_seconds: list[NDArray[np.float64]]) -> float:
     """Median over the middle third of the job's iterations: no start, no end."""
     num_iterations = len(iteration_seconds[0])
+    if num_iterations == 0:
+        return 0.0
     middle = slice(num_iterations // 3, max(num_iterations // 3 + 1, 2 * num_iterations // 3))
     return float(np.median([seconds[middle] for seconds in iteration_seconds]))
 
 
 def print_summary(summary: dict[str, Any], run_path: Path) -> None:
     """The closing table."""
+    trained = summary["iterations"] - summary["first_iteration"]
     table = Table(title=f"{summary['model']}, {summary['mode']}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    table.add_row("samples/s", f"{summary['samples_per_second']:,.0f}", f"{summary['samples']:,} samples in "
-                  f"{summary['seconds']:.1f} s, {summary['iterations']:,} iterations")  # fmt: skip
-    table.add_row("training loss", f"{summary['loss']:.4f}", "mean of the last iterations")
+    if trained:
+        table.add_row("samples/s", f"{summary['samples_per_second']:,.0f}", f"{summary['samples']:,} samples in "
+                      f"{summary['seconds']:.1f} s, {trained:,} iterations")  # fmt: skip
+        table.add_row("training loss", f"{summary['loss']:.4f}", "mean of the last iterations")
     if summary["validation_samples"]:
         auc = summary["validation_auc"]
         shown = "undefined" if auc is None else f"{auc:.4f}"
         table.add_row("validation AUC", shown, f"{summary['validation_samples']:,} samples")
         table.add_row("validation log loss", f"{summary['validation_log_loss']:.4f}", "")
+        if auc is not None:
+            table.add_row("normalised entropy", f"{summary['validation_normalised_entropy']:.4f}",
+                          "log loss to that of the mean label")  # fmt: skip
+            table.add_row("calibration", f"{summary['validation_calibration']:.4f}", "mean prediction to mean label")
+    if trained:
+        _add_costs(table, summary, trained)
+    console = open_console()
+    console.print(table)
+    console.print(f"model digest {summary['model_digest']}", highlight=False, soft_wrap=True)
+    console.print(f"run directory {run_path}", highlight=False, soft_wrap=True)
+
+
+def _add_costs(table: Table, summary: dict[str, Any], trained: int) -> None:
+    """Time by cause, rows and bytes."""
     table.add_section()
     times = summary["milliseconds_per_iteration"]
     total = sum(times.values()) or 1.0
@@ -122,16 +151,17 @@ def print_summary(summary: dict[str, Any], run_path: Path) -> None:
                 table.add_row(name, f"{milliseconds:.2f} ms", "while an iteration computes")
         table.add_section()
     for name in COUNTERS:
-        table.add_row(name.replace("_", " "), f"{summary[name]:,}", f"{summary[name] / summary['iterations']:,.0f} per "
+        table.add_row(name.replace("_", " "), f"{summary[name]:,}", f"{summary[name] / max(1, trained):,.0f} per "
                       f"iteration, most of one trainer {summary['imbalance'][name]:.2f} x mean")  # fmt: skip
     table.add_row("rows touched", f"{summary['rows_touched']:,}", "")
+    if checkpoints := summary["checkpoints"]:
+        table.add_section()
+        table.add_row("checkpoints", f"{checkpoints['written']:,}", f"{_human(checkpoints['bytes_written'])}, written "
+                      f"in {checkpoints['write_seconds']:.1f} s while training went on")  # fmt: skip
+        table.add_row("checkpoint stall", f"{1e3 * checkpoints['stall_seconds']:.1f} ms", "of all together")
     table.add_section()
     for name in (*BYTES, "bytes_plans"):
         table.add_row(name.replace("_", " "), _human(summary[name]), "")
-    console = open_console()
-    console.print(table)
-    console.print(f"model digest {summary['model_digest']}", highlight=False, soft_wrap=True)
-    console.print(f"run directory {run_path}", highlight=False, soft_wrap=True)
 
 
 def _imbalance(counts: list[int]) -> float:

@@ -31,3 +31,36 @@ def scatter_rows(rows, indices, values):  # type: ignore[no-untyped-def]  # prag
         row = indices[j]
         for column in range(rows.shape[1]):
             rows[row, column] = values[j, column]
+
+
+@njit(cache=True, nogil=True)
+def set_rows_aside(rows, indices, is_needed, aside, numbers, num_aside):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Append the rows that are needed to aside, their indices to numbers, and need them no more; returns how many."""
+    for j in range(len(indices)):
+        row = indices[j]
+        if is_needed[row]:
+            is_needed[row] = False
+            for column in range(rows.shape[1]):
+                aside[num_aside, column] = rows[row, column]
+            numbers[num_aside] = row
+            num_aside += 1
+    return num_aside
+
+
+@njit(cache=True, nogil=True)
+def mark_rows(words, state, lowest, new_state, is_needed, indices):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Rows of at least the lowest state, ascending, go to indices, are needed, and get a new state; returns how many.
+
+    words is the memory of state, 8 rows each: most of a shard may never have been used.
+    """
+    num_rows = 0
+    for word in range(len(words)):
+        if words[word] == 0:
+            continue
+        for row in range(8 * word, min(8 * word + 8, len(state))):
+            if state[row] >= lowest:
+                indices[num_rows] = row
+                num_rows += 1
+                is_needed[row] = True
+                state[row] = new_state
+    return num_rows

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.sharding import Sharding
 from bagpipe_hpc.store.initial import RowInitializer
-from bagpipe_hpc.store.row_copy import gather_rows, scatter_rows
+from bagpipe_hpc.store.row_copy import gather_rows, mark_rows, scatter_rows
+from bagpipe_hpc.store.row_snapshot import RowSnapshot
 
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
@@ -17,7 +18,7 @@ Between = Callable[[], object]
 
 _PART_BYTES = 512 * 1024  # 50 to 100 microseconds of copying
 
-_ABSENT, _INITIAL, _TOUCHED, _CHANGED = 0, 1, 2, 3  # changed: touched since the last checkpoint
+_ABSENT, _INITIAL, _TOUCHED, _CHANGED = 0, 1, 2, 3  # changed: touched since the last snapshot
 
 
 class RowStore:
@@ -36,7 +37,11 @@ class RowStore:
         self.server = server
         self.rows = rows
         self._initializer = initializer
-        self._state = np.zeros(len(rows), dtype=np.uint8)
+        self._state_words = np.zeros(-(-len(rows) // 8), dtype=np.uint64)
+        self._state = self._state_words.view(np.uint8)[: len(rows)]
+        self._is_needed = np.zeros(len(rows), dtype=np.bool_)  # by the snapshot that is being read
+        self._snapshot: RowSnapshot | None = None
+        self._compile()
 
     @property
     def row_width(self) -> int:
@@ -65,6 +70,8 @@ class RowStore:
 
     def scatter(self, local_rows: Int64Array, rows: Float32Array, between: Between = lambda: None) -> None:
         """Overwrite rows, int64 (n,) unique, with float32 (n, row_width); between as in `gather`."""
+        if self._snapshot is not None:
+            self._snapshot.set_aside(local_rows)
         self.mark_touched(local_rows)  # which checks the indices, too
         for part in self._parts(len(local_rows)):
             scatter_rows(self.rows, local_rows[part], rows[part])
@@ -80,20 +87,44 @@ class RowStore:
 
     def touched(self, first_row: int, num_rows: int) -> tuple[Int64Array, Float32Array]:
         """Touched rows among num_rows local rows from first_row, as (keys, rows), ascending."""
-        return self._at_least(_TOUCHED, first_row, num_rows)
+        local_rows = first_row + np.flatnonzero(self._state[first_row : first_row + num_rows] >= _TOUCHED)
+        return self.sharding.keys_of(self.server, local_rows), self.rows[local_rows]
 
-    def changed(self, first_row: int, num_rows: int) -> tuple[Int64Array, Float32Array]:
-        """The same, without the rows that are as they were at the last `mark_saved`."""
-        return self._at_least(_CHANGED, first_row, num_rows)
+    def take_snapshot(self, *, is_full: bool) -> RowSnapshot:
+        """Keep the touched rows, or those changed since the last snapshot, as they are now.
 
-    def mark_saved(self) -> None:
-        """Note that the rows as they are stand in a committed checkpoint."""
-        np.minimum(self._state, _TOUCHED, out=self._state)
+        Its rows must be found by another thread or before the next `scatter`. Until `drop_snapshot`, every `scatter`
+        sets aside what it overwrites of them.
+        """
+        assert self._snapshot is None, "one snapshot at a time"
+        lowest = _TOUCHED if is_full else _CHANGED
+
+        def find() -> Int64Array:
+            local_rows = np.empty(len(self.rows), dtype=np.int64)  # memory that is not written to costs nothing
+            return local_rows[
+                : mark_rows(self._state_words, self._state, lowest, _TOUCHED, self._is_needed, local_rows)
+            ]
+
+        self._snapshot = RowSnapshot(self.rows, self._is_needed, find)
+        return self._snapshot
+
+    def drop_snapshot(self) -> None:
+        """The snapshot was read to its end."""
+        self._snapshot = None
+
+    def restore(self, keys: Int64Array, rows: Float32Array) -> None:
+        """Rows of a checkpoint: keys int64 (n,) unique, of this server; rows float32 (n, row_width)."""
+        local_rows = self.sharding.local_row_of(keys)
+        self.rows[local_rows] = rows
+        self._state[local_rows] = _TOUCHED
+
+    def _compile(self) -> None:
+        """What a first snapshot would compile, while rows wait for it."""
+        snapshot = self.take_snapshot(is_full=True)
+        snapshot.find_rows()
+        snapshot.set_aside(np.empty(0, dtype=np.int64))
+        self.drop_snapshot()
 
     def _parts(self, num_rows: int) -> Iterator[slice]:
         step = max(1, _PART_BYTES // self.rows.strides[0])
         return (slice(start, start + step) for start in range(0, num_rows, step))
-
-    def _at_least(self, state: int, first_row: int, num_rows: int) -> tuple[Int64Array, Float32Array]:
-        local_rows = first_row + np.flatnonzero(self._state[first_row : first_row + num_rows] >= state)
-        return self.sharding.keys_of(self.server, local_rows), self.rows[local_rows]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,6 +25,11 @@ class RowCache:
         self.device = device
         self._rows = torch.empty((num_slots, row_width), dtype=torch.float32, device=device)
 
+    @property
+    def num_slots(self) -> int:
+        """Slots."""
+        return len(self._rows)
+
     def read(self, slots: Int32Array) -> torch.Tensor:
         """Copies of rows; float32 (len(slots), row_width) on the device."""
         return self._rows.index_select(0, self._index(slots))
@@ -40,7 +47,7 @@ def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(array).to(device)
 
 
-def to_host(tensor: torch.Tensor) -> Float32Array:
+def to_host(tensor: torch.Tensor) -> NDArray[Any]:
     """A tensor as a contiguous host array; shares memory on the CPU where it can."""
-    array: Float32Array = tensor.detach().contiguous().cpu().numpy()
+    array: NDArray[Any] = tensor.detach().contiguous().cpu().numpy()
     return array

@@ -26,7 +26,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -35,14 +35,18 @@ from torch.nn import functional
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.lookahead.plan import TrainerPlan
+from bagpipe_hpc.training.buffers import BufferPool, HostBuffer, HostMemory
 from bagpipe_hpc.training.cache import RowCache, to_device, to_host
+from bagpipe_hpc.training.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.training.row_optimizer import RowOptimizer
+from bagpipe_hpc.training.wire import Wire, WireArray, gradient_scale
 
 Float32Array = NDArray[np.float32]
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
 
 Classes = tuple[int, ...]
+GRAY_CLASSES = np.arange(4, dtype=np.int8)
 ALL = (0, 1, 2, 3)
 EARLY_PUSHES, CRITICAL_PUSHES = (0, 1), (2, 3)  # Gray classes, see lookahead/plan.py
 CRITICAL_GRADIENTS, DELAYED_GRADIENTS = (1, 2), (0, 3)
@@ -52,7 +56,7 @@ class Peers(Protocol):
     """What the step needs of the exchange between trainers."""
 
     def swap(
-        self, outgoing: Float32Array, send_counts: Int32Array, incoming: Float32Array, receive_counts: Int32Array
+        self, outgoing: WireArray, send_counts: Int32Array, incoming: WireArray, receive_counts: Int32Array
     ) -> None:
         """Blocks of rows out and in; see transport/peers.py."""
 
@@ -90,15 +94,30 @@ class Stopwatch:
         trace.record(cause.replace("_", " "), start_ns, stop_ns, iteration)
 
 
+@dataclass(frozen=True)
+class _Lane:
+    """What one thread exchanges with: a way to the other trainers, and memory for what is on it."""
+
+    peers: Peers
+    watch: Stopwatch
+    outgoing: HostBuffer
+    incoming: HostBuffer
+
+
 @dataclass
 class OpenIteration:
     """What an iteration hands from part to part."""
 
     plan: TrainerPlan
     aside: torch.Tensor  # rows forced out, in write_back_slots order
-    replicas: Float32Array  # (replica_counts.sum(), row_width) on the host
+    pushed: _Blocks  # entries of push_index
+    replicated: _Blocks  # entries of replicas
+    updated: dict[Classes, Int64Array]  # positions in update_slots, ascending: rows updated with those gradients
+    replicas_buffer: HostBuffer  # from `start` to `compute`
+    replicas: WireArray  # (replica_counts.sum(), row_dim) in that buffer, as they travelled
     own_gradients: torch.Tensor = field(init=False)  # (num_own, row_dim)
-    replica_gradients: Float32Array = field(init=False)  # (len(replicas), row_dim) on the host
+    gradients_buffer: HostBuffer = field(init=False)  # from `compute` to `finish`
+    replica_gradients: WireArray = field(init=False)  # (len(replicas), row_dim) in that buffer, as they will travel
 
 
 class TrainingStep:
@@ -113,10 +132,15 @@ class TrainingStep:
         row_optimizer: For rows.
         dense_optimizer: For the model's parameters.
         dense: Sums dense gradients.
+        in_bfloat16: Whether the model computes in bfloat16 where torch.autocast finds that safe.
         peers: The other trainers, for `compute`.
         delayed_peers: The other trainers, for `start` and `finish`; None: nothing is early or delayed.
+        wire: How rows and gradients travel among them.
         stopwatch: Gets the time of each part.
         delayed_stopwatch: Gets that of `start` and `finish`.
+
+    `is_overlapped` says whether `finish` and `start` may run while the iteration between them computes, `memory` how
+    many communication buffers were allocated.
     """
 
     def __init__(
@@ -128,10 +152,12 @@ class TrainingStep:
         num_tables: int,
         cache: RowCache,
         row_optimizer: RowOptimizer,
-        dense_optimizer: torch.optim.Optimizer,
+        dense_optimizer: DenseOptimizer,
         dense: Dense,
+        in_bfloat16: bool = False,
         peers: Peers,
         delayed_peers: Peers | None,
+        wire: Wire,
         stopwatch: Stopwatch,
         delayed_stopwatch: Stopwatch,
     ) -> None:
@@ -143,15 +169,33 @@ class TrainingStep:
         self._row_optimizer = row_optimizer
         self._dense_optimizer = dense_optimizer
         self.dense = dense
-        self._peers = peers
-        self._delayed_peers = delayed_peers
+        self._wire = wire
+        self._in_bfloat16 = in_bfloat16
         self._watch = stopwatch
         self._delayed_watch = delayed_stopwatch
+        self.is_overlapped = delayed_peers is not None
+        self.memory = HostMemory(cache.device)
+        self._lane, self._delayed_lane = (
+            _Lane(to, watch, HostBuffer(self.memory), HostBuffer(self.memory))
+            for to, watch in ((peers, stopwatch), (delayed_peers or peers, delayed_stopwatch))
+        )
+        self._replicas, self._gradients = BufferPool(self.memory), BufferPool(self.memory)
+        self._leaving = HostBuffer(self.memory)
+
+    def exchanged_bytes(self, plan: TrainerPlan) -> int:
+        """Bytes that this trainer sends the others in an iteration: rows pushed, gradients of replicas."""
+        num_rows = len(plan.push_index) + (0 if plan.read_only else int(plan.replica_counts.sum()))
+        return num_rows * self._row_dim * self._wire.array_dtype.itemsize
 
     @property
-    def is_overlapped(self) -> bool:
-        """Whether `finish` and `start` may run while the iteration between them computes."""
-        return self._delayed_peers is not None
+    def cache(self) -> RowCache:
+        """Rows this trainer owns."""
+        return self._cache
+
+    @property
+    def dense_optimizer(self) -> torch.optim.Optimizer:
+        """Of the model's parameters."""
+        return self._dense_optimizer.torch_optimizer
 
     def start(self, plan: TrainerPlan, landed: Float32Array) -> OpenIteration:
         """Bring the rows of an iteration together, as far as the iteration before leaves them alone.
@@ -163,12 +207,28 @@ class TrainingStep:
         with self._delayed_watch.time("insert"):
             aside = self._cache.read(plan.write_back_slots[_forced_mask(plan)])  # 1
             self._cache.write(plan.fetch_slots, to_device(landed, self._cache.device))  # 2
-            replicas = np.empty((int(plan.replica_counts.sum()), landed.shape[1]), dtype=np.float32)
-        iteration = OpenIteration(plan, aside, replicas)
-        if self._delayed_peers is not None:
+            iteration = self._open(plan, aside)
+        if self.is_overlapped:
             with self._delayed_watch.time("early_pushes"):
-                self._push(iteration, EARLY_PUSHES, self._delayed_peers)  # 3
+                self._push(iteration, EARLY_PUSHES, self._delayed_lane)  # 3
         return iteration
+
+    def _open(self, plan: TrainerPlan, aside: torch.Tensor) -> OpenIteration:
+        pushed, replicated = _Blocks(plan.push_counts), _Blocks(plan.replica_counts)
+        delayed = np.zeros(len(plan.update_slots), dtype=np.bool_)
+        if self.is_overlapped:
+            delayed[plan.push_index[pushed.part(DELAYED_GRADIENTS).positions]] = True
+        updated = {
+            self._critical_gradients: np.flatnonzero(~delayed),
+            DELAYED_GRADIENTS: np.flatnonzero(delayed),
+        }
+        buffer = self._replicas.take()
+        replicas = buffer.rows(len(replicated), self._row_dim, self._wire.array_dtype)
+        return OpenIteration(plan, aside, pushed, replicated, updated, buffer, replicas)
+
+    @property
+    def _critical_gradients(self) -> Classes:
+        return CRITICAL_GRADIENTS if self.is_overlapped else ALL
 
     def compute(self, iteration: OpenIteration) -> tuple[float, Float32Array]:
         """Forward, backward, and what the next iteration needs.
@@ -180,16 +240,17 @@ class TrainingStep:
         """
         plan = iteration.plan
         with self._watch.time("exchange"):
-            self._push(iteration, CRITICAL_PUSHES if self.is_overlapped else ALL, self._peers)  # 4
+            self._push(iteration, CRITICAL_PUSHES if self.is_overlapped else ALL, self._lane)  # 4
         with self._watch.time("cache"):
-            own = self._cache.read(plan.update_slots[: plan.num_own])
-            rows = torch.cat([own, to_device(iteration.replicas, own.device)])[:, : self._row_dim]
+            own = self._wire.pack(self._cache.read(plan.update_slots[: plan.num_own])[:, : self._row_dim])
+            rows = self._wire.unpack(torch.cat([own, to_device(iteration.replicas, own.device)]))
+            self._replicas.give_back(iteration.replicas_buffer)
         if plan.read_only:
             with self._watch.time("compute"), torch.no_grad():
                 return float("nan"), to_host(self._forward(plan, rows))
-        rows = rows.contiguous().requires_grad_()
+        rows.requires_grad_()
         with self._watch.time("compute"):  # 5
-            self._dense_optimizer.zero_grad(set_to_none=True)
+            self._dense_optimizer.zero_grad()
             logits = self._forward(plan, rows)
             labels = to_device(plan.labels, rows.device)
             share = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
@@ -197,67 +258,63 @@ class TrainingStep:
             self.dense.start(share_loss)
             share_loss.backward()
         assert rows.grad is not None
-        iteration.own_gradients = rows.grad[: plan.num_own]
-        iteration.replica_gradients = to_host(rows.grad[plan.num_own :])
-        critical = CRITICAL_GRADIENTS if self.is_overlapped else ALL
-        self._reduce(iteration, critical, self._peers, self._watch, "exchange")  # 6, 7
+        scale = gradient_scale(plan.num_global_samples)
+        gradients = self._wire.pack(rows.grad, scale)
+        iteration.own_gradients = self._wire.unpack(gradients[: plan.num_own], scale)
+        iteration.gradients_buffer = self._gradients.take()
+        iteration.replica_gradients = iteration.gradients_buffer.fill(gradients[plan.num_own :])
+        self._reduce(iteration, self._critical_gradients, self._lane, "exchange")  # 6, 7
         with self._watch.time("dense"):  # 8
             loss = self.dense.finish()
-            self._dense_optimizer.step()
+            self._dense_optimizer.step(plan.iteration)
         return loss, to_host(logits)
 
     def finish(self, iteration: OpenIteration) -> Float32Array:
         """The delayed half.
 
         Returns:
-            Rows to write back, float32 (n, row_width) in `write_back_slots` order.
+            Rows to write back, float32 (n, row_width) in `write_back_slots` order; valid until the next call.
         Communication: with peers as counted in the plan.
         """
         plan = iteration.plan
-        if self._delayed_peers is not None and not plan.read_only:
-            self._reduce(
-                iteration, DELAYED_GRADIENTS, self._delayed_peers, self._delayed_watch, "delayed_gradients"
-            )  # 9
+        if not plan.read_only:
+            if self.is_overlapped:
+                self._reduce(iteration, DELAYED_GRADIENTS, self._delayed_lane, "delayed_gradients")  # 9
+            self._gradients.give_back(iteration.gradients_buffer)
         with self._delayed_watch.time("drain"):  # 10
-            forced = _forced_mask(plan)
-            leaving = torch.empty((len(forced), iteration.replicas.shape[1]), device=self._cache.device)
-            leaving[torch.from_numpy(~forced)] = self._cache.read(plan.write_back_slots[~forced])
-            leaving[torch.from_numpy(forced)] = iteration.aside
-            return to_host(leaving)
+            leaving = self._cache.read(plan.write_back_slots)
+            if len(iteration.aside):  # other rows have their slots by now
+                leaving[torch.from_numpy(_forced_mask(plan))] = iteration.aside
+            return self._leaving.fill(leaving)
 
-    def _push(self, iteration: OpenIteration, classes: Classes, peers: Peers) -> None:
+    def _push(self, iteration: OpenIteration, classes: Classes, lane: _Lane) -> None:
         """Owned rows of these Gray classes to their users; theirs into the replicas."""
         plan = iteration.plan
-        outgoing, incoming = _Part(plan.push_counts, classes), _Part(plan.replica_counts, classes)
-        rows = to_host(self._cache.read(plan.update_slots[plan.push_index[outgoing.positions]]))
-        landed = np.empty((len(incoming.positions), rows.shape[1]), dtype=np.float32)
-        peers.swap(rows, outgoing.counts, landed, incoming.counts)
+        outgoing, incoming = iteration.pushed.part(classes), iteration.replicated.part(classes)
+        rows = self._cache.read(plan.update_slots[plan.push_index[outgoing.positions]])[:, : self._row_dim]
+        landed = lane.incoming.rows(len(incoming.positions), self._row_dim, self._wire.array_dtype)
+        lane.peers.swap(lane.outgoing.fill(self._wire.pack(rows)), outgoing.counts, landed, incoming.counts)
         iteration.replicas[incoming.positions] = landed
 
     def _forward(self, plan: TrainerPlan, rows: torch.Tensor) -> torch.Tensor:
         # (num_samples, num_tables)
         sample_rows = to_device(plan.sample_rows, rows.device).view(self._num_tables, plan.num_samples).t()
         dense = to_device(plan.dense, rows.device)
-        logits: torch.Tensor = self.model(dense, functional.embedding(sample_rows, rows))
-        return logits
+        with torch.autocast(rows.device.type, torch.bfloat16, enabled=self._in_bfloat16):
+            logits: torch.Tensor = self.model(dense, functional.embedding(sample_rows, rows))
+        return logits.float()
 
-    def _reduce(self, iteration: OpenIteration, classes: Classes, peers: Peers, watch: Stopwatch, cause: str) -> None:
+    def _reduce(self, iteration: OpenIteration, classes: Classes, lane: _Lane, cause: str) -> None:
         """Gradients of replicas of these Gray classes to their owners; then update the rows they belong to."""
-        plan = iteration.plan
-        with watch.time(cause):
-            outgoing, incoming = _Part(plan.replica_counts, classes), _Part(plan.push_counts, classes)
-            gradients = np.empty((len(incoming.positions), self._row_dim), dtype=np.float32)
-            peers.swap(iteration.replica_gradients[outgoing.positions], outgoing.counts, gradients, incoming.counts)
-        with watch.time("update"):
-            updates = plan.push_index[incoming.positions]
-            self._update(iteration, self._rows_to_update(plan, classes), updates, incoming.counts, gradients)
-
-    def _rows_to_update(self, plan: TrainerPlan, classes: Classes) -> Int64Array:
-        """Positions in update_slots: rows with delayed gradients, or all others."""
-        delayed = np.zeros(len(plan.update_slots), dtype=np.bool_)
-        if self.is_overlapped:
-            delayed[plan.push_index[_Part(plan.push_counts, DELAYED_GRADIENTS).positions]] = True
-        return np.flatnonzero(delayed if classes == DELAYED_GRADIENTS else ~delayed)
+        outgoing, incoming = iteration.replicated.part(classes), iteration.pushed.part(classes)
+        with lane.watch.time(cause):
+            mine = lane.outgoing.rows(len(outgoing.positions), self._row_dim, self._wire.array_dtype)
+            np.take(iteration.replica_gradients, outgoing.positions, axis=0, out=mine, mode="clip")  # raise: by a copy
+            gradients = lane.incoming.rows(len(incoming.positions), self._row_dim, self._wire.array_dtype)
+            lane.peers.swap(mine, outgoing.counts, gradients, incoming.counts)
+        with lane.watch.time("update"):
+            updates = iteration.plan.push_index[incoming.positions]
+            self._update(iteration, iteration.updated[classes], updates, incoming.counts, gradients)
 
     def _update(
         self,
@@ -265,7 +322,7 @@ class TrainingStep:
         positions: Int64Array,
         updates: Int32Array,
         counts: Int32Array,
-        gradients: Float32Array,
+        gradients: WireArray,
     ) -> None:
         """Sum the gradients of some owned rows and apply the optimizer.
 
@@ -273,13 +330,16 @@ class TrainingStep:
             positions: Of the rows in update_slots, ascending.
             updates: Position in update_slots of each gradient, trainer by trainer.
             counts: int32, shape (T,): gradients from each trainer.
-            gradients: float32, shape (len(updates), row_dim).
+            gradients: As they travelled, shape (len(updates), row_dim).
         """
+        if len(positions) == 0:
+            return
         plan, device = iteration.plan, self._cache.device
         places = np.empty(len(plan.update_slots), dtype=np.int64)  # of each update among the positions
         places[positions] = np.arange(len(positions))
         sums = torch.zeros((len(positions), self._row_dim), device=device)
-        index, arrived = to_device(places[updates], device), to_device(gradients, device)
+        index = to_device(places[updates], device)
+        arrived = self._wire.unpack(to_device(gradients, device), gradient_scale(plan.num_global_samples))
         num_own = int(np.searchsorted(positions, plan.num_own))  # own rows come first
         start = 0
         for trainer, count in enumerate(counts.tolist()):
@@ -291,18 +351,31 @@ class TrainingStep:
                 start += count
         slots = plan.update_slots[positions]
         rows = self._cache.read(slots)
-        self._row_optimizer.step(rows, sums)
+        self._row_optimizer.step(rows, sums, plan.iteration)
         self._cache.write(slots, rows)
 
 
-class _Part:
-    """Entries of some Gray classes in the blocks of all trainers."""
+class _Blocks:
+    """Entries of the blocks of all trainers, each in Gray order."""
 
-    def __init__(self, counts: Int32Array, classes: Classes) -> None:
-        chosen = np.zeros(4, dtype=np.bool_)
+    def __init__(self, counts: Int32Array) -> None:
+        self._counts = counts
+        # int8, (counts.sum(),): Gray class of each entry
+        self._classes = np.repeat(np.resize(GRAY_CLASSES, counts.size), counts.reshape(-1))
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def part(self, classes: Classes) -> _Part:
+        """Those of some Gray classes."""
+        chosen = np.zeros(len(GRAY_CLASSES), dtype=np.bool_)
         chosen[list(classes)] = True
-        self.positions = np.flatnonzero(np.repeat(np.tile(chosen, len(counts)), counts.reshape(-1)))
-        self.counts: Int32Array = counts[:, chosen].sum(axis=1, dtype=np.int32)
+        return _Part(np.flatnonzero(chosen[self._classes]), self._counts @ chosen)
+
+
+class _Part(NamedTuple):
+    positions: Int64Array  # ascending
+    counts: Int32Array  # (T,)
 
 
 def _forced_mask(plan: TrainerPlan) -> NDArray[np.bool_]:

@@ -7,8 +7,7 @@ from collections import deque
 from mpi4py import MPI
 
 from bagpipe_hpc import trace
-from bagpipe_hpc.lookahead.codec import decode_plan
-from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
+from bagpipe_hpc.lookahead.codec import Item, decode_plan
 from bagpipe_hpc.transport.polite import receive_bytes
 
 
@@ -55,8 +54,12 @@ class PlanReceiver:
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm
 
-    def next(self) -> TrainerPlan | ServerPlan | None:
-        """The next plan; None after the last. Communication: waits for the oracle."""
+    def is_waiting(self) -> bool:
+        """Whether `next` would return at once."""
+        return self._comm.Iprobe(0)
+
+    def next(self) -> Item | None:
+        """The next plan or snapshot; None after the last. Communication: waits for the oracle."""
         with trace.span("receive plan") as span:
             plan = decode_plan(receive_bytes(self._comm, 0))
             span.iteration = plan.iteration if plan else None

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.transport.polite import wait_all
 
-Float32Array = NDArray[np.float32]
+WireArray = NDArray[np.float32 | np.int16]  # int16: the bits of 16-bit floats
 Int32Array = NDArray[np.int32]
 
 
@@ -22,23 +22,23 @@ class PeerExchange:
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm.Dup()
-        self.bytes_sent = 0
+        self._row_types: dict[int, MPI.Datatype] = {}  # by bytes of a row
 
     def swap(
-        self, outgoing: Float32Array, send_counts: Int32Array, incoming: Float32Array, receive_counts: Int32Array
+        self, outgoing: WireArray, send_counts: Int32Array, incoming: WireArray, receive_counts: Int32Array
     ) -> None:
         """Send consecutive blocks of outgoing to trainers 0, 1, ...; receive theirs into incoming.
 
         Args:
-            outgoing: float32, shape (send_counts.sum(), columns), C-contiguous.
+            outgoing: float32 or int16, shape (send_counts.sum(), columns), C-contiguous.
             send_counts: int32, shape (T,); 0 for this trainer.
-            incoming: float32, shape (receive_counts.sum(), columns), C-contiguous.
+            incoming: Of the same type, shape (receive_counts.sum(), columns), C-contiguous.
             receive_counts: int32, shape (T,).
         Communication: with every trainer that has a block for this one or gets one; complete on return.
         """
         if len(outgoing) + len(incoming) == 0:
             return
-        row = MPI.FLOAT.Create_contiguous(outgoing.shape[1]).Commit()
+        row = self._row_type(outgoing.itemsize * outgoing.shape[1])
         requests = []
         for peer, block in enumerate(_blocks(incoming, receive_counts)):
             if len(block):
@@ -47,12 +47,18 @@ class PeerExchange:
             if len(block):
                 requests.append(self._comm.Isend([block, len(block), row], peer))
         wait_all(requests)
-        row.Free()
-        self.bytes_sent += outgoing.nbytes
+
+    def _row_type(self, row_bytes: int) -> MPI.Datatype:
+        # Counts are in rows, so that nothing overflows at 2 GiB.
+        if row_bytes not in self._row_types:
+            self._row_types[row_bytes] = MPI.BYTE.Create_contiguous(row_bytes).Commit()
+        return self._row_types[row_bytes]
 
     def free(self) -> None:
+        for row_type in self._row_types.values():
+            row_type.Free()
         self._comm.Free()
 
 
-def _blocks(rows: Float32Array, counts: Int32Array) -> list[Float32Array]:
+def _blocks(rows: WireArray, counts: Int32Array) -> list[WireArray]:
     return np.split(rows, np.cumsum(counts)[:-1])

@@ -7,6 +7,7 @@ transfers over a network need at their target.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,17 +15,26 @@ from mpi4py import MPI
 
 _YIELDS = 200  # about 200 microseconds
 _SLEEP_SECONDS = 50e-6
+_of_thread = threading.local()
 
 
 def wait_until(ready: Callable[[], bool]) -> None:
     """Poll until ready() is true."""
-    polls = 0
+    if ready():
+        return
+    start, polls = time.thread_time_ns(), 0
     while not ready():
         polls += 1
         if polls <= _YIELDS:
             os.sched_yield()
         else:
             time.sleep(_SLEEP_SECONDS)
+    _of_thread.polling_ns = getattr(_of_thread, "polling_ns", 0) + time.thread_time_ns() - start
+
+
+def working_ns() -> int:
+    """CPU time of the calling thread, less what it spent on polling."""
+    return time.thread_time_ns() - int(getattr(_of_thread, "polling_ns", 0))
 
 
 def wait_all(requests: Sequence[MPI.Request]) -> None:

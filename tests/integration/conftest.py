@@ -17,8 +17,12 @@ NUM_EMBEDDINGS = (7, 400, 3, 50_000, 90)
 
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See `make_dataset`."""
+    return make_dataset(tmp_path_factory.mktemp("data") / "small")
+
+
+def make_dataset(path: Path) -> Path:
     """Skewed ids over tables of very different sizes, 3 dense features, validation split; the last batch is short."""
-    path = tmp_path_factory.mktemp("data") / "small"
     tables = tuple(TableSchema(name=f"t{index}", num_embeddings=size) for index, size in enumerate(NUM_EMBEDDINGS))
     schema = Schema(dense=("d0", "d1", "d2"), tables=tables)
     random = np.random.default_rng(1)

@@ -21,7 +21,7 @@ WINDOWS = [(1, 1), (8, 1), (8, 4), (64, 1), (64, 4)]  # (L, P); P = 4 does not f
 
 def train(dataset: Path, out: Path, num_trainers: int, num_servers: int, runs: list[list[str]]) -> list[dict[str, Any]]:
     settings = out / "settings.json"
-    settings.write_text(json.dumps([[*COMMON, f"roles.servers={num_servers}", *run] for run in runs]))
+    settings.write_text(json.dumps([{"set": [*COMMON, f"roles.servers={num_servers}", *run]} for run in runs]))
     result = run_ranks(1 + num_servers + num_trainers, [PROGRAM, str(dataset), str(out), str(settings)], timeout=150)
     assert result.returncode == 0, result.stdout + result.stderr
     return [json.loads((out / str(index) / "summary.json").read_text()) for index in range(len(runs))]
@@ -73,6 +73,28 @@ def test_locality_placement_is_the_same_cached_and_synchronous(small_dataset: Pa
         assert summary["rows_pushed"] < contiguous["rows_pushed"], run
 
 
+def test_16_bits_halve_the_exchange_and_depend_on_nothing_else(small_dataset: Path, tmp_path: Path) -> None:
+    rounded = ["training.wire_dtype=float16"]
+    runs = [
+        [],
+        [*rounded, "mode=synchronous"],
+        rounded,
+        rounded,
+        [*rounded, "lookahead.window=8", "lookahead.prefetch_depth=1", "cache.rows=260"],
+        [*rounded, "transport=direct", "lookahead.delayed_synchronisation=false"],
+        ["training.wire_dtype=bfloat16"],
+    ]
+    exact, synchronous, *others, bfloat = train(small_dataset, tmp_path, 3, 1, runs)
+    for run, summary in zip(runs[2:], others, strict=False):
+        assert summary["model_digest"] == synchronous["model_digest"], run
+        assert summary["validation_auc"] == synchronous["validation_auc"], run
+    assert 2 * others[0]["bytes_exchanged"] == exact["bytes_exchanged"] == 2 * bfloat["bytes_exchanged"]
+    assert others[0]["rows_pushed"] == exact["rows_pushed"]
+    assert len({summary["model_digest"] for summary in (exact, synchronous, bfloat)}) == 3
+    for summary in (synchronous, bfloat):
+        assert abs(summary["validation_log_loss"] - exact["validation_log_loss"]) < 0.01
+
+
 def test_a_small_cache_evicts_and_changes_nothing(small_dataset: Path, tmp_path: Path) -> None:
     runs = [["cache.rows=260", "lookahead.prefetch_depth=1"], ["lookahead.prefetch_depth=1"]]
     small, large = train(small_dataset, tmp_path, 1, 1, runs)
@@ -81,13 +103,13 @@ def test_a_small_cache_evicts_and_changes_nothing(small_dataset: Path, tmp_path:
 
 
 def test_digests_do_not_depend_on_the_number_of_servers(small_dataset: Path, tmp_path: Path) -> None:
+    runs = [[], ["training.wire_dtype=float16"]]
     digests = set()
     for num_servers in (1, 3):
         out = tmp_path / str(num_servers)
         out.mkdir()
-        (summary,) = train(small_dataset, out, 2, num_servers, [[]])
-        digests.add(summary["model_digest"])
-    assert len(digests) == 1
+        digests |= {summary["model_digest"] for summary in train(small_dataset, out, 2, num_servers, runs)}
+    assert len(digests) == len(runs)
 
 
 def test_run_directory(small_dataset: Path, tmp_path: Path) -> None:

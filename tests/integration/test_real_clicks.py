@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,14 +20,23 @@ categorical: [user_id, click_article_id]
 @pytest.mark.skipif(not CLICKS.exists(), reason="no globo_clicks_1m.csv.gz in ../shared/data beside the repository")
 def test_two_tables_learn_from_a_million_clicks(tmp_path: Path) -> None:
     (tmp_path / "schema.yaml").write_text(SCHEMA)
-    clicks, run = str(tmp_path / "clicks"), str(tmp_path / "run")
+    clicks = str(tmp_path / "clicks")
     command = ["import", "table", str(CLICKS), "--schema", str(tmp_path / "schema.yaml"), "--output", clicks]
     made = run_ranks(2, ["-m", "bagpipe_hpc", *command, "--samples-per-shard", "250000"], timeout=120)
     assert made.returncode == 0, made.stderr
-    settings = ["model.name=deepfm", "training.batch_size=512", "training.learning_rate=5", "training.threads=1"]
-    overrides = [word for setting in settings for word in ("--set", setting)]
-    trained = run_ranks(3, ["-m", "bagpipe_hpc", "train", "--data", clicks, "--run-dir", run, *overrides], timeout=240)
-    assert trained.returncode == 0, trained.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary = train(clicks, tmp_path / "exact", "float32")
     assert summary["samples"] == 900_000
     assert summary["validation_auc"] > 0.55, summary
+    rounded = train(clicks, tmp_path / "rounded", "float16")
+    assert abs(rounded["validation_auc"] - summary["validation_auc"]) < 0.003, (rounded, summary)
+    assert 2 * rounded["bytes_exchanged"] == summary["bytes_exchanged"]
+
+
+def train(clicks: str, run: Path, wire_dtype: str) -> dict[str, Any]:
+    settings = ["model.name=deepfm", "training.batch_size=512", "training.learning_rate=5", "training.threads=1"]
+    overrides = [word for setting in (*settings, f"training.wire_dtype={wire_dtype}") for word in ("--set", setting)]
+    command = ["-m", "bagpipe_hpc", "train", "--data", clicks, "--run-dir", str(run), *overrides]
+    trained = run_ranks(4, command, timeout=240)
+    assert trained.returncode == 0, trained.stderr
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return summary

@@ -16,7 +16,7 @@ from tests.launch import REPO_ROOT, run_python
 PACKAGE = "bagpipe_hpc"
 
 LAYERS = (
-    {"errors", "config", "digest", "splitmix", "trace", "heap"},
+    {"errors", "exit_codes", "config", "digest", "splitmix", "trace", "heap"},
     {"topology", "sharding"},
     {"lookahead"},
     {"data"},

@@ -1,6 +1,8 @@
 """Several training jobs one after the other in one MPI world, which saves their start-up.
 
-Usage: train_many.py DATA OUT SETTINGS.json, the last a list of lists of `section.key=value`; job i goes to OUT/i.
+Usage: train_many.py DATA OUT JOBS.json, the last a list of objects: `set`, a list of `section.key=value`; `resume`, as
+`--resume`; `run`, the run directory within OUT (default: the job's number); `data`, instead of DATA.
+Exit codes go to OUT/codes.json.
 """
 
 from __future__ import annotations
@@ -9,9 +11,23 @@ import json
 import sys
 from pathlib import Path
 
-from bagpipe_hpc.roles.job import run_training
+from mpi4py import MPI
+
+from bagpipe_hpc.roles.job import Request, run_training
 
 if __name__ == "__main__":
-    data, out, settings = (Path(argument) for argument in sys.argv[1:])
-    for index, overrides in enumerate(json.loads(settings.read_text())):
-        run_training(None, data, out / str(index), overrides)
+    data, out, jobs = (Path(argument) for argument in sys.argv[1:])
+    codes = [
+        run_training(
+            Request(
+                None,
+                Path(job.get("data", data)),
+                out / job.get("run", str(index)),
+                job.get("set", []),
+                resume=job.get("resume"),
+            )
+        )
+        for index, job in enumerate(json.loads(jobs.read_text()))
+    ]
+    if MPI.COMM_WORLD.rank == 0:
+        (out / "codes.json").write_text(json.dumps(codes))

@@ -29,7 +29,7 @@ def summary(milliseconds: float, digest: str) -> dict[str, Any]:
 @pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.directory)
 def test_rungs_are_valid_settings(rung: Any) -> None:
     config = load_config(None, [*COMMON, *rung.overrides])
-    assert config.is_overlapped == (rung.directory in ("delayed", "locality", "resident"))
+    assert config.is_overlapped == (rung.directory not in ("synchronous", "cache", "prefetch"))
     assert config.training.epochs == 3
 
 
@@ -40,17 +40,27 @@ def test_rungs_can_be_chosen() -> None:
         rungs_named("cash")
 
 
-def test_ratios_are_to_the_first_and_the_last() -> None:
-    rungs = rungs_named("synchronous,delayed,resident")
-    summaries = {"synchronous": summary(40, "a"), "delayed": summary(12, "a"), "resident": summary(10, "a")}
+def test_ratios_are_to_the_first_and_the_bound() -> None:
+    rungs = rungs_named("synchronous,delayed,locality,resident")
+    milliseconds = {"synchronous": 40, "delayed": 12, "locality": 11, "resident": 10}
+    summaries = {name: summary(time, "a") for name, time in milliseconds.items()}
     console = Console(width=100, record=True)
     console.print(ladder_table(rungs, summaries))
-    row = next(line for line in console.export_text().splitlines() if "+ delayed" in line)
+    lines = console.export_text().splitlines()
+    row = next(line for line in lines if "+ delayed" in line)
     assert [word for word in ("12.0", "3.33", "1.20", "1,234", "2.00") if word not in row] == []
+    assert "1.10" not in next(line for line in lines if "+ locality" in line)  # its own bound was not run
 
 
 def test_another_digest_is_found_out_where_it_may_not_be() -> None:
-    rungs = rungs_named("synchronous,cache,locality,resident")
-    digests = {"synchronous": "a", "cache": "b", "locality": "c", "resident": "a"}
+    digests = {
+        "synchronous": "a",
+        "cache": "b",
+        "locality": "c",
+        "wire": "d",
+        "resident": "a",
+        "resident-locality": "e",
+    }
+    rungs = rungs_named(",".join(digests))
     summaries = {name: summary(1, digest) for name, digest in digests.items()}
-    assert wrong_digests(rungs, summaries) == ["+ cache"]
+    assert wrong_digests(rungs, summaries) == ["+ cache", "resident + locality"]

@@ -84,6 +84,7 @@ class Playback:
         self.caches: list[dict[int, Row]] = [{} for _ in self.trainers]  # slot -> row
         # (direction, server, rows of a ring slot) -> position -> row: a ring that grows is another window
         self.windows: dict[tuple[str, int, int], dict[int, Row]] = {}
+        self.first, self.end = 0, len(plans)  # the part that is being played
         self.served = 0  # steps of the servers so far
         self.finished = 0  # iterations of the trainers
         self.freed = [0 for _ in self.trainers]  # slots that the iteration before let go of: not yet free
@@ -91,17 +92,25 @@ class Playback:
         self.forced: dict[int, list[list[list[Row]]]] = {}  # iteration -> per trainer and server, rows set aside
 
     def run(self) -> None:
-        """Every iteration: `start`, `compute`, `update`, `finish`."""
+        """The whole stream."""
         check_rings(self.plans)
-        num_iterations = len(self.plans)
-        if self.overlapped and num_iterations:
-            self.start(0)
-        for i in range(num_iterations):
+        self.run_part(0, len(self.plans))
+        assert not any(self.windows.values()), "rows left in a stage"
+        if len(self.plans) == len(self.batches):
+            assert not any(self.caches), "rows left in a cache"
+            assert self.tables == self.versions, "updates lost"
+
+    def run_part(self, first: int, end: int) -> None:
+        """Every iteration of a part: `start`, `compute`, `update`, `finish`."""
+        self.first, self.end, self.served = first, end, first
+        if self.overlapped and first < end:
+            self.start(first)
+        for i in range(first, end):
             if self.overlapped:
                 self.compute(i)
-                if i > 0:
+                if i > first:
                     self.finish(i - 1)
-                if i + 1 < num_iterations:
+                if i + 1 < end:
                     self.start(i + 1)
                 self.update(i, critical=True)
             else:
@@ -109,14 +118,10 @@ class Playback:
                 self.compute(i)
                 self.update(i, critical=True)
                 self.finish(i)
-        if self.overlapped and num_iterations:
-            self.finish(num_iterations - 1)
-        while self.served < num_iterations + self.prefetch_depth + 1:
+        if self.overlapped and first < end:
+            self.finish(end - 1)
+        while self.served < end + self.prefetch_depth + 1:
             self.serve()
-        assert not any(self.windows.values()), "rows left in a stage"
-        if len(self.plans) == len(self.batches):
-            assert not any(self.caches), "rows left in a cache"
-            assert self.tables == self.versions, "updates lost"
 
     # --- what the stream says
 
@@ -149,16 +154,16 @@ class Playback:
     def serve(self) -> None:
         """Their next step."""
         n = self.served
-        if n - self.prefetch_depth - 1 >= 0:
+        if n - self.prefetch_depth - 1 >= self.first:
             self.scatter(n - self.prefetch_depth - 1)
-        if n < len(self.plans):
+        if n < self.end:
             self.gather(n)
         self.served += 1
 
     def serve_until(self, n: int) -> None:
         """Gather the fetches of n and, if eager, all that may be gathered."""
         while self.served <= n or (
-            self.eager and self.served < len(self.plans) and self.served - self.prefetch_depth - 1 < self.finished
+            self.eager and self.served < self.end and self.served - self.prefetch_depth - 1 < self.finished
         ):
             self.serve()
 

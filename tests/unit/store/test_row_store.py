@@ -98,13 +98,33 @@ def test_gathers_go_into_a_part_of_a_stage(store: RowStore) -> None:
     assert not stage[[0, 1, 4, 5]].any()
 
 
-def test_changed_rows_are_those_since_the_last_checkpoint(store: RowStore) -> None:
+def snapshot_of(store: RowStore, *, is_full: bool) -> dict[int, float]:
+    """First column by key."""
+    snapshot = store.take_snapshot(is_full=is_full)
+    snapshot.find_rows()
+    found = {
+        int(key): float(row[0])
+        for local_rows, rows in snapshot.pieces(2)
+        for key, row in zip(SHARDING.keys_of(SERVER, local_rows), rows, strict=True)
+    }
+    store.drop_snapshot()
+    return found
+
+
+def test_an_increment_has_the_rows_since_the_last_snapshot(store: RowStore) -> None:
     store.scatter(np.array([1, 2]), values(2))
-    store.mark_saved()
+    assert snapshot_of(store, is_full=False).keys() == set(SHARDING.keys_of(SERVER, np.array([1, 2])).tolist())
     gather(store, np.array([3]))
-    assert store.changed(0, len(store.rows))[0].tolist() == []
+    assert snapshot_of(store, is_full=False) == {}
     store.scatter(np.array([2, 5]), values(2))
-    keys, rows = store.changed(0, len(store.rows))
-    assert keys.tolist() == SHARDING.keys_of(SERVER, np.array([2, 5])).tolist()
-    np.testing.assert_array_equal(rows, values(2))
-    assert store.num_touched() == len(store.touched(0, len(store.rows))[0]) == 3
+    assert list(snapshot_of(store, is_full=False)) == SHARDING.keys_of(SERVER, np.array([2, 5])).tolist()
+    assert list(snapshot_of(store, is_full=True)) == SHARDING.keys_of(SERVER, np.array([1, 2, 5])).tolist()
+
+
+def test_restored_rows_are_touched_but_not_changed(store: RowStore) -> None:
+    keys = SHARDING.keys_of(SERVER, np.array([7, 4]))
+    store.restore(keys, values(2))
+    np.testing.assert_array_equal(gather(store, np.array([7, 4])), values(2))
+    assert store.num_touched() == 2
+    assert snapshot_of(store, is_full=False) == {}
+    assert snapshot_of(store, is_full=True).keys() == set(keys.tolist())

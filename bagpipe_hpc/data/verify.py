@@ -1,0 +1,33 @@
+"""Reading every byte of a data set, shard by shard: HDF5 holds each chunk against its checksum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+from bagpipe_hpc.data.dataset import Split, SplitName, read_manifest
+from bagpipe_hpc.errors import DatasetError
+
+_SAMPLES_PER_READ = 32_768
+
+
+def verify_shards(path: Path) -> Iterator[tuple[str, DatasetError | None]]:
+    """Every shard of a data set, damaged ones included.
+
+    Returns:
+        The shard's file within the data set, and what is wrong with it; None: nothing.
+    Raises:
+        DatasetError: dataset.json is missing or damaged.
+    """
+    manifest = read_manifest(path)
+    for name in get_args(SplitName):
+        split = Split(name, path, manifest.sample_schema, getattr(manifest.splits, name))
+        for shard in split.shards:
+            try:
+                with split.open_shard(shard) as reader:
+                    for start in range(0, shard.num_samples, _SAMPLES_PER_READ):
+                        reader.read(start, min(start + _SAMPLES_PER_READ, shard.num_samples))
+                yield shard.file, None
+            except DatasetError as error:
+                yield shard.file, error

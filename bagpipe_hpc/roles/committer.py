@@ -1,0 +1,182 @@
+"""The oracle's side of checkpoints: when one starts, what everybody has written of it, the commit. See saving.py."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from mpi4py import MPI
+
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+from bagpipe_hpc.checkpoint.layout import METRICS_FILE
+from bagpipe_hpc.checkpoint.manifest import (
+    FileEntry,
+    Manifest,
+    ModelEntry,
+    ParentEntry,
+    PositionEntry,
+    TopologyEntry,
+)
+from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
+from bagpipe_hpc.checkpoint.prune import prune
+from bagpipe_hpc.checkpoint.tree import Tree
+from bagpipe_hpc.lookahead.codec import PlanMessages, encode_snapshot
+from bagpipe_hpc.roles.course import Course
+from bagpipe_hpc.roles.planning import Boundary, Placed
+from bagpipe_hpc.roles.progress import History
+from bagpipe_hpc.roles.saving import Saved
+from bagpipe_hpc.roles.spec import JobSpec
+from bagpipe_hpc.topology import Topology
+
+
+@dataclass
+class _Open:
+    """A checkpoint that is being written."""
+
+    partial: PartialCheckpoint
+    boundary: Boundary
+    is_full: bool
+    started: float
+    saved: list[Saved] = field(default_factory=list)
+    history: History | None = None
+
+
+@dataclass
+class CheckpointTotals:
+    """Of all checkpoints of this start."""
+
+    written: int = 0
+    skipped: int = 0  # the one before was still being written
+    bytes_written: int = 0
+    rows_written: int = 0
+    write_seconds: float = 0.0  # from the order to the commit
+    slowest_seconds: float = 0.0
+    stall_seconds: float = 0.0  # of the rank that was held up longest in each
+
+    def as_dict(self) -> dict[str, Any]:
+        """For summary.json."""
+        return dict(vars(self))
+
+
+class Committer:
+    """At most one checkpoint at a time.
+
+    Args:
+        spec: The job; it has checkpoints.
+        topology: Ranks of the job.
+        course: Iterations of the job.
+        model: What a job that resumes must agree on.
+        cache_rows: Slots per trainer.
+    """
+
+    def __init__(self, spec: JobSpec, topology: Topology, course: Course, model: ModelEntry, cache_rows: int) -> None:
+        assert spec.checkpoints is not None
+        self._spec, self._checkpoints = spec, spec.checkpoints
+        self._config = spec.config.checkpoint
+        self._topology = topology
+        self._course = course
+        self._model = model
+        self._cache_rows = cache_rows
+        self._open: _Open | None = None
+        self._commit: threading.Thread | None = None
+        self._parent: ParentEntry | None = None  # of the next increment; None: the next one is full
+        self._depth = 0
+        self.totals = CheckpointTotals()
+
+    def is_idle(self) -> bool:
+        """Whether no checkpoint is being written; never blocks."""
+        if self._commit is not None and not self._commit.is_alive():
+            self._commit = self._open = None
+        return self._open is None
+
+    def begin(self, boundary: Boundary) -> PlanMessages:
+        """Start a checkpoint (1); returns what everybody is to be sent (2)."""
+        assert self._open is None
+        is_full = self._parent is None or self._depth + 1 >= self._config.full_every
+        partial = self._checkpoints.partial(boundary.iteration, self._model.row_width)
+        partial.create()
+        self._open = _Open(partial, boundary, is_full, time.perf_counter())
+        return encode_snapshot(boundary.iteration, is_full, boundary.residents, self._topology.num_servers)
+
+    def receive(self, message: bytes) -> None:
+        """One rank has written its files (5)."""
+        saved = Saved.from_bytes(message)
+        assert self._open is not None
+        assert saved.iteration == self._open.boundary.iteration
+        self._open.saved.append(saved)
+        self._commit_if_complete()
+
+    @property
+    def awaits_history_of(self) -> int | None:
+        """After how many iterations `note_history` is due, if it is."""
+        return self._open.partial.iteration if self._open is not None and self._open.history is None else None
+
+    def note_history(self, history: History) -> None:
+        """The metrics up to the checkpoint."""
+        assert self._open is not None
+        self._open.history = history
+        self._commit_if_complete()
+
+    def _commit_if_complete(self) -> None:
+        checkpoint = self._open
+        assert checkpoint is not None
+        if checkpoint.history is not None and len(checkpoint.saved) == self._topology.world_size - 1:
+            self._commit = threading.Thread(target=self._finish, args=(checkpoint,), name="commit", daemon=True)
+            self._commit.start()
+
+    def _finish(self, checkpoint: _Open) -> None:
+        """Write the oracle's own files, commit, thin out (6)."""
+        assert checkpoint.history is not None
+        partial, history = checkpoint.partial, checkpoint.history
+        files = [entry for saved in checkpoint.saved for entry in saved.files]
+        files.append(partial.write_extra(METRICS_FILE, history.lines))
+        files.append(partial.write_oracle(_oracle_state(history, checkpoint.boundary.placed)))
+        manifest = self._manifest(checkpoint, tuple(files))
+        path = partial.commit(manifest)
+        self._parent, self._depth = Checkpoint.open(path).chain[-1].as_parent, manifest.depth
+        prune(self._checkpoints.root, self._config.keep_last, self._config.keep_every)
+        self._count(checkpoint, manifest)
+
+    def _manifest(self, checkpoint: _Open, files: tuple[FileEntry, ...]) -> Manifest:
+        config = self._spec.config
+        position = self._course.position(checkpoint.partial.iteration)
+        return Manifest(
+            iteration=checkpoint.partial.iteration,
+            generation=self._checkpoints.generation,
+            parent=None if checkpoint.is_full else self._parent,
+            depth=0 if checkpoint.is_full else self._depth + 1,
+            created=datetime.now(UTC),
+            topology=TopologyEntry(servers=self._topology.num_servers, trainers=self._topology.num_trainers),
+            window=config.window,
+            prefetch_depth=config.prefetch_depth,
+            cache_rows=self._cache_rows,
+            model=self._model,
+            position=PositionEntry(epoch=position.epoch, sample=position.sample),
+            config=config.model_dump(mode="json"),
+            versions={
+                **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "horovod", "mpi4py")},
+                "mpi": MPI.Get_library_version().splitlines()[0].rstrip("\0"),
+            },
+            files=files,
+        )
+
+    def _count(self, checkpoint: _Open, manifest: Manifest) -> None:
+        totals = self.totals
+        seconds = time.perf_counter() - checkpoint.started
+        totals.written += 1
+        totals.bytes_written += manifest.num_bytes
+        totals.rows_written += sum(saved.num_rows for saved in checkpoint.saved)
+        totals.write_seconds += seconds
+        totals.slowest_seconds = max(totals.slowest_seconds, seconds)
+        totals.stall_seconds += max(saved.stall_seconds for saved in checkpoint.saved)
+
+
+def _oracle_state(history: History, placed: Placed | None) -> Tree:
+    placement = None
+    if placed is not None:
+        placement = {**vars(placed.state), "orders": placed.orders}
+    return {"losses": list(history.losses), "placement": placement}

@@ -1,0 +1,162 @@
+"""Going on from a checkpoint: which one, whether it fits the job, and what the oracle takes from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, saved_checkpoints
+from bagpipe_hpc.checkpoint.generation import claim_generation
+from bagpipe_hpc.checkpoint.layout import METRICS_FILE
+from bagpipe_hpc.checkpoint.manifest import ModelEntry, require_same_model
+from bagpipe_hpc.checkpoint.tree import Tree
+from bagpipe_hpc.checkpoint.verify import newest_good
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.data.dataset import Dataset
+from bagpipe_hpc.data.schema import Schema
+from bagpipe_hpc.errors import CheckpointError
+from bagpipe_hpc.lookahead.placement import PlacementState
+from bagpipe_hpc.lookahead.plan import ends
+from bagpipe_hpc.lookahead.residents import Residents
+from bagpipe_hpc.roles.course import Position
+from bagpipe_hpc.roles.planning import Boundary, Placed
+from bagpipe_hpc.roles.progress import History
+from bagpipe_hpc.roles.spec import JobSpec
+from bagpipe_hpc.store.layout import state_columns
+from bagpipe_hpc.topology import Topology
+
+AUTO = "auto"
+
+
+def open_checkpoints(config: Config, run_path: Path, resume: str | None) -> tuple[Path, int, Checkpoint | None]:
+    """Become the newest incarnation of the job, and find the checkpoint it goes on from.
+
+    Args:
+        resume: "auto": the newest good one, or none; a path: that one; None: the job starts afresh.
+    Returns:
+        Directory of checkpoints, generation, checkpoint.
+    Raises:
+        CheckpointError: the checkpoint named is missing or damaged; or a fresh start finds checkpoints of another run.
+    """
+    root = Path(config.checkpoint.directory or run_path / "checkpoints")
+    if resume is None:
+        _refuse_used(root)
+        return root, claim_generation(root), None
+    if resume != AUTO:
+        return root, claim_generation(root), Checkpoint.open(Path(resume))
+    generation = claim_generation(root)
+    checkpoint, rejected = newest_good(root)
+    for bad in rejected:
+        print(f"bagpipe: note: {bad.path} is passed over: {bad.fault}", flush=True)
+    return root, generation, checkpoint
+
+
+def _refuse_used(root: Path) -> None:
+    if root.exists() and (found := saved_checkpoints(root)):
+        raise CheckpointError(
+            f"{root} has checkpoints of an earlier run, up to {found[-1].name}: go on with --resume auto, choose "
+            "another --run-dir or checkpoint.directory, or delete them"
+        )
+
+
+def _require_same_order(checkpoint: Checkpoint, config: Config) -> None:
+    """In the middle of an epoch, samples must come in the order they did."""
+    training = checkpoint.manifest.config.get("training")
+    saved = training.get("shuffle_block") if isinstance(training, dict) else None
+    if saved != config.training.shuffle_block:
+        raise CheckpointError(
+            f"{checkpoint.path} stands within an epoch: training.shuffle_block is {saved} in the checkpoint, "
+            f"{config.training.shuffle_block} in the job, so samples would be left out; set it to {saved}"
+        )
+
+
+def check_fit(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> Position:
+    """Hold a job against the checkpoint it is to go on from; returns where it goes on.
+
+    Raises:
+        CheckpointError: names every field that differs.
+    """
+    manifest = checkpoint.manifest
+    require_same_model(manifest.model, model_entry(config, dataset.schema))
+    position = Position(manifest.iteration, manifest.position.epoch, manifest.position.sample)
+    return position
+
+
+def check_position(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> None:
+    """See that the job can train on from where the checkpoint stands.
+
+    Raises:
+        CheckpointError: there is no such sample, or samples come in another order now.
+    """
+    position = checkpoint.manifest.position
+    if position.sample > 0:
+        _require_same_order(checkpoint, config)
+    if position.sample > dataset.train.num_samples:
+        raise CheckpointError(
+            f"{checkpoint.path} goes on at training sample {position.sample:,}, but {dataset.path} has "
+            f"{dataset.train.num_samples:,}; continue with the data set of the checkpoint"
+        )
+
+
+def keeps_caches(checkpoint: Checkpoint, topology: Topology) -> bool:
+    """Whether every trainer finds the cache it had."""
+    return checkpoint.manifest.topology.trainers == topology.num_trainers
+
+
+def resumed_boundary(spec: JobSpec) -> Boundary | None:
+    """Caches and placement as they were saved; None where the job starts with empty caches."""
+    if spec.checkpoints is None or not spec.checkpoints.keeps_caches:
+        return None
+    checkpoint = spec.checkpoints.open_resumed()
+    assert checkpoint is not None
+    return Boundary(spec.start.iteration - 1, _residents(checkpoint), _placed(checkpoint.oracle_state()))
+
+
+def resumed_history(spec: JobSpec) -> History:
+    """Metrics of the iterations before the start."""
+    checkpoint = spec.checkpoints.open_resumed() if spec.checkpoints else None
+    state = checkpoint.oracle_state() if checkpoint else None
+    if checkpoint is None or state is None:
+        return History()
+    return History(checkpoint.extra(METRICS_FILE), tuple(state["losses"]))
+
+
+def model_entry(config: Config, schema: Schema) -> ModelEntry:
+    """What a job that goes on from a checkpoint must agree on with it."""
+    model = config.model
+    return ModelEntry.model_validate(
+        {
+            "name": model.name,
+            "settings": model.model_dump(mode="json", exclude={"name", "embedding_dim"}),
+            "num_dense": schema.num_dense,
+            "tables": [{"name": table.name, "num_embeddings": table.num_embeddings} for table in schema.tables],
+            "embedding_dim": model.embedding_columns,
+            "first_order_columns": model.row_dim - model.embedding_columns,
+            "row_optimizer": config.row_optimizer.name,
+            "row_optimizer_settings": config.row_optimizer.essentials,
+            "row_state": [{"name": name, "columns": columns} for name, columns in state_columns(config).items()],
+            "dense_optimizer": config.dense_optimizer.name.lower(),
+            "dense_optimizer_settings": config.dense_optimizer.arguments,
+            "seed": config.training.seed,
+        }
+    )
+
+
+def _residents(checkpoint: Checkpoint) -> Residents:
+    caches = [list(checkpoint.cached_slots(trainer)) for trainer in range(checkpoint.manifest.topology.trainers)]
+    pieces = [piece for cache in caches for piece in cache]
+    return Residents(
+        np.concatenate([np.empty(0, np.int64), *(piece.keys for piece in pieces)]),
+        np.concatenate([np.empty(0, np.int32), *(piece.slots for piece in pieces)]),
+        np.concatenate([np.empty(0, np.bool_), *(piece.dirty for piece in pieces)]),
+        ends(np.array([sum(len(piece.keys) for piece in cache) for cache in caches])),
+    )
+
+
+def _placed(state: Tree) -> Placed | None:
+    if state is None or state["placement"] is None:
+        return None
+    fields = dict(state["placement"])
+    orders = tuple(fields.pop("orders"))
+    return Placed(PlacementState(**fields), orders)
