@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from tests.cluster.hosts import VirtualCluster, why_no_ranks, why_not
-from tests.integration.conftest import small_dataset
+from tests.integration.conftest import make_dataset
 
-__all__ = ["small_dataset"]  # a fixture
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """On a disk: every host has a /dev/shm of its own."""
+    with TemporaryDirectory(prefix="bagpipe-") as path:
+        yield Path(path)
+
+
+@pytest.fixture(scope="session")
+def small_dataset() -> Iterator[Path]:
+    """As in integration tests, where all hosts see it."""
+    with TemporaryDirectory(prefix="bagpipe-") as path:
+        yield make_dataset(Path(path) / "small")
 
 
 @pytest.fixture(scope="session")
