@@ -110,19 +110,19 @@ def test_other_ways_to_train(small_dataset: Path, sequences: Path, tmp_path: Pat
     assert len(set(digests_in_both_modes(small_dataset, tmp_path, jobs))) == len(jobs)
 
 
-def test_state_goes_on_from_a_checkpoint(small_dataset: Path, memory_path: Path) -> None:
+def test_state_goes_on_from_a_checkpoint(small_dataset: Path, tmp_path: Path) -> None:
     """With another lookahead, in synchronous mode, and on another number of servers."""
     others = {"longer": ["lookahead.window=20", "lookahead.prefetch_depth=4"], "synchronous": ["mode=synchronous"]}
     jobs, moved = [], []
     for name, optimizer in STATEFUL.items():
         settings = [*COMMON, *CACHED, INITIAL, *optimizer]
-        middle = str(memory_path / name / "checkpoints" / "iteration-000000000004")
+        middle = str(tmp_path / name / "checkpoints" / "iteration-000000000004")
         jobs.append({"run": name, "set": [*settings, *SAVING]})
         jobs += [{"run": f"{name}-{o}", "set": [*settings, *more], "resume": middle} for o, more in others.items()]
         moved.append({"run": f"{name}-moved", "set": [*settings, "roles.servers=2"], "resume": middle})
-    run_jobs(4, small_dataset, memory_path, jobs)
-    run_jobs(5, small_dataset, memory_path, moved)
+    run_jobs(4, small_dataset, tmp_path, jobs)
+    run_jobs(5, small_dataset, tmp_path, moved)
     for name in STATEFUL:
         for other in (*others, "moved"):
-            assert summary_of(memory_path / f"{name}-{other}")["first_iteration"] == 4
-            assert digest(memory_path, f"{name}-{other}") == digest(memory_path, name), (name, other)
+            assert summary_of(tmp_path / f"{name}-{other}")["first_iteration"] == 4
+            assert digest(tmp_path, f"{name}-{other}") == digest(tmp_path, name), (name, other)
