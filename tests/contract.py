@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.lookahead.plan import TrainerPlan
+from bagpipe_hpc.lookahead.features import FeatureTables
 from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.store.initial import RowInitializer
@@ -104,7 +105,7 @@ class Play:
         """Everybody's plans."""
         planner = Planner(
             num_embeddings=(self.scenario.num_keys,),
-            table_of_column=(0,) * self.scenario.ids_per_sample,
+            features=FeatureTables((0,) * self.scenario.ids_per_sample),
             num_trainers=self.num_trainers,
             num_servers=self.sharding.num_servers,
             window=self.scenario.window,

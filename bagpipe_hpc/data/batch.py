@@ -20,11 +20,12 @@ class RaggedIds:
 
     offsets: Int64Array  # (num_samples + 1,), starts at 0, never falls
     ids: Int64Array  # (offsets[-1],)
+    weights: Float32Array | None = None  # (offsets[-1],) of the ids; None: the table has none
 
     def slice(self, start: int, stop: int) -> RaggedIds:
         """Samples [start, stop)."""
         offsets = self.offsets[start : stop + 1]
-        return RaggedIds(offsets - offsets[0], self.ids[offsets[0] : offsets[-1]])
+        return self._of(offsets - offsets[0], slice(offsets[0], offsets[-1]))
 
     def take(self, samples: Int64Array) -> RaggedIds:
         """Some samples, in any order."""
@@ -32,7 +33,10 @@ class RaggedIds:
         offsets = np.zeros(len(samples) + 1, dtype=np.int64)
         np.cumsum(counts, out=offsets[1:])
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[samples] - offsets[:-1], counts)
-        return RaggedIds(offsets, self.ids[places])
+        return self._of(offsets, places)
+
+    def _of(self, offsets: Int64Array, places: slice | Int64Array) -> RaggedIds:
+        return RaggedIds(offsets, self.ids[places], None if self.weights is None else self.weights[places])
 
     @staticmethod
     def concatenate(pieces: Sequence[RaggedIds]) -> RaggedIds:
@@ -40,7 +44,9 @@ class RaggedIds:
         counts = np.concatenate([np.diff(piece.offsets) for piece in pieces])
         offsets = np.zeros(len(counts) + 1, dtype=np.int64)
         np.cumsum(counts, out=offsets[1:])
-        return RaggedIds(offsets, np.concatenate([piece.ids for piece in pieces]))
+        weights = [piece.weights for piece in pieces if piece.weights is not None]
+        ids = np.concatenate([piece.ids for piece in pieces])
+        return RaggedIds(offsets, ids, np.concatenate(weights) if weights else None)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from bagpipe_hpc.lookahead.plan import Int64Array, IterationPlan, ServerPlan, Sn
 from bagpipe_hpc.lookahead.residents import Residents
 
 _MAGIC = b"BPPL"
-_VERSION = 3
+_VERSION = 4
 _HEADER = struct.Struct("<4sBBH8q")
 _ARRAY = struct.Struct("<BB6x2q")
 _WIRE_DTYPES = (np.dtype("<u2"), np.dtype("<i4"), np.dtype("<i8"), np.dtype("<f4"))
@@ -41,6 +41,8 @@ _KINDS: tuple[tuple[type, tuple[str, ...], tuple[tuple[str, np.dtype[Any]], ...]
         (
             ("labels", _FLOAT32),
             ("dense", _FLOAT32),
+            ("bag_lengths", _INT32),
+            ("weights", _FLOAT32),
             ("inverse", _INT32),
             ("num_ids", _INT32),
             ("num_uniques", _INT32),
@@ -144,6 +146,8 @@ def _encode_trainers(plan: IterationPlan) -> list[bytes]:
     columns = [
         _Column(plan.labels, plan.sample_ends),
         _Column(plan.dense, plan.sample_ends),
+        _Column(_narrow(plan.bags.lengths), plan.bags.length_ends),
+        _Column(plan.bags.weights, plan.bags.weight_ends),
         _Column(plan.inverse, ends(plan.num_ids.sum(axis=1))),
         _Column(_narrow(plan.num_ids).reshape(-1), _regular(num_trainers, num_tables)),
         _Column(_narrow(plan.num_uniques).reshape(-1), _regular(num_trainers, num_tables)),

@@ -46,7 +46,9 @@ class TrainerPlan:
     # --- the share itself
     labels: Float32Array  # (num_samples,)
     dense: Float32Array  # (num_samples, num_dense)
-    sample_rows: Int32Array  # (num_ids,) position in the rows of this iteration, table by table, sample by sample
+    sample_rows: Int32Array  # (num_ids,) position in the rows of this iteration, feature by feature, as dealt
+    bag_lengths: Int32Array  # (num_ragged * num_samples,) ids of each sample in each ragged feature, as dealt
+    weights: Float32Array  # of the ids of the weighted features, as dealt
 
     # --- cache insertions
     fetch_slots: Int32Array  # slots of the rows that arrive, server by server
@@ -128,6 +130,16 @@ class TransferLists:
 
 
 @dataclass(frozen=True)
+class Bags:
+    """Of the ragged features, trainer by trainer, feature by feature as dealt; all empty where there are none."""
+
+    lengths: Int64Array  # ids of each sample
+    length_ends: Int64Array  # (T + 1,) cuts them
+    weights: Float32Array  # of the weighted features' ids
+    weight_ends: Int64Array  # (T + 1,) cuts them
+
+
+@dataclass(frozen=True)
 class IterationPlan:
     """Everybody's part of iteration i, in flat arrays: `codec.py` cuts them into one message per rank.
 
@@ -135,9 +147,10 @@ class IterationPlan:
         sample_ends: int64, shape (T + 1,): which samples are whose.
         labels, dense: Of the whole batch, trainer by trainer.
         num_ids: int64, shape (T, num_tables): ids of each share in each table.
-        inverse: uint16 or int32, shape (num_ids.sum(),), share by share, table by table: which of the unique keys of
-            its share in its table an id is.
+        inverse: uint16 or int32, shape (num_ids.sum(),), share by share, as dealt (features.py): which of the unique
+            keys of its share in its table an id is.
         num_uniques: int64, shape (T, num_tables): unique keys of each share in each table.
+        bags: Of the ragged features.
         forced_counts: int64, shape (T, S).
         fetch_offsets, write_back_offsets: int64, shape (T, S).
     """
@@ -150,6 +163,7 @@ class IterationPlan:
     num_ids: Int64Array
     inverse: NarrowArray
     num_uniques: Int64Array
+    bags: Bags
     exchange: ExchangeLists
     fetches: TransferLists
     fetch_offsets: Int64Array

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.errors import ConfigError
-from bagpipe_hpc.lookahead.columns import Columns
+from bagpipe_hpc.lookahead.features import Dealer, FeatureTables, Ragged
 from bagpipe_hpc.lookahead.lists import count_transfers, exchange_lists, transfer_lists
 from bagpipe_hpc.lookahead.next_use import (
     CompactKeyState,
@@ -33,7 +33,7 @@ from bagpipe_hpc.lookahead.next_use import (
     NextUsePass,
 )
 from bagpipe_hpc.lookahead.pipeline import Cores
-from bagpipe_hpc.lookahead.plan import Float32Array, Int64Array, IterationPlan, KeyArray
+from bagpipe_hpc.lookahead.plan import Bags, Float32Array, Int64Array, IterationPlan, KeyArray
 from bagpipe_hpc.lookahead.residency import Residency
 from bagpipe_hpc.lookahead.residents import Residents, residents_between, take_over
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
@@ -48,16 +48,23 @@ class SampleBatch:
     """One global batch as the planner sees it.
 
     Args:
-        ids: Row ids within their tables, int32 or int64, shape (num_samples, num_columns).
+        ids: Row ids of the one-hot features within their tables, int32 or int64, shape (num_samples, num_one_hot).
         labels: float32, shape (num_samples,).
         dense: float32, shape (num_samples, num_dense).
         read_only: Evaluation: rows are read, never updated.
+        ragged: Row ids of the ragged features.
     """
 
     ids: NDArray[Any]
     labels: Float32Array
     dense: Float32Array
     read_only: bool = False
+    ragged: Sequence[Ragged] = ()
+
+    @property
+    def num_ids(self) -> int:
+        """Row ids of all samples."""
+        return self.ids.size + sum(len(bags.ids) for bags in self.ragged)
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class _Pending:
     read_only: bool
     sample_ends: Int64Array
     id_ends: Int64Array
+    bags: Bags
     labels: Float32Array
     dense: Float32Array
     entered: EnteredBatch
@@ -98,12 +106,12 @@ class Planner:
 
     Args:
         num_embeddings: Rows of each table.
-        table_of_column: Table that each column of the ids counts in; None: a column per table.
         num_trainers: T.
         num_servers: S.
         window: Lookahead window L; 0 plans the synchronous baseline: every row fetched and written back each iteration.
         prefetch_depth: P <= L: how many iterations ahead rows travel.
         cache_rows: Slots per trainer.
+        features: What a sample has; None: one id in each table.
         max_dense_keys: Larger key spaces keep the state of the keys in the window only.
         cores: The next-use pass runs in as many threads as there are cores free; None: in one.
         first_iteration: Number of the first batch.
@@ -122,7 +130,7 @@ class Planner:
         window: int,
         prefetch_depth: int,
         cache_rows: int,
-        table_of_column: Sequence[int] | None = None,
+        features: FeatureTables | None = None,
         max_dense_keys: int = MAX_DENSE_KEYS,
         cores: Cores | None = None,
         first_iteration: int = 0,
@@ -138,8 +146,8 @@ class Planner:
         key_space = KeySpace(num_embeddings)
         num_keys = key_space.num_keys
         key_state: KeyState = DenseKeyState(num_keys) if num_keys <= max_dense_keys else CompactKeyState()
-        tables = np.arange(len(num_embeddings)) if table_of_column is None else np.asarray(table_of_column)
-        self._columns = Columns(tables, key_space.table_offsets)
+        features = features or FeatureTables(tuple(range(len(num_embeddings))))
+        self._dealer = Dealer(features, key_space.table_offsets)
         self._next_uses = NextUsePass(key_state, window, num_trainers, cores)
         # The window, the iteration before it, what `enter` may be ahead, and the iteration it is entering.
         key_dtype = np.int32 if num_keys < 2**31 else np.int64
@@ -185,17 +193,23 @@ class Planner:
         iteration = self._next_to_enter
         if iteration >= self._next_uses.max_iterations:
             raise ConfigError(f"one run plans at most {iteration:,} iterations; start a new run to go on")
-        if batch.ids.size > self._ring.capacity:
-            with self._ring_lock:
-                self._ring = self._ring.grown(batch.ids.size)
-            self._keys = np.empty(batch.ids.size, dtype=self._keys.dtype)
+        if batch.num_ids > self._ring.capacity:
+            self._grow(batch.num_ids)
         sample_ends = np.asarray(share_boundaries(len(batch.labels), self.num_trainers), dtype=np.int64)
-        keys = self._keys[: batch.ids.size]
-        id_ends = self._columns.deal(batch.ids, sample_ends, keys)
+        keys = self._keys[: batch.num_ids]
+        id_ends = self._dealer.deal(batch.ids, batch.ragged, sample_ends, keys)
+        bags = self._dealer.bags(batch.ragged, sample_ends)
         entered = self._next_uses.enter(iteration, keys, id_ends, self._ring)
-        self._pending.append(_Pending(batch.read_only, sample_ends, id_ends, batch.labels, batch.dense, entered))
+        self._pending.append(_Pending(batch.read_only, sample_ends, id_ends, bags, batch.labels, batch.dense, entered))
         self._next_to_enter += 1
         return self.num_entered > self.window
+
+    def _grow(self, num_ids: int) -> None:
+        """Make room for larger batches; a second time with some to spare, for ragged ones keep growing a little."""
+        capacity = num_ids + (num_ids // 4 if self._ring.capacity else 0)
+        with self._ring_lock:
+            self._ring = self._ring.grown(capacity)
+        self._keys = np.empty(capacity, dtype=self._keys.dtype)
 
     def emit(self) -> IterationPlan:
         """Plan of the oldest batch in the window.
@@ -246,6 +260,7 @@ class Planner:
             num_ids=entered.num_ids,
             inverse=entered.inverse,
             num_uniques=entered.num_uniques,
+            bags=pending.bags,
             exchange=exchange,
             fetches=fetches,
             fetch_offsets=self._fetch_ring.offsets(iteration, fetches.counts),

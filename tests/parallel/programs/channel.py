@@ -6,7 +6,7 @@ import numpy as np
 from mpi4py import MPI
 
 from bagpipe_hpc.lookahead.codec import encode_end, encode_plan
-from bagpipe_hpc.lookahead.plan import ExchangeLists, Int64Array, IterationPlan, ServerPlan, TransferLists
+from bagpipe_hpc.lookahead.plan import Bags, ExchangeLists, Int64Array, IterationPlan, ServerPlan, TransferLists
 from bagpipe_hpc.transport.channel import PlanReceiver, PlanSender
 from bagpipe_hpc.transport.polite import wait_until
 
@@ -34,6 +34,7 @@ def message_of(rank: int, iteration: int) -> bytes:
         num_ids=none,
         inverse=row[:0],
         num_uniques=none,
+        bags=Bags(row[:0], ends, np.zeros(0, dtype=np.float32), ends),
         exchange=ExchangeLists(row, np.zeros((1, 1, 4), dtype=np.int32), row[:0], ends, row[:0], ends, row[:0], ends),
         fetches=TransferLists(none + len(rows), row[:0], rows),
         fetch_offsets=none,

@@ -14,6 +14,7 @@ from itertools import count
 import numpy as np
 
 from bagpipe_hpc.errors import CacheTooSmallError
+from bagpipe_hpc.lookahead.features import FeatureTables
 from bagpipe_hpc.lookahead.plan import (
     Float32Array,
     Int32Array,
@@ -30,12 +31,29 @@ GRAY_CLASS = {(False, False): 0, (False, True): 1, (True, True): 2, (True, False
 
 @dataclass(frozen=True)
 class Batch:
-    """One global batch: the planner's SampleBatch, with keys for row ids."""
+    """One global batch: the planner's SampleBatch, with keys for row ids, and a bag of one where there is one id."""
 
-    keys: Int64Array  # (num_samples, num_columns)
+    bags: list[list[list[int]]]  # [feature][sample] -> keys
     labels: Float32Array  # (num_samples,)
     dense: Float32Array  # (num_samples, num_dense)
     read_only: bool = False
+    weighted: tuple[int, ...] = ()  # ragged features
+
+    @property
+    def keys(self) -> list[int]:
+        """All of them."""
+        return [key for samples in self.bags for bag in samples for key in bag]
+
+    def slice(self, first: int, last: int) -> Batch:
+        """Samples [first, last)."""
+        bags = [samples[first:last] for samples in self.bags]
+        return Batch(bags, self.labels[first:last], self.dense[first:last], self.read_only, self.weighted)
+
+    def weights(self, feature: int) -> list[float]:
+        """Of a weighted feature's ids: something that tells them apart."""
+        return [
+            label + key / 16 for label, bag in zip(self.labels.tolist(), self.bags[feature], strict=True) for key in bag
+        ]
 
 
 @dataclass
@@ -74,7 +92,7 @@ class BruteForcePlanner:
         self,
         *,
         num_embeddings: tuple[int, ...],
-        table_of_column: tuple[int, ...],
+        features: FeatureTables,
         num_trainers: int,
         num_servers: int,
         window: int,
@@ -82,9 +100,11 @@ class BruteForcePlanner:
         cache_rows: int,
     ) -> None:
         self.num_trainers, self.num_servers = num_trainers, num_servers
-        self.columns = [
-            [c for c, f in enumerate(table_of_column) if f == table] for table in range(len(num_embeddings))
+        self.features = [
+            [f for f, its_table in enumerate(features.tables) if its_table == table]
+            for table in range(len(num_embeddings))
         ]
+        self.ragged = features.ragged
         self.window, self.prefetch_depth, self.cache_rows = window, prefetch_depth, cache_rows
         self.trainers = range(num_trainers)
         self.servers = range(num_servers)
@@ -92,7 +112,10 @@ class BruteForcePlanner:
     def plans(self, batches: Iterable[Batch]) -> Iterator[RankPlans]:
         """Plans of all iterations, in order."""
         self.stream = list(batches)
-        self.unique = [list(dict.fromkeys(self.by_table(batch.keys))) for batch in self.stream]
+        self.unique = [
+            list(dict.fromkeys(key for table in self.features for t in self.trainers for key in self.ids(i, t, table)))
+            for i in range(len(self.stream))
+        ]
         self.resident: dict[int, Residency] = {}
         self.free_slots: list[list[int]] = [[] for _ in self.trainers]
         self.freed_slots: list[list[int]] = [[] for _ in self.trainers]  # by the iteration before: free in the next
@@ -154,14 +177,23 @@ class BruteForcePlanner:
         """Keys whose rows iteration i - 1 updated."""
         return set() if i == 0 or self.stream[i - 1].read_only else set(self.unique[i - 1])
 
-    def by_table(self, keys: Int64Array) -> list[int]:
-        """Keys of some samples, table by table, within a table sample by sample."""
-        return [key for columns in self.columns for key in keys[:, columns].ravel().tolist()]
+    def samples(self, i: int, t: int) -> Batch:
+        """Trainer t's share of iteration i."""
+        cuts = share_boundaries(len(self.stream[i].labels), self.num_trainers)
+        return self.stream[i].slice(cuts[t], cuts[t + 1])
+
+    def ids(self, i: int, t: int, features: list[int]) -> list[int]:
+        """Keys of some features of trainer t's share, feature by feature."""
+        share = self.samples(i, t)
+        return [key for f in features for bag in share.bags[f] for key in bag]
+
+    def dealt(self) -> list[int]:
+        """The features, table by table."""
+        return [f for table in self.features for f in table]
 
     def share(self, i: int, t: int) -> list[int]:
         """Ids of trainer t's samples, table by table."""
-        cuts = share_boundaries(len(self.stream[i].labels), self.num_trainers)
-        return self.by_table(self.stream[i].keys[cuts[t] : cuts[t + 1]])
+        return self.ids(i, t, self.dealt())
 
     # --- residencies
 
@@ -272,16 +304,18 @@ class BruteForcePlanner:
 
     def share_fields(self, i: int, t: int, order: list[int]) -> dict:
         """The share itself."""
-        batch = self.stream[i]
-        cuts = share_boundaries(len(batch.labels), self.num_trainers)
+        share = self.samples(i, t)
+        ragged = [f for f in self.dealt() if f in self.ragged]
         return {
             "iteration": i,
-            "read_only": batch.read_only,
-            "num_samples": cuts[t + 1] - cuts[t],
-            "num_global_samples": len(batch.labels),
-            "labels": batch.labels[cuts[t] : cuts[t + 1]],
-            "dense": batch.dense[cuts[t] : cuts[t + 1]],
+            "read_only": share.read_only,
+            "num_samples": len(share.labels),
+            "num_global_samples": len(self.stream[i].labels),
+            "labels": share.labels,
+            "dense": share.dense,
             "sample_rows": int32([order.index(key) for key in self.share(i, t)]),
+            "bag_lengths": int32([len(bag) for f in ragged for bag in share.bags[f]]),
+            "weights": np.array([w for f in ragged if f in share.weighted for w in share.weights(f)], np.float32),
         }
 
     def exchange_fields(

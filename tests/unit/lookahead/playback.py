@@ -16,6 +16,7 @@ from typing import get_type_hints
 
 import numpy as np
 
+from bagpipe_hpc.lookahead.features import FeatureTables
 from bagpipe_hpc.lookahead.plan import (
     Float32Array,
     Int32Array,
@@ -66,7 +67,7 @@ class Playback:
         eager: bool,
         overlapped: bool,
         num_embeddings: tuple[int, ...],
-        table_of_column: tuple[int, ...],
+        features: FeatureTables,
         num_trainers: int,
         num_servers: int,
         window: int,
@@ -77,8 +78,8 @@ class Playback:
         self.window, self.prefetch_depth, self.cache_rows = window, prefetch_depth, cache_rows
         self.num_servers = num_servers
         self.trainers, self.servers = range(num_trainers), range(num_servers)
-        self.columns = [[c for c, f in enumerate(table_of_column) if f == t] for t in range(len(num_embeddings))]
-        self.uses = [set(batch.keys.ravel().tolist()) for batch in batches]
+        self.dealt = features.dealt
+        self.uses = [set(batch.keys) for batch in batches]
         self.versions = [0] * sum(num_embeddings)  # what each row must be now
         self.tables = [0] * sum(num_embeddings)  # what the servers hold
         self.caches: list[dict[int, Row]] = [{} for _ in self.trainers]  # slot -> row
@@ -127,13 +128,13 @@ class Playback:
 
     def users(self, i: int, key: int) -> list[int]:
         """Trainers whose share of iteration i contains the key."""
-        return [t for t in self.trainers if (self.share(i, t).keys == key).any()]
+        return [t for t in self.trainers if key in self.share(i, t).keys]
 
     def share(self, i: int, t: int) -> Batch:
         """Trainer t's samples of iteration i."""
         batch, num_samples = self.batches[i], len(self.batches[i].labels)
         first, last = share_boundaries(num_samples, len(self.trainers))[t : t + 2]
-        return Batch(batch.keys[first:last], batch.labels[first:last], batch.dense[first:last], batch.read_only)
+        return batch.slice(first, last)
 
     def due(self, i: int, key: int) -> int | None:
         """First iteration from i on that uses the key, wherever it is."""
@@ -363,8 +364,8 @@ class Playback:
         assert [rows[p].key for p in plan.sample_rows] == keys, "a sample gets another row"
 
     def ids(self, share: Batch) -> list[int]:
-        """Keys of a share's ids: table by table, within a table sample by sample."""
-        return [key for columns in self.columns for key in share.keys[:, columns].ravel().tolist()]
+        """Keys of a share's ids, as they are dealt."""
+        return [key for feature in self.dealt for bag in share.bags[feature] for key in bag]
 
     def check_classes(self, i: int, replicas: list[Row], counts: Int32Array, new_keys: set[int]) -> None:
         """Late pushes are a suffix, critical gradients one run; both exactly those of the stream."""

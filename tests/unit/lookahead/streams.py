@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from bagpipe_hpc.lookahead.plan import Int64Array
+from bagpipe_hpc.lookahead.features import FeatureTables
 
 from .brute_force import Batch
 
@@ -28,24 +28,33 @@ class Case:
 
 
 def batch(samples: list[list[int]], *, num_dense: int = 1, read_only: bool = False) -> Batch:
+    """A batch of one-hot features, by their keys."""
+    bags = [[[key] for key in column] for column in zip(*samples, strict=True)]
+    return batch_of_bags(bags, len(samples), num_dense=num_dense, read_only=read_only)
+
+
+def batch_of_bags(
+    bags: list[list[list[int]]],
+    num_samples: int,
+    *,
+    num_dense: int = 1,
+    read_only: bool = False,
+    weighted: tuple[int, ...] = (),
+) -> Batch:
     """A batch of the given keys, with labels and dense values that tell its samples apart."""
-    labels = np.arange(len(samples), dtype=np.float32)
-    return Batch(
-        keys=np.array(samples, dtype=np.int64),
-        labels=labels,
-        dense=np.add.outer(labels, np.linspace(0.1, 0.9, num_dense, dtype=np.float32)),
-        read_only=read_only,
-    )
+    labels = np.arange(num_samples, dtype=np.float32)
+    dense = np.add.outer(labels, np.linspace(0.1, 0.9, num_dense, dtype=np.float32))
+    return Batch(bags, labels, dense, read_only, weighted)
 
 
 def one_table(num_keys: int, num_columns: int) -> dict[str, Any]:
-    """Arguments for a single table that all columns count in."""
-    return {"num_embeddings": (num_keys,), "table_of_column": (0,) * num_columns}
+    """Arguments for a single table that all features share."""
+    return {"num_embeddings": (num_keys,), "features": FeatureTables((0,) * num_columns)}
 
 
 def most_rows_at_once(batches: list[Batch], prefetch_depth: int) -> int:
     """Slots taken by any iteration, the P after it and the one before it, whose slots are not free yet, at the most."""
-    uses: list[Int64Array] = [batch.keys.ravel() for batch in batches]
+    uses = [np.array(batch.keys, dtype=np.int64) for batch in batches]
     together = [np.concatenate(uses[i : i + prefetch_depth + 1]) for i in range(len(uses))]
     before = [0, *(len(np.unique(keys)) for keys in uses)]
     return max((len(np.unique(keys)) + more for keys, more in zip(together, before, strict=False)), default=0)
@@ -82,28 +91,32 @@ def full_cases(draw: st.DrawFn) -> Case:
 
 
 def draw_case(draw: st.DrawFn, *, num_keys: int, num_batches: int, window: int, prefetch_depth: int) -> Case:
-    """Draw the batches, and sizes to suit; the keys are dealt to up to three tables, and columns to tables."""
+    """Draw the batches, and sizes to suit; the keys are dealt to up to three tables, which features share."""
     num_trainers = draw(st.integers(1, 5), label="num_trainers")
-    num_columns = draw(st.integers(1, 3), label="num_columns")
-    num_tables = draw(st.integers(1, min(3, num_columns)), label="num_tables")
-    tables = draw(st.permutations([*range(num_tables), *[0] * (num_columns - num_tables)]), label="table_of_column")
+    num_features = draw(st.integers(1, 3), label="num_features")
+    num_tables = draw(st.integers(1, min(3, num_features)), label="num_tables")
+    tables = draw(st.permutations([*range(num_tables), *[0] * (num_features - num_tables)]), label="tables")
+    ragged = draw(st.sampled_from([(), *subsets(num_features)]), label="ragged")
+    weighted = draw(st.sampled_from(subsets(num_features)), label="weighted")
     num_embeddings = tuple(max(1, -(-num_keys // num_tables) - table) for table in range(num_tables))
     offsets = np.concatenate([[0], np.cumsum(num_embeddings)]).tolist()
     num_dense = draw(st.integers(0, 2), label="num_dense")
     shape = st.tuples(st.integers(1, 5), st.sampled_from([False, False, True]))
     shapes = draw(st.lists(shape, min_size=num_batches, max_size=num_batches), label="samples, read_only")
-    sample = st.tuples(*(st.integers(offsets[table], offsets[table + 1] - 1) for table in tables)).map(list)
+    keys = [st.integers(offsets[table], offsets[table + 1] - 1) for table in tables]
+    bags = [st.lists(key, min_size=f not in ragged, max_size=4 if f in ragged else 1) for f, key in enumerate(keys)]
     batches = []
     for num_samples, read_only in shapes:
-        samples = draw(st.lists(sample, min_size=num_samples, max_size=num_samples), label="samples")
-        batches.append(batch(samples, num_dense=num_dense, read_only=read_only))
+        drawn = [draw(st.lists(bag, min_size=num_samples, max_size=num_samples), label="bags") for bag in bags]
+        both = tuple(feature for feature in weighted if feature in ragged)
+        batches.append(batch_of_bags(drawn, num_samples, num_dense=num_dense, read_only=read_only, weighted=both))
     needed = tight_cache_rows(batches, num_trainers, prefetch_depth=0)
     enough = tight_cache_rows(batches, num_trainers, prefetch_depth)
     return Case(
         batches,
         {
             "num_embeddings": num_embeddings,
-            "table_of_column": tuple(tables),
+            "features": FeatureTables(tuple(tables), ragged),
             "num_trainers": num_trainers,
             "num_servers": draw(st.integers(1, 3), label="num_servers"),
             "window": window,
@@ -111,6 +124,11 @@ def draw_case(draw: st.DrawFn, *, num_keys: int, num_batches: int, window: int, 
             "cache_rows": draw(st.integers(max(1, needed - 1), enough + 1), label="cache_rows"),
         },
     )
+
+
+def subsets(count: int) -> list[tuple[int, ...]]:
+    """Of the first numbers."""
+    return [tuple(n for n in range(count) if bits >> n & 1) for bits in range(2**count)]
 
 
 def zipf_case(seed: int, *, num_trainers: int, window: int, prefetch_depth: int) -> Case:
@@ -126,7 +144,7 @@ def zipf_case(seed: int, *, num_trainers: int, window: int, prefetch_depth: int)
         batches,
         {
             "num_embeddings": (100, 100, 100),
-            "table_of_column": (0, 1, 1, 2),
+            "features": FeatureTables((0, 1, 1, 2)),
             "num_trainers": num_trainers,
             "num_servers": 3,
             "window": window,

@@ -49,7 +49,7 @@ def gray_case() -> Case:
     batches = [
         batch([[0, 1], [4, 4]]),
         batch([[2, 3], [5, 5]]),
-        batch([[0, 6], [6, 6], [3, 2], [1, 0]]),
+        batch([[0, 6], [6, 6], [3, 1], [2, 0]]),
         batch([[1, 1], [2, 2]]),
     ]
     sizes = {**one_table(7, 2), "num_trainers": 2, "num_servers": 2, "window": 2, "prefetch_depth": 0, "cache_rows": 5}

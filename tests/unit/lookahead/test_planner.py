@@ -16,20 +16,35 @@ from hypothesis import given, settings
 
 import bagpipe_hpc
 from bagpipe_hpc.errors import CacheTooSmallError
+from bagpipe_hpc.data.batch import RaggedIds
 from bagpipe_hpc.lookahead.next_use import CompactKeyState
 from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner, SampleBatch
 from bagpipe_hpc.sharding import KeySpace
 from tests.plans import RankPlans, rank_plans
 
-from .brute_force import BruteForcePlanner
+from .brute_force import Batch, BruteForcePlanner
 from .playback import play
 from .streams import Case, batch, cases, full_cases, one_table, wide_case, zipf_case
 
 
 def sample_batches(case: Case, dtype: type[np.integer[Any]] = np.int64) -> Iterator[SampleBatch]:
     """The same batches as the planner wants them."""
-    offsets = KeySpace(case.sizes["num_embeddings"]).table_offsets[list(case.sizes["table_of_column"])]
-    return (SampleBatch((b.keys - offsets).astype(dtype), b.labels, b.dense, b.read_only) for b in case.batches)
+    features = case.sizes["features"]
+    offsets = KeySpace(case.sizes["num_embeddings"]).table_offsets[list(features.tables)]
+    one_hot = [f for f in range(len(features.tables)) if f not in features.ragged]
+    for b in case.batches:
+        columns = [[key - offsets[f] for (key,) in b.bags[f]] for f in one_hot]
+        ids = np.array(columns, dtype).reshape(len(one_hot), len(b.labels)).T.copy()
+        ragged = [ragged_ids(b, f, offsets[f]) for f in features.ragged]
+        yield SampleBatch(ids, b.labels, b.dense, b.read_only, ragged)
+
+
+def ragged_ids(b: Batch, feature: int, offset: int) -> RaggedIds:
+    """One ragged feature of a batch."""
+    bags = b.bags[feature]
+    ids = np.array([key - offset for bag in bags for key in bag], dtype=np.int64)
+    weights = np.array(b.weights(feature), np.float32) if feature in b.weighted else None
+    return RaggedIds(np.concatenate([[0], np.cumsum([len(bag) for bag in bags])]).astype(np.int64), ids, weights)
 
 
 def plan_fast(case: Case, **options: int) -> Iterator[RankPlans]:

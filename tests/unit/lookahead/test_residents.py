@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bagpipe_hpc.errors import CacheTooSmallError
+from bagpipe_hpc.lookahead.features import FeatureTables
 from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.lookahead.residents import Residents
 from tests.plans import RankPlans, rank_plans
@@ -98,7 +99,7 @@ def test_slots_that_a_smaller_cache_lacks_are_let_go(cache_rows: int) -> None:
     keys = np.array([0, 1, 2, 3])
     residents = Residents(keys, keys.astype(np.int32), np.zeros(4, np.bool_), np.array([0, 4]))
     sizes = {
-        "num_embeddings": (8,), "table_of_column": (0,), "num_trainers": 1, "num_servers": 1, "window": 4,
+        "num_embeddings": (8,), "features": FeatureTables((0,)), "num_trainers": 1, "num_servers": 1, "window": 4,
         "prefetch_depth": 0, "cache_rows": cache_rows,
     }  # fmt: skip
     case = Case([batch([[key]]) for key in (1, 0, 2, 3)], sizes)

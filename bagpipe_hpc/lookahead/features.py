@@ -1,0 +1,135 @@
+"""From row ids, sample by sample, to keys, table by table.
+
+A *feature* is one column of the samples: one id per sample, or, where it is *ragged*, a *bag* of any number of ids.
+Features may share a table. Keys are *dealt*: table by table, so that tables can be looked at one after the other,
+within a table share by share, within a share feature by feature, and within a feature sample by sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from bagpipe_hpc.lookahead.plan import Bags, Float32Array, Int64Array, KeyArray, ends
+
+BLOCK = 64  # samples whose ids stay in the nearest cache while they are dealt to the tables
+
+
+class Ragged(Protocol):
+    """The ids of a ragged feature in a batch: sample s has `ids[offsets[s]:offsets[s + 1]]`."""
+
+    @property
+    def offsets(self) -> Int64Array:
+        """int64, shape (num_samples + 1,), from 0 on."""
+
+    @property
+    def ids(self) -> Int64Array:
+        """Row ids within their table, int64, shape (offsets[-1],)."""
+
+    @property
+    def weights(self) -> Float32Array | None:
+        """float32, shape (offsets[-1],); None: all count the same."""
+
+
+@dataclass(frozen=True)
+class FeatureTables:
+    """Which feature counts in which table.
+
+    Args:
+        tables: Table of each feature.
+        ragged: Which features are ragged, ascending; the others are the columns of a batch's ids, in this order.
+    """
+
+    tables: tuple[int, ...]
+    ragged: tuple[int, ...] = ()
+
+    @property
+    def dealt(self) -> tuple[int, ...]:
+        """The features in the order in which they are dealt."""
+        return tuple(sorted(range(len(self.tables)), key=lambda feature: self.tables[feature]))
+
+
+class Dealer:
+    """Deals the ids of batches.
+
+    Args:
+        features: What a sample has.
+        table_offsets: int64, shape (num_tables + 1,): first key of each table, and the number of keys.
+    """
+
+    def __init__(self, features: FeatureTables, table_offsets: Int64Array) -> None:
+        tables = np.asarray(features.tables, dtype=np.int64)
+        is_ragged = np.zeros(len(tables), dtype=np.bool_)
+        is_ragged[list(features.ragged)] = True
+        self._dealt = np.asarray(features.dealt, dtype=np.int64)
+        self._first_dealt = np.searchsorted(tables[self._dealt], np.arange(len(table_offsets)))  # of each table
+        self._one_hot = np.flatnonzero(~is_ragged)
+        self._ragged = features.ragged
+        self._dealt_ragged = [features.ragged.index(feature) for feature in self._dealt if is_ragged[feature]]
+        self._offsets = table_offsets[tables]
+
+    def deal(
+        self, ids: NDArray[Any], ragged: Sequence[Ragged], sample_ends: Int64Array, keys: KeyArray
+    ) -> Int64Array:
+        """Fill in the keys.
+
+        Args:
+            ids: Row ids of the one-hot features, int32 or int64, shape (num_samples, num_one_hot).
+            ragged: Those of the ragged features.
+            sample_ends: int64, shape (T + 1,).
+            keys: Is filled; as many as there are ids.
+        Returns:
+            int64, shape (num_tables, T + 1): where each share of each table begins and ends.
+        """
+        num_tables, num_trainers = len(self._first_dealt) - 1, len(sample_ends) - 1
+        counts = np.empty((len(self._dealt), num_trainers), dtype=np.int64)  # ids of each feature and share
+        counts[self._one_hot] = np.diff(sample_ends)
+        for feature, bags in zip(self._ragged, ragged, strict=True):
+            counts[feature] = np.diff(bags.offsets[sample_ends])
+        ids_before = np.zeros((len(self._dealt) + 1, num_trainers), dtype=np.int64)  # of features dealt earlier
+        np.cumsum(counts[self._dealt], axis=0, out=ids_before[1:])
+        before_tables = ids_before[self._first_dealt]
+        begins = ends(np.diff(before_tables, axis=0).reshape(-1))
+        share_begins = begins[:-1].reshape(num_tables, num_trainers)
+        feature_begins = np.empty_like(counts)
+        feature_begins[self._dealt] = ids_before[:-1] + np.repeat(
+            share_begins - before_tables[:-1], np.diff(self._first_dealt), axis=0
+        )
+        shifts = feature_begins[self._one_hot] - sample_ends[:-1]
+        _deal(ids, self._offsets[self._one_hot], sample_ends, shifts, keys)
+        for feature, bags in zip(self._ragged, ragged, strict=True):
+            id_ends = bags.offsets[sample_ends]
+            for t in range(num_trainers):
+                share = slice(id_ends[t], id_ends[t + 1])
+                begin = feature_begins[feature, t]
+                keys[begin : begin + counts[feature, t]] = bags.ids[share] + self._offsets[feature]
+        return np.concatenate([share_begins, begins[num_trainers::num_trainers, None]], axis=1)
+
+    def bags(self, ragged: Sequence[Ragged], sample_ends: Int64Array) -> Bags:
+        """What trainers need of the ragged features beside the keys."""
+        features = [ragged[index] for index in self._dealt_ragged]
+        weighted = [(bags.offsets[sample_ends], bags.weights) for bags in features if bags.weights is not None]
+        lengths, weights = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        for t in range(len(sample_ends) - 1):
+            first, last = sample_ends[t : t + 2]
+            lengths += [np.diff(bags.offsets[first : last + 1]) for bags in features]
+            weights += [values[id_ends[t] : id_ends[t + 1]] for id_ends, values in weighted]
+        num_weights = sum((np.diff(id_ends) for id_ends, _ in weighted), np.zeros(len(sample_ends) - 1, np.int64))
+        return Bags(np.concatenate(lengths), len(features) * sample_ends, np.concatenate(weights), ends(num_weights))
+
+
+@njit(cache=True, nogil=True)
+def _deal(ids, offsets, sample_ends, shifts, keys):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    num_columns = ids.shape[1]
+    for t in range(len(sample_ends) - 1):
+        for first in range(sample_ends[t], sample_ends[t + 1], BLOCK):
+            end = min(first + BLOCK, sample_ends[t + 1])
+            for column in range(num_columns):
+                offset, shift = offsets[column], shifts[column, t]
+                for sample in range(first, end):
+                    keys[shift + sample] = ids[sample, column] + offset
