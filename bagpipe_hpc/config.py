@@ -104,6 +104,12 @@ class ModelConfig(_Section):
         return self.embedding_columns + (1 if self.name in ("wide_deep", "deepfm") else 0)
 
 
+class TableConfig(_Section):
+    """Of one table of the data set."""
+
+    pooling: Literal["sum", "mean"] = Field("sum", description="What becomes of the rows of a ragged table's ids.")
+
+
 class TrainingConfig(_Section):
     batch_size: int = Field(256, ge=1, description="Samples of one global batch, split over the trainers.")
     epochs: int = Field(1, ge=1, description="Passes over the training split.")
@@ -255,6 +261,9 @@ class Config(_Section):
     oracle: OracleConfig = OracleConfig()
     roles: RolesConfig = RolesConfig()
     model: ModelConfig = ModelConfig()
+    tables: dict[str, TableConfig] = Field(
+        {}, description="Of single tables of the data set, by name: pooling of ragged ones, sum or mean."
+    )
     training: TrainingConfig = TrainingConfig()
     row_optimizer: RowOptimizerConfig = RowOptimizerConfig()
     dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
@@ -397,8 +406,12 @@ def _explain(error: ValidationError, path: Path | None) -> str:
 
 
 def _explain_unknown(name: str) -> str:
-    names = setting_names()
-    valid = _names_in(name.rpartition(".")[0]) or names
+    if name.startswith("tables."):
+        section = name.rpartition(".")[0]
+        names = valid = [f"{section}.{setting}" for setting in TableConfig.model_fields]
+    else:
+        names = setting_names()
+        valid = _names_in(name.rpartition(".")[0]) or names
     close = difflib.get_close_matches(name, [*names, *valid], n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     return f"unknown setting {name!r}{hint}; valid here: {', '.join(valid)}"

@@ -18,8 +18,8 @@ from queue import Queue
 import numpy as np
 from numpy.typing import NDArray
 
-from bagpipe_hpc.lookahead.plan import TrainerPlan
 from bagpipe_hpc.lookahead.features import FeatureTables
+from bagpipe_hpc.lookahead.plan import TrainerPlan
 from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.store.initial import RowInitializer

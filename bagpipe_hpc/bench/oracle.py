@@ -29,9 +29,8 @@ from bagpipe_hpc.data.synthetic import synthesize
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.lookahead.plan import Int64Array, IterationPlan
-from bagpipe_hpc.lookahead.planner import SampleBatch
 from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
-from bagpipe_hpc.roles.planning import EncodedPlan, PlanStream, warm_up_planning
+from bagpipe_hpc.roles.planning import EncodedPlan, PlanStream, sample_batch, warm_up_planning
 
 SKIPPED_PLANS = 10  # at the start of a round: made while the yardstick was measured
 YARDSTICK_BATCHES = 5  # per round
@@ -246,19 +245,19 @@ def measure_oracle(case: OracleCase) -> OracleFigures:
     """
     keep_freed_memory()
     with _dataset(case) as dataset:
-        num_embeddings = dataset.schema.num_embeddings
+        schema = dataset.schema
         config = case.config
-        warm_up_planning(config, num_embeddings, case.trainers)
+        warm_up_planning(config, schema, case.trainers)
         stream = PlanStream(
             config,
-            num_embeddings,
+            schema,
             num_trainers=case.trainers,
             num_servers=case.servers,
-            cache_rows=case.cache_rows or 2 * sum(num_embeddings),
+            cache_rows=case.cache_rows or 2 * sum(schema.num_embeddings),
             num_batches=case.num_batches,
         )
         read = _Tap(dataset.train.batches(case.batch))
-        plans = stream.plans(SampleBatch(b.ids, b.labels, b.dense) for b in itertools.islice(read, case.num_batches))
+        plans = stream.plans(sample_batch(batch) for batch in itertools.islice(read, case.num_batches))
         counts, times, yardsticks, narrow_yardsticks = _Counts(), [], [], []
         timed_stages: dict[str, float] = {}
         for _ in range(case.rounds):
@@ -276,7 +275,7 @@ def measure_oracle(case: OracleCase) -> OracleFigures:
             ids = read.latest.ids
             yardsticks.append(_yardstick(ids.astype(np.int64)))
             narrow_yardsticks.append(_yardstick(ids.astype(np.int32)))
-    num_keys = sum(num_embeddings)
+    num_keys = sum(schema.num_embeddings)
     random_speed, copy_speed = _random_speed(min(num_keys, 2**27)), _copy_speed()
     n = counts.plans
     touched = LINES_PER_ENTRY * LINE_BYTES * counts.entries / random_speed + (
@@ -288,7 +287,7 @@ def measure_oracle(case: OracleCase) -> OracleFigures:
     return OracleFigures(
         case={**asdict(case), "data": str(case.data) if case.data else None},
         num_keys=num_keys,
-        num_tables=len(num_embeddings),
+        num_tables=schema.num_tables,
         milliseconds=1e3 * median(times),
         milliseconds_of_stages={stage: 1e3 * seconds / n for stage, seconds in timed_stages.items()},
         yardstick_milliseconds=1e3 * median(yardsticks),

@@ -52,6 +52,15 @@ class TableEntry(_Part):
     num_embeddings: PositiveInt
 
 
+class FeatureEntry(_Part):
+    """What a sample has one or, where `pooling` says how they become one, any number of row ids of."""
+
+    name: str
+    table: str
+    pooling: Literal["sum", "mean"] | None = None
+    weighted: bool = False
+
+
 class StateEntry(_Part):
     """Columns of optimizer state at the end of a row, in order."""
 
@@ -66,6 +75,7 @@ class ModelEntry(_Part):
     settings: dict[str, JsonValue] = {}  # of the dense model
     num_dense: NonNegativeInt
     tables: tuple[TableEntry, ...] = Field(min_length=1)
+    features: tuple[FeatureEntry, ...] = ()  # none: one row id in each table
     embedding_dim: PositiveInt  # columns that hold embeddings
     first_order_columns: NonNegativeInt = 0
     row_optimizer: str

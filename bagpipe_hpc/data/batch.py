@@ -25,7 +25,9 @@ class RaggedIds:
     def slice(self, start: int, stop: int) -> RaggedIds:
         """Samples [start, stop)."""
         offsets = self.offsets[start : stop + 1]
-        return self._of(offsets - offsets[0], slice(offsets[0], offsets[-1]))
+        ids = range(offsets[0], offsets[-1])
+        weights = None if self.weights is None else self.weights[ids.start : ids.stop]
+        return RaggedIds(offsets - offsets[0], self.ids[ids.start : ids.stop], weights)
 
     def take(self, samples: Int64Array) -> RaggedIds:
         """Some samples, in any order."""
@@ -33,9 +35,6 @@ class RaggedIds:
         offsets = np.zeros(len(samples) + 1, dtype=np.int64)
         np.cumsum(counts, out=offsets[1:])
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[samples] - offsets[:-1], counts)
-        return self._of(offsets, places)
-
-    def _of(self, offsets: Int64Array, places: slice | Int64Array) -> RaggedIds:
         return RaggedIds(offsets, self.ids[places], None if self.weights is None else self.weights[places])
 
     @staticmethod

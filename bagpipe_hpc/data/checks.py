@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from bagpipe_hpc.data.batch import Float32Array
+from bagpipe_hpc.data.batch import Float32Array, RaggedIds
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
@@ -96,17 +96,26 @@ class SampleChecks:
             )
         return offsets
 
-    def ragged_ids(self, table: TableSchema, ids: NDArray[Any], offsets: Int64Array, first_sample: int) -> Int64Array:
-        """Row ids of a ragged table as int64; offsets, shape (num_samples + 1,), start at 0."""
-        limit = np.array([table.num_embeddings], dtype=np.int64)
-        if not _all_within(ids.reshape(-1, 1), limit):
+    def ragged(self, table: TableSchema, bags: RaggedIds, first_sample: int) -> RaggedIds:
+        """Row ids of a ragged table within it, as int64; finite weights, as float32."""
+        ids, weights = bags.ids, bags.weights
+        if not _all_within(ids.reshape(-1, 1), np.array([table.num_embeddings], dtype=np.int64)):
             position = int(np.argmax((ids < 0) | (ids >= table.num_embeddings)))
-            sample = int(np.searchsorted(offsets, position, side="right")) - 1
-            self._refuse_id(table, int(ids[position]), first_sample + sample)
-        return ids.astype(np.int64, copy=False)
+            self._refuse_id(table, int(ids[position]), first_sample + _sample_of(position, bags))
+        if weights is not None:
+            weights = np.ascontiguousarray(weights, np.float32)
+            if not _all_finite(weights.view(np.uint32)):
+                position = int(np.argmin(np.isfinite(weights)))
+                fault = f"table '{table.name}': a weight is {weights[position]}, but must be finite"
+                self._refuse(first_sample + _sample_of(position, bags), fault)
+        return RaggedIds(bags.offsets, ids.astype(np.int64, copy=False), weights)
 
     def _refuse_id(self, table: TableSchema, row_id: int, sample: int) -> NoReturn:
         self._refuse(sample, f"table '{table.name}': row id {row_id} is outside [0, {table.num_embeddings})")
 
     def _refuse(self, sample: int, fault: str) -> NoReturn:
         raise DatasetError(f"{self.path}: sample {sample}: {fault}; {self.cure}")
+
+
+def _sample_of(position: int, bags: RaggedIds) -> int:
+    return int(np.searchsorted(bags.offsets, position, side="right")) - 1

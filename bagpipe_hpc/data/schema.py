@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, field_validator, model_validator
+
+from bagpipe_hpc.lookahead.features import FeatureTables
 
 T = TypeVar("T")
 
@@ -14,20 +16,35 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 
 class TableSchema(BaseModel):
-    """One embedding table: one-hot (one row id per sample) or ragged (any number of row ids per sample)."""
+    """One embedding table and the feature that counts in it, or one more feature that counts in another's table.
+
+    A feature is one-hot (one row id per sample) or ragged (any number of row ids per sample, maybe with weights).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     num_embeddings: PositiveInt
     ragged: bool = False
+    weighted: bool = False
+    shares: Name | None = None  # the table whose rows are meant; None: rows of its own
+
+    @model_validator(mode="after")
+    def _weights_of_bags(self) -> TableSchema:
+        if self.weighted and not self.ragged:
+            raise ValueError(f"table {self.name} is weighted, so it must be ragged, too: one id has no weight")
+        return self
+
+    def __str__(self) -> str:
+        kind = ("weighted " if self.weighted else "") + ("ragged" if self.ragged else "one-hot")
+        return f"{self.name}: {self.num_embeddings} rows{f' of {self.shares}' if self.shares else ''}, {kind}"
 
 
 class Schema(BaseModel):
     """Dense features and tables of every sample, in the order of the columns.
 
     Raises:
-        pydantic.ValidationError: a name is malformed or used twice, or a table has no rows.
+        pydantic.ValidationError: a name is malformed or used twice, or a table has no rows, or shares those of none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +60,13 @@ class Schema(BaseModel):
     @field_validator("tables")
     @classmethod
     def _distinct_tables(cls, tables: tuple[TableSchema, ...]) -> tuple[TableSchema, ...]:
+        own = {table.name: table.num_embeddings for table in tables if table.shares is None}
+        for table in tables:
+            if table.shares is not None and own.get(table.shares) != table.num_embeddings:
+                raise ValueError(
+                    f"table {table.name} has {table.num_embeddings} rows of {table.shares}, but tables with rows of "
+                    f"their own are {', '.join(f'{name} ({rows} rows)' for name, rows in own.items()) or 'none'}"
+                )
         return _require_distinct(tables, tuple(table.name for table in tables))
 
     @property
@@ -52,13 +76,27 @@ class Schema(BaseModel):
 
     @property
     def num_tables(self) -> int:
-        """Embedding tables, one-hot and ragged."""
+        """Features with embeddings, one-hot and ragged: vectors of a sample."""
         return len(self.tables)
 
     @property
     def num_embeddings(self) -> tuple[int, ...]:
-        """Rows of each table, in table order."""
-        return tuple(table.num_embeddings for table in self.tables)
+        """Rows of each table that has its own, in table order."""
+        return tuple(table.num_embeddings for table in self.own_tables)
+
+    @property
+    def own_tables(self) -> tuple[TableSchema, ...]:
+        """Tables with rows of their own."""
+        return tuple(table for table in self.tables if table.shares is None)
+
+    @property
+    def features(self) -> FeatureTables:
+        """Which feature counts in which of the tables with rows of their own."""
+        places = {table.name: place for place, table in enumerate(self.own_tables)}
+        return FeatureTables(
+            tuple(places[table.shares or table.name] for table in self.tables),
+            tuple(place for place, table in enumerate(self.tables) if table.ragged),
+        )
 
     @property
     def one_hot_tables(self) -> tuple[TableSchema, ...]:
@@ -69,6 +107,11 @@ class Schema(BaseModel):
     def ragged_tables(self) -> tuple[TableSchema, ...]:
         """Tables with any number of row ids per sample: the keys of `Batch.ragged`."""
         return tuple(table for table in self.tables if table.ragged)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a sample has one row id in each table."""
+        return not self.ragged_tables and len(self.own_tables) == len(self.tables)
 
     def difference(self, other: Schema) -> str:
         """The first thing in which another schema differs, for a message; empty if nothing does."""

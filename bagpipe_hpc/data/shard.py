@@ -70,6 +70,8 @@ class ShardWriter:
                 group = self._file["ragged"][name]
                 _extend(group["offsets"], len(group["ids"]) + piece.offsets[1:])
                 _extend(group["ids"], piece.ids)
+                if piece.weights is not None:
+                    _extend(group["weights"], piece.weights)
         self.num_samples += batch.num_samples
 
     def close(self) -> None:
@@ -99,7 +101,8 @@ class ShardWriter:
         for table in schema.ragged_tables:
             offsets = self._create(f"ragged/{table.name}/offsets", (1,), np.int64)
             offsets[0] = 0
-            self._create(f"ragged/{table.name}/ids", (0,), _id_dtype((table,)), chunk_rows=_RAGGED_CHUNK_IDS)
+            for name, dtype in _ragged_columns(table).items():
+                self._create(f"ragged/{table.name}/{name}", (0,), dtype, chunk_rows=_RAGGED_CHUNK_IDS)
 
     def _create(
         self, name: str, shape: tuple[int, ...], dtype: DTypeLike, *, chunk_rows: int = _CHUNK_ROWS
@@ -143,8 +146,14 @@ class ShardWriter:
             )
         piece = batch.ragged[table.name]
         offsets = self._checks.offsets(table, piece.offsets, len(piece.ids), self.num_samples)
-        piece = RaggedIds(offsets, piece.ids).slice(0, batch.num_samples)
-        return RaggedIds(piece.offsets, self._checks.ragged_ids(table, piece.ids, piece.offsets, self.num_samples))
+        if (None if piece.weights is None else len(piece.weights)) != (len(piece.ids) if table.weighted else None):
+            raise DatasetError(
+                f"{self._path}: the batch has {'no weight for each row id' if table.weighted else 'weights'} of ragged "
+                f"table '{table.name}', contrary to the schema; mend the source of the samples, or the schema"
+            )
+        return self._checks.ragged(
+            table, RaggedIds(offsets, piece.ids, piece.weights).slice(0, batch.num_samples), self.num_samples
+        )
 
     @contextmanager
     def _write_errors(self) -> Iterator[None]:
@@ -219,8 +228,8 @@ class ShardReader:
         offsets = self._slice(group["offsets"], start, stop + 1)
         offsets = self._checks.offsets(table, offsets, len(group["ids"]), start)
         ids = self._slice(group["ids"], int(offsets[0]), int(offsets[-1]))
-        offsets = offsets - offsets[0]
-        return RaggedIds(offsets, self._checks.ragged_ids(table, ids, offsets, start))
+        weights = self._slice(group["weights"], int(offsets[0]), int(offsets[-1])) if table.weighted else None
+        return self._checks.ragged(table, RaggedIds(offsets - offsets[0], ids, weights), start)
 
     def _slice(self, dataset: h5py.Dataset, start: int, stop: int) -> NDArray[Any]:
         try:
@@ -264,7 +273,10 @@ class ShardReader:
             self._check_dataset(name, (self.num_samples, *width), dtype)
         for table in self.schema.ragged_tables:
             self._check_dataset(f"ragged/{table.name}/offsets", (self.num_samples + 1,), np.int64)
-            self._check_dataset(f"ragged/{table.name}/ids", (-1,), _id_dtype((table,)))
+            num_ids = -1
+            for name, dtype in _ragged_columns(table).items():
+                self._check_dataset(f"ragged/{table.name}/{name}", (num_ids,), dtype)
+                num_ids = len(self._file["ragged"][table.name][name])
 
     def _check_dataset(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         """A length of -1 allows any."""
@@ -300,6 +312,11 @@ def _columns(schema: Schema) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
     if schema.one_hot_tables:
         columns["one_hot"] = ((len(schema.one_hot_tables),), _id_dtype(schema.one_hot_tables))
     return columns
+
+
+def _ragged_columns(table: TableSchema) -> dict[str, DTypeLike]:
+    """The datasets of a ragged table with one element per row id."""
+    return {"ids": _id_dtype((table,)), **({"weights": np.float32} if table.weighted else {})}
 
 
 def _id_dtype(tables: tuple[TableSchema, ...]) -> DTypeLike:

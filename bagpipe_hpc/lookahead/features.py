@@ -35,6 +35,9 @@ class Ragged(Protocol):
     def weights(self) -> Float32Array | None:
         """float32, shape (offsets[-1],); None: all count the same."""
 
+    def take(self, samples: NDArray[Any]) -> Ragged:
+        """Some samples, in any order."""
+
 
 @dataclass(frozen=True)
 class FeatureTables:
@@ -49,9 +52,19 @@ class FeatureTables:
     ragged: tuple[int, ...] = ()
 
     @property
+    def one_hot(self) -> tuple[int, ...]:
+        """The features that are not ragged."""
+        return tuple(feature for feature in range(len(self.tables)) if feature not in self.ragged)
+
+    @property
     def dealt(self) -> tuple[int, ...]:
         """The features in the order in which they are dealt."""
         return tuple(sorted(range(len(self.tables)), key=lambda feature: self.tables[feature]))
+
+
+def one_id_per_table(num_tables: int) -> FeatureTables:
+    """A one-hot feature in each table."""
+    return FeatureTables(tuple(range(num_tables)))
 
 
 class Dealer:
@@ -64,18 +77,13 @@ class Dealer:
 
     def __init__(self, features: FeatureTables, table_offsets: Int64Array) -> None:
         tables = np.asarray(features.tables, dtype=np.int64)
-        is_ragged = np.zeros(len(tables), dtype=np.bool_)
-        is_ragged[list(features.ragged)] = True
         self._dealt = np.asarray(features.dealt, dtype=np.int64)
         self._first_dealt = np.searchsorted(tables[self._dealt], np.arange(len(table_offsets)))  # of each table
-        self._one_hot = np.flatnonzero(~is_ragged)
-        self._ragged = features.ragged
-        self._dealt_ragged = [features.ragged.index(feature) for feature in self._dealt if is_ragged[feature]]
+        self._one_hot, self._ragged = list(features.one_hot), features.ragged
+        self._dealt_ragged = [features.ragged.index(f) for f in features.dealt if f in features.ragged]
         self._offsets = table_offsets[tables]
 
-    def deal(
-        self, ids: NDArray[Any], ragged: Sequence[Ragged], sample_ends: Int64Array, keys: KeyArray
-    ) -> Int64Array:
+    def deal(self, ids: NDArray[Any], ragged: Sequence[Ragged], sample_ends: Int64Array, keys: KeyArray) -> Int64Array:
         """Fill in the keys.
 
         Args:
@@ -133,3 +141,38 @@ def _deal(ids, offsets, sample_ends, shifts, keys):  # type: ignore[no-untyped-d
                 offset, shift = offsets[column], shifts[column, t]
                 for sample in range(first, end):
                     keys[shift + sample] = ids[sample, column] + offset
+
+
+class KeysBySample:
+    """Keys as they stand in the samples, for what looks at one sample after the other.
+
+    Args:
+        features: What a sample has.
+        table_offsets: int64, shape (num_tables + 1,): first key of each table, and the number of keys.
+    """
+
+    def __init__(self, features: FeatureTables, table_offsets: Int64Array) -> None:
+        first_keys = table_offsets[list(features.tables)]
+        self._one_hot = first_keys[list(features.one_hot)]
+        self._ragged = first_keys[list(features.ragged)]
+
+    def keys(self, ids: NDArray[Any], ragged: Sequence[Ragged]) -> tuple[Int64Array, Int64Array]:
+        """Keys of a batch, those of a sample's one-hot features first.
+
+        Returns:
+            int64 (num_ids,); int64 (num_samples + 1,): where each sample begins and ends.
+        """
+        num_samples, num_columns = ids.shape
+        one_hot = ids + self._one_hot
+        if not ragged:
+            return one_hot.reshape(-1), num_columns * np.arange(num_samples + 1)
+        lengths = [np.diff(bags.offsets) for bags in ragged]
+        key_ends = ends(num_columns + np.sum(lengths, axis=0))
+        keys = np.empty(key_ends[-1], dtype=np.int64)
+        begins = key_ends[:-1].copy()
+        keys[begins[:, None] + np.arange(num_columns)] = one_hot
+        begins += num_columns
+        for bags, bag_lengths, first_key in zip(ragged, lengths, self._ragged, strict=True):
+            keys[np.arange(len(bags.ids)) + np.repeat(begins - bags.offsets[:-1], bag_lengths)] = bags.ids + first_key
+            begins += bag_lengths
+        return keys, key_ends

@@ -17,6 +17,7 @@ place alike.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ from numba import njit
 from numba.cpython.unsafe.numbers import trailing_zeros
 from numpy.typing import NDArray
 
+from bagpipe_hpc.lookahead.features import FeatureTables, KeysBySample, Ragged, one_id_per_table
 from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
 
 Int32Array = NDArray[np.int32]
@@ -56,30 +58,40 @@ class LocalityPlacement:
     Args:
         num_trainers: T, below 65,536.
         table_offsets: First key of each table, int64, shape (num_tables + 1,), as in `KeySpace`.
+        features: What a sample has; None: one id in each table.
         num_buckets: A power of two.
     Communication: none.
     """
 
-    def __init__(self, num_trainers: int, table_offsets: Int64Array, *, num_buckets: int = NUM_BUCKETS) -> None:
+    def __init__(
+        self,
+        num_trainers: int,
+        table_offsets: Int64Array,
+        features: FeatureTables | None = None,
+        *,
+        num_buckets: int = NUM_BUCKETS,
+    ) -> None:
         self.num_trainers = num_trainers
-        self._first_keys = table_offsets[:-1]
+        self._sampler = KeysBySample(features or one_id_per_table(len(table_offsets) - 1), table_offsets)
         self._buckets = np.zeros((num_buckets, 1), dtype=np.int64)  # 2-D for prefetch_row
         self._num_entries = 1  # in all batches so far; buckets that no entry had say 0
 
-    def order(self, ids: Int32Array | Int64Array, share_ends: Int64Array) -> Int32Array:
+    def order(self, ids: Int32Array | Int64Array, share_ends: Int64Array, ragged: Sequence[Ragged] = ()) -> Int32Array:
         """Deal one batch. Batches come in the order of the stream.
 
         Args:
-            ids: Row ids within their tables, int32 or int64, shape (num_samples, num_tables), C order; not checked.
+            ids: Row ids of the one-hot features, int32 or int64, shape (num_samples, num_one_hot); not checked.
             share_ends: int64, shape (T + 1,), of `share_boundaries(num_samples, T)`.
+            ragged: Row ids of the ragged features.
         Returns:
             int32, shape (num_samples,): trainer t takes order[share_ends[t]:share_ends[t + 1]], ascending.
         """
         assert len(share_ends) == self.num_trainers + 1  # homes are trainers of every batch
-        entry_of_id = np.empty(ids.shape, dtype=np.int32)
-        entries = np.empty((ids.size, 3), dtype=np.int32)
-        num_entries = _enter(self._num_entries, ids, self._first_keys, self._buckets, entry_of_id, entries)
-        trainers = _deal(entry_of_id, entries[:num_entries], share_ends)
+        keys, key_ends = self._sampler.keys(ids, ragged)
+        entry_of_key = np.empty(len(keys), dtype=np.int32)
+        entries = np.empty((len(keys), 3), dtype=np.int32)
+        num_entries = _enter(self._num_entries, keys, self._buckets, entry_of_key, entries)
+        trainers = _deal(entry_of_key, key_ends, entries[:num_entries], share_ends)
         _keep_homes(entries[:num_entries], self._buckets)
         self._num_entries += num_entries
         order: Int32Array = _by_trainer(trainers, share_ends)
@@ -98,38 +110,33 @@ class LocalityPlacement:
 
 
 @njit(cache=True, nogil=True)
-def _enter(first_entry, ids, first_keys, buckets, entry_of_id, entries):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _enter(first_entry, keys, buckets, entry_of_key, entries):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Number the entries of the batch, count their uses and recall their homes. Returns how many there are."""
-    num_samples, num_tables = ids.shape
     mask = len(buckets) - 1
     forgotten = first_entry - len(buckets) // 2
-    samples_ahead = 1 + DISTANCE // max(1, num_tables)
     num_entries = 0
-    for i in range(num_samples):
-        for k in range(num_tables):
-            if i + samples_ahead < num_samples:
-                prefetch_row(buckets, (ids[i + samples_ahead, k] + first_keys[k]) & mask)
-            bucket = (ids[i, k] + first_keys[k]) & mask
-            latest = buckets[bucket, 0] >> HOME_BITS
-            if latest < first_entry:
-                home = buckets[bucket, 0] & HOME_MASK if latest >= forgotten else 0
-                latest = first_entry + num_entries
-                buckets[bucket, 0] = latest << HOME_BITS | home
-                entries[num_entries, BUCKET] = bucket
-                entries[num_entries, HOME] = home
-                entries[num_entries, COUNT] = 0
-                num_entries += 1
-            entry = latest - first_entry
-            entries[entry, COUNT] += 1
-            entry_of_id[i, k] = entry
+    for j in range(len(keys)):
+        prefetch_row(buckets, keys[min(j + DISTANCE, len(keys) - 1)] & mask)
+        bucket = keys[j] & mask
+        latest = buckets[bucket, 0] >> HOME_BITS
+        if latest < first_entry:
+            home = buckets[bucket, 0] & HOME_MASK if latest >= forgotten else 0
+            latest = first_entry + num_entries
+            buckets[bucket, 0] = latest << HOME_BITS | home
+            entries[num_entries, BUCKET] = bucket
+            entries[num_entries, HOME] = home
+            entries[num_entries, COUNT] = 0
+            num_entries += 1
+        entry = latest - first_entry
+        entries[entry, COUNT] += 1
+        entry_of_key[j] = entry
     return num_entries
 
 
 @njit(cache=True, nogil=True)
-def _deal(entry_of_id, entries, share_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _deal(entry_of_key, key_ends, entries, share_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Trainer of each sample; entries without a home get one."""
-    num_samples, num_tables = entry_of_id.shape
-    num_trainers = len(share_ends) - 1
+    num_samples, num_trainers = len(key_ends) - 1, len(share_ends) - 1
     one = np.uint64(1)
     # Which trainers have the entry: bit t % 64 of word t // 64.
     has = np.zeros((len(entries), (num_trainers + 63) // 64), dtype=np.uint64)
@@ -142,8 +149,7 @@ def _deal(entry_of_id, entries, share_ends):  # type: ignore[no-untyped-def]  # 
     trainers = np.empty(num_samples, dtype=np.int32)
     for i in range(num_samples):
         score[:] = 1
-        for k in range(num_tables):
-            entry = entry_of_id[i, k]
+        for entry in entry_of_key[key_ends[i] : key_ends[i + 1]]:
             weight = HOT * num_trainers - entries[entry, COUNT]
             if weight > 0:
                 for word in range(has.shape[1]):
@@ -158,8 +164,7 @@ def _deal(entry_of_id, entries, share_ends):  # type: ignore[no-untyped-def]  # 
                 best, highest = t, value
         trainers[i] = best
         places_left[best] -= 1
-        for k in range(num_tables):
-            entry = entry_of_id[i, k]
+        for entry in entry_of_key[key_ends[i] : key_ends[i + 1]]:
             has[entry, best >> 6] |= one << np.uint64(best & 63)
             if entries[entry, HOME] == 0:
                 entries[entry, HOME] = best + 1

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.errors import ConfigError
-from bagpipe_hpc.lookahead.features import Dealer, FeatureTables, Ragged
+from bagpipe_hpc.lookahead.features import Dealer, FeatureTables, Ragged, one_id_per_table
 from bagpipe_hpc.lookahead.lists import count_transfers, exchange_lists, transfer_lists
 from bagpipe_hpc.lookahead.next_use import (
     CompactKeyState,
@@ -65,6 +65,11 @@ class SampleBatch:
     def num_ids(self) -> int:
         """Row ids of all samples."""
         return self.ids.size + sum(len(bags.ids) for bags in self.ragged)
+
+    def take(self, samples: NDArray[Any]) -> SampleBatch:
+        """Some samples, in any order."""
+        ragged = [bags.take(samples) for bags in self.ragged]
+        return SampleBatch(self.ids[samples], self.labels[samples], self.dense[samples], self.read_only, ragged)
 
 
 @dataclass(frozen=True)
@@ -146,8 +151,7 @@ class Planner:
         key_space = KeySpace(num_embeddings)
         num_keys = key_space.num_keys
         key_state: KeyState = DenseKeyState(num_keys) if num_keys <= max_dense_keys else CompactKeyState()
-        features = features or FeatureTables(tuple(range(len(num_embeddings))))
-        self._dealer = Dealer(features, key_space.table_offsets)
+        self._dealer = Dealer(features or one_id_per_table(len(num_embeddings)), key_space.table_offsets)
         self._next_uses = NextUsePass(key_state, window, num_trainers, cores)
         # The window, the iteration before it, what `enter` may be ahead, and the iteration it is entering.
         key_dtype = np.int32 if num_keys < 2**31 else np.int64

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mpi4py import MPI
 
 from bagpipe_hpc.config import Config, load_config, make_config
-from bagpipe_hpc.errors import BagpipeError, DatasetError
+from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError
 from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_INVALID, EXIT_STOPPED
 from bagpipe_hpc.roles.communicators import Communicators, check_thread_level, split_world
 from bagpipe_hpc.roles.course import BEGINNING, Position
@@ -25,7 +25,7 @@ from bagpipe_hpc.roles.tracing import tracing
 from bagpipe_hpc.timeline.merge import delete_traces
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
 from bagpipe_hpc.trace import parse_iterations
-from bagpipe_hpc.training.misfit import misfit
+from bagpipe_hpc.training.misfit import misfit, table_misfit
 
 if TYPE_CHECKING:
     from bagpipe_hpc.data.dataset import Dataset
@@ -146,6 +146,8 @@ def _validate(world_size: int, request: Request) -> _Job:
     schema = dataset.schema
     if problem := misfit(config.model, schema):
         raise DatasetError(f"{request.data_path} {problem}")
+    if problem := table_misfit(config.tables, schema):
+        raise ConfigError(problem)
     if request.evaluates_only and dataset.split(config.evaluation.split).num_samples == 0:
         raise DatasetError(f"{request.data_path} has no {config.evaluation.split} samples; choose the other --split")
     run_path = request.run_path
@@ -157,7 +159,7 @@ def _validate(world_size: int, request: Request) -> _Job:
             (run_path / name).unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
         delete_traces(run_path)
         (run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    spec = JobSpec(config, schema.num_embeddings, schema.num_dense, iterations, start, checkpoints, request.predictions)
+    spec = JobSpec(config, schema, iterations, start, checkpoints, request.predictions)
     return _Job(spec, dataset, budget)
 
 

@@ -68,7 +68,7 @@ def run_oracle(
         False where the job was stopped before its end.
     """
     keep_freed_memory()
-    warm_up_planning(spec.config, spec.num_embeddings, topology.num_trainers)
+    warm_up_planning(spec.config, spec.schema, topology.num_trainers)
     limits = comms.world.gather(None)
     assert limits is not None
     cache_rows = comms.world.bcast(min(limits[rank] for rank in topology.trainer_ranks))  # 1
@@ -132,7 +132,7 @@ class _Oracle:
         self._batches = sample_batches(spec.config, dataset, course)
         self._stream = PlanStream(
             spec.config,
-            spec.num_embeddings,
+            spec.schema,
             num_trainers=topology.num_trainers,
             num_servers=topology.num_servers,
             cache_rows=cache_rows,

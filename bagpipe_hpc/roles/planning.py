@@ -18,13 +18,14 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import Dataset, Split
+from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.shuffle import BlockShuffle, shuffled_batches
 from bagpipe_hpc.lookahead.codec import PlanMessages, encode_plan
 from bagpipe_hpc.lookahead.pipeline import Cores, Pipeline
@@ -76,7 +77,7 @@ class PlanStream:
 
     Args:
         config: All settings.
-        num_embeddings: Rows of each table.
+        schema: Of the samples.
         num_trainers: T.
         num_servers: S.
         cache_rows: Slots per trainer.
@@ -89,7 +90,7 @@ class PlanStream:
     def __init__(
         self,
         config: Config,
-        num_embeddings: tuple[int, ...],
+        schema: Schema,
         *,
         num_trainers: int,
         num_servers: int,
@@ -103,7 +104,8 @@ class PlanStream:
         self._pipeline = Pipeline(cores, BATCHES_AHEAD, first_iteration)
         self._window = max(config.prefetch_depth, min(config.window, num_batches))
         self._planner = Planner(
-            num_embeddings=num_embeddings,
+            num_embeddings=schema.num_embeddings,
+            features=schema.features,
             num_trainers=num_trainers,
             num_servers=num_servers,
             window=self._window,
@@ -116,7 +118,8 @@ class PlanStream:
         )
         self._placement: _Placement | None = None
         if config.oracle.placement == "locality" and num_trainers > 1:
-            placement = LocalityPlacement(num_trainers, KeySpace(num_embeddings).table_offsets)
+            table_offsets = KeySpace(schema.num_embeddings).table_offsets
+            placement = LocalityPlacement(num_trainers, table_offsets, schema.features)
             self._placement = _Placement(placement, before.placed if before else None)
         self._is_boundary = is_boundary
         self._stop = threading.Event()
@@ -153,8 +156,7 @@ class PlanStream:
 
     def _place(self, batch: SampleBatch) -> Iterable[SampleBatch]:
         assert self._placement is not None
-        order = self._placement.order(batch)
-        yield replace(batch, ids=batch.ids[order], labels=batch.labels[order], dense=batch.dense[order])
+        yield batch.take(self._placement.order(batch))
 
     def _enter(self, batch: SampleBatch) -> Iterable[None]:
         """As many items as plans are due."""
@@ -196,7 +198,7 @@ class _Placement:
         with self._lock:
             if self._due and len(self._due[0]) != num_samples:
                 self._due.clear()  # batches of another size than when they were placed
-            order = self._due.popleft() if self._due else self._placement.order(batch.ids, share_ends)
+            order = self._due.popleft() if self._due else self._placement.order(batch.ids, share_ends, batch.ragged)
             self._orders.append(order)
         return order
 
@@ -211,12 +213,15 @@ class _Placement:
             return Placed(self._placement.state(), (*self._orders, *self._due))
 
 
-def warm_up_planning(config: Config, num_embeddings: tuple[int, ...], num_trainers: int) -> None:
+def warm_up_planning(config: Config, schema: Schema, num_trainers: int) -> None:
     """Compile all that a `PlanStream` will use, so that no iteration waits for it."""
-    id_dtype = np.dtype(np.int32 if max(num_embeddings) < 2**31 else np.int64)
+    is_wide = any(table.num_embeddings >= 2**31 for table in schema.one_hot_tables)
+    id_dtype = np.dtype(np.int64 if is_wide else np.int32)
     largest_batch = max(config.training.batch_size, config.evaluation.batch_size or 0)
     largest_share = -(-largest_batch // num_trainers)
-    warm_up(sum(num_embeddings), id_dtype, config.oracle.max_dense_keys, largest_share)
+    if schema.ragged_tables:
+        largest_share *= 1000  # as if so many samples had one id each: no bound on the ids of a sample is known
+    warm_up(sum(schema.num_embeddings), id_dtype, config.oracle.max_dense_keys, largest_share)
 
 
 def count_batches(config: Config, dataset: Dataset, course: Course) -> int:
@@ -234,10 +239,10 @@ def sample_batches(config: Config, dataset: Dataset, course: Course) -> Iterator
         for epoch in range(start.epoch, course.epochs)
     )
     batches = itertools.islice(itertools.chain.from_iterable(epochs), course.end_iteration - start.iteration)
-    yield from (_sample_batch(batch, read_only=False) for batch in batches)
+    yield from (sample_batch(batch) for batch in batches)
     if config.evaluation.enabled:
         for batch in dataset.split(config.evaluation.split).batches(config.evaluation.batch_size or batch_size):
-            yield _sample_batch(batch, read_only=True)
+            yield sample_batch(batch, read_only=True)
 
 
 def _epoch(config: Config, train: Split, epoch: int, start_sample: int) -> Iterator[Batch]:
@@ -248,5 +253,6 @@ def _epoch(config: Config, train: Split, epoch: int, start_sample: int) -> Itera
     return shuffled_batches(train, shuffle, epoch, training.batch_size, start_sample)
 
 
-def _sample_batch(batch: Batch, read_only: bool) -> SampleBatch:
-    return SampleBatch(batch.ids, batch.labels, batch.dense, read_only)
+def sample_batch(batch: Batch, *, read_only: bool = False) -> SampleBatch:
+    """A batch as the planner sees it."""
+    return SampleBatch(batch.ids, batch.labels, batch.dense, read_only, tuple(batch.ragged.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +13,9 @@ from bagpipe_hpc.checkpoint.layout import METRICS_FILE
 from bagpipe_hpc.checkpoint.manifest import ModelEntry, require_same_model
 from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.checkpoint.verify import newest_good
-from bagpipe_hpc.config import Config
+from bagpipe_hpc.config import Config, TableConfig
 from bagpipe_hpc.data.dataset import Dataset
-from bagpipe_hpc.data.schema import Schema
+from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.lookahead.placement import PlacementState
 from bagpipe_hpc.lookahead.plan import ends
@@ -130,7 +131,8 @@ def model_entry(config: Config, schema: Schema) -> ModelEntry:
             "name": model.name,
             "settings": model.model_dump(mode="json", exclude={"name", "embedding_dim"}),
             "num_dense": schema.num_dense,
-            "tables": [{"name": table.name, "num_embeddings": table.num_embeddings} for table in schema.tables],
+            "tables": [{"name": table.name, "num_embeddings": table.num_embeddings} for table in schema.own_tables],
+            "features": [] if schema.is_plain else [_feature(config, table) for table in schema.tables],
             "embedding_dim": model.embedding_columns,
             "first_order_columns": model.row_dim - model.embedding_columns,
             "row_optimizer": config.row_optimizer.name,
@@ -141,6 +143,16 @@ def model_entry(config: Config, schema: Schema) -> ModelEntry:
             "seed": config.training.seed,
         }
     )
+
+
+def _feature(config: Config, table: TableSchema) -> dict[str, Any]:
+    pooling = config.tables.get(table.name, TableConfig()).pooling if table.ragged else None
+    return {
+        "name": table.name,
+        "table": table.shares or table.name,
+        "pooling": pooling,
+        "weighted": table.weighted,
+    }
 
 
 def _residents(checkpoint: Checkpoint) -> Residents:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bagpipe_hpc.config import Config
+from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.roles.course import BEGINNING, Position
 from bagpipe_hpc.roles.saving import CheckpointSpec
 
@@ -16,8 +17,7 @@ class JobSpec:
 
     Args:
         config: All settings.
-        num_embeddings: Rows of each table.
-        num_dense: Dense features.
+        schema: Of the samples.
         traced: Iterations to trace; None: tracing is off.
         start: Where training starts or goes on.
         checkpoints: None: none are written, and the job goes on from none.
@@ -25,9 +25,13 @@ class JobSpec:
     """
 
     config: Config
-    num_embeddings: tuple[int, ...]
-    num_dense: int
+    schema: Schema
     traced: range | None = None
     start: Position = BEGINNING
     checkpoints: CheckpointSpec | None = None
     predictions: Path | None = None
+
+    @property
+    def num_embeddings(self) -> tuple[int, ...]:
+        """Rows of each table."""
+        return self.schema.num_embeddings

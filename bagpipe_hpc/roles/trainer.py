@@ -161,8 +161,7 @@ class _Trainer:
         self._delayed_peers = PeerExchange(comms.trainers)
         self._step = build_step(
             spec.config,
-            num_dense=spec.num_dense,
-            num_tables=len(spec.num_embeddings),
+            schema=spec.schema,
             num_slots=num_slots,
             trainer_rank=comms.trainers.rank,
             device=device,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 
 from bagpipe_hpc.config import Config
+from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.store.layout import row_width
 from bagpipe_hpc.training.cache import RowCache
 from bagpipe_hpc.training.dense import DenseSynchronizer
 from bagpipe_hpc.training.dense_optimizer import build_dense_optimizer
 from bagpipe_hpc.training.models import build_model
+from bagpipe_hpc.training.pooling import Pooling
 from bagpipe_hpc.training.row_optimizer import build_row_optimizer
 from bagpipe_hpc.training.schedule import LearningRate
 from bagpipe_hpc.training.step import Peers, Stopwatch, TrainingStep
@@ -19,8 +21,7 @@ from bagpipe_hpc.training.wire import Wire
 def build_step(
     config: Config,
     *,
-    num_dense: int,
-    num_tables: int,
+    schema: Schema,
     num_slots: int,
     trainer_rank: int,
     device: torch.device,
@@ -30,14 +31,14 @@ def build_step(
     delayed_stopwatch: Stopwatch,
 ) -> TrainingStep:
     """Model, optimizers and cache of one trainer, ready to play plans. Horovod must be initialised."""
-    model = build_model(config.model, num_dense, num_tables, config.training.seed).to(device)
+    model = build_model(config.model, schema.num_dense, schema.num_tables, config.training.seed).to(device)
     row_rate = LearningRate(config.row_learning_rate, config.schedule)
     dense_rate = LearningRate(config.dense_learning_rate, config.schedule)
     return TrainingStep(
         trainer_rank=trainer_rank,
         model=model,
         row_dim=config.model.row_dim,
-        num_tables=num_tables,
+        pooling=Pooling(schema, {name for name, table in config.tables.items() if table.pooling == "mean"}),
         cache=RowCache(num_slots, row_width(config), device),
         row_optimizer=build_row_optimizer(config.row_optimizer, row_rate),
         dense_optimizer=build_dense_optimizer(config.dense_optimizer, model.parameters(), dense_rate),

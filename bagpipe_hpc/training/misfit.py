@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bagpipe_hpc.config import ModelConfig
+from collections.abc import Mapping
+
+from bagpipe_hpc.config import ModelConfig, TableConfig
 from bagpipe_hpc.data.schema import Schema
 
 PAIRING = ("dlrm", "deepfm", "fgcnn")
@@ -10,15 +12,23 @@ PAIRING = ("dlrm", "deepfm", "fgcnn")
 
 def misfit(model: ModelConfig, schema: Schema) -> str:
     """What keeps a model from learning from samples of a schema, and what mends it; empty if nothing does."""
-    if ragged := [table.name for table in schema.ragged_tables]:
-        return (
-            f"has ragged tables ({', '.join(ragged)}); models take one id per table: make the data set again "
-            "without them"
-        )
     if model.name in PAIRING and schema.num_dense == 0 and schema.num_tables < 2:
         return f"has one table and no dense features: {model.name} needs two vectors to interact; add a feature"
     if model.name == "caser":
         return _no_sequence(schema)
+    return ""
+
+
+def table_misfit(tables: Mapping[str, TableConfig], schema: Schema) -> str:
+    """What in the settings of single tables does not fit the data set, and what does; empty if everything does."""
+    known = {table.name: table for table in schema.tables}
+    for name, settings in tables.items():
+        if name not in known:
+            names = ", ".join(known)
+            return f"tables.{name}: the data set has no table of this name; it has {names}"
+        if "pooling" in settings.model_fields_set and not known[name].ragged:
+            ragged = ", ".join(table.name for table in schema.ragged_tables)
+            return f"tables.{name}.pooling: {name} has one id per sample; ragged tables are {ragged or 'none'}"
     return ""
 
 
@@ -27,10 +37,11 @@ def _no_sequence(schema: Schema) -> str:
     needed = "caser needs the tables user, candidate item and last items, oldest first, and nothing else"
     if schema.num_dense:
         return f"has {schema.num_dense} dense features: {needed}; {mend}"
+    if ragged := ", ".join(table.name for table in schema.ragged_tables):
+        return f"has ragged tables ({ragged}): {needed}, with one id each; {mend}"
     if schema.num_tables < 3:
         return f"has {schema.num_tables} table{'s' if schema.num_tables > 1 else ''}: {needed}; {mend}"
-    sizes = schema.num_embeddings[1:]
-    if len(set(sizes)) > 1:
+    if len({table.num_embeddings for table in schema.tables[1:]}) > 1:
         names = ", ".join(f"{table.name}: {table.num_embeddings}" for table in schema.tables[1:])
         return f"has tables of different sizes after the first ({names}): {needed}, all items being of one kind; {mend}"
     return ""

@@ -38,6 +38,7 @@ from bagpipe_hpc.lookahead.plan import TrainerPlan
 from bagpipe_hpc.training.buffers import BufferPool, HostBuffer, HostMemory
 from bagpipe_hpc.training.cache import RowCache, to_device, to_host
 from bagpipe_hpc.training.dense_optimizer import DenseOptimizer
+from bagpipe_hpc.training.pooling import Pooling
 from bagpipe_hpc.training.row_optimizer import RowOptimizer
 from bagpipe_hpc.training.wire import Wire, WireArray, gradient_scale
 
@@ -127,7 +128,7 @@ class TrainingStep:
         trainer_rank: This trainer.
         model: (dense, embedded) -> logits.
         row_dim: Columns of a row that are trained.
-        num_tables: Ids of a sample.
+        pooling: From rows to the vectors of samples.
         cache: Rows this trainer owns.
         row_optimizer: For rows.
         dense_optimizer: For the model's parameters.
@@ -149,7 +150,7 @@ class TrainingStep:
         trainer_rank: int,
         model: torch.nn.Module,
         row_dim: int,
-        num_tables: int,
+        pooling: Pooling,
         cache: RowCache,
         row_optimizer: RowOptimizer,
         dense_optimizer: DenseOptimizer,
@@ -164,7 +165,7 @@ class TrainingStep:
         self._rank = trainer_rank
         self.model = model
         self._row_dim = row_dim
-        self._num_tables = num_tables
+        self._pooling = pooling
         self._cache = cache
         self._row_optimizer = row_optimizer
         self._dense_optimizer = dense_optimizer
@@ -297,11 +298,9 @@ class TrainingStep:
         iteration.replicas[incoming.positions] = landed
 
     def _forward(self, plan: TrainerPlan, rows: torch.Tensor) -> torch.Tensor:
-        # (num_samples, num_tables)
-        sample_rows = to_device(plan.sample_rows, rows.device).view(self._num_tables, plan.num_samples).t()
         dense = to_device(plan.dense, rows.device)
         with torch.autocast(rows.device.type, torch.bfloat16, enabled=self._in_bfloat16):
-            logits: torch.Tensor = self.model(dense, functional.embedding(sample_rows, rows))
+            logits: torch.Tensor = self.model(dense, self._pooling(plan, rows))
         return logits.float()
 
     def _reduce(self, iteration: OpenIteration, classes: Classes, lane: _Lane, cause: str) -> None:

@@ -85,7 +85,7 @@ def test_a_data_set_that_is_not_whole_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_ragged_data_set_is_refused(tmp_path: Path) -> None:
+def test_settings_of_tables_that_are_not_there(tmp_path: Path) -> None:
     schema = Schema(
         tables=(TableSchema(name="site", num_embeddings=5), TableSchema(name="tags", num_embeddings=9, ragged=True))
     )
@@ -94,7 +94,10 @@ def test_a_ragged_data_set_is_refused(tmp_path: Path) -> None:
         writer.append(
             "train", Batch(np.zeros(2, np.float32), np.empty((2, 0), np.float32), np.array([[1], [2]]), {"tags": tags})
         )
-    assert_refused(command(tmp_path / "ragged", tmp_path / "run"), "ragged", "tags", "one id per table")
+    mean = "tables.tag.pooling=mean"
+    assert_refused(command(tmp_path / "ragged", tmp_path / "run", mean), "tables.tag", "it has site, tags")
+    mean = "tables.site.pooling=mean"
+    assert_refused(command(tmp_path / "ragged", tmp_path / "run", mean), "site has one id per sample", "are tags")
 
 
 # Settings, ranks, run directory

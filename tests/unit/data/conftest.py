@@ -16,6 +16,7 @@ SCHEMA = Schema(
         TableSchema(name="user", num_embeddings=50),
         TableSchema(name="genres", num_embeddings=7, ragged=True),
         TableSchema(name="item", num_embeddings=9),
+        TableSchema(name="seen", num_embeddings=9, ragged=True, weighted=True, shares="item"),
     ),
 )
 
@@ -26,7 +27,8 @@ def _make_batch(schema: Schema, num_samples: int, seed: int = 0) -> Batch:
     ragged = {}
     for table in schema.ragged_tables:
         offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 4, num_samples))]).astype(np.int64)
-        ragged[table.name] = RaggedIds(offsets, rng.integers(0, table.num_embeddings, offsets[-1]))
+        weights = rng.random(offsets[-1]).astype(np.float32) if table.weighted else None
+        ragged[table.name] = RaggedIds(offsets, rng.integers(0, table.num_embeddings, offsets[-1]), weights)
     return Batch(
         labels=rng.integers(0, 2, num_samples).astype(np.float32),
         dense=rng.normal(size=(num_samples, schema.num_dense)).astype(np.float32),
@@ -43,6 +45,7 @@ def _assert_equal(actual: Batch, expected: Batch) -> None:
         (actual.dense, expected.dense),
         *((actual.ragged[name].offsets, ragged.offsets) for name, ragged in expected.ragged.items()),
         *((actual.ragged[name].ids, ragged.ids) for name, ragged in expected.ragged.items()),
+        *((actual.ragged[name].weights, r.weights) for name, r in expected.ragged.items() if r.weights is not None),
     ):
         assert got.dtype == wanted.dtype
         np.testing.assert_array_equal(got, wanted)

@@ -58,5 +58,5 @@ def test_difference_names_the_first_one(schema):
     assert schema.difference(dense) == "dense features ['age', 'price'] against ['age']"
     other = schema.model_copy(update={"tables": (TableSchema(name="user", num_embeddings=51), *schema.tables[1:])})
     assert schema.difference(other) == (
-        "table (name='user' num_embeddings=50 ragged=False) against (name='user' num_embeddings=51 ragged=False)"
+        "table (user: 50 rows, one-hot) against (user: 51 rows, one-hot)"
     )

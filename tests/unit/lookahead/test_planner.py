@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 
 import bagpipe_hpc
-from bagpipe_hpc.errors import CacheTooSmallError
 from bagpipe_hpc.data.batch import RaggedIds
+from bagpipe_hpc.errors import CacheTooSmallError
 from bagpipe_hpc.lookahead.next_use import CompactKeyState
 from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner, SampleBatch
 from bagpipe_hpc.sharding import KeySpace

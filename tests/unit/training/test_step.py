@@ -19,11 +19,13 @@ from torch import nn
 from torch.nn import functional
 
 from bagpipe_hpc.config import ModelConfig, ScheduleConfig
+from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
 from bagpipe_hpc.sharding import KeySpace, Sharding, share_boundaries
 from bagpipe_hpc.training.cache import RowCache
 from bagpipe_hpc.training.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.training.models import build_model
+from bagpipe_hpc.training.pooling import Pooling
 from bagpipe_hpc.training.row_optimizer import RowSGD
 from bagpipe_hpc.training.schedule import LearningRate
 from bagpipe_hpc.training.step import OpenIteration, Stopwatch, TrainingStep
@@ -34,6 +36,7 @@ Float32Array = NDArray[np.float32]
 
 KEY_SPACE = KeySpace((4, 30, 11))
 NUM_TABLES, NUM_DENSE, DIM = 3, 2, 5
+SCHEMA = Schema(tables=tuple(TableSchema(name=f"t{n}", num_embeddings=n) for n in KEY_SPACE.num_embeddings))
 RATE = LearningRate(0.3, ScheduleConfig(warm_up_iterations=4, decay="inverse_sqrt"))
 MODEL = ModelConfig(embedding_dim=DIM, bottom_mlp=(7,), top_mlp=(6,))
 READ_ONLY = {5, 11, 12}
@@ -341,7 +344,7 @@ def make_steps(models: list[nn.Module], cache_rows: int, overlapped: bool, wire:
             trainer_rank=trainer,
             model=model,
             row_dim=DIM,
-            num_tables=NUM_TABLES,
+            pooling=Pooling(SCHEMA),
             cache=RowCache(cache_rows, DIM + 1, torch.device("cpu")),
             row_optimizer=CountingSGD(RATE),
             dense_optimizer=DenseOptimizer(torch.optim.SGD(model.parameters()), RATE),

@@ -1,0 +1,97 @@
+"""From the rows of an iteration to one vector per sample and feature.
+
+A one-hot feature's vector is its row. A ragged feature's is pooled from the rows of its bag: their sum, or their mean;
+with weights, the sum of weight times row, the mean being that over the sum of the weights. Of an empty bag, and of a
+mean whose weights sum to zero, it is zero. Sums are taken in the order of the ids, and so are a row's gradients, so the
+numbers depend on the samples alone. (torch.nn.EmbeddingBag, on the CPU, lets gradients depend on the rows' numbers.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from bagpipe_hpc.data.schema import Schema
+from bagpipe_hpc.lookahead.plan import TrainerPlan
+from bagpipe_hpc.training.cache import to_device
+
+
+class Pooling:
+    """Pools the rows of samples of one schema.
+
+    Args:
+        schema: Of the samples.
+        means: Ragged features, by name, whose mean is taken; of the others it is the sum.
+    """
+
+    def __init__(self, schema: Schema, means: Collection[str] = ()) -> None:
+        dealt = schema.features.dealt
+        self._dealt = [schema.tables[feature] for feature in dealt]
+        self._places = [dealt.index(feature) for feature in range(len(dealt))]
+        self._is_dealt_in_order = self._places == sorted(self._places)
+        self._means = means
+
+    def __call__(self, plan: TrainerPlan, rows: torch.Tensor) -> torch.Tensor:
+        """Vectors, shape (num_samples, num_features, row_dim), of rows (num_rows, row_dim)."""
+        sample_rows = to_device(plan.sample_rows, rows.device)
+        if not len(plan.bag_lengths):
+            sample_rows = sample_rows.view(len(self._dealt), plan.num_samples)
+            return functional.embedding(
+                (sample_rows if self._is_dealt_in_order else sample_rows[self._places]).t(), rows
+            )
+        bags = list(self._bags(plan, rows.device))
+        gathered = functional.embedding(sample_rows, rows).split([feature.num_ids for feature in bags])
+        vectors = [feature.pool(part) for feature, part in zip(bags, gathered, strict=True)]
+        return torch.stack([vectors[place] for place in self._places], dim=1)
+
+    def _bags(self, plan: TrainerPlan, device: torch.device) -> Iterator[_OneHot | _Bags]:
+        """Each feature, as dealt."""
+        lengths = iter(plan.bag_lengths.reshape(-1, plan.num_samples))
+        num_weights = 0
+        for table in self._dealt:
+            if not table.ragged:
+                yield _OneHot(plan.num_samples)
+                continue
+            bag_lengths = next(lengths)
+            weights = None
+            if table.weighted:
+                start, num_weights = num_weights, num_weights + int(bag_lengths.sum())
+                weights = to_device(plan.weights[start:num_weights], device)
+            yield _Bags(to_device(bag_lengths.astype(np.int64), device), weights, table.name in self._means)
+
+
+@dataclass(frozen=True)
+class _OneHot:
+    num_ids: int
+
+    def pool(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows
+
+
+@dataclass(frozen=True)
+class _Bags:
+    """A ragged feature of some samples."""
+
+    lengths: torch.Tensor  # int64 (num_samples,)
+    weights: torch.Tensor | None  # float32 (num_ids,)
+    is_mean: bool
+
+    @property
+    def num_ids(self) -> int:
+        return int(self.lengths.sum())
+
+    def pool(self, rows: torch.Tensor) -> torch.Tensor:
+        """A vector per sample, (num_samples, row_dim), of rows (num_ids, row_dim)."""
+        sums = self._sums(rows if self.weights is None else rows * self.weights[:, None])
+        if not self.is_mean:
+            return sums
+        divisors = self.lengths.float() if self.weights is None else self._sums(self.weights)
+        return sums / divisors.masked_fill(divisors == 0, 1)[:, None]
+
+    def _sums(self, values: torch.Tensor) -> torch.Tensor:
+        # Not index_add, whose order of additions is not fixed on a GPU.
+        return torch.segment_reduce(values, "sum", lengths=self.lengths, axis=0, unsafe=True)
