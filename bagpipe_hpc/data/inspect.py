@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import Dataset, Progress, Split, no_progress
+from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.vocabulary import ValueCounter
 from bagpipe_hpc.sharding import Int64Array
 
@@ -18,7 +19,7 @@ _BATCH_SAMPLES = 32_768
 
 @dataclass(frozen=True)
 class TableReport:
-    """Accesses to one table, over all samples read."""
+    """Accesses to one table by one feature, over all samples read."""
 
     name: str
     num_embeddings: int
@@ -44,7 +45,7 @@ class DatasetReport:
 
     splits: tuple[SplitReport, ...]
     tables: tuple[TableReport, ...]
-    all_tables: TableReport  # pooled: the hottest 1 % over all tables
+    all_tables: TableReport  # pooled: the hottest 1 % over all tables, whichever feature uses them
     chunk_rows: int  # samples per HDF5 chunk
     compression: str | None
 
@@ -62,11 +63,11 @@ def inspect_dataset(
     """
     counters = [ValueCounter() for _ in dataset.schema.tables]
     splits = tuple(_read(split, counters, max_samples, progress) for split in (dataset.train, dataset.validation))
-    counts = [counter.items()[1].astype(np.int64) for counter in counters]
     tables = tuple(
-        _report(table.name, table.num_embeddings, table_counts)
-        for table, table_counts in zip(dataset.schema.tables, counts, strict=True)
+        _report(table.name, table.num_embeddings, _counts(counter))
+        for table, counter in zip(dataset.schema.tables, counters, strict=True)
     )
+    counts = [_counts(counter) for counter in _by_own_table(dataset.schema, counters)]
     all_tables = _report("all", sum(dataset.schema.num_embeddings), np.concatenate(counts))
     with dataset.train.open_shard(dataset.train.shards[0]) as reader:
         return DatasetReport(splits, tables, all_tables, reader.chunk_rows, reader.compression)
@@ -95,6 +96,18 @@ def _count(split: Split, batch: Batch, counters: list[ValueCounter]) -> None:
     columns = iter(np.ascontiguousarray(batch.ids.T))
     for table, counter in zip(split.schema.tables, counters, strict=True):
         counter.add(batch.ragged[table.name].ids if table.ragged else next(columns))
+
+
+def _by_own_table(schema: Schema, counters: list[ValueCounter]) -> list[ValueCounter]:
+    """Accesses of features that share a table, added up."""
+    merged = {table.name: ValueCounter() for table in schema.own_tables}
+    for table, counter in zip(schema.tables, counters, strict=True):
+        merged[table.shares or table.name].add_counts(*counter.items())
+    return list(merged.values())
+
+
+def _counts(counter: ValueCounter) -> Int64Array:
+    return counter.items()[1].astype(np.int64)
 
 
 def _report(name: str, num_embeddings: int, counts: Int64Array) -> TableReport:

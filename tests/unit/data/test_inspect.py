@@ -13,25 +13,27 @@ from bagpipe_hpc.errors import DatasetError
 
 @pytest.fixture
 def dataset(tmp_path, write_dataset):
-    """200 + 2 samples: user is 0 150 times, then every row once; item is 5; genres of sample 0 are 1, 1, 2."""
+    """200 + 2 samples: user is 0 150 times, then every row once; item is 5. In sample 0 genres 1, 1, 2, seen 5, 0."""
     users = np.array([*[0] * 150, *range(50)])
     ids = np.stack([users, np.full(200, 5)], axis=1)
     genres = RaggedIds(np.array([0, *[3] * 200]), np.array([1, 1, 2]))
     labels = (np.arange(200) % 4 == 0).astype(np.float32)
-    train = Batch(labels, np.zeros((200, 2), np.float32), ids, {"genres": genres})
+    seen = RaggedIds(np.array([0, *[2] * 200]), np.array([5, 0]), np.ones(2, np.float32))
+    train = Batch(labels, np.zeros((200, 2), np.float32), ids, {"genres": genres, "seen": seen})
     return write_dataset(tmp_path / "clicks", [train], [train.slice(0, 2)], samples_per_shard=150, compression="gzip")
 
 
 def test_report(dataset):
     report = inspect_dataset(dataset)
-    user, genres, item = report.tables
+    user, genres, item, seen = report.tables
     assert (user.num_embeddings, user.num_distinct, user.num_accesses) == (50, 50, 202)
     assert user.hot_share == pytest.approx(153 / 202)
     assert (genres.num_embeddings, genres.num_distinct, genres.num_accesses) == (7, 2, 6)
     assert genres.hot_share == pytest.approx(4 / 6)
     assert (item.num_embeddings, item.num_distinct, item.hot_share) == (9, 1, 1.0)
-    assert (report.all_tables.num_embeddings, report.all_tables.num_distinct) == (66, 53)
-    assert report.all_tables.hot_share == pytest.approx(202 / (202 + 6 + 202))
+    assert (seen.num_embeddings, seen.num_distinct, seen.num_accesses) == (9, 2, 4)
+    assert (report.all_tables.num_embeddings, report.all_tables.num_distinct) == (66, 54)  # seen has no rows of its own
+    assert report.all_tables.hot_share == pytest.approx(204 / (202 + 6 + 202 + 4))
     train, validation = report.splits
     assert (train.num_samples, train.num_read, train.label_mean, len(train.shard_bytes)) == (200, 200, 0.25, 2)
     assert (validation.num_samples, validation.label_mean) == (2, 0.5)

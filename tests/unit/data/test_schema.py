@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.lookahead.features import FeatureTables
 
 
 def test_json_round_trip(schema):
@@ -12,10 +13,35 @@ def test_json_round_trip(schema):
 
 def test_counts(schema):
     assert schema.num_dense == 2
-    assert schema.num_tables == 3
+    assert schema.num_tables == 4
     assert schema.num_embeddings == (50, 7, 9)
     assert [table.name for table in schema.one_hot_tables] == ["user", "item"]
-    assert [table.name for table in schema.ragged_tables] == ["genres"]
+    assert [table.name for table in schema.ragged_tables] == ["genres", "seen"]
+    assert [table.name for table in schema.own_tables] == ["user", "genres", "item"]
+    assert schema.features == FeatureTables((0, 1, 2, 2), ragged=(1, 3))
+    assert not schema.is_plain
+    assert Schema(tables=(schema.tables[0],)).is_plain
+
+
+def test_a_schema_of_before_there_were_weights_and_sharing():
+    old = Schema.model_validate({"tables": [{"name": "user", "num_embeddings": 50, "ragged": False}]})
+    assert old == Schema(tables=(TableSchema(name="user", num_embeddings=50),))
+
+
+def test_refuses_weights_of_one_id():
+    with pytest.raises(ValidationError, match="weighted, so it must be ragged"):
+        TableSchema(name="user", num_embeddings=50, weighted=True)
+
+
+@pytest.mark.parametrize(("shares", "num_embeddings"), [("nobody", 9), ("item", 8), ("seen", 9)])
+def test_refuses_to_share_rows_that_are_not_there(shares, num_embeddings):
+    tables = (
+        TableSchema(name="item", num_embeddings=9),
+        TableSchema(name="seen", num_embeddings=9, shares="item"),
+        TableSchema(name="next", num_embeddings=num_embeddings, shares=shares),
+    )
+    with pytest.raises(ValidationError, match=rf"next has . rows of {shares}, but .* of their own are item \(9 rows\)"):
+        Schema(tables=tables)
 
 
 def test_is_frozen(schema):
@@ -53,10 +79,8 @@ def test_refuses_no_tables_and_unknown_fields():
 def test_difference_names_the_first_one(schema):
     assert schema.difference(schema) == ""
     fewer = schema.model_copy(update={"tables": schema.tables[:1]})
-    assert schema.difference(fewer) == "3 tables against 1"
+    assert schema.difference(fewer) == "4 tables against 1"
     dense = schema.model_copy(update={"dense": ("age",)})
     assert schema.difference(dense) == "dense features ['age', 'price'] against ['age']"
     other = schema.model_copy(update={"tables": (TableSchema(name="user", num_embeddings=51), *schema.tables[1:])})
-    assert schema.difference(other) == (
-        "table (user: 50 rows, one-hot) against (user: 51 rows, one-hot)"
-    )
+    assert schema.difference(other) == ("table (user: 50 rows, one-hot) against (user: 51 rows, one-hot)")

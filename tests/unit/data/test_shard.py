@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -71,6 +72,9 @@ def test_layout_is_the_documented_one(shard, schema):
             "one_hot": ("int32", 2, 8192),
             "ragged/genres/offsets": ("int64", 1, 8192),
             "ragged/genres/ids": ("int32", 1, 65536),
+            "ragged/seen/offsets": ("int64", 1, 8192),
+            "ragged/seen/ids": ("int32", 1, 65536),
+            "ragged/seen/weights": ("float32", 1, 65536),
         }
         assert found["dense"].shape == (NUM_SAMPLES, 2)
         assert found["one_hot"].shape == (NUM_SAMPLES, 2)
@@ -198,6 +202,22 @@ class TestBadSamples:
             with pytest.raises(DatasetError, match=rf"^{re.escape(str(shard))}: {message}; .*(copy|import)"):
                 reader.read(3, NUM_SAMPLES)
 
+    def test_weight_is_named_with_its_sample(self, shard):
+        with h5py.File(shard, "r+") as file:
+            sample = int(np.flatnonzero(np.diff(file["ragged/seen/offsets"][:]))[5])
+            file["ragged/seen/weights"][file["ragged/seen/offsets"][sample]] = np.inf
+        with (
+            ShardReader(shard) as reader,
+            pytest.raises(DatasetError, match=f"sample {sample}: table 'seen': a weight is inf, but must be finite"),
+        ):
+            reader.read(2, NUM_SAMPLES)
+
+    def test_a_weight_for_every_row_id(self, shard):
+        with h5py.File(shard, "r+") as file:
+            file["ragged/seen/weights"].resize(3, axis=0)
+        with pytest.raises(DatasetError, match=r"/ragged/seen/weights has shape \(3,\), but schema"):
+            ShardReader(shard)
+
     def test_ragged_id_is_named_with_its_sample(self, shard):
         with h5py.File(shard, "r+") as file:
             sample = int(np.flatnonzero(np.diff(file["ragged/genres/offsets"][:]))[5])
@@ -258,3 +278,9 @@ class TestWriter:
                 writer.append(Batch(batch.labels, batch.dense[:, :1], batch.ids, batch.ragged))
             with pytest.raises(DatasetError, match="no row ids of ragged table 'genres', or not 5 offsets"):
                 writer.append(Batch(batch.labels, batch.dense, batch.ids))
+            bare = {name: replace(bags, weights=None) for name, bags in batch.ragged.items()}
+            with pytest.raises(DatasetError, match="no weight for each row id of ragged table 'seen', contrary"):
+                writer.append(replace(batch, ragged=bare))
+            genres = replace(bare["genres"], weights=np.ones(len(bare["genres"].ids), np.float32))
+            with pytest.raises(DatasetError, match="weights of ragged table 'genres', contrary"):
+                writer.append(replace(batch, ragged={**batch.ragged, "genres": genres}))

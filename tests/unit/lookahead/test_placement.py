@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bagpipe_hpc.data.batch import RaggedIds
+from bagpipe_hpc.lookahead.features import FeatureTables
 from bagpipe_hpc.lookahead.placement import LocalityPlacement
 from bagpipe_hpc.lookahead.plan import Int32Array, Int64Array
 from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
@@ -32,7 +34,11 @@ class BruteForcePlacement:
         self.num_entries = 0
 
     def order(self, ids: Int64Array, share_ends: Int64Array) -> list[int]:
-        samples = [[(i + f) % self.num_buckets for i, f in zip(row, self.first_keys, strict=True)] for row in ids]
+        keys = [[i + f for i, f in zip(row, self.first_keys, strict=True)] for row in ids.tolist()]
+        return self.order_of_keys(keys, share_ends)
+
+    def order_of_keys(self, keys: list[list[int]], share_ends: Int64Array) -> list[int]:
+        samples = [[key % self.num_buckets for key in sample] for sample in keys]
         uses = Counter(itertools.chain.from_iterable(samples))
         for bucket in uses:
             if self.num_entries - self.latest.get(bucket, 0) > self.num_buckets // 2:
@@ -107,6 +113,26 @@ def test_equals_the_twin(stream: tuple[int, tuple[int, ...], list[Int64Array]], 
         order = placement.order(ids, share_ends)
         assert_deals(order, share_ends)
         assert order.tolist() == twin.order(ids, share_ends)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.lists(st.tuples(*[st.lists(st.integers(0, 6), max_size=3)] * 2), max_size=9), max_size=4))
+def test_ragged_features_are_part_of_the_sample(batches: list[list[tuple[list[int], list[int]]]]) -> None:
+    """Two ragged features and a one-hot one between them; the last two share a table."""
+    features, offsets = FeatureTables((0, 1, 1), ragged=(0, 2)), offsets_of(7, 7)
+    placement = LocalityPlacement(3, offsets, features, num_buckets=16)
+    twin = BruteForcePlacement(3, np.zeros(1, np.int64), 16)
+    for batch in batches:
+        ids = np.arange(len(batch)).reshape(-1, 1) % 7
+        first, last = (ragged([sample[f] for sample in batch]) for f in (0, 1))
+        share_ends = share_ends_of(len(batch), 3)
+        keys = [[7 + i % 7, *a, *(7 + key for key in b)] for i, (a, b) in enumerate(batch)]
+        assert placement.order(ids, share_ends, [first, last]).tolist() == twin.order_of_keys(keys, share_ends)
+
+
+def ragged(bags: list[list[int]]) -> RaggedIds:
+    ids = np.array(list(itertools.chain.from_iterable(bags)), dtype=np.int64)
+    return RaggedIds(np.cumsum([0, *map(len, bags)]), ids)
 
 
 @pytest.mark.parametrize("num_trainers", [5, 64, 100])

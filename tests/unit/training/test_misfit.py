@@ -38,7 +38,9 @@ def test_settings_of_tables_fit_the_data_set() -> None:
     schema = Schema(tables=tables)
     mean = TableConfig(pooling="mean")
     assert table_misfit({"tags": mean, "site": TableConfig()}, schema) == ""
-    assert table_misfit({"tag": mean}, schema) == "tables.tag: the data set has no table of this name; it has site, tags"
+    assert (
+        table_misfit({"tag": mean}, schema) == "tables.tag: the data set has no table of this name; it has site, tags"
+    )
     assert table_misfit({"site": mean}, schema).startswith("tables.site.pooling: site has one id per sample; ")
 
 
