@@ -82,8 +82,17 @@ class _Values(_Feature):
         None, ge=2, description="Hash values onto this many rows instead of counting them; null: the command's."
     )
 
+    shares: str | None = Field(None, description="Name of the table whose rows the values have; null: their own.")
+
+    @property
+    def table_name(self) -> str:
+        """Name of the table whose rows the values have."""
+        return self.shares or self.feature_name
+
     @model_validator(mode="after")
     def _one_way(self) -> _Values:
+        if self.shares is not None and (self.min_count or self.hash_rows):
+            raise ValueError(f"min_count and hash_rows are those of {self.shares}; give them there")
         if self.min_count is not None and self.hash_rows is not None:
             raise ValueError("hashing counts nothing; give min_count or hash_rows, not both")
         return self
@@ -126,6 +135,10 @@ class TableDescription(_Part):
 
     @model_validator(mode="after")
     def _sound_names(self) -> TableDescription:
+        types = {table.feature_name: _type_of(table) for table in self.tables}
+        for table in self.tables:
+            if types.get(table.table_name, _type_of(table)) != _type_of(table):
+                raise ValueError(f"{table.feature_name} shares {table.shares}, so both must be text or hexadecimal")
         try:
             self.schema_of([1] * len(self.tables))
         except ValidationError as error:
@@ -145,7 +158,12 @@ class TableDescription(_Part):
         return Schema(
             dense=tuple(feature.feature_name for feature in self.dense),
             tables=tuple(
-                TableSchema(name=table.feature_name, num_embeddings=rows, ragged=isinstance(table, CategoryList))
+                TableSchema(
+                    name=table.feature_name,
+                    num_embeddings=rows,
+                    ragged=isinstance(table, CategoryList),
+                    shares=table.shares,
+                )
                 for table, rows in zip(self.tables, num_embeddings, strict=True)
             ),
         )
@@ -170,6 +188,10 @@ class TableDescription(_Part):
         yield from ((feature.column, feature.type) for feature in self.dense)
         yield from ((category.column, category.type) for category in self.categorical)
         yield from ((category_list.column, "text") for category_list in self.lists)
+
+
+def _type_of(table: Category | CategoryList) -> Kind:
+    return table.type if isinstance(table, Category) else "text"
 
 
 def position_of(column: str | int, header: Sequence[str]) -> int:

@@ -131,16 +131,22 @@ class _Import:
 
     def _encoders(self, inputs: Inputs, features: Features, num_train: int) -> list[Encoder]:
         tables = self.description.tables
-        counted = [table for table in tables if self._hash_rows(table) is None]
+        hashed = {table.feature_name for table in tables if table.shares is None and self._hash_rows(table)}
+        counted = [table for table in tables if table.table_name not in hashed]
         limit = self.settings.max_bad_lines
-        counters = iter(count_values(inputs, features, counted, num_train, limit, self.ranks, self.progress))
-        return [self._vocabulary(table, counters) for table in tables]
+        counters = count_values(inputs, features, counted, num_train, limit, self.ranks, self.progress)
+        encoders = {
+            table.feature_name: self._vocabulary(table, counters.get(table.feature_name))
+            for table in tables
+            if table.shares is None
+        }
+        return [encoders[table.table_name] for table in tables]
 
-    def _vocabulary(self, table: Category | CategoryList, counters: Iterator[ValueCounter]) -> Encoder:
-        if (hash_rows := self._hash_rows(table)) is not None:
-            return HashedVocabulary(hash_rows)
+    def _vocabulary(self, table: Category | CategoryList, counter: ValueCounter | None) -> Encoder:
+        if counter is None:
+            return HashedVocabulary(self._hash_rows(table) or 2)
         min_count = self.settings.min_count if table.min_count is None else table.min_count
-        return Vocabulary(merge_counts(next(counters), min_count, self.ranks), min_count)
+        return Vocabulary(merge_counts(counter, min_count, self.ranks), min_count)
 
     def _hash_rows(self, table: Category | CategoryList) -> int | None:
         if table.hash_rows is None and table.min_count is None:

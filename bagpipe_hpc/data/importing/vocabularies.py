@@ -25,19 +25,22 @@ def count_values(
     max_bad_lines: int,
     ranks: Ranks,
     progress: Progress,
-) -> list[ValueCounter]:
-    """Values of tables in this rank's share of the training lines: validation must not leak into the tables.
+) -> dict[str, ValueCounter]:
+    """Values in this rank's share of the training lines: validation must not leak into the tables.
 
+    Returns:
+        By name of the table whose rows they have: columns that share one are counted together.
     Raises:
         DatasetError: a file is damaged, or this rank met too many bad lines.
     """
-    counters = [ValueCounter(_dtype(table)) for table in tables]
+    counters = {table.table_name: ValueCounter(_dtype(table)) for table in tables}
     if not tables:
         return counters
     start, stop = share_of(num_train, ranks)
     bad = BadLines(max_bad_lines, stop)
     for rows in inputs.rows(start, stop, bad, features.positions_of(tables)):
-        for table, counter in zip(tables, counters, strict=True):
+        for table in tables:
+            counter = counters[table.table_name]
             if isinstance(table, CategoryList):
                 counter.add(features.value_lists(rows.table, table).ids)
             else:

@@ -106,6 +106,35 @@ def test_values(import_table, tmp_path):
     assert batch.ragged["tags"].ids.tolist() == [1, 2, 2, 1, 0, 1]
 
 
+@pytest.mark.parametrize("hash_rows", [None, 20])
+def test_columns_that_share_a_table(import_table, on_ranks, tmp_path, hash_rows):
+    """Values are counted over all of them."""
+    description = TableDescription.model_validate(
+        {
+            "label": "y",
+            "categorical": ["item", {"column": "next", "shares": "item"}],
+            "lists": [{"column": "seen", "shares": "item"}],
+        }
+    )
+    (tmp_path / "clicks.csv").write_text("y,item,next,seen\n1,a,b,a|c\n0,b,a,\n1,d,b,a\n")
+    dataset = import_table(
+        [tmp_path / "clicks.csv"], tmp_path / "clicks", description, min_count=2, hash_rows=hash_rows,
+        validation_fraction=0,
+    )  # fmt: skip
+    [batch] = dataset.train.batches(10)
+    assert [table.shares for table in dataset.schema.tables] == [None, "item", "item"]
+    (a, b), (b_too, a_too), (d, b_again) = batch.ids.tolist()
+    assert (b, b_again, a_too) == (b_too, b, a)
+    seen = batch.ragged["seen"]
+    assert seen.offsets.tolist() == [0, 2, 2, 3]
+    assert seen.ids[[0, 2]].tolist() == [a, a]
+    if hash_rows is None:  # a 4 times, b 3 times, c and d once
+        assert dataset.schema.num_embeddings == (3,)
+        assert [a, b, d, seen.ids[1]] == [1, 2, 0, 0]
+    else:
+        assert dataset.schema.num_embeddings == (20,)
+
+
 def test_threshold(import_table, tmp_path):
     (tmp_path / "ratings.tsv").write_text("5.0\tu\n3.5\tu\n4\tv\n")
     description = TableDescription.model_validate(
