@@ -108,6 +108,12 @@ class TableConfig(_Section):
     """Of one table of the data set."""
 
     pooling: Literal["sum", "mean"] = Field("sum", description="What becomes of the rows of a ragged table's ids.")
+    learning_rate: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Step size of the table's rows; null: that of all rows."
+    )
+    embedding_dim: int | None = Field(
+        None, ge=1, description="Columns of the table's embeddings, the first of its rows; null: model.embedding_dim."
+    )
 
 
 class TrainingConfig(_Section):
@@ -262,7 +268,7 @@ class Config(_Section):
     roles: RolesConfig = RolesConfig()
     model: ModelConfig = ModelConfig()
     tables: dict[str, TableConfig] = Field(
-        {}, description="Of single tables of the data set, by name: pooling of ragged ones, sum or mean."
+        {}, description="Of single tables of the data set, by name: pooling (sum, mean), learning_rate, embedding_dim."
     )
     training: TrainingConfig = TrainingConfig()
     row_optimizer: RowOptimizerConfig = RowOptimizerConfig()
@@ -300,6 +306,25 @@ class Config(_Section):
     def row_learning_rate(self) -> float:
         """Of rows, before the schedule."""
         return self.row_optimizer.learning_rate or self.training.learning_rate
+
+    def row_learning_rate_of(self, table: str) -> float:
+        """Of a table's rows, before the schedule."""
+        return self.tables.get(table, TableConfig()).learning_rate or self.row_learning_rate
+
+    def embedding_dim_of(self, table: str) -> int:
+        """Columns of a table's embeddings."""
+        return self.tables.get(table, TableConfig()).embedding_dim or self.model.embedding_dim
+
+    def unused_columns_of(self, table: str) -> int:
+        """Columns of rows, which are as wide as those of the widest table, that a table does not use."""
+        return self.model.embedding_dim - self.embedding_dim_of(table)
+
+    @property
+    def optimizes_by_table(self) -> bool:
+        """Whether a step needs to know which table a row is of."""
+        has_rates = any(self.row_learning_rate_of(table) != self.row_learning_rate for table in self.tables)
+        has_dims = any(self.unused_columns_of(table) for table in self.tables)
+        return has_rates or (has_dims and self.row_optimizer.name == "rowwise_adagrad")
 
     @property
     def dense_learning_rate(self) -> float:

@@ -1,6 +1,6 @@
 """A trained model as plain tensors, for programs that know nothing of this package.
 
-Dense parameters keep their names; table `t` is `embeddings.t.weight`, float32 (num_embeddings, embedding_dim), and,
+Dense parameters keep their names; table `t` is `embeddings.t.weight`, float32 (num_embeddings, its embedding_dim), and,
 where the model has first-order weights, `first_order.t.weight`, float32 (num_embeddings, 1), with the initial values of
 rows that were never touched. Optimizer state is left out.
 """
@@ -58,36 +58,36 @@ def export(checkpoint: Checkpoint, output: Path, form: Format) -> None:
 def complete_rows(
     checkpoint: Checkpoint, rows_per_piece: int, columns: slice | None = None
 ) -> Iterator[tuple[str, Float32Array]]:
-    """Some columns (None: the embedding) of every row of every table, in key order.
+    """Some columns (None: those of the table's embedding) of every row of every table, in key order.
 
     Returns:
         Table name, float32 (at most rows_per_piece, number of columns).
     """
     model = checkpoint.manifest.model
-    initializer = RowInitializer(model.key_space, model.embedding_dim, model.seed)
+    dims = model.embedding_dims
+    initializer = RowInitializer(model.key_space, model.embedding_dim, model.seed, dims=dims)
     touched = RowStream(checkpoint.merged_rows())
     offsets = model.key_space.table_offsets.tolist()
-    columns = columns or slice(model.embedding_dim)
-    for table, start, stop in zip(model.tables, offsets, offsets[1:], strict=False):
+    for table, dim, start, stop in zip(model.tables, dims, offsets, offsets[1:], strict=False):
         for first in range(start, stop, rows_per_piece):
             end = min(first + rows_per_piece, stop)
             complete = np.empty((end - first, model.row_width), dtype=np.float32)
             initializer.fill(np.arange(first, end), complete)
             for keys, rows in touched.take_all(end):
                 complete[keys - first] = rows
-            yield table.name, complete[:, columns]
+            yield table.name, complete[:, columns or slice(dim)]
 
 
 def _write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
     """An 8-byte little-endian length, a JSON header with name, type, shape and place of each tensor, then the bytes."""
     model, dense = checkpoint.manifest.model, checkpoint.dense().parameters
     shapes = {name: values.shape for name, values in dense.items()}
-    groups = {"embeddings": slice(model.embedding_dim)}
-    if model.first_order_columns:
-        groups["first_order"] = slice(model.embedding_dim, model.embedding_dim + model.first_order_columns)
-    for group, columns in groups.items():
-        width = columns.stop - (columns.start or 0)
-        shapes |= {f"{group}.{table.name}.weight": (table.num_embeddings, width) for table in model.tables}
+    sizes = list(zip(model.tables, model.embedding_dims, strict=True))
+    shapes |= {f"embeddings.{table.name}.weight": (table.num_embeddings, dim) for table, dim in sizes}
+    groups: list[slice | None] = [None]
+    if width := model.first_order_columns:
+        groups.append(slice(model.embedding_dim, model.embedding_dim + width))
+        shapes |= {f"first_order.{table.name}.weight": (table.num_embeddings, width) for table in model.tables}
     header: dict[str, object] = {"__metadata__": {"format": "pt", "iteration": str(checkpoint.manifest.iteration)}}
     end = 0
     for name, shape in shapes.items():
@@ -99,7 +99,7 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for values in dense.values():
             file.write(values.astype("<f4").tobytes())
-        for columns in groups.values():
+        for columns in groups:
             for _, rows in complete_rows(checkpoint, max(1, _PIECE_BYTES // (4 * model.row_width)), columns):
                 file.write(np.ascontiguousarray(rows, dtype="<f4").data)
         _sync(file)

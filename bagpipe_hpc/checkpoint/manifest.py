@@ -50,6 +50,7 @@ class TableEntry(_Part):
 
     name: str
     num_embeddings: PositiveInt
+    embedding_dim: PositiveInt | None = None  # columns in use, the first ones; None: all
 
 
 class FeatureEntry(_Part):
@@ -89,6 +90,11 @@ class ModelEntry(_Part):
     def row_width(self) -> int:
         """float32 columns of a row: embedding, first-order weight, optimizer state."""
         return self.embedding_dim + self.first_order_columns + sum(state.columns for state in self.row_state)
+
+    @property
+    def embedding_dims(self) -> tuple[int, ...]:
+        """Columns of each table's embeddings."""
+        return tuple(table.embedding_dim or self.embedding_dim for table in self.tables)
 
     @property
     def key_space(self) -> KeySpace:

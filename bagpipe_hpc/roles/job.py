@@ -146,7 +146,7 @@ def _validate(world_size: int, request: Request) -> _Job:
     schema = dataset.schema
     if problem := misfit(config.model, schema):
         raise DatasetError(f"{request.data_path} {problem}")
-    if problem := table_misfit(config.tables, schema):
+    if problem := table_misfit(config, schema):
         raise ConfigError(problem)
     if request.evaluates_only and dataset.split(config.evaluation.split).num_samples == 0:
         raise DatasetError(f"{request.data_path} has no {config.evaluation.split} samples; choose the other --split")

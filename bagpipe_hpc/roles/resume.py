@@ -131,7 +131,16 @@ def model_entry(config: Config, schema: Schema) -> ModelEntry:
             "name": model.name,
             "settings": model.model_dump(mode="json", exclude={"name", "embedding_dim"}),
             "num_dense": schema.num_dense,
-            "tables": [{"name": table.name, "num_embeddings": table.num_embeddings} for table in schema.own_tables],
+            "tables": [
+                {
+                    "name": table.name,
+                    "num_embeddings": table.num_embeddings,
+                    "embedding_dim": config.embedding_dim_of(table.name)
+                    if config.unused_columns_of(table.name)
+                    else None,
+                }
+                for table in schema.own_tables
+            ],
             "features": [] if schema.is_plain else [_feature(config, table) for table in schema.tables],
             "embedding_dim": model.embedding_columns,
             "first_order_columns": model.row_dim - model.embedding_columns,

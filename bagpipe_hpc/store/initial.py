@@ -7,6 +7,8 @@ reference code; a 64-bit mixer (the finaliser of SplitMix64) is applied to a Wey
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -25,13 +27,23 @@ class RowInitializer:
         key_space: The tables.
         embedding_dim: Columns that hold the embedding.
         seed: Seed of the job.
-        tail: What the columns behind them (first-order weight, optimizer state) start with, float32 (width of all
-            rows - embedding_dim,), or one value for all.
+        tails: What the columns behind them (first-order weight, optimizer state) start with, float32 (num_tables, width
+            of all rows - embedding_dim); None: zero.
+        dims: Columns that each table uses of its embedding, the first ones; the others are zero. None: all.
     """
 
-    def __init__(self, key_space: KeySpace, embedding_dim: int, seed: int, tail: Float32Array | float = 0.0) -> None:
+    def __init__(
+        self,
+        key_space: KeySpace,
+        embedding_dim: int,
+        seed: int,
+        tails: Float32Array | None = None,
+        dims: Sequence[int] | None = None,
+    ) -> None:
         self.embedding_dim = embedding_dim
-        self._tail = tail
+        self._tails = tails
+        num_tables = len(key_space.num_embeddings)
+        self._dims = np.array([embedding_dim] * num_tables if dims is None else dims, dtype=np.int64)
         self._seed = np.uint64(seed)
         self._offsets = key_space.table_offsets
         self._scales = (1.0 / np.sqrt(np.asarray(key_space.num_embeddings, dtype=np.float64))).astype(np.float32)
@@ -39,18 +51,20 @@ class RowInitializer:
     def fill(self, keys: Int64Array, out: Float32Array) -> None:
         """Write the initial rows of keys, int64 (n,), into out, float32 (n, row_width)."""
         tables = np.searchsorted(self._offsets, keys, side="right") - 1
-        out[:, self.embedding_dim :] = self._tail
-        _fill(self._seed, tables, keys - self._offsets[tables], self._scales, self.embedding_dim, out)
+        out[:, self.embedding_dim :] = 0 if self._tails is None else self._tails[tables]
+        if self._dims.min() < self.embedding_dim:
+            out[:, : self.embedding_dim] = 0
+        _fill(self._seed, tables, keys - self._offsets[tables], self._scales, self._dims, out)
 
 
 @njit(cache=True, nogil=True)
-def _fill(seed, tables, rows, scales, embedding_dim, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _fill(seed, tables, rows, scales, dims, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     weyl = np.uint64(0x9E3779B97F4A7C15)
     for j in range(len(tables)):
         stream = mix(mix(seed + weyl) + np.uint64(tables[j]) * weyl + weyl)
         row = mix(stream + np.uint64(rows[j]) * weyl)
         scale = scales[tables[j]]
-        for column in range(embedding_dim):
+        for column in range(dims[tables[j]]):
             bits = mix(row + np.uint64(column + 1) * weyl) >> np.uint64(40)  # 24 bits: exact in float32
             unit = np.float32(bits) * np.float32(2.0**-23) - np.float32(1.0)
             out[j, column] = unit * scale

@@ -1,4 +1,7 @@
-"""What stands in a row: `[embedding | first-order weight, where the model has one | optimizer state]`."""
+"""What stands in a row: `[embedding | first-order weight, where the model has one | optimizer state]`.
+
+Where tables have learning rates of their own, the number of a row's table is one more column, the last of its state.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,14 @@ from bagpipe_hpc.config import Config
 def state_columns(config: Config) -> dict[str, int]:
     """Columns of optimizer state by name, in order."""
     dim = config.model.row_dim
-    return {
+    columns: dict[str, int] = {
         "sgd": {},
         "momentum": {"momentum_buffer": dim},
         "adagrad": {"sum": dim},
         "rowwise_adagrad": {"sum": 1},
         "adam": {"exp_avg": dim, "exp_avg_sq": dim},
     }[config.row_optimizer.name]
+    return columns | ({"table": 1} if config.optimizes_by_table else {})
 
 
 def row_width(config: Config) -> int:
@@ -25,10 +29,13 @@ def row_width(config: Config) -> int:
     return config.model.row_dim + sum(state_columns(config).values())
 
 
-def initial_tail(config: Config) -> NDArray[np.float32]:
-    """What new rows hold behind the embedding, float32 (row_width - embedding_columns,)."""
+def initial_tails(config: Config, num_tables: int) -> NDArray[np.float32]:
+    """What new rows of each table hold behind the embedding, float32 (num_tables, row_width - embedding_columns)."""
     optimizer = config.row_optimizer
     tail = np.zeros(row_width(config) - config.model.embedding_columns, dtype=np.float32)
     if optimizer.name in ("adagrad", "rowwise_adagrad"):
         tail[config.model.row_dim - config.model.embedding_columns :] = optimizer.initial_accumulator_value
-    return tail
+    tails = np.tile(tail, (num_tables, 1))
+    if config.optimizes_by_table:
+        tails[:, -1] = np.arange(num_tables)
+    return tails

@@ -12,7 +12,7 @@ from bagpipe_hpc.training.dense import DenseSynchronizer
 from bagpipe_hpc.training.dense_optimizer import build_dense_optimizer
 from bagpipe_hpc.training.models import build_model
 from bagpipe_hpc.training.pooling import Pooling
-from bagpipe_hpc.training.row_optimizer import build_row_optimizer
+from bagpipe_hpc.training.row_optimizer import build_optimizer_of_tables
 from bagpipe_hpc.training.schedule import LearningRate
 from bagpipe_hpc.training.step import Peers, Stopwatch, TrainingStep
 from bagpipe_hpc.training.wire import Wire
@@ -31,16 +31,16 @@ def build_step(
     delayed_stopwatch: Stopwatch,
 ) -> TrainingStep:
     """Model, optimizers and cache of one trainer, ready to play plans. Horovod must be initialised."""
-    model = build_model(config.model, schema.num_dense, schema.num_tables, config.training.seed).to(device)
-    row_rate = LearningRate(config.row_learning_rate, config.schedule)
+    dims = [config.embedding_dim_of(table.shares or table.name) for table in schema.tables]
+    model = build_model(config.model, schema.num_dense, schema.num_tables, config.training.seed, dims).to(device)
     dense_rate = LearningRate(config.dense_learning_rate, config.schedule)
     return TrainingStep(
         trainer_rank=trainer_rank,
         model=model,
         row_dim=config.model.row_dim,
-        pooling=Pooling(schema, {name for name, table in config.tables.items() if table.pooling == "mean"}),
+        pooling=Pooling(schema, config),
         cache=RowCache(num_slots, row_width(config), device),
-        row_optimizer=build_row_optimizer(config.row_optimizer, row_rate),
+        row_optimizer=build_optimizer_of_tables(config, schema),
         dense_optimizer=build_dense_optimizer(config.dense_optimizer, model.parameters(), dense_rate),
         dense=DenseSynchronizer(model),
         in_bfloat16=config.training.precision == "bfloat16",

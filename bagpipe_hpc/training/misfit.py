@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from bagpipe_hpc.config import ModelConfig, TableConfig
+from bagpipe_hpc.config import Config, ModelConfig
 from bagpipe_hpc.data.schema import Schema
 
 PAIRING = ("dlrm", "deepfm", "fgcnn")
+CONCATENATING = ("wide_deep", "dcn", "dcn_v2")
 
 
 def misfit(model: ModelConfig, schema: Schema) -> str:
@@ -19,16 +18,31 @@ def misfit(model: ModelConfig, schema: Schema) -> str:
     return ""
 
 
-def table_misfit(tables: Mapping[str, TableConfig], schema: Schema) -> str:
-    """What in the settings of single tables does not fit the data set, and what does; empty if everything does."""
+def table_misfit(config: Config, schema: Schema) -> str:
+    """What in the settings of single tables fits not the data set or the model, and what does; empty if all does."""
     known = {table.name: table for table in schema.tables}
-    for name, settings in tables.items():
+    for name, settings in config.tables.items():
         if name not in known:
             names = ", ".join(known)
             return f"tables.{name}: the data set has no table of this name; it has {names}"
         if "pooling" in settings.model_fields_set and not known[name].ragged:
             ragged = ", ".join(table.name for table in schema.ragged_tables)
             return f"tables.{name}.pooling: {name} has one id per sample; ragged tables are {ragged or 'none'}"
+        given = settings.model_fields_set & {"learning_rate", "embedding_dim"}
+        if given and known[name].shares:
+            return f"tables.{name}.{min(given)}: {name} uses the rows of {known[name].shares}; set it there"
+        if problem := _dim_misfit(settings.embedding_dim, config.model):
+            return f"tables.{name}.embedding_dim = {settings.embedding_dim}: {problem}"
+    return ""
+
+
+def _dim_misfit(dim: int | None, model: ModelConfig) -> str:
+    if dim is None or dim == model.embedding_dim:
+        return ""
+    if dim > model.embedding_dim:
+        return f"rows have model.embedding_dim columns, {model.embedding_dim}; raise that to the largest of all tables"
+    if model.name not in CONCATENATING:
+        return f"{model.name} needs embeddings of one size; take {' or '.join(CONCATENATING)}, or leave it out"
     return ""
 
 

@@ -8,13 +8,14 @@ numbers depend on the samples alone. (torch.nn.EmbeddingBag, on the CPU, lets gr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.lookahead.plan import TrainerPlan
 from bagpipe_hpc.training.cache import to_device
@@ -25,18 +26,26 @@ class Pooling:
 
     Args:
         schema: Of the samples.
-        means: Ragged features, by name, whose mean is taken; of the others it is the sum.
+        config: Says what becomes of a bag, and which columns tables use.
     """
 
-    def __init__(self, schema: Schema, means: Collection[str] = ()) -> None:
+    def __init__(self, schema: Schema, config: Config) -> None:
         dealt = schema.features.dealt
         self._dealt = [schema.tables[feature] for feature in dealt]
         self._places = [dealt.index(feature) for feature in range(len(dealt))]
         self._is_dealt_in_order = self._places == sorted(self._places)
-        self._means = means
+        self._means = {name for name, table in config.tables.items() if table.pooling == "mean"}
+        self._mask = _used_columns(schema, config)
 
     def __call__(self, plan: TrainerPlan, rows: torch.Tensor) -> torch.Tensor:
-        """Vectors, shape (num_samples, num_features, row_dim), of rows (num_rows, row_dim)."""
+        """Vectors, shape (num_samples, num_features, row_dim), of rows (num_rows, row_dim).
+
+        Columns that a table does not use are zero, and get no gradient.
+        """
+        vectors = self._vectors(plan, rows)
+        return vectors if self._mask is None else vectors * self._mask.to(rows.device)
+
+    def _vectors(self, plan: TrainerPlan, rows: torch.Tensor) -> torch.Tensor:
         sample_rows = to_device(plan.sample_rows, rows.device)
         if not len(plan.bag_lengths):
             sample_rows = sample_rows.view(len(self._dealt), plan.num_samples)
@@ -62,6 +71,18 @@ class Pooling:
                 start, num_weights = num_weights, num_weights + int(bag_lengths.sum())
                 weights = to_device(plan.weights[start:num_weights], device)
             yield _Bags(to_device(bag_lengths.astype(np.int64), device), weights, table.name in self._means)
+
+
+def _used_columns(schema: Schema, config: Config) -> torch.Tensor | None:
+    """1 where a feature's table uses a column, 0 elsewhere, (num_features, row_dim); None where all use all."""
+    dims = [config.embedding_dim_of(table.shares or table.name) for table in schema.tables]
+    dim = config.model.embedding_dim
+    if min(dims) == dim:
+        return None
+    mask = torch.ones(len(dims), config.model.row_dim)
+    for feature, used in enumerate(dims):
+        mask[feature, used:dim] = 0
+    return mask
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,14 @@ neighbours do not matter. docs/optimizers.md has the formulas and says where PyT
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import cache
 from typing import Protocol
 
 import torch
 
-from bagpipe_hpc.config import RowOptimizerConfig
+from bagpipe_hpc.config import Config, RowOptimizerConfig
+from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.training.ordered_sum import ordered_sum
 from bagpipe_hpc.training.schedule import LearningRate
 
@@ -66,14 +69,18 @@ class RowAdagrad:
 
 
 class RowwiseAdagrad:
-    """Adagrad with one rate per row, as in FBGEMM and TorchRec. State: the sum of mean squared gradients."""
+    """Adagrad with one rate per row, as in FBGEMM and TorchRec. State: the sum of mean squared gradients.
 
-    def __init__(self, learning_rate: LearningRate, eps: float) -> None:
-        self._learning_rate, self._eps = learning_rate, eps
+    Args:
+        num_unused: Columns of a row that are not trained; their gradients are zero.
+    """
+
+    def __init__(self, learning_rate: LearningRate, eps: float, num_unused: int = 0) -> None:
+        self._learning_rate, self._eps, self._num_unused = learning_rate, eps, num_unused
 
     def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
         weights, sums = rows.tensor_split([gradients.shape[1]], dim=1)  # sums: (n, 1)
-        sums.add_(ordered_sum(gradients.square()) / gradients.shape[1])
+        sums.add_(ordered_sum(gradients.square()) / (gradients.shape[1] - self._num_unused))
         weights.sub_(gradients.mul_(self._learning_rate(iteration) / sums.sqrt().add_(self._eps)))
 
 
@@ -104,13 +111,46 @@ class ClippedByValue:
         self._optimizer.step(rows, gradients.clamp_(-self._limit, self._limit), iteration)
 
 
-def build_row_optimizer(config: RowOptimizerConfig, learning_rate: LearningRate) -> RowOptimizer:
-    """The optimizer a configuration names."""
-    optimizer = _build_unclipped(config, learning_rate)
+class ByTable:
+    """An optimizer for each table; the last column of a row is the number of its table.
+
+    Args:
+        optimizers: Tables may share one.
+    """
+
+    def __init__(self, optimizers: Sequence[RowOptimizer]) -> None:
+        self._optimizers = list(dict.fromkeys(optimizers))
+        self._numbers = torch.tensor([self._optimizers.index(optimizer) for optimizer in optimizers])
+
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+        numbers = self._numbers.to(rows.device)[rows[:, -1].long()]
+        for number, optimizer in enumerate(self._optimizers):
+            chosen = (numbers == number).nonzero().squeeze(1)
+            part = rows[chosen, :-1]
+            optimizer.step(part, gradients[chosen], iteration)
+            rows[chosen, :-1] = part
+
+
+def build_optimizer_of_tables(config: Config, schema: Schema) -> RowOptimizer:
+    """The optimizer of all rows of a job."""
+
+    @cache
+    def build(rate: float, num_unused: int) -> RowOptimizer:
+        return build_row_optimizer(config.row_optimizer, LearningRate(rate, config.schedule), num_unused)
+
+    if not config.optimizes_by_table:
+        return build(config.row_learning_rate, 0)
+    names = [table.name for table in schema.own_tables]
+    return ByTable([build(config.row_learning_rate_of(name), config.unused_columns_of(name)) for name in names])
+
+
+def build_row_optimizer(config: RowOptimizerConfig, learning_rate: LearningRate, num_unused: int = 0) -> RowOptimizer:
+    """The optimizer a configuration names; num_unused columns of a row are not trained."""
+    optimizer = _build_unclipped(config, learning_rate, num_unused)
     return optimizer if config.clip_value is None else ClippedByValue(optimizer, config.clip_value)
 
 
-def _build_unclipped(config: RowOptimizerConfig, learning_rate: LearningRate) -> RowOptimizer:
+def _build_unclipped(config: RowOptimizerConfig, learning_rate: LearningRate, num_unused: int) -> RowOptimizer:
     match config.name:
         case "sgd":
             return RowSGD(learning_rate)
@@ -119,6 +159,6 @@ def _build_unclipped(config: RowOptimizerConfig, learning_rate: LearningRate) ->
         case "adagrad":
             return RowAdagrad(learning_rate, config.effective_eps)
         case "rowwise_adagrad":
-            return RowwiseAdagrad(learning_rate, config.effective_eps)
+            return RowwiseAdagrad(learning_rate, config.effective_eps, num_unused)
         case "adam":
             return RowAdam(learning_rate, config.betas, config.effective_eps)

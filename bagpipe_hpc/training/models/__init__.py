@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from bagpipe_hpc.config import ModelConfig
@@ -24,13 +26,20 @@ MODELS = {
 }
 
 
-def build_model(config: ModelConfig, num_dense: int, num_tables: int, seed: int) -> torch.nn.Module:
+def build_model(
+    config: ModelConfig, num_dense: int, num_tables: int, seed: int, dims: Sequence[int] = ()
+) -> torch.nn.Module:
     """The model a configuration names, with parameters that depend on the seed only.
 
     Whether a data set has the samples it needs is for `training/misfit.py` to say.
 
+    Args:
+        dims: Columns in use of each vector, where they are not all; the others are zero.
     Returns:
         A module called with dense float32 (b, num_dense) and embedded float32 (b, num_tables, config.row_dim) that
         returns logits float32 (b,).
     """
-    return MODELS[config.name](config, num_dense, num_tables, torch.Generator().manual_seed(seed))
+    kind, generator = MODELS[config.name], torch.Generator().manual_seed(seed)
+    if any(dim < config.embedding_dim for dim in dims):
+        return kind(config, num_dense, num_tables, generator, dims)
+    return kind(config, num_dense, num_tables, generator)

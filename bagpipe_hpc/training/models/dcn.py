@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from bagpipe_hpc.config import ModelConfig
-from bagpipe_hpc.training.models.layers import initialised, mlp
+from bagpipe_hpc.training.models.layers import Concatenation, initialised, mlp
 
 
 class VectorCross(nn.Module):
@@ -36,18 +38,27 @@ class DCN(nn.Module):
         num_dense: Dense features; may be 0.
         num_tables: Sparse features.
         generator: Source of the initial parameters.
+        dims: Columns in use of each embedding, where they are not all.
     """
 
-    def __init__(self, config: ModelConfig, num_dense: int, num_tables: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_dense: int,
+        num_tables: int,
+        generator: torch.Generator,
+        dims: Sequence[int] = (),
+    ) -> None:
         super().__init__()
-        sizes = [num_dense + num_tables * config.embedding_dim, *config.top_mlp]
+        self.concatenation = Concatenation(num_tables, config.embedding_dim, dims)
+        sizes = [num_dense + self.concatenation.width, *config.top_mlp]
         self.cross = nn.ModuleList(self._cross_layer(config, sizes[0], generator) for _ in range(config.cross_layers))
         self.deep = mlp(sizes, generator, last_relu=True)
         self.output = initialised(nn.Linear(sizes[0] + sizes[-1], 1), generator)
 
     def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
         """Logits (b,) from dense (b, num_dense) and embedded (b, num_tables, embedding_dim)."""
-        first = crossed = torch.cat([dense, embedded.flatten(1)], dim=1)
+        first = crossed = torch.cat([dense, self.concatenation(embedded)], dim=1)
         for layer in self.cross:
             crossed = layer(first, crossed)
         logits: torch.Tensor = self.output(torch.cat([crossed, self.deep(first)], dim=1)).squeeze(1)

@@ -65,6 +65,28 @@ class FirstOrder(nn.Module):
         return dense @ self.weights + embedded[:, :, -1].sum(1)
 
 
+class Concatenation(nn.Module):
+    """Vectors side by side; no parameters.
+
+    Args:
+        num_vectors: How many.
+        dim: Columns of each.
+        dims: Columns of each that are in use, the first ones; empty: all.
+    """
+
+    def __init__(self, num_vectors: int, dim: int, dims: Sequence[int] = ()) -> None:
+        super().__init__()
+        places = [dim * vector + column for vector, used in enumerate(dims) for column in range(used)]
+        self.width = len(places) or num_vectors * dim
+        self.places: torch.Tensor | None
+        self.register_buffer("places", torch.tensor(places) if places else None, persistent=False)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """(b, width) from vectors (b, num_vectors, dim)."""
+        flat = vectors.flatten(1)
+        return flat if self.places is None else flat.index_select(1, self.places)
+
+
 class InnerProducts(nn.Module):
     """Dot products of all pairs of vectors; no parameters.
 

@@ -59,10 +59,23 @@ def test_optimizer_state_starts_as_zero_and_changes_nothing() -> None:
 
 
 def test_optimizer_state_starts_where_it_is_told_to() -> None:
-    rows, tail = np.empty((60, 7), dtype=np.float32), np.array([0, 0.5, 0.25], dtype=np.float32)
-    RowInitializer(KEY_SPACE, 4, 0, tail).fill(FIRST_KEYS, rows)
+    rows = np.empty((60, 7), dtype=np.float32)
+    tails = np.arange(3 * len(KEY_SPACE.num_embeddings), dtype=np.float32).reshape(-1, 3)
+    RowInitializer(KEY_SPACE, 4, 0, tails).fill(FIRST_KEYS, rows)
     np.testing.assert_array_equal(rows[:, :4], initial_rows(FIRST_KEYS))
-    assert (rows[:, 4:] == tail).all()
+    tables = np.array([KEY_SPACE.locate(key)[0] for key in FIRST_KEYS.tolist()])
+    np.testing.assert_array_equal(rows[:, 4:], tails[tables])
+
+
+def test_a_narrower_table_has_the_first_columns() -> None:
+    rows = np.full((60, 7), np.nan, dtype=np.float32)
+    dims = [1 + table % 4 for table in range(len(KEY_SPACE.num_embeddings))]
+    RowInitializer(KEY_SPACE, 4, 0, dims=dims).fill(FIRST_KEYS, rows)
+    wide = initial_rows(FIRST_KEYS)
+    for key, row in zip(FIRST_KEYS.tolist(), rows, strict=True):
+        dim = dims[KEY_SPACE.locate(key)[0]]
+        np.testing.assert_array_equal(row[:dim], wide[key, :dim])
+        np.testing.assert_array_equal(row[dim:], 0)
 
 
 def test_more_columns_keep_the_first_ones() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.training.pooling import Pooling
 
@@ -24,6 +25,10 @@ SCHEMA = Schema(
         TableSchema(name="item", num_embeddings=9, shares="tags"),
     )
 )  # dealt: tags, topics, item; site
+
+
+def config_of(*means: str) -> Config:
+    return Config.model_validate({"tables": {name: {"pooling": "mean"} for name in means}})
 
 
 def rows_of(seed: int = 0) -> torch.Tensor:
@@ -52,7 +57,7 @@ def test_equals_loops(samples: list[tuple[list[int], int, list[int], int]], is_m
     dealt += [item for *_, item in samples] + [site for _, site, *_ in samples]
     lengths = [len(tags) for tags, *_ in samples] + [len(topics) for _, _, topics, _ in samples]
     rows = rows_of()
-    pooling = Pooling(SCHEMA, ["tags", "topics"] if is_mean else [])
+    pooling = Pooling(SCHEMA, config_of("tags", "topics") if is_mean else Config())
     vectors = pooling(plan(dealt, len(samples), lengths, [w for each in weights for w in each]), rows)
     assert vectors.shape == (len(samples), 4, DIM)
     for vector, (tags, site, topics, item), topic_weights in zip(vectors, samples, weights, strict=True):
@@ -82,7 +87,7 @@ def test_is_close_to_embedding_bag(mode: str, is_weighted: bool) -> None:
     weights = random.random(len(ids)).astype(np.float32)
     tables = (TableSchema(name="tags", num_embeddings=NUM_ROWS, ragged=True, weighted=is_weighted),)
     mine, theirs = rows_of().requires_grad_(), rows_of().requires_grad_()
-    vectors = Pooling(Schema(tables=tables), ["tags"] if mode == "mean" else [])(
+    vectors = Pooling(Schema(tables=tables), config_of("tags") if mode == "mean" else Config())(
         plan(ids.tolist(), 40, lengths.tolist(), weights.tolist() if is_weighted else []), mine
     )
     offsets = torch.from_numpy(np.cumsum(lengths) - lengths)
@@ -105,7 +110,9 @@ def test_gradients_do_not_depend_on_where_rows_stand() -> None:
     for order in (np.arange(NUM_ROWS), random.permutation(NUM_ROWS)):
         rows = rows_of()[torch.from_numpy(order)].requires_grad_()
         places = np.argsort(order)[ids]
-        vectors = Pooling(Schema(tables=tables), ["tags"])(plan(places.tolist(), 2_000, lengths.tolist(), []), rows)
+        vectors = Pooling(Schema(tables=tables), config_of("tags"))(
+            plan(places.tolist(), 2_000, lengths.tolist(), []), rows
+        )
         (vectors[:, 0] * direction).sum().backward()
         gradients.append(rows.grad[torch.from_numpy(np.argsort(order))])
     assert torch.equal(*gradients)
@@ -117,5 +124,18 @@ def test_one_id_each_in_shared_tables() -> None:
         TableSchema(name="site", num_embeddings=9),
         TableSchema(name="next", num_embeddings=9, shares="item"),
     )  # dealt: item, next, site
-    vectors = Pooling(Schema(tables=tables))(plan([0, 1, 2, 3, 4, 5], 2, [], []), rows_of())
+    vectors = Pooling(Schema(tables=tables), Config())(plan([0, 1, 2, 3, 4, 5], 2, [], []), rows_of())
     assert torch.equal(vectors, rows_of()[torch.tensor([[0, 4, 2], [1, 5, 3]])])
+
+
+def test_columns_that_a_table_does_not_use() -> None:
+    """Zero, without a gradient; features have the columns of their table, and first-order weights are always used."""
+    config = Config.model_validate(
+        {"model": {"name": "wide_deep", "embedding_dim": 2}, "tables": {"tags": {"embedding_dim": 1}}}
+    )
+    rows = rows_of().requires_grad_()
+    vectors = Pooling(SCHEMA, config)(plan([0, 1, 2, 3], 1, [1, 1], [2.0]), rows)
+    masked = rows.detach() * torch.tensor([1, 0, 1])
+    assert torch.equal(vectors[0], torch.stack([masked[0], rows[3], 2 * masked[1], masked[2]]))
+    vectors.sum().backward()
+    assert rows.grad[:4].tolist() == [[1, 0, 1], [2, 0, 2], [1, 0, 1], [1, 1, 1]]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.store.layout import initial_tail, row_width
+from bagpipe_hpc.store.layout import initial_tails, row_width
 from bagpipe_hpc.training.row_optimizer import RowOptimizer, build_row_optimizer
 from bagpipe_hpc.training.schedule import LearningRate
 
@@ -56,7 +56,7 @@ def make(settings: dict[str, Any], dim: int, rate: float = 0.013) -> tuple[torch
     """Random rows with initial state, and the optimizer."""
     config = Config.model_validate({"model": {"embedding_dim": dim}, "row_optimizer": settings})
     rows = torch.randn(NUM_ROWS, row_width(config))
-    rows[:, dim:] = torch.from_numpy(initial_tail(config))
+    rows[:, dim:] = torch.from_numpy(initial_tails(config, 1))
     return rows, build_row_optimizer(config.row_optimizer, LearningRate(rate))
 
 

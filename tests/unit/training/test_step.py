@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from bagpipe_hpc.config import ModelConfig, ScheduleConfig
+from bagpipe_hpc.config import Config, ModelConfig, ScheduleConfig
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
 from bagpipe_hpc.sharding import KeySpace, Sharding, share_boundaries
@@ -344,7 +344,7 @@ def make_steps(models: list[nn.Module], cache_rows: int, overlapped: bool, wire:
             trainer_rank=trainer,
             model=model,
             row_dim=DIM,
-            pooling=Pooling(SCHEMA),
+            pooling=Pooling(SCHEMA, Config()),
             cache=RowCache(cache_rows, DIM + 1, torch.device("cpu")),
             row_optimizer=CountingSGD(RATE),
             dense_optimizer=DenseOptimizer(torch.optim.SGD(model.parameters()), RATE),
