@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -69,6 +70,8 @@ class PlainModel:
     model: nn.Module
     tables: Sequence[torch.Tensor]
     used: Sequence[np.ndarray]  # rows of each table, ascending
+    row_dim: int
+    has_numbers: bool  # of tables, as last column of rows
 
     def digest(self) -> str:
         """The model digest."""
@@ -76,43 +79,64 @@ class PlainModel:
         for name, parameter in sorted(self.model.named_parameters()):
             digest.update(name.encode() + b"\0" + parameter.detach().numpy().astype("<f4").tobytes())
         offset = 0
-        for table, used in zip(self.tables, self.used, strict=True):
+        for number, (table, used) in enumerate(zip(self.tables, self.used, strict=True)):
+            rows = _padded(table, self.row_dim)
+            if self.has_numbers:
+                rows = functional.pad(rows, (0, 1), value=number)
             for row in used:
-                digest.update(int(offset + row).to_bytes(8, "little") + table[row].numpy().astype("<f4").tobytes())
+                digest.update(int(offset + row).to_bytes(8, "little") + rows[row].numpy().astype("<f4").tobytes())
             offset += len(table)
         return digest.hexdigest()
 
 
 def train_plainly(
-    dataset: Path, num_shares: int, epochs: int, batch_size: int, learning_rate: float, config: ModelConfig, bag: Bag
+    dataset: Path,
+    num_shares: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    config: ModelConfig,
+    bag: Bag,
+    rates: Mapping[str, float] = MappingProxyType({}),
+    dims: Mapping[str, int] = MappingProxyType({}),
 ) -> PlainModel:
     """SGD; gradients are accumulated over num_shares contiguous parts of each batch.
 
     Args:
         bag: From rows of a feature's ids, lengths of its bags, weights and whether to take the mean, to vectors.
+        rates: Of tables with one of their own.
+        dims: Columns of tables that are narrower.
     """
     torch.set_num_threads(1)
     train = open_dataset(dataset).train
-    weights = [_table(index, config).requires_grad_() for index in range(len(SCHEMA.own_tables))]
-    model = build_model(config, SCHEMA.num_dense, SCHEMA.num_tables, seed=0)
-    optimizer = torch.optim.SGD([*model.parameters(), *weights], lr=learning_rate)
+    weights = [
+        _table(index, config)[:, : dims.get(table.name)].clone().requires_grad_()
+        for index, table in enumerate(SCHEMA.own_tables)
+    ]
+    widths = [dims.get(table.shares or table.name, config.embedding_dim) for table in SCHEMA.tables]
+    model = build_model(config, SCHEMA.num_dense, SCHEMA.num_tables, 0, widths)
+    groups = [
+        {"params": [weight], "lr": rates.get(table.name, learning_rate)}
+        for table, weight in zip(SCHEMA.own_tables, weights, strict=True)
+    ]
+    optimizer = torch.optim.SGD([{"params": list(model.parameters())}, *groups], lr=learning_rate)
     for _ in range(epochs):
         for batch in train.batches(batch_size):
             optimizer.zero_grad(set_to_none=False)
             for share in np.array_split(np.arange(batch.num_samples), num_shares):
                 mine = batch.slice(share[0], share[-1] + 1) if len(share) else batch.slice(0, 0)
-                logits = model(torch.from_numpy(mine.dense), embed(mine, weights, bag))
+                logits = model(torch.from_numpy(mine.dense), embed(mine, weights, bag, config.row_dim))
                 labels = torch.from_numpy(mine.labels)
                 loss = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
                 (loss / batch.num_samples).backward()
             optimizer.step()
     everything = train.read(0, NUM_SAMPLES)
     used = [np.unique(np.concatenate([ids for ids, *_ in _features(everything, table)])) for table in range(3)]
-    return PlainModel(model, [weight.detach() for weight in weights], used)
+    return PlainModel(model, [weight.detach() for weight in weights], used, config.row_dim, bool(rates))
 
 
-def embed(batch: Batch, weights: Sequence[torch.Tensor], bag: Bag) -> torch.Tensor:
-    """Vectors (num_samples, num_features, dim): one look-up per table, for all its features."""
+def embed(batch: Batch, weights: Sequence[torch.Tensor], bag: Bag, dim: int) -> torch.Tensor:
+    """Vectors (num_samples, num_features, dim), filled up with zeros: one look-up per table, for all its features."""
     vectors = {}
     for table, weight in enumerate(weights):
         features = _features(batch, table)
@@ -122,7 +146,11 @@ def embed(batch: Batch, weights: Sequence[torch.Tensor], bag: Bag) -> torch.Tens
             if bags is not None:
                 bag_weights = None if bags.weights is None else torch.from_numpy(bags.weights)
                 vectors[name] = bag(part, torch.from_numpy(np.diff(bags.offsets)), bag_weights, name == MEAN)
-    return torch.stack([vectors[table.name] for table in SCHEMA.tables], dim=1)
+    return torch.stack([_padded(vectors[table.name], dim) for table in SCHEMA.tables], dim=1)
+
+
+def _padded(rows: torch.Tensor, dim: int) -> torch.Tensor:
+    return functional.pad(rows, (0, dim - rows.shape[1]))
 
 
 def _features(batch: Batch, table: int) -> list[tuple[np.ndarray, str, RaggedIds | None]]:

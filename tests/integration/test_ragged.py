@@ -99,3 +99,52 @@ def test_evaluation_and_prediction(dataset: Path, tmp_path: Path) -> None:
     refused = run_ranks(3, ["-m", "bagpipe_hpc", "predict", *arguments, *wrong], timeout=90)
     assert refused.returncode == 2
     assert "pooling is 'mean' in the checkpoint, 'sum' in the job" in refused.stderr
+
+
+RATES, DIMS = {"tags": 0.05, "user": 1.0}, {"user": 3, "item": 5}
+OWN_SETTINGS = [f"tables.{name}.learning_rate={rate}" for name, rate in RATES.items()]
+OWN_SETTINGS += [f"tables.{name}.embedding_dim={dim}" for name, dim in DIMS.items()]
+
+
+def test_tables_with_rates_and_dims_of_their_own(dataset: Path, tmp_path: Path) -> None:
+    models = {name: [f"model.name={name}"] for name in ("dcn", "dcn_v2")}
+    optimizers = ("momentum", "adagrad", "rowwise_adagrad", "adam")
+    ways = models | {name: ["model.name=wide_deep", f"row_optimizer.name={name}"] for name in optimizers}
+    jobs: dict[str, dict[str, Any]] = {
+        f"{name} {mode}": {"set": [*way, *OWN_SETTINGS, f"mode={mode}"]}
+        for name, way in ways.items()
+        for mode in ("cached", "synchronous")
+    }
+    jobs["saving"] = {"set": [*EVERY, *models["dcn"], *OWN_SETTINGS]}
+    first = str(tmp_path / "saving" / "checkpoints" / f"iteration-{8:012d}")
+    jobs["on"] = {"set": [*models["dcn"], *OWN_SETTINGS, *SMALL], "resume": first}
+    digests = {name: summary["model_digest"] for name, summary in run_jobs(dataset, tmp_path, 4, jobs).items()}
+    for name in ways:
+        assert digests[f"{name} cached"] == digests[f"{name} synchronous"], name
+    assert digests["on"] == digests["saving"] == digests["dcn cached"]
+    plain = {
+        name: train_plainly(dataset, 2, EPOCHS, BATCH_SIZE, 0.5, config_of(name), bag_by_loops, RATES, DIMS)
+        for name in models
+    }
+    for name, trained in plain.items():
+        assert digests[f"{name} cached"] == trained.digest(), name
+    tables = dict(complete_rows(Checkpoint.open(tmp_path / "saving" / "checkpoints"), rows_per_piece=10_000))
+    for rows, table in zip(tables.values(), plain["dcn"].tables, strict=True):
+        assert torch.equal(torch.from_numpy(rows), table)
+
+
+def test_a_checkpoint_of_other_tables_is_refused(dataset: Path, tmp_path: Path) -> None:
+    saved = [*COMMON, "model.name=dcn", "training.iterations=2", "tables.user.embedding_dim=3"]
+    wrong = {
+        "tables.user.embedding_dim=4": "embedding_dim is 3 in the checkpoint, 4 in the job",
+        "tables.user.learning_rate=0.1": "model.row_state has 0 entries in the checkpoint, 1 in the job",
+        "tables.tags.pooling=sum": "pooling is 'mean' in the checkpoint, 'sum' in the job",
+    }
+    path = str(tmp_path / "saved" / "checkpoints")
+    jobs: list[dict[str, Any]] = [{"set": saved, "run": "saved"}]
+    jobs += [{"set": [*saved, setting], "run": f"wrong{n}", "resume": path} for n, setting in enumerate(wrong)]
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    done = run_ranks(3, [PROGRAM, str(dataset), str(tmp_path), str(tmp_path / "jobs.json")], timeout=120)
+    assert json.loads((tmp_path / "codes.json").read_text()) == [0, 2, 2, 2], done.stdout + done.stderr
+    for words in wrong.values():
+        assert words in done.stderr

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from bagpipe_hpc.config import ModelConfig, TableConfig
+from bagpipe_hpc.config import Config, ModelConfig
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.training.misfit import misfit, table_misfit
 from bagpipe_hpc.training.models import MODELS
@@ -34,14 +34,23 @@ def test_only_a_sequence_has_no_ragged_tables(name: str) -> None:
 
 
 def test_settings_of_tables_fit_the_data_set() -> None:
-    tables = (TableSchema(name="site", num_embeddings=5), TableSchema(name="tags", num_embeddings=9, ragged=True))
-    schema = Schema(tables=tables)
-    mean = TableConfig(pooling="mean")
-    assert table_misfit({"tags": mean, "site": TableConfig()}, schema) == ""
-    assert (
-        table_misfit({"tag": mean}, schema) == "tables.tag: the data set has no table of this name; it has site, tags"
-    )
-    assert table_misfit({"site": mean}, schema).startswith("tables.site.pooling: site has one id per sample; ")
+    seen = TableSchema(name="seen", num_embeddings=5, ragged=True, shares="site")
+    site, tags = TableSchema(name="site", num_embeddings=5), TableSchema(name="tags", num_embeddings=9, ragged=True)
+    schema = Schema(tables=(site, tags, seen))
+
+    def words(model: str = "dcn", **tables: dict[str, object]) -> str:
+        settings = {"model": {"name": model, "embedding_dim": 8}, "tables": tables}
+        return table_misfit(Config.model_validate(settings), schema)
+
+    mean, narrow = {"pooling": "mean"}, {"embedding_dim": 4}
+    assert words(tags=mean, site={"learning_rate": 1, **narrow}, seen=mean) == ""
+    assert words(tag=mean) == "tables.tag: the data set has no table of this name; it has site, tags, seen"
+    assert words(site=mean).startswith("tables.site.pooling: site has one id per sample; ragged tables are tags, seen")
+    assert words(seen=narrow) == "tables.seen.embedding_dim: seen uses the rows of site; set it there"
+    assert words(seen={"learning_rate": 1}).startswith("tables.seen.learning_rate: seen uses the rows of site")
+    assert "raise that to the largest" in words(tags={"embedding_dim": 9})
+    assert "dlrm needs embeddings of one size; take wide_deep or dcn or dcn_v2" in words("dlrm", tags=narrow)
+    assert words("dlrm", tags={"embedding_dim": 8}) == ""
 
 
 @pytest.mark.parametrize("name", sorted(MODELS.keys() - {"caser"}))
