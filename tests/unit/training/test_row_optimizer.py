@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from bagpipe_hpc.config import Config
+from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.store.layout import initial_tails, row_width
-from bagpipe_hpc.training.row_optimizer import RowOptimizer, build_row_optimizer
+from bagpipe_hpc.training.row_optimizer import ByTable, RowOptimizer, build_optimizer_of_tables, build_row_optimizer
 from bagpipe_hpc.training.schedule import LearningRate
 
 NUM_ROWS = 37
@@ -173,3 +174,59 @@ def test_gradients_are_clipped_by_value() -> None:
     gradients = torch.randn(NUM_ROWS, 4)
     optimizer.step(rows, gradients.clone(), 0)
     assert torch.equal(rows, before - gradients.clip(-0.5, 0.5))
+
+
+TABLES = Schema(tables=tuple(TableSchema(name=name, num_embeddings=50) for name in ("a", "b", "c")))
+
+
+@pytest.mark.parametrize("settings", ALL_SETTINGS)
+def test_tables_with_rates_of_their_own(settings: dict[str, Any]) -> None:
+    """Each as if it were alone; the last column of a row, the number of its table, stays."""
+    rates = {"a": 0.013, "b": 0.5, "c": 0.013}
+    config = Config.model_validate(
+        {
+            "model": {"embedding_dim": 5},
+            "row_optimizer": {**settings, "learning_rate": 0.013},
+            "tables": {"b": {"learning_rate": 0.5}},
+        }
+    )
+    optimizer = build_optimizer_of_tables(config, TABLES)
+    assert isinstance(optimizer, ByTable)
+    tables = torch.randint(0, 3, (NUM_ROWS,), generator=torch.Generator().manual_seed(0))
+    rows = torch.randn(NUM_ROWS, row_width(config)).abs()
+    rows[:, 5:] = torch.from_numpy(initial_tails(config, 3))[tables]
+    assert torch.equal(rows[:, -1].long(), tables)
+    gradients = torch.randn(NUM_ROWS, 5)
+    expected = rows.clone()
+    for number, rate in enumerate(rates.values()):
+        alone = build_row_optimizer(config.row_optimizer, LearningRate(rate))
+        part = expected[tables == number, :-1]
+        alone.step(part, gradients[tables == number].clone(), 3)
+        expected[tables == number, :-1] = part
+    optimizer.step(rows, gradients.clone(), 3)
+    assert torch.equal(rows, expected)
+
+
+def test_equal_rates_need_no_numbers_of_tables() -> None:
+    config = Config.model_validate(
+        {"training": {"learning_rate": 0.5}, "tables": {"a": {"learning_rate": 0.5, "pooling": "mean"}}}
+    )
+    assert row_width(config) == config.model.row_dim
+    assert not isinstance(build_optimizer_of_tables(config, TABLES), ByTable)
+
+
+def test_a_narrow_table_has_the_mean_square_of_its_own_columns() -> None:
+    config = Config.model_validate(
+        {
+            "model": {"name": "dcn", "embedding_dim": 4},
+            "row_optimizer": {"name": "rowwise_adagrad"},
+            "tables": {"b": {"embedding_dim": 2}},
+        }
+    )
+    rows = torch.zeros(2, row_width(config))
+    rows[:, 4:] = torch.from_numpy(initial_tails(config, 3))[[0, 1]]
+    gradients = torch.tensor([[2.0, 2.0, 2.0, 2.0], [2.0, 2.0, 0.0, 0.0]])
+    build_optimizer_of_tables(config, TABLES).step(rows, gradients, 0)
+    assert rows[:, 4].tolist() == [4, 4]
+    assert torch.equal(rows[0, :2], rows[1, :2])
+    assert rows[1, 2:4].tolist() == [0, 0]
