@@ -147,6 +147,9 @@ def synth(
     scale: Annotated[float, typer.Option(help="Factor on the cardinalities.")] = 1.0,
     skew: Annotated[float, typer.Option(help="Exponent of the Zipf law of the ids; 0 is uniform.")] = 1.05,
     seed: Annotated[int, typer.Option(help="Chooses ids, teacher and labels.")] = 0,
+    bag_size: Annotated[
+        int, typer.Option(help="Ids of a sample, on average, in one more table, a ragged one; 0: none.")
+    ] = 0,
     validation_fraction: ValidationFraction = 0.1,
     samples_per_shard: SamplesPerShard = 1 << 20,
     compression: CompressionOption = CompressionChoice.NONE,
@@ -162,6 +165,7 @@ def synth(
             scale=scale,
             skew=skew,
             seed=seed,
+            bag_size=bag_size,
             validation_fraction=validation_fraction,
             samples_per_shard=samples_per_shard,
             compression=compression.filter,

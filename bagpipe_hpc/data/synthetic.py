@@ -5,6 +5,7 @@ the stream needs no state, any part of it can be made anywhere, and block sizes 
 
 * Ids: rank r of a table of n rows is drawn with probability proportional to about r^-skew (bounded Zipf law, by its
   inverse distribution function), then scattered over the table by an affine bijection of its rows.
+* Bags: sizes are uniform, ids as above but not scattered; each adds its effect.
 * Labels: a hidden teacher gives every (table, rank) a normal effect, adds a linear function of the dense features, and
   draws the click from the logistic function of the sum. Spread and base rate are calibrated on a pilot sample.
 """
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from bagpipe_hpc.data.batch import Batch, Float32Array
+from bagpipe_hpc.data.batch import Batch, Float32Array, RaggedIds
 from bagpipe_hpc.data.dataset import (
     SAMPLES_PER_SHARD,
     Dataset,
@@ -42,6 +43,7 @@ Float64Array = NDArray[np.float64]
 CLICK_RATE = 0.25
 LOGIT_STD = 1.4  # of the teacher's logits: the best possible AUC is then about 0.8
 BLOCK_SAMPLES = 32_768
+BAGS, BAG_ROWS = "bags", 100_000  # the ragged table, and its rows at scale 1
 
 _MAX_ROWS = 3_000_000_000  # of a table: the bijection multiplies two row numbers in int64
 _PILOT_SAMPLES = 32_768
@@ -91,41 +93,50 @@ class SyntheticClicks:
         scale: Factor on the cardinalities, rounded up.
         skew: Exponent of the Zipf law; 0 is uniform.
         seed: Chooses ids, teacher and labels.
+        bag_size: Ids of a sample, on average, in one more table, which is ragged; 0: there is none.
     Raises:
         ConfigError: an argument is out of range.
     """
 
-    def __init__(self, profile: str, *, scale: float = 1.0, skew: float = 1.05, seed: int = 0) -> None:
-        _check_settings(profile, scale, skew, seed)
+    def __init__(
+        self, profile: str, *, scale: float = 1.0, skew: float = 1.05, seed: int = 0, bag_size: int = 0
+    ) -> None:
+        _check_settings(profile, scale, skew, seed, bag_size)
         shape = PROFILES[profile]
-        self.schema = Schema(
-            dense=shape.dense,
-            tables=tuple(
-                TableSchema(name=name, num_embeddings=math.ceil(cardinality * scale))
-                for name, cardinality in shape.tables.items()
-            ),
-        )
+        tables = [
+            TableSchema(name=name, num_embeddings=math.ceil(cardinality * scale))
+            for name, cardinality in shape.tables.items()
+        ]
+        bags = [TableSchema(name=BAGS, num_embeddings=math.ceil(BAG_ROWS * scale), ragged=True)] if bag_size else []
+        self.schema = Schema(dense=shape.dense, tables=(*tables, *bags))
         self._skew = skew
         self._seed = np.uint64(mix(np.uint64(seed)))
-        self._num_embeddings = np.array(self.schema.num_embeddings, dtype=np.int64)
-        self._scatter = np.array([_coprime_near(0.618 * n, n) for n in self.schema.num_embeddings], dtype=np.int64)
-        _, _, logits = self._draw(_PILOT_START, _PILOT_SAMPLES)
+        self._bag_size = bag_size
+        self._num_embeddings = np.array([table.num_embeddings for table in tables], dtype=np.int64)
+        self._scatter = np.array([_coprime_near(0.618 * n, n) for n in self._num_embeddings], dtype=np.int64)
+        logits = self._draw(_PILOT_START, _PILOT_SAMPLES)[-1]
         self._gain = LOGIT_STD / float(np.std(logits))
         self._bias = _bias_for(self._gain * logits, CLICK_RATE)
 
     def block(self, start: int, num_samples: int) -> tuple[Batch, Float32Array]:
         """Samples [start, start + num_samples) and the teacher's click probabilities, float32, shape (num_samples,)."""
-        ids, dense, logits = self._draw(start, num_samples)
+        ids, dense, ragged, logits = self._draw(start, num_samples)
         probabilities = 1 / (1 + np.exp(-(self._gain * logits + self._bias)))
         labels = _draw_labels(self._seed, start, probabilities)
-        return Batch(labels, dense, ids), probabilities.astype(np.float32)
+        return Batch(labels, dense, ids, ragged), probabilities.astype(np.float32)
 
-    def _draw(self, start: int, num_samples: int) -> tuple[Int64Array, Float32Array, Float64Array]:
-        ids = np.empty((num_samples, self.schema.num_tables), np.int64)
+    def _draw(
+        self, start: int, num_samples: int
+    ) -> tuple[Int64Array, Float32Array, dict[str, RaggedIds], Float64Array]:
+        ids = np.empty((num_samples, len(self._num_embeddings)), np.int64)
         dense = np.empty((num_samples, self.schema.num_dense), np.float32)
         logits = np.empty(num_samples, np.float64)
         _draw_samples(self._seed, start, self._num_embeddings, self._scatter, self._skew, ids, dense, logits)
-        return ids, dense, logits
+        if not self._bag_size:
+            return ids, dense, {}, logits
+        stream, table = 4 * (len(self._num_embeddings) + self.schema.num_dense), self.schema.tables[-1]
+        bags = _draw_bags(self._seed, start, stream, table.num_embeddings, self._skew, self._bag_size, logits)
+        return ids, dense, {BAGS: RaggedIds(*bags)}, logits
 
 
 def synthesize(
@@ -136,6 +147,7 @@ def synthesize(
     scale: float = 1.0,
     skew: float = 1.05,
     seed: int = 0,
+    bag_size: int = 0,
     validation_fraction: float = 0.1,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     compression: Compression | None = None,
@@ -150,7 +162,7 @@ def synthesize(
     if num_samples < 1:
         raise ConfigError(f"the number of samples is {num_samples}, but must be at least 1")
     num_train = num_training_samples(num_samples, validation_fraction)
-    clicks = SyntheticClicks(profile, scale=scale, skew=skew, seed=seed)
+    clicks = SyntheticClicks(profile, scale=scale, skew=skew, seed=seed, bag_size=bag_size)
 
     def blocks() -> Iterator[Batch]:
         for start in range(0, num_samples, BLOCK_SAMPLES):
@@ -159,6 +171,8 @@ def synthesize(
             progress("writing shards", stop, num_samples)
 
     origin: dict[str, JsonValue] = {"command": "synth", "profile": profile, "scale": scale, "skew": skew, "seed": seed}
+    if bag_size:
+        origin["bag_size"] = bag_size
     with DatasetWriter(
         output, clicks.schema, samples_per_shard=samples_per_shard, compression=compression, origin=origin
     ) as writer:
@@ -166,7 +180,9 @@ def synthesize(
     return open_dataset(output)
 
 
-def _check_settings(profile: str, scale: float, skew: float, seed: int) -> None:
+def _check_settings(profile: str, scale: float, skew: float, seed: int, bag_size: int) -> None:
+    if not 0 <= bag_size <= 10_000:
+        raise ConfigError(f"the size of a bag is {bag_size}, but must be from 0 (no bags) to 10,000")
     if profile not in PROFILES:
         raise ConfigError(f"the profile is {profile!r}, but must be one of {', '.join(PROFILES)}")
     max_scale = _MAX_ROWS / max(PROFILES[profile].tables.values())
@@ -253,6 +269,26 @@ def _draw_samples(
             dense[i, k] = value
             logit += 0.5 * (value - 1.0) * _normal(_hash(seed, 4 * k + 3, 0))
         logits[i] = logit
+
+
+@numba.njit(nogil=True, cache=True)
+def _draw_bags(
+    seed: np.uint64, start: int, stream: int, num_rows: int, skew: float, mean_size: int, logits: Float64Array
+) -> tuple[Int64Array, Int64Array]:
+    """Offsets (n + 1,) and ids of bags of 0 to 2 mean_size ids; logits (n,) get the effects of the ids.
+
+    Streams of random numbers: the given one for sizes, + 1 for ids, + 2 for effects.
+    """
+    offsets = np.zeros(len(logits) + 1, np.int64)
+    for i in range(len(logits)):
+        offsets[i + 1] = offsets[i] + int(_uniform(_hash(seed, stream, start + i)) * (2 * mean_size + 1))
+    ids = np.empty(offsets[-1], np.int64)
+    for i in range(len(logits)):
+        for j in range(offsets[i], offsets[i + 1]):
+            counter = (start + i) * (2 * mean_size + 1) + j - offsets[i]
+            ids[j] = _zipf_rank(_uniform(_hash(seed, stream + 1, counter)), num_rows, skew)
+            logits[i] += _normal(_hash(seed, stream + 2, ids[j])) / math.sqrt(mean_size)
+    return offsets, ids
 
 
 @numba.njit(nogil=True, cache=True)

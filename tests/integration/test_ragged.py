@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
-from bagpipe_hpc.checkpoint.export import complete_rows
+from bagpipe_hpc.checkpoint.export import complete_rows, export
 from bagpipe_hpc.config import ModelConfig
 from tests.integration.jobs import digest_of, summary_of
 from tests.integration.ragged_training import MEAN, bag_by_loops, bag_by_torch, make_ragged_dataset, train_plainly
@@ -131,6 +131,10 @@ def test_tables_with_rates_and_dims_of_their_own(dataset: Path, tmp_path: Path) 
     tables = dict(complete_rows(Checkpoint.open(tmp_path / "saving" / "checkpoints"), rows_per_piece=10_000))
     for rows, table in zip(tables.values(), plain["dcn"].tables, strict=True):
         assert torch.equal(torch.from_numpy(rows), table)
+    export(Checkpoint.open(tmp_path / "saving" / "checkpoints"), tmp_path / "model.pt", "torch")
+    exported = torch.load(tmp_path / "model.pt", weights_only=True)
+    for name, table in zip(tables, plain["dcn"].tables, strict=True):
+        assert torch.equal(exported[f"embeddings.{name}.weight"], table)
 
 
 def test_a_checkpoint_of_other_tables_is_refused(dataset: Path, tmp_path: Path) -> None:

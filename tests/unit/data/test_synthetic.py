@@ -111,3 +111,20 @@ def test_synthesize(tmp_path, assert_equal):
 def test_bad_settings(tmp_path, settings, message):
     with pytest.raises(ConfigError, match=message):
         synthesize(tmp_path / "clicks", **{"num_samples": 10, "profile": "criteo-kaggle", **settings})
+
+
+def test_bags():
+    """One more table, ragged; everything else but the labels is as without."""
+    plain, bagged = SyntheticClicks("avazu", scale=0.01), SyntheticClicks("avazu", scale=0.01, bag_size=3)
+    batch, _ = bagged.block(100, 2_000)
+    assert bagged.schema.tables[:-1] == plain.schema.tables
+    np.testing.assert_array_equal(batch.ids, plain.block(100, 2_000)[0].ids)
+    lengths = np.diff(batch.ragged["bags"].offsets)
+    assert (lengths.min(), lengths.max()) == (0, 6)
+    assert abs(lengths.mean() - 3) < 0.2
+    assert 0 <= batch.ragged["bags"].ids.min() < batch.ragged["bags"].ids.max() < 1_000
+    later = bagged.block(1_100, 1_000)[0].ragged["bags"]
+    piece = batch.ragged["bags"].slice(1_000, 2_000)
+    assert (later.offsets.tolist(), later.ids.tolist()) == (piece.offsets.tolist(), piece.ids.tolist())
+    with pytest.raises(ConfigError, match="the size of a bag is -1"):
+        SyntheticClicks("avazu", bag_size=-1)
