@@ -275,7 +275,7 @@ def _splits_table(report: DatasetReport) -> Table:
 def _tables_table(dataset: Dataset, report: DatasetReport) -> Table:
     table = _columns("table", "kind", "rows", "rows seen", "accesses", "on hottest 1 %")
     for table_schema, table_report in zip(dataset.schema.tables, report.tables, strict=True):
-        table.add_row(table_report.name, "ragged" if table_schema.ragged else "one-hot", *_accesses(table_report))
+        table.add_row(table_report.name, table_schema.kind, *_accesses(table_report))
     table.add_section()
     table.add_row("all", "", *_accesses(report.all_tables))
     return table

@@ -35,9 +35,14 @@ class TableSchema(BaseModel):
             raise ValueError(f"table {self.name} is weighted, so it must be ragged, too: one id has no weight")
         return self
 
-    def __str__(self) -> str:
+    @property
+    def kind(self) -> str:
+        """What samples have of it, and whose rows that means, in words."""
         kind = ("weighted " if self.weighted else "") + ("ragged" if self.ragged else "one-hot")
-        return f"{self.name}: {self.num_embeddings} rows{f' of {self.shares}' if self.shares else ''}, {kind}"
+        return f"{kind}, rows of {self.shares}" if self.shares else kind
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.num_embeddings} rows, {self.kind}"
 
 
 class Schema(BaseModel):

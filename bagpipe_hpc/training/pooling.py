@@ -1,8 +1,8 @@
 """From the rows of an iteration to one vector per sample and feature.
 
 A one-hot feature's vector is its row. A ragged feature's is pooled from the rows of its bag: their sum, or their mean;
-with weights, the sum of weight times row, the mean being that over the sum of the weights. Of an empty bag, and of a
-mean whose weights sum to zero, it is zero. Sums are taken in the order of the ids, and so are a row's gradients, so the
+with weights, the sum of weight times row, the mean being that over the sum of the weights, unless this is zero. Of an
+empty bag it is zero. Sums are taken in the order of the ids, and so are a row's gradients, so the
 numbers depend on the samples alone. (torch.nn.EmbeddingBag, on the CPU, lets gradients depend on the rows' numbers.)
 """
 
@@ -49,9 +49,9 @@ class Pooling:
         sample_rows = to_device(plan.sample_rows, rows.device)
         if not len(plan.bag_lengths):
             sample_rows = sample_rows.view(len(self._dealt), plan.num_samples)
-            return functional.embedding(
-                (sample_rows if self._is_dealt_in_order else sample_rows[self._places]).t(), rows
-            )
+            if not self._is_dealt_in_order:
+                sample_rows = sample_rows[self._places]
+            return functional.embedding(sample_rows.t(), rows)
         bags = list(self._bags(plan, rows.device))
         gathered = functional.embedding(sample_rows, rows).split([feature.num_ids for feature in bags])
         vectors = [feature.pool(part) for feature, part in zip(bags, gathered, strict=True)]
@@ -59,18 +59,17 @@ class Pooling:
 
     def _bags(self, plan: TrainerPlan, device: torch.device) -> Iterator[_OneHot | _Bags]:
         """Each feature, as dealt."""
-        lengths = iter(plan.bag_lengths.reshape(-1, plan.num_samples))
-        num_weights = 0
+        all_lengths = iter(plan.bag_lengths.reshape(-1, plan.num_samples).astype(np.int64))
+        all_weights = plan.weights
         for table in self._dealt:
             if not table.ragged:
                 yield _OneHot(plan.num_samples)
                 continue
-            bag_lengths = next(lengths)
-            weights = None
+            lengths, weights = next(all_lengths), None
+            num_ids = int(lengths.sum())
             if table.weighted:
-                start, num_weights = num_weights, num_weights + int(bag_lengths.sum())
-                weights = to_device(plan.weights[start:num_weights], device)
-            yield _Bags(to_device(bag_lengths.astype(np.int64), device), weights, table.name in self._means)
+                weights, all_weights = to_device(all_weights[:num_ids], device), all_weights[num_ids:]
+            yield _Bags(num_ids, to_device(lengths, device), weights, table.name in self._means)
 
 
 def _used_columns(schema: Schema, config: Config) -> torch.Tensor | None:
@@ -97,13 +96,10 @@ class _OneHot:
 class _Bags:
     """A ragged feature of some samples."""
 
+    num_ids: int
     lengths: torch.Tensor  # int64 (num_samples,)
     weights: torch.Tensor | None  # float32 (num_ids,)
     is_mean: bool
-
-    @property
-    def num_ids(self) -> int:
-        return int(self.lengths.sum())
 
     def pool(self, rows: torch.Tensor) -> torch.Tensor:
         """A vector per sample, (num_samples, row_dim), of rows (num_ids, row_dim)."""
