@@ -17,7 +17,7 @@ PACKAGE = "bagpipe_hpc"
 
 LAYERS = (
     {"errors", "exit_codes", "config", "digest", "splitmix", "trace", "heap"},
-    {"topology", "sharding"},
+    {"topology", "sharding", "placement"},
     {"lookahead"},
     {"data"},
     {"store"},
