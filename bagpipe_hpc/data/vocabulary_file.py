@@ -46,9 +46,8 @@ def write_vocabulary(path: Path, tables: Mapping[str, TableVocabulary]) -> None:
                 group.attrs["type"] = table.type
                 if isinstance(table.encoder, Vocabulary):
                     values = table.encoder.values.astype(_DTYPES[table.type], copy=False)
-                    group.create_dataset(
-                        "values", data=values, maxshape=(None,), chunks=(_CHUNK_VALUES,), fletcher32=True
-                    )
+                    chunks = (max(1, min(len(values), _CHUNK_VALUES)),)
+                    group.create_dataset("values", data=values, maxshape=(None,), chunks=chunks, fletcher32=True)
                 else:
                     group.attrs["hash_rows"] = table.encoder.num_embeddings
     except OSError as error:
