@@ -62,19 +62,27 @@ def ranks_of_launch() -> Iterator[Ranks]:
 
     SIGTERM is a failure like others, so that what was begun is taken back.
     """
-    signal.signal(signal.SIGTERM, _fail)
-    if not any(name in os.environ for name in LAUNCH_VARIABLES):
-        yield Alone()
-        return
-    from mpi4py import MPI
+    with _sigterm_fails():
+        if not any(name in os.environ for name in LAUNCH_VARIABLES):
+            yield Alone()
+            return
+        from mpi4py import MPI
 
-    from bagpipe_hpc.roles.failure import whole_job_fails_together
+        from bagpipe_hpc.roles.failure import whole_job_fails_together
 
-    world = MPI.COMM_WORLD
-    with whole_job_fails_together(world, f"rank {world.rank}", exit_invalid=EXIT_INVALID):
-        yield MpiRanks(world)
+        world = MPI.COMM_WORLD
+        with whole_job_fails_together(world, f"rank {world.rank}", exit_invalid=EXIT_INVALID):
+            yield MpiRanks(world)
 
 
-def _fail(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signum, signal.SIG_IGN)  # launchers may send it twice
-    raise BagpipeError("ended by SIGTERM; nothing was made")
+@contextmanager
+def _sigterm_fails() -> Iterator[None]:
+    def fail(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_IGN)  # launchers may send it twice
+        raise BagpipeError("ended by SIGTERM; what was not finished is deleted")
+
+    before = signal.signal(signal.SIGTERM, fail)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
