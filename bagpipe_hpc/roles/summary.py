@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ DELAYED_CAUSES = {
 }
 COUNTERS = ("rows_fetched", "rows_written_back", "rows_pushed")
 BYTES = ("bytes_fetched", "bytes_written_back", "bytes_exchanged", "bytes_dense")
+
+
+def imbalance(counts: Sequence[int] | NDArray[np.int64]) -> float:
+    """The largest to the mean; 1 where all are 0."""
+    mean = float(np.mean(counts))
+    return float(np.max(counts)) / mean if mean else 1.0
 
 
 def summarise(
@@ -81,7 +88,7 @@ def summarise(
             cause: _milliseconds(trainers, "delayed_seconds_by_cause", cause) for cause in {**CAUSES, **DELAYED_CAUSES}
         },
         **{name: sum(trainer[name] for trainer in trainers) for name in (*COUNTERS, *BYTES)},
-        "imbalance": {name: _imbalance([trainer[name] for trainer in trainers]) for name in COUNTERS},
+        "imbalance": {name: imbalance([trainer[name] for trainer in trainers]) for name in COUNTERS},
         "bytes_plans": bytes_plans,
         "rows_touched": sum(totals[rank]["rows_touched"] for rank in topology.server_ranks),
         "devices": sorted({trainer["device"] for trainer in trainers}),
@@ -162,11 +169,6 @@ def _add_costs(table: Table, summary: dict[str, Any], trained: int) -> None:
     table.add_section()
     for name in (*BYTES, "bytes_plans"):
         table.add_row(name.replace("_", " "), _human(summary[name]), "")
-
-
-def _imbalance(counts: list[int]) -> float:
-    """Of the largest to the mean."""
-    return max(counts) * len(counts) / sum(counts) if sum(counts) else 1.0
 
 
 def _human(num_bytes: float) -> str:

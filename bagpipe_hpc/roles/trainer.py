@@ -37,6 +37,7 @@ from bagpipe_hpc.config import Config
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.lookahead.plan import Snapshot, TrainerPlan
 from bagpipe_hpc.roles.communicators import Communicators, trainers_of_node
+from bagpipe_hpc.roles.readings import Readings
 from bagpipe_hpc.roles.report import REPORT
 from bagpipe_hpc.roles.saving import FileWriter
 from bagpipe_hpc.roles.spec import JobSpec
@@ -113,7 +114,7 @@ class _Prefetcher:
 
     def __init__(self, comms: Communicators, end: TrainerEnd, config: Config, device: Device) -> None:
         self.buffers = BufferPool(HostMemory(device))  # P + 2: one filled, P queued, one inserted
-        self.work: list[int] = []  # by working_ns, after each iteration
+        self.work = Readings()  # of working_ns
         self._plans = PlanReceiver(comms.plans)
         self._end = end
         self._row_width = row_width(config)
@@ -131,7 +132,7 @@ class _Prefetcher:
             buffer = self.buffers.take()
             rows = buffer.rows(len(plan.fetch_slots), self._row_width)
             self._end.fetch(plan, rows)  # 2
-            self.work.append(working_ns())
+            self.work.add(working_ns())
             with trace.span("queue wait", plan.iteration):
                 self._landed.put(_Landed(plan, rows, buffer, planned_at))  # 3
         self._landed.put(None)  # 10
@@ -177,8 +178,8 @@ class _Trainer:
         self._counters = dict.fromkeys(
             ("iterations", "samples", "rows_fetched", "rows_written_back", "rows_pushed", "bytes_exchanged"), 0
         )
-        self._clock = [time.perf_counter()]  # when training iterations ended
-        self._work: dict[str, list[int]] = {"main": [], "exchange": [], "prefetch": []}  # by thread, as prefetcher.work
+        self._clock = Readings()  # of time.perf_counter_ns: the start, and the end of each training iteration
+        self._work = {"main": Readings(), "exchange": Readings()}  # of working_ns, by thread
         self._seconds_by_cause: dict[str, float] = {}
         self._predictions_path = spec.predictions
         self._predictions: list[tuple[Float32Array, Float32Array]] = []
@@ -186,7 +187,7 @@ class _Trainer:
     def run(self, prefetcher: _Prefetcher, end: TrainerEnd) -> None:
         """Play every plan; all files are written then."""
         self._work["prefetch"] = prefetcher.work
-        self._clock = [time.perf_counter()]
+        self._clock.add(time.perf_counter_ns())
         if self._step.is_overlapped:
             self._run_overlapped(prefetcher, end)
         else:
@@ -203,7 +204,7 @@ class _Trainer:
             if previous is not None:
                 self._finish(previous, end)  # 4
             following = self._start_next(prefetcher, self._delayed_watch)  # 5
-            self._work["exchange"].append(working_ns())
+            self._work["exchange"].add(working_ns())
             return following
 
         with ThreadPoolExecutor(1, "exchange") as exchange:
@@ -244,9 +245,9 @@ class _Trainer:
         with trace.span("evaluation" if plan.read_only else "iteration", plan.iteration):
             loss, logits = self._step.compute(iteration)
             self._account(plan, loss, logits)  # 7
-        self._work["main"].append(working_ns())
+        self._work["main"].add(working_ns())
         if not plan.read_only:
-            self._clock.append(time.perf_counter())
+            self._clock.add(time.perf_counter_ns())
             self._seconds_by_cause = dict(self._watch.seconds)
 
     def _finish(self, iteration: OpenIteration, end: TrainerEnd) -> None:
@@ -275,9 +276,9 @@ class _Trainer:
         """Send the oracle what this trainer counted while training (11). Communication: collective over the world."""
         is_first = self._comms.trainers.rank == 0
         totals: dict[str, Any] = {
-            "seconds": self._clock[-1] - self._clock[0],
-            "iteration_seconds": np.diff(self._clock),
-            "working_seconds": {thread: np.diff(work) / 1e9 for thread, work in self._work.items()},
+            "seconds": self._clock.seconds,
+            "iteration_seconds": self._clock.step_seconds(),
+            "working_seconds": {thread: work.step_seconds() for thread, work in self._work.items()},
             "delayed_seconds_by_cause": dict(self._delayed_watch.seconds),
             "seconds_by_cause": self._seconds_by_cause,
             **self._counters,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.roles.summary import BYTES, CAUSES, COUNTERS, DELAYED_CAUSES, print_summary, summarise
+from bagpipe_hpc.roles.summary import BYTES, CAUSES, COUNTERS, DELAYED_CAUSES, imbalance, print_summary, summarise
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.training.metrics import EvaluationResult
 
@@ -55,6 +55,11 @@ def test_figures_of_all_ranks_come_together() -> None:
     assert list(times) == [*CAUSES, *DELAYED_CAUSES]
     assert summary["milliseconds_meanwhile"]["drain"] == 50.0
     assert summary["steady_milliseconds"] == 875.0  # of 250, 500, 250 and 1250, 1500, 1250
+
+
+@pytest.mark.parametrize(("counts", "expected"), [([1, 3], 1.5), ([0, 0], 1.0), (np.array([4, 0, 2]), 2.0)])
+def test_imbalance(counts: Any, expected: float) -> None:
+    assert imbalance(counts) == expected
 
 
 def test_it_is_json() -> None:
