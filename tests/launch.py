@@ -60,7 +60,7 @@ def is_open_mpi(mpirun: str) -> bool:
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
-    # No MPI looks at another's variables. Without UCX devices Open MPI 5 complains about ucx; over TCP, 4 fails in pt2pt.
+    # Without UCX devices Open MPI 5 complains about osc/ucx; with threads over TCP, 4 fails in osc/pt2pt.
     environment = {"OMP_NUM_THREADS": "1", "OMPI_MCA_osc": "^ucx,pt2pt"}
     if os.geteuid() == 0:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
