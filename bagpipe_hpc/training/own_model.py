@@ -58,9 +58,9 @@ def build_own_model(config: ModelConfig, inputs: ModelInputs, factory: ModelFact
     title = f"model.factory = {config.title!r}"
     with _working_directory_on_path():
         if factory is None:
-            factory = find_factory(config.title)
+            factory = _find_factory(config.title)
         torch.manual_seed(inputs.seed)
-        with _explained(f"{title} failed when it was called with {inputs}" + _listed(config.arguments)):
+        with _explained(f"{title} failed"):
             model = factory(inputs, **config.arguments)
         if not isinstance(model, Model):
             raise OwnModelError(f"{title} returned a {type(model).__name__}, but must return a torch.nn.Module")
@@ -69,12 +69,21 @@ def build_own_model(config: ModelConfig, inputs: ModelInputs, factory: ModelFact
     return model
 
 
-def find_factory(name: str) -> ModelFactory:
-    """The function that `module:function` names.
+def title_of(factory: object) -> str:
+    """`module:function` of a function; a script counts as the module that it is a file of.
 
     Raises:
-        OwnModelError: there is no such module, it fails, or has no such function.
+        OwnModelError: it is none.
     """
+    _require_function(factory, "build_model")
+    module = getattr(factory, "__module__", type(factory).__module__)
+    if module == "__main__":
+        module = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__").stem
+    return f"{module}:{getattr(factory, '__qualname__', type(factory).__qualname__)}"
+
+
+def _find_factory(name: str) -> ModelFactory:
+    """The function that `module:function` names."""
     module_name, _, function_name = name.partition(":")
     title = f"model.factory = {name!r}"
     try:
@@ -95,19 +104,6 @@ def find_factory(name: str) -> ModelFactory:
             f"{title}: {module.__file__} has no {function_name!r}; callable in it: {', '.join(functions) or 'nothing'}"
         )
     return _require_function(factory, title)
-
-
-def title_of(factory: object) -> str:
-    """`module:function` of a function; a script counts as the module that it is a file of.
-
-    Raises:
-        OwnModelError: it is none.
-    """
-    _require_function(factory, "build_model")
-    module = getattr(factory, "__module__", type(factory).__module__)
-    if module == "__main__":
-        module = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__").stem
-    return f"{module}:{getattr(factory, '__qualname__', type(factory).__qualname__)}"
 
 
 def _require_function(factory: Any, title: str) -> ModelFactory:
@@ -161,10 +157,6 @@ def _described(value: object) -> str:
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
 
 
-def _listed(arguments: Mapping[str, Any]) -> str:
-    return "".join(f", {name}={value!r}" for name, value in arguments.items())
-
-
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
     """Errors of the user's code become one line that says where in it they happened."""
@@ -180,7 +172,7 @@ def _fail(what: str, error: Exception) -> NoReturn:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
     where = f" ({own[-1].filename}, line {own[-1].lineno}, in {own[-1].name})" if own else ""
-    raise OwnModelError(f"{what}: {type(error).__name__}: {error}{where}; mend it") from error
+    raise OwnModelError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}{where}; mend it") from error
 
 
 @contextmanager
