@@ -89,10 +89,13 @@ class Session:
     def __init__(self, request: Request) -> None:
         self.summary: Summary | None = None
         self._request, self._training = request, Training()
+        # Kept here: a loop that is left must not close it, but come to __exit__ first.
+        self._batches: Iterator[TrainerBatch] | None = None
         self._batch: TrainerBatch | None = None
         self._is_over = False
 
     def __enter__(self) -> Session:
+        self._batches = self._play()
         return self
 
     def __iter__(self) -> Iterator[TrainerBatch]:
@@ -100,7 +103,13 @@ class Session:
 
         Raises:
             SystemExit: as `run`.
+            OwnModelError: outside of a `with` block.
         """
+        if self._batches is None:
+            raise OwnModelError("a session wants to be entered: `with bagpipe_hpc.session(...) as session:`")
+        return self._batches
+
+    def _play(self) -> Iterator[TrainerBatch]:
         for batch in self._training.play(self._request):
             self._batch = batch
             yield batch

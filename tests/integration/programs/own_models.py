@@ -39,12 +39,9 @@ def noisy(inputs: ModelInputs, hidden: int = 8) -> nn.Module:
 
 def unequal(inputs: ModelInputs) -> nn.Module:
     """Another one at every trainer."""
-    return Noisy(inputs, 1).requires_grad_(True).apply(_randomise)
-
-
-def _randomise(module: nn.Module) -> None:
-    if isinstance(module, Noisy):
-        module.unused.data *= random.SystemRandom().random()
+    model = Noisy(inputs, 1)
+    model.unused.data *= random.SystemRandom().random()
+    return model
 
 
 def train_by_logits(session: Session) -> None:

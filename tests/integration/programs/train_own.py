@@ -2,7 +2,8 @@
 
 Usage: train_own.py DATA OUT JOBS.json, the last a list of objects: `by`, "command", "run" or the name of a loop of
 own_models; `set`, a list of `section.key=value`; `factory`, a function of own_models, or none; `run`, the run directory
-within OUT (default: the job's number); `resume`. Exit codes and rank 0's summaries go to OUT/codes.json and OUT/summaries.json.
+within OUT (default: the job's number); `resume`. Exit codes and rank 0's summaries go to codes.json and summaries.json
+in OUT.
 """
 
 from __future__ import annotations
