@@ -90,7 +90,7 @@ class TrainerBatch:
         Args:
             loss: A scalar. The sum over all trainers is what is trained on and reported.
         Raises:
-            OwnModelError: it is no such loss, or the second of this batch.
+            OwnModelError: it is no such loss, the second of this batch, or backward() was called.
         Communication: starts the allreduce of dense gradients.
         """
         if self._is_stepped:
@@ -99,6 +99,10 @@ class TrainerBatch:
             raise OwnModelError(
                 f"step() was given {_described(loss)}: it takes a scalar tensor that depends on the model or on "
                 "batch.embedded, such as batch.mean(losses)"
+            )
+        if self._rows.grad is not None:
+            raise OwnModelError(
+                f"backward() was called in iteration {self.iteration}, so gradients would count twice: leave it to step()"
             )
         self._is_stepped = True
         self._before_backward(loss)

@@ -91,6 +91,15 @@ def test_one_step_per_batch() -> None:
         train_on_labels(batch)
 
 
+def test_backward_is_part_of_the_step() -> None:
+    batch, losses = make_batch()
+    loss = batch.mean(batch.logits())
+    loss.backward(retain_graph=True)
+    with pytest.raises(OwnModelError, match=r"backward\(\) was called in iteration 7, so gradients would count twice"):
+        batch.step(loss)
+    assert losses == []
+
+
 def test_what_is_no_loss() -> None:
     batch, losses = make_batch()
     for loss, words in [
