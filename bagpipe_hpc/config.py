@@ -5,7 +5,9 @@ A configuration is validated as a whole before any work starts. `docs/settings.m
 
 from __future__ import annotations
 
+import copy
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,6 +89,12 @@ class ModelConfig(_Section):
     name: Literal["dlrm", "wide_deep", "deepfm", "dcn", "dcn_v2", "fgcnn", "caser"] = Field(
         "dlrm", description="Model to train."
     )
+    factory: str | None = Field(
+        None,
+        description="Model of your own instead: `module:function`, imported from the working directory or Python's "
+        "path; null: model.name.",
+    )
+    arguments: dict[str, JsonValue] = Field({}, description="Keyword arguments of the factory.")
     embedding_dim: int = Field(16, ge=1, le=4096, description="Columns of every embedding.")
     bottom_mlp: tuple[PositiveInt, ...] = Field(
         (64, 32), description="dlrm: hidden layers of the bottom MLP (dense features)."
@@ -110,15 +118,34 @@ class ModelConfig(_Section):
             raise ValueError(f"must be odd, so that a convolution is centred on a field; take {height + 1}")
         return height
 
+    @field_validator("factory")
+    @classmethod
+    def _names_a_function(cls, factory: str | None) -> str | None:
+        if factory is not None and not all(factory.partition(":")):
+            raise ValueError("must be of the form module:function, as in my_model:build")
+        return factory
+
+    @model_validator(mode="after")
+    def _arguments_have_a_factory(self) -> ModelConfig:
+        if self.arguments and self.factory is None:
+            raise ValueError("arguments are for a model of your own; set model.factory, or leave them out")
+        return self
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return self.factory or self.name
+
     @property
     def embedding_columns(self) -> int:
         """Columns of a row that hold embeddings: fgcnn has two, one of them for its convolutions."""
-        return self.embedding_dim * (2 if self.name == "fgcnn" else 1)
+        return self.embedding_dim * (2 if self.name == "fgcnn" and self.factory is None else 1)
 
     @property
     def row_dim(self) -> int:
         """Columns of a row that are trained: embeddings and, where the model has one, the id's first-order weight."""
-        return self.embedding_columns + (1 if self.name in ("wide_deep", "deepfm") else 0)
+        has_first_order = self.name in ("wide_deep", "deepfm") and self.factory is None
+        return self.embedding_columns + (1 if has_first_order else 0)
 
 
 class TrainingConfig(_Section):
@@ -319,13 +346,21 @@ class Config(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def load_config(path: Path | None, overrides: list[str]) -> Config:
-    """Read a YAML file (none: the defaults), apply `section.key=value` overrides, validate the whole.
+def load_config(source: Config | Mapping[str, Any] | str | Path | None, overrides: list[str]) -> Config:
+    """Read a YAML file, or take settings as they are (none: the defaults); apply overrides, validate the whole.
 
+    Args:
+        source: A path, sections of settings by name, or a configuration.
+        overrides: As `section.key=value`.
     Raises:
         ConfigError: names every setting that is wrong, what it was given and what is allowed.
     """
-    return make_config(read_yaml(path, "configuration") if path is not None else {}, overrides, path)
+    if source is None or isinstance(source, Mapping):
+        return make_config(copy.deepcopy(dict(source or {})), overrides, None)
+    if isinstance(source, Config):
+        return make_config(source.model_dump(), overrides, None)
+    path = Path(source)
+    return make_config(read_yaml(path, "configuration"), overrides, path)
 
 
 def make_config(settings: dict[str, Any], overrides: list[str], source: Path | None) -> Config:

@@ -72,7 +72,7 @@ class Progress:
         self._task = TaskID(0)
         doing = "training" if num_iterations > first_iteration else "evaluating"
         self._console.print(
-            f"{doing} {config.model.name} ({config.mode}): {topology.num_trainers} trainer(s), "
+            f"{doing} {config.model.title} ({config.mode}): {topology.num_trainers} trainer(s), "
             f"{topology.num_servers} embedding server(s), {num_iterations:,} iterations of "
             f"{config.training.batch_size:,} samples",
             highlight=False,

@@ -61,7 +61,7 @@ def summarise(
     samples = sum(trainer["samples"] for trainer in trainers)
     evaluation = trainers[0]["evaluation"]
     return {
-        "model": config.model.name,
+        "model": config.model.title,
         "mode": config.mode,
         "trainers": topology.num_trainers,
         "servers": topology.num_servers,

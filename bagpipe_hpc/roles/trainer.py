@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Queue
@@ -37,6 +38,7 @@ from bagpipe_hpc.config import Config
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.lookahead.plan import Snapshot, TrainerPlan
 from bagpipe_hpc.roles.communicators import Communicators, trainers_of_node
+from bagpipe_hpc.roles.own_model import model_inputs, require_equal_parameters
 from bagpipe_hpc.roles.readings import Readings
 from bagpipe_hpc.roles.report import REPORT
 from bagpipe_hpc.roles.saving import FileWriter
@@ -50,7 +52,9 @@ from bagpipe_hpc.training.build import build_step
 from bagpipe_hpc.training.dense import dense_parameters
 from bagpipe_hpc.training.device import Device, choose_device, free_bytes, set_num_threads
 from bagpipe_hpc.training.metrics import EvaluationResult, evaluate_predictions, save_predictions
+from bagpipe_hpc.training.own_model import ModelFactory
 from bagpipe_hpc.training.step import OpenIteration, Stopwatch
+from bagpipe_hpc.training.trainer_batch import TrainerBatch
 from bagpipe_hpc.transport.base import TrainerEnd
 from bagpipe_hpc.transport.channel import PlanReceiver
 from bagpipe_hpc.transport.direct import DirectTrainer
@@ -62,8 +66,15 @@ from bagpipe_hpc.transport.window import RowWindow
 Float32Array = NDArray[np.float32]
 
 
-def run_trainer(spec: JobSpec, topology: Topology, comms: Communicators) -> None:
-    """Train until the plans end. Communication: see the timeline."""
+def run_trainer(
+    spec: JobSpec, topology: Topology, comms: Communicators, factory: ModelFactory | None
+) -> Iterator[TrainerBatch]:
+    """Train until the plans end: the caller makes the step on each batch, and whatever else there is happens around it.
+
+    Args:
+        factory: Makes a model of the user's own; None: as configured.
+    Communication: see the timeline.
+    """
     keep_freed_memory()
     # Horovod reads these in init: one tensor at a time, no waiting for more to fuse.
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
@@ -75,9 +86,9 @@ def run_trainer(spec: JobSpec, topology: Topology, comms: Communicators) -> None
     set_num_threads(num_threads)
     end = _open_transport(spec.config, topology, comms)
     comms.world.gather(_cache_limit(spec, device, node.size))
-    trainer = _Trainer(spec, comms, device, num_slots=comms.world.bcast(None))
+    trainer = _Trainer(spec, comms, device, comms.world.bcast(None), factory)
     prefetcher = _Prefetcher(comms, end, spec.config, device)
-    trainer.run(prefetcher, end)
+    yield from trainer.run(prefetcher, end)
     if comms.world.bcast(None):  # training is done
         trainer.report_totals(num_threads)
     end.close()
@@ -153,7 +164,9 @@ class _Prefetcher:
 class _Trainer:
     """Plays the plans and counts what happens."""
 
-    def __init__(self, spec: JobSpec, comms: Communicators, device: Device, num_slots: int) -> None:
+    def __init__(
+        self, spec: JobSpec, comms: Communicators, device: Device, num_slots: int, factory: ModelFactory | None
+    ) -> None:
         self._comms = comms
         self._device = device
         self._row_bytes = 4 * row_width(spec.config)
@@ -162,8 +175,8 @@ class _Trainer:
         self._delayed_peers = PeerExchange(comms.trainers)
         self._step = build_step(
             spec.config,
-            num_dense=spec.num_dense,
-            num_tables=len(spec.num_embeddings),
+            inputs=model_inputs(spec.config, spec.num_dense, spec.table_names, spec.num_embeddings),
+            factory=factory,
             num_slots=num_slots,
             trainer_rank=comms.trainers.rank,
             device=device,
@@ -172,6 +185,8 @@ class _Trainer:
             stopwatch=self._watch,
             delayed_stopwatch=self._delayed_watch if spec.config.is_overlapped else self._watch,
         )
+        if spec.config.model.factory is not None:
+            require_equal_parameters(comms.trainers, self._step.model, spec.config.model.factory)
         self._state = TrainerState(spec, self._step, comms.trainers.rank)
         self._state.restore()
         self._writer = FileWriter(comms.events)
@@ -184,22 +199,22 @@ class _Trainer:
         self._predictions_path = spec.predictions
         self._predictions: list[tuple[Float32Array, Float32Array]] = []
 
-    def run(self, prefetcher: _Prefetcher, end: TrainerEnd) -> None:
-        """Play every plan; all files are written then."""
+    def run(self, prefetcher: _Prefetcher, end: TrainerEnd) -> Iterator[TrainerBatch]:
+        """Play every plan, yielding what is to be trained on; all files are written then."""
         self._work["prefetch"] = prefetcher.work
         self._clock.add(time.perf_counter_ns())
         if self._step.is_overlapped:
-            self._run_overlapped(prefetcher, end)
+            yield from self._run_overlapped(prefetcher, end)
         else:
             while (item := self._start_next(prefetcher, self._watch)) is not None:  # 5
                 if isinstance(item, Snapshot):
                     self._save(item, None, end)  # 9
                 else:
-                    self._compute(item)  # 6
+                    yield from self._compute(item)  # 6
                     self._finish(item, end)  # 4
         self._writer.finish()
 
-    def _run_overlapped(self, prefetcher: _Prefetcher, end: TrainerEnd) -> None:
+    def _run_overlapped(self, prefetcher: _Prefetcher, end: TrainerEnd) -> Iterator[TrainerBatch]:
         def meanwhile(previous: OpenIteration | None) -> OpenIteration | Snapshot | None:
             if previous is not None:
                 self._finish(previous, end)  # 4
@@ -215,7 +230,7 @@ class _Trainer:
                     previous, current = None, self._start_next(prefetcher, self._watch)
                     continue
                 following = exchange.submit(meanwhile, previous)
-                self._compute(current)  # 6
+                yield from self._compute(current)  # 6
                 with self._watch.time("delayed_wait", current.plan.iteration):
                     previous, current = current, following.result()  # 8
             if previous is not None:
@@ -240,11 +255,21 @@ class _Trainer:
         self._watch.add("checkpoint", start, stop, snapshot.iteration)
         self._writer.write(lambda: kept((stop - start) / 1e9))
 
-    def _compute(self, iteration: OpenIteration) -> None:
+    def _compute(self, iteration: OpenIteration) -> Iterator[TrainerBatch]:
         plan = iteration.plan
         with trace.span("evaluation" if plan.read_only else "iteration", plan.iteration):
-            loss, logits = self._step.compute(iteration)
-            self._account(plan, loss, logits)  # 7
+            batch = self._step.gather(iteration)
+            if plan.read_only:
+                loss = float("nan")
+                self._predictions.append((self._step.predict(batch), plan.labels))
+            else:
+                with self._watch.time("compute"):
+                    if len(batch):
+                        yield batch
+                    else:
+                        batch.skip()
+                loss = self._step.apply(iteration, batch)
+            self._account(plan, loss)  # 7
         self._work["main"].add(working_ns())
         if not plan.read_only:
             self._clock.add(time.perf_counter_ns())
@@ -257,11 +282,9 @@ class _Trainer:
             with watch.time("write_back"):
                 end.write_back(iteration.plan, leaving)
 
-    def _account(self, plan: TrainerPlan, loss: float, logits: Float32Array) -> None:
+    def _account(self, plan: TrainerPlan, loss: float) -> None:
         self._counters["rows_written_back"] += len(plan.write_back_slots)  # the last ones leave during evaluation
-        if plan.read_only:
-            self._predictions.append((logits, plan.labels))
-        else:
+        if not plan.read_only:
             self._counters["iterations"] += 1
             self._counters["samples"] += plan.num_samples
             self._counters["rows_fetched"] += len(plan.fetch_slots)

@@ -10,6 +10,7 @@ from bagpipe_hpc.training.cache import RowCache
 from bagpipe_hpc.training.dense import DenseSynchronizer
 from bagpipe_hpc.training.dense_optimizer import build_dense_optimizer
 from bagpipe_hpc.training.models import build_model
+from bagpipe_hpc.training.own_model import ModelFactory, ModelInputs, build_own_model
 from bagpipe_hpc.training.row_optimizer import build_row_optimizer
 from bagpipe_hpc.training.schedule import LearningRate
 from bagpipe_hpc.training.step import Peers, Stopwatch, TrainingStep
@@ -19,8 +20,8 @@ from bagpipe_hpc.training.wire import Wire
 def build_step(
     config: Config,
     *,
-    num_dense: int,
-    num_tables: int,
+    inputs: ModelInputs,
+    factory: ModelFactory | None = None,
     num_slots: int,
     trainer_rank: int,
     device: torch.device,
@@ -29,15 +30,21 @@ def build_step(
     stopwatch: Stopwatch,
     delayed_stopwatch: Stopwatch,
 ) -> TrainingStep:
-    """Model, optimizers and cache of one trainer, ready to play plans. Horovod must be initialised."""
-    model = build_model(config.model, num_dense, num_tables, config.training.seed).to(device)
+    """Model, optimizers and cache of one trainer, ready to play plans. Horovod must be initialised.
+
+    Args:
+        factory: Makes a model of the user's own; None: as configured.
+    Raises:
+        OwnModelError: it fails.
+    """
+    model = _build_model(config, inputs, factory, trainer_rank).to(device)
     row_rate = LearningRate(config.row_learning_rate, config.schedule)
     dense_rate = LearningRate(config.dense_learning_rate, config.schedule)
     return TrainingStep(
         trainer_rank=trainer_rank,
         model=model,
         row_dim=config.model.row_dim,
-        num_tables=num_tables,
+        table_names=tuple(inputs.tables),
         cache=RowCache(num_slots, row_width(config), device),
         row_optimizer=build_row_optimizer(config.row_optimizer, row_rate),
         dense_optimizer=build_dense_optimizer(config.dense_optimizer, model.parameters(), dense_rate),
@@ -49,3 +56,13 @@ def build_step(
         stopwatch=stopwatch,
         delayed_stopwatch=delayed_stopwatch,
     )
+
+
+def _build_model(
+    config: Config, inputs: ModelInputs, factory: ModelFactory | None, trainer_rank: int
+) -> torch.nn.Module:
+    if config.model.factory is None:
+        return build_model(config.model, inputs.num_dense, len(inputs.tables), inputs.seed)
+    model = build_own_model(config.model, inputs, factory)
+    torch.manual_seed(inputs.seed + 1 + trainer_rank)  # whatever it draws while training
+    return model

@@ -15,6 +15,8 @@ def misfit(model: ModelConfig, schema: Schema) -> str:
             f"has ragged tables ({', '.join(ragged)}); models take one id per table: make the data set again "
             "without them"
         )
+    if model.factory is not None:
+        return ""
     if model.name in PAIRING and schema.num_dense == 0 and schema.num_tables < 2:
         return f"has one table and no dense features: {model.name} needs two vectors to interact; add a feature"
     if model.name == "caser":

@@ -258,6 +258,16 @@ def planned_training(
     return outcome
 
 
+def compute(step: TrainingStep, iteration: OpenIteration) -> tuple[float, Float32Array]:
+    """Loss and logits, by a training loop of our own."""
+    batch = step.gather(iteration)
+    if iteration.plan.read_only:
+        return float("nan"), step.predict(batch)
+    logits = batch.logits()
+    batch.step(batch.mean(functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")))
+    return step.apply(iteration, batch), logits.detach().numpy()
+
+
 class Players:
     """All trainers, each in two threads: one computes, one does what may be done meanwhile."""
 
@@ -276,7 +286,7 @@ class Players:
         return list(self.exchange.map(TrainingStep.start, self.steps, plan.trainers, self.servers.fetch(plan)))
 
     def begin_compute(self, iterations: list[OpenIteration]) -> list[Future[tuple[float, Float32Array]]]:
-        return [self.main.submit(step.compute, each) for step, each in zip(self.steps, iterations, strict=True)]
+        return [self.main.submit(compute, step, each) for step, each in zip(self.steps, iterations, strict=True)]
 
     def end_compute(self, played: list[Future[tuple[float, Float32Array]]], read_only: bool) -> None:
         results = [future.result(TIMEOUT) for future in played]
@@ -341,7 +351,7 @@ def make_steps(models: list[nn.Module], cache_rows: int, overlapped: bool, wire:
             trainer_rank=trainer,
             model=model,
             row_dim=DIM,
-            num_tables=NUM_TABLES,
+            table_names=tuple("abc"),
             cache=RowCache(cache_rows, DIM + 1, torch.device("cpu")),
             row_optimizer=CountingSGD(RATE),
             dense_optimizer=DenseOptimizer(torch.optim.SGD(model.parameters()), RATE),
