@@ -190,12 +190,8 @@ class Evaluations:
     def _why_stopped(self) -> str | None:
         if self.stopped_at is None:
             return None
-        best = best_of(self.before(self.stopped_at), self._config.metric)
-        assert best is not None
-        return (
-            f"after {self.stopped_at:,} iterations: {self._config.early_stopping_patience} evaluation(s) before were no "
-            f"better than that after {best.iteration:,}"
-        )
+        in_vain = f"{self._config.early_stopping_patience} evaluations in a row had not improved {self._config.metric}"
+        return f"after {self.stopped_at:,} iterations: {in_vain}"
 
     def close(self) -> None:
         """End the thread."""

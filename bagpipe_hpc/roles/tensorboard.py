@@ -2,8 +2,8 @@
 
 A thread writes them. Training waits for nothing here, and a disk that fails ends the curves, not the job.
 
-A start of the job that goes on from iteration i writes a file of its own, which tells TensorBoard to forget what earlier
-files have from i on: no point is there twice.
+A start of the job that goes on from iteration i writes a file of its own, which tells TensorBoard to forget what
+earlier files have from i on: no point is there twice.
 """
 
 from __future__ import annotations
