@@ -267,7 +267,7 @@ def _read_array(view: memoryview, entry: int, position: int) -> tuple[NDArray[An
         dtype = _WIRE_DTYPES[code]
         count = shape[0] * (shape[1] if ndim == 2 else 1)
         array = np.frombuffer(view, dtype, count, position).reshape(shape[:ndim])
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise _damaged(view, str(error)) from None
     return array, position + array.nbytes + -array.nbytes % 8
 

@@ -7,10 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from bagpipe_hpc.exit_codes import EXIT_STOPPED
-from tests.integration.jobs import command, digest_of, finish, summary_of, train, wait_until
+from tests.integration.jobs import command, digest_of, finish, summary_of, train, wait_for_training
 from tests.integration.test_restart import finish_all, iteration, losses, saved_iterations
 from tests.launch import start_ranks
 
@@ -153,16 +151,16 @@ def test_the_best_checkpoint_is_kept_and_found(small_dataset: Path, tmp_path: Pa
 
 
 def test_stopped_while_evaluating(small_dataset: Path, tmp_path: Path) -> None:
-    settings = [*COMMON, "evaluation.every=20", "evaluation.batch_size=3", *STOPPING[1:2], "tensorboard=true"]
-    train(4, command(small_dataset, tmp_path / "whole", *settings))
+    """The state is that after the iteration before; going on begins with the whole evaluation."""
+    settings = [*COMMON, "evaluation.every=20", "evaluation.batch_size=4", "tensorboard=true"]
+    train(3, command(small_dataset, tmp_path / "whole", *settings))
     run_dir = tmp_path / "run"
-    with start_ranks(4, command(small_dataset, run_dir, *settings, options=("--resume", "auto"))) as run:
-        done = run_dir / "evaluations.jsonl"
-        wait_until(done.exists, run)  # 333 batches to evaluate on, then 20 to train on
+    with start_ranks(3, command(small_dataset, run_dir, *settings, options=("--resume", "auto"))) as run:
+        wait_for_training(run, run_dir)  # the line is of 20 iterations: 250 batches to evaluate on are next
         run.kill_rank(2, signal.SIGTERM)
-        finish(run.wait(60), EXIT_STOPPED)
-    train(4, command(small_dataset, run_dir, *settings, options=("--resume", "auto")))
+        output = finish(run.wait(60), EXIT_STOPPED)
+    assert "stopped after iteration 20, while evaluating: " in output
+    assert saved_iterations(tmp_path, "run") == [20]
+    train(3, command(small_dataset, run_dir, *settings, options=("--resume", "auto")))
     assert summary_of(run_dir)["model_digest"] == summary_of(tmp_path / "whole")["model_digest"]
     assert evaluations(tmp_path, "run") == evaluations(tmp_path, "whole")
-
-

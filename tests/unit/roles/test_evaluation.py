@@ -11,7 +11,9 @@ from bagpipe_hpc.training.metrics import EvaluationResult
 
 
 def evaluations(*aucs: float | None) -> list[Evaluation]:
-    return [Evaluation(10 * (k + 1), EvaluationResult(5, auc, 1.0 - (auc or 0), None, None)) for k, auc in enumerate(aucs)]
+    return [
+        Evaluation(10 * (k + 1), EvaluationResult(5, auc, 1.0 - (auc or 0), None, None)) for k, auc in enumerate(aucs)
+    ]
 
 
 @pytest.mark.parametrize(

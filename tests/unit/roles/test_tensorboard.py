@@ -69,9 +69,7 @@ def test_a_fresh_start_forgets_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 3])
-def test_a_disk_that_fails_ends_the_curves_only(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], step: int
-) -> None:
+def test_a_disk_that_fails_ends_the_curves_only(tmp_path: Path, capsys: pytest.CaptureFixture[str], step: int) -> None:
     (tmp_path / "board").write_text("in the way")
     write(tmp_path / "board", 0, step)
     (line,) = capsys.readouterr().out.splitlines()
