@@ -259,11 +259,32 @@ class ScheduleConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    enabled: bool = Field(True, description="Evaluate after the last iteration.")
+    enabled: bool = Field(True, description="Evaluate after the last iteration, and every so many.")
+    every: int | None = Field(
+        None, ge=1, description="Training iterations from one evaluation to the next; null: only after the last one."
+    )
     split: Literal["validation", "train"] = Field("validation", description="Samples to evaluate on.")
     batch_size: int | None = Field(
         None, ge=1, description="Samples of one evaluation batch; null: training.batch_size."
     )
+    metric: Literal["auc", "log_loss", "normalised_entropy"] = Field(
+        "auc", description="By which one evaluation is better than another."
+    )
+    early_stopping_patience: int | None = Field(
+        None,
+        ge=1,
+        description="End training when so many evaluations in a row were no better than the best before them; null: "
+        "never.",
+    )
+    min_improvement: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Early stopping: by less than this, an evaluation is no better."
+    )
+
+    @model_validator(mode="after")
+    def _patience_has_something_to_count(self) -> EvaluationConfig:
+        if self.early_stopping_patience is not None and self.every is None:
+            raise ValueError("early_stopping_patience counts evaluations while training: set evaluation.every, too")
+        return self
 
 
 class CheckpointConfig(_Section):
@@ -278,6 +299,11 @@ class CheckpointConfig(_Section):
     keep_last: int = Field(2, ge=1, description="Keep so many of the newest, and what they build on.")
     keep_every: int | None = Field(
         None, ge=1, description="Keep those whose iteration is a multiple of this, too; null: none."
+    )
+    keep_best: bool = Field(
+        False,
+        description="A checkpoint with every evaluation; `best` names the one that evaluation.metric finds best, which "
+        "is kept.",
     )
     compression: Literal["lzf", "gzip"] | None = Field(None, description="Of rows; null: none.")
     increment_encoding: Literal["float32", "bfloat16"] = Field(
@@ -305,6 +331,7 @@ class Config(_Section):
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    tensorboard: bool = Field(False, description="Write metrics for TensorBoard, too, into RUN_DIR/tensorboard.")
 
     @model_validator(mode="after")
     def _prefetch_within_window(self) -> Config:
@@ -313,6 +340,16 @@ class Config(_Section):
                 f"lookahead.prefetch_depth is {self.lookahead.prefetch_depth}, lookahead.window is "
                 f"{self.lookahead.window}: rows cannot travel further ahead than the oracle looks; lower the first or "
                 "raise the second"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluations_are_known_in_time(self) -> Config:
+        every = self.evaluation.every
+        if self.evaluation.early_stopping_patience is not None and every is not None and every < self.window:
+            raise ValueError(
+                f"evaluation.every is {every}, lookahead.window is {self.window}: to stop early, the oracle must know "
+                "how one evaluation ended before it looks past the next; raise the first or lower the second"
             )
         return self
 

@@ -236,8 +236,7 @@ def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
 
         inputs = model_inputs(config, schema.num_dense, names, schema.num_embeddings)
         build_own_model(config.model, inputs, request.build_model)
-    if request.evaluates_only and dataset.split(config.evaluation.split).num_samples == 0:
-        raise DatasetError(f"{request.data_path} has no {config.evaluation.split} samples; choose the other --split")
+    _check_evaluation(config, dataset, request)
     run_path = request.run_path
     with writing_to(run_path):
         run_path.mkdir(parents=True, exist_ok=True)
@@ -262,6 +261,20 @@ def _overrides(request: Request) -> list[str]:
     return [*request.overrides, f"model.factory={json.dumps(title_of(request.build_model))}"]
 
 
+def _check_evaluation(config: Config, dataset: Dataset, request: Request) -> None:
+    """Whoever asks for evaluations gets some."""
+    evaluation = config.evaluation
+    if dataset.split(evaluation.split).num_samples > 0:
+        return
+    if request.evaluates_only:
+        raise DatasetError(f"{request.data_path} has no {evaluation.split} samples; choose the other --split")
+    if evaluation.enabled and evaluation.every is not None:
+        raise DatasetError(
+            f"{request.data_path} has no {evaluation.split} samples, but evaluation.every is {evaluation.every}; "
+            "choose the other evaluation.split, or leave evaluation.every out"
+        )
+
+
 def _evaluation_config(request: Request) -> Config:
     """The settings of the checkpoint, but for the training."""
     from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
@@ -270,7 +283,7 @@ def _evaluation_config(request: Request) -> Config:
     assert request.resume is not None
     checkpoint = Checkpoint.open(Path(request.resume))
     require_named_factory(checkpoint, request.overrides)
-    only = ["checkpoint.enabled=false", "evaluation.enabled=true", "oracle.placement=contiguous"]
+    only = ["checkpoint.enabled=false", "evaluation.enabled=true", "tensorboard=false"]
     only.append(f"training.iterations={checkpoint.manifest.iteration}")
     return make_config(checkpoint.manifest.config, [*request.overrides, *only], checkpoint.path)
 

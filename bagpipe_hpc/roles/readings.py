@@ -17,7 +17,6 @@ class Readings:
         self._kept = array("q")
         self._stride = 1  # iterations from one that is kept to the next
         self._added = 0
-        self._last = 0
 
     def add(self, nanoseconds: int) -> None:
         """The clock after one more iteration."""
@@ -27,12 +26,6 @@ class Readings:
                 self._stride *= 2
             self._kept.append(nanoseconds)
         self._added += 1
-        self._last = nanoseconds
-
-    @property
-    def seconds(self) -> float:
-        """From the first reading to the last."""
-        return (self._last - self._kept[0]) / 1e9 if self._kept else 0.0
 
     def step_seconds(self) -> NDArray[np.float64]:
         """Of an iteration, between each two readings that are kept: the mean where some were dropped."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, saved_checkpoints
 from bagpipe_hpc.checkpoint.generation import claim_generation
-from bagpipe_hpc.checkpoint.layout import METRICS_FILE
+from bagpipe_hpc.checkpoint.layout import EVALUATIONS_FILE, METRICS_FILE
 from bagpipe_hpc.checkpoint.manifest import ModelEntry, require_same_model
 from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.checkpoint.verify import newest_good
@@ -21,6 +21,7 @@ from bagpipe_hpc.lookahead.placement import PlacementState
 from bagpipe_hpc.lookahead.plan import ends
 from bagpipe_hpc.lookahead.residents import Residents
 from bagpipe_hpc.roles.course import Position
+from bagpipe_hpc.roles.evaluation import Evaluation
 from bagpipe_hpc.roles.planning import Boundary, Placed
 from bagpipe_hpc.roles.progress import History
 from bagpipe_hpc.roles.spec import JobSpec
@@ -137,6 +138,14 @@ def resumed_history(spec: JobSpec) -> History:
     if checkpoint is None or state is None:
         return History()
     return History(checkpoint.extra(METRICS_FILE), tuple(state["losses"]))
+
+
+def resumed_evaluations(spec: JobSpec) -> list[Evaluation]:
+    """Evaluations before the start."""
+    checkpoint = spec.checkpoints.open_resumed() if spec.checkpoints else None
+    if checkpoint is None or all(entry.name != EVALUATIONS_FILE for entry in checkpoint.manifest.files):
+        return []
+    return [Evaluation.from_line(line) for line in checkpoint.extra(EVALUATIONS_FILE).splitlines()]
 
 
 def model_entry(config: Config, schema: Schema) -> ModelEntry:

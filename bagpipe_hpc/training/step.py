@@ -40,6 +40,7 @@ from bagpipe_hpc.training.cache import RowCache, to_device, to_host
 from bagpipe_hpc.training.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.training.row_optimizer import RowOptimizer
 from bagpipe_hpc.training.trainer_batch import TrainerBatch
+from bagpipe_hpc.training.undisturbed import undisturbed
 from bagpipe_hpc.training.wire import Wire, WireArray, gradient_scale
 
 Float32Array = NDArray[np.float32]
@@ -80,7 +81,8 @@ class Stopwatch:
     """Seconds by cause; every block is a span of the trace."""
 
     def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # since the last lap
+        self.counted: defaultdict[str, float] = defaultdict(float)  # of all laps that count
 
     @contextmanager
     def time(self, cause: str, iteration: int | None = None) -> Iterator[None]:
@@ -93,6 +95,12 @@ class Stopwatch:
         """Add and trace what has been timed already, by `time.perf_counter_ns`."""
         self.seconds[cause] += (stop_ns - start_ns) / 1e9
         trace.record(cause.replace("_", " "), start_ns, stop_ns, iteration)
+
+    def end(self, *, counts: bool) -> None:
+        """A lap ends here, and the next begins."""
+        for cause, seconds in self.seconds.items() if counts else ():
+            self.counted[cause] += seconds
+        self.seconds.clear()
 
 
 @dataclass(frozen=True)
@@ -245,8 +253,6 @@ class TrainingStep:
             self._replicas.give_back(iteration.replicas_buffer)
         with self._watch.time("compute"):
             self._dense_optimizer.zero_grad()
-            if self.model.training == plan.read_only:
-                self.model.train(not plan.read_only)
             rows.requires_grad_(not plan.read_only)
             return TrainerBatch(
                 plan,
@@ -263,7 +269,7 @@ class TrainingStep:
         """Logits of a share, float32 (num_samples,)."""
         if len(batch) == 0:  # models of the user's own need not bear that
             return np.empty(0, np.float32)
-        with self._watch.time("compute"), torch.no_grad():
+        with self._watch.time("compute"), undisturbed(self.model, self._cache.device):
             return to_host(batch.logits())
 
     def apply(self, iteration: OpenIteration, batch: TrainerBatch) -> float:
@@ -284,7 +290,7 @@ class TrainingStep:
         self._reduce(iteration, self._critical_gradients, self._lane, "exchange")  # 6, 7
         with self._watch.time("dense"):  # 8
             loss = self.dense.finish()
-            self._dense_optimizer.step(plan.iteration)
+            self._dense_optimizer.step(plan.num_trained)
         return loss
 
     def finish(self, iteration: OpenIteration) -> Float32Array:
@@ -366,7 +372,7 @@ class TrainingStep:
                 start += count
         slots = plan.update_slots[positions]
         rows = self._cache.read(slots)
-        self._row_optimizer.step(rows, sums, plan.iteration)
+        self._row_optimizer.step(rows, sums, plan.num_trained)
         self._cache.write(slots, rows)
 
 

@@ -126,6 +126,17 @@ def test_rows_of_an_own_model_are_embeddings_and_nothing_else() -> None:
         assert model.title == "my_model:build"
 
 
+def test_early_stopping_needs_results_in_time() -> None:
+    patience = "evaluation.early_stopping_patience=3"
+    with pytest.raises(ConfigError, match=r"counts evaluations while training: set evaluation\.every, too"):
+        load_config(None, [patience])
+    with pytest.raises(ConfigError, match=r"evaluation\.every is 63, lookahead\.window is 64: .* raise the first"):
+        load_config(None, [patience, "evaluation.every=63"])
+    load_config(None, [patience, "evaluation.every=64"])
+    load_config(None, [patience, "evaluation.every=1", "mode=synchronous"])
+    load_config(None, ["evaluation.every=1"])
+
+
 @pytest.mark.parametrize("override", ["training.epochs", "=3", "training.epochs={", ""])
 def test_malformed_overrides(override: str) -> None:
     with pytest.raises(ConfigError, match=r"--set "):

@@ -277,6 +277,7 @@ class BruteForcePlanner:
         return {
             "iteration": i,
             "read_only": batch.read_only,
+            "num_trained": sum(not earlier.read_only for earlier in self.stream[:i]),
             "num_samples": cuts[t + 1] - cuts[t],
             "num_global_samples": len(batch.labels),
             "labels": batch.labels[cuts[t] : cuts[t + 1]],

@@ -109,7 +109,7 @@ def test_a_truncated_end_is_noticed(length: int) -> None:
     ("position", "content", "words"),
     [
         (0, b"HDF5", "magic b'HDF5'.*expected b'BPPL'"),
-        (4, b"\x01", "version 1, .*expected.*version 3: do all ranks run the same"),
+        (4, b"\x01", "version 1, .*expected.*version 4: do all ranks run the same"),
         (5, b"\x04", "kind 4"),
         (6, b"\xff", "has 255 arrays; TrainerPlan has 17"),
         (HEADER_BYTES, b"\x04", "damaged or truncated"),  # dtype code

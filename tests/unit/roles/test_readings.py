@@ -5,7 +5,6 @@ from __future__ import annotations
 from unittest import mock
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +24,6 @@ def test_a_part_of_all_readings_at_even_distances(steps: list[int], capacity: in
     clock = np.cumsum(steps, dtype=np.int64).tolist()
     with mock.patch.object(readings, "CAPACITY", capacity):
         taken = added(clock)
-    assert taken.seconds == pytest.approx((clock[-1] - clock[0]) / 1e9 if clock else 0.0)
     found = taken.step_seconds()
     assert len(found) < capacity
     stride = 1
