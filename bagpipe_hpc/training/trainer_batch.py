@@ -102,7 +102,7 @@ class TrainerBatch:
             )
         if self._rows.grad is not None:
             raise OwnModelError(
-                f"backward() was called in iteration {self.iteration}, so gradients count twice: leave it to step()"
+                f"backward() was called in iteration {self.iteration}, and gradients would count twice: step does that"
             )
         self._is_stepped = True
         self._before_backward(loss)

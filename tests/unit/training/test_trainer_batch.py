@@ -95,7 +95,7 @@ def test_backward_is_part_of_the_step() -> None:
     batch, losses = make_batch()
     loss = batch.mean(batch.logits())
     loss.backward(retain_graph=True)
-    with pytest.raises(OwnModelError, match=r"backward\(\) was called in iteration 7, so gradients count twice"):
+    with pytest.raises(OwnModelError, match=r"backward\(\) was called in iteration 7, and gradients would count twice"):
         batch.step(loss)
     assert losses == []
 
