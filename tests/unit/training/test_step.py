@@ -60,6 +60,14 @@ def batches() -> list[SampleBatch]:
     return stream
 
 
+def numbered_batches() -> Iterator[tuple[int, SampleBatch]]:
+    """Each with the training iterations before it, which learning rates depend on."""
+    num_trained = 0
+    for batch in batches():
+        yield num_trained, batch
+        num_trained += not batch.read_only
+
+
 def initial_rows() -> Float32Array:
     return np.random.default_rng(1).normal(size=(KEY_SPACE.num_keys, DIM)).astype(np.float32)
 
@@ -82,9 +90,9 @@ def plain_training(num_shares: int) -> Outcome:
     tables = nn.ModuleList(nn.Embedding.from_pretrained(torch.tensor(piece), freeze=False) for piece in pieces)
     optimizer = torch.optim.SGD([*model.parameters(), *tables.parameters()])
     outcome = Outcome(np.empty(0, np.float32), [])
-    for iteration, batch in enumerate(batches()):
+    for num_trained, batch in numbered_batches():
         ids = torch.from_numpy(batch.ids)
-        optimizer.param_groups[0]["lr"] = RATE(iteration)
+        optimizer.param_groups[0]["lr"] = RATE(num_trained)
         optimizer.zero_grad()
         logits, losses = [], []
         for share in torch.arange(len(ids)).tensor_split(num_shares):
@@ -109,8 +117,8 @@ def plain_rounded_training(num_shares: int, name: WireDtype) -> Outcome:
     optimizer = torch.optim.SGD(model.parameters())
     rows = torch.from_numpy(initial_rows())
     outcome = Outcome(rows.numpy(), [model.state_dict()])
-    for iteration, batch in enumerate(batches()):
-        optimizer.param_groups[0]["lr"] = RATE(iteration)
+    for num_trained, batch in numbered_batches():
+        optimizer.param_groups[0]["lr"] = RATE(num_trained)
         keys, scale = torch.from_numpy(batch.ids + KEY_SPACE.table_offsets[:-1]), gradient_scale(len(batch.ids))
         optimizer.zero_grad()
         logits, gradients = [], torch.zeros_like(rows)
@@ -124,7 +132,7 @@ def plain_rounded_training(num_shares: int, name: WireDtype) -> Outcome:
             gradients += wire.unpack(wire.pack(read.grad, scale), scale)
         if not batch.read_only:
             optimizer.step()
-            rows.add_(gradients, alpha=-RATE(iteration))
+            rows.add_(gradients, alpha=-RATE(num_trained))
         outcome.logits.append(torch.cat(logits).detach().numpy())
     return outcome
 
