@@ -48,7 +48,9 @@ def test_the_image_copies_what_is_there_and_runs_scripts() -> None:
     assert set(sections) == {"", "files", "post", "environment", "runscript", "test"}
     assert all((REPO_ROOT / line.split()[0]).exists() for line in sections["files"])
     for name in ("post", "environment", "runscript", "test"):
-        checked = subprocess.run(["sh", "-n"], input="\n".join(sections[name]), text=True, capture_output=True, timeout=9)
+        checked = subprocess.run(
+            ["sh", "-n"], input="\n".join(sections[name]), text=True, capture_output=True, timeout=9
+        )
         assert checked.returncode == 0, checked.stderr
 
 
