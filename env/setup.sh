@@ -52,6 +52,9 @@ command -v "$python" >/dev/null || fail "no '$python' on the PATH: install Pytho
 "$python" -c 'import venv, ensurepip' 2>/dev/null ||
   fail "$python has no venv module: on Debian install python3-venv, or name another interpreter with --python"
 command -v g++ >/dev/null || fail "no g++ on the PATH: Horovod is compiled here; install g++ 9 or newer (Debian: apt-get install g++)"
+command -v make >/dev/null || fail "no make on the PATH: Horovod is compiled here; install it (Debian: apt-get install make)"
+[[ -f $("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h ]] ||
+  fail "$python has no headers: on Debian install python3-dev, or name another interpreter with --python"
 if [[ -n $lender ]]; then
   [[ -f $lender/.bagpipe-setup ]] || fail "$lender is no finished set-up: make it with env/setup.sh --venv $lender"
   [[ $("$lender/bin/python" --version) == "$("$python" --version)" ]] ||
