@@ -153,7 +153,7 @@ key=$abi-torch$torch-$mpi_key-$(build_variables | digest)
 wheels=${XDG_CACHE_HOME:-$HOME/.cache}/bagpipe_hpc/horovod-$horovod_version/$key
 
 if ! compgen -G "$wheels/horovod-*.whl" >/dev/null; then
-  [[ -x $venv/bin/mpicxx ]] || fail "no $(of_system_mpi mpicxx): Horovod needs the MPI C++ compiler wrapper beside MPICC=$MPICC"
+  [[ -x $venv/bin/mpicxx ]] || fail "no mpicxx beside MPICC=${MPICC:-}: Horovod needs the MPI C++ compiler wrapper"
   PATH=$("$venv/bin/python" -c 'import cmake, ninja; print(cmake.CMAKE_BIN_DIR, ninja.BIN_DIR, sep=":")'):$PATH
   scratch=$(mktemp -d)
   trap 'rm -rf "$scratch"' EXIT

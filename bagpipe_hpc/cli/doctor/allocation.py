@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
@@ -65,26 +66,24 @@ def roles(world: World) -> Outcome:
 
 
 def judge_roles(topology: Topology, hosts: Sequence[str]) -> Outcome:
-    """A line for each role: how many ranks, on which hosts."""
-    ranks = {Role.ORACLE: range(1), Role.SERVER: topology.server_ranks, Role.TRAINER: topology.trainer_ranks}
-    if not hosts:
-        return Status.OK, "", ""
-    return (
-        Status.OK,
-        "\n".join(f"{len(r)} {role.value}: {_hosts([hosts[i] for i in r])}" for role, r in ranks.items()),
-        "",
-    )
+    """A line for each role: how many ranks, on which hosts.
+
+    Args:
+        hosts: Of all ranks; empty except on rank 0.
+    """
+    by_role: dict[str, list[str]] = {}
+    for rank, host in enumerate(hosts):
+        by_role.setdefault(topology.role_of(rank).value, []).append(host)
+    return Status.OK, "\n".join(f"{len(used)} {role}: {_hosts(used)}" for role, used in by_role.items()), ""
 
 
 def _hosts(hosts: Sequence[str]) -> str:
-    counts = [f"{host} ({hosts.count(host)})" for host in dict.fromkeys(hosts)]
-    return _listed(counts)
+    return _listed([f"{host} ({count})" for host, count in Counter(hosts).items()])
 
 
 def _listed(items: Sequence[str]) -> str:
-    return ", ".join(items[:MOST_LISTED]) + (
-        f" and {len(items) - MOST_LISTED} more" if len(items) > MOST_LISTED else ""
-    )
+    more = f" and {len(items) - MOST_LISTED} more" if len(items) > MOST_LISTED else ""
+    return ", ".join(items[:MOST_LISTED]) + more
 
 
 def _topology(world: World) -> Topology:
@@ -136,15 +135,13 @@ def judge_binding(bindings: Sequence[Binding]) -> Outcome:
         return Status.OK, f"{len(on_cpu)} trainer(s), all on the CPU", ""
     shared = [f"{' and '.join(names)} share GPU {gpu}" for gpu, names in users.items() if len(names) > 1]
     idle = {gpu for binding in bindings for gpu in binding.visible} - set(users)
-    found = [f"{len(bindings)} trainer(s) on {len(users)} GPU(s)", *shared[:MOST_LISTED]]
+    found = [f"{len(bindings) - len(on_cpu)} trainer(s) on {len(users)} GPU(s)", *shared[:MOST_LISTED]]
     found += [f"{_listed(on_cpu)} on the CPU"] if on_cpu else []
     found += [f"{len(idle)} GPU(s) without a trainer"] if idle else []
-    if shared or on_cpu:
-        cure = "start as many trainers per node as it has GPUs: --gpus-per-task=1 or --gpus-per-node (Slurm)"
-        return Status.WARN, "\n".join(found), cure
-    return (
-        (Status.WARN, "\n".join(found), "start more trainers per node") if idle else (Status.OK, "\n".join(found), "")
-    )
+    if not (shared or on_cpu or idle):
+        return Status.OK, "\n".join(found), ""
+    cure = "start as many trainers per node as it has GPUs: --gpus-per-task=1 or --gpus-per-node (Slurm)"
+    return Status.WARN, "\n".join(found), cure
 
 
 def clocks(world: World) -> Outcome:
@@ -212,13 +209,11 @@ def _measure_all(comm: MPI.Intracomm, members: Sequence[int]) -> Iterator[Pair]:
             if group.bcast(time.perf_counter() - began > BUDGET_SECONDS):
                 break
             target, origin = (group.rank + shift) % group.size, (group.rank - shift) % group.size
-            pair = _measure(window, comm.rank, target, members[target])
+            yield _measure(window, comm.rank, target, members[target])
             group.Barrier()  # every target answers inside MPI until all origins are done
             window.Sync()
-            if not pair.problem and not (inbox == pattern_of(members[origin])).all():
-                problem = f"Put from rank {members[origin]} brought wrong bytes"
-                pair = Pair(pair.origin, pair.target, problem=problem)
-            yield pair
+            if not (inbox == pattern_of(members[origin])).all():
+                yield Pair(members[origin], comm.rank, problem="a Put brought wrong bytes")
             group.Barrier()  # every inbox has been read
     group.Free()
 
@@ -263,7 +258,8 @@ def judge_pairs(pairs: Sequence[Pair], num_wanted: int, topology: Topology, host
 
     good = [pair for pair in pairs if not pair.problem]
     bad = [f"{called(pair)}: {pair.problem}" for pair in pairs if pair.problem]
-    found = [f"{len(pairs)} of {num_wanted} pairs tried, all ranks at once"]
+    num_tried = len({(pair.origin, pair.target) for pair in pairs})
+    found = [f"{num_tried} of {num_wanted} pairs tried, all ranks at once"]
     found += bad[:MOST_LISTED] + [_line(*group) for group in _by_roles(good, topology)]
     slow = [pair for pair in good if pair.microseconds > SLOW_GET_MICROSECONDS] or list(_outliers(good, hosts))
     found += [
