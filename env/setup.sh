@@ -52,6 +52,9 @@ command -v "$python" >/dev/null || fail "no '$python' on the PATH: install Pytho
 "$python" -c 'import venv, ensurepip' 2>/dev/null ||
   fail "$python has no venv module: on Debian install python3-venv, or name another interpreter with --python"
 command -v g++ >/dev/null || fail "no g++ on the PATH: Horovod is compiled here; install g++ 9 or newer (Debian: apt-get install g++)"
+command -v make >/dev/null || fail "no make on the PATH: Horovod is compiled here; install it (Debian: apt-get install make)"
+[[ -f $("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h ]] ||
+  fail "$python has no headers: on Debian install python3-dev, or name another interpreter with --python"
 if [[ -n $lender ]]; then
   [[ -f $lender/.bagpipe-setup ]] || fail "$lender is no finished set-up: make it with env/setup.sh --venv $lender"
   [[ $("$lender/bin/python" --version) == "$("$python" --version)" ]] ||
@@ -150,7 +153,7 @@ key=$abi-torch$torch-$mpi_key-$(build_variables | digest)
 wheels=${XDG_CACHE_HOME:-$HOME/.cache}/bagpipe_hpc/horovod-$horovod_version/$key
 
 if ! compgen -G "$wheels/horovod-*.whl" >/dev/null; then
-  [[ -x $venv/bin/mpicxx ]] || fail "no $(of_system_mpi mpicxx): Horovod needs the MPI C++ compiler wrapper beside MPICC=$MPICC"
+  [[ -x $venv/bin/mpicxx ]] || fail "no mpicxx beside MPICC=${MPICC:-}: Horovod needs the MPI C++ compiler wrapper"
   PATH=$("$venv/bin/python" -c 'import cmake, ninja; print(cmake.CMAKE_BIN_DIR, ninja.BIN_DIR, sep=":")'):$PATH
   scratch=$(mktemp -d)
   trap 'rm -rf "$scratch"' EXIT

@@ -17,6 +17,7 @@ case "$*" in
   "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; touch "$3/bin/mpicxx"; chmod +x "$3/bin/mpicxx" ;;
   "-m pip download "*) exit 1 ;;
   "-m pip "*) echo "$*" >>"$CALLS" ;;
+  *include*) echo "${0%/bin/*}/include" ;;
   *sysconfig*) echo "${0%/bin/*}" ;;
   *torch.__version__*) echo 2.13.0 ;;
 esac
@@ -31,6 +32,7 @@ class Machine:
         self.root = root
         self.venv = root / "venv"
         self.program("bin/python3", PYTHON)
+        self.program("include/Python.h", "")
 
     def program(self, name: str, script: str = '#!/bin/sh\necho "$0 $*"\n') -> Path:
         path = self.root / name
@@ -122,6 +124,11 @@ def test_options_that_do_not_fit_are_refused_before_any_work(
     assert done.returncode == 1
     assert done.stderr.startswith(f"setup: error: {message}")
     assert not machine.venv.exists()
+
+
+def test_headers_of_the_interpreter_are_needed(machine: Machine) -> None:
+    (machine.root / "include/Python.h").unlink()
+    assert "has no headers: on Debian install python3-dev" in machine.setup().stderr
 
 
 def test_packages_can_be_borrowed(machine: Machine) -> None:
