@@ -1,1 +1,23 @@
-"""Training of deep recommendation models on HPC clusters with a cached embedding table."""
+"""Training of deep recommendation models on HPC clusters with a cached embedding table.
+
+`run`, `session` and `ModelInputs` are the Python API (docs/own_model.md). Importing the package starts nothing: they
+come with MPI and torch when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bagpipe_hpc.roles.session import Session, run, session
+    from bagpipe_hpc.training.own_model import ModelInputs
+
+__all__ = ["ModelInputs", "Session", "run", "session"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "training.own_model" if name == "ModelInputs" else "roles.session"
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -5,7 +5,9 @@ A configuration is validated as a whole before any work starts. `docs/settings.m
 
 from __future__ import annotations
 
+import copy
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,6 +89,12 @@ class ModelConfig(_Section):
     name: Literal["dlrm", "wide_deep", "deepfm", "dcn", "dcn_v2", "fgcnn", "caser"] = Field(
         "dlrm", description="Model to train."
     )
+    factory: str | None = Field(
+        None,
+        description="Model of your own instead: `module:function`, imported from the working directory or Python's "
+        "path; null: model.name.",
+    )
+    arguments: dict[str, JsonValue] = Field({}, description="Keyword arguments of the factory.")
     embedding_dim: int = Field(16, ge=1, le=4096, description="Columns of every embedding.")
     bottom_mlp: tuple[PositiveInt, ...] = Field(
         (64, 32), description="dlrm: hidden layers of the bottom MLP (dense features)."
@@ -110,15 +118,34 @@ class ModelConfig(_Section):
             raise ValueError(f"must be odd, so that a convolution is centred on a field; take {height + 1}")
         return height
 
+    @field_validator("factory")
+    @classmethod
+    def _names_a_function(cls, factory: str | None) -> str | None:
+        if factory is not None and not all(factory.partition(":")):
+            raise ValueError("must be of the form module:function, as in my_model:build")
+        return factory
+
+    @model_validator(mode="after")
+    def _arguments_have_a_factory(self) -> ModelConfig:
+        if self.arguments and self.factory is None:
+            raise ValueError("arguments are for a model of your own; set model.factory, or leave them out")
+        return self
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return self.factory or self.name
+
     @property
     def embedding_columns(self) -> int:
         """Columns of a row that hold embeddings: fgcnn has two, one of them for its convolutions."""
-        return self.embedding_dim * (2 if self.name == "fgcnn" else 1)
+        return self.embedding_dim * (2 if self.name == "fgcnn" and self.factory is None else 1)
 
     @property
     def row_dim(self) -> int:
         """Columns of a row that are trained: embeddings and, where the model has one, the id's first-order weight."""
-        return self.embedding_columns + (1 if self.name in ("wide_deep", "deepfm") else 0)
+        has_first_order = self.name in ("wide_deep", "deepfm") and self.factory is None
+        return self.embedding_columns + (1 if has_first_order else 0)
 
 
 class TableConfig(_Section):
@@ -244,11 +271,32 @@ class ScheduleConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    enabled: bool = Field(True, description="Evaluate after the last iteration.")
+    enabled: bool = Field(True, description="Evaluate after the last iteration, and every so many.")
+    every: int | None = Field(
+        None, ge=1, description="Training iterations from one evaluation to the next; null: only after the last one."
+    )
     split: Literal["validation", "train"] = Field("validation", description="Samples to evaluate on.")
     batch_size: int | None = Field(
         None, ge=1, description="Samples of one evaluation batch; null: training.batch_size."
     )
+    metric: Literal["auc", "log_loss", "normalised_entropy"] = Field(
+        "auc", description="By which one evaluation is better than another."
+    )
+    early_stopping_patience: int | None = Field(
+        None,
+        ge=1,
+        description="End training when so many evaluations in a row were no better than the best before them; null: "
+        "never.",
+    )
+    min_improvement: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Early stopping: by less than this, an evaluation is no better."
+    )
+
+    @model_validator(mode="after")
+    def _patience_has_something_to_count(self) -> EvaluationConfig:
+        if self.early_stopping_patience is not None and self.every is None:
+            raise ValueError("early_stopping_patience counts evaluations while training: set evaluation.every, too")
+        return self
 
 
 class CheckpointConfig(_Section):
@@ -263,6 +311,11 @@ class CheckpointConfig(_Section):
     keep_last: int = Field(2, ge=1, description="Keep so many of the newest, and what they build on.")
     keep_every: int | None = Field(
         None, ge=1, description="Keep those whose iteration is a multiple of this, too; null: none."
+    )
+    keep_best: bool = Field(
+        False,
+        description="A checkpoint with every evaluation; `best` names the one that evaluation.metric finds best, which "
+        "is kept.",
     )
     compression: Literal["lzf", "gzip"] | None = Field(None, description="Of rows; null: none.")
     increment_encoding: Literal["float32", "bfloat16"] = Field(
@@ -293,6 +346,7 @@ class Config(_Section):
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    tensorboard: bool = Field(False, description="Write metrics for TensorBoard, too, into RUN_DIR/tensorboard.")
 
     @model_validator(mode="after")
     def _prefetch_within_window(self) -> Config:
@@ -301,6 +355,16 @@ class Config(_Section):
                 f"lookahead.prefetch_depth is {self.lookahead.prefetch_depth}, lookahead.window is "
                 f"{self.lookahead.window}: rows cannot travel further ahead than the oracle looks; lower the first or "
                 "raise the second"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluations_are_known_in_time(self) -> Config:
+        every = self.evaluation.every
+        if self.evaluation.early_stopping_patience is not None and every is not None and every < self.window:
+            raise ValueError(
+                f"evaluation.every is {every}, lookahead.window is {self.window}: to stop early, the oracle must know "
+                "how one evaluation ended before it looks past the next; raise the first or lower the second"
             )
         return self
 
@@ -353,13 +417,21 @@ class Config(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def load_config(path: Path | None, overrides: list[str]) -> Config:
-    """Read a YAML file (none: the defaults), apply `section.key=value` overrides, validate the whole.
+def load_config(source: Config | Mapping[str, Any] | str | Path | None, overrides: list[str]) -> Config:
+    """Read a YAML file, or take settings as they are (none: the defaults); apply overrides, validate the whole.
 
+    Args:
+        source: A path, sections of settings by name, or a configuration.
+        overrides: As `section.key=value`.
     Raises:
         ConfigError: names every setting that is wrong, what it was given and what is allowed.
     """
-    return make_config(read_yaml(path, "configuration") if path is not None else {}, overrides, path)
+    if source is None or isinstance(source, Mapping):
+        return make_config(copy.deepcopy(dict(source or {})), overrides, None)
+    if isinstance(source, Config):
+        return make_config(source.model_dump(), overrides, None)
+    path = Path(source)
+    return make_config(read_yaml(path, "configuration"), overrides, path)
 
 
 def make_config(settings: dict[str, Any], overrides: list[str], source: Path | None) -> Config:

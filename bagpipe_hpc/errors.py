@@ -19,6 +19,10 @@ class DatasetError(BagpipeError):
     """A data set, one of its shards, or an input file of an importer is missing, foreign, damaged or out of range."""
 
 
+class OwnModelError(BagpipeError):
+    """A model or a training loop of the user's own cannot be found, fails, or does not do what it must."""
+
+
 class CacheTooSmallError(BagpipeError):
     """The rows that must be resident at once do not fit into `cache.rows`."""
 

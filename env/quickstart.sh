@@ -5,7 +5,7 @@
 #
 # With a file in the layout of Criteo's train.txt, that file is imported; without, a synthetic data set of that shape is
 # made. All is written to runs/quickstart/: the data set, made once per input, and a directory per run.
-# MPI: as in env/setup.sh; with MPICC set, the mpirun beside it starts the ranks.
+# MPI: the one .venv/ was set up with; where there is none yet, the one that env/setup.sh chooses.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -51,16 +51,11 @@ else
 fi
 
 # -- the run --------------------------------------------------------------------------------------------------------
-mpirun=mpirun
-if [[ -n ${MPICC:-} ]]; then
-  beside=$(dirname "$(command -v "$MPICC")")/mpirun
-  if [[ -x $beside ]]; then mpirun=$beside; fi
-fi
-command -v "$mpirun" >/dev/null || fail "no mpirun in $root/.venv/bin or on the PATH: load the module of the MPI that MPICC belongs to"
-launch=("$mpirun" -n 4)
-if "$mpirun" --version 2>&1 | grep -qiE 'open[ -]?mpi|openrte'; then
+command -v mpirun >/dev/null || fail "no mpirun in $root/.venv/bin or on the PATH: load the module of the MPI that MPICC belongs to"
+launch=(mpirun -n 4)
+if mpirun --version 2>&1 | grep -qiE 'open[ -]?mpi|openrte'; then
   launch+=(--oversubscribe)
-  export OMPI_MCA_osc=${OMPI_MCA_osc-^ucx}
+  export OMPI_MCA_osc=${OMPI_MCA_osc-^ucx,pt2pt}
   if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 fi
 

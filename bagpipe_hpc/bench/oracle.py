@@ -31,6 +31,7 @@ from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.lookahead.plan import Int64Array, IterationPlan
 from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
 from bagpipe_hpc.roles.planning import EncodedPlan, PlanStream, sample_batch, warm_up_planning
+from bagpipe_hpc.roles.summary import imbalance
 
 SKIPPED_PLANS = 10  # at the start of a round: made while the yardstick was measured
 YARDSTICK_BATCHES = 5  # per round
@@ -304,9 +305,9 @@ def measure_oracle(case: OracleCase) -> OracleFigures:
         bytes_per_sample_and_trainer=counts.trainer_bytes / n / case.batch,
         plan_bytes=counts.message_bytes / n,
         imbalance={
-            "rows owned": _imbalance(counts.owned),
-            "rows pushed": _imbalance(counts.pushed),
-            "write-backs": _imbalance(counts.written_back),
+            "rows owned": imbalance(np.sum(counts.owned, axis=0)),
+            "rows pushed": imbalance(np.sum(counts.pushed, axis=0)),
+            "write-backs": imbalance(np.sum(counts.written_back, axis=0)),
         },
         peak_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         key_state_bytes=stream.key_state_bytes,
@@ -356,12 +357,6 @@ def _yardstick(ids: Any) -> float:
             np.unique(ids[:, table])
         times.append(time.perf_counter() - start)
     return median(times)
-
-
-def _imbalance(per_plan: list[Int64Array]) -> float:
-    totals = np.sum(per_plan, axis=0)
-    mean = float(totals.mean())
-    return float(totals.max()) / mean if mean else 1.0
 
 
 def _random_speed(num_rows: int) -> float:

@@ -15,6 +15,7 @@ from bagpipe_hpc.checkpoint.dense_file import DenseState, load_dense
 from bagpipe_hpc.checkpoint.durable import file_entry
 from bagpipe_hpc.checkpoint.hdf5 import CHUNK_BYTES, chunk_rows, damaged
 from bagpipe_hpc.checkpoint.layout import (
+    BEST,
     DENSE_FILE,
     LATEST,
     MANIFEST,
@@ -115,7 +116,8 @@ class Checkpoint:
         """Read the manifests of a checkpoint's chain and see that its files have their sizes.
 
         Args:
-            path: `.../iteration-...`, or the directory of all checkpoints: then the one named by `latest`.
+            path: `.../iteration-...`; or `.../best` or `.../latest`, which name one; or the directory of all
+                checkpoints: then the one named by `latest`.
         Raises:
             CheckpointError: a checkpoint of the chain is missing, damaged or was replaced.
         """
@@ -223,11 +225,23 @@ def saved_checkpoints(root: Path) -> list[Path]:
         raise CheckpointError(f"{root} cannot be read: {error.strerror}; name a directory of checkpoints") from None
 
 
-def _resolve(path: Path) -> Path:
-    latest = path / LATEST
-    if (path / MANIFEST).exists() or not latest.is_file():
-        return path
-    name = latest.read_text(encoding="utf-8", errors="replace").strip()
+def named_by(pointer: Path) -> Path | None:
+    """The checkpoint that `latest` or `best` names; None where there is no such file.
+
+    Raises:
+        CheckpointError: it names none.
+    """
+    if not pointer.is_file():
+        return None
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
     if iteration_of(name) is None:
-        raise damaged(latest, f"it names {name[:80]!r}, which is no checkpoint")
-    return path / name
+        raise damaged(pointer, f"it names {name[:80]!r}, which is no checkpoint")
+    return pointer.parent / name
+
+
+def _resolve(path: Path) -> Path:
+    if path.name in (LATEST, BEST) and path.is_file():
+        return named_by(path) or path
+    if (path / MANIFEST).exists():
+        return path
+    return named_by(path / LATEST) or path

@@ -2,6 +2,7 @@
 
 DIR/
   latest                                 text: the name of the checkpoint committed last
+  best                                   text: the name of the one that was evaluated best
   .generation-000000000003               the newest incarnation that may write here
   .partial-000000000003-000000002000/    being written
   .discarded-.../                        being deleted
@@ -16,10 +17,10 @@ import re
 from math import gcd
 
 MANIFEST = "manifest.json"
-LATEST = "latest"
+LATEST, BEST = "latest", "best"
 DENSE_FILE = "dense.h5"
 ORACLE_FILE = "oracle.h5"
-METRICS_FILE = "metrics.jsonl"
+METRICS_FILE, EVALUATIONS_FILE = "metrics.jsonl", "evaluations.jsonl"
 DISCARDED = ".discarded-"
 
 _COMMITTED = re.compile(r"iteration-(\d{12})")

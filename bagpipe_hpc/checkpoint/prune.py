@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from bagpipe_hpc.checkpoint.checkpoint import Saved, saved_checkpoints
+from bagpipe_hpc.checkpoint.checkpoint import Saved, named_by, saved_checkpoints
 from bagpipe_hpc.checkpoint.durable import discard_directory, sync_directory, writing
-from bagpipe_hpc.checkpoint.layout import iteration_of
+from bagpipe_hpc.checkpoint.layout import BEST, iteration_of
 from bagpipe_hpc.errors import CheckpointError
 
 
 def names_to_keep(
-    newest_first: Sequence[str], parents: Mapping[str, str | None], keep_last: int, keep_every: int | None
+    newest_first: Sequence[str],
+    parents: Mapping[str, str | None],
+    keep_last: int,
+    keep_every: int | None,
+    others: Collection[str] = (),
 ) -> set[str]:
     """The `keep_last` newest, those whose iteration is a multiple of `keep_every`, and all that these build on. Pure.
 
@@ -21,12 +25,13 @@ def names_to_keep(
         parents: Of each the name of the one it is an increment on, or None.
         keep_last: At least 1.
         keep_every: None keeps none for its iteration.
+        others: To be kept, too, where they exist.
     Raises:
         CheckpointError: keep_last or keep_every below 1.
     """
     if keep_last < 1 or (keep_every is not None and keep_every < 1):
         raise CheckpointError(f"keep_last is {keep_last} and keep_every {keep_every}, but both must be at least 1")
-    wanted = list(newest_first[:keep_last])
+    wanted = [*newest_first[:keep_last], *(name for name in newest_first if name in others)]
     if keep_every:
         wanted += [name for name in newest_first if (iteration_of(name) or 0) % keep_every == 0]
     kept: set[str] = set()
@@ -38,11 +43,21 @@ def names_to_keep(
     return kept
 
 
-def prune(root: Path, keep_last: int, keep_every: int | None = None) -> list[Path]:
+def prune(
+    root: Path,
+    keep_last: int,
+    keep_every: int | None = None,
+    is_pinned: Callable[[int], bool] = lambda iteration: False,
+) -> list[Path]:
     """Delete the checkpoints that need not be kept, increments before what they build on.
 
-    A directory without a readable manifest is neither counted nor deleted.
+    The one that `best` names is kept. A directory without a readable manifest is neither counted nor deleted.
 
+    Args:
+        root: Directory of checkpoints.
+        keep_last: Keep so many of the newest.
+        keep_every: Keep those whose iteration is a multiple of this.
+        is_pinned: Whether to keep that of an iteration for another reason.
     Returns:
         What was deleted.
     Raises:
@@ -51,7 +66,9 @@ def prune(root: Path, keep_last: int, keep_every: int | None = None) -> list[Pat
     saved = [found for path in saved_checkpoints(root) if (found := _load(path)) is not None]
     saved.sort(key=lambda found: (found.manifest.generation, found.manifest.iteration), reverse=True)
     parents = {found.path.name: found.manifest.parent.name if found.manifest.parent else None for found in saved}
-    kept = names_to_keep([found.path.name for found in saved], parents, keep_last, keep_every)
+    best = named_by(root / BEST)
+    pinned = {found.path.name for found in saved if found.path == best or is_pinned(found.manifest.iteration)}
+    kept = names_to_keep([found.path.name for found in saved], parents, keep_last, keep_every, pinned)
     doomed = sorted((found.path for found in saved if found.path.name not in kept), reverse=True)
     with writing(root):
         for path in doomed:

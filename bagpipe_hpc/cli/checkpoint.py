@@ -15,7 +15,7 @@ app = typer.Typer(help="Examine, check and thin out checkpoints.", no_args_is_he
 
 Root = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of checkpoints.")]
 AnyCheckpoint = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A checkpoint, or a directory of checkpoints: then the latest.")
+    Path, typer.Argument(metavar="DIR", help="A checkpoint, or a directory of some: then the latest; or DIR/best.")
 ]
 
 
@@ -56,11 +56,12 @@ def list_command(root: Root) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
-    from bagpipe_hpc.checkpoint.checkpoint import Saved
-    from bagpipe_hpc.checkpoint.layout import iteration_of
+    from bagpipe_hpc.checkpoint.checkpoint import Saved, named_by
+    from bagpipe_hpc.checkpoint.layout import BEST, LATEST, iteration_of
     from bagpipe_hpc.errors import CheckpointError
 
-    table = Table("iteration", "generation", "kind", "servers", "trainers", "size", "created", box=None)
+    table = Table("iteration", "generation", "kind", "servers", "trainers", "size", "created", "", box=None)
+    pointers = {name: named_by(root / name) for name in (LATEST, BEST)}
     faults = []
     for path in _found_in(root):
         try:
@@ -76,6 +77,7 @@ def list_command(root: Root) -> None:
             f"{manifest.topology.trainers}",
             decimal(manifest.num_bytes),
             f"{manifest.created:%Y-%m-%d %H:%M}",
+            " ".join(name for name, named in pointers.items() if named == path),
         )
     Console().print(table)
     for fault in faults:
@@ -98,7 +100,7 @@ def prune_command(
         int | None, typer.Option(help="Keep those whose iteration is a multiple of this, too.")
     ] = None,
 ) -> None:
-    """Delete checkpoints, but none that a kept increment builds on."""
+    """Delete checkpoints, but not the best one, and none that a kept increment builds on."""
     from bagpipe_hpc.checkpoint.prune import prune
 
     for path in prune(root, keep_last, keep_every):

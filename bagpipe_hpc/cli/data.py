@@ -59,6 +59,12 @@ MinCount = Annotated[int, typer.Option(help="Rarer values share the out-of-vocab
 HashRows = Annotated[
     int | None, typer.Option(help="Hash values onto this many rows per table instead of counting them.")
 ]
+VocabularyOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="An imported data set: give values the rows that they have there, instead of counting or hashing."
+    ),
+]
 MaxBadLines = Annotated[int, typer.Option(help="Skip and report so many malformed lines before giving up.")]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Text, plain or gzip, or Parquet, in time order.")]
 
@@ -76,12 +82,15 @@ def _add_click_log(name: str, words: str) -> None:
         samples_per_shard: SamplesPerShard = 1 << 20,
         compression: CompressionOption = CompressionChoice.NONE,
         max_bad_lines: MaxBadLines = 0,
+        vocabulary: VocabularyOption = None,
     ) -> None:
         from bagpipe_hpc.data.importing import click_logs
         from bagpipe_hpc.data.importing.importer import ImportSettings
 
         filter_ = compression.filter
-        settings = ImportSettings(min_count, hash_rows, validation_fraction, samples_per_shard, filter_, max_bad_lines)
+        settings = ImportSettings(
+            min_count, hash_rows, validation_fraction, samples_per_shard, filter_, max_bad_lines, vocabulary
+        )
         _import(f"import {name}", files, output, lambda: getattr(click_logs, name.upper()), settings)
 
 
@@ -100,13 +109,16 @@ def import_table(
     samples_per_shard: SamplesPerShard = 1 << 20,
     compression: CompressionOption = CompressionChoice.NONE,
     max_bad_lines: MaxBadLines = 0,
+    vocabulary: VocabularyOption = None,
 ) -> None:
     """Import any table, CSV, TSV or Parquet, described by a schema file."""
     from bagpipe_hpc.data.importing.description import load_description
     from bagpipe_hpc.data.importing.importer import ImportSettings
 
     filter_ = compression.filter
-    settings = ImportSettings(min_count, hash_rows, validation_fraction, samples_per_shard, filter_, max_bad_lines)
+    settings = ImportSettings(
+        min_count, hash_rows, validation_fraction, samples_per_shard, filter_, max_bad_lines, vocabulary
+    )
     _import("import table", files, output, lambda: load_description(schema), settings)
 
 
@@ -181,7 +193,7 @@ def inspect_command(
         int | None, typer.Option(min=0, help="Read only so many samples of each split; 0 reads none.")
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Only hold every shard against its checksums; exit status 1 if any fails.")
+        bool, typer.Option("--verify", help="Only hold every file against its checksums; exit status 1 if any fails.")
     ] = False,
 ) -> None:
     """Check every sample of a data set and show what it holds: counts, schema, skew, files."""
@@ -198,10 +210,10 @@ def inspect_command(
 
 
 def _verify(directory: Path) -> None:
-    from bagpipe_hpc.data.verify import verify_shards
+    from bagpipe_hpc.data.verify import verify_files
 
     num_damaged = 0
-    for file, fault in verify_shards(directory):
+    for file, fault in verify_files(directory):
         print(f"damaged  {fault}" if fault else f"good     {directory / file}")
         num_damaged += fault is not None
     if num_damaged:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.data.importing.ranks import Alone, Ranks
+from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.exit_codes import EXIT_INVALID
 
 if TYPE_CHECKING:
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 
 # One of them is set in every process that an MPI launcher starts: Open MPI's, MPICH's and its kin's, srun with either.
 LAUNCH_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
+END_SECONDS = 30.0  # from one rank's failure until the launcher has ended the others, and more
 
 
 class MpiRanks:
@@ -46,17 +51,38 @@ class MpiRanks:
         self._comm.Alltoallv([np.concatenate(pieces), sent], [everything, counts])
         return np.split(everything, np.cumsum(counts)[:-1])
 
+    def await_end(self) -> None:
+        """See Ranks."""
+        time.sleep(END_SECONDS)
+
 
 @contextmanager
 def ranks_of_launch() -> Iterator[Ranks]:
-    """All ranks of the job, which then end together if one fails; without a launcher this process, and no MPI."""
-    if not any(name in os.environ for name in LAUNCH_VARIABLES):
-        yield Alone()
-        return
-    from mpi4py import MPI
+    """All ranks of the job, which then end together if one fails; without a launcher this process, and no MPI.
 
-    from bagpipe_hpc.roles.failure import whole_job_fails_together
+    SIGTERM is a failure like others, so that what was begun is taken back.
+    """
+    with _sigterm_fails():
+        if not any(name in os.environ for name in LAUNCH_VARIABLES):
+            yield Alone()
+            return
+        from mpi4py import MPI
 
-    world = MPI.COMM_WORLD
-    with whole_job_fails_together(world, f"rank {world.rank}", exit_invalid=EXIT_INVALID):
-        yield MpiRanks(world)
+        from bagpipe_hpc.roles.failure import whole_job_fails_together
+
+        world = MPI.COMM_WORLD
+        with whole_job_fails_together(world, f"rank {world.rank}", exit_invalid=EXIT_INVALID):
+            yield MpiRanks(world)
+
+
+@contextmanager
+def _sigterm_fails() -> Iterator[None]:
+    def fail(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_IGN)  # launchers may send it twice
+        raise BagpipeError("ended by SIGTERM; what was not finished is deleted")
+
+    before = signal.signal(signal.SIGTERM, fail)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

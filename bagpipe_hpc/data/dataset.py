@@ -201,7 +201,7 @@ def no_progress(phase: str, done: int, total: int) -> None:
 class PartialDataset:
     """A data set beside its final place: shards are written into it by anyone, `commit` gives it its name, at once.
 
-    A data set that was not finished therefore never has its final name. Killed writers leave a directory
+    A data set that was not finished therefore never has its final name. Killed writers may leave a directory
     `.<name>.partial-<suffix>` behind, which may be deleted.
 
     Args:
@@ -223,12 +223,17 @@ class PartialDataset:
             for split in get_args(SplitName):
                 (self.directory / split).mkdir(parents=True)
         except OSError as error:
+            self.discard()
             raise DatasetError(f"{self._path}: cannot be made ({error}); choose another output directory") from error
+
+    def sync(self, file: str) -> None:
+        """Bring a file beside the shards to disk."""
+        _sync(self.directory / file)
 
     def finished(self, split: SplitName, number: int, writer: ShardWriter) -> ShardEntry:
         """Bring a shard, whose writer is closed, to disk."""
         file = shard_file(split, number)
-        _sync(self.directory / file)
+        self.sync(file)
         return ShardEntry(file=file, num_samples=writer.num_samples)
 
     def commit(self, schema: Schema, shards: Sequence[ShardEntry], origin: Mapping[str, JsonValue]) -> None:
@@ -240,7 +245,7 @@ class PartialDataset:
         manifest = Manifest(schema=schema, splits=Splits(train=train, validation=validation), origin=dict(origin))
         try:
             (self.directory / MANIFEST).write_text(manifest.model_dump_json(by_alias=True, indent=1) + "\n")
-            _sync(self.directory / MANIFEST)
+            self.sync(MANIFEST)
             _sync(self.directory)
             self.directory.rename(self._target)
             _sync(self._target.parent)
@@ -249,9 +254,21 @@ class PartialDataset:
                 f"{self._path}: cannot be finished ({error}); choose another output directory"
             ) from error
 
-    def discard(self) -> None:
-        """Delete what was not committed."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+    def discard(self) -> bool:
+        """Delete what was not committed.
+
+        It gets another name first, so that nobody who still writes here makes one more file meanwhile.
+
+        Returns:
+            Whether it was there; of all who discard the same, one gets True.
+        """
+        doomed = self.directory.with_name(f"{self.directory.name}-failed")
+        try:
+            self.directory.rename(doomed)
+        except OSError:
+            return False
+        shutil.rmtree(doomed, ignore_errors=True)
+        return True
 
 
 class DatasetWriter:

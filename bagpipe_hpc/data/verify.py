@@ -1,4 +1,4 @@
-"""Reading every byte of a data set, shard by shard: HDF5 holds each chunk against its checksum."""
+"""Reading every byte of a data set, file by file: HDF5 holds each chunk against its checksum."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import get_args
 
 from bagpipe_hpc.data.dataset import Split, SplitName, read_manifest
+from bagpipe_hpc.data.vocabulary_file import FILE as VOCABULARY
+from bagpipe_hpc.data.vocabulary_file import read_vocabulary
 from bagpipe_hpc.errors import DatasetError
 
 _SAMPLES_PER_READ = 32_768
 
 
-def verify_shards(path: Path) -> Iterator[tuple[str, DatasetError | None]]:
-    """Every shard of a data set, damaged ones included.
+def verify_files(path: Path) -> Iterator[tuple[str, DatasetError | None]]:
+    """Every shard of a data set and its vocabulary, if it has one; damaged ones included.
 
     Returns:
-        The shard's file within the data set, and what is wrong with it; None: nothing.
+        The file within the data set, and what is wrong with it; None: nothing.
     Raises:
         DatasetError: dataset.json is missing or damaged.
     """
@@ -31,3 +33,9 @@ def verify_shards(path: Path) -> Iterator[tuple[str, DatasetError | None]]:
                 yield shard.file, None
             except DatasetError as error:
                 yield shard.file, error
+    if (path / VOCABULARY).exists():
+        try:
+            read_vocabulary(path)
+            yield VOCABULARY, None
+        except DatasetError as error:
+            yield VOCABULARY, error

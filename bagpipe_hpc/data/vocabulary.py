@@ -55,6 +55,13 @@ class ValueCounter:
         used = self._counts > 0
         return self._keys[used], self._counts[used]
 
+    def frequent(self, min_count: int) -> NDArray[Any]:
+        """Values seen so often, the most frequent first; among equals the smaller value first."""
+        values, counts = self.items()
+        kept = counts >= min_count
+        values, counts = values[kept], counts[kept]
+        return values[np.lexsort((values, -counts.astype(np.int64)))]
+
     def _grow(self, num_new: int) -> None:
         """Make room for so many distinct values more."""
         most = self.num_distinct + num_new
@@ -65,30 +72,35 @@ class ValueCounter:
 
 
 class Vocabulary:
-    """Values seen often enough have a row each, the most frequent first; among equals the smaller value first.
+    """Values have a row each.
 
     Args:
-        counter: Values and counts of the training part.
-        min_count: Values seen less often share row 0.
-    Raises:
-        ConfigError: min_count below 1.
+        values: Distinct and not negative, shape (n,): of rows 1 to n.
     """
 
-    def __init__(self, counter: ValueCounter, min_count: int) -> None:
-        if min_count < 1:
-            raise ConfigError(f"the minimum count is {min_count}, but must be at least 1")
-        values, counts = counter.items()
-        kept = counts >= min_count
-        values, counts = values[kept], counts[kept]
-        values = values[np.lexsort((values, -counts.astype(np.int64)))]
+    def __init__(self, values: NDArray[Any]) -> None:
         self.num_embeddings = 1 + len(values)
         # Rows start at 1, so a free slot's 0 is already the answer for a value out of the vocabulary.
         self._keys, self._rows = _empty_table(len(values), values.dtype)
         _insert(values, np.arange(1, self.num_embeddings, dtype=np.uint32), self._keys, self._rows)
 
+    @property
+    def values(self) -> NDArray[Any]:
+        """Of rows 1 to n, shape (n,)."""
+        used = self._rows > 0
+        values = np.empty(self.num_embeddings - 1, self._keys.dtype)
+        values[self._rows[used] - 1] = self._keys[used]
+        return values
+
     def encode(self, values: Int64Array) -> Int64Array:
         """See Encoder."""
         return _look_up(values, self._keys, self._rows)
+
+
+def require_min_count(min_count: int) -> None:
+    """Raise ConfigError below 1."""
+    if min_count < 1:
+        raise ConfigError(f"the minimum count is {min_count}, but must be at least 1")
 
 
 class HashedVocabulary:

@@ -37,7 +37,7 @@ _RINGS = ("fetch_ring_rows", "write_back_ring_rows")
 _KINDS: tuple[tuple[type, tuple[str, ...], tuple[tuple[str, np.dtype[Any]], ...]], ...] = (
     (
         TrainerPlan,
-        ("iteration", "read_only", "num_samples", "num_global_samples", "num_own", *_RINGS),
+        ("iteration", "read_only", "num_trained", "num_samples", "num_global_samples", "num_own", *_RINGS),
         (
             ("labels", _FLOAT32),
             ("dense", _FLOAT32),
@@ -140,8 +140,8 @@ def _encode_trainers(plan: IterationPlan) -> list[bytes]:
     num_tables = plan.num_ids.shape[1]
     per_server, per_trainer = _regular(num_trainers, num_servers), _regular(num_trainers, num_trainers)
     scalars = _scalars(
-        num_trainers, plan.iteration, plan.read_only, np.diff(plan.sample_ends), len(plan.labels), exchange.num_own,
-        plan.fetch_ring_rows, plan.write_back_ring_rows,
+        num_trainers, plan.iteration, plan.read_only, plan.num_trained, np.diff(plan.sample_ends), len(plan.labels),
+        exchange.num_own, plan.fetch_ring_rows, plan.write_back_ring_rows,
     )  # fmt: skip
     columns = [
         _Column(plan.labels, plan.sample_ends),
@@ -271,7 +271,7 @@ def _read_array(view: memoryview, entry: int, position: int) -> tuple[NDArray[An
         dtype = _WIRE_DTYPES[code]
         count = shape[0] * (shape[1] if ndim == 2 else 1)
         array = np.frombuffer(view, dtype, count, position).reshape(shape[:ndim])
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise _damaged(view, str(error)) from None
     return array, position + array.nbytes + -array.nbytes % 8
 

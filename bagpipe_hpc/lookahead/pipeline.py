@@ -13,13 +13,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from queue import Queue
+from queue import Empty, Queue
 from typing import Any, TypeVar
 
 from bagpipe_hpc import trace
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+SECONDS_PER_LOOK = 0.002
 
 
 class Cores:
@@ -99,8 +101,13 @@ class Pipeline:
         work: Callable[[A], Iterable[B]],
         items: Iterable[A],
         at_end: Callable[[], Iterable[B]] = tuple,
+        meanwhile: Callable[[], object] | None = None,
     ) -> Iterator[B]:
-        """What `work` makes of each item, in order, then what `at_end` makes; a thread's exception is raised here."""
+        """What `work` makes of each item, in order, then what `at_end` makes; a thread's exception is raised here.
+
+        Args:
+            meanwhile: Called now and then while the caller waits for an item.
+        """
 
         def make() -> Iterator[B]:
             for number, item in enumerate(items, self._first_number):
@@ -109,7 +116,7 @@ class Pipeline:
                 yield from results
             yield from at_end()
 
-        return self._ahead(name, make())
+        return self._ahead(name, make(), meanwhile)
 
     @contextmanager
     def _working(self, name: str, number: int) -> Iterator[trace.OpenSpan | trace.NoSpan]:
@@ -119,7 +126,7 @@ class Pipeline:
                 yield span
             self.seconds[name] += time.perf_counter() - start
 
-    def _ahead(self, name: str, items: Iterator[B]) -> Iterator[B]:
+    def _ahead(self, name: str, items: Iterator[B], meanwhile: Callable[[], object] | None = None) -> Iterator[B]:
         queue: Queue[tuple[str, Any]] = Queue(maxsize=self._depth)
 
         def run() -> None:
@@ -133,9 +140,17 @@ class Pipeline:
         # A daemon: where the consumer fails, the job is aborted and nothing waits for this thread.
         threading.Thread(target=run, name=name, daemon=True).start()
         while True:
-            kind, content = queue.get()
+            kind, content = queue.get() if meanwhile is None else _get(queue, meanwhile)
             if kind == "error":
                 raise content
             if kind == "end":
                 return
             yield content
+
+
+def _get(queue: Queue[A], meanwhile: Callable[[], object]) -> A:
+    while True:
+        try:
+            return queue.get(timeout=SECONDS_PER_LOOK)
+        except Empty:
+            meanwhile()

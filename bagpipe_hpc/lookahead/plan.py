@@ -38,8 +38,9 @@ class TrainerPlan:
     evictions; write back.
     """
 
-    iteration: int
+    iteration: int  # its place in the stream of plans: evaluation counts
     read_only: bool  # evaluation: no gradients, no updates
+    num_trained: int  # training iterations before it
     num_samples: int  # of this trainer's share
     num_global_samples: int  # of the whole batch: what the mean loss divides by
 
@@ -96,7 +97,7 @@ class ServerPlan:
 class Snapshot:
     """Between two plans: save the state after the iterations so far. For servers the arrays are empty."""
 
-    iteration: int  # the last one that is part of the state
+    iteration: int  # the last training iteration that is part of the state
     is_full: bool  # every touched row; else those changed since the snapshot before
     keys: Int64Array  # (n,) int64: rows in this trainer's cache, ascending
     slots: Int32Array  # (n,)
@@ -144,6 +145,8 @@ class IterationPlan:
     """Everybody's part of iteration i, in flat arrays: `codec.py` cuts them into one message per rank.
 
     Args:
+        iteration: Its place in the stream of plans.
+        num_trained: Training iterations before it.
         sample_ends: int64, shape (T + 1,): which samples are whose.
         labels, dense: Of the whole batch, trainer by trainer.
         num_ids: int64, shape (T, num_tables): ids of each share in each table.
@@ -157,6 +160,7 @@ class IterationPlan:
 
     iteration: int
     read_only: bool
+    num_trained: int
     sample_ends: Int64Array
     labels: Float32Array
     dense: Float32Array
@@ -172,6 +176,11 @@ class IterationPlan:
     write_back_offsets: Int64Array
     fetch_ring_rows: int
     write_back_ring_rows: int
+
+    @property
+    def num_done(self) -> int:
+        """Training iterations behind it."""
+        return self.num_trained + (not self.read_only)
 
 
 def narrowest(limit: int) -> type[np.uint16] | type[np.int32]:

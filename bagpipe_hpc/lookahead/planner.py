@@ -119,7 +119,7 @@ class Planner:
         features: What a sample has; None: one id in each table.
         max_dense_keys: Larger key spaces keep the state of the keys in the window only.
         cores: The next-use pass runs in as many threads as there are cores free; None: in one.
-        first_iteration: Number of the first batch.
+        first_iteration: Number of the first batch, and of the training iterations before it.
         residents: What the caches hold before it; None: nothing.
     Raises:
         ConfigError: P > L.
@@ -162,6 +162,7 @@ class Planner:
         self._pending: deque[_Pending] = deque()
         self._residents = residents
         self._first_iteration = self._next_to_enter = self._next_to_emit = first_iteration
+        self._num_trained = first_iteration  # before the plan to be emitted next
         self._fetch_ring = StageRing(prefetch_depth + 1)
         self._write_back_ring = StageRing(prefetch_depth + 1)
 
@@ -255,9 +256,12 @@ class Planner:
         n = placement.num_forced
         count_transfers(placement.evicted.keys[:n], placement.evicted.owners[:n], forced_counts)
         self._next_to_emit += 1
+        num_trained = self._num_trained
+        self._num_trained += not pending.read_only
         return IterationPlan(
             iteration=iteration,
             read_only=pending.read_only,
+            num_trained=num_trained,
             sample_ends=pending.sample_ends,
             labels=pending.labels,
             dense=pending.dense,

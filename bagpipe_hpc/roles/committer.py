@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from mpi4py import MPI
 
-from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
-from bagpipe_hpc.checkpoint.layout import METRICS_FILE
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, named_by
+from bagpipe_hpc.checkpoint.durable import replace_durably, writing
+from bagpipe_hpc.checkpoint.layout import BEST, EVALUATIONS_FILE, METRICS_FILE, checkpoint_name
 from bagpipe_hpc.checkpoint.manifest import (
     FileEntry,
     Manifest,
@@ -43,6 +45,12 @@ class _Open:
     started: float
     saved: list[Saved] = field(default_factory=list)
     history: History | None = None
+    evaluations: bytes | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """But for the files of the ranks."""
+        return self.history is not None and self.evaluations is not None
 
 
 @dataclass
@@ -71,9 +79,18 @@ class Committer:
         course: Iterations of the job.
         model: What a job that resumes must agree on.
         cache_rows: Slots per trainer.
+        is_pinned: Whether not to delete the checkpoint of an iteration. Called by a thread of its own.
     """
 
-    def __init__(self, spec: JobSpec, topology: Topology, course: Course, model: ModelEntry, cache_rows: int) -> None:
+    def __init__(
+        self,
+        spec: JobSpec,
+        topology: Topology,
+        course: Course,
+        model: ModelEntry,
+        cache_rows: int,
+        is_pinned: Callable[[int], bool],
+    ) -> None:
         assert spec.checkpoints is not None
         self._spec, self._checkpoints = spec, spec.checkpoints
         self._config = spec.config.checkpoint
@@ -85,7 +102,33 @@ class Committer:
         self._commit: threading.Thread | None = None
         self._parent: ParentEntry | None = None  # of the next increment; None: the next one is full
         self._depth = 0
+        self._is_pinned = is_pinned
+        self._latest = self._resumed_iteration()  # of the checkpoint begun last, or gone on from
+        self._best: int | None = None  # iteration of the one to be named so
+        self._naming = threading.Lock()  # of the best, by the main thread and by that of a commit
         self.totals = CheckpointTotals()
+
+    def _resumed_iteration(self) -> int | None:
+        resumed = self._checkpoints.resumed
+        is_ours = resumed is not None and resumed.parent == self._checkpoints.root.resolve()
+        return self._course.start.iteration if is_ours else None
+
+    def has(self, iteration: int) -> bool:
+        """Whether the state after so many iterations is there, or being written."""
+        return self._latest == iteration
+
+    def name_best(self, iteration: int) -> None:
+        """Name the checkpoint of this iteration the best, once it is there."""
+        self._best = iteration
+        self._name_best()
+
+    def _name_best(self) -> None:
+        with self._naming:
+            root = self._checkpoints.root
+            name = None if self._best is None else checkpoint_name(self._best)
+            if name is not None and (root / name).exists() and named_by(root / BEST) != root / name:
+                with writing(root / BEST):
+                    replace_durably(root / BEST, name.encode() + b"\n")
 
     def is_idle(self) -> bool:
         """Whether no checkpoint is being written; never blocks."""
@@ -100,6 +143,7 @@ class Committer:
         partial = self._checkpoints.partial(boundary.iteration, self._model.row_width)
         partial.create()
         self._open = _Open(partial, boundary, is_full, time.perf_counter())
+        self._latest = partial.iteration
         return encode_snapshot(boundary.iteration, is_full, boundary.residents, self._topology.num_servers)
 
     def receive(self, message: bytes) -> None:
@@ -121,10 +165,21 @@ class Committer:
         self._open.history = history
         self._commit_if_complete()
 
+    @property
+    def awaits_evaluations_before(self) -> int | None:
+        """Before how many iterations those are that `note_evaluations` is to have, if it is due."""
+        return self._open.partial.iteration if self._open is not None and self._open.evaluations is None else None
+
+    def note_evaluations(self, lines: bytes) -> None:
+        """The evaluations before the checkpoint."""
+        assert self._open is not None
+        self._open.evaluations = lines
+        self._commit_if_complete()
+
     def _commit_if_complete(self) -> None:
         checkpoint = self._open
         assert checkpoint is not None
-        if checkpoint.history is not None and len(checkpoint.saved) == self._topology.world_size - 1:
+        if checkpoint.is_complete and len(checkpoint.saved) == self._topology.world_size - 1:
             self._commit = threading.Thread(target=self._finish, args=(checkpoint,), name="commit", daemon=True)
             self._commit.start()
 
@@ -134,11 +189,14 @@ class Committer:
         partial, history = checkpoint.partial, checkpoint.history
         files = [entry for saved in checkpoint.saved for entry in saved.files]
         files.append(partial.write_extra(METRICS_FILE, history.lines))
+        if checkpoint.evaluations:
+            files.append(partial.write_extra(EVALUATIONS_FILE, checkpoint.evaluations))
         files.append(partial.write_oracle(_oracle_state(history, checkpoint.boundary.placed)))
         manifest = self._manifest(checkpoint, tuple(files))
         path = partial.commit(manifest)
         self._parent, self._depth = Checkpoint.open(path).chain[-1].as_parent, manifest.depth
-        prune(self._checkpoints.root, self._config.keep_last, self._config.keep_every)
+        self._name_best()
+        prune(self._checkpoints.root, self._config.keep_last, self._config.keep_every, self._is_pinned)
         self._count(checkpoint, manifest)
 
     def _manifest(self, checkpoint: _Open, files: tuple[FileEntry, ...]) -> Manifest:

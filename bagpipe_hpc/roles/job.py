@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mpi4py import MPI
 
 from bagpipe_hpc.config import Config, load_config, make_config
-from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError
-from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_INVALID, EXIT_STOPPED
+from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError, OwnModelError
+from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_FAILURE, EXIT_INVALID, EXIT_STOPPED
 from bagpipe_hpc.placement import describe, order_of_roles
 from bagpipe_hpc.roles.communicators import Communicators, check_thread_level, split_world
 from bagpipe_hpc.roles.course import BEGINNING, Position
@@ -34,21 +35,25 @@ from bagpipe_hpc.training.misfit import misfit, table_misfit
 
 if TYPE_CHECKING:
     from bagpipe_hpc.data.dataset import Dataset
+    from bagpipe_hpc.training.trainer_batch import TrainerBatch
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for.
+    """What the command line, or a program, asks for.
 
     Args:
+        settings: A YAML file, settings by section, or a configuration; None: the defaults.
         traced: Iterations to trace, as A:B; None: tracing is off.
         resume: "auto", the path of a checkpoint, or None.
         evaluates_only: Whether to load the checkpoint, with the settings it was made with, and to train no further.
         predictions: Where those of the evaluation go.
         time_limit: A duration; None: until the end of the batch job, where its environment says when that is.
+        build_model: Makes the model in place of model.factory.
+        has_own_loop: Whether who asks makes the steps.
     """
 
-    config_path: Path | None
+    settings: Config | Mapping[str, Any] | str | Path | None
     data_path: Path
     run_path: Path
     overrides: list[str]
@@ -57,6 +62,8 @@ class Request:
     time_limit: str | None = None
     evaluates_only: bool = False
     predictions: Path | None = None
+    build_model: Callable[..., Any] | None = None
+    has_own_loop: bool = False
 
 
 def run_training(request: Request) -> int:
@@ -68,21 +75,59 @@ def run_training(request: Request) -> int:
         was asked to stop. Any later failure ends all ranks.
     Communication: collective over MPI_COMM_WORLD.
     """
+    training = Training()
+    for _ in training.play(request):
+        raise AssertionError("a step of the built-in loop is not for others to make")
+    return training.exit_code
+
+
+class Training:
+    """A job on this rank, played by whoever iterates.
+
+    `name` is what messages call this rank, `exit_code` what `run_training` returns, once the job is over.
+    """
+
+    _is_playing = False  # in this process
+
+    def __init__(self) -> None:
+        self.name = f"rank {MPI.COMM_WORLD.rank}"
+        self.exit_code = EXIT_FAILURE
+
+    def play(self, request: Request) -> Generator[TrainerBatch, None, None]:
+        """The same; with an own loop, trainers yield their batches, and go on when the step has been made.
+
+        Raises:
+            OwnModelError: another job is being played.
+        Communication: as `run_training`.
+        """
+        if Training._is_playing:
+            raise OwnModelError(
+                "a job was started while this process plays another; a script that is imported as the module of "
+                'model.factory starts its own only under `if __name__ == "__main__":`'
+            )
+        Training._is_playing = True
+        try:
+            self.exit_code = yield from _play(self, request)
+        finally:
+            Training._is_playing = False
+
+
+def _play(training: Training, request: Request) -> Generator[TrainerBatch, None, int]:
     launched = MPI.COMM_WORLD
-    with whole_job_fails_together(launched, f"rank {launched.rank}"):
+    with whole_job_fails_together(launched, training.name):
         agreed = _agree_on_job(launched, request)
     if agreed is None:
         return EXIT_INVALID
     world, job = agreed
     spec = job.spec
     topology = Topology(world.size, spec.config.roles.servers)
-    name = topology.name_of(world.rank)
+    training.name = name = topology.name_of(world.rank)
     with whole_job_fails_together(launched, name), tracing(world, topology, spec.traced, request.run_path):
         comms = split_world(world, topology)
         stops = StopRequests(comms.events)
         # Two ranks speak, so that one is left whichever dies.
         with listening_for_signals(stops, name, speaks=world.rank < 2):
-            is_done = world.bcast(_play_role(job, topology, comms, stops, request.run_path))
+            is_done = world.bcast((yield from _play_role(job, topology, comms, stops, request)))
         comms.free()
         world.Barrier()  # launchers kill the job at the first exit code that is not 0
         world.Free()
@@ -98,7 +143,9 @@ class _Job:
     budget: Budget | None = None
 
 
-def _play_role(job: _Job, topology: Topology, comms: Communicators, stops: StopRequests, run_path: Path) -> bool:
+def _play_role(
+    job: _Job, topology: Topology, comms: Communicators, stops: StopRequests, request: Request
+) -> Generator[TrainerBatch, None, bool]:
     """Returns, at the oracle, whether the job is done."""
     # Imported here: torch and Horovod only where they are used.
     role = topology.role_of(comms.world.rank)
@@ -107,15 +154,20 @@ def _play_role(job: _Job, topology: Topology, comms: Communicators, stops: StopR
 
         assert job.dataset is not None
         assert job.budget is not None
-        return run_oracle(job.spec, topology, comms, job.dataset, run_path, stops, job.budget)
+        return run_oracle(job.spec, topology, comms, job.dataset, request.run_path, stops, job.budget)
     if role is Role.SERVER:
         from bagpipe_hpc.roles.server import run_server
 
         run_server(job.spec, topology, comms)
     else:
         from bagpipe_hpc.roles.trainer import run_trainer
+        from bagpipe_hpc.training.trainer_batch import train_on_labels
 
-        run_trainer(job.spec, topology, comms)
+        for batch in run_trainer(job.spec, topology, comms, request.build_model):
+            if request.has_own_loop:
+                yield batch
+            else:
+                train_on_labels(batch)
     return False
 
 
@@ -160,7 +212,7 @@ def _explaining() -> Iterator[None]:
 def _read_config(request: Request) -> Config:
     if request.evaluates_only:
         return _evaluation_config(request)
-    return load_config(request.config_path, request.overrides)
+    return load_config(request.settings, _overrides(request))
 
 
 def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
@@ -179,8 +231,11 @@ def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
         raise DatasetError(f"{request.data_path} {problem}")
     if problem := table_misfit(config, schema):
         raise ConfigError(problem)
-    if request.evaluates_only and dataset.split(config.evaluation.split).num_samples == 0:
-        raise DatasetError(f"{request.data_path} has no {config.evaluation.split} samples; choose the other --split")
+    if config.model.factory is not None:
+        from bagpipe_hpc.training.own_model import build_own_model, model_inputs
+
+        build_own_model(config.model, model_inputs(config, schema), request.build_model)
+    _check_evaluation(config, dataset, request)
     run_path = request.run_path
     with writing_to(run_path):
         run_path.mkdir(parents=True, exist_ok=True)
@@ -195,13 +250,37 @@ def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
     return _Job(spec, dataset, budget)
 
 
+def _overrides(request: Request) -> list[str]:
+    if request.build_model is None:
+        return request.overrides
+    from bagpipe_hpc.training.own_model import title_of  # imports torch, which takes seconds
+
+    return [*request.overrides, f"model.factory={json.dumps(title_of(request.build_model))}"]
+
+
+def _check_evaluation(config: Config, dataset: Dataset, request: Request) -> None:
+    """Whoever asks for evaluations gets some."""
+    evaluation = config.evaluation
+    if dataset.split(evaluation.split).num_samples > 0:
+        return
+    if request.evaluates_only:
+        raise DatasetError(f"{request.data_path} has no {evaluation.split} samples; choose the other --split")
+    if evaluation.enabled and evaluation.every is not None:
+        raise DatasetError(
+            f"{request.data_path} has no {evaluation.split} samples, but evaluation.every is {evaluation.every}; "
+            "choose the other evaluation.split, or leave evaluation.every out"
+        )
+
+
 def _evaluation_config(request: Request) -> Config:
     """The settings of the checkpoint, but for the training."""
     from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+    from bagpipe_hpc.roles.resume import require_named_factory
 
     assert request.resume is not None
     checkpoint = Checkpoint.open(Path(request.resume))
-    only = ["checkpoint.enabled=false", "evaluation.enabled=true", "oracle.placement=contiguous"]
+    require_named_factory(checkpoint, request.overrides)
+    only = ["checkpoint.enabled=false", "evaluation.enabled=true", "tensorboard=false"]
     only.append(f"training.iterations={checkpoint.manifest.iteration}")
     return make_config(checkpoint.manifest.config, [*request.overrides, *only], checkpoint.path)
 

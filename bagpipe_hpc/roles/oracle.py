@@ -4,7 +4,7 @@ planning threads               main thread                                  serv
   | shards -> plan messages      1 cache limits  <--- collective --->           |
   | (planning.py)                2 next plan                                    |
   |--- queue (bounded) -->       3 send plan n (bounded ahead)  --------------> |
-  |                              4 take reports, show progress  <-------------- | trainer 0
+  |                              4 take reports, show progress  <-------------- | trainer 0; predictions: all trainers
   |                              5 snapshot between plans  -------------------> | committer.py
   |--- end of data ----->        6 end  --------------------------------------> |
   |                              7 totals, dense parameters, touched rows <---- |
@@ -33,10 +33,19 @@ from bagpipe_hpc.roles.collection import receive_touched_rows
 from bagpipe_hpc.roles.committer import Committer
 from bagpipe_hpc.roles.communicators import Communicators
 from bagpipe_hpc.roles.course import Course
-from bagpipe_hpc.roles.planning import Boundary, PlanStream, count_batches, sample_batches, warm_up_planning
+from bagpipe_hpc.roles.evaluating import Evaluations, receive_predictions
+from bagpipe_hpc.roles.evaluation import Evaluation
+from bagpipe_hpc.roles.planning import (
+    Boundary,
+    PlanStream,
+    count_batches,
+    sample_batches,
+    timetable_of,
+    warm_up_planning,
+)
 from bagpipe_hpc.roles.progress import Progress
-from bagpipe_hpc.roles.report import REPORT
-from bagpipe_hpc.roles.resume import model_entry, resumed_boundary, resumed_history
+from bagpipe_hpc.roles.report import LOSS_TAG, REPORT
+from bagpipe_hpc.roles.resume import model_entry, resumed_boundary, resumed_evaluations, resumed_history
 from bagpipe_hpc.roles.run_directory import DONE, writing_to
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.stop import FILES_TAG, Budget, StopRequests
@@ -44,6 +53,7 @@ from bagpipe_hpc.roles.summary import print_summary, summarise
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.store.layout import row_width
 from bagpipe_hpc.topology import Topology
+from bagpipe_hpc.training.metrics import EvaluationResult
 from bagpipe_hpc.transport.channel import PlanSender
 from bagpipe_hpc.transport.polite import receive_bytes, wait_until
 
@@ -81,6 +91,7 @@ def run_oracle(
         topology,
         first_iteration=course.start.iteration,
         history=resumed_history(spec),
+        evaluations=resumed_evaluations(spec),
     ) as progress:
         oracle.plan_all(progress)
     if not comms.world.bcast(not oracle.is_stopped):
@@ -96,15 +107,16 @@ def run_oracle(
         digest,
         progress.last_loss,
         oracle.bytes_sent,
-        course.end_iteration,
+        oracle.end_iteration,
         course.start.iteration,
         oracle.checkpoint_totals,
+        *oracle.evaluation_totals(),
     )
     summary_path = run_path / "summary.json"
     with writing_to(summary_path):
         summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         print_summary(summary, run_path)  # 8
-        (run_path / DONE).write_text(f"{course.end_iteration}\n", encoding="utf-8")
+        (run_path / DONE).write_text(f"{oracle.end_iteration}\n", encoding="utf-8")
     return True
 
 
@@ -124,24 +136,34 @@ class _Oracle:
     ) -> None:
         self._topology, self._comms, self._course = topology, comms, course
         self._stops, self._budget = stops, budget
-        self._every = spec.config.checkpoint.every
+        self._config = spec.config
+        self._timetable = timetable_of(spec.config, dataset, course)
+        self._evaluations = Evaluations(
+            spec.config.evaluation,
+            self._timetable,
+            topology.num_trainers,
+            resumed_evaluations(spec),
+            spec.predictions,
+        )
         self._committer: Committer | None = None
         if spec.checkpoints is not None and spec.config.checkpoint.enabled:
-            self._committer = Committer(spec, topology, course, model_entry(spec.config, dataset.schema), cache_rows)
+            model = model_entry(spec.config, dataset.schema)
+            self._committer = Committer(spec, topology, course, model, cache_rows, self._is_pinned)
         self._sender = PlanSender(comms.plans, PLANS_IN_FLIGHT)
-        self._batches = sample_batches(spec.config, dataset, course)
+        self._batches = sample_batches(spec.config, dataset, course, self._timetable)
         self._stream = PlanStream(
             spec.config,
             spec.schema,
             num_trainers=topology.num_trainers,
             num_servers=topology.num_servers,
             cache_rows=cache_rows,
-            num_batches=count_batches(spec.config, dataset, course),
+            num_batches=count_batches(course, self._timetable),
             is_boundary=self._is_boundary,
+            admits=self._evaluations.admits,
             first_iteration=course.start.iteration,
             before=resumed_boundary(spec),
         )
-        self._num_planned = self._num_reported = 0
+        self._num_planned = self._num_reported = 0  # training iterations
         self._stop_reason = ""
         self.where = ""  # it was stopped
 
@@ -160,38 +182,65 @@ class _Oracle:
         """Figures of the checkpoints written."""
         return self._committer.totals.as_dict() if self._committer else {}
 
+    @property
+    def end_iteration(self) -> int:
+        """Iterations of the whole job, as it turned out."""
+        stopped_at = self._evaluations.stopped_at
+        return self._course.end_iteration if stopped_at is None else stopped_at
+
+    def evaluation_totals(self) -> tuple[EvaluationResult | None, dict[str, Any]]:
+        """The last evaluation of this start, and figures of all."""
+        evaluations = self._evaluations
+        return evaluations.last.result if evaluations.last else None, evaluations.totals()
+
     def plan_all(self, progress: Progress) -> None:
         """Play the stream to its end, or to where it is stopped; afterwards all checkpoints are committed."""
         self._progress = progress
         first = self._course.start.iteration
-        for encoded in trace.each("plan wait", self._stream.plans(self._batches), first):  # 2
-            with trace.span("receiver wait", encoded.plan.iteration):
+        for encoded in trace.each("plan wait", self._stream.plans(self._batches, self._poll), first):  # 2
+            plan = encoded.plan
+            with trace.span("receiver wait", plan.iteration):
                 wait_until(lambda: self._poll() or self._sender.has_room())
-            with trace.span("send", encoded.plan.iteration):
+            with trace.span("send", plan.iteration):
+                if plan.read_only:
+                    self._evaluations.expect(plan)
+                else:
+                    self._num_planned += 1
                 self._send(encoded.messages)  # 3
-            self._num_planned += 1
             if encoded.boundary is not None:
-                self._end_at(encoded.boundary, encoded.plan.read_only)
+                self._end_at(encoded.boundary, plan.read_only)
+        end = self._stream.end
+        if end is not None and (end.is_stop or self._evaluations.stopped_at is not None):
+            self._end_at(end, read_only=True)
         for rank in range(1, self._topology.world_size):
             self._sender.send(rank, encode_end())  # 6
         wait_until(lambda: self._poll() or self._is_settled())
+        self._evaluations.close()
 
     def _is_boundary(self, plan: IterationPlan) -> bool:
         """Whether a checkpoint is due after a plan. Called by the thread that plans."""
         if self._committer is None or plan.read_only:
             return False
-        done = plan.iteration + 1
-        return done == self._course.end_iteration or (self._every is not None and done % self._every == 0)
+        done, every = plan.num_done, self._config.checkpoint.every
+        return self._is_wanted(done) or (every is not None and done % every == 0)
+
+    def _is_wanted(self, done: int) -> bool:
+        """Whether a checkpoint after so many iterations must not be left out."""
+        is_evaluated = self._config.checkpoint.keep_best and self._timetable.is_due(done)
+        return done == self._course.end_iteration or is_evaluated
+
+    def _is_pinned(self, iteration: int) -> bool:
+        return self._config.checkpoint.keep_best and self._evaluations.may_be_best(iteration)
 
     def _end_at(self, boundary: Boundary, read_only: bool) -> None:
-        """A checkpoint, unless there is one of this state, or one is being written that is not the last (5)."""
-        is_last = boundary.is_stop or boundary.iteration + 1 == self._course.end_iteration
+        """A checkpoint, unless there is one of this state, or one is being written and this one may be left out (5)."""
+        done = boundary.iteration + 1
         if boundary.is_stop:
-            where = "while evaluating" if read_only else f"after iteration {boundary.iteration + 1:,}"
+            where = f"after iteration {done:,}, while evaluating" if read_only else f"after iteration {done:,}"
             self.where = f"{where}: {self._stop_reason}"
-        if self._committer is None or read_only:
+        if self._committer is None or self._committer.has(done):
             return
-        if is_last:
+        if read_only or boundary.is_stop or self._is_wanted(done):
             wait_until(lambda: self._poll() or self._is_idle())
         elif not self._is_idle():
             self._committer.totals.skipped += 1
@@ -209,7 +258,8 @@ class _Oracle:
         return self._committer is None or self._committer.is_idle()
 
     def _is_settled(self) -> bool:
-        return self._sender.is_idle() and self._num_reported == self._num_planned and self._is_idle()
+        is_told = self._num_reported == self._num_planned and self._evaluations.is_idle()
+        return self._sender.is_idle() and is_told and self._is_idle()
 
     def _poll(self) -> bool:
         """Take what has arrived (4); never blocks and always returns False, so that it can lead a wait's condition.
@@ -217,10 +267,15 @@ class _Oracle:
         Raises:
             BagpipeError: the loss is not finite; names the iteration.
         """
-        while self._comms.reports.Iprobe():
+        while self._comms.reports.Iprobe(tag=LOSS_TAG):
             buffer = bytearray(REPORT.size)
-            self._comms.reports.Recv(buffer)
+            self._comms.reports.Recv(buffer, tag=LOSS_TAG)
             self._take_report(*REPORT.unpack(buffer))
+        for rank, logits in receive_predictions(self._comms.reports):
+            self._evaluations.take(self._topology.trainer_ranks.index(rank), logits)
+        for evaluation in self._evaluations.finished():
+            self._take_evaluation(evaluation)
+        self._note_history()
         while self._comms.events.Iprobe(tag=FILES_TAG):
             assert self._committer is not None
             self._committer.receive(bytes(receive_bytes(self._comms.events, MPI.ANY_SOURCE, FILES_TAG)))
@@ -232,22 +287,34 @@ class _Oracle:
         self._progress.refresh()
         return False
 
-    def _take_report(self, iteration: int, loss: float, num_samples: int, read_only: bool) -> None:
+    def _take_report(self, iteration: int, loss: float, num_samples: int) -> None:
         self._num_reported += 1
-        if read_only:
-            return
         _check_loss(iteration, loss)
         self._progress.advance(iteration, loss, num_samples)
         self._note_history()
 
+    def _take_evaluation(self, evaluation: Evaluation) -> None:
+        best = self._evaluations.best
+        assert best is not None
+        self._progress.evaluated(evaluation, is_best=evaluation is best)
+        if self._committer is not None and self._config.checkpoint.keep_best:
+            self._committer.name_best(best.iteration)
+
     def _note_history(self) -> None:
-        if self._committer is not None and self._committer.awaits_history_of == self._progress.num_done:
+        if self._committer is None:
+            return
+        if self._committer.awaits_history_of == self._progress.num_done:
             self._committer.note_history(self._progress.history())
+        iteration = self._committer.awaits_evaluations_before
+        if iteration is not None and self._evaluations.are_known_before(iteration):
+            lines = "".join(evaluation.to_line() for evaluation in self._evaluations.before(iteration))
+            self._committer.note_evaluations(lines.encode())
 
     def _stop(self, reason: str) -> None:
         if not self._stop_reason:
             self._stop_reason = reason
             self._stream.stop()
+            self._evaluations.give_up()
 
 
 def _check_loss(iteration: int, loss: float) -> None:

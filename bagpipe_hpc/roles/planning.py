@@ -8,6 +8,9 @@
 
 Every stage may be a few batches ahead of the next; plan i is made when batch i + L has entered. No MPI here.
 
+Evaluation is read-only batches between training batches. They are numbered along, looked ahead to and cached like all
+others, but not placed: so placement, as everything that decides on the model, sees the training batches alone.
+
 A *boundary* is where the job may stop and go on later: what the caches hold there, and how the samples of batches that
 were placed already stand. It is taken when the plan before it is made, so that no stage waits for another.
 """
@@ -35,6 +38,7 @@ from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner, SampleBatch
 from bagpipe_hpc.lookahead.residents import Residents
 from bagpipe_hpc.lookahead.warm_up import warm_up
 from bagpipe_hpc.roles.course import Course
+from bagpipe_hpc.roles.evaluation import Timetable
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 
@@ -48,10 +52,10 @@ class Placed:
 
 @dataclass(frozen=True)
 class Boundary:
-    """Between an iteration and the next.
+    """Between a plan and the next.
 
     Args:
-        iteration: The one before it.
+        iteration: The training iteration before it.
         residents: What the caches hold.
         placed: Of the batches to come; None where samples stay in order.
         is_stop: Whether no plan follows, because the stream was stopped.
@@ -83,6 +87,7 @@ class PlanStream:
         cache_rows: Slots per trainer.
         num_batches: Batches of the whole stream: no window is larger.
         is_boundary: Whether the job may stop after a plan. Called by a thread of its own.
+        admits: Whether the stream goes on with a batch; may block. Called with every batch by a thread of its own.
         first_iteration: Number of the first batch.
         before: The boundary that the first batch follows; None: the job starts there with empty caches.
     """
@@ -97,6 +102,7 @@ class PlanStream:
         cache_rows: int,
         num_batches: int,
         is_boundary: Callable[[IterationPlan], bool] = lambda plan: False,
+        admits: Callable[[SampleBatch], bool] = lambda batch: True,
         first_iteration: int = 0,
         before: Boundary | None = None,
     ) -> None:
@@ -121,9 +127,12 @@ class PlanStream:
             table_offsets = KeySpace(schema.num_embeddings).table_offsets
             placement = LocalityPlacement(num_trainers, table_offsets, schema.features)
             self._placement = _Placement(placement, before.placed if before else None)
-        self._is_boundary = is_boundary
+        self._is_boundary, self._admits = is_boundary, admits
         self._stop = threading.Event()
         self._is_stopped = False
+        self._is_cut = False  # a batch was not admitted
+        self._num_trained = first_iteration  # behind the plan made last
+        self.end: Boundary | None = None  # behind the last plan, once the stream has ended without being stopped
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -139,24 +148,41 @@ class PlanStream:
         """Memory of the planner's state per key, touched or not."""
         return self._planner.key_state_bytes
 
-    def plans(self, batches: Iterator[SampleBatch]) -> Iterator[EncodedPlan]:
+    def plans(
+        self, batches: Iterator[SampleBatch], meanwhile: Callable[[], object] | None = None
+    ) -> Iterator[EncodedPlan]:
         """Plans of all batches, in order.
 
+        Args:
+            meanwhile: Called now and then while the caller waits for a plan.
         Raises:
             CacheTooSmallError: as the planner.
             DatasetError: a batch cannot be read.
         """
         pipeline = self._pipeline
-        placed = read = pipeline.source("read batch", itertools.takewhile(lambda _: not self._is_stopped, batches))
+        read = pipeline.source("read batch", itertools.takewhile(self._goes_on, batches))
+        placed = read = self._admitted(read)
         if self._placement is not None:
             placed = pipeline.stage("place samples", self._place, read)
         due = pipeline.stage("enter batch", self._enter, placed, at_end=self._still_due)
-        plans = pipeline.stage("plan", self._plan, due)
-        return pipeline.stage("encode", lambda plan: [EncodedPlan(plan[0], encode_plan(plan[0]), plan[1])], plans)
+        plans = pipeline.stage("plan", self._plan, due, at_end=self._note_end)
+        return pipeline.stage("encode", _encode, plans, meanwhile=meanwhile)
+
+    def _goes_on(self, _: SampleBatch) -> bool:
+        return not (self._is_stopped or self._is_cut)
+
+    def _admitted(self, batches: Iterator[SampleBatch]) -> Iterator[SampleBatch]:
+        # Between two stages, where whoever waits holds no core.
+        for batch in batches:
+            if not self._admits(batch):
+                self._is_cut = True
+                deque(batches, maxlen=0)  # those read already, so that the thread that reads comes to its end
+                return
+            yield batch
 
     def _place(self, batch: SampleBatch) -> Iterable[SampleBatch]:
         assert self._placement is not None
-        yield batch.take(self._placement.order(batch))
+        yield batch if batch.read_only else batch.take(self._placement.order(batch))
 
     def _enter(self, batch: SampleBatch) -> Iterable[None]:
         """As many items as plans are due."""
@@ -166,17 +192,29 @@ class PlanStream:
         if self._is_stopped:
             return
         plan = self._planner.emit()
-        if self._placement is not None:
+        if self._placement is not None and not plan.read_only:
             self._placement.forget_first()
+        self._num_trained = plan.num_done
         self._is_stopped = self._stop.is_set()
-        boundary = None
-        if self._is_stopped or self._is_boundary(plan):
-            placed = self._placement.placed() if self._placement is not None else None
-            boundary = Boundary(plan.iteration, self._planner.residents(), placed, self._is_stopped)
-        yield plan, boundary
+        is_boundary = self._is_stopped or self._is_boundary(plan)
+        yield plan, self._boundary(self._is_stopped) if is_boundary else None
+
+    def _boundary(self, is_stop: bool) -> Boundary:
+        placed = self._placement.placed() if self._placement is not None else None
+        return Boundary(self._num_trained - 1, self._planner.residents(), placed, is_stop)
+
+    def _note_end(self) -> tuple[()]:
+        if not self._is_stopped:
+            self.end = self._boundary(self._is_cut and self._stop.is_set())
+        return ()
 
     def _still_due(self) -> Iterable[None]:
         return [None] * min(self._window, self._planner.num_entered)
+
+
+def _encode(planned: tuple[IterationPlan, Boundary | None]) -> Iterable[EncodedPlan]:
+    plan, boundary = planned
+    return [EncodedPlan(plan, encode_plan(plan), boundary)]
 
 
 class _Placement:
@@ -224,25 +262,38 @@ def warm_up_planning(config: Config, schema: Schema, num_trainers: int) -> None:
     warm_up(sum(schema.num_embeddings), id_dtype, config.oracle.max_dense_keys, largest_share)
 
 
-def count_batches(config: Config, dataset: Dataset, course: Course) -> int:
-    """Batches of a course and of the evaluation after it."""
+def timetable_of(config: Config, dataset: Dataset, course: Course) -> Timetable:
+    """When a course evaluates."""
     batch_size = config.evaluation.batch_size or config.training.batch_size
-    num_evaluated = dataset.split(config.evaluation.split).num_batches(batch_size) if config.evaluation.enabled else 0
+    num_batches = dataset.split(config.evaluation.split).num_batches(batch_size) if config.evaluation.enabled else 0
+    return Timetable(course.start.iteration, course.end_iteration, num_batches, config.evaluation.every)
+
+
+def count_batches(course: Course, timetable: Timetable) -> int:
+    """Batches of a course and of its evaluations."""
+    num_evaluated = timetable.num_evaluations * timetable.num_batches
     return course.end_iteration - course.start.iteration + num_evaluated
 
 
-def sample_batches(config: Config, dataset: Dataset, course: Course) -> Iterator[SampleBatch]:
-    """All batches of a course, epoch by epoch, then those to evaluate on, read-only."""
-    start, batch_size = course.start, course.batch_size
+def sample_batches(config: Config, dataset: Dataset, course: Course, timetable: Timetable) -> Iterator[SampleBatch]:
+    """All batches of a course, epoch by epoch; between them, when it is time, those to evaluate on, read-only."""
+    start = course.start
     epochs = (
         _epoch(config, dataset.train, epoch, start.sample if epoch == start.epoch else 0)
         for epoch in range(start.epoch, course.epochs)
     )
-    batches = itertools.islice(itertools.chain.from_iterable(epochs), course.end_iteration - start.iteration)
-    yield from (sample_batch(batch) for batch in batches)
-    if config.evaluation.enabled:
-        for batch in dataset.split(config.evaluation.split).batches(config.evaluation.batch_size or batch_size):
-            yield sample_batch(batch, read_only=True)
+    batches = itertools.chain.from_iterable(epochs)
+    for iteration in range(start.iteration, course.end_iteration + 1):
+        if timetable.is_due(iteration):
+            yield from _evaluation(config, dataset)
+        if iteration < course.end_iteration:
+            yield sample_batch(next(batches))
+
+
+def _evaluation(config: Config, dataset: Dataset) -> Iterator[SampleBatch]:
+    batch_size = config.evaluation.batch_size or config.training.batch_size
+    for batch in dataset.split(config.evaluation.split).batches(batch_size):
+        yield sample_batch(batch, read_only=True)
 
 
 def _epoch(config: Config, train: Split, epoch: int, start_sample: int) -> Iterator[Batch]:

@@ -1,23 +1,36 @@
-"""Progress of a run: a live line on a terminal, plain lines elsewhere, metrics.jsonl in the run directory."""
+"""Progress of a run: a live line on a terminal, plain lines elsewhere; metrics.jsonl, evaluations.jsonl and scalars for
+TensorBoard in the run directory.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.roles.console import open_console
+from bagpipe_hpc.roles.evaluation import Evaluation
 from bagpipe_hpc.roles.run_directory import writing_to
+from bagpipe_hpc.roles.tensorboard import TensorBoard
 from bagpipe_hpc.topology import Topology
+from bagpipe_hpc.training.metrics import EvaluationResult
+from bagpipe_hpc.training.schedule import LearningRate
 
+METRIC_NAMES = {
+    "auc": "AUC",
+    "log_loss": "log loss",
+    "normalised_entropy": "normalised entropy",
+    "calibration": "calibration",
+}
 METRICS_EVERY = 20  # iterations per line of metrics.jsonl
 SECONDS_PER_LINE = 5.0
 SECONDS_PER_REFRESH = 0.2
@@ -32,14 +45,17 @@ class History:
 
 
 class Progress:
-    """Shows samples/s, loss and time left; one line of metrics.jsonl per `METRICS_EVERY` iterations.
+    """Shows samples/s, loss, the latest evaluation and time left.
+
+    One line of metrics.jsonl per `METRICS_EVERY` iterations, one of evaluations.jsonl per evaluation.
 
     Args:
-        run_path: Where metrics.jsonl goes.
+        run_path: Where files go.
         num_iterations: Training iterations of the job.
         clock: Seconds; injected by tests.
         first_iteration: Iterations done by earlier starts of the job.
         history: Of these.
+        evaluations: Of these.
     """
 
     def __init__(
@@ -51,13 +67,24 @@ class Progress:
         clock: Callable[[], float] = time.perf_counter,
         first_iteration: int = 0,
         history: History | None = None,
+        evaluations: Sequence[Evaluation] = (),
     ) -> None:
         history = history or History()
+        self._config = config
         self._metrics_path = run_path / "metrics.jsonl"
         with writing_to(self._metrics_path):
             self._metrics = self._metrics_path.open("w", encoding="utf-8")
             self._metrics.write(history.lines.decode())
             self._metrics.flush()
+        self._evaluations_path = run_path / "evaluations.jsonl"
+        with writing_to(self._evaluations_path):
+            self._evaluations_path.unlink(missing_ok=True)  # of an earlier run
+        self._evaluation: Evaluation | None = None
+        self._tensorboard = TensorBoard(run_path / "tensorboard", first_iteration) if config.tensorboard else None
+        for line in history.lines.splitlines():
+            self._add_scalars(json.loads(line))
+        for evaluation in evaluations:
+            self._keep(evaluation)
         self._lines = bytearray(history.lines)
         self._num_iterations = num_iterations
         self._clock = clock
@@ -72,7 +99,7 @@ class Progress:
         self._task = TaskID(0)
         doing = "training" if num_iterations > first_iteration else "evaluating"
         self._console.print(
-            f"{doing} {config.model.name} ({config.mode}): {topology.num_trainers} trainer(s), "
+            f"{doing} {config.model.title} ({config.mode}): {topology.num_trainers} trainer(s), "
             f"{topology.num_servers} embedding server(s), {num_iterations:,} iterations of "
             f"{config.training.batch_size:,} samples",
             highlight=False,
@@ -97,6 +124,8 @@ class Progress:
         self._show()
         if self._bar:
             self._bar.stop()
+        if self._tensorboard:
+            self._tensorboard.close()
 
     def advance(self, iteration: int, loss: float, num_samples: int) -> None:
         """Note the end of one training iteration over a batch of num_samples."""
@@ -105,6 +134,16 @@ class Progress:
         self._losses.append(loss)
         if len(self._losses) >= METRICS_EVERY:
             self._write_metrics()
+
+    def evaluated(self, evaluation: Evaluation, is_best: bool) -> None:
+        """Note the result of an evaluation."""
+        self._keep(evaluation)
+        best = ", the best so far" if is_best and evaluation.iteration < self._num_iterations else ""
+        self._console.print(
+            f"evaluation after {evaluation.iteration:,} iterations: {_shown(evaluation.result)}{best}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def history(self) -> History:
         """What a later start of the job needs to go on with the metrics."""
@@ -139,19 +178,52 @@ class Progress:
         with writing_to(self._metrics_path):
             self._metrics.write(text)
             self._metrics.flush()
+        self._add_scalars(line)
         self._losses.clear()
         self._mark, self._mark_samples = now, self._samples
+
+    def _add_scalars(self, line: dict[str, Any]) -> None:
+        if self._tensorboard is None:
+            return
+        config, done = self._config, int(line["iteration"])
+        rates = {"learning_rate": config.dense_learning_rate, "row_learning_rate": config.row_learning_rate}
+        scalars = {f"train/{name}": LearningRate(rate, config.schedule)(done - 1) for name, rate in rates.items()}
+        scalars |= {f"train/{name}": line[name] for name in ("loss", "samples_per_second")}
+        self._tensorboard.add(done, scalars)
+
+    def _keep(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
+        with writing_to(self._evaluations_path), self._evaluations_path.open("a", encoding="utf-8") as file:
+            file.write(evaluation.to_line())
+        if self._tensorboard:
+            metrics = asdict(evaluation.result)
+            del metrics["num_samples"]
+            self._tensorboard.add(evaluation.iteration, {f"eval/{name}": value for name, value in metrics.items()})
 
     def _show(self) -> None:
         elapsed = self._clock() - self._start
         rate = self._samples / max(elapsed, 1e-9)
         loss = sum(self._losses) / len(self._losses) if math.isnan(self.last_loss) and self._losses else self.last_loss
         figures = f"{rate:,.0f} samples/s  loss {loss:.4f}"
+        if self._evaluation is not None:
+            figures += f"  {_in_short(self._evaluation)}"
         if self._bar:
             self._bar.update(self._task, completed=self._done, figures=figures, refresh=True)
         elif self._done > self._first:
             left = elapsed / (self._done - self._first) * (self._num_iterations - self._done)
             print(f"iteration {self._done:,}/{self._num_iterations:,}  {figures}  ETA {left:,.0f} s", flush=True)
+
+
+def _shown(result: EvaluationResult) -> str:
+    metrics = asdict(result)
+    return ", ".join(
+        f"{name} {metrics[field]:.4f}" for field, name in METRIC_NAMES.items() if metrics[field] is not None
+    )
+
+
+def _in_short(evaluation: Evaluation) -> str:
+    auc, log_loss = evaluation.result.auc, evaluation.result.log_loss
+    return f"AUC {auc:.4f}" if auc is not None else f"log loss {log_loss:.4f}"
 
 
 def _last_loss(lines: bytes) -> float:

@@ -9,18 +9,19 @@ import numpy as np
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, saved_checkpoints
 from bagpipe_hpc.checkpoint.generation import claim_generation
-from bagpipe_hpc.checkpoint.layout import METRICS_FILE
+from bagpipe_hpc.checkpoint.layout import EVALUATIONS_FILE, METRICS_FILE
 from bagpipe_hpc.checkpoint.manifest import ModelEntry, require_same_model
 from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.checkpoint.verify import newest_good
-from bagpipe_hpc.config import Config, TableConfig
+from bagpipe_hpc.config import Config, ModelConfig, TableConfig
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.data.schema import Schema, TableSchema
-from bagpipe_hpc.errors import CheckpointError
+from bagpipe_hpc.errors import CheckpointError, ConfigError
 from bagpipe_hpc.lookahead.placement import PlacementState
 from bagpipe_hpc.lookahead.plan import ends
 from bagpipe_hpc.lookahead.residents import Residents
 from bagpipe_hpc.roles.course import Position
+from bagpipe_hpc.roles.evaluation import Evaluation
 from bagpipe_hpc.roles.planning import Boundary, Placed
 from bagpipe_hpc.roles.progress import History
 from bagpipe_hpc.roles.spec import JobSpec
@@ -28,6 +29,7 @@ from bagpipe_hpc.store.layout import state_columns
 from bagpipe_hpc.topology import Topology
 
 AUTO = "auto"
+OWN_MODEL = "own"
 
 
 def open_checkpoints(config: Config, run_path: Path, resume: str | None) -> tuple[Path, int, Checkpoint | None]:
@@ -100,6 +102,21 @@ def check_position(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> 
         )
 
 
+def require_named_factory(checkpoint: Checkpoint, overrides: list[str]) -> None:
+    """Settings of a checkpoint are taken over, but which code to run is the user's to say.
+
+    Raises:
+        ConfigError: the checkpoint says it, and no override does.
+    """
+    model = checkpoint.manifest.config.get("model")
+    factory = model.get("factory") if isinstance(model, dict) else None
+    if factory is not None and not any(override.startswith("model.factory=") for override in overrides):
+        raise ConfigError(
+            f"{checkpoint.path} is of a model of its own, model.factory = {factory!r}, and nothing that a checkpoint "
+            f"names is run: if you trust that code, say so with --set model.factory={factory}"
+        )
+
+
 def keeps_caches(checkpoint: Checkpoint, topology: Topology) -> bool:
     """Whether every trainer finds the cache it had."""
     return checkpoint.manifest.topology.trainers == topology.num_trainers
@@ -123,13 +140,20 @@ def resumed_history(spec: JobSpec) -> History:
     return History(checkpoint.extra(METRICS_FILE), tuple(state["losses"]))
 
 
+def resumed_evaluations(spec: JobSpec) -> list[Evaluation]:
+    """Evaluations before the start."""
+    checkpoint = spec.checkpoints.open_resumed() if spec.checkpoints else None
+    if checkpoint is None or all(entry.name != EVALUATIONS_FILE for entry in checkpoint.manifest.files):
+        return []
+    return [Evaluation.from_line(line) for line in checkpoint.extra(EVALUATIONS_FILE).splitlines()]
+
+
 def model_entry(config: Config, schema: Schema) -> ModelEntry:
     """What a job that goes on from a checkpoint must agree on with it."""
     model = config.model
     return ModelEntry.model_validate(
         {
-            "name": model.name,
-            "settings": model.model_dump(mode="json", exclude={"name", "embedding_dim"}),
+            **_architecture(model),
             "num_dense": schema.num_dense,
             "tables": [
                 {
@@ -162,6 +186,14 @@ def _feature(config: Config, table: TableSchema) -> dict[str, Any]:
         "pooling": pooling,
         "weighted": table.weighted,
     }
+
+
+def _architecture(model: ModelConfig) -> dict[str, Any]:
+    """Of a model of the user's own: that it is one. Its parameters' names and shapes are compared when it is there."""
+    if model.factory is not None:
+        return {"name": OWN_MODEL, "settings": model.arguments}
+    settings = model.model_dump(mode="json", exclude={"name", "embedding_dim", "factory", "arguments"})
+    return {"name": model.name, "settings": settings}
 
 
 def _residents(checkpoint: Checkpoint) -> Residents:

@@ -61,13 +61,13 @@ class _Server:
     def __init__(self, spec: JobSpec, store: RowStore, end: ServerEnd, writer: FileWriter) -> None:
         self._spec, self._store, self._end, self._writer = spec, store, end, writer
         self._unabsorbed: deque[ServerPlan] = deque()
-        self._due: Snapshot | None = None
+        self._due: tuple[Snapshot, ServerPlan] | None = None  # and the plan that it follows
 
     def serve(self, plans: PlanReceiver) -> None:
         """Play every plan; all files are written then."""
         while (item := self._next(plans)) is not None:
             if isinstance(item, Snapshot):
-                self._due = item
+                self._due = item, self._unabsorbed[-1]
                 if self._spec.config.transport == "direct":
                     # Trainers write into the table itself, as soon as they know the next plan's rows: from 4 on.
                     self._absorb_all()
@@ -92,8 +92,8 @@ class _Server:
     def _absorb(self) -> None:
         plan = self._unabsorbed.popleft()
         self._end.absorb(plan)  # 2, 3
-        if self._due is not None and self._due.iteration == plan.iteration:
-            self._save(self._due)
+        if self._due is not None and self._due[1] is plan:
+            self._save(self._due[0])
             self._due = None
 
     def _save(self, snapshot: Snapshot) -> None:

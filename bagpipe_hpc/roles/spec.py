@@ -22,6 +22,7 @@ class JobSpec:
         start: Where training starts or goes on.
         checkpoints: None: none are written, and the job goes on from none.
         predictions: Where those of the evaluation go; None: nowhere.
+        table_names: Of each table.
     """
 
     config: Config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.roles.console import open_console
 from bagpipe_hpc.topology import Topology
+from bagpipe_hpc.training.metrics import EvaluationResult
 
 # Causes of training/step.py's stopwatches, in the order of an iteration. The first can be waited for, the others happen
 # while the next iteration computes; where nothing is delayed, they come to the first.
@@ -37,6 +39,12 @@ COUNTERS = ("rows_fetched", "rows_written_back", "rows_pushed")
 BYTES = ("bytes_fetched", "bytes_written_back", "bytes_exchanged", "bytes_dense")
 
 
+def imbalance(counts: Sequence[int] | NDArray[np.int64]) -> float:
+    """The largest to the mean; 1 where all are 0."""
+    mean = float(np.mean(counts))
+    return float(np.max(counts)) / mean if mean else 1.0
+
+
 def summarise(
     config: Config,
     topology: Topology,
@@ -47,14 +55,20 @@ def summarise(
     num_iterations: int,
     first_iteration: int = 0,
     checkpoints: dict[str, Any] | None = None,
+    evaluation: EvaluationResult | None = None,
+    evaluations: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Figures of this start of the job from every rank's totals (by world rank); times are means over the trainers."""
+    """Figures of this start of the job from every rank's totals (by world rank); times are means over the trainers.
+
+    Args:
+        evaluation: The last one.
+        evaluations: Figures of all of them.
+    """
     trainers = [totals[rank] for rank in topology.trainer_ranks]
     seconds = max(trainer["seconds"] for trainer in trainers)
     samples = sum(trainer["samples"] for trainer in trainers)
-    evaluation = trainers[0]["evaluation"]
     return {
-        "model": config.model.name,
+        "model": config.model.title,
         "mode": config.mode,
         "trainers": topology.num_trainers,
         "servers": topology.num_servers,
@@ -69,6 +83,10 @@ def summarise(
         "validation_normalised_entropy": evaluation.normalised_entropy if evaluation else None,
         "validation_calibration": evaluation.calibration if evaluation else None,
         "validation_samples": evaluation.num_samples if evaluation else 0,
+        "evaluations": {
+            **(evaluations or {}),
+            "seconds": max(trainer["evaluation_seconds"] for trainer in trainers),
+        },
         "steady_milliseconds": 1e3 * _steady_seconds([trainer["iteration_seconds"] for trainer in trainers]),
         "working_milliseconds": {
             thread: 1e3 * _steady_seconds([trainer["working_seconds"][thread] for trainer in trainers])
@@ -81,7 +99,7 @@ def summarise(
             cause: _milliseconds(trainers, "delayed_seconds_by_cause", cause) for cause in {**CAUSES, **DELAYED_CAUSES}
         },
         **{name: sum(trainer[name] for trainer in trainers) for name in (*COUNTERS, *BYTES)},
-        "imbalance": {name: _imbalance([trainer[name] for trainer in trainers]) for name in COUNTERS},
+        "imbalance": {name: imbalance([trainer[name] for trainer in trainers]) for name in COUNTERS},
         "bytes_plans": bytes_plans,
         "rows_touched": sum(totals[rank]["rows_touched"] for rank in topology.server_ranks),
         "devices": sorted({trainer["device"] for trainer in trainers}),
@@ -126,12 +144,24 @@ def print_summary(summary: dict[str, Any], run_path: Path) -> None:
             table.add_row("normalised entropy", f"{summary['validation_normalised_entropy']:.4f}",
                           "log loss to that of the mean label")  # fmt: skip
             table.add_row("calibration", f"{summary['validation_calibration']:.4f}", "mean prediction to mean label")
+    _add_evaluations(table, summary["evaluations"])
     if trained:
         _add_costs(table, summary, trained)
     console = open_console()
     console.print(table)
     console.print(f"model digest {summary['model_digest']}", highlight=False, soft_wrap=True)
     console.print(f"run directory {run_path}", highlight=False, soft_wrap=True)
+
+
+def _add_evaluations(table: Table, evaluations: dict[str, Any]) -> None:
+    """Where there was more than one."""
+    if evaluations.get("number", 0) > 1:
+        table.add_row("evaluations", f"{evaluations['number']:,}", f"{evaluations['seconds']:.1f} s, and "
+                      f"{evaluations['metric_seconds']:.1f} s of metrics while training went on")  # fmt: skip
+        best = "undefined" if evaluations["best"] is None else f"{evaluations['best']:.4f}"
+        table.add_row(f"best {evaluations['metric']}", best, f"after {evaluations['best_iteration']:,} iterations")
+    if reason := evaluations.get("stopped_early"):
+        table.add_row("stopped early", "", reason)
 
 
 def _add_costs(table: Table, summary: dict[str, Any], trained: int) -> None:
@@ -162,11 +192,6 @@ def _add_costs(table: Table, summary: dict[str, Any], trained: int) -> None:
     table.add_section()
     for name in (*BYTES, "bytes_plans"):
         table.add_row(name.replace("_", " "), _human(summary[name]), "")
-
-
-def _imbalance(counts: list[int]) -> float:
-    """Of the largest to the mean."""
-    return max(counts) * len(counts) / sum(counts) if sum(counts) else 1.0
 
 
 def _human(num_bytes: float) -> str:

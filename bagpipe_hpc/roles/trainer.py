@@ -8,10 +8,10 @@ oracle         prefetch thread            exchange thread              main thre
   |                                         5 start i+1  <---------------|------------------------> early pushes
   |                                         |                            6 compute i  <-----------> critical pushes,
   |                                         |                            |                          gradients, Horovod
-  | <-------------------------------------- |  ------------------------- 7 report: loss
+  | <-------------------------------------- |  ------------------------- 7 report: loss; predictions, if read-only
   |                                         |------ i+1 is ready ------> 8 next iteration
   |-- snapshot -------------------------------> 9 after the finish of the last: copy the cache, write it in a thread
-  |-- end ----> 10 None ------------------> finish of the last --------> 11 evaluation, counters, dense parameters
+  |-- end ----> 10 None ------------------> finish of the last --------> 11 counters, dense parameters
 
 4 and 5 run while 6 does, and the critical path is 6 alone (training/step.py says why that is safe). Where nothing may
 be delayed, the main thread does 5, 6, 4, one after the other; so it does around a snapshot.
@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Queue
@@ -37,7 +38,10 @@ from bagpipe_hpc.config import Config
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.lookahead.plan import Snapshot, TrainerPlan
 from bagpipe_hpc.roles.communicators import Communicators, trainers_of_node
-from bagpipe_hpc.roles.report import REPORT
+from bagpipe_hpc.roles.evaluating import PredictionSender
+from bagpipe_hpc.roles.laps import Laps
+from bagpipe_hpc.roles.own_model import require_equal_parameters
+from bagpipe_hpc.roles.report import LOSS_TAG, REPORT
 from bagpipe_hpc.roles.saving import FileWriter
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.trainer_state import TrainerState
@@ -48,8 +52,9 @@ from bagpipe_hpc.training.buffers import BufferPool, HostBuffer, HostMemory
 from bagpipe_hpc.training.build import build_step
 from bagpipe_hpc.training.dense import dense_parameters
 from bagpipe_hpc.training.device import Device, choose_device, free_bytes, set_num_threads
-from bagpipe_hpc.training.metrics import EvaluationResult, evaluate_predictions, save_predictions
+from bagpipe_hpc.training.own_model import ModelFactory
 from bagpipe_hpc.training.step import OpenIteration, Stopwatch
+from bagpipe_hpc.training.trainer_batch import TrainerBatch
 from bagpipe_hpc.transport.base import TrainerEnd
 from bagpipe_hpc.transport.channel import PlanReceiver
 from bagpipe_hpc.transport.direct import DirectTrainer
@@ -61,8 +66,15 @@ from bagpipe_hpc.transport.window import RowWindow
 Float32Array = NDArray[np.float32]
 
 
-def run_trainer(spec: JobSpec, topology: Topology, comms: Communicators) -> None:
-    """Train until the plans end. Communication: see the timeline."""
+def run_trainer(
+    spec: JobSpec, topology: Topology, comms: Communicators, factory: ModelFactory | None
+) -> Iterator[TrainerBatch]:
+    """Train until the plans end: the caller makes the step on each batch, and whatever else there is happens around it.
+
+    Args:
+        factory: Makes a model of the user's own; None: as configured.
+    Communication: see the timeline.
+    """
     keep_freed_memory()
     # Horovod reads these in init: one tensor at a time, no waiting for more to fuse.
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
@@ -74,9 +86,9 @@ def run_trainer(spec: JobSpec, topology: Topology, comms: Communicators) -> None
     set_num_threads(num_threads)
     end = _open_transport(spec.config, topology, comms)
     comms.world.gather(_cache_limit(spec, device, node.size))
-    trainer = _Trainer(spec, comms, device, num_slots=comms.world.bcast(None))
+    trainer = _Trainer(spec, comms, device, comms.world.bcast(None), factory)
     prefetcher = _Prefetcher(comms, end, spec.config, device)
-    trainer.run(prefetcher, end)
+    yield from trainer.run(prefetcher, end)
     if comms.world.bcast(None):  # training is done
         trainer.report_totals(num_threads)
     end.close()
@@ -113,7 +125,7 @@ class _Prefetcher:
 
     def __init__(self, comms: Communicators, end: TrainerEnd, config: Config, device: Device) -> None:
         self.buffers = BufferPool(HostMemory(device))  # P + 2: one filled, P queued, one inserted
-        self.work: list[int] = []  # by working_ns, after each iteration
+        self.work = Laps(working_ns)
         self._plans = PlanReceiver(comms.plans)
         self._end = end
         self._row_width = row_width(config)
@@ -131,7 +143,7 @@ class _Prefetcher:
             buffer = self.buffers.take()
             rows = buffer.rows(len(plan.fetch_slots), self._row_width)
             self._end.fetch(plan, rows)  # 2
-            self.work.append(working_ns())
+            self.work.end(counts=not plan.read_only)
             with trace.span("queue wait", plan.iteration):
                 self._landed.put(_Landed(plan, rows, buffer, planned_at))  # 3
         self._landed.put(None)  # 10
@@ -152,7 +164,9 @@ class _Prefetcher:
 class _Trainer:
     """Plays the plans and counts what happens."""
 
-    def __init__(self, spec: JobSpec, comms: Communicators, device: Device, num_slots: int) -> None:
+    def __init__(
+        self, spec: JobSpec, comms: Communicators, device: Device, num_slots: int, factory: ModelFactory | None
+    ) -> None:
         self._comms = comms
         self._device = device
         self._row_bytes = 4 * row_width(spec.config)
@@ -162,6 +176,7 @@ class _Trainer:
         self._step = build_step(
             spec.config,
             schema=spec.schema,
+            factory=factory,
             num_slots=num_slots,
             trainer_rank=comms.trainers.rank,
             device=device,
@@ -170,39 +185,40 @@ class _Trainer:
             stopwatch=self._watch,
             delayed_stopwatch=self._delayed_watch if spec.config.is_overlapped else self._watch,
         )
+        if spec.config.model.factory is not None:
+            require_equal_parameters(comms.trainers, self._step.model, spec.config.model.factory)
         self._state = TrainerState(spec, self._step, comms.trainers.rank)
         self._state.restore()
         self._writer = FileWriter(comms.events)
         self._counters = dict.fromkeys(
             ("iterations", "samples", "rows_fetched", "rows_written_back", "rows_pushed", "bytes_exchanged"), 0
         )
-        self._clock = [time.perf_counter()]  # when training iterations ended
-        self._work: dict[str, list[int]] = {"main": [], "exchange": [], "prefetch": []}  # by thread, as prefetcher.work
-        self._seconds_by_cause: dict[str, float] = {}
-        self._predictions_path = spec.predictions
-        self._predictions: list[tuple[Float32Array, Float32Array]] = []
+        self._predictions = PredictionSender(comms.reports)
+        self._clock = Laps(time.perf_counter_ns)
+        self._work = {thread: Laps(working_ns) for thread in ("main", "exchange", "prefetch")}
 
-    def run(self, prefetcher: _Prefetcher, end: TrainerEnd) -> None:
-        """Play every plan; all files are written then."""
+    def run(self, prefetcher: _Prefetcher, end: TrainerEnd) -> Iterator[TrainerBatch]:
+        """Play every plan, yielding what is to be trained on; all files are written then."""
         self._work["prefetch"] = prefetcher.work
-        self._clock = [time.perf_counter()]
+        self._clock.end(counts=False)
         if self._step.is_overlapped:
-            self._run_overlapped(prefetcher, end)
+            yield from self._run_overlapped(prefetcher, end)
         else:
             while (item := self._start_next(prefetcher, self._watch)) is not None:  # 5
                 if isinstance(item, Snapshot):
                     self._save(item, None, end)  # 9
                 else:
-                    self._compute(item)  # 6
+                    yield from self._compute(item)  # 6
                     self._finish(item, end)  # 4
         self._writer.finish()
+        self._predictions.finish()
 
-    def _run_overlapped(self, prefetcher: _Prefetcher, end: TrainerEnd) -> None:
+    def _run_overlapped(self, prefetcher: _Prefetcher, end: TrainerEnd) -> Iterator[TrainerBatch]:
         def meanwhile(previous: OpenIteration | None) -> OpenIteration | Snapshot | None:
             if previous is not None:
                 self._finish(previous, end)  # 4
             following = self._start_next(prefetcher, self._delayed_watch)  # 5
-            self._work["exchange"].append(working_ns())
+            self._work["exchange"].end(counts=previous is not None and not previous.plan.read_only)
             return following
 
         with ThreadPoolExecutor(1, "exchange") as exchange:
@@ -213,7 +229,7 @@ class _Trainer:
                     previous, current = None, self._start_next(prefetcher, self._watch)
                     continue
                 following = exchange.submit(meanwhile, previous)
-                self._compute(current)  # 6
+                yield from self._compute(current)  # 6
                 with self._watch.time("delayed_wait", current.plan.iteration):
                     previous, current = current, following.result()  # 8
             if previous is not None:
@@ -238,15 +254,23 @@ class _Trainer:
         self._watch.add("checkpoint", start, stop, snapshot.iteration)
         self._writer.write(lambda: kept((stop - start) / 1e9))
 
-    def _compute(self, iteration: OpenIteration) -> None:
+    def _compute(self, iteration: OpenIteration) -> Iterator[TrainerBatch]:
         plan = iteration.plan
         with trace.span("evaluation" if plan.read_only else "iteration", plan.iteration):
-            loss, logits = self._step.compute(iteration)
-            self._account(plan, loss, logits)  # 7
-        self._work["main"].append(working_ns())
-        if not plan.read_only:
-            self._clock.append(time.perf_counter())
-            self._seconds_by_cause = dict(self._watch.seconds)
+            batch = self._step.gather(iteration)
+            loss = float("nan")
+            if plan.read_only:
+                self._predictions.send(self._step.predict(batch))
+            else:
+                with self._watch.time("compute"):
+                    if len(batch):
+                        yield batch
+                    else:
+                        batch.skip()
+                loss = self._step.apply(iteration, batch)
+            self._account(plan, loss)  # 7
+        for laps in (self._work["main"], self._clock, self._watch):
+            laps.end(counts=not plan.read_only)
 
     def _finish(self, iteration: OpenIteration, end: TrainerEnd) -> None:
         with trace.span("finish", iteration.plan.iteration):
@@ -254,38 +278,39 @@ class _Trainer:
             watch = self._delayed_watch if self._step.is_overlapped else self._watch
             with watch.time("write_back"):
                 end.write_back(iteration.plan, leaving)
+        if self._step.is_overlapped:
+            self._delayed_watch.end(counts=not iteration.plan.read_only)
 
-    def _account(self, plan: TrainerPlan, loss: float, logits: Float32Array) -> None:
+    def _account(self, plan: TrainerPlan, loss: float) -> None:
         self._counters["rows_written_back"] += len(plan.write_back_slots)  # the last ones leave during evaluation
         if plan.read_only:
-            self._predictions.append((logits, plan.labels))
-        else:
-            self._counters["iterations"] += 1
-            self._counters["samples"] += plan.num_samples
-            self._counters["rows_fetched"] += len(plan.fetch_slots)
-            self._counters["rows_pushed"] += len(plan.push_index)
-            self._counters["bytes_exchanged"] += self._step.exchanged_bytes(plan)
+            return
+        self._counters["iterations"] += 1
+        self._counters["samples"] += plan.num_samples
+        self._counters["rows_fetched"] += len(plan.fetch_slots)
+        self._counters["rows_pushed"] += len(plan.push_index)
+        self._counters["bytes_exchanged"] += self._step.exchanged_bytes(plan)
         if self._comms.trainers.rank == 0:
             self._comms.reports.Send(
-                REPORT.pack(plan.iteration, loss, plan.num_global_samples, plan.read_only), ORACLE_RANK
+                REPORT.pack(plan.num_trained, loss, plan.num_global_samples), ORACLE_RANK, LOSS_TAG
             )
 
     def report_totals(self, num_threads: int) -> None:
         """Send the oracle what this trainer counted while training (11). Communication: collective over the world."""
         is_first = self._comms.trainers.rank == 0
         totals: dict[str, Any] = {
-            "seconds": self._clock[-1] - self._clock[0],
-            "iteration_seconds": np.diff(self._clock),
-            "working_seconds": {thread: np.diff(work) / 1e9 for thread, work in self._work.items()},
-            "delayed_seconds_by_cause": dict(self._delayed_watch.seconds),
-            "seconds_by_cause": self._seconds_by_cause,
+            "seconds": self._clock.seconds,
+            "evaluation_seconds": self._clock.other_seconds,
+            "iteration_seconds": self._clock.lap_seconds(),
+            "working_seconds": {thread: work.lap_seconds() for thread, work in self._work.items()},
+            "delayed_seconds_by_cause": dict(self._delayed_watch.counted),
+            "seconds_by_cause": dict(self._watch.counted),
             **self._counters,
             "bytes_fetched": self._counters["rows_fetched"] * self._row_bytes,
             "bytes_written_back": self._counters["rows_written_back"] * self._row_bytes,
             "bytes_dense": self._counters["iterations"] * self._step.dense.num_bytes,
             "device": str(self._device),
             "threads": num_threads,
-            "evaluation": self._evaluate(),
             "dense_parameters": dense_parameters(self._step.model) if is_first else None,
         }
         self._comms.world.gather(totals)
@@ -294,17 +319,6 @@ class _Trainer:
         """Release communicators. Communication: collective over the trainers."""
         self._peers.free()
         self._delayed_peers.free()
-
-    def _evaluate(self) -> EvaluationResult | None:
-        """Metrics over the predictions of all trainers, at trainer 0."""
-        shares = self._comms.trainers.gather(self._predictions)
-        if not shares or not shares[0]:
-            return None
-        pieces = [piece for batch in zip(*shares, strict=True) for piece in batch]  # in the order of the samples
-        logits, labels = (np.concatenate(column) for column in zip(*pieces, strict=True))
-        if self._predictions_path is not None:
-            save_predictions(self._predictions_path, logits)
-        return evaluate_predictions(logits, labels)
 
 
 def share_of_cores(node: MPI.Intracomm) -> int:

@@ -11,6 +11,7 @@ from bagpipe_hpc.training.cache import RowCache
 from bagpipe_hpc.training.dense import DenseSynchronizer
 from bagpipe_hpc.training.dense_optimizer import build_dense_optimizer
 from bagpipe_hpc.training.models import build_model
+from bagpipe_hpc.training.own_model import ModelFactory, build_own_model, model_inputs
 from bagpipe_hpc.training.pooling import Pooling
 from bagpipe_hpc.training.row_optimizer import build_optimizer_of_tables
 from bagpipe_hpc.training.schedule import LearningRate
@@ -22,6 +23,7 @@ def build_step(
     config: Config,
     *,
     schema: Schema,
+    factory: ModelFactory | None = None,
     num_slots: int,
     trainer_rank: int,
     device: torch.device,
@@ -30,14 +32,20 @@ def build_step(
     stopwatch: Stopwatch,
     delayed_stopwatch: Stopwatch,
 ) -> TrainingStep:
-    """Model, optimizers and cache of one trainer, ready to play plans. Horovod must be initialised."""
-    dims = [config.embedding_dim_of(table.shares or table.name) for table in schema.tables]
-    model = build_model(config.model, schema.num_dense, schema.num_tables, config.training.seed, dims).to(device)
+    """Model, optimizers and cache of one trainer, ready to play plans. Horovod must be initialised.
+
+    Args:
+        factory: Makes a model of the user's own; None: as configured.
+    Raises:
+        OwnModelError: it fails.
+    """
+    model = _build_model(config, schema, factory, trainer_rank).to(device)
     dense_rate = LearningRate(config.dense_learning_rate, config.schedule)
     return TrainingStep(
         trainer_rank=trainer_rank,
         model=model,
         row_dim=config.model.row_dim,
+        table_names=tuple(table.name for table in schema.tables),
         pooling=Pooling(schema, config),
         cache=RowCache(num_slots, row_width(config), device),
         row_optimizer=build_optimizer_of_tables(config, schema),
@@ -50,3 +58,13 @@ def build_step(
         stopwatch=stopwatch,
         delayed_stopwatch=delayed_stopwatch,
     )
+
+
+def _build_model(config: Config, schema: Schema, factory: ModelFactory | None, trainer_rank: int) -> torch.nn.Module:
+    seed = config.training.seed
+    if config.model.factory is None:
+        dims = [config.embedding_dim_of(table.shares or table.name) for table in schema.tables]
+        return build_model(config.model, schema.num_dense, schema.num_tables, seed, dims)
+    model = build_own_model(config.model, model_inputs(config, schema), factory)
+    torch.manual_seed(seed + 1 + trainer_rank)  # whatever it draws while training
+    return model

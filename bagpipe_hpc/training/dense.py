@@ -18,13 +18,13 @@ class DenseSynchronizer:
     (roles/trainer.py), so the order of summation is MPI's for each size and does not depend on timing.
 
     Args:
-        model: Its parameters get the summed gradients.
+        model: Its parameters get the summed gradients, but for those that are frozen (not requires_grad).
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._buckets: list[_Bucket] = []
         pending: list[torch.nn.Parameter] = []
-        for parameter in reversed(list(model.parameters())):
+        for parameter in reversed([each for each in model.parameters() if each.requires_grad]):
             pending.append(parameter)
             if 4 * sum(p.numel() for p in pending) >= BUCKET_BYTES:
                 self._add_bucket(pending)

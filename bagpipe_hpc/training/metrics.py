@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
-from torchmetrics.functional.classification import binary_auroc
 
 from bagpipe_hpc.errors import BagpipeError
 
 Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,21 +27,33 @@ class EvaluationResult:
 
 
 def evaluate_predictions(logits: Float32Array, labels: Float32Array) -> EvaluationResult:
-    """Metrics of logits and labels, float32 (n,); AUC is exact (torchmetrics)."""
-    predicted, expected = torch.from_numpy(logits), torch.from_numpy(labels)
-    log_loss = float(functional.binary_cross_entropy_with_logits(predicted, expected))
+    """Metrics of logits and labels, float32 (n,); AUC is exact."""
+    exact = logits.astype(np.float64)
+    log_predicted = _log_sigmoid(exact)
+    log_loss = float(np.mean(exact - exact * labels - log_predicted))
     mean_label = float(labels.mean(dtype=np.float64))
     if not 0 < mean_label < 1:
         return EvaluationResult(len(labels), None, log_loss, None, None)
-    probabilities = predicted.sigmoid()
     entropy = -(mean_label * math.log(mean_label) + (1 - mean_label) * math.log(1 - mean_label))
     return EvaluationResult(
         len(labels),
-        auc=float(binary_auroc(probabilities, expected.int())),
+        auc=_auc(logits[labels == 1], logits[labels == 0]),
         log_loss=log_loss,
         normalised_entropy=log_loss / entropy,
-        calibration=float(probabilities.double().mean()) / mean_label,
+        calibration=float(np.exp(log_predicted).mean()) / mean_label,
     )
+
+
+def _auc(positive: Float32Array, negative: Float32Array) -> float:
+    """The chance that a positive sample has the larger logit than a negative one; a tie counts half."""
+    positive, negative = np.sort(positive), np.sort(negative)
+    num_below = int(np.searchsorted(negative, positive, "left").sum())
+    num_up_to = int(np.searchsorted(negative, positive, "right").sum())
+    return (num_below + num_up_to) / (2 * len(positive) * len(negative))
+
+
+def _log_sigmoid(logits: Float64Array) -> Float64Array:
+    return np.minimum(logits, 0) - np.log1p(np.exp(-np.abs(logits)))
 
 
 def save_predictions(path: Path, logits: Float32Array) -> None:
@@ -54,6 +64,6 @@ def save_predictions(path: Path, logits: Float32Array) -> None:
     """
     try:
         with path.open("wb") as file:
-            np.save(file, torch.from_numpy(logits).sigmoid().numpy())
+            np.save(file, np.exp(_log_sigmoid(logits.astype(np.float64))).astype(np.float32))
     except OSError as error:
         raise BagpipeError(f"{path} cannot be written: {error.strerror}; choose another --output") from None

@@ -11,6 +11,8 @@ CONCATENATING = ("wide_deep", "dcn", "dcn_v2")
 
 def misfit(model: ModelConfig, schema: Schema) -> str:
     """What keeps a model from learning from samples of a schema, and what mends it; empty if nothing does."""
+    if model.factory is not None:
+        return ""
     if model.name in PAIRING and schema.num_dense == 0 and schema.num_tables < 2:
         return f"has one table and no dense features: {model.name} needs two vectors to interact; add a feature"
     if model.name == "caser":
@@ -41,7 +43,7 @@ def _dim_misfit(dim: int | None, model: ModelConfig) -> str:
         return ""
     if dim > model.embedding_dim:
         return f"rows have model.embedding_dim columns, {model.embedding_dim}; raise that to the largest of all tables"
-    if model.name not in CONCATENATING:
+    if model.factory is None and model.name not in CONCATENATING:
         return f"{model.name} needs embeddings of one size; take {' or '.join(CONCATENATING)}, or leave it out"
     return ""
 

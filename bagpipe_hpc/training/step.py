@@ -1,11 +1,11 @@
-"""One iteration of one trainer, as its plan says, in three parts.
+"""One iteration of one trainer, as its plan says: start, compute (gather, the caller's loss, apply), finish.
 
     start      1  set aside forced evictions     cache -> aside
                2  insert fetched rows            landed -> cache
                3  early pushes                   cache -> peers: replicas that the iteration before does not update
-    compute    4  critical pushes                cache -> peers: the other replicas
-               5  forward, backward              rows -> loss, gradients; the dense allreduce runs along with backward
-               6  critical gradients             of replicas that the next iteration uses, to their owners
+    gather     4  critical pushes                cache -> peers: the other replicas
+               5  forward, backward              by the caller: rows -> loss, gradients; dense allreduce along with it
+    apply      6  critical gradients             of replicas that the next iteration uses, to their owners
                7  update                         sum in ascending trainer order, one optimizer step per owned row
                8  dense parameters               when their gradients are summed
     finish     9  delayed gradients, update      of all other replicas
@@ -31,7 +31,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.lookahead.plan import TrainerPlan
@@ -40,6 +39,8 @@ from bagpipe_hpc.training.cache import RowCache, to_device, to_host
 from bagpipe_hpc.training.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.training.pooling import Pooling
 from bagpipe_hpc.training.row_optimizer import RowOptimizer
+from bagpipe_hpc.training.trainer_batch import TrainerBatch
+from bagpipe_hpc.training.undisturbed import undisturbed
 from bagpipe_hpc.training.wire import Wire, WireArray, gradient_scale
 
 Float32Array = NDArray[np.float32]
@@ -80,7 +81,8 @@ class Stopwatch:
     """Seconds by cause; every block is a span of the trace."""
 
     def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # since the last lap
+        self.counted: defaultdict[str, float] = defaultdict(float)  # of all laps that count
 
     @contextmanager
     def time(self, cause: str, iteration: int | None = None) -> Iterator[None]:
@@ -93,6 +95,12 @@ class Stopwatch:
         """Add and trace what has been timed already, by `time.perf_counter_ns`."""
         self.seconds[cause] += (stop_ns - start_ns) / 1e9
         trace.record(cause.replace("_", " "), start_ns, stop_ns, iteration)
+
+    def end(self, *, counts: bool) -> None:
+        """A lap ends here, and the next begins."""
+        for cause, seconds in self.seconds.items() if counts else ():
+            self.counted[cause] += seconds
+        self.seconds.clear()
 
 
 @dataclass(frozen=True)
@@ -114,10 +122,10 @@ class OpenIteration:
     pushed: _Blocks  # entries of push_index
     replicated: _Blocks  # entries of replicas
     updated: dict[Classes, Int64Array]  # positions in update_slots, ascending: rows updated with those gradients
-    replicas_buffer: HostBuffer  # from `start` to `compute`
+    replicas_buffer: HostBuffer  # from `start` to `gather`
     replicas: WireArray  # (replica_counts.sum(), row_dim) in that buffer, as they travelled
     own_gradients: torch.Tensor = field(init=False)  # (num_own, row_dim)
-    gradients_buffer: HostBuffer = field(init=False)  # from `compute` to `finish`
+    gradients_buffer: HostBuffer = field(init=False)  # from `apply` to `finish`
     replica_gradients: WireArray = field(init=False)  # (len(replicas), row_dim) in that buffer, as they will travel
 
 
@@ -129,12 +137,13 @@ class TrainingStep:
         model: (dense, embedded) -> logits.
         row_dim: Columns of a row that are trained.
         pooling: From rows to the vectors of samples.
+        table_names: Of each table.
         cache: Rows this trainer owns.
         row_optimizer: For rows.
         dense_optimizer: For the model's parameters.
         dense: Sums dense gradients.
         in_bfloat16: Whether the model computes in bfloat16 where torch.autocast finds that safe.
-        peers: The other trainers, for `compute`.
+        peers: The other trainers, for `gather` and `apply`.
         delayed_peers: The other trainers, for `start` and `finish`; None: nothing is early or delayed.
         wire: How rows and gradients travel among them.
         stopwatch: Gets the time of each part.
@@ -151,6 +160,7 @@ class TrainingStep:
         model: torch.nn.Module,
         row_dim: int,
         pooling: Pooling,
+        table_names: tuple[str, ...],
         cache: RowCache,
         row_optimizer: RowOptimizer,
         dense_optimizer: DenseOptimizer,
@@ -166,6 +176,7 @@ class TrainingStep:
         self.model = model
         self._row_dim = row_dim
         self._pooling = pooling
+        self._table_names = table_names
         self._cache = cache
         self._row_optimizer = row_optimizer
         self._dense_optimizer = dense_optimizer
@@ -231,13 +242,10 @@ class TrainingStep:
     def _critical_gradients(self) -> Classes:
         return CRITICAL_GRADIENTS if self.is_overlapped else ALL
 
-    def compute(self, iteration: OpenIteration) -> tuple[float, Float32Array]:
-        """Forward, backward, and what the next iteration needs.
+    def gather(self, iteration: OpenIteration) -> TrainerBatch:
+        """The samples and all their rows, for the caller to step on; for `predict` in read-only iterations.
 
-        Returns:
-            The loss over the global batch (nan in read-only iterations); logits of this trainer's share, float32
-            (num_samples,).
-        Communication: with peers as counted in the plan; collective over the trainers for dense gradients.
+        Communication: with peers as counted in the plan.
         """
         plan = iteration.plan
         with self._watch.time("exchange"):
@@ -246,29 +254,47 @@ class TrainingStep:
             own = self._wire.pack(self._cache.read(plan.update_slots[: plan.num_own])[:, : self._row_dim])
             rows = self._wire.unpack(torch.cat([own, to_device(iteration.replicas, own.device)]))
             self._replicas.give_back(iteration.replicas_buffer)
-        if plan.read_only:
-            with self._watch.time("compute"), torch.no_grad():
-                return float("nan"), to_host(self._forward(plan, rows))
-        rows.requires_grad_()
-        with self._watch.time("compute"):  # 5
+        with self._watch.time("compute"):
             self._dense_optimizer.zero_grad()
-            logits = self._forward(plan, rows)
-            labels = to_device(plan.labels, rows.device)
-            share = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
-            share_loss = share / plan.num_global_samples
-            self.dense.start(share_loss)
-            share_loss.backward()
-        assert rows.grad is not None
+            rows.requires_grad_(not plan.read_only)
+            return TrainerBatch(
+                plan,
+                dense=to_device(plan.dense, rows.device),
+                embedded=self._pooling(plan, rows),
+                rows=rows,
+                table_names=self._table_names,
+                model=self.model,
+                in_bfloat16=self._in_bfloat16,
+                before_backward=self.dense.start,
+            )
+
+    def predict(self, batch: TrainerBatch) -> Float32Array:
+        """Logits of a share, float32 (num_samples,)."""
+        if len(batch) == 0:  # models of the user's own need not bear that
+            return np.empty(0, np.float32)
+        with self._watch.time("compute"), undisturbed(self.model, self._cache.device):
+            return to_host(batch.logits())
+
+    def apply(self, iteration: OpenIteration, batch: TrainerBatch) -> float:
+        """Behind backward: what the next iteration needs of the gradients.
+
+        Returns:
+            The loss over the global batch.
+        Raises:
+            OwnModelError: the caller has made no step on the batch.
+        Communication: with peers as counted in the plan; collective over the trainers for dense gradients.
+        """
+        plan = iteration.plan
         scale = gradient_scale(plan.num_global_samples)
-        gradients = self._wire.pack(rows.grad, scale)
+        gradients = self._wire.pack(batch.row_gradients(), scale)
         iteration.own_gradients = self._wire.unpack(gradients[: plan.num_own], scale)
         iteration.gradients_buffer = self._gradients.take()
         iteration.replica_gradients = iteration.gradients_buffer.fill(gradients[plan.num_own :])
         self._reduce(iteration, self._critical_gradients, self._lane, "exchange")  # 6, 7
         with self._watch.time("dense"):  # 8
             loss = self.dense.finish()
-            self._dense_optimizer.step(plan.iteration)
-        return loss, to_host(logits)
+            self._dense_optimizer.step(plan.num_trained)
+        return loss
 
     def finish(self, iteration: OpenIteration) -> Float32Array:
         """The delayed half.
@@ -296,12 +322,6 @@ class TrainingStep:
         landed = lane.incoming.rows(len(incoming.positions), self._row_dim, self._wire.array_dtype)
         lane.peers.swap(lane.outgoing.fill(self._wire.pack(rows)), outgoing.counts, landed, incoming.counts)
         iteration.replicas[incoming.positions] = landed
-
-    def _forward(self, plan: TrainerPlan, rows: torch.Tensor) -> torch.Tensor:
-        dense = to_device(plan.dense, rows.device)
-        with torch.autocast(rows.device.type, torch.bfloat16, enabled=self._in_bfloat16):
-            logits: torch.Tensor = self.model(dense, self._pooling(plan, rows))
-        return logits.float()
 
     def _reduce(self, iteration: OpenIteration, classes: Classes, lane: _Lane, cause: str) -> None:
         """Gradients of replicas of these Gray classes to their owners; then update the rows they belong to."""
@@ -350,7 +370,7 @@ class TrainingStep:
                 start += count
         slots = plan.update_slots[positions]
         rows = self._cache.read(slots)
-        self._row_optimizer.step(rows, sums, plan.iteration)
+        self._row_optimizer.step(rows, sums, plan.num_trained)
         self._cache.write(slots, rows)
 
 

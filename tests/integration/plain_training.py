@@ -1,4 +1,4 @@
-"""Plain single-process PyTorch training: nn.Embedding tables, torch.optim, a loop. Ours is only the model.
+"""Plain single-process PyTorch training: nn.Embedding tables, torch.optim, a loop. Ours is only the model's dense part.
 
 (And its initial rows and the data set, which are inputs.)
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -28,6 +29,31 @@ ROW_OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, float], l
 }  # by row_optimizer.name; the last are the names of its state, in a row's order
 
 
+class PlainModel(nn.Module):
+    """A model and its tables, called with dense features and ids."""
+
+    def __init__(self, config: ModelConfig, num_embeddings: Sequence[int], num_dense: int) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(_table(table, config, num_embeddings) for table in range(len(num_embeddings)))
+        self.dense = build_model(config, num_dense, len(num_embeddings), seed=0)
+
+    def forward(self, dense: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        columns = [table(ids[:, index]) for index, table in enumerate(self.tables)]
+        logits: torch.Tensor = self.dense(dense, torch.stack(columns, dim=1))
+        return logits
+
+
+def read_split(dataset: Path, split: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Labels, dense features and ids of all samples, in order."""
+    columns: dict[str, list[np.ndarray]] = {"labels": [], "dense": [], "one_hot": []}
+    for path in sorted((dataset / split).iterdir()):
+        with h5py.File(path) as shard:
+            for name, pieces in columns.items():
+                pieces.append(shard[name][:])
+    labels, dense, ids = (torch.from_numpy(np.concatenate(pieces)) for pieces in columns.values())
+    return labels, dense, ids.long()
+
+
 def plain_digest(
     dataset: Path,
     num_shares: int,
@@ -39,31 +65,28 @@ def plain_digest(
 ) -> str:
     """The model digest after training; gradients are accumulated over num_shares contiguous parts of each batch."""
     torch.set_num_threads(1)
-    labels, dense, ids = _read(dataset)
-    tables = nn.ModuleList(_table(index, config) for index in range(len(NUM_EMBEDDINGS)))
-    model = build_model(config, dense.shape[1], len(NUM_EMBEDDINGS), seed=0)
-    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    labels, dense, ids = read_split(dataset, "train")
+    model = PlainModel(config, NUM_EMBEDDINGS, dense.shape[1])
+    optimizer = torch.optim.SGD(model.dense.parameters(), lr=learning_rate)
     kind, arguments, state_names = ROW_OPTIMIZERS[row_optimizer]
-    table_optimizers = [kind(table.parameters(), lr=learning_rate, **arguments) for table in tables]
+    table_optimizers = [kind(table.parameters(), lr=learning_rate, **arguments) for table in model.tables]
     for _ in range(epochs):
         for start in range(0, len(labels), batch_size):
             batch = slice(start, min(start + batch_size, len(labels)))
             size = batch.stop - batch.start
-            optimizer.zero_grad()
-            tables.zero_grad()
+            model.zero_grad()
             for share in torch.arange(batch.start, batch.stop).tensor_split(num_shares):
-                columns = [table(ids[share, index]) for index, table in enumerate(tables)]
-                logits = model(dense[share], torch.stack(columns, dim=1))
+                logits = model(dense[share], ids[share])
                 loss = functional.binary_cross_entropy_with_logits(logits, labels[share], reduction="sum") / size
                 loss.backward()
             optimizer.step()
-            for index, (table, table_optimizer) in enumerate(zip(tables, table_optimizers, strict=True)):
+            for index, (table, table_optimizer) in enumerate(zip(model.tables, table_optimizers, strict=True)):
                 _step(table.weight, table_optimizer, ids[batch, index].unique())
     rows = [
         torch.cat([table.weight.detach(), *(each.state[table.weight][name] for name in state_names)], dim=1)
-        for table, each in zip(tables, table_optimizers, strict=True)
+        for table, each in zip(model.tables, table_optimizers, strict=True)
     ]
-    return _digest(model, rows, ids)
+    return _digest(model.dense, rows, ids)
 
 
 def _step(weight: torch.Tensor, optimizer: torch.optim.Optimizer, used: torch.Tensor) -> None:
@@ -80,18 +103,8 @@ def _step(weight: torch.Tensor, optimizer: torch.optim.Optimizer, used: torch.Te
         part[unused] = rows
 
 
-def _read(dataset: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    columns: dict[str, list[np.ndarray]] = {"labels": [], "dense": [], "one_hot": []}
-    for path in sorted((dataset / "train").iterdir()):
-        with h5py.File(path) as shard:
-            for name, pieces in columns.items():
-                pieces.append(shard[name][:])
-    labels, dense, ids = (torch.from_numpy(np.concatenate(pieces)) for pieces in columns.values())
-    return labels, dense, ids.long()
-
-
-def _table(index: int, config: ModelConfig) -> nn.Embedding:
-    key_space = KeySpace(NUM_EMBEDDINGS)
+def _table(index: int, config: ModelConfig, num_embeddings: Sequence[int]) -> nn.Embedding:
+    key_space = KeySpace(tuple(num_embeddings))
     keys = np.arange(key_space.table_offsets[index], key_space.table_offsets[index + 1])
     rows = np.empty((len(keys), config.row_dim), dtype=np.float32)
     RowInitializer(key_space, config.embedding_columns, seed=0).fill(keys, rows)

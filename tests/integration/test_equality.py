@@ -22,7 +22,7 @@ WINDOWS = [(1, 1), (8, 1), (8, 4), (64, 1), (64, 4)]  # (L, P); P = 4 does not f
 def train(dataset: Path, out: Path, num_trainers: int, num_servers: int, runs: list[list[str]]) -> list[dict[str, Any]]:
     settings = out / "settings.json"
     settings.write_text(json.dumps([{"set": [*COMMON, f"roles.servers={num_servers}", *run]} for run in runs]))
-    result = run_ranks(1 + num_servers + num_trainers, [PROGRAM, str(dataset), str(out), str(settings)], timeout=150)
+    result = run_ranks(1 + num_servers + num_trainers, [PROGRAM, str(dataset), str(out), str(settings)], timeout=280)
     assert result.returncode == 0, result.stdout + result.stderr
     return [json.loads((out / str(index) / "summary.json").read_text()) for index in range(len(runs))]
 

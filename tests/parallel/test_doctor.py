@@ -95,6 +95,53 @@ def test_a_directory_that_cannot_be_written_is_a_finding(tmp_path: Path) -> None
     assert lines(done.stdout)["HDF5"][0] == "fail"
 
 
+def test_the_ranks_of_a_job_try_each_other() -> None:
+    done = run_ranks(5, [*DOCTOR, "--mpi", "--servers", "2"], timeout=LIMIT, env=ONE_LINE_A_CHECK)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("bagpipe doctor") == 1
+    found = lines(done.stdout)
+    assert list(found) == ["MPI", "Launcher", "Roles", "Cores", "GPU binding", "Clocks", "Transfers"]
+    assert found["Transfers"][1] == "20 of 20 pairs tried, all ranks at once"
+    for pair in ("trainer -> server", "server -> trainer", "trainer -> trainer", "oracle -> server"):
+        assert f"{pair}: " in done.stdout
+    assert "2 trainer(s)" in found["GPU binding"][1]
+
+
+def test_one_rank_is_no_job() -> None:
+    done = run_python([*DOCTOR, "--mpi"], timeout=LIMIT, env=ONE_LINE_A_CHECK)
+    assert done.returncode == 1
+    found = lines(done.stdout)
+    assert found["Roles"][0] == "fail"
+    assert "start it with `mpirun -n 3` or more ranks" in found["Roles"][1]
+    assert "not tried, see Roles" in found["Transfers"][1]
+
+
+TAMPERED = """
+from pathlib import Path
+from mpi4py import MPI
+from bagpipe_hpc.cli.doctor import allocation
+from bagpipe_hpc.cli.doctor.command import examine
+
+if MPI.COMM_WORLD.rank == 2:
+    {change}
+assert not examine([allocation.TRANSFERS], Path("."), 60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("allocation.pattern_of = lambda rank: 0", "a Get brought wrong bytes"),
+        ("allocation.seconds_of = lambda *args: 1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_pair_that_fails_is_named_and_fails_the_check(change: str, problem: str) -> None:
+    done = run_ranks(3, ["-c", TAMPERED.format(change=change)], timeout=LIMIT, env=ONE_LINE_A_CHECK)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trainer 0 (rank 2)" in done.stdout
+    assert problem in done.stdout
+
+
 HANGING = """
 import ctypes, sys, time
 from pathlib import Path

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.launch import run_python, run_ranks
+from tests.launch import run_python, run_ranks, start_ranks
 
 SCHEMA = """
 label: click
@@ -71,8 +74,7 @@ def test_a_bad_line_on_one_rank_ends_all(clicks: list[str], tmp_path: Path, bad_
     reason = f"bad.csv: line {bad_line}: column 2 (price) is 'many', but must be empty or a number below 1e37; mend"
     assert done.stderr.count(reason) == done.stderr.count("bagpipe: error:") == 1, done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "clicks").exists()
-    assert not list(tmp_path.rglob("dataset.json"))
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.csv"], "nothing is left"
 
     allowed = run_ranks(3, [*args, *output, "--max-bad-lines", "1"], timeout=TIMEOUT)
     assert allowed.returncode == 0, allowed.stderr
@@ -80,6 +82,38 @@ def test_a_bad_line_on_one_rank_ends_all(clicks: list[str], tmp_path: Path, bad_
     assert f"line {bad_line}" in allowed.stderr
     origin = json.loads((tmp_path / "clicks" / "dataset.json").read_text())["origin"]
     assert origin["bad_lines"]["count"] == 1
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_sigterm_leaves_nothing(clicks: list[str], tmp_path: Path, num_ranks: int) -> None:
+    line = Path(clicks[4]).read_text().splitlines(keepends=True)[1]
+    (tmp_path / "many.csv").write_text(Path(clicks[4]).read_text() + 3_000_000 * line)
+    args = command(tmp_path / "many.csv", schema=Path(clicks[-1]))
+    with start_ranks(num_ranks, [*args, "--output", str(tmp_path / "clicks"), "--samples-per-shard", "100000"]) as run:
+        deadline = time.monotonic() + TIMEOUT
+        while not list(tmp_path.glob(".clicks.partial-*/train/*.h5")):
+            assert run.process.poll() is None, run.output()
+            assert time.monotonic() < deadline, run.output()
+            time.sleep(0.01)
+        os.killpg(run.process.pid, signal.SIGTERM)
+        done = run.wait(TIMEOUT)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["many.csv"], done.stderr
+
+
+def test_a_known_vocabulary_on_all_ranks(clicks: list[str], tmp_path: Path) -> None:
+    first, again = str(tmp_path / "first"), str(tmp_path / "again")
+    assert run_python([*clicks, "--output", first], timeout=TIMEOUT).returncode == 0
+    later = command(Path(clicks[5]), schema=Path(clicks[-1]))
+    for ranks, output in ((1, again), (3, again + "3")):
+        done = run_ranks(ranks, [*later, "--vocabulary", first, "--output", output], timeout=TIMEOUT)
+        assert done.returncode == 0, done.stderr
+    assert files_of(Path(again)) == files_of(Path(again + "3"))
+    assert files_of(Path(again))["vocabulary.h5"] == files_of(Path(first))["vocabulary.h5"]
+
+    wrong = run_ranks(3, [*later, "--vocabulary", str(tmp_path), "--output", str(tmp_path / "none")], timeout=TIMEOUT)
+    assert wrong.stderr.count("has no vocabulary.h5") == wrong.stderr.count("bagpipe: error:") == 1, wrong.stderr
 
 
 @pytest.mark.parametrize(

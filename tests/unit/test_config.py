@@ -81,6 +81,8 @@ def test_setting_names_are_dotted_and_all_there() -> None:
         ("training.batch_size=", ["training.batch_size = None"]),
         ("model.embedding_dim=5000", ["model.embedding_dim = 5000", "4096"]),
         ("model.name=dlmr", ["model.name = 'dlmr'", "'dlrm', 'wide_deep', 'deepfm', "]),
+        ("model.factory=my_model", ["model.factory = 'my_model'", "module:function, as in my_model:build"]),
+        ("model.arguments={hidden: 3}", ["arguments are for a model of your own; set model.factory"]),
         ("model.cnn_height=4", ["model.cnn_height = 4: must be odd", "take 5"]),
         ("model.cnn_channels=[]", ["model.cnn_channels = []", "at least 1 item"]),
         ("model.cross_rank=0", ["model.cross_rank = 0"]),
@@ -106,6 +108,33 @@ def test_prefetch_no_deeper_than_the_window() -> None:
     with pytest.raises(ConfigError, match=r"prefetch_depth is 5, lookahead\.window is 4: .* lower the first"):
         load_config(None, ["lookahead.window=4", "lookahead.prefetch_depth=5"])
     assert load_config(None, ["lookahead.window=4"]).prefetch_depth == 4
+
+
+def test_settings_of_a_program() -> None:
+    settings = {"training": {"epochs": 3}, "mode": "synchronous"}
+    config = load_config(settings, ["training.epochs=4"])
+    assert (config.training.epochs, config.mode, settings["training"]) == (4, "synchronous", {"epochs": 3})
+    assert load_config(config, []) == config
+    with pytest.raises(ConfigError, match=r"settings: training\.epochs = 0"):
+        load_config({"training": {"epochs": 0}}, [])
+
+
+def test_rows_of_an_own_model_are_embeddings_and_nothing_else() -> None:
+    for name in ("fgcnn", "deepfm"):
+        model = load_config(None, [f"model.name={name}", "model.factory=my_model:build"]).model
+        assert model.row_dim == model.embedding_columns == model.embedding_dim
+        assert model.title == "my_model:build"
+
+
+def test_early_stopping_needs_results_in_time() -> None:
+    patience = "evaluation.early_stopping_patience=3"
+    with pytest.raises(ConfigError, match=r"counts evaluations while training: set evaluation\.every, too"):
+        load_config(None, [patience])
+    with pytest.raises(ConfigError, match=r"evaluation\.every is 63, lookahead\.window is 64: .* raise the first"):
+        load_config(None, [patience, "evaluation.every=63"])
+    load_config(None, [patience, "evaluation.every=64"])
+    load_config(None, [patience, "evaluation.every=1", "mode=synchronous"])
+    load_config(None, ["evaluation.every=1"])
 
 
 @pytest.mark.parametrize("override", ["training.epochs", "=3", "training.epochs={", ""])

@@ -33,7 +33,7 @@ LAYERS = (
 PERMITTED = {
     "mpi4py": ("transport", "roles", "bench", "cli"),
     "torch": ("training", "checkpoint", "cli.doctor"),
-    "torchmetrics": ("training", "checkpoint", "cli.doctor"),
+    "tensorboardX": ("roles",),
     "horovod": ("training", "checkpoint", "roles", "cli.doctor"),
     "h5py": ("data", "checkpoint", "cli.doctor"),
     "pyarrow": ("data",),

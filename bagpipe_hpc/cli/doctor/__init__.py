@@ -18,13 +18,19 @@ def doctor(
         typer.Option(help="Where to try HDF5: best on the file system your data is on.", show_default="temporary"),
     ] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds for one check.", min=0.1)] = 120.0,
+    mpi: Annotated[
+        bool, typer.Option("--mpi", help="Check an allocation: roles, GPU binding, clocks, every pair of ranks.")
+    ] = False,
+    servers: Annotated[int, typer.Option(help="With --mpi: roles.servers of the job to come.", min=1)] = 1,
 ) -> None:
     """Check MPI, one-sided transfers, Horovod, HDF5, GPUs and the node; say what to do about each finding.
 
     Run it the way you will run the job: `bagpipe doctor`, `mpirun -n 4 bagpipe doctor`, `srun ... bagpipe doctor`.
+    With --mpi, the ranks of the job try each other instead of the software.
     Exit status: 1 if anything failed, else 0.
     """
-    from bagpipe_hpc.cli.doctor.command import CHECKS, examine
+    from bagpipe_hpc.cli.doctor.command import ALLOCATION_CHECKS, CHECKS, examine
 
-    if not examine(CHECKS, directory or Path(tempfile.gettempdir()), time_limit):
+    checks = ALLOCATION_CHECKS if mpi else CHECKS
+    if not examine(checks, directory or Path(tempfile.gettempdir()), time_limit, servers):
         raise typer.Exit(1)

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bagpipe_hpc.cli.doctor.allocation import BINDING, CLOCKS, ROLES, TRANSFERS
 from bagpipe_hpc.cli.doctor.fabric import LAUNCHER, MPI_LIBRARY, RMA
 from bagpipe_hpc.cli.doctor.finding import Check, Finding, Status, World, decode, encode, gather_texts
 from bagpipe_hpc.cli.doctor.node import CORES, MEMORY, SHM
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 CHECKS = (PACKAGES, MPI_LIBRARY, LAUNCHER, CORES, SHM, MEMORY, GPUS, HDF5, RMA, HOROVOD)
+ALLOCATION_CHECKS = (MPI_LIBRARY, LAUNCHER, ROLES, CORES, BINDING, CLOCKS, TRANSFERS)
 REPORT = Check(
     "Report",
     lambda world: (Status.OK, "", ""),
@@ -37,7 +39,7 @@ PLAIN_WIDTH = 120  # of a table that goes to a file or through a launcher
 GRACE_SECONDS = 3.0
 
 
-def examine(checks: Sequence[Check], directory: Path, time_limit: float) -> bool:
+def examine(checks: Sequence[Check], directory: Path, time_limit: float, num_servers: int = 1) -> bool:
     """Run the checks and print the report.
 
     Communication: collective over all ranks.
@@ -46,7 +48,7 @@ def examine(checks: Sequence[Check], directory: Path, time_limit: float) -> bool
     """
     findings: list[Finding] = []
     comm, problem = _start_mpi(findings, time_limit)
-    world = World(comm, directory)
+    world = World(comm, directory, num_servers)
     for check in checks:
         with _limited(check, findings, world.rank, time_limit):
             findings.append(problem if problem and check is MPI_LIBRARY else check(world))

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ def mpi(world: World) -> Outcome:
     comm = world.ranks
     from mpi4py import MPI
 
-    library = MPI.Get_library_version().rstrip("\0").splitlines()[0].split(", package")[0]
+    library = " ".join(MPI.Get_library_version().rstrip("\0").splitlines()[0].split(", package")[0].split())
     standard = ".".join(map(str, MPI.Get_version()))
     multiple = MPI.Query_thread() == MPI.THREAD_MULTIPLE
     threads = "thread level MULTIPLE" if multiple else f"thread level only {MPI.Query_thread()}"
@@ -82,7 +82,7 @@ def rma(world: World) -> Outcome:
     hosts = gather_texts(comm, platform.node())
     window = MPI.Win.Allocate(STAGE_BYTES, comm=comm)
     window.Lock(comm.rank)
-    np.asarray(window.tomemory())[:] = _pattern(comm.rank)
+    np.asarray(window.tomemory())[:] = pattern_of(comm.rank)
     window.Unlock(comm.rank)
     comm.Barrier()  # every window is filled
     transfers: dict[int, Transfer] = {}
@@ -98,7 +98,8 @@ def rma(world: World) -> Outcome:
     return judge_transfers(transfers, hosts) if comm.rank == 0 else (Status.OK, "answered", "")
 
 
-def _pattern(rank: int) -> int:
+def pattern_of(rank: int) -> int:
+    """The byte that a rank's window is filled with."""
     return rank % 251 + 1
 
 
@@ -114,17 +115,20 @@ def _measure(window: MPI.Win, peer: int) -> Transfer:
 
     stage = np.zeros(STAGE_BYTES, dtype=np.uint8)
     window.Lock(peer, MPI.LOCK_SHARED)
-    latency = np.median([_seconds_of_get(window, stage[:8], peer) for _ in range(NUM_LATENCY_GETS)])
-    seconds = min(_seconds_of_get(window, stage, peer) for _ in range(NUM_STAGE_GETS))
+    latency = np.median([seconds_of(window, peer, window.Get, stage[:8]) for _ in range(NUM_LATENCY_GETS)])
+    seconds = min(seconds_of(window, peer, window.Get, stage) for _ in range(NUM_STAGE_GETS))
     window.Unlock(peer)
-    if not (stage == _pattern(peer)).all():
+    if not (stage == pattern_of(peer)).all():
         raise RuntimeError(f"a Get from rank {peer} brought wrong bytes")
     return float(latency) * 1e6, STAGE_BYTES / seconds / 1e9
 
 
-def _seconds_of_get(window: MPI.Win, target: NDArray[np.uint8], peer: int) -> float:
+def seconds_of(
+    window: MPI.Win, peer: int, transfer: Callable[..., None], stage: NDArray[np.uint8], first_byte: int = 0
+) -> float:
+    """Time of one Get or Put, complete at the peer too."""
     began = time.perf_counter()
-    window.Get(target, peer)
+    transfer(stage, peer, first_byte)
     window.Flush(peer)
     return time.perf_counter() - began
 

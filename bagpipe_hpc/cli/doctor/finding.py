@@ -47,10 +47,12 @@ class World:
     Args:
         comm: All ranks of the job; None where MPI cannot be used.
         directory: Where files may be tried.
+        num_servers: Embedding servers of the job to come.
     """
 
     comm: MPI.Intracomm | None
     directory: Path
+    num_servers: int = 1
 
     @property
     def rank(self) -> int:

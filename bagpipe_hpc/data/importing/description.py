@@ -107,6 +107,11 @@ class Category(_Values):
 class CategoryList(_Values):
     separator: str = Field("|", min_length=1, max_length=1, description="Between the values of a text field.")
 
+    @property
+    def type(self) -> Literal["text"]:
+        """What its values are."""
+        return "text"
+
 
 class TableDescription(_Part):
     """Label, features and tables of a data set, by the columns they come from.

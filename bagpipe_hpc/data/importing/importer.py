@@ -4,7 +4,7 @@
 2. Each rank counts the values in its share of the training lines; the counts are merged, and all ranks keep one
    vocabulary. Hashed columns need no counting.
 3. Each rank writes shards of its own. A shard is a fixed run of lines, so who writes it changes nothing.
-4. Rank 0 writes dataset.json and gives the directory its name.
+4. Rank 0 writes vocabulary.h5, at last dataset.json, and gives the directory its name.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from bagpipe_hpc.data.dataset import (
     ShardEntry,
     no_progress,
     num_training_samples,
+    read_manifest,
     refuse_occupied,
     require_samples_per_shard,
 )
@@ -36,7 +37,9 @@ from bagpipe_hpc.data.importing.samples import SampleReader
 from bagpipe_hpc.data.importing.shards import all_tasks, write_shards
 from bagpipe_hpc.data.importing.vocabularies import count_values, merge_counts
 from bagpipe_hpc.data.shard import Compression
-from bagpipe_hpc.data.vocabulary import Encoder, HashedVocabulary, ValueCounter, Vocabulary
+from bagpipe_hpc.data.vocabulary import Encoder, HashedVocabulary, ValueCounter, Vocabulary, require_min_count
+from bagpipe_hpc.data.vocabulary_file import FILE as VOCABULARY
+from bagpipe_hpc.data.vocabulary_file import TableVocabulary, read_vocabulary, write_vocabulary
 from bagpipe_hpc.errors import ConfigError, DatasetError
 from bagpipe_hpc.sharding import Int64Array
 
@@ -51,6 +54,7 @@ class ImportSettings:
         validation_fraction: Share of the lines, from the tail, that validates.
         samples_per_shard: Lines of every shard but a split's last; bad lines among them leave it shorter.
         max_bad_lines: Lines to skip, on all ranks together, before giving up.
+        vocabulary: A data set whose rows values get, instead of counting or hashing them anew.
     """
 
     min_count: int = 4
@@ -59,10 +63,11 @@ class ImportSettings:
     samples_per_shard: int = SAMPLES_PER_SHARD
     compression: Compression | None = None
     max_bad_lines: int = 0
+    vocabulary: Path | None = None
 
     def check(self) -> None:
         """Raise ConfigError if a setting is out of range."""
-        Vocabulary(ValueCounter(), self.min_count)
+        require_min_count(self.min_count)
         HashedVocabulary(self.hash_rows or 2)
         num_training_samples(1, self.validation_fraction)
         require_samples_per_shard(self.samples_per_shard)
@@ -106,19 +111,23 @@ class _Import:
 
     def run(self, command: str) -> None:
         from_first(self.ranks, self._check)
+        known = self._known_vocabulary()
         inputs = Inputs(self.files, self.description, self.ranks, self.progress)
         from_first(self.ranks, lambda: self._check_lines(inputs))
         num_train = num_training_samples(inputs.num_lines, self.settings.validation_fraction)
         features = Features(self.description, inputs.header)
-        encoders = self._encoders(inputs, features, num_train)
+        vocabulary = known or self._new_vocabulary(inputs, features, num_train)
+        encoders = [vocabulary[table.table_name].encoder for table in self.description.tables]
+        reader = SampleReader(inputs, self.description, features, encoders)
         partial = PartialDataset(self.output, from_first(self.ranks, lambda: secrets.token_hex(4)))
+        from_first(self.ranks, partial.make)
         try:
-            self._write(partial, SampleReader(inputs, self.description, features, encoders), num_train, command)
+            self._write(partial, reader, vocabulary, num_train, command)
         except BaseException:
-            # The other ranks still write here until they are ended; what they would say of a place that is gone would
-            # drown the cause.
-            if self.ranks.size == 1:
-                partial.discard()
+            # The rank that fails first takes the place away, and its error ends all. What the others would say of a
+            # place that is gone would drown the cause.
+            if not partial.discard():
+                self.ranks.await_end()
             raise
 
     def _check(self) -> None:
@@ -129,32 +138,62 @@ class _Import:
         if not inputs.num_lines:
             raise DatasetError(f"{', '.join(map(str, self.files))}: no line in it; give at least one file with samples")
 
-    def _encoders(self, inputs: Inputs, features: Features, num_train: int) -> list[Encoder]:
+    def _known_vocabulary(self) -> dict[str, TableVocabulary] | None:
+        """That of the data set to take it from; rank 0 reads it first, so that a mistake is told once."""
+        if (path := self.settings.vocabulary) is None:
+            return None
+        known = self._read_vocabulary(path) if self.ranks.rank == 0 else None
+        from_first(self.ranks, lambda: None)
+        return known or self._read_vocabulary(path)
+
+    def _read_vocabulary(self, path: Path) -> dict[str, TableVocabulary]:
+        """In the order of the tables, which must be those of that data set, so that one model takes samples of both."""
+        found, schema = read_vocabulary(path), read_manifest(path).sample_schema
+        tables = self.description.tables
+        types = {name: table.type for name, table in found.items()}
+        fault = schema.difference(self.description.schema_of([_rows_of(found, table) for table in tables]))
+        if not fault and types != {table.table_name: table.type for table in tables}:
+            fault = f"values are {types}"
+        if fault:
+            raise DatasetError(
+                f"{path}: differs from what is imported ({fault}); give a data set of the same columns to --vocabulary"
+            )
+        return found
+
+    def _new_vocabulary(self, inputs: Inputs, features: Features, num_train: int) -> dict[str, TableVocabulary]:
         tables = self.description.tables
         hashed = {table.feature_name for table in tables if table.shares is None and self._hash_rows(table)}
         counted = [table for table in tables if table.table_name not in hashed]
         limit = self.settings.max_bad_lines
         counters = count_values(inputs, features, counted, num_train, limit, self.ranks, self.progress)
-        encoders = {
-            table.feature_name: self._vocabulary(table, counters.get(table.feature_name))
+        return {
+            table.feature_name: TableVocabulary(table.type, self._encoder(table, counters.get(table.feature_name)))
             for table in tables
             if table.shares is None
         }
-        return [encoders[table.table_name] for table in tables]
 
-    def _vocabulary(self, table: Category | CategoryList, counter: ValueCounter | None) -> Encoder:
+    def _encoder(self, table: Category | CategoryList, counter: ValueCounter | None) -> Encoder:
         if counter is None:
             return HashedVocabulary(self._hash_rows(table) or 2)
         min_count = self.settings.min_count if table.min_count is None else table.min_count
-        return Vocabulary(merge_counts(counter, min_count, self.ranks), min_count)
+        return Vocabulary(merge_counts(counter, min_count, self.ranks).frequent(min_count))
 
     def _hash_rows(self, table: Category | CategoryList) -> int | None:
         if table.hash_rows is None and table.min_count is None:
             return self.settings.hash_rows
         return table.hash_rows
 
-    def _write(self, partial: PartialDataset, reader: SampleReader, num_train: int, command: str) -> None:
-        from_first(self.ranks, partial.make)
+    def _write(
+        self,
+        partial: PartialDataset,
+        reader: SampleReader,
+        vocabulary: dict[str, TableVocabulary],
+        num_train: int,
+        command: str,
+    ) -> None:
+        if self.ranks.rank == 0:
+            write_vocabulary(partial.directory / VOCABULARY, vocabulary)
+            partial.sync(VOCABULARY)
         schema = self.description.schema_of([encoder.num_embeddings for encoder in reader.encoders])
         tasks = all_tasks(num_train, reader.inputs.num_lines, self.settings.samples_per_shard)
         first, last = share_of(len(tasks), self.ranks)
@@ -181,7 +220,19 @@ class _Import:
         return {
             "command": command,
             "files": [file.name for file in self.files],
-            **({"min_count": settings.min_count} if settings.hash_rows is None else {"hash_rows": settings.hash_rows}),
+            **self._rows_origin(),
             "validation_fraction": settings.validation_fraction,
             **({"bad_lines": skipped} if skipped["count"] else {}),
         }
+
+    def _rows_origin(self) -> dict[str, JsonValue]:
+        settings = self.settings
+        if settings.vocabulary is not None:
+            return {"vocabulary": settings.vocabulary.resolve().name}
+        return {"min_count": settings.min_count} if settings.hash_rows is None else {"hash_rows": settings.hash_rows}
+
+
+def _rows_of(vocabulary: dict[str, TableVocabulary], table: Category | CategoryList) -> int:
+    """Rows of a table; 1 where the vocabulary has none for it."""
+    found = vocabulary.get(table.table_name)
+    return found.encoder.num_embeddings if found else 1

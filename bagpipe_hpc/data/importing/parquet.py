@@ -24,7 +24,7 @@ _WORDS: Mapping[Kind, str] = {
     "binary": "0 or 1",
     "rating": "a finite number",
     "number": "missing or a finite number (of float32)",
-    "integer": "missing or a finite number (of float32)",
+    "integer": "missing or an integer of at most 18 digits",
     "hexadecimal": "missing or at most 8 hexadecimal digits",
 }
 
@@ -125,7 +125,9 @@ def _faults(table: pa.Table, header: Sequence[str], kinds: Mapping[int, Kind]) -
     for position, kind in sorted(kinds.items()):
         column = table.column(str(position))
         for row in np.flatnonzero(~_is_good(column, kind)).tolist():
-            faults.setdefault(row, describe_fault(position, header, str(column[row].as_py())[:40], _WORDS[kind]))
+            value = column[row].as_py()
+            shown = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+            faults.setdefault(row, describe_fault(position, header, shown[:40], _WORDS[kind]))
     return sorted(faults.items())
 
 
@@ -138,5 +140,7 @@ def _is_good(column: pa.ChunkedArray, kind: Kind) -> NDArray[np.bool_]:
     values = column.to_numpy()  # null: not a number
     if kind == "binary":
         return (values == 0) | (values == 1)
+    if kind == "integer":
+        return ((np.abs(values) < 1e18) & (values == np.rint(values))) | np.isnan(values)
     finite = np.abs(values) <= FLOAT32_MAX
     return finite if kind == "rating" else finite | np.isnan(values)

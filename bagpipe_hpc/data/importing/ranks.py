@@ -23,6 +23,9 @@ class Ranks(Protocol):
     def alltoall(self, pieces: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Piece r goes to rank r; returns the pieces meant for this rank, by rank. One-dimensional, of one dtype."""
 
+    def await_end(self) -> None:
+        """Wait for the end that another rank's failure brings; returns if none comes."""
+
 
 class Alone:
     """One process."""
@@ -37,6 +40,9 @@ class Alone:
     def alltoall(self, pieces: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """See Ranks."""
         return list(pieces)
+
+    def await_end(self) -> None:
+        """See Ranks."""
 
 
 def share_of(number: int, ranks: Ranks) -> tuple[int, int]:

@@ -91,7 +91,7 @@ def read_lines(file: Path, index: LineIndex, start: int, stop: int) -> Iterator[
     offset, line = index.mark_before(start)
     with open_text(file) as stream:
         stream.seek(offset)
-        for text in _whole_lines(stream, file):
+        for text in _whole_lines(stream, file, line):
             num_lines = text.count(b"\n")
             first, last = max(start - line, 0), min(stop - line, num_lines)
             if first < last:
@@ -109,13 +109,17 @@ def first_line(file: Path) -> bytes:
         return stream.readline(BLOCK_BYTES).rstrip(b"\r\n")
 
 
-def _whole_lines(stream: IO[bytes], file: Path) -> Iterator[bytes]:
+def _whole_lines(stream: IO[bytes], file: Path, line: int) -> Iterator[bytes]:
+    """Args: line: Number of the first one, from 0 on."""
     rest = b""
     while chunk := stream.read(BLOCK_BYTES):
         end = chunk.rfind(b"\n") + 1
         if not end and len(rest) + len(chunk) > BLOCK_BYTES:
-            raise DatasetError(f"{file}: has a line of more than {BLOCK_BYTES} bytes; give a file of text lines")
+            raise DatasetError(
+                f"{file}: line {line + 1}: has more than {BLOCK_BYTES} bytes; mend it, or give a file of text lines"
+            )
         if end:
+            line += chunk.count(b"\n")
             yield rest + chunk[:end]
             rest = b""
         rest += chunk[end:]

@@ -79,4 +79,4 @@ def _exchange(array: NDArray[Any], part: NDArray[np.uint64], ranks: Ranks) -> li
 
 
 def _dtype(table: Category | CategoryList) -> type[np.integer[Any]]:
-    return np.uint32 if isinstance(table, Category) and table.type == "hexadecimal" else np.int64
+    return np.uint32 if table.type == "hexadecimal" else np.int64

@@ -28,6 +28,7 @@ def message_of(rank: int, iteration: int) -> bytes:
     plan = IterationPlan(
         iteration=iteration,
         read_only=False,
+        num_trained=iteration,
         sample_ends=ends,
         labels=np.zeros(0, dtype=np.float32),
         dense=np.zeros((0, 0), dtype=np.float32),

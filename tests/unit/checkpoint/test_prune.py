@@ -56,3 +56,17 @@ def test_pruned_directories_stay_loadable(tmp_path: Path) -> None:
     assert [iteration_of(path.name) for path in saved_checkpoints(tmp_path)] == [4, 5, 6, 7, 99]
     assert Checkpoint.open(tmp_path).digest() == job.digest()
     Checkpoint.open(tmp_path / checkpoint_name(6))
+
+
+def test_the_best_and_what_is_pinned_are_kept_with_what_they_build_on(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    for number in range(9):
+        job.train()
+        job.save(increment=number % 3 != 0)
+    (tmp_path / "best").write_text(f"{checkpoint_name(2)}\n")
+    removed = prune(tmp_path, keep_last=1, is_pinned=lambda iteration: iteration == 4)
+    assert [iteration_of(path.name) for path in removed] == [6, 5, 3]
+    assert Checkpoint.open(tmp_path / "best").path == tmp_path / checkpoint_name(2)
+    (tmp_path / "best").write_text("nothing")
+    with pytest.raises(CheckpointError, match="best is damaged: it names 'nothing', which is no checkpoint"):
+        prune(tmp_path, keep_last=1)

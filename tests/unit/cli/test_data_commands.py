@@ -36,6 +36,11 @@ def test_import_and_inspect(tmp_path):
     assert "6 shards" in summary
     assert open_dataset(path).schema.num_embeddings == (2,) * 26
     assert "compression: gzip" in bagpipe("inspect", path, "--max-samples", 0)
+    assert f"good     {path / 'vocabulary.h5'}" in bagpipe("inspect", path, "--verify")
+    (path / "vocabulary.h5").write_bytes(b"damaged")
+    damaged = CliRunner().invoke(app, ["inspect", str(path), "--verify"])
+    assert damaged.exit_code == 1
+    assert f"damaged  {path / 'vocabulary.h5'}: is damaged" in damaged.output
 
 
 def test_avazu_and_the_same_by_a_schema_file(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bagpipe_hpc.data.vocabulary import HashedVocabulary, ValueCounter, Vocabulary
+from bagpipe_hpc.data.vocabulary import HashedVocabulary, ValueCounter, Vocabulary, require_min_count
 from bagpipe_hpc.errors import ConfigError
 
 
@@ -38,24 +38,31 @@ def test_the_table_grows():
 
 
 def test_rows_by_falling_count_then_value():
-    vocabulary = Vocabulary(count([30, 10, 10, 20, 20, 20, 99], [30, -1, -1]), min_count=2)
+    vocabulary = Vocabulary(count([30, 10, 10, 20, 20, 20, 99], [30, -1, -1]).frequent(2))
     assert vocabulary.num_embeddings == 4
     assert vocabulary.encode(np.array([20, 10, 30, 99, 12345, -1])).tolist() == [1, 2, 3, 0, 0, 0]
 
 
 def test_zero_is_a_value():
-    assert Vocabulary(count([0, 0]), min_count=1).encode(np.array([0, -1])).tolist() == [1, 0]
+    assert Vocabulary(count([0, 0]).frequent(1)).encode(np.array([0, -1])).tolist() == [1, 0]
+
+
+@given(values=st.lists(st.integers(0, 2**63 - 1), unique=True, max_size=50))
+def test_values_come_back_in_the_order_of_rows(values):
+    vocabulary = Vocabulary(np.array(values, np.int64))
+    assert vocabulary.values.tolist() == values
+    assert vocabulary.encode(vocabulary.values).tolist() == list(range(1, len(values) + 1))
 
 
 def test_an_empty_vocabulary_has_the_row_of_unknown_values():
-    vocabulary = Vocabulary(count([1, 2]), min_count=2)
+    vocabulary = Vocabulary(count([1, 2]).frequent(2))
     assert vocabulary.num_embeddings == 1
     assert vocabulary.encode(np.array([1, 2])).tolist() == [0, 0]
 
 
 def test_refuses_a_minimum_count_of_zero():
     with pytest.raises(ConfigError, match="minimum count is 0"):
-        Vocabulary(count([1]), min_count=0)
+        require_min_count(0)
 
 
 def test_hashing_is_stable():

@@ -309,6 +309,7 @@ class BruteForcePlanner:
         return {
             "iteration": i,
             "read_only": share.read_only,
+            "num_trained": sum(not earlier.read_only for earlier in self.stream[:i]),
             "num_samples": len(share.labels),
             "num_global_samples": len(self.stream[i].labels),
             "labels": share.labels,

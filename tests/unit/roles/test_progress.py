@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from bagpipe_hpc.config import load_config
+from bagpipe_hpc.roles.evaluation import Evaluation
 from bagpipe_hpc.roles.progress import METRICS_EVERY, SECONDS_PER_LINE, Progress
 from bagpipe_hpc.topology import Topology
+from bagpipe_hpc.training.metrics import EvaluationResult
 
 CONFIG = load_config(None, ["training.batch_size=100"])
 
@@ -85,3 +87,27 @@ def test_a_log_gets_a_line_now_and_then(tmp_path: Path, capsys: pytest.CaptureFi
         progress.refresh()
         assert capsys.readouterr().out == "iteration 20/100  400 samples/s  loss 0.2500  ETA 20 s\n"
     assert capsys.readouterr().out.startswith("iteration 20/100")
+
+
+def test_evaluations_are_shown_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    earlier = Evaluation(5, EvaluationResult(9, 0.5, 0.75, 1.0, 1.5))
+    new = Evaluation(20, EvaluationResult(9, 0.625, 0.5, 0.875, 1.25))
+    one_class = Evaluation(50, EvaluationResult(9, None, 0.5, None, None))
+    clock = Clock()
+    (tmp_path / "evaluations.jsonl").write_text("of an earlier run")
+    with Progress(tmp_path, 50, CONFIG, Topology(3, 1), clock, first_iteration=10, evaluations=[earlier]) as progress:
+        capsys.readouterr()
+        progress.evaluated(new, is_best=True)
+        progress.advance(20, 0.25, 100)
+        clock.seconds += SECONDS_PER_LINE
+        progress.refresh()
+        progress.evaluated(one_class, is_best=True)
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "evaluation after 20 iterations: AUC 0.6250, log loss 0.5000, normalised entropy 0.8750, calibration 1.2500, "
+        "the best so far",
+        "iteration 21/50  20 samples/s  loss 0.2500  AUC 0.6250  ETA 13 s",
+        "evaluation after 50 iterations: log loss 0.5000",
+    ]
+    lines = (tmp_path / "evaluations.jsonl").read_text().splitlines()
+    assert [Evaluation.from_line(line) for line in lines] == [earlier, new, one_class]
+    assert json.loads(lines[1])["normalised_entropy"] == 0.875

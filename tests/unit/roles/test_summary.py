@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.roles.summary import BYTES, CAUSES, COUNTERS, DELAYED_CAUSES, print_summary, summarise
+from bagpipe_hpc.roles.summary import BYTES, CAUSES, COUNTERS, DELAYED_CAUSES, imbalance, print_summary, summarise
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.training.metrics import EvaluationResult
 
 TOPOLOGY = Topology(world_size=5, num_servers=2)
 
 
-def totals_of(trainer: int, evaluation: EvaluationResult | None) -> dict[str, Any]:
+def totals_of(trainer: int) -> dict[str, Any]:
     return {
         "seconds": 4.0 + trainer,
         "samples": 600,
@@ -26,18 +26,19 @@ def totals_of(trainer: int, evaluation: EvaluationResult | None) -> dict[str, An
         "working_seconds": {"main": np.full(30, 0.002), "exchange": np.empty(0)},
         "seconds_by_cause": {"compute": 2.0, "cache": 1.0 + trainer},
         "delayed_seconds_by_cause": {"drain": 0.5},
-        "evaluation": evaluation if trainer == 0 else None,
+        "evaluation_seconds": 0.5 + trainer,
         "device": "cpu",
         "threads": 3,
         **dict.fromkeys((*COUNTERS, *BYTES), 10 * (trainer + 1)),
     }
 
 
-def summary_of(evaluation: EvaluationResult | None) -> dict[str, Any]:
+def summary_of(evaluation: EvaluationResult | None, evaluations: dict[str, Any] | None = None) -> dict[str, Any]:
     totals: list[Any] = [None, {"rows_touched": 7}, {"rows_touched": 5}]
-    totals += [totals_of(trainer, evaluation) for trainer in range(2)]
+    totals += [totals_of(trainer) for trainer in range(2)]
     return summarise(
-        Config(), TOPOLOGY, totals, "ab" * 32, loss=0.625, bytes_plans=3 * 2**20, num_iterations=10
+        Config(), TOPOLOGY, totals, "ab" * 32, loss=0.625, bytes_plans=3 * 2**20, num_iterations=10,
+        evaluation=evaluation, evaluations=evaluations,
     )  # fmt: skip
 
 
@@ -57,6 +58,11 @@ def test_figures_of_all_ranks_come_together() -> None:
     assert summary["steady_milliseconds"] == 875.0  # of 250, 500, 250 and 1250, 1500, 1250
 
 
+@pytest.mark.parametrize(("counts", "expected"), [([1, 3], 1.5), ([0, 0], 1.0), (np.array([4, 0, 2]), 2.0)])
+def test_imbalance(counts: Any, expected: float) -> None:
+    assert imbalance(counts) == expected
+
+
 def test_it_is_json() -> None:
     summary = summary_of(EvaluationResult(50, None, 0.5, None, None))
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
@@ -65,6 +71,16 @@ def test_it_is_json() -> None:
 def test_no_evaluation() -> None:
     summary = summary_of(None)
     assert (summary["validation_auc"], summary["validation_log_loss"], summary["validation_samples"]) == (None, None, 0)
+
+
+def test_several_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"number": 3, "metric_seconds": 0.25, "metric": "auc", "best": 0.75, "best_iteration": 1200}
+    summary = summary_of(EvaluationResult(50, 0.5, 0.5, 0.8, 1.1), {**figures, "stopped_early": "after 9 iterations"})
+    assert summary["evaluations"] == {**figures, "stopped_early": "after 9 iterations", "seconds": 1.5}
+    print_summary(summary, Path("runs/one"))
+    output = capsys.readouterr().out
+    words = ["1.5 s, and 0.2 s of metrics", "best auc", "0.7500", "after 1,200 iterations", "after 9 iterations"]
+    assert [word for word in words if word not in output] == []
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,11 @@ def test_one_vector_has_nothing_to_interact_with(name: str) -> None:
     assert words(name, 0, (7,)).endswith(f"no dense features: {name} needs two vectors to interact; add a feature")
 
 
+def test_an_own_model_says_itself_what_it_cannot_learn_from() -> None:
+    model = ModelConfig(factory="my_model:build")
+    assert misfit(model, Schema(dense=(), tables=(TableSchema(name="t", num_embeddings=7),))) == ""
+
+
 @pytest.mark.parametrize("name", ["wide_deep", "dcn", "dcn_v2"])
 def test_one_table_is_enough_for_models_without_pairs(name: str) -> None:
     assert words(name, 0, (7,)) == ""

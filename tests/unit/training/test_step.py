@@ -63,6 +63,14 @@ def batches() -> list[SampleBatch]:
     return stream
 
 
+def numbered_batches() -> Iterator[tuple[int, SampleBatch]]:
+    """Each with the training iterations before it, which learning rates depend on."""
+    num_trained = 0
+    for batch in batches():
+        yield num_trained, batch
+        num_trained += not batch.read_only
+
+
 def initial_rows() -> Float32Array:
     return np.random.default_rng(1).normal(size=(KEY_SPACE.num_keys, DIM)).astype(np.float32)
 
@@ -85,9 +93,9 @@ def plain_training(num_shares: int) -> Outcome:
     tables = nn.ModuleList(nn.Embedding.from_pretrained(torch.tensor(piece), freeze=False) for piece in pieces)
     optimizer = torch.optim.SGD([*model.parameters(), *tables.parameters()])
     outcome = Outcome(np.empty(0, np.float32), [])
-    for iteration, batch in enumerate(batches()):
+    for num_trained, batch in numbered_batches():
         ids = torch.from_numpy(batch.ids)
-        optimizer.param_groups[0]["lr"] = RATE(iteration)
+        optimizer.param_groups[0]["lr"] = RATE(num_trained)
         optimizer.zero_grad()
         logits, losses = [], []
         for share in torch.arange(len(ids)).tensor_split(num_shares):
@@ -112,8 +120,8 @@ def plain_rounded_training(num_shares: int, name: WireDtype) -> Outcome:
     optimizer = torch.optim.SGD(model.parameters())
     rows = torch.from_numpy(initial_rows())
     outcome = Outcome(rows.numpy(), [model.state_dict()])
-    for iteration, batch in enumerate(batches()):
-        optimizer.param_groups[0]["lr"] = RATE(iteration)
+    for num_trained, batch in numbered_batches():
+        optimizer.param_groups[0]["lr"] = RATE(num_trained)
         keys, scale = torch.from_numpy(batch.ids + KEY_SPACE.table_offsets[:-1]), gradient_scale(len(batch.ids))
         optimizer.zero_grad()
         logits, gradients = [], torch.zeros_like(rows)
@@ -127,7 +135,7 @@ def plain_rounded_training(num_shares: int, name: WireDtype) -> Outcome:
             gradients += wire.unpack(wire.pack(read.grad, scale), scale)
         if not batch.read_only:
             optimizer.step()
-            rows.add_(gradients, alpha=-RATE(iteration))
+            rows.add_(gradients, alpha=-RATE(num_trained))
         outcome.logits.append(torch.cat(logits).detach().numpy())
     return outcome
 
@@ -261,6 +269,16 @@ def planned_training(
     return outcome
 
 
+def compute(step: TrainingStep, iteration: OpenIteration) -> tuple[float, Float32Array]:
+    """Loss and logits, by a training loop of our own."""
+    batch = step.gather(iteration)
+    if iteration.plan.read_only:
+        return float("nan"), step.predict(batch)
+    logits = batch.logits()
+    batch.step(batch.mean(functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")))
+    return step.apply(iteration, batch), logits.detach().numpy()
+
+
 class Players:
     """All trainers, each in two threads: one computes, one does what may be done meanwhile."""
 
@@ -279,7 +297,7 @@ class Players:
         return list(self.exchange.map(TrainingStep.start, self.steps, plan.trainers, self.servers.fetch(plan)))
 
     def begin_compute(self, iterations: list[OpenIteration]) -> list[Future[tuple[float, Float32Array]]]:
-        return [self.main.submit(step.compute, each) for step, each in zip(self.steps, iterations, strict=True)]
+        return [self.main.submit(compute, step, each) for step, each in zip(self.steps, iterations, strict=True)]
 
     def end_compute(self, played: list[Future[tuple[float, Float32Array]]], read_only: bool) -> None:
         results = [future.result(TIMEOUT) for future in played]
@@ -344,6 +362,7 @@ def make_steps(models: list[nn.Module], cache_rows: int, overlapped: bool, wire:
             trainer_rank=trainer,
             model=model,
             row_dim=DIM,
+            table_names=tuple("abc"),
             pooling=Pooling(SCHEMA, Config()),
             cache=RowCache(cache_rows, DIM + 1, torch.device("cpu")),
             row_optimizer=CountingSGD(RATE),

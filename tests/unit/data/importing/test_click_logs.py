@@ -163,7 +163,7 @@ class TestMalformed:
 
     def test_no_text(self, import_criteo, tmp_path, monkeypatch):
         monkeypatch.setattr(text, "BLOCK_BYTES", 100)
-        with pytest.raises(DatasetError, match="has a line of more than 100 bytes"):
+        with pytest.raises(DatasetError, match="zeros: line 1: has more than 100 bytes; mend"):
             import_criteo([write(tmp_path / "zeros", "0" * 1000)], tmp_path / "clicks")
 
     @pytest.mark.parametrize("cut", [-1, -9, 12])

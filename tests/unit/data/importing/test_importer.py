@@ -231,3 +231,57 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         done = subprocess.run(program, capture_output=True, text=True, check=True, env=os.environ)
         peaks.append(int(done.stdout) / 1024)
     assert peaks[1] < peaks[0] + 80, f"MiB: {peaks}"
+
+
+class TestKnownVocabulary:
+    FIRST = f"{HEADER}\ns,0,u1,i1,a|b\ns,3,u2,,\n,,u1,i2,b\n,-1,u1,i1,a|c|a\n"
+    OTHER = f"{HEADER}\ns,0,u9,i1,c|b\ns,3,u1,,x\ns,3,u2,i2,a\n"
+
+    @pytest.fixture
+    def first(self, import_table, tmp_path):
+        (tmp_path / "first.csv").write_text(self.FIRST)
+        return import_table(
+            [tmp_path / "first.csv"], tmp_path / "first", DESCRIPTION, min_count=1, validation_fraction=0
+        )
+
+    @pytest.mark.parametrize("num_ranks", [1, 2])
+    def test_values_keep_their_rows(self, import_table, first, tmp_path, num_ranks):
+        (tmp_path / "other.csv").write_text(self.OTHER)
+        other = import_table(
+            [tmp_path / "other.csv"],
+            tmp_path / "other",
+            DESCRIPTION,
+            num_ranks=num_ranks,
+            vocabulary=first.path,
+            validation_fraction=0,
+        )
+        assert other.schema == first.schema
+        [old], [new] = first.train.batches(10), other.train.batches(10)
+        assert new.ids[:, 0].tolist() == [0, *old.ids[:2, 0]]  # u9 is not known
+        assert new.ids[:, 1:].tolist() == old.ids[[0, 1, 2], 1:].tolist()  # hashed, and counted
+        assert new.ragged["tags"].ids.tolist() == [0, 2, 0, 1]  # c was seen once, but min_count of tags is 2
+        assert other.origin["vocabulary"] == "first"
+        assert (other.path / "vocabulary.h5").read_bytes() == (first.path / "vocabulary.h5").read_bytes()
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"dense": []}, r"dense features \['price'\] against \[\]"),
+            ({"categorical": ["user"]}, "4 tables against 2"),
+            ({"lists": [], "categorical": ["user", "item", {"column": "item", "name": "item2"}, "tags"]}, r"table \("),
+            (
+                {
+                    "categorical": [
+                        {"column": "user", "type": "hexadecimal"},
+                        "item",
+                        {"column": "item", "name": "item2"},
+                    ]
+                },
+                "values are {'item': 'text'",
+            ),
+        ],
+    )
+    def test_other_columns_are_refused(self, import_table, first, tmp_path, change, reason):
+        description = TableDescription.model_validate({**DESCRIPTION.model_dump(), **change})
+        with pytest.raises(DatasetError, match=rf"first: differs from what is imported \({reason}"):
+            import_table([tmp_path / "first.csv"], tmp_path / "other", description, vocabulary=first.path)

@@ -1,0 +1,90 @@
+"""The file of a data set that says which value has which row. The layout is specified in docs/data.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from bagpipe_hpc.data.vocabulary import Encoder, HashedVocabulary, Vocabulary
+from bagpipe_hpc.errors import ConfigError, DatasetError
+
+FILE = "vocabulary.h5"
+FORMAT = "bagpipe_hpc.vocabulary"
+FORMAT_VERSION = 1
+
+_CHUNK_VALUES = 65_536
+_LIBVER = ("v110", "v110")  # checksums in all metadata, as in shards
+_DTYPES: dict[str, np.dtype[Any]] = {"hexadecimal": np.dtype(np.uint32), "text": np.dtype(np.int64)}
+_MEND = "copy the data set again, or make it again with `bagpipe import`"
+
+
+@dataclass(frozen=True)
+class TableVocabulary:
+    """Rows of one table."""
+
+    type: str  # what the encoder's integers stand for: "text" or "hexadecimal"
+    encoder: Encoder
+
+
+def write_vocabulary(path: Path, tables: Mapping[str, TableVocabulary]) -> None:
+    """Write the file, which must not exist.
+
+    Raises:
+        DatasetError: it cannot be written.
+    """
+    try:
+        with h5py.File(path, "x", libver=_LIBVER) as file:
+            file.attrs["format"] = FORMAT
+            file.attrs["format_version"] = FORMAT_VERSION
+            for name, table in tables.items():
+                group = file.create_group(name)
+                group.attrs["type"] = table.type
+                if isinstance(table.encoder, Vocabulary):
+                    values = table.encoder.values.astype(_DTYPES[table.type], copy=False)
+                    chunks = (max(1, min(len(values), _CHUNK_VALUES)),)
+                    group.create_dataset("values", data=values, maxshape=(None,), chunks=chunks, fletcher32=True)
+                else:
+                    group.attrs["hash_rows"] = table.encoder.num_embeddings
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be written ({error}); free space, or choose another place") from error
+
+
+def read_vocabulary(path: Path) -> dict[str, TableVocabulary]:
+    """Read the file of a data set.
+
+    Args:
+        path: Directory of the data set.
+    Raises:
+        DatasetError: the data set has none, or it is damaged, foreign or of another version.
+    """
+    if not (path / FILE).exists():
+        raise DatasetError(f"{path}: has no {FILE}; give the output directory of `bagpipe import`")
+    try:
+        with h5py.File(path / FILE, "r", locking="best-effort") as file:
+            found = file.attrs.get("format"), file.attrs.get("format_version")
+            if found != (FORMAT, FORMAT_VERSION):
+                raise ValueError(f"format and version are {found}, not {(FORMAT, FORMAT_VERSION)}")
+            return {name: _read_table(group) for name, group in file.items()}
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise DatasetError(f"{path / FILE}: is damaged, or no vocabulary of this release ({error}); {_MEND}") from error
+
+
+def _read_table(group: Any) -> TableVocabulary:
+    kind = group.attrs["type"]
+    if "hash_rows" in group.attrs:
+        return TableVocabulary(kind, HashedVocabulary(int(group.attrs["hash_rows"])))
+    dataset = group["values"]
+    values = dataset[:]
+    if (
+        dataset.dtype != _DTYPES[kind]
+        or dataset.ndim != 1
+        or (values < 0).any()
+        or len(np.unique(values)) < len(values)
+    ):
+        raise ValueError(f"{dataset.name} of shape {dataset.shape} and type {dataset.dtype} has no distinct values")
+    return TableVocabulary(kind, Vocabulary(values))

@@ -1,0 +1,76 @@
+"""Scalars for TensorBoard, beside the metrics they are of.
+
+A thread writes them. Training waits for nothing here, and a disk that fails ends the curves, not the job.
+
+A start of the job that goes on from iteration i writes a file of its own, which tells TensorBoard to forget what
+earlier files have from i on: no point is there twice.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from queue import SimpleQueue
+
+CLOSE_SECONDS = 10.0
+
+Point = tuple[int, float, dict[str, float]]  # iteration, seconds since the epoch, scalars
+
+
+class TensorBoard:
+    """One event file.
+
+    Args:
+        directory: Where it goes.
+        first_iteration: Iterations done by earlier starts of the job.
+    """
+
+    def __init__(self, directory: Path, first_iteration: int) -> None:
+        self._directory = directory
+        is_continued = any(directory.glob("events.*"))
+        self.first_step = first_iteration if is_continued else 0  # earlier ones are in other files
+        self._points: SimpleQueue[Point | None] = SimpleQueue()
+        # A daemon: where the disk hangs, nobody waits for this thread.
+        self._thread = threading.Thread(target=self._run, name="tensorboard", daemon=True)
+        self._thread.start()
+
+    def add(self, iteration: int, scalars: Mapping[str, float | None]) -> None:
+        """Points of several curves after so many iterations; None is left out."""
+        if iteration >= self.first_step and self._thread.is_alive():
+            present = {name: value for name, value in scalars.items() if value is not None}
+            self._points.put((iteration, time.time(), present))
+
+    def close(self) -> None:
+        """Write what is left, unless that takes too long."""
+        self._points.put(None)
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            self._note(f"did not finish within {CLOSE_SECONDS:.0f} s")
+
+    def _run(self) -> None:
+        try:
+            self._write()
+        except OSError as error:
+            self._note(f"cannot be written: {error.strerror or error}")
+
+    def _write(self) -> None:
+        from tensorboardX.event_file_writer import EventsWriter  # takes a second
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._directory.mkdir(exist_ok=True)
+        writer = EventsWriter(str(self._directory / "events"), f".{os.getpid()}-{time.monotonic_ns()}")
+        start = SessionLog(status=SessionLog.START)
+        writer.write_event(Event(wall_time=time.time(), step=self.first_step, session_log=start))
+        while (point := self._points.get()) is not None:
+            step, wall_time, scalars = point
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+            writer.write_event(Event(wall_time=wall_time, step=step, summary=Summary(value=values)))
+            writer.flush()
+        writer.close()
+
+    def _note(self, what: str) -> None:
+        print(f"bagpipe: note: {self._directory} {what}; training goes on without TensorBoard", flush=True)

@@ -1,0 +1,26 @@
+"""The package itself: the Python API is there, and costs nothing until it is used."""
+
+from __future__ import annotations
+
+import pytest
+
+import bagpipe_hpc
+from tests.launch import run_python
+
+
+def test_importing_the_package_imports_neither_mpi_nor_torch() -> None:
+    program = "import sys, bagpipe_hpc; print(*({'mpi4py', 'torch', 'horovod', 'h5py'} & sys.modules.keys()))"
+    done = run_python(["-c", program], timeout=60)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+
+
+def test_a_session_is_entered_before_it_is_iterated() -> None:
+    program = "import bagpipe_hpc; iter(bagpipe_hpc.session(data='clicks', run_dir='run'))"
+    done = run_python(["-c", program], timeout=60)
+    assert "OwnModelError: a session wants to be entered: `with bagpipe_hpc.session(...) as session:`" in done.stderr
+
+
+def test_what_there_is_not() -> None:
+    assert {"run", "session", "ModelInputs"} < set(bagpipe_hpc.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'train'"):
+        bagpipe_hpc.train  # noqa: B018
