@@ -9,7 +9,8 @@ import pytest
 
 from tests.launch import run_python, run_ranks
 
-SLEEPER = "import os; print(os.getpid(), flush=True); import time; time.sleep(600)"
+# Spaces around: launchers join what ranks write (MPICH).
+SLEEPER = "import os, time; print(f' {os.getpid()} ', flush=True); time.sleep(600)"
 
 
 def test_every_rank_runs_and_output_comes_back() -> None:
