@@ -158,7 +158,7 @@ class _Import:
             raise DatasetError(
                 f"{path}: differs from what is imported ({fault}); give a data set of the same columns to --vocabulary"
             )
-        return found
+        return {table.table_name: found[table.table_name] for table in tables if table.shares is None}
 
     def _new_vocabulary(self, inputs: Inputs, features: Features, num_train: int) -> dict[str, TableVocabulary]:
         tables = self.description.tables

@@ -10,7 +10,7 @@ from bagpipe_hpc.data.dataset import Dataset, open_dataset
 from bagpipe_hpc.lookahead.planner import SampleBatch
 from bagpipe_hpc.roles.course import BEGINNING, Course, Position
 from bagpipe_hpc.roles.planning import EncodedPlan, PlanStream, count_batches, sample_batches, timetable_of
-from tests.integration.conftest import NUM_EMBEDDINGS, make_dataset
+from tests.integration.conftest import make_dataset
 
 SETTINGS = ["training.batch_size=200", "evaluation.batch_size=400", "evaluation.every=2", "lookahead.window=3",
             "lookahead.prefetch_depth=1"]  # fmt: skip
@@ -63,7 +63,7 @@ def plan(
     batches = batches_of(dataset)
     admitted = iter(range(len(batches)))
     stream = PlanStream(
-        config, NUM_EMBEDDINGS, num_trainers=2, num_servers=1, cache_rows=5000, num_batches=len(batches),
+        config, dataset.schema, num_trainers=2, num_servers=1, cache_rows=5000, num_batches=len(batches),
         admits=lambda _: cut_at is None or next(admitted) < cut_at,
     )  # fmt: skip
     plans = []
