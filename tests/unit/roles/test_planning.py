@@ -90,7 +90,7 @@ def test_a_stream_that_is_cut_ends_as_one_that_is_over(dataset: Dataset) -> None
     assert (stream.end.iteration, stream.end.is_stop, len(stream.end.residents.keys)) == (3, False, 0)
     trained = {key for batch in batches_of(dataset)[:10] if not batch.read_only for key in batch.ids[:, 3].tolist()}
     written_back = np.concatenate([encoded.plan.write_backs.local_rows for encoded in plans])
-    offset = sum(NUM_EMBEDDINGS[:3])
+    offset = sum(dataset.schema.num_embeddings[:3])
     assert trained <= set((written_back - offset).tolist())
 
 
