@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,7 @@ from mpi4py import MPI
 
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.errors import BagpipeError, DatasetError
+from bagpipe_hpc.launcher import check_launcher
 from bagpipe_hpc.roles.communicators import check_thread_level, split_world
 from bagpipe_hpc.roles.failure import leave_when_told_to_stop, whole_job_fails_together
 from bagpipe_hpc.roles.run_directory import writing_to
@@ -105,6 +108,7 @@ def _validate(
 ) -> tuple[JobSpec, Dataset]:
     from bagpipe_hpc.data.dataset import open_dataset
 
+    check_launcher(os.environ, world_size, MPI.Get_library_version(), shlex.join(["bagpipe", *sys.argv[1:]]))
     check_thread_level()
     config = load_config(config_path, overrides)
     Topology(world_size, config.roles.servers)
