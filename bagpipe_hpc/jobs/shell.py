@@ -73,7 +73,7 @@ fi
 if [[ -e $run_dir/DONE ]]; then say "done"; exit 0; fi
 if [[ $told == TERM ]]; then say "told to end"; exit 143; fi
 if ((status == 75)); then say "goes on in another run, from its last checkpoint"; requeue; fi
-if ((status == 2)); then fail "the job cannot work as it is (see above)"; fi
+case $status in 2 | 126 | 127) fail "the job cannot work as it is (see above)" ;; esac
 
 echo "job $job_id ended with status $status on $(date +%FT%T)" >>"$run_dir/failures.log"
 failures=$(grep -cF "job $job_id ended" "$run_dir/failures.log")

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from tests.cluster.hosts import HEAD, VirtualCluster
+from tests.cluster.hosts import HEAD, MPI_ENVIRONMENT, VirtualCluster
 from tests.launch import start_command
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol")
@@ -105,7 +105,7 @@ class SlurmCluster:
 
     def run(self, *command: str, timeout: float = 30.0, env: Mapping[str, str] | None = None) -> str:
         """Run one of Slurm's commands on the head and return what it prints; raises as `VirtualCluster.run`."""
-        variables = {"SLURM_CONF": str(self._directory / "slurm.conf")} | dict(env or {})
+        variables = MPI_ENVIRONMENT | {"SLURM_CONF": str(self._directory / "slurm.conf")} | dict(env or {})
         return self.hosts.run(HEAD, ["env", *(f"{n}={v}" for n, v in variables.items()), *command], timeout=timeout)
 
     def submit(self, script: Path, *options: str, env: Mapping[str, str] | None = None) -> int:
@@ -118,7 +118,7 @@ class SlurmCluster:
         lines = self.run("scontrol", "--oneliner", "show", "job", str(job_id)).splitlines()
         return dict(re.findall(r"(\w+)=(\S*)", lines[0]))
 
-    def wait(self, job_id: int | str, timeout: float, log: Path | None = None) -> dict[str, str]:
+    def wait(self, job_id: int | str, timeout: float, log: Callable[[], str]) -> dict[str, str]:
         """Wait until a job has ended for good and return what `job` says.
 
         Raises:
@@ -127,9 +127,17 @@ class SlurmCluster:
         deadline = time.monotonic() + timeout
         while (job := self.job(job_id))["JobState"] not in FINAL:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"job {job_id} after {timeout:g} s: {job}\n{_text(log)}")
+                raise TimeoutError(f"job {job_id} after {timeout:g} s: {job}\n{log()}")
             time.sleep(0.2)
         return job
+
+    def wait_until_idle(self) -> None:
+        """Wait until every node is up and has nothing to do.
+
+        Raises:
+            TimeoutError: shows the daemons' logs.
+        """
+        _wait_until(self._all_idle, self._logs)
 
     def _configure(self) -> None:
         directory = self._directory
@@ -163,7 +171,7 @@ class SlurmCluster:
         for host in self.hosts.hosts:
             arguments = (str(directory), str(PMIX), str(GPUS_PER_NODE - 1))
             self._start(stack, host, ["sh", "-euc", _SLURMD, "slurmd", *arguments])
-        _wait_until(self._all_idle, self._logs)
+        self.wait_until_idle()
 
     def _start(self, stack: ExitStack, host: str, command: list[str]) -> None:
         env = {"SLURM_CONF": str(self._directory / "slurm.conf")}
@@ -177,16 +185,14 @@ class SlurmCluster:
         return states == ["idle"] * len(self.hosts.hosts)
 
     def _logs(self) -> str:
-        return "".join(f"--- {path.name} ---\n{_text(path)}" for path in sorted(self._directory.glob("*.log")))
+        return "".join(
+            f"--- {path.name} ---\n{path.read_text(errors='replace')}" for path in sorted(self._directory.glob("*.log"))
+        )
 
 
 def _wait_until(is_so: Callable[[], bool], explain: Callable[[], str]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not is_so():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"Slurm is not up after {START_SECONDS:g} s\n{explain()}")
+            raise TimeoutError(f"Slurm is not ready after {START_SECONDS:g} s\n{explain()}")
         time.sleep(0.1)
-
-
-def _text(path: Path | None) -> str:
-    return path.read_text(errors="replace") if path is not None and path.exists() else ""
