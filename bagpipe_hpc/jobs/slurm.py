@@ -24,13 +24,15 @@ _CHECK_ROOM = """\
   fail "$ranks ranks (1 + servers + nodes * trainers_per_node), but room for $SLURM_NTASKS: raise --ntasks-per-node"
 unset SLURM_NTASKS_PER_NODE
 """
+# A rank that dies ends the job 30 s later, if MPI does not before. At once, as --kill-on-bad-exit=1 has it, would be
+# too early: ranks that all are about to exit with 75 would be killed, and srun would report that.
 _SRUN = {
     "openmpi": """\
 export PMIX_MCA_psec=native  # Open MPI 5; other versions ignore it
-launch=(srun --mpi=pmix --cpus-per-task="$threads" --distribution=cyclic --kill-on-bad-exit=1)
+launch=(srun --mpi=pmix --cpus-per-task="$threads" --distribution=cyclic --kill-on-bad-exit=0 --wait=30)
 """,
     "mpich": """\
-launch=(srun --mpi=pmi2 --cpus-per-task="$threads" --distribution=cyclic --kill-on-bad-exit=1)
+launch=(srun --mpi=pmi2 --cpus-per-task="$threads" --distribution=cyclic --kill-on-bad-exit=0 --wait=30)
 """,
 }
 _SRUN_ONE_KIND = """\

@@ -212,7 +212,7 @@ def test_training_that_ends(batch: Batch, system: str, template: str) -> None:
 @pytest.mark.parametrize(
     ("system", "template", "mpi", "launch"),
     [
-        ("slurm", "train", "openmpi", "srun --mpi=pmix --cpus-per-task=8 --distribution=cyclic --kill-on-bad-exit=1 "),
+        ("slurm", "train", "openmpi", "srun --mpi=pmix --cpus-per-task=8 --distribution=cyclic "),
         ("slurm", "train", "mpich", "srun --mpi=pmi2 "),
         ("slurm", "train", "openmpi", "--ntasks=20 "),
         ("slurm", "train-het", "mpich", "--het-group=0,1 "),
