@@ -6,8 +6,8 @@
         port bp1 ===== e0  bp1, 10.77.0.2
         ...
 
-All hosts see the machine's files, as they would a parallel file system; only /dev/shm, /run (where TMPDIR is) and
-/etc/hosts are their own.
+All hosts see the machine's files, as they would a parallel file system; only /dev/shm, /run (where TMPDIR is), /sys
+(with their own link in it) and /etc/hosts are their own.
 
 There is nothing to clean up. No namespace, link or mount has a name on the machine: they last as long as processes in
 them. The hosts' process namespaces are within the head's, whose init ends when its stdin does: when the cluster is
@@ -69,6 +69,7 @@ _HOST = """
 echo "$pid" >"/run/hosts/$1"
 mount -t tmpfs -o mode=1777 tmpfs /run
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+mount -t sysfs sysfs /sys
 """
 _END = """
 echo "$pid"

@@ -26,6 +26,15 @@ GPUS_PER_NODE = 2
 START_SECONDS = 30.0
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 
+# Open MPI 5 that srun starts with pml=ob1 crashes in MPI_Init now and then.
+_UCX = {
+    "OMPI_MCA_pml": "ucx",
+    "OMPI_MCA_pml_ucx_tls": "any",
+    "OMPI_MCA_pml_ucx_devices": "any",
+    "UCX_TLS": "tcp,self,sm",
+    "UCX_NET_DEVICES": "e0",
+}
+
 # Jobs share no memory limits and no cgroups here, so none are left behind: process namespaces hold all processes.
 _CONF = """
 ClusterName=bagpipe
@@ -105,7 +114,7 @@ class SlurmCluster:
 
     def run(self, *command: str, timeout: float = 30.0, env: Mapping[str, str] | None = None) -> str:
         """Run one of Slurm's commands on the head and return what it prints; raises as `VirtualCluster.run`."""
-        variables = MPI_ENVIRONMENT | {"SLURM_CONF": str(self._directory / "slurm.conf")} | dict(env or {})
+        variables = MPI_ENVIRONMENT | _UCX | {"SLURM_CONF": str(self._directory / "slurm.conf")} | dict(env or {})
         return self.hosts.run(HEAD, ["env", *(f"{n}={v}" for n, v in variables.items()), *command], timeout=timeout)
 
     def submit(self, script: Path, *options: str, env: Mapping[str, str] | None = None) -> int:
@@ -128,7 +137,7 @@ class SlurmCluster:
         while (job := self.job(job_id))["JobState"] not in FINAL:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"job {job_id} after {timeout:g} s: {job}\n{log()}")
-            time.sleep(0.2)
+            time.sleep(0.5)
         return job
 
     def wait_until_idle(self) -> None:

@@ -132,7 +132,7 @@ def test_jobs_that_did_not_end_well_run_again(slurm: SlurmCluster, tmp_path: Pat
         job = submission.wait(job_id)
         assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), submission.log()
         (log,) = submission.directory.glob("*.log")  # of both runs
-        assert log.read_text().count("training on") == 2
+        assert log.read_text(errors="replace").count("training on") == 2
         assert (submission.run_dir / "failures.log").exists() == (first_start == "kill"), submission.log()
 
 
