@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from bagpipe_hpc.cli import bench, checkpoint, data
+from bagpipe_hpc.cli import bench, checkpoint, data, jobs
 from bagpipe_hpc.cli.doctor import doctor
 from bagpipe_hpc.cli.report import report
 from bagpipe_hpc.cli.train import train
@@ -25,8 +25,8 @@ app.add_typer(data.app)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.command("export")(checkpoint.export_command)
 app.add_typer(bench.app, name="bench")
+app.add_typer(jobs.app, name="jobs")
 app.command()(doctor)
-app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

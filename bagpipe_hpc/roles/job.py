@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from mpi4py import MPI
 from bagpipe_hpc.config import Config, load_config
 from bagpipe_hpc.errors import BagpipeError, DatasetError
 from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_INVALID, EXIT_STOPPED
+from bagpipe_hpc.launcher import check_launcher
 from bagpipe_hpc.roles.communicators import Communicators, check_thread_level, split_world
 from bagpipe_hpc.roles.course import BEGINNING, Position
 from bagpipe_hpc.roles.failure import whole_job_fails_together
@@ -126,6 +128,7 @@ def _agree_on_job(world: MPI.Intracomm, request: Request) -> _Job | None:
 def _validate(world_size: int, request: Request) -> _Job:
     from bagpipe_hpc.data.dataset import open_dataset
 
+    check_launcher(os.environ, world_size, MPI.Get_library_version(), shlex.join(["bagpipe", *sys.argv[1:]]))
     check_thread_level()
     budget = Budget(seconds_left(request.time_limit, os.environ, time.time()), time.perf_counter())
     config = load_config(request.config_path, request.overrides)

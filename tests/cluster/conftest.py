@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.hosts import VirtualCluster, why_no_ranks, why_not
+from tests.cluster.slurm import SlurmCluster, why_no_slurm
 from tests.integration.conftest import small_dataset
 
 __all__ = ["small_dataset"]  # a fixture
@@ -33,3 +34,12 @@ def mpi_cluster(cluster: VirtualCluster) -> VirtualCluster:
     if reason := why_no_ranks():
         pytest.skip(reason)
     return cluster
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """A Slurm of four nodes, for all tests that ask for one."""
+    if reason := why_not() or why_no_ranks() or why_no_slurm():
+        pytest.skip(reason)
+    with SlurmCluster(tmp_path_factory.mktemp("slurm"), 4) as cluster:
+        yield cluster

@@ -6,8 +6,8 @@
         port bp1 ===== e0  bp1, 10.77.0.2
         ...
 
-All hosts see the machine's files, as they would a parallel file system; only /dev/shm, /run (where TMPDIR is) and
-/etc/hosts are their own.
+All hosts see the machine's files, as they would a parallel file system; only /dev/shm, /run (where TMPDIR is), /sys
+(with their own link in it) and /etc/hosts are their own.
 
 There is nothing to clean up. No namespace, link or mount has a name on the machine: they last as long as processes in
 them. The hosts' process namespaces are within the head's, whose init ends when its stdin does: when the cluster is
@@ -35,6 +35,17 @@ HEAD = "head"
 SUBNET = "10.77.0"
 SECONDS = 30.0  # for what takes milliseconds, unless the kernel is still busy with the end of other namespaces
 NAMESPACES = ("--net", "--uts", "--ipc", "--pid", "--mount")
+# What Open MPI needs to know of these hosts.
+MPI_ENVIRONMENT = {
+    "TMPDIR": "/run",
+    "PRTE_MCA_plm_ssh_agent": str(Path(__file__).with_name("enter_host.sh")),
+    "PRTE_MCA_plm_ssh_no_tree_spawn": "1",
+    "PRTE_MCA_prte_if_include": f"{SUBNET}.0/24",
+    "OMPI_MCA_btl_tcp_if_include": f"{SUBNET}.0/24",
+    "OMPI_MCA_pml": "ob1",
+    "OMPI_MCA_osc": "^ucx",
+    "OMPI_MCA_mpi_yield_when_idle": "1",  # the hosts share cores, which Open MPI cannot know
+}
 
 # The init of the head and of every host: it waits for the end of the pipe to this process, and meanwhile for orphans,
 # as an init must. When it ends, the kernel kills what is left in its process namespace. The first word of
@@ -58,6 +69,7 @@ _HOST = """
 echo "$pid" >"/run/hosts/$1"
 mount -t tmpfs -o mode=1777 tmpfs /run
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+mount -t sysfs sysfs /sys
 """
 _END = """
 echo "$pid"
@@ -179,13 +191,13 @@ class VirtualCluster:
         self, hosts: Sequence[str], args: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None
     ) -> CompletedProcess[str]:
         """Run `python *args` with world rank r on hosts[r] and wait; otherwise like `tests.launch.run_ranks`."""
-        return run_command(self._on_ranks(hosts, args), timeout=timeout, env=self._environment(env))
+        return run_command(self._on_ranks(hosts, args), timeout=timeout, env=MPI_ENVIRONMENT | dict(env or {}))
 
     def start_ranks(
         self, hosts: Sequence[str], args: Sequence[str], *, env: Mapping[str, str] | None = None
     ) -> AbstractContextManager[Run]:
         """The same without waiting, like `tests.launch.start_ranks`."""
-        return start_command(self._on_ranks(hosts, args), env=self._environment(env))
+        return start_command(self._on_ranks(hosts, args), env=MPI_ENVIRONMENT | dict(env or {}))
 
     def traffic(self, host: str) -> Traffic:
         """What has crossed the host's link since it started."""
@@ -230,19 +242,6 @@ class VirtualCluster:
         # The daemons stay in this session, where tests.launch finds them and the ranks.
         launch = [find_mpirun(), "--leave-session-attached", *mapping, "-n", str(len(hosts))]
         return self.enter(HEAD, [*launch, sys.executable, *args])
-
-    def _environment(self, extra: Mapping[str, str] | None) -> dict[str, str]:
-        network = f"{SUBNET}.0/24"
-        return {
-            "TMPDIR": "/run",
-            "PRTE_MCA_plm_ssh_agent": str(Path(__file__).with_name("enter_host.sh")),
-            "PRTE_MCA_plm_ssh_no_tree_spawn": "1",
-            "PRTE_MCA_prte_if_include": network,
-            "OMPI_MCA_btl_tcp_if_include": network,
-            "OMPI_MCA_pml": "ob1",
-            "OMPI_MCA_osc": "^ucx",
-            "OMPI_MCA_mpi_yield_when_idle": "1",  # the hosts share cores, which Open MPI cannot know
-        } | dict(extra or {})
 
 
 def _unshare(script: str, *arguments: str) -> list[str]:
