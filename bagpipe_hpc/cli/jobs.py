@@ -57,13 +57,14 @@ def render(
     queue: Annotated[str | None, _option("Queue, or partition.")] = None,
     time_limit: Annotated[str | None, _option("Of one run; the job goes on in another.", metavar="HH:MM:SS")] = None,
     warning_seconds: Annotated[int | None, _option("Before the time limit, for the last checkpoint.")] = None,
-    max_failures: Annotated[int | None, _option("A job that has failed more often is not started again.")] = None,
+    checkpoint_every: Annotated[int | None, _option("Iterations from one checkpoint to the next.")] = None,
+    max_restarts: Annotated[int | None, _option("Of a job that gets no further: then no more.")] = None,
     nodes: Annotated[int | None, _option("Nodes; in train-het those of the trainers.")] = None,
     server_nodes: Annotated[int | None, _option("train-het: nodes of oracle and servers.")] = None,
     servers: Annotated[int | None, _option("Embedding servers.")] = None,
     gpus_per_node: Annotated[int | None, _option("GPUs of a node, 0 to train on CPUs.")] = None,
     trainers_per_node: Annotated[int | None, _option("Default: one for each GPU.")] = None,
-    threads: Annotated[int | None, _option("Cores of each rank.")] = None,
+    threads: Annotated[int | None, _option("Cores of each rank; import: ranks of each node.")] = None,
     venv: Annotated[str | None, _option("Virtual environment that env/setup.sh made.")] = None,
     data: Annotated[str | None, _option("Data set.")] = None,
     run_dir: Annotated[str | None, _option("Where checkpoints, metrics and summary go.")] = None,
@@ -76,6 +77,7 @@ def render(
     ] = None,
     stage_data: Annotated[bool | None, _option("Copy the data set to node-local scratch first.")] = None,
     files: Annotated[list[str] | None, _option("import: a log; may be repeated.", "--file")] = None,
+    benchmarks: Annotated[list[str] | None, _option("bench: one to run; may be repeated.", "--benchmark")] = None,
 ) -> None:
     """Print a job script made for your cluster: bagpipe jobs render --system slurm --nodes 8 > train.sbatch
 

@@ -11,6 +11,7 @@ from bagpipe_hpc.errors import ConfigError
 
 System = Literal["slurm", "pbs", "lsf", "flux"]
 Template = Literal["train", "train-mpirun", "train-het", "import", "bench"]
+Benchmark = Literal["doctor", "oracle", "rma", "ladder"]
 
 # A name goes into directives, which no shell reads and nothing quotes: no spaces, no characters that mean something.
 # Paths and settings are quoted; what is not printable would still spoil the script for its reader.
@@ -45,7 +46,7 @@ class JobDescription(BaseModel):
     queue: Name | None = None  # Slurm's partition
     time_limit: Duration = "04:00:00"
     warning_seconds: int = Field(300, ge=60)  # before the time limit, for the last checkpoint
-    max_failures: int = Field(3, ge=0)  # after which a job is not started again
+    max_restarts: int = Field(5, ge=0)  # that bring no new checkpoint; then the job is not started again
 
     nodes: int = Field(4, ge=1, le=100_000)  # those of the trainers
     server_nodes: int = Field(1, ge=1, le=100_000)  # train-het: those of oracle and servers
@@ -60,8 +61,10 @@ class JobDescription(BaseModel):
     config: Path | None = None
     settings: tuple[Setting, ...] = ()
     sweep: tuple[Setting, ...] = ()  # one task of a job array for each
+    checkpoint_every: int = Field(1000, ge=1)  # iterations
     stage_data: bool = False
     files: tuple[Path, ...] = Field(("train.txt.gz",), min_length=1)  # import
+    benchmarks: tuple[Benchmark, ...] = Field(("doctor", "oracle", "rma"), min_length=1)  # bench
 
     @model_validator(mode="after")
     def _is_possible(self) -> JobDescription:

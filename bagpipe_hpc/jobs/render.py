@@ -27,7 +27,7 @@ _PURPOSE = MappingProxyType(
         "train": "Train: oracle, embedding servers and trainers in one MPI job.",
         "train-mpirun": "Train, started by mpirun: for an MPI that srun cannot start.",
         "train-het": "Train on two kinds of nodes in one MPI job: oracle and servers, trainers.",
-        "import": "Make a data set of the files of a click log, on one node.",
+        "import": "Make a data set of the files of a click log, on all ranks of a job.",
         "bench": "Look at the nodes of a job and measure them.",
     }
 )
@@ -54,7 +54,6 @@ def _variables(job: JobDescription) -> list[Variable]:
             environment,
             ("files", job.files, "Criteo's tab-separated logs, plain or gzip, in time order"),
             ("data", job.data, "the data set to make"),
-            ("threads", job.threads, "cores"),
         ]
     layout = [
         ("servers", job.servers, "embedding servers"),
@@ -64,7 +63,13 @@ def _variables(job: JobDescription) -> list[Variable]:
     if job.template == "train-het":
         del layout[1]
     if job.template == "bench":
-        return [environment, *layout, ("run_dir", job.run_dir, "where the figures go")]
+        return [
+            environment,
+            ("benchmarks", job.benchmarks, "of doctor, oracle, rma, ladder; ladder trains, the others need no data"),
+            ("data", job.data, "the data set of ladder"),
+            ("run_dir", job.run_dir, "where the figures go"),
+            *layout,
+        ]
     sweep = [("sweep", job.sweep, "a setting for each task of the array")] if job.sweep else []
     return [
         environment,
@@ -75,7 +80,8 @@ def _variables(job: JobDescription) -> list[Variable]:
         ("settings", job.settings, "settings that override it: section.key=value"),
         *sweep,
         *layout,
-        ("max_failures", job.max_failures, "a job that has failed more often is not started again"),
+        ("checkpoint_every", job.checkpoint_every, "iterations"),
+        ("max_restarts", job.max_restarts, "of a job that gets no further: then it is not started again"),
         *(_VARIABLES[job.system](job) if job.system in _VARIABLES else []),
     ]
 
@@ -88,6 +94,7 @@ def _assignment(variable: Variable) -> str:
 
 def _work(job: JobDescription) -> list[str]:
     if job.template == "import":
-        return [shell.BEGIN, *slurm.body(job)[:1], shell.ENVIRONMENT, shell.IMPORT]
-    work = shell.BENCH if job.template == "bench" else shell.TRAIN
-    return [shell.BEGIN, *_BODY[job.system](job), shell.ENVIRONMENT, work]
+        return [shell.BEGIN, *_BODY[job.system](job), shell.ENVIRONMENT, shell.IMPORT]
+    if job.template == "bench":
+        return [shell.BEGIN, *_BODY[job.system](job), shell.THREADS + shell.ENVIRONMENT, shell.BENCH]
+    return [shell.BEGIN, *_BODY[job.system](job), shell.THREADS + shell.ENVIRONMENT, shell.TRAIN]

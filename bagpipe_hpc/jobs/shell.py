@@ -15,12 +15,26 @@ ENVIRONMENT = """\
 # shellcheck disable=SC1091
 source "$venv/bin/activate" || fail "no virtual environment in $venv: run env/setup.sh, then name its .venv"
 bagpipe=$(command -v bagpipe) || fail "no bagpipe in $venv: run env/setup.sh"
+"""
+
+THREADS = """\
 export OMP_NUM_THREADS=$threads
 """
 
 TRAIN = """\
 mkdir -p "$run_dir" || fail "$run_dir cannot be made: name another run_dir"
 if [[ -e $run_dir/DONE ]]; then say "$run_dir is done already; name another run_dir to train anew"; exit 0; fi
+
+# Every run says where it starts: some end without a word, with their node.
+newest() { cat "$run_dir/checkpoints/latest" 2>/dev/null || echo "the beginning"; }
+give_up() {
+  say "error: no run gets further than $from, max_restarts is $max_restarts: mend the cause, then submit again to go on"
+  exit 1
+}
+from=$(newest)
+echo "job $job_id starts from $from" >>"$run_dir/starts.log" || fail "$run_dir cannot be written: name another run_dir"
+starts=$(grep -cxF "job $job_id starts from $from" "$run_dir/starts.log")
+if ((starts > max_restarts + 1)); then give_up; fi
 
 # A signal goes on to the ranks: USR1 before the time limit (they write a checkpoint and exit with 75), TERM to end.
 launcher='' told='' signals=0 staged='' timer=''
@@ -51,13 +65,13 @@ if [[ $stage_data == true ]]; then  # rank 0 alone reads the data, on the node o
 fi
 
 arguments=(--data "$data" --run-dir "$run_dir" --resume auto)
-arguments+=(--set "roles.servers=$servers" --set "training.threads=$threads")
+arguments+=(--set "roles.servers=$servers" --set "training.threads=$threads" --set "checkpoint.every=$checkpoint_every")
 for setting in "${settings[@]}"; do arguments+=(--set "$setting"); done
 if [[ -n $config ]]; then arguments+=("$config"); fi
 
 status=1  # of a job that was told to end before it began
 if [[ -z $told ]]; then
-  say "training on ${SLURM_JOB_NODELIST:-$num_nodes nodes}"
+  say "training on ${SLURM_JOB_NODELIST:-$num_nodes nodes}, from $from"
   "${launch[@]}" "$bagpipe" train "${arguments[@]}" &
   launcher=$!
   until  # a signal ends the wait, but not what is waited for
@@ -72,16 +86,10 @@ fi
 # Rank 0 writes DONE last. Exit codes say less: a launcher may lose a node and exit with 0.
 if [[ -e $run_dir/DONE ]]; then say "done"; exit 0; fi
 if [[ $told == TERM ]]; then say "told to end"; exit 143; fi
-if ((status == 75)); then say "goes on in another run, from its last checkpoint"; requeue; fi
 case $status in 2 | 126 | 127) fail "the job cannot work as it is (see above)" ;; esac
-
-echo "job $job_id ended with status $status on $(date +%FT%T)" >>"$run_dir/failures.log"
-failures=$(grep -cF "job $job_id ended" "$run_dir/failures.log")
-if ((failures > max_failures)); then
-  say "error: failed $failures times, max_failures is $max_failures: mend the cause, then submit again to go on"
-  exit 1
-fi
-say "failed with status $status, for the $failures. time; starts again from its last checkpoint"
+say "ended with status $status; the newest checkpoint is $(newest)"
+if [[ $(newest) == "$from" ]] && ((starts > max_restarts)); then give_up; fi
+say "goes on in another run"
 requeue
 """
 
@@ -100,11 +108,25 @@ launch=(mpirun -n "$ranks" -ppn 1 -bind-to none)
 }
 
 IMPORT = """\
-"$bagpipe" import criteo "${files[@]}" --output "$data"
+"${launch[@]}" "$bagpipe" import criteo "${files[@]}" --output "$data"
 """
 
 BENCH = """\
 mkdir -p "$run_dir" || fail "$run_dir cannot be made: name another run_dir"
-"${launch[@]}" "$bagpipe" doctor --directory "$run_dir"
-"$bagpipe" bench oracle --threads "$threads" --servers "$servers" --json "$run_dir/oracle.json"
+status=0
+for benchmark in "${benchmarks[@]}"; do
+  say "$benchmark"
+  arguments=(bench "$benchmark" --json "$run_dir/$benchmark.json")
+  case $benchmark in
+    doctor) "${launch[@]}" "$bagpipe" doctor --directory "$run_dir" ;;
+    oracle) "$bagpipe" "${arguments[@]}" --threads "$threads" --servers "$servers" ;;
+    rma) "${launch[@]}" "$bagpipe" "${arguments[@]}" --servers "$((1 + servers))" ;;
+    ladder)
+      arguments+=(--data "$data" --run-dir "$run_dir/ladder" --set "roles.servers=$servers")
+      "${launch[@]}" "$bagpipe" "${arguments[@]}"
+      ;;
+    *) fail "there is no benchmark $benchmark: name doctor, oracle, rma or ladder" ;;
+  esac || status=1
+done
+exit "$status"
 """

@@ -52,7 +52,7 @@ def directives(job: JobDescription) -> list[str]:
         gpu_nodes = [f"nodes={job.nodes}", *tasks, _cores(job), *_gpus(job)]
         return [*_lines([*options, *cpu_nodes]), "#SBATCH hetjob", *_lines([*_place(job), *gpu_nodes])]
     if job.template == "import":
-        return _lines([*options, "nodes=1", "ntasks=1", _cores(job)])
+        return _lines([*options, f"nodes={job.nodes}", f"ntasks-per-node={job.threads}", "cpus-per-task=1"])
     nodes = [f"nodes={job.nodes}", f"ntasks-per-node={job.max_ranks_per_node}", _cores(job)]
     return _lines([*options, *nodes, *_gpus(job)])
 
@@ -60,6 +60,8 @@ def directives(job: JobDescription) -> list[str]:
 def body(job: JobDescription) -> list[str]:
     """Shell: `job_id`, `num_nodes`, `requeue` and `launch`."""
     parts = [_JOB, _ARRAY] if job.sweep else [_JOB]
+    if job.template == "import":
+        return [*parts, "threads=1\n" + _SRUN[job.mpi]]
     if job.template == "train-het":
         return [*parts, _SRUN[job.mpi] + _SRUN_BOTH_KINDS]
     if job.template == "train-mpirun":

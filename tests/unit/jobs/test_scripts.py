@@ -198,7 +198,7 @@ def test_training_that_ends(batch: Batch, system: str, template: str) -> None:
     done = batch.run(job, ENDS_WELL)
     assert done.returncode == 0, batch.output(done)
     assert batch.requeues(done, system) == 0
-    overrides = ("roles.servers=3", "training.threads=8", ODD, "training.epochs=3")
+    overrides = ("roles.servers=3", "training.threads=8", "checkpoint.every=1000", ODD, "training.epochs=3")
     assert batch.calls() == [
         ["train", "--data", "clicks", "--run-dir", "runs/it's", "--resume", "auto"]
         + [word for setting in overrides for word in ("--set", setting)]
@@ -257,15 +257,20 @@ def test_without_a_signal_of_the_batch_system_the_script_keeps_time(batch: Batch
     assert batch.requeues(done, "pbs") == 1, batch.output(done)
 
 
-@pytest.mark.parametrize("status", [0, 1, 137])
+@pytest.mark.parametrize("status", [0, 75, 137])
 @pytest.mark.parametrize("system", list(REQUEUES))
-def test_failures_are_forgiven_so_often(batch: Batch, system: str, status: int) -> None:
-    job = train(system, max_failures=1)
-    done = batch.run(job, f"exit {status}")  # 0 without DONE: mpirun has lost a node
-    assert batch.requeues(done, system) == 1, batch.output(done)
-    done = batch.run(job, f"exit {status}")
-    assert done.returncode == 1
-    assert "failed 2 times, max_failures is 1" in batch.output(done)
+def test_a_job_that_gets_no_further_is_not_started_for_ever(batch: Batch, system: str, status: int) -> None:
+    job = train(system, max_restarts=1)
+    for checkpoint in ("", "iteration-1"):  # the second run writes one, so it does not count
+        program = f'mkdir -p "$run_dir/checkpoints"; echo {checkpoint} >"$run_dir/checkpoints/latest"'
+        done = batch.run(job, f"{program if checkpoint else ''}\nexit {status}")  # 0 without DONE: mpirun lost a node
+        assert batch.requeues(done, system) == (1 if system == "lsf" or not checkpoint else 2), batch.output(done)
+    assert batch.run(job, f"exit {status}").returncode == 75
+    for runs in (5, 5):  # the last one ends before it has begun
+        done = batch.run(job, f"exit {status}")
+        assert done.returncode == 1
+        assert "no run gets further than iteration-1, max_restarts is 1" in batch.output(done).splitlines()[-1]
+        assert len(batch.calls()) == runs - 1
 
 
 @pytest.mark.parametrize("status", [2, 127])  # settings or data are wrong; there is no such launcher
@@ -312,11 +317,15 @@ def test_what_was_edited_is_checked(batch: Batch, change: Sequence[str], complai
 
 
 def test_the_other_scripts_run_what_they_say(batch: Batch) -> None:
+    benchmarks = ("doctor", "oracle", "rma", "ladder")
+    ladder = ("--run-dir", "runs/bagpipe/ladder", "--set", "roles.servers=3")
     for template in ("import", "bench"):
-        done = batch.run(train("slurm", template, files=("day 0.gz", "day 1.gz")), ":")
+        done = batch.run(train("slurm", template, files=("day 0.gz", "day 1.gz"), benchmarks=benchmarks), ":")
         assert done.returncode == 0, batch.output(done)
     assert batch.calls() == [
         ["import", "criteo", "day 0.gz", "day 1.gz", "--output", "clicks"],
         ["doctor", "--directory", "runs/bagpipe"],
-        ["bench", "oracle", "--threads", "8", "--servers", "3", "--json", "runs/bagpipe/oracle.json"],
+        ["bench", "oracle", "--json", "runs/bagpipe/oracle.json", "--threads", "8", "--servers", "3"],
+        ["bench", "rma", "--json", "runs/bagpipe/rma.json", "--servers", "4"],
+        ["bench", "ladder", "--json", "runs/bagpipe/ladder.json", "--data", "clicks", *ladder],
     ]
