@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.cluster.hosts import VirtualCluster, why_no_ranks, why_not
 from tests.cluster.slurm import SlurmCluster, why_no_slurm
-from tests.integration.conftest import small_dataset
+from tests.integration.conftest import memory_directory, small_dataset
 
 __all__ = ["small_dataset"]  # a fixture
 
@@ -41,5 +42,5 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """A Slurm of four nodes, for all tests that ask for one."""
     if reason := why_not() or why_no_ranks() or why_no_slurm():
         pytest.skip(reason)
-    with SlurmCluster(tmp_path_factory.mktemp("slurm"), 4) as cluster:
+    with memory_directory(tmp_path_factory.mktemp("slurm")) as path, SlurmCluster(Path(path), 4) as cluster:
         yield cluster

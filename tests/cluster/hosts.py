@@ -7,7 +7,7 @@
         ...
 
 All hosts see the machine's files, as they would a parallel file system; only /dev/shm, /run (where TMPDIR is), /sys
-(with their own link in it) and /etc/hosts are their own.
+(with their own link in it) and /etc/hosts are their own. Of /dev/shm they may share one directory.
 
 There is nothing to clean up. No namespace, link or mount has a name on the machine: they last as long as processes in
 them. The hosts' process namespaces are within the head's, whose init ends when its stdin does: when the cluster is
@@ -68,8 +68,19 @@ ip link set switch up
 _HOST = """
 echo "$pid" >"/run/hosts/$1"
 mount -t tmpfs -o mode=1777 tmpfs /run
+if [ -n "$2" ]; then
+  mkdir /run/shared
+  mount --bind "$2" /run/shared
+fi
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+if [ -n "$2" ]; then
+  mkdir -p "$2"
+  mount --move /run/shared "$2"
+fi
+mkdir /run/cgroup
+mount --rbind /sys/fs/cgroup /run/cgroup
 mount -t sysfs sysfs /sys
+mount --move /run/cgroup /sys/fs/cgroup
 """
 _END = """
 echo "$pid"
@@ -115,12 +126,15 @@ class VirtualCluster:
     Args:
         num_hosts: At most 200.
         rate_mbit: What each link carries in either direction, in Mbit/s; None: as fast as the machine can.
+        shared: A directory that all hosts see though it is in /dev/shm.
     Raises:
         RuntimeError: a host does not start; quotes the first complaint.
     """
 
-    def __init__(self, num_hosts: int, rate_mbit: float | None = None) -> None:
+    def __init__(self, num_hosts: int, rate_mbit: float | None = None, shared: Path | None = None) -> None:
         self.hosts = tuple(f"bp{index}" for index in range(num_hosts))
+        self._addresses = {HEAD: f"{SUBNET}.254"} | {host: f"{SUBNET}.{i}" for i, host in enumerate(self.hosts, 1)}
+        self._shared = shared
         self._rate_mbit = rate_mbit
         self._inits: list[subprocess.Popen[str]] = []
         self._pids: dict[str, int] = {}  # the head's as this process sees it, the hosts' as the head does
@@ -205,21 +219,24 @@ class VirtualCluster:
         return Traffic(received=link["stats64"]["rx"]["bytes"], sent=link["stats64"]["tx"]["bytes"])
 
     def power_off(self, host: str) -> None:
-        """End a host as a power failure would: silence on its link, then no process is left. It stays off."""
-        self.run(HEAD, ["ip", "link", "set", host, "down"])
+        """End a host as a power failure would: silence on its link, then no process is left."""
+        self.run(HEAD, ["ip", "link", "delete", host])
         self.run(HEAD, ["kill", "-KILL", str(self._pids.pop(host))])
 
+    def power_on(self, host: str) -> None:
+        """Start a host that is off, with nothing of what was in its memory. Its link has no limit."""
+        pid = self._start_init(self.enter(HEAD, _unshare(_BEGIN + _HOST + _END, host, str(self._shared or ""))), host)
+        link = ["link", "add", "name", host, "type", "veth", "peer", "name", "e0", "netns", str(pid)]
+        self.run(HEAD, ["ip", *link])
+        self.run(HEAD, ["ip", "link", "set", host, "master", "switch", "up"])
+        self.run(host, ["ip", "address", "add", f"{self._addresses[host]}/24", "dev", "e0"])
+        self.run(host, ["ip", "link", "set", "e0", "up"])
+
     def _boot(self) -> None:
-        addresses = {HEAD: f"{SUBNET}.254"} | {host: f"{SUBNET}.{i}" for i, host in enumerate(self.hosts, start=1)}
-        names = "\n".join(["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())])
-        self._start_init(_unshare(_BEGIN + _HEAD + _END, HEAD, f"{addresses[HEAD]}/24", names), HEAD)
+        names = "\n".join(["127.0.0.1 localhost", *(f"{address} {name}" for name, address in self._addresses.items())])
+        self._start_init(_unshare(_BEGIN + _HEAD + _END, HEAD, f"{self._addresses[HEAD]}/24", names), HEAD)
         for host in self.hosts:
-            pid = self._start_init(self.enter(HEAD, _unshare(_BEGIN + _HOST + _END, host)), host)
-            link = ["link", "add", "name", host, "type", "veth", "peer", "name", "e0", "netns", str(pid)]
-            self.run(HEAD, ["ip", *link])
-            self.run(HEAD, ["ip", "link", "set", host, "master", "switch", "up"])
-            self.run(host, ["ip", "address", "add", f"{addresses[host]}/24", "dev", "e0"])
-            self.run(host, ["ip", "link", "set", "e0", "up"])
+            self.power_on(host)
         if self._rate_mbit is not None:
             self.set_rate(self._rate_mbit)
 

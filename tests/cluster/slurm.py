@@ -88,14 +88,14 @@ class SlurmCluster:
     """Nodes bp0, bp1, ... under Slurm from `with` to the end of its block.
 
     Args:
-        directory: Empty, and seen by all nodes; its path goes into socket names, so it must be short.
+        directory: Empty, seen by all nodes, best in /dev/shm; its path goes into socket names, so it must be short.
         num_nodes: As of `VirtualCluster`.
     Raises:
         TimeoutError: the nodes do not come up; shows the daemons' logs.
     """
 
     def __init__(self, directory: Path, num_nodes: int) -> None:
-        self.hosts = VirtualCluster(num_nodes)
+        self.hosts = VirtualCluster(num_nodes, shared=directory)
         self._directory = directory
         self._daemons = ExitStack()
 
@@ -178,9 +178,17 @@ class SlurmCluster:
         _wait_until(files["socket"].exists, self._logs)
         self._start(stack, HEAD, ["slurmctld", "-D"])
         for host in self.hosts.hosts:
-            arguments = (str(directory), str(PMIX), str(GPUS_PER_NODE - 1))
-            self._start(stack, host, ["sh", "-euc", _SLURMD, "slurmd", *arguments])
+            self._start_slurmd(stack, host)
         self.wait_until_idle()
+
+    def power_on(self, host: str) -> None:
+        """Start a node that `VirtualCluster.power_off` has ended."""
+        self.hosts.power_on(host)
+        self._start_slurmd(self._daemons, host)
+
+    def _start_slurmd(self, stack: ExitStack, host: str) -> None:
+        arguments = (str(self._directory), str(PMIX), str(GPUS_PER_NODE - 1))
+        self._start(stack, host, ["sh", "-euc", _SLURMD, "slurmd", *arguments])
 
     def _start(self, stack: ExitStack, host: str, command: list[str]) -> None:
         env = {"SLURM_CONF": str(self._directory / "slurm.conf")}
