@@ -99,7 +99,9 @@ class TrainingConfig(_Section):
     iterations: int | None = Field(None, ge=1, description="Stop after so many iterations; null: all epochs.")
     learning_rate: float = Field(0.1, gt=0, allow_inf_nan=False, description="SGD step size, rows and dense alike.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of initial rows and dense parameters.")
-    threads: int | None = Field(None, ge=1, description="Threads of a trainer; null: its share of the node's cores.")
+    threads: int | None = Field(
+        None, ge=1, description="Threads of a trainer; null: OMP_NUM_THREADS, else a share of the cores."
+    )
     wire_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32",
         description="Rows and their gradients between trainers; with 16 bits half the bytes, and not exact: models are "

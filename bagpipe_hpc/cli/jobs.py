@@ -60,6 +60,7 @@ def render(
     checkpoint_every: Annotated[int | None, _option("Iterations from one checkpoint to the next.")] = None,
     max_restarts: Annotated[int | None, _option("Of a job that gets no further: then no more.")] = None,
     nodes: Annotated[int | None, _option("Nodes; in train-het those of the trainers.")] = None,
+    min_nodes: Annotated[int | None, _option("So few will do once nodes have failed.")] = None,
     server_nodes: Annotated[int | None, _option("train-het: nodes of oracle and servers.")] = None,
     servers: Annotated[int | None, _option("Embedding servers.")] = None,
     gpus_per_node: Annotated[int | None, _option("GPUs of a node, 0 to train on CPUs.")] = None,

@@ -49,6 +49,7 @@ class JobDescription(BaseModel):
     max_restarts: int = Field(5, ge=0)  # that bring no new checkpoint; then the job is not started again
 
     nodes: int = Field(4, ge=1, le=100_000)  # those of the trainers
+    min_nodes: int | None = Field(None, ge=1)  # so few will do once nodes have failed; None: all are needed
     server_nodes: int = Field(1, ge=1, le=100_000)  # train-het: those of oracle and servers
     servers: int = Field(3, ge=1, le=100_000)
     gpus_per_node: int = Field(4, ge=0, le=64)
@@ -72,6 +73,10 @@ class JobDescription(BaseModel):
             raise ValueError(f"{self.template} is there for slurm only; {self.system} has train")
         if self.sweep and (self.system != "slurm" or not self.is_training):
             raise ValueError("a sweep needs slurm and a template that trains")
+        if self.min_nodes and (self.system != "slurm" or self.template not in ("train", "train-mpirun")):
+            raise ValueError("min_nodes is there for slurm's train and train-mpirun only")
+        if self.min_nodes and self.min_nodes > self.nodes:
+            raise ValueError(f"min_nodes is {self.min_nodes}, nodes {self.nodes}: lower the first or raise the second")
         if self.warning_seconds >= self.time_limit_seconds:
             raise ValueError(
                 f"warning_seconds is {self.warning_seconds}, time_limit {self.time_limit}: the warning must come "
@@ -97,7 +102,7 @@ class JobDescription(BaseModel):
     @property
     def max_ranks_per_node(self) -> int:
         """Ranks on the fullest node when they are dealt out to the nodes one at a time."""
-        return -(-self.num_ranks // self.nodes)
+        return self.num_trainers_per_node - (-(1 + self.servers) // (self.min_nodes or self.nodes))
 
     @property
     def time_limit_seconds(self) -> int:

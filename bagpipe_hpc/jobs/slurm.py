@@ -53,7 +53,8 @@ def directives(job: JobDescription) -> list[str]:
         return [*_lines([*options, *cpu_nodes]), "#SBATCH hetjob", *_lines([*_place(job), *gpu_nodes])]
     if job.template == "import":
         return _lines([*options, f"nodes={job.nodes}", f"ntasks-per-node={job.threads}", "cpus-per-task=1"])
-    nodes = [f"nodes={job.nodes}", f"ntasks-per-node={job.max_ranks_per_node}", _cores(job)]
+    num_nodes = f"{job.min_nodes}-{job.nodes}" if job.min_nodes else job.nodes
+    nodes = [f"nodes={num_nodes}", f"ntasks-per-node={job.max_ranks_per_node}", _cores(job)]
     return _lines([*options, *nodes, *_gpus(job)])
 
 

@@ -17,17 +17,20 @@ closed, or when this process dies, in whichever way. So clusters of several proc
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import TracebackType
+
+import psutil
 
 from tests.launch import Run, find_mpirun, run_command, start_command
 
@@ -212,6 +215,15 @@ class VirtualCluster:
     ) -> AbstractContextManager[Run]:
         """The same without waiting, like `tests.launch.start_ranks`."""
         return start_command(self._on_ranks(hosts, args), env=MPI_ENVIRONMENT | dict(env or {}))
+
+    def processes(self, host: str) -> list[psutil.Process]:
+        """All that runs on a host, its init included, as this machine sees it."""
+        space = self.run(host, ["readlink", "/proc/self/ns/pid"]).strip()
+        found = []
+        for process in psutil.process_iter():
+            with suppress(OSError):  # ended meanwhile
+                found += [process] if os.readlink(f"/proc/{process.pid}/ns/pid") == space else []
+        return found
 
     def traffic(self, host: str) -> Traffic:
         """What has crossed the host's link since it started."""

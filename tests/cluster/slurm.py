@@ -26,15 +26,6 @@ GPUS_PER_NODE = 2
 START_SECONDS = 30.0
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 
-# Open MPI 5 that srun starts with pml=ob1 crashes in MPI_Init now and then.
-_UCX = {
-    "OMPI_MCA_pml": "ucx",
-    "OMPI_MCA_pml_ucx_tls": "any",
-    "OMPI_MCA_pml_ucx_devices": "any",
-    "UCX_TLS": "tcp,self,sm",
-    "UCX_NET_DEVICES": "e0",
-}
-
 # Jobs share no memory limits and no cgroups here, so none are left behind: process namespaces hold all processes.
 _CONF = """
 ClusterName=bagpipe
@@ -96,7 +87,7 @@ class SlurmCluster:
 
     def __init__(self, directory: Path, num_nodes: int) -> None:
         self.hosts = VirtualCluster(num_nodes, shared=directory)
-        self._directory = directory
+        self.directory = directory
         self._daemons = ExitStack()
 
     def __enter__(self) -> SlurmCluster:
@@ -114,7 +105,7 @@ class SlurmCluster:
 
     def run(self, *command: str, timeout: float = 30.0, env: Mapping[str, str] | None = None) -> str:
         """Run one of Slurm's commands on the head and return what it prints; raises as `VirtualCluster.run`."""
-        variables = MPI_ENVIRONMENT | _UCX | {"SLURM_CONF": str(self._directory / "slurm.conf")} | dict(env or {})
+        variables = MPI_ENVIRONMENT | {"SLURM_CONF": str(self.directory / "slurm.conf")} | dict(env or {})
         return self.hosts.run(HEAD, ["env", *(f"{n}={v}" for n, v in variables.items()), *command], timeout=timeout)
 
     def submit(self, script: Path, *options: str, env: Mapping[str, str] | None = None) -> int:
@@ -149,7 +140,7 @@ class SlurmCluster:
         _wait_until(self._all_idle, self._logs)
 
     def _configure(self) -> None:
-        directory = self._directory
+        directory = self.directory
         settings = {
             "directory": directory,
             "head": HEAD,
@@ -168,7 +159,7 @@ class SlurmCluster:
             (directory / name).mkdir()
 
     def _boot(self, stack: ExitStack) -> None:
-        directory = self._directory
+        directory = self.directory
         files = {option: directory / f"munge.{option}" for option in ("socket", "pid", "log", "seed")}
         options = {"key-file": directory / "munge.key"} | {
             option if option == "socket" else f"{option}-file": path for option, path in files.items()
@@ -187,11 +178,11 @@ class SlurmCluster:
         self._start_slurmd(self._daemons, host)
 
     def _start_slurmd(self, stack: ExitStack, host: str) -> None:
-        arguments = (str(self._directory), str(PMIX), str(GPUS_PER_NODE - 1))
+        arguments = (str(self.directory), str(PMIX), str(GPUS_PER_NODE - 1))
         self._start(stack, host, ["sh", "-euc", _SLURMD, "slurmd", *arguments])
 
     def _start(self, stack: ExitStack, host: str, command: list[str]) -> None:
-        env = {"SLURM_CONF": str(self._directory / "slurm.conf")}
+        env = {"SLURM_CONF": str(self.directory / "slurm.conf")}
         stack.enter_context(start_command(self.hosts.enter(host, command), env=env))
 
     def _all_idle(self) -> bool:
@@ -203,7 +194,7 @@ class SlurmCluster:
 
     def _logs(self) -> str:
         return "".join(
-            f"--- {path.name} ---\n{path.read_text(errors='replace')}" for path in sorted(self._directory.glob("*.log"))
+            f"--- {path.name} ---\n{path.read_text(errors='replace')}" for path in sorted(self.directory.glob("*.log"))
         )
 
 

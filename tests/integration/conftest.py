@@ -31,9 +31,9 @@ def memory_path(tmp_path: Path) -> Iterator[Path]:
         yield Path(path)
 
 
-def memory_directory(otherwise: Path) -> TemporaryDirectory[str]:
+def memory_directory(otherwise: Path, inside: Path = MEMORY) -> TemporaryDirectory[str]:
     """See `memory_path`."""
-    return TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else otherwise, prefix="bagpipe-")
+    return TemporaryDirectory(dir=inside if inside.is_dir() else otherwise, prefix="bagpipe-")
 
 
 def make_dataset(path: Path) -> Path:

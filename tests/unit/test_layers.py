@@ -16,7 +16,7 @@ from tests.launch import REPO_ROOT, run_python
 PACKAGE = "bagpipe_hpc"
 
 LAYERS = (
-    {"errors", "exit_codes", "config", "digest", "splitmix", "trace", "heap", "launcher"},
+    {"errors", "exit_codes", "config", "digest", "splitmix", "trace", "heap", "launcher", "available_memory"},
     {"topology", "sharding"},
     {"jobs"},
     {"lookahead"},

@@ -7,8 +7,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 
+from bagpipe_hpc.available_memory import available_bytes
 from bagpipe_hpc.cli.doctor.finding import Check, Outcome, Status, World
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def shared_memory(world: World) -> Outcome:
 
 def memory(world: World) -> Outcome:
     """Tables, stages and caches live in memory."""
-    return judge_bytes("available", psutil.virtual_memory().available, _num_ranks(world), _MEMORY_CURE)
+    return judge_bytes("available", available_bytes(), _num_ranks(world), _MEMORY_CURE)
 
 
 def _num_ranks(world: World) -> int:

@@ -23,6 +23,8 @@ from bagpipe_hpc.jobs.description import JobDescription, describe
         ({"time_limit": "4h"}, "time_limit = '4h': give HH:MM:SS"),
         ({"time_limit": "00:05:00"}, "lower the first or raise the second"),
         ({"nodes": 0}, "nodes = 0"),
+        ({"nodes": 4, "min_nodes": 5}, "min_nodes is 5, nodes 4"),
+        ({"system": "pbs", "min_nodes": 1}, "min_nodes is there for slurm"),
         ({"system": "pbs", "template": "bench"}, "slurm only"),
         ({"system": "lsf", "sweep": ("training.seed=1",)}, "a sweep needs slurm"),
         ({"template": "import", "sweep": ("training.seed=1",)}, "a sweep needs slurm"),
