@@ -7,12 +7,23 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bagpipe_hpc.errors import ConfigError
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Section(BaseModel):
@@ -97,8 +108,25 @@ class TrainingConfig(_Section):
     batch_size: int = Field(256, ge=1, description="Samples of one global batch, split over the trainers.")
     epochs: int = Field(1, ge=1, description="Passes over the training split.")
     iterations: int | None = Field(None, ge=1, description="Stop after so many iterations; null: all epochs.")
-    learning_rate: float = Field(0.1, gt=0, allow_inf_nan=False, description="SGD step size, rows and dense alike.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of initial rows and dense parameters.")
+    learning_rate: float = Field(
+        0.1,
+        gt=0,
+        allow_inf_nan=False,
+        description="Step size of rows and dense parameters, unless they have their own.",
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of initial rows, dense parameters and the order of shuffled samples."
+    )
+    shuffle_block: int | None = Field(
+        None,
+        ge=1,
+        description="Train in another order in every epoch: blocks of so many samples, and samples within each, change "
+        "places; null: in the order of the data set.",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Of the model's forward and backward; parameters, rows and all sums are float32.",
+    )
     threads: int | None = Field(
         None, ge=1, description="Threads of a trainer; null: OMP_NUM_THREADS, else a share of the cores."
     )
@@ -109,8 +137,88 @@ class TrainingConfig(_Section):
     )
 
 
+class RowOptimizerConfig(_Section):
+    name: Literal["sgd", "momentum", "adagrad", "rowwise_adagrad", "adam"] = Field(
+        "sgd", description="Optimizer of embedding rows; its state is part of the row."
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Step size of rows; null: training.learning_rate."
+    )
+    momentum: float = Field(0.9, gt=0, lt=1, description="momentum: what a step keeps of the direction before.")
+    nesterov: bool = Field(False, description="momentum: Nesterov's.")
+    initial_accumulator_value: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="adagrad, rowwise_adagrad: where sums of squares start."
+    )
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="adam: decay of the first and second moments.")
+    eps: float | None = Field(
+        None, ge=1e-30, allow_inf_nan=False, description="All that divide; null: 1e-10 for adagrad, 1e-8 for others."
+    )
+    clip_value: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Cut elements of rows' summed gradients to +-this; null: do not."
+    )
+
+    @property
+    def effective_eps(self) -> float:
+        """eps, or the default of the optimizer."""
+        return self.eps if self.eps is not None else 1e-10 if self.name == "adagrad" else 1e-8
+
+    @property
+    def essentials(self) -> dict[str, Any]:
+        """What gives the state its meaning, for this optimizer; JSON values."""
+        adagrad = {"initial_accumulator_value": self.initial_accumulator_value, "eps": self.effective_eps}
+        essentials: dict[str, dict[str, Any]] = {
+            "sgd": {},
+            "momentum": {"momentum": self.momentum, "nesterov": self.nesterov},
+            "adagrad": adagrad,
+            "rowwise_adagrad": adagrad,
+            "adam": {"betas": list(self.betas), "eps": self.effective_eps},
+        }
+        return essentials[self.name]
+
+
+class DenseOptimizerConfig(_Section):
+    name: str = Field("sgd", description="Optimizer of dense parameters: a class of torch.optim, in any case.")
+    learning_rate: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Step size of dense parameters; null: training.learning_rate."
+    )
+    arguments: dict[str, JsonValue] = Field({}, description="Of the class, such as momentum or betas; not lr.")
+    clip_norm: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Scale dense gradients whose global norm is larger to this; null: do not.",
+    )
+
+    @property
+    def is_plain_sgd(self) -> bool:
+        """Whether there is nothing that could be wrong."""
+        return self.name.lower() == "sgd" and not self.arguments
+
+
+class ScheduleConfig(_Section):
+    """Of all learning rates."""
+
+    warm_up_iterations: int = Field(0, ge=0, description="Learning rates grow linearly over so many iterations.")
+    decay: Literal["constant", "linear", "cosine", "inverse_sqrt", "step"] = Field(
+        "constant", description="How learning rates go on after the warm-up."
+    )
+    decay_iterations: int | None = Field(
+        None, ge=1, description="linear, cosine: until the rate is at its lowest. step: from one step to the next."
+    )
+    decay_factor: float = Field(
+        0.1, ge=0, le=1, description="linear, cosine: the part of the rate that is left at last. step: after each step."
+    )
+
+    @model_validator(mode="after")
+    def _decay_has_a_length(self) -> ScheduleConfig:
+        if self.decay in ("linear", "cosine", "step") and self.decay_iterations is None:
+            raise ValueError(f"decay {self.decay} needs decay_iterations; set it, or take constant or inverse_sqrt")
+        return self
+
+
 class EvaluationConfig(_Section):
-    enabled: bool = Field(True, description="Evaluate on the validation split after the last iteration.")
+    enabled: bool = Field(True, description="Evaluate after the last iteration.")
+    split: Literal["validation", "train"] = Field("validation", description="Samples to evaluate on.")
     batch_size: int | None = Field(
         None, ge=1, description="Samples of one evaluation batch; null: training.batch_size."
     )
@@ -150,6 +258,9 @@ class Config(_Section):
     roles: RolesConfig = RolesConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    row_optimizer: RowOptimizerConfig = RowOptimizerConfig()
+    dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 
@@ -178,6 +289,16 @@ class Config(_Section):
         """Whether trainers overlap neighbouring iterations."""
         return self.lookahead.delayed_synchronisation and self.prefetch_depth >= 1
 
+    @property
+    def row_learning_rate(self) -> float:
+        """Of rows, before the schedule."""
+        return self.row_optimizer.learning_rate or self.training.learning_rate
+
+    @property
+    def dense_learning_rate(self) -> float:
+        """Of dense parameters, before the schedule."""
+        return self.dense_optimizer.learning_rate or self.training.learning_rate
+
     def to_yaml(self) -> str:
         """The whole configuration, defaults included."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -189,13 +310,21 @@ def load_config(path: Path | None, overrides: list[str]) -> Config:
     Raises:
         ConfigError: names every setting that is wrong, what it was given and what is allowed.
     """
-    settings = read_yaml(path, "configuration") if path is not None else {}
+    return make_config(read_yaml(path, "configuration") if path is not None else {}, overrides, path)
+
+
+def make_config(settings: dict[str, Any], overrides: list[str], source: Path | None) -> Config:
+    """The same from settings that were read from somewhere.
+
+    Args:
+        source: Where they come from, for messages.
+    """
     for override in overrides:
         _apply_override(settings, override)
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from None
+        raise ConfigError(_explain(error, source)) from None
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:

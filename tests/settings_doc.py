@@ -49,7 +49,10 @@ def _allowed(field: dict[str, Any]) -> str:
     if "const" in field or "enum" in field:
         return ", ".join(field.get("enum", [field.get("const")]))
     if field["type"] == "array":
-        return f"list of {_allowed(field['items'])}"
+        items = field.get("prefixItems") or [field["items"]]
+        return f"list of {_allowed(items[0])}"
+    if field["type"] == "object":
+        return "mapping"
     bounds = [f"{sign} {_number(field[bound])}" for bound, sign in BOUNDS.items() if bound in field]
     return ", ".join([str(field["type"]), *bounds])
 

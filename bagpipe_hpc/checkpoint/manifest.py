@@ -69,8 +69,10 @@ class ModelEntry(_Part):
     embedding_dim: PositiveInt  # columns that hold embeddings
     first_order_columns: NonNegativeInt = 0
     row_optimizer: str
+    row_optimizer_settings: dict[str, JsonValue] = {}  # that give its state its meaning
     row_state: tuple[StateEntry, ...] = ()
     dense_optimizer: str
+    dense_optimizer_settings: dict[str, JsonValue] = {}
     seed: NonNegativeInt
 
     @property

@@ -8,6 +8,7 @@ import typer
 
 from bagpipe_hpc.cli import bench, checkpoint, data, jobs
 from bagpipe_hpc.cli.doctor import doctor
+from bagpipe_hpc.cli.evaluate import evaluate, predict
 from bagpipe_hpc.cli.report import report
 from bagpipe_hpc.cli.train import train
 from bagpipe_hpc.errors import BagpipeError
@@ -20,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
+app.command("eval")(evaluate)
+app.command()(predict)
 app.command()(report)
 app.add_typer(data.app)
 app.add_typer(checkpoint.app, name="checkpoint")

@@ -26,6 +26,14 @@ class RaggedIds:
         offsets = self.offsets[start : stop + 1]
         return RaggedIds(offsets - offsets[0], self.ids[offsets[0] : offsets[-1]])
 
+    def take(self, samples: Int64Array) -> RaggedIds:
+        """Some samples, in any order."""
+        counts = np.diff(self.offsets)[samples]
+        offsets = np.zeros(len(samples) + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[samples] - offsets[:-1], counts)
+        return RaggedIds(offsets, self.ids[places])
+
     @staticmethod
     def concatenate(pieces: Sequence[RaggedIds]) -> RaggedIds:
         """Samples of all pieces, one after the other."""
@@ -56,6 +64,15 @@ class Batch:
             self.dense[start:stop],
             self.ids[start:stop],
             {name: ragged.slice(start, stop) for name, ragged in self.ragged.items()},
+        )
+
+    def take(self, samples: Int64Array) -> Batch:
+        """Some samples, in any order."""
+        return Batch(
+            self.labels[samples],
+            self.dense[samples],
+            self.ids[samples],
+            {name: ragged.take(samples) for name, ragged in self.ragged.items()},
         )
 
     @staticmethod

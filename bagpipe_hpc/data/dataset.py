@@ -125,6 +125,21 @@ class Split:
         if pieces:
             yield Batch.concatenate(pieces)
 
+    def read(self, start: int, stop: int) -> Batch:
+        """Samples [start, stop), at least one.
+
+        Raises:
+            DatasetError: a shard or a sample is not sound.
+        """
+        pieces = []
+        first_samples = accumulate((shard.num_samples for shard in self.shards), initial=0)
+        for shard, first_sample in zip(self.shards, first_samples, strict=False):
+            begin, end = max(0, start - first_sample), min(shard.num_samples, stop - first_sample)
+            if begin < end:
+                with self.open_shard(shard) as reader:
+                    pieces.append(reader.read(begin, end))
+        return Batch.concatenate(pieces)
+
     def open_shard(self, shard: ShardEntry) -> ShardReader:
         """Open one shard and hold it against dataset.json."""
         reader = ShardReader(self.path / shard.file, self.schema)
@@ -146,6 +161,10 @@ class Dataset:
     train: Split
     validation: Split
     origin: Mapping[str, JsonValue]
+
+    def split(self, name: SplitName) -> Split:
+        """One of both."""
+        return self.train if name == "train" else self.validation
 
 
 def open_dataset(path: Path) -> Dataset:

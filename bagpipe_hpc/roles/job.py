@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mpi4py import MPI
 
-from bagpipe_hpc.config import Config, load_config
+from bagpipe_hpc.config import Config, load_config, make_config
 from bagpipe_hpc.errors import BagpipeError, DatasetError
 from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_INVALID, EXIT_STOPPED
 from bagpipe_hpc.launcher import check_launcher
@@ -40,6 +40,8 @@ class Request:
     Args:
         traced: Iterations to trace, as A:B; None: tracing is off.
         resume: "auto", the path of a checkpoint, or None.
+        evaluates_only: Whether to load the checkpoint, with the settings it was made with, and to train no further.
+        predictions: Where those of the evaluation go.
         time_limit: A duration; None: until the end of the batch job, where its environment says when that is.
     """
 
@@ -50,6 +52,8 @@ class Request:
     traced: str | None = None
     resume: str | None = None
     time_limit: str | None = None
+    evaluates_only: bool = False
+    predictions: Path | None = None
 
 
 def run_training(request: Request) -> int:
@@ -131,41 +135,62 @@ def _validate(world_size: int, request: Request) -> _Job:
     check_launcher(os.environ, world_size, MPI.Get_library_version(), shlex.join(["bagpipe", *sys.argv[1:]]))
     check_thread_level()
     budget = Budget(seconds_left(request.time_limit, os.environ, time.time()), time.perf_counter())
-    config = load_config(request.config_path, request.overrides)
+    if request.evaluates_only:
+        config = _evaluation_config(request)
+    else:
+        config = load_config(request.config_path, request.overrides)
+    if not config.dense_optimizer.is_plain_sgd:
+        from bagpipe_hpc.training.dense_optimizer import check_dense_optimizer  # imports torch, which takes seconds
+
+        check_dense_optimizer(config.dense_optimizer)
     topology = Topology(world_size, config.roles.servers)
     iterations = None if request.traced is None else parse_iterations(request.traced)
     dataset = open_dataset(request.data_path)
     schema = dataset.schema
     if problem := misfit(config.model, schema):
         raise DatasetError(f"{request.data_path} {problem}")
-    if dataset.train.num_samples == 0:
-        raise DatasetError(f"{request.data_path} has no training samples")
+    if request.evaluates_only and dataset.split(config.evaluation.split).num_samples == 0:
+        raise DatasetError(f"{request.data_path} has no {config.evaluation.split} samples; choose the other --split")
     run_path = request.run_path
     with writing_to(run_path):
         run_path.mkdir(parents=True, exist_ok=True)
-    start, checkpoints = _choose_checkpoint(config, topology, dataset, run_path, request.resume)
+    start, checkpoints = _choose_checkpoint(config, topology, dataset, request)
     with writing_to(run_path):
         for name in (DONE, "summary.json"):
             (run_path / name).unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
         delete_traces(run_path)
         (run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    spec = JobSpec(config, schema.num_embeddings, schema.num_dense, iterations, start, checkpoints)
+    spec = JobSpec(config, schema.num_embeddings, schema.num_dense, iterations, start, checkpoints, request.predictions)
     return _Job(spec, dataset, budget)
 
 
+def _evaluation_config(request: Request) -> Config:
+    """The settings of the checkpoint, but for the training."""
+    from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+
+    assert request.resume is not None
+    checkpoint = Checkpoint.open(Path(request.resume))
+    only = ["checkpoint.enabled=false", "evaluation.enabled=true", "oracle.placement=contiguous"]
+    only.append(f"training.iterations={checkpoint.manifest.iteration}")
+    return make_config(checkpoint.manifest.config, [*request.overrides, *only], checkpoint.path)
+
+
 def _choose_checkpoint(
-    config: Config, topology: Topology, dataset: Dataset, run_path: Path, resume: str | None
+    config: Config, topology: Topology, dataset: Dataset, request: Request
 ) -> tuple[Position, CheckpointSpec | None]:
     """Where training starts, and from which checkpoint."""
-    from bagpipe_hpc.roles.resume import check_fit, keeps_caches, model_entry, open_checkpoints
+    from bagpipe_hpc.roles.resume import check_fit, check_position, keeps_caches, open_checkpoints
 
+    resume = request.resume
     if not config.checkpoint.enabled and resume is None:
         return BEGINNING, None
-    root, generation, checkpoint = open_checkpoints(config, run_path, resume)
+    root, generation, checkpoint = open_checkpoints(config, request.run_path, resume)
     if checkpoint is None:
         if resume is not None:
             print(f"{root} has no good checkpoint: training starts afresh", flush=True)
         return BEGINNING, CheckpointSpec(root, generation)
-    start = check_fit(checkpoint, model_entry(config, dataset.schema), dataset)
+    start = check_fit(checkpoint, config, dataset)
+    if not request.evaluates_only:
+        check_position(checkpoint, config, dataset)
     print(f"going on from {checkpoint.path}", flush=True)
     return start, CheckpointSpec(root, generation, checkpoint.path.resolve(), keeps_caches(checkpoint, topology))

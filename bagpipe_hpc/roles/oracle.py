@@ -126,7 +126,7 @@ class _Oracle:
         self._stops, self._budget = stops, budget
         self._every = spec.config.checkpoint.every
         self._committer: Committer | None = None
-        if spec.checkpoints is not None:
+        if spec.checkpoints is not None and spec.config.checkpoint.enabled:
             self._committer = Committer(spec, topology, course, model_entry(spec.config, dataset.schema), cache_rows)
         self._sender = PlanSender(comms.plans, PLANS_IN_FLIGHT)
         self._batches = sample_batches(spec.config, dataset, course)

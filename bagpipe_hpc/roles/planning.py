@@ -24,7 +24,8 @@ import numpy as np
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.batch import Batch
-from bagpipe_hpc.data.dataset import Dataset
+from bagpipe_hpc.data.dataset import Dataset, Split
+from bagpipe_hpc.data.shuffle import BlockShuffle, shuffled_batches
 from bagpipe_hpc.lookahead.codec import PlanMessages, encode_plan
 from bagpipe_hpc.lookahead.pipeline import Cores, Pipeline
 from bagpipe_hpc.lookahead.placement import LocalityPlacement, PlacementState
@@ -221,22 +222,30 @@ def warm_up_planning(config: Config, num_embeddings: tuple[int, ...], num_traine
 def count_batches(config: Config, dataset: Dataset, course: Course) -> int:
     """Batches of a course and of the evaluation after it."""
     batch_size = config.evaluation.batch_size or config.training.batch_size
-    num_validation = dataset.validation.num_batches(batch_size) if config.evaluation.enabled else 0
-    return course.end_iteration - course.start.iteration + num_validation
+    num_evaluated = dataset.split(config.evaluation.split).num_batches(batch_size) if config.evaluation.enabled else 0
+    return course.end_iteration - course.start.iteration + num_evaluated
 
 
 def sample_batches(config: Config, dataset: Dataset, course: Course) -> Iterator[SampleBatch]:
-    """All batches of a course, epoch by epoch, then the validation split, read-only."""
+    """All batches of a course, epoch by epoch, then those to evaluate on, read-only."""
     start, batch_size = course.start, course.batch_size
     epochs = (
-        dataset.train.batches(batch_size, start_sample=start.sample if epoch == start.epoch else 0)
+        _epoch(config, dataset.train, epoch, start.sample if epoch == start.epoch else 0)
         for epoch in range(start.epoch, course.epochs)
     )
     batches = itertools.islice(itertools.chain.from_iterable(epochs), course.end_iteration - start.iteration)
     yield from (_sample_batch(batch, read_only=False) for batch in batches)
     if config.evaluation.enabled:
-        for batch in dataset.validation.batches(config.evaluation.batch_size or batch_size):
+        for batch in dataset.split(config.evaluation.split).batches(config.evaluation.batch_size or batch_size):
             yield _sample_batch(batch, read_only=True)
+
+
+def _epoch(config: Config, train: Split, epoch: int, start_sample: int) -> Iterator[Batch]:
+    training = config.training
+    if training.shuffle_block is None:
+        return train.batches(training.batch_size, start_sample=start_sample)
+    shuffle = BlockShuffle(training.shuffle_block, training.seed)
+    return shuffled_batches(train, shuffle, epoch, training.batch_size, start_sample)
 
 
 def _sample_batch(batch: Batch, read_only: bool) -> SampleBatch:

@@ -58,6 +58,7 @@ class Progress:
             self._metrics = self._metrics_path.open("w", encoding="utf-8")
             self._metrics.write(history.lines.decode())
             self._metrics.flush()
+        self._lines = bytearray(history.lines)
         self._num_iterations = num_iterations
         self._clock = clock
         self._losses = list(history.losses)
@@ -69,8 +70,9 @@ class Progress:
         self._console = open_console()
         self._bar: Bar | None = None
         self._task = TaskID(0)
+        doing = "training" if num_iterations > first_iteration else "evaluating"
         self._console.print(
-            f"training {config.model.name} ({config.mode}): {topology.num_trainers} trainer(s), "
+            f"{doing} {config.model.name} ({config.mode}): {topology.num_trainers} trainer(s), "
             f"{topology.num_servers} embedding server(s), {num_iterations:,} iterations of "
             f"{config.training.batch_size:,} samples",
             highlight=False,
@@ -106,7 +108,7 @@ class Progress:
 
     def history(self) -> History:
         """What a later start of the job needs to go on with the metrics."""
-        return History(self._metrics_path.read_bytes(), tuple(self._losses))
+        return History(bytes(self._lines), tuple(self._losses))
 
     @property
     def num_done(self) -> int:
@@ -132,8 +134,10 @@ class Progress:
         self.last_loss = sum(self._losses) / len(self._losses)
         rate = (self._samples - self._mark_samples) / max(now - self._mark, 1e-9)
         line = {"iteration": self._done, "loss": self.last_loss, "samples_per_second": round(rate, 1)}
+        text = json.dumps(line) + "\n"
+        self._lines += text.encode()
         with writing_to(self._metrics_path):
-            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.write(text)
             self._metrics.flush()
         self._losses.clear()
         self._mark, self._mark_samples = now, self._samples

@@ -23,6 +23,7 @@ from bagpipe_hpc.roles.course import Position
 from bagpipe_hpc.roles.planning import Boundary, Placed
 from bagpipe_hpc.roles.progress import History
 from bagpipe_hpc.roles.spec import JobSpec
+from bagpipe_hpc.store.layout import state_columns
 from bagpipe_hpc.topology import Topology
 
 AUTO = "auto"
@@ -59,21 +60,43 @@ def _refuse_used(root: Path) -> None:
         )
 
 
-def check_fit(checkpoint: Checkpoint, wanted: ModelEntry, dataset: Dataset) -> Position:
+def _require_same_order(checkpoint: Checkpoint, config: Config) -> None:
+    """In the middle of an epoch, samples must come in the order they did."""
+    training = checkpoint.manifest.config.get("training")
+    saved = training.get("shuffle_block") if isinstance(training, dict) else None
+    if saved != config.training.shuffle_block:
+        raise CheckpointError(
+            f"{checkpoint.path} stands within an epoch: training.shuffle_block is {saved} in the checkpoint, "
+            f"{config.training.shuffle_block} in the job, so samples would be left out; set it to {saved}"
+        )
+
+
+def check_fit(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> Position:
     """Hold a job against the checkpoint it is to go on from; returns where it goes on.
 
     Raises:
         CheckpointError: names every field that differs.
     """
     manifest = checkpoint.manifest
-    require_same_model(manifest.model, wanted)
+    require_same_model(manifest.model, model_entry(config, dataset.schema))
     position = Position(manifest.iteration, manifest.position.epoch, manifest.position.sample)
+    return position
+
+
+def check_position(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> None:
+    """See that the job can train on from where the checkpoint stands.
+
+    Raises:
+        CheckpointError: there is no such sample, or samples come in another order now.
+    """
+    position = checkpoint.manifest.position
+    if position.sample > 0:
+        _require_same_order(checkpoint, config)
     if position.sample > dataset.train.num_samples:
         raise CheckpointError(
             f"{checkpoint.path} goes on at training sample {position.sample:,}, but {dataset.path} has "
             f"{dataset.train.num_samples:,}; continue with the data set of the checkpoint"
         )
-    return position
 
 
 def keeps_caches(checkpoint: Checkpoint, topology: Topology) -> bool:
@@ -110,8 +133,11 @@ def model_entry(config: Config, schema: Schema) -> ModelEntry:
             "tables": [{"name": table.name, "num_embeddings": table.num_embeddings} for table in schema.tables],
             "embedding_dim": model.embedding_columns,
             "first_order_columns": model.row_dim - model.embedding_columns,
-            "row_optimizer": "sgd",
-            "dense_optimizer": "sgd",
+            "row_optimizer": config.row_optimizer.name,
+            "row_optimizer_settings": config.row_optimizer.essentials,
+            "row_state": [{"name": name, "columns": columns} for name, columns in state_columns(config).items()],
+            "dense_optimizer": config.dense_optimizer.name.lower(),
+            "dense_optimizer_settings": config.dense_optimizer.arguments,
             "seed": config.training.seed,
         }
     )

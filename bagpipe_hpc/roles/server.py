@@ -30,7 +30,7 @@ from bagpipe_hpc.roles.saving import FileWriter, Saved, row_options
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.store.initial import RowInitializer
-from bagpipe_hpc.store.layout import row_width
+from bagpipe_hpc.store.layout import initial_tail, row_width
 from bagpipe_hpc.store.lazy_memory import lazy_rows
 from bagpipe_hpc.store.row_store import RowStore
 from bagpipe_hpc.topology import Topology
@@ -137,7 +137,7 @@ def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tupl
     server = topology.server_ranks.index(comms.world.rank)
     key_space = KeySpace(spec.num_embeddings)
     sharding = Sharding(key_space.num_keys, topology.num_servers)
-    initializer = RowInitializer(key_space, config.model.embedding_columns, config.training.seed)
+    initializer = RowInitializer(key_space, config.model.embedding_columns, config.training.seed, initial_tail(config))
     shape = (sharding.num_local_rows(server), row_width(config))
     if config.transport == "direct":
         window = RowWindow(comms.rows, *shape)

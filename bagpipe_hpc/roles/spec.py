@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.roles.course import BEGINNING, Position
@@ -19,7 +20,8 @@ class JobSpec:
         num_dense: Dense features.
         traced: Iterations to trace; None: tracing is off.
         start: Where training starts or goes on.
-        checkpoints: None: none are written.
+        checkpoints: None: none are written, and the job goes on from none.
+        predictions: Where those of the evaluation go; None: nowhere.
     """
 
     config: Config
@@ -28,3 +30,4 @@ class JobSpec:
     traced: range | None = None
     start: Position = BEGINNING
     checkpoints: CheckpointSpec | None = None
+    predictions: Path | None = None

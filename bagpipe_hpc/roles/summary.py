@@ -66,6 +66,8 @@ def summarise(
         "loss": loss,
         "validation_auc": evaluation.auc if evaluation else None,
         "validation_log_loss": evaluation.log_loss if evaluation else None,
+        "validation_normalised_entropy": evaluation.normalised_entropy if evaluation else None,
+        "validation_calibration": evaluation.calibration if evaluation else None,
         "validation_samples": evaluation.num_samples if evaluation else 0,
         "steady_milliseconds": 1e3 * _steady_seconds([trainer["iteration_seconds"] for trainer in trainers]),
         "working_milliseconds": {
@@ -111,14 +113,29 @@ def print_summary(summary: dict[str, Any], run_path: Path) -> None:
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    table.add_row("samples/s", f"{summary['samples_per_second']:,.0f}", f"{summary['samples']:,} samples in "
-                  f"{summary['seconds']:.1f} s, {trained:,} iterations")  # fmt: skip
-    table.add_row("training loss", f"{summary['loss']:.4f}", "mean of the last iterations")
+    if trained:
+        table.add_row("samples/s", f"{summary['samples_per_second']:,.0f}", f"{summary['samples']:,} samples in "
+                      f"{summary['seconds']:.1f} s, {trained:,} iterations")  # fmt: skip
+        table.add_row("training loss", f"{summary['loss']:.4f}", "mean of the last iterations")
     if summary["validation_samples"]:
         auc = summary["validation_auc"]
         shown = "undefined" if auc is None else f"{auc:.4f}"
         table.add_row("validation AUC", shown, f"{summary['validation_samples']:,} samples")
         table.add_row("validation log loss", f"{summary['validation_log_loss']:.4f}", "")
+        if auc is not None:
+            table.add_row("normalised entropy", f"{summary['validation_normalised_entropy']:.4f}",
+                          "log loss to that of the mean label")  # fmt: skip
+            table.add_row("calibration", f"{summary['validation_calibration']:.4f}", "mean prediction to mean label")
+    if trained:
+        _add_costs(table, summary, trained)
+    console = open_console()
+    console.print(table)
+    console.print(f"model digest {summary['model_digest']}", highlight=False, soft_wrap=True)
+    console.print(f"run directory {run_path}", highlight=False, soft_wrap=True)
+
+
+def _add_costs(table: Table, summary: dict[str, Any], trained: int) -> None:
+    """Time by cause, rows and bytes."""
     table.add_section()
     times = summary["milliseconds_per_iteration"]
     total = sum(times.values()) or 1.0
@@ -145,10 +162,6 @@ def print_summary(summary: dict[str, Any], run_path: Path) -> None:
     table.add_section()
     for name in (*BYTES, "bytes_plans"):
         table.add_row(name.replace("_", " "), _human(summary[name]), "")
-    console = open_console()
-    console.print(table)
-    console.print(f"model digest {summary['model_digest']}", highlight=False, soft_wrap=True)
-    console.print(f"run directory {run_path}", highlight=False, soft_wrap=True)
 
 
 def _imbalance(counts: list[int]) -> float:

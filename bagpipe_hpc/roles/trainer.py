@@ -48,7 +48,7 @@ from bagpipe_hpc.training.buffers import BufferPool, HostBuffer, HostMemory
 from bagpipe_hpc.training.build import build_step
 from bagpipe_hpc.training.dense import dense_parameters
 from bagpipe_hpc.training.device import Device, choose_device, free_bytes, set_num_threads
-from bagpipe_hpc.training.metrics import EvaluationResult, evaluate_predictions
+from bagpipe_hpc.training.metrics import EvaluationResult, evaluate_predictions, save_predictions
 from bagpipe_hpc.training.step import OpenIteration, Stopwatch
 from bagpipe_hpc.transport.base import TrainerEnd
 from bagpipe_hpc.transport.channel import PlanReceiver
@@ -180,6 +180,7 @@ class _Trainer:
         self._clock = [time.perf_counter()]  # when training iterations ended
         self._work: dict[str, list[int]] = {"main": [], "exchange": [], "prefetch": []}  # by thread, as prefetcher.work
         self._seconds_by_cause: dict[str, float] = {}
+        self._predictions_path = spec.predictions
         self._predictions: list[tuple[Float32Array, Float32Array]] = []
 
     def run(self, prefetcher: _Prefetcher, end: TrainerEnd) -> None:
@@ -300,8 +301,11 @@ class _Trainer:
         shares = self._comms.trainers.gather(self._predictions)
         if not shares or not shares[0]:
             return None
-        pieces = [piece for share in shares for piece in share]
-        return evaluate_predictions(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
+        pieces = [piece for batch in zip(*shares, strict=True) for piece in batch]  # in the order of the samples
+        logits, labels = (np.concatenate(column) for column in zip(*pieces, strict=True))
+        if self._predictions_path is not None:
+            save_predictions(self._predictions_path, logits)
+        return evaluate_predictions(logits, labels)
 
 
 def share_of_cores(node: MPI.Intracomm) -> int:

@@ -23,13 +23,15 @@ class RowInitializer:
 
     Args:
         key_space: The tables.
-        embedding_dim: Columns that hold the embedding; the columns behind them (first-order weight, optimizer
-            state) start as zero.
+        embedding_dim: Columns that hold the embedding.
         seed: Seed of the job.
+        tail: What the columns behind them (first-order weight, optimizer state) start with, float32 (width of all
+            rows - embedding_dim,), or one value for all.
     """
 
-    def __init__(self, key_space: KeySpace, embedding_dim: int, seed: int) -> None:
+    def __init__(self, key_space: KeySpace, embedding_dim: int, seed: int, tail: Float32Array | float = 0.0) -> None:
         self.embedding_dim = embedding_dim
+        self._tail = tail
         self._seed = np.uint64(seed)
         self._offsets = key_space.table_offsets
         self._scales = (1.0 / np.sqrt(np.asarray(key_space.num_embeddings, dtype=np.float64))).astype(np.float32)
@@ -37,7 +39,7 @@ class RowInitializer:
     def fill(self, keys: Int64Array, out: Float32Array) -> None:
         """Write the initial rows of keys, int64 (n,), into out, float32 (n, row_width)."""
         tables = np.searchsorted(self._offsets, keys, side="right") - 1
-        out[:, self.embedding_dim :] = 0
+        out[:, self.embedding_dim :] = self._tail
         _fill(self._seed, tables, keys - self._offsets[tables], self._scales, self.embedding_dim, out)
 
 

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bagpipe_hpc.config import Config
 
-SGD_STATE_COLUMNS = 0
+
+def state_columns(config: Config) -> dict[str, int]:
+    """Columns of optimizer state by name, in order."""
+    dim = config.model.row_dim
+    return {
+        "sgd": {},
+        "momentum": {"momentum_buffer": dim},
+        "adagrad": {"sum": dim},
+        "rowwise_adagrad": {"sum": 1},
+        "adam": {"exp_avg": dim, "exp_avg_sq": dim},
+    }[config.row_optimizer.name]
 
 
 def row_width(config: Config) -> int:
     """float32 columns of a row: trained ones and optimizer state."""
-    return config.model.row_dim + SGD_STATE_COLUMNS
+    return config.model.row_dim + sum(state_columns(config).values())
+
+
+def initial_tail(config: Config) -> NDArray[np.float32]:
+    """What new rows hold behind the embedding, float32 (row_width - embedding_columns,)."""
+    optimizer = config.row_optimizer
+    tail = np.zeros(row_width(config) - config.model.embedding_columns, dtype=np.float32)
+    if optimizer.name in ("adagrad", "rowwise_adagrad"):
+        tail[config.model.row_dim - config.model.embedding_columns :] = optimizer.initial_accumulator_value
+    return tail

@@ -37,6 +37,7 @@ from bagpipe_hpc import trace
 from bagpipe_hpc.lookahead.plan import TrainerPlan
 from bagpipe_hpc.training.buffers import BufferPool, HostBuffer, HostMemory
 from bagpipe_hpc.training.cache import RowCache, to_device, to_host
+from bagpipe_hpc.training.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.training.row_optimizer import RowOptimizer
 from bagpipe_hpc.training.wire import Wire, WireArray, gradient_scale
 
@@ -131,6 +132,7 @@ class TrainingStep:
         row_optimizer: For rows.
         dense_optimizer: For the model's parameters.
         dense: Sums dense gradients.
+        in_bfloat16: Whether the model computes in bfloat16 where torch.autocast finds that safe.
         peers: The other trainers, for `compute`.
         delayed_peers: The other trainers, for `start` and `finish`; None: nothing is early or delayed.
         wire: How rows and gradients travel among them.
@@ -150,8 +152,9 @@ class TrainingStep:
         num_tables: int,
         cache: RowCache,
         row_optimizer: RowOptimizer,
-        dense_optimizer: torch.optim.Optimizer,
+        dense_optimizer: DenseOptimizer,
         dense: Dense,
+        in_bfloat16: bool = False,
         peers: Peers,
         delayed_peers: Peers | None,
         wire: Wire,
@@ -167,6 +170,7 @@ class TrainingStep:
         self._dense_optimizer = dense_optimizer
         self.dense = dense
         self._wire = wire
+        self._in_bfloat16 = in_bfloat16
         self._watch = stopwatch
         self._delayed_watch = delayed_stopwatch
         self.is_overlapped = delayed_peers is not None
@@ -191,7 +195,7 @@ class TrainingStep:
     @property
     def dense_optimizer(self) -> torch.optim.Optimizer:
         """Of the model's parameters."""
-        return self._dense_optimizer
+        return self._dense_optimizer.torch_optimizer
 
     def start(self, plan: TrainerPlan, landed: Float32Array) -> OpenIteration:
         """Bring the rows of an iteration together, as far as the iteration before leaves them alone.
@@ -246,7 +250,7 @@ class TrainingStep:
                 return float("nan"), to_host(self._forward(plan, rows))
         rows.requires_grad_()
         with self._watch.time("compute"):  # 5
-            self._dense_optimizer.zero_grad(set_to_none=True)
+            self._dense_optimizer.zero_grad()
             logits = self._forward(plan, rows)
             labels = to_device(plan.labels, rows.device)
             share = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
@@ -262,7 +266,7 @@ class TrainingStep:
         self._reduce(iteration, self._critical_gradients, self._lane, "exchange")  # 6, 7
         with self._watch.time("dense"):  # 8
             loss = self.dense.finish()
-            self._dense_optimizer.step()
+            self._dense_optimizer.step(plan.iteration)
         return loss, to_host(logits)
 
     def finish(self, iteration: OpenIteration) -> Float32Array:
@@ -296,8 +300,9 @@ class TrainingStep:
         # (num_samples, num_tables)
         sample_rows = to_device(plan.sample_rows, rows.device).view(self._num_tables, plan.num_samples).t()
         dense = to_device(plan.dense, rows.device)
-        logits: torch.Tensor = self.model(dense, functional.embedding(sample_rows, rows))
-        return logits
+        with torch.autocast(rows.device.type, torch.bfloat16, enabled=self._in_bfloat16):
+            logits: torch.Tensor = self.model(dense, functional.embedding(sample_rows, rows))
+        return logits.float()
 
     def _reduce(self, iteration: OpenIteration, classes: Classes, lane: _Lane, cause: str) -> None:
         """Gradients of replicas of these Gray classes to their owners; then update the rows they belong to."""
@@ -346,7 +351,7 @@ class TrainingStep:
                 start += count
         slots = plan.update_slots[positions]
         rows = self._cache.read(slots)
-        self._row_optimizer.step(rows, sums)
+        self._row_optimizer.step(rows, sums, plan.iteration)
         self._cache.write(slots, rows)
 
 

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from tests.cluster.hosts import VirtualCluster, why_no_ranks, why_not
 from tests.cluster.slurm import SlurmCluster, why_no_slurm
-from tests.integration.conftest import memory_directory, small_dataset
+from tests.conftest import TEMPORARY
+from tests.integration.conftest import make_dataset
 
-__all__ = ["small_dataset"]  # a fixture
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """On a disk: every host has a /dev/shm of its own."""
+    with TemporaryDirectory(prefix="bagpipe-") as path:
+        yield Path(path)
+
+
+@pytest.fixture(scope="session")
+def small_dataset() -> Iterator[Path]:
+    """As in integration tests, where all hosts see it."""
+    with TemporaryDirectory(prefix="bagpipe-") as path:
+        yield make_dataset(Path(path) / "small")
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +52,9 @@ def mpi_cluster(cluster: VirtualCluster) -> VirtualCluster:
 
 
 @pytest.fixture(scope="session")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+def slurm() -> Iterator[SlurmCluster]:
     """A Slurm of four nodes, for all tests that ask for one."""
     if reason := why_not() or why_no_ranks() or why_no_slurm():
         pytest.skip(reason)
-    with memory_directory(tmp_path_factory.mktemp("slurm")) as path, SlurmCluster(Path(path), 4) as cluster:
+    with TemporaryDirectory(dir=TEMPORARY, prefix="bagpipe-") as path, SlurmCluster(Path(path), 4) as cluster:
         yield cluster

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -20,7 +21,7 @@ from bagpipe_hpc.data.dataset import open_dataset
 from bagpipe_hpc.jobs.description import describe
 from bagpipe_hpc.jobs.render import file_name, render
 from tests.cluster.slurm import CPUS_PER_NODE, GPUS_PER_NODE, SlurmCluster
-from tests.integration.conftest import memory_directory
+from tests.conftest import TEMPORARY
 from tests.integration.jobs import command, summary_of, train
 from tests.launch import find_mpirun
 
@@ -125,9 +126,9 @@ def processes(slurm: SlurmCluster, host: str) -> set[str]:
 
 
 @pytest.fixture
-def submission(slurm: SlurmCluster, tmp_path: Path) -> Iterator[Submission]:
-    """Runs `bagpipe` itself. Its files are in memory: an fsync may take long on a busy disk."""
-    with memory_directory(tmp_path, inside=slurm.directory) as path:
+def submission(slurm: SlurmCluster) -> Iterator[Submission]:
+    """Runs `bagpipe` itself. Its files are where Slurm's are: in memory that all nodes see."""
+    with TemporaryDirectory(dir=slurm.directory, prefix="job-") as path:
         yield Submission(slurm, Path(path))
 
 
@@ -138,9 +139,9 @@ def data(small_dataset: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def expected_digest(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def expected_digest(small_dataset: Path) -> str:
     """Of the same training on this machine, without Slurm."""
-    with memory_directory(tmp_path_factory.mktemp("expected")) as path:
+    with TemporaryDirectory(dir=TEMPORARY, prefix="bagpipe-") as path:
         overrides = (f"roles.servers={NUM_SERVERS}", "training.threads=1", *SETTINGS)
         train(1 + NUM_SERVERS + NUM_TRAINERS, command(small_dataset, Path(path), *overrides))
         return str(summary_of(Path(path))["model_digest"])

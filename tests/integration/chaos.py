@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.integration.conftest import make_dataset, memory_directory
+from tests.conftest import TEMPORARY
+from tests.integration.conftest import make_dataset
 from tests.integration.jobs import command, finish, summary_of
 from tests.launch import Run, run_ranks, start_ranks
 
@@ -111,7 +112,7 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    with memory_directory(Path(tempfile.gettempdir())) as directory:
+    with tempfile.TemporaryDirectory(dir=TEMPORARY) as directory:
         out = Path(directory)
         make_dataset(out / "data")
         story = cause_chaos(out / "data", out, options.kills, options.seed)

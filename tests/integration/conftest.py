@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import DatasetWriter
 from bagpipe_hpc.data.schema import Schema, TableSchema
 
-MEMORY = Path("/dev/shm")
 NUM_SAMPLES = 1_000
 NUM_EMBEDDINGS = (7, 400, 3, 50_000, 90)
 
@@ -22,18 +19,6 @@ NUM_EMBEDDINGS = (7, 400, 3, 50_000, 90)
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """See `make_dataset`."""
     return make_dataset(tmp_path_factory.mktemp("data") / "small")
-
-
-@pytest.fixture
-def memory_path(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory, where there is one: on a busy disk an fsync may take half a minute."""
-    with memory_directory(tmp_path) as path:
-        yield Path(path)
-
-
-def memory_directory(otherwise: Path, inside: Path = MEMORY) -> TemporaryDirectory[str]:
-    """See `memory_path`."""
-    return TemporaryDirectory(dir=inside if inside.is_dir() else otherwise, prefix="bagpipe-")
 
 
 def make_dataset(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Plain single-process PyTorch training: nn.Embedding tables, torch.optim.SGD, a loop. Ours is only the model.
+"""Plain single-process PyTorch training: nn.Embedding tables, torch.optim, a loop. Ours is only the model.
 
 (And its initial rows and the data set, which are inputs.)
 """
@@ -20,28 +20,64 @@ from bagpipe_hpc.store.initial import RowInitializer
 from bagpipe_hpc.training.models import build_model
 from tests.integration.conftest import NUM_EMBEDDINGS
 
+ROW_OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, float], list[str]]] = {
+    "sgd": (torch.optim.SGD, {}, []),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9}, ["momentum_buffer"]),
+    "adagrad": (torch.optim.Adagrad, {}, ["sum"]),
+    "adam": (torch.optim.SparseAdam, {}, ["exp_avg", "exp_avg_sq"]),
+}  # by row_optimizer.name; the last are the names of its state, in a row's order
+
 
 def plain_digest(
-    dataset: Path, num_shares: int, epochs: int, batch_size: int, learning_rate: float, config: ModelConfig
+    dataset: Path,
+    num_shares: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    config: ModelConfig,
+    row_optimizer: str = "sgd",
 ) -> str:
     """The model digest after training; gradients are accumulated over num_shares contiguous parts of each batch."""
     torch.set_num_threads(1)
     labels, dense, ids = _read(dataset)
     tables = nn.ModuleList(_table(index, config) for index in range(len(NUM_EMBEDDINGS)))
     model = build_model(config, dense.shape[1], len(NUM_EMBEDDINGS), seed=0)
-    optimizer = torch.optim.SGD([*model.parameters(), *tables.parameters()], lr=learning_rate)
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    kind, arguments, state_names = ROW_OPTIMIZERS[row_optimizer]
+    table_optimizers = [kind(table.parameters(), lr=learning_rate, **arguments) for table in tables]
     for _ in range(epochs):
         for start in range(0, len(labels), batch_size):
             batch = slice(start, min(start + batch_size, len(labels)))
             size = batch.stop - batch.start
             optimizer.zero_grad()
+            tables.zero_grad()
             for share in torch.arange(batch.start, batch.stop).tensor_split(num_shares):
                 columns = [table(ids[share, index]) for index, table in enumerate(tables)]
                 logits = model(dense[share], torch.stack(columns, dim=1))
                 loss = functional.binary_cross_entropy_with_logits(logits, labels[share], reduction="sum") / size
                 loss.backward()
             optimizer.step()
-    return _digest(model, tables, ids)
+            for index, (table, table_optimizer) in enumerate(zip(tables, table_optimizers, strict=True)):
+                _step(table.weight, table_optimizer, ids[batch, index].unique())
+    rows = [
+        torch.cat([table.weight.detach(), *(each.state[table.weight][name] for name in state_names)], dim=1)
+        for table, each in zip(tables, table_optimizers, strict=True)
+    ]
+    return _digest(model, rows, ids)
+
+
+def _step(weight: torch.Tensor, optimizer: torch.optim.Optimizer, used: torch.Tensor) -> None:
+    """One step; rows that were not used stay as they are, although PyTorch's momentum would move them."""
+    assert weight.grad is not None
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        weight.grad = torch.sparse_coo_tensor(used[None], weight.grad[used], weight.shape, check_invariants=True)
+    unused = torch.ones(len(weight), dtype=torch.bool).index_fill(0, used, False)
+    state = [each for each in optimizer.state[weight].values() if torch.is_tensor(each) and each.shape == weight.shape]
+    parts = [weight.detach(), *state]
+    before = [part[unused] for part in parts]
+    optimizer.step()
+    for part, rows in zip(parts, before, strict=True):
+        part[unused] = rows
 
 
 def _read(dataset: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -62,14 +98,14 @@ def _table(index: int, config: ModelConfig) -> nn.Embedding:
     return nn.Embedding.from_pretrained(torch.from_numpy(rows), freeze=False)
 
 
-def _digest(model: nn.Module, tables: nn.ModuleList, ids: torch.Tensor) -> str:
+def _digest(model: nn.Module, tables: list[torch.Tensor], ids: torch.Tensor) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         digest.update(name.encode() + b"\0" + parameter.detach().numpy().astype("<f4").tobytes())
     offset = 0
     for index, table in enumerate(tables):
-        weight = table.weight.detach().numpy().astype("<f4")
+        rows = table.numpy().astype("<f4")
         for row in np.unique(ids[:, index].numpy()):
-            digest.update(int(offset + row).to_bytes(8, "little") + weight[row].tobytes())
+            digest.update(int(offset + row).to_bytes(8, "little") + rows[row].tobytes())
         offset += NUM_EMBEDDINGS[index]
     return digest.hexdigest()

@@ -105,9 +105,10 @@ def test_a_ragged_data_set_is_refused(tmp_path: Path) -> None:
     [
         ("training.learning_rte=1", ["training.learning_rte", "mean training.learning_rate?", "training.epochs"]),
         ("training.epochs", ["'training.epochs'", "section.key=value"]),
+        ("dense_optimizer.name=adamm", ["torch.optim has no such class; it has Adafactor, "]),
         ("roles.servers=2", ["the job has 3 ranks", "need 4", "mpirun -n 4", "lower roles.servers"]),
     ],
-    ids=["unknown", "no value", "too few ranks"],
+    ids=["unknown", "no value", "no such optimizer", "too few ranks"],
 )
 def test_a_setting_that_cannot_be_is_refused(
     small_dataset: Path, tmp_path: Path, setting: str, parts: list[str]

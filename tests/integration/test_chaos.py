@@ -10,8 +10,8 @@ from tests.integration.chaos import cause_chaos
 
 
 @pytest.mark.timeout(900)
-def test_a_job_killed_twenty_times_learns_the_same(small_dataset: Path, memory_path: Path) -> None:
-    story = cause_chaos(small_dataset, memory_path, num_kills=20, seed=1)
+def test_a_job_killed_twenty_times_learns_the_same(small_dataset: Path, tmp_path: Path) -> None:
+    story = cause_chaos(small_dataset, tmp_path, num_kills=20, seed=1)
     print(story)
     assert len(story.kills) == 20
     assert story.digest == story.expected

@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torchmetrics.functional.classification import binary_auroc
 
+from bagpipe_hpc.data.dataset import open_dataset
 from tests.integration.jobs import command, digest_of, summary_of, train
 from tests.launch import run_ranks
 
@@ -123,9 +127,10 @@ def test_other_topologies_load_the_same_model(small_dataset: Path, tmp_path: Pat
         saved[name] = tmp_path / name / "checkpoints"
 
 
-def test_placed_samples_and_models_with_wider_rows(small_dataset: Path, tmp_path: Path) -> None:
+def test_placed_and_shuffled_samples_and_models_with_wider_rows(small_dataset: Path, tmp_path: Path) -> None:
     every = ["checkpoint.every=25", "checkpoint.keep_last=9"]
     kinds = {"locality": ["oracle.placement=locality"], "deepfm": ["model.name=deepfm"], "fgcnn": ["model.name=fgcnn"]}
+    kinds["shuffled"] = ["training.shuffle_block=64"]
     jobs = [job(*settings, *every, run=name) for name, settings in kinds.items()]
     jobs += [job(*settings, run=f"{name}-on", resume=iteration(tmp_path, name, 25)) for name, settings in kinds.items()]
     finish_all(4, small_dataset, tmp_path, jobs)
@@ -133,6 +138,30 @@ def test_placed_samples_and_models_with_wider_rows(small_dataset: Path, tmp_path
         summary = summary_of(tmp_path / name)
         assert summary_of(tmp_path / f"{name}-on")["model_digest"] == summary["model_digest"]
         assert digest_of(tmp_path / name / "checkpoints") == summary["model_digest"]
+
+
+def test_a_trained_model_is_evaluated_and_predicts(small_dataset: Path, whole: Path, tmp_path: Path) -> None:
+    """With other ranks than it was trained with."""
+    checkpoints = str(whole / "whole" / "checkpoints")
+    arguments = ["--data", str(small_dataset), "--set", "roles.servers=2", "--set", "evaluation.batch_size=77"]
+    train(5, ["-m", "bagpipe_hpc", "eval", checkpoints, *arguments, "--run-dir", str(tmp_path / "eval")])
+    expected, found = summary_of(whole / "whole"), summary_of(tmp_path / "eval")
+    assert found["model_digest"] == expected["model_digest"]
+    assert found["samples"] == 0
+    # Predictions of other batches may differ in the last bits: kernels sum differently.
+    for name in ("auc", "log_loss", "normalised_entropy", "calibration"):
+        assert found[f"validation_{name}"] == pytest.approx(expected[f"validation_{name}"], abs=1e-5)
+    output = tmp_path / "clicks.npy"
+    train(3, ["-m", "bagpipe_hpc", "predict", checkpoints, *arguments[:2], "--output", str(output), "--split", "train",
+              "--run-dir", str(tmp_path / "predict")])  # fmt: skip
+    predicted = np.load(output)
+    dataset = open_dataset(small_dataset)
+    labels = dataset.train.read(0, dataset.train.num_samples).labels
+    assert predicted.dtype == np.float32
+    assert predicted.shape == labels.shape
+    auc = summary_of(tmp_path / "predict")["validation_auc"]
+    assert float(binary_auroc(torch.from_numpy(predicted), torch.from_numpy(labels).int())) == pytest.approx(auc)
+    assert auc > 0.75
 
 
 def test_more_epochs_go_on_where_training_ended(small_dataset: Path, whole: Path, tmp_path: Path) -> None:
@@ -147,14 +176,21 @@ def test_what_contradicts_a_checkpoint_is_named(small_dataset: Path, whole: Path
         "model.embedding_dim=4": "model.embedding_dim is 8 in the checkpoint, 4 in the job",
         "model.name=dcn": "model.name is 'dlrm' in the checkpoint, 'dcn' in the job",
         "model.top_mlp=[128]": "model.settings.top_mlp has 2 entries in the checkpoint, 1 in the job",
+        "row_optimizer.name=rowwise_adagrad": "model.row_state has 0 entries in the checkpoint, 1 in the job",
+        "dense_optimizer.name=ADAM": "model.dense_optimizer is 'sgd' in the checkpoint, 'adam' in the job",
+        "dense_optimizer.arguments.momentum=0.9": "dense_optimizer_settings.momentum is None in the checkpoint, 0.9",
         "training.seed=9": "model.seed is 0 in the checkpoint, 9 in the job",
     }
     checkpoints = whole / "whole" / "checkpoints"
     jobs = [job(setting, run="refused", resume=checkpoints) for setting in wrong]
     jobs += [job(run="refused", resume=tmp_path / "nowhere")]
+    within_an_epoch = iteration(whole, "whole", saved_iterations(whole, "whole")[0])
+    jobs += [job("training.shuffle_block=64", run="refused", resume=within_an_epoch)]
     codes, output = run_jobs(3, small_dataset, tmp_path, jobs)
     assert codes == [2] * len(jobs), output
-    for words in [*wrong.values(), "nowhere/manifest.json does not exist"]:
+    missing = "nowhere/manifest.json does not exist"
+    shuffled = "training.shuffle_block is None in the checkpoint, 64 in the job"
+    for words in [*wrong.values(), missing, shuffled]:
         assert words in output
 
 

@@ -34,9 +34,9 @@ def newest(run_dir: Path) -> Path:
     return checkpoint.path
 
 
-def test_signals_to_any_rank(small_dataset: Path, memory_path: Path, expected: str) -> None:
+def test_signals_to_any_rank(small_dataset: Path, tmp_path: Path, expected: str) -> None:
     """Stopped by one signal, by another, then damaged, then finished."""
-    run_dir = memory_path / "run"
+    run_dir = tmp_path / "run"
     for rank, signum in ((3, signal.SIGTERM), (0, signal.SIGUSR1)):
         with start_ranks(4, command(small_dataset, run_dir, *SETTINGS, options=RESUME)) as run:
             wait_for_training(run, run_dir, num_lines=2 if rank else 8)
@@ -58,18 +58,18 @@ def test_signals_to_any_rank(small_dataset: Path, memory_path: Path, expected: s
     assert (run_dir / "DONE").exists()
 
 
-def test_the_time_limit(small_dataset: Path, memory_path: Path) -> None:
+def test_the_time_limit(small_dataset: Path, tmp_path: Path) -> None:
     settings = ["training.epochs=1000000", "training.batch_size=50"]
-    arguments = command(small_dataset, memory_path / "run", *settings, options=("--time-limit", "0:08"))
+    arguments = command(small_dataset, tmp_path / "run", *settings, options=("--time-limit", "0:08"))
     done = run_ranks(3, arguments, timeout=START_SECONDS)
     assert "the time limit is near; go on with --resume auto" in finish(done, EXIT_STOPPED)
-    newest(memory_path / "run")
+    newest(tmp_path / "run")
 
 
-def test_a_second_signal_stops_at_once(small_dataset: Path, memory_path: Path) -> None:
+def test_a_second_signal_stops_at_once(small_dataset: Path, tmp_path: Path) -> None:
     settings = ["training.epochs=1000000", "training.batch_size=50"]
-    with start_ranks(3, command(small_dataset, memory_path / "run", *settings)) as run:
-        wait_for_training(run, memory_path / "run")
+    with start_ranks(3, command(small_dataset, tmp_path / "run", *settings)) as run:
+        wait_for_training(run, tmp_path / "run")
         run.kill_rank(2, signal.SIGSTOP)  # no iteration ends from here on
         run.kill_rank(1, signal.SIGTERM)
         time.sleep(0.5)
@@ -81,18 +81,18 @@ def test_a_second_signal_stops_at_once(small_dataset: Path, memory_path: Path) -
     assert "leaves at once" in done.stderr
 
 
-def test_without_checkpoints_a_job_just_stops(small_dataset: Path, memory_path: Path) -> None:
+def test_without_checkpoints_a_job_just_stops(small_dataset: Path, tmp_path: Path) -> None:
     settings = ["training.epochs=1000000", "checkpoint.enabled=false"]
-    with start_ranks(3, command(small_dataset, memory_path / "run", *settings)) as run:
-        wait_for_training(run, memory_path / "run")
+    with start_ranks(3, command(small_dataset, tmp_path / "run", *settings)) as run:
+        wait_for_training(run, tmp_path / "run")
         run.kill_rank(1, signal.SIGTERM)
         finish(run.wait(STOP_SECONDS), EXIT_STOPPED)
-    assert not (memory_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("text", ["soon", "0"])
-def test_a_time_limit_that_is_none_is_refused(small_dataset: Path, memory_path: Path, text: str) -> None:
-    arguments = command(small_dataset, memory_path / "run", options=("--time-limit", text))
+def test_a_time_limit_that_is_none_is_refused(small_dataset: Path, tmp_path: Path, text: str) -> None:
+    arguments = command(small_dataset, tmp_path / "run", options=("--time-limit", text))
     done = run_ranks(3, arguments, timeout=START_SECONDS)
     assert done.returncode == 2
     assert f"--time-limit '{text}' is no duration" in done.stderr

@@ -42,7 +42,7 @@ def summary_of(evaluation: EvaluationResult | None) -> dict[str, Any]:
 
 
 def test_figures_of_all_ranks_come_together() -> None:
-    summary = summary_of(EvaluationResult(50, 0.75, 0.5))
+    summary = summary_of(EvaluationResult(50, 0.75, 0.5, 0.8, 1.1))
     expected = {
         "trainers": 2, "servers": 2, "iterations": 10, "samples": 1200, "seconds": 5.0, "samples_per_second": 240.0,
         "loss": 0.625, "validation_auc": 0.75, "validation_log_loss": 0.5, "validation_samples": 50,
@@ -58,7 +58,7 @@ def test_figures_of_all_ranks_come_together() -> None:
 
 
 def test_it_is_json() -> None:
-    summary = summary_of(EvaluationResult(50, None, 0.5))
+    summary = summary_of(EvaluationResult(50, None, 0.5, None, None))
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
@@ -70,8 +70,12 @@ def test_no_evaluation() -> None:
 @pytest.mark.parametrize(
     ("evaluation", "shown", "hidden"),
     [
-        (EvaluationResult(50, 0.75, 0.5), ["validation AUC", "0.7500", "50 samples"], ["undefined"]),
-        (EvaluationResult(50, None, 0.5), ["validation AUC", "undefined", "0.5000"], []),
+        (
+            EvaluationResult(50, 0.75, 0.5, 0.8, 1.1),
+            ["validation AUC", "0.7500", "50 samples", "0.8000", "1.1000"],
+            ["undefined"],
+        ),
+        (EvaluationResult(50, None, 0.5, None, None), ["validation AUC", "undefined", "0.5000"], []),
         (None, [], ["validation"]),
     ],
 )

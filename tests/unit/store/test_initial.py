@@ -58,6 +58,13 @@ def test_optimizer_state_starts_as_zero_and_changes_nothing() -> None:
     np.testing.assert_array_equal(rows[:, :4], initial_rows(FIRST_KEYS))
 
 
+def test_optimizer_state_starts_where_it_is_told_to() -> None:
+    rows, tail = np.empty((60, 7), dtype=np.float32), np.array([0, 0.5, 0.25], dtype=np.float32)
+    RowInitializer(KEY_SPACE, 4, 0, tail).fill(FIRST_KEYS, rows)
+    np.testing.assert_array_equal(rows[:, :4], initial_rows(FIRST_KEYS))
+    assert (rows[:, 4:] == tail).all()
+
+
 def test_more_columns_keep_the_first_ones() -> None:
     np.testing.assert_array_equal(initial_rows(FIRST_KEYS, dim=9, width=9)[:, :4], initial_rows(FIRST_KEYS))
 

@@ -20,6 +20,10 @@ def test_against_the_definitions() -> None:
     assert result.num_samples == 300
     assert result.auc == pytest.approx(auc, abs=1e-6)
     assert result.log_loss == pytest.approx(log_loss, rel=1e-5)
+    share = labels.mean()
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    assert result.normalised_entropy == pytest.approx(log_loss / entropy, rel=1e-5)
+    assert result.calibration == pytest.approx(chance.mean() / share, rel=1e-5)
 
 
 def test_perfect_and_worst_order() -> None:
@@ -33,6 +37,8 @@ def test_perfect_and_worst_order() -> None:
 def test_one_class_has_no_auc(label: float) -> None:
     result = evaluate_predictions(np.zeros(3, dtype=np.float32), np.full(3, label, dtype=np.float32))
     assert result.auc is None
+    assert result.normalised_entropy is None
+    assert result.calibration is None
     assert result.log_loss == pytest.approx(np.log(2))
 
 

@@ -16,6 +16,7 @@ from bagpipe_hpc.sharding import KeySpace
 from bagpipe_hpc.store.initial import RowInitializer
 from bagpipe_hpc.training.models import MODELS, build_model
 from bagpipe_hpc.training.row_optimizer import RowSGD
+from bagpipe_hpc.training.schedule import LearningRate
 
 DIM, TOP = 4, (6, 3)
 NUM_EMBEDDINGS = (5, 30, 11, 11, 11)
@@ -190,7 +191,7 @@ def row_training(case: str, num_dense: int) -> tuple[torch.Tensor, nn.Module]:
         optimizer.step()
         assert gathered.grad is not None
         updated = gathered.detach()
-        RowSGD(LEARNING_RATE).step(updated, gathered.grad)
+        RowSGD(LearningRate(LEARNING_RATE)).step(updated, gathered.grad, 0)
         rows[keys] = updated
     return rows, model
 

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from bagpipe_hpc.config import ModelConfig
+from bagpipe_hpc.config import ModelConfig, ScheduleConfig
 from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
 from bagpipe_hpc.sharding import KeySpace, Sharding, share_boundaries
 from bagpipe_hpc.training.cache import RowCache
+from bagpipe_hpc.training.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.training.models import build_model
 from bagpipe_hpc.training.row_optimizer import RowSGD
+from bagpipe_hpc.training.schedule import LearningRate
 from bagpipe_hpc.training.step import OpenIteration, Stopwatch, TrainingStep
 from bagpipe_hpc.training.wire import Wire, WireArray, WireDtype, gradient_scale
 from tests.plans import RankPlans, rank_plans
@@ -31,7 +33,8 @@ from tests.plans import RankPlans, rank_plans
 Float32Array = NDArray[np.float32]
 
 KEY_SPACE = KeySpace((4, 30, 11))
-NUM_TABLES, NUM_DENSE, DIM, LEARNING_RATE = 3, 2, 5, 0.3
+NUM_TABLES, NUM_DENSE, DIM = 3, 2, 5
+RATE = LearningRate(0.3, ScheduleConfig(warm_up_iterations=4, decay="inverse_sqrt"))
 MODEL = ModelConfig(embedding_dim=DIM, bottom_mlp=(7,), top_mlp=(6,))
 READ_ONLY = {5, 11, 12}
 SIZES = (7, 7, 1, 7, 2, 7, 7, 5, 7, 7, 7, 4, 6)  # some shares are empty
@@ -77,10 +80,11 @@ def plain_training(num_shares: int) -> Outcome:
     model = build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3)
     pieces = np.split(initial_rows(), KEY_SPACE.table_offsets[1:-1])
     tables = nn.ModuleList(nn.Embedding.from_pretrained(torch.tensor(piece), freeze=False) for piece in pieces)
-    optimizer = torch.optim.SGD([*model.parameters(), *tables.parameters()], lr=LEARNING_RATE)
+    optimizer = torch.optim.SGD([*model.parameters(), *tables.parameters()])
     outcome = Outcome(np.empty(0, np.float32), [])
-    for batch in batches():
+    for iteration, batch in enumerate(batches()):
         ids = torch.from_numpy(batch.ids)
+        optimizer.param_groups[0]["lr"] = RATE(iteration)
         optimizer.zero_grad()
         logits, losses = [], []
         for share in torch.arange(len(ids)).tensor_split(num_shares):
@@ -102,10 +106,11 @@ def plain_training(num_shares: int) -> Outcome:
 def plain_rounded_training(num_shares: int, name: WireDtype) -> Outcome:
     """The same where all that is read, and every share's gradient of it, is rounded; rows themselves are not."""
     model, wire = build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3), Wire(name)
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.SGD(model.parameters())
     rows = torch.from_numpy(initial_rows())
     outcome = Outcome(rows.numpy(), [model.state_dict()])
-    for batch in batches():
+    for iteration, batch in enumerate(batches()):
+        optimizer.param_groups[0]["lr"] = RATE(iteration)
         keys, scale = torch.from_numpy(batch.ids + KEY_SPACE.table_offsets[:-1]), gradient_scale(len(batch.ids))
         optimizer.zero_grad()
         logits, gradients = [], torch.zeros_like(rows)
@@ -119,7 +124,7 @@ def plain_rounded_training(num_shares: int, name: WireDtype) -> Outcome:
             gradients += wire.unpack(wire.pack(read.grad, scale), scale)
         if not batch.read_only:
             optimizer.step()
-            rows.add_(gradients, alpha=-LEARNING_RATE)
+            rows.add_(gradients, alpha=-RATE(iteration))
         outcome.logits.append(torch.cat(logits).detach().numpy())
     return outcome
 
@@ -194,8 +199,8 @@ class CountingSGD(RowSGD):
 
     state_width = 1
 
-    def step(self, rows: torch.Tensor, gradients: torch.Tensor) -> None:
-        super().step(rows[:, :DIM], gradients)
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+        super().step(rows[:, :DIM], gradients, iteration)
         rows[:, DIM] += 1
 
 
@@ -338,8 +343,8 @@ def make_steps(models: list[nn.Module], cache_rows: int, overlapped: bool, wire:
             row_dim=DIM,
             num_tables=NUM_TABLES,
             cache=RowCache(cache_rows, DIM + 1, torch.device("cpu")),
-            row_optimizer=CountingSGD(LEARNING_RATE),
-            dense_optimizer=torch.optim.SGD(model.parameters(), lr=LEARNING_RATE),
+            row_optimizer=CountingSGD(RATE),
+            dense_optimizer=DenseOptimizer(torch.optim.SGD(model.parameters()), RATE),
             dense=ThreadDense(dense_board, trainer, model),
             peers=peers(board, trainer),
             delayed_peers=peers(delayed_board, trainer) if overlapped else None,

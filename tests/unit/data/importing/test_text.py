@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bagpipe_hpc.data.importing import text
@@ -32,6 +32,7 @@ def index_of(files, ranks=None):
 )
 def test_any_division_gives_the_same_lines(on_ranks, lines, is_ended, is_gzip, block_bytes, num_ranks, cuts):
     content = b"\n".join(lines) + (b"\n" if is_ended and lines else b"")
+    assume(is_gzip or not content.startswith(b"\x1f\x8b"))  # text does not begin as a gzip file
     expected = [line + b"\n" for line in content.split(b"\n")]
     if expected[-1] == b"\n":
         expected.pop()

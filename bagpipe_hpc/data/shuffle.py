@@ -1,0 +1,90 @@
+"""Another order of the samples in every epoch, in blocks: blocks change places, and samples change places in a block.
+
+The order is a counter-based function of seed and epoch, so it can begin anywhere, on any machine, after any restart.
+Reading stays sequential within a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.data.dataset import Split
+from bagpipe_hpc.splitmix import mix
+
+Int64Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BlockShuffle:
+    """An order of samples.
+
+    Args:
+        block_size: Consecutive samples that stay together; the split's last block may be short.
+        seed: Of the job.
+    """
+
+    block_size: int
+    seed: int
+
+    def runs(self, epoch: int, num_samples: int, start: int = 0) -> Iterator[Int64Array]:
+        """Positions of the samples in the split, block by block, from the start-th in this order on."""
+        num_blocks = -(-num_samples // self.block_size)
+        for block in permutation(num_blocks, self.seed, epoch, 0).tolist():
+            first = block * self.block_size
+            size = min(self.block_size, num_samples - first)
+            if start < size:
+                yield first + permutation(size, self.seed, epoch, 1 + block)[start:]
+            start = max(0, start - size)
+
+
+def permutation(size: int, seed: int, epoch: int, stream: int) -> Int64Array:
+    """0 .. size - 1 in the order that seed, epoch and stream say; int64 (size,)."""
+    return np.argsort(_bits(size, np.uint64(seed), np.uint64(epoch), np.uint64(stream)), kind="stable")
+
+
+@numba.njit(nogil=True, cache=True)
+def _bits(size, seed, epoch, stream):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    weyl = np.uint64(0x9E3779B97F4A7C15)
+    state = mix(mix(mix(seed + weyl) + epoch * weyl) + stream * weyl)
+    bits = np.empty(size, dtype=np.uint64)
+    for number in range(size):
+        bits[number] = mix(state + np.uint64(number + 1) * weyl)
+    return bits
+
+
+def shuffled_batches(
+    split: Split, shuffle: BlockShuffle, epoch: int, batch_size: int, start_sample: int = 0
+) -> Iterator[Batch]:
+    """As `Split.batches`, in shuffled order; `start_sample` counts in this order. A block is in memory as a whole."""
+    return _of_size(_blocks(split, shuffle, epoch, start_sample), batch_size)
+
+
+def _blocks(split: Split, shuffle: BlockShuffle, epoch: int, start_sample: int) -> Iterator[Batch]:
+    for positions in shuffle.runs(epoch, split.num_samples, start_sample):
+        first = positions[0] // shuffle.block_size * shuffle.block_size
+        block = split.read(first, min(first + shuffle.block_size, split.num_samples))
+        yield block.take(positions - first)
+
+
+def _of_size(pieces: Iterable[Batch], batch_size: int) -> Iterator[Batch]:
+    """The same samples in batches of a size; the last may be short."""
+    waiting: list[Batch] = []
+    missing = batch_size
+    for piece in pieces:
+        start = 0
+        while start < piece.num_samples:
+            stop = min(start + missing, piece.num_samples)
+            waiting.append(piece.slice(start, stop))
+            missing -= stop - start
+            start = stop
+            if not missing:
+                yield Batch.concatenate(waiting)
+                waiting, missing = [], batch_size
+    if waiting:
+        yield Batch.concatenate(waiting)
