@@ -57,6 +57,15 @@ def test_three_ranks_print_one_table_and_time_both_peers() -> None:
     assert "allreduce over 3 rank(s) is right" in found["Horovod"][1]
 
 
+def test_an_allocation_is_looked_at_pair_by_pair() -> None:
+    done = run_ranks(3, [*DOCTOR, "--mpi"], timeout=LIMIT, env=ONE_LINE_A_CHECK)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = lines(done.stdout)
+    assert found["Pairs"][1].startswith("6 pairs within a host: median ")
+    assert found["Clocks"][1] == "one host: one clock"
+    assert "3 rank(s) on" in found["Binding"][1]
+
+
 def test_slurm_that_starts_singletons_fails_with_the_right_command() -> None:
     done = run_python(DOCTOR, timeout=LIMIT, env=ONE_LINE_A_CHECK | {"SLURM_NTASKS": "4"})
     assert done.returncode == 1

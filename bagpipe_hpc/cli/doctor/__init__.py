@@ -17,6 +17,9 @@ def doctor(
         Path | None,
         typer.Option(help="Where to try HDF5: best on the file system your data is on.", show_default="temporary"),
     ] = None,
+    mpi: Annotated[
+        bool, typer.Option("--mpi", help="Look at the whole allocation: every pair of ranks, clocks, cores, GPUs.")
+    ] = False,
     time_limit: Annotated[float, typer.Option(help="Seconds for one check.", min=0.1)] = 120.0,
 ) -> None:
     """Check MPI, one-sided transfers, Horovod, HDF5, GPUs and the node; say what to do about each finding.
@@ -24,7 +27,8 @@ def doctor(
     Run it the way you will run the job: `bagpipe doctor`, `mpirun -n 4 bagpipe doctor`, `srun ... bagpipe doctor`.
     Exit status: 1 if anything failed, else 0.
     """
-    from bagpipe_hpc.cli.doctor.command import CHECKS, examine
+    from bagpipe_hpc.cli.doctor.command import CHECKS, CHECKS_OF_ALLOCATION, examine
 
-    if not examine(CHECKS, directory or Path(tempfile.gettempdir()), time_limit):
+    checks = (*CHECKS, *CHECKS_OF_ALLOCATION) if mpi else CHECKS
+    if not examine(checks, directory or Path(tempfile.gettempdir()), time_limit):
         raise typer.Exit(1)

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bagpipe_hpc.cli.doctor.allocation import BINDING, CLOCKS, PAIRS
 from bagpipe_hpc.cli.doctor.fabric import LAUNCHER, MPI_LIBRARY, RMA
 from bagpipe_hpc.cli.doctor.finding import Check, Finding, Status, World, decode, encode, gather_texts
 from bagpipe_hpc.cli.doctor.node import CORES, MEMORY, SHM
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 CHECKS = (PACKAGES, MPI_LIBRARY, LAUNCHER, CORES, SHM, MEMORY, GPUS, HDF5, RMA, HOROVOD)
+CHECKS_OF_ALLOCATION = (PAIRS, CLOCKS, BINDING)
 REPORT = Check(
     "Report",
     lambda world: (Status.OK, "", ""),

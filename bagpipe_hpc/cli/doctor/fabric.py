@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,25 +58,27 @@ def judge_launcher(environment: Mapping[str, str], world_size: int, library: str
 def rma(world: World) -> Outcome:
     """Rank 0 Gets from every other rank's window (alone: from its own), checks what arrives and takes the time."""
     comm = world.ranks
+    hosts = gather_texts(comm, platform.node())
+    with filled_windows(comm) as window:
+        transfers = {peer: measure(window, peer) for peer in _peers(comm)}
+    return judge_transfers(transfers, hosts) if comm.rank == 0 else (Status.OK, "answered", "")
+
+
+@contextmanager
+def filled_windows(comm: MPI.Intracomm) -> Iterator[MPI.Win]:
+    """A window on every rank that `measure` can read from. Communication: collective over comm."""
     from mpi4py import MPI
 
-    hosts = gather_texts(comm, platform.node())
     window = MPI.Win.Allocate(STAGE_BYTES, comm=comm)
     window.Lock(comm.rank)
     np.asarray(window.tomemory())[:] = _pattern(comm.rank)
     window.Unlock(comm.rank)
     comm.Barrier()  # every window is filled
-    transfers: dict[int, Transfer] = {}
-    problem: Exception | None = None
     try:
-        transfers = {peer: _measure(window, peer) for peer in _peers(comm)}
-    except Exception as error:
-        problem = error
-    comm.Barrier()  # targets wait inside MPI: over TCP a Get needs them to make progress
-    window.Free()
-    if problem is not None:
-        raise problem
-    return judge_transfers(transfers, hosts) if comm.rank == 0 else (Status.OK, "answered", "")
+        yield window
+    finally:
+        comm.Barrier()  # targets wait inside MPI: over TCP a Get needs them to make progress
+        window.Free()
 
 
 def _pattern(rank: int) -> int:
@@ -89,7 +92,13 @@ def _peers(comm: MPI.Intracomm) -> range:
     return range(1, comm.size) if comm.size > 1 else range(1)
 
 
-def _measure(window: MPI.Win, peer: int) -> Transfer:
+def measure(window: MPI.Win, peer: int) -> Transfer:
+    """Get from a rank of `filled_windows`, check what arrives and take the time.
+
+    Raises:
+        RuntimeError: wrong bytes arrive.
+    Communication: one-sided.
+    """
     from mpi4py import MPI
 
     stage = np.zeros(STAGE_BYTES, dtype=np.uint8)
