@@ -1,7 +1,9 @@
 """Waiting without burning the core: MPI's blocking calls spin, and ranks may share cores.
 
-A wait first yields the processor between polls, then sleeps briefly. Polling also drives MPI progress, which one-sided
-transfers over a network need at their target.
+A wait first yields the processor between polls, a few times only: schedulers may set a thread back for every yield, and
+one that yields in a loop then stays away for long. Then it sleeps, longer and longer, since a sleep costs the system
+more than a poll. Polling also drives MPI progress, which one-sided transfers over a network need at their target: so no
+sleep is long.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ from collections.abc import Callable, Sequence
 
 from mpi4py import MPI
 
-_YIELDS = 200  # about 200 microseconds
-_SLEEP_SECONDS = 50e-6
+_YIELDS = 20  # about 20 microseconds
+_FIRST_SLEEP_SECONDS, _LONGEST_SLEEP_SECONDS = 20e-6, 250e-6
+_GROWTH = 1.2
 _of_thread = threading.local()
 
 
@@ -22,13 +25,14 @@ def wait_until(ready: Callable[[], bool]) -> None:
     """Poll until ready() is true."""
     if ready():
         return
-    start, polls = time.thread_time_ns(), 0
+    start, polls, pause = time.thread_time_ns(), 0, _FIRST_SLEEP_SECONDS
     while not ready():
         polls += 1
         if polls <= _YIELDS:
             os.sched_yield()
         else:
-            time.sleep(_SLEEP_SECONDS)
+            time.sleep(pause)
+            pause = min(pause * _GROWTH, _LONGEST_SLEEP_SECONDS)
     _of_thread.polling_ns = getattr(_of_thread, "polling_ns", 0) + time.thread_time_ns() - start
 
 

@@ -26,11 +26,11 @@ from tests.integration.jobs import command, summary_of, train
 from tests.launch import find_mpirun
 
 PROGRAMS = Path(__file__).parent / "programs"
-SECONDS = 100.0
-SETTINGS = ("training.batch_size=20", "training.epochs=40", "model.embedding_dim=8")
+SECONDS = 150.0
+SETTINGS = ("training.batch_size=20", "training.epochs=8", "model.embedding_dim=8")
 FOR_EVER = (*SETTINGS, "training.epochs=1000000")
 NUM_SERVERS, NUM_TRAINERS = 1, 2
-EVERY = 50
+EVERY = 20
 # Both have as many servers and trainers: on two nodes, and on one for oracle and servers and one for trainers.
 ONE_KIND: dict[str, Any] = {"nodes": 2, "gpus_per_node": 1}
 BOTH_KINDS: dict[str, Any] = {"nodes": 1, "gpus_per_node": 2}
