@@ -63,13 +63,7 @@ class OracleConfig(_Section):
 
 
 class RolesConfig(_Section):
-    servers: int = Field(1, ge=1, description="Embedding servers S.")
-    placement: str = Field(
-        "packed",
-        pattern=r"^(packed|spread|hosts:\S+)$",
-        description="Who plays which role. packed: rank 0 the oracle, ranks 1..S servers; spread: oracle and servers "
-        "on nodes without a GPU where there are any, one node after the other; hosts:GLOB: on nodes of such names.",
-    )
+    servers: int = Field(1, ge=1, description="Embedding servers S: world ranks 1..S.")
 
 
 class ModelConfig(_Section):

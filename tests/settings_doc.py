@@ -53,8 +53,6 @@ def _allowed(field: dict[str, Any]) -> str:
         return f"list of {_allowed(items[0])}"
     if field["type"] == "object":
         return "mapping"
-    if "pattern" in field:
-        return field["pattern"].strip("^$()").replace("|", ", ").replace(r"\S+", "GLOB")
     bounds = [f"{sign} {_number(field[bound])}" for bound, sign in BOUNDS.items() if bound in field]
     return ", ".join([str(field["type"]), *bounds])
 

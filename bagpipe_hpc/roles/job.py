@@ -6,10 +6,9 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from mpi4py import MPI
 
@@ -17,11 +16,9 @@ from bagpipe_hpc.config import Config, load_config, make_config
 from bagpipe_hpc.errors import BagpipeError, DatasetError
 from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_INVALID, EXIT_STOPPED
 from bagpipe_hpc.launcher import check_launcher
-from bagpipe_hpc.role_placement import Seat, order_of_roles
 from bagpipe_hpc.roles.communicators import Communicators, check_thread_level, split_world
 from bagpipe_hpc.roles.course import BEGINNING, Position
 from bagpipe_hpc.roles.failure import whole_job_fails_together
-from bagpipe_hpc.roles.placing import gather_seats, in_order, tell_places
 from bagpipe_hpc.roles.run_directory import DONE, writing_to
 from bagpipe_hpc.roles.saving import CheckpointSpec
 from bagpipe_hpc.roles.spec import JobSpec
@@ -34,8 +31,6 @@ from bagpipe_hpc.training.misfit import misfit
 
 if TYPE_CHECKING:
     from bagpipe_hpc.data.dataset import Dataset
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -70,17 +65,15 @@ def run_training(request: Request) -> int:
         was asked to stop. Any later failure ends all ranks.
     Communication: collective over MPI_COMM_WORLD.
     """
-    everybody = MPI.COMM_WORLD
-    with whole_job_fails_together(everybody, f"rank {everybody.rank}"):
-        world = _take_places(everybody, request)
-        job = _agree_on_job(world, request) if world else None
-    if world is None or job is None:
+    world = MPI.COMM_WORLD
+    with whole_job_fails_together(world, f"rank {world.rank}"):
+        job = _agree_on_job(world, request)
+    if job is None:
         return EXIT_INVALID
     spec = job.spec
     topology = Topology(world.size, spec.config.roles.servers)
     name = topology.name_of(world.rank)
-    with whole_job_fails_together(everybody, name), tracing(world, topology, spec.traced, request.run_path):
-        tell_places(world, topology)
+    with whole_job_fails_together(world, name), tracing(world, topology, spec.traced, request.run_path):
         comms = split_world(world, topology)
         stops = StopRequests(comms.events)
         # Two ranks speak, so that one is left whichever dies.
@@ -121,51 +114,31 @@ def _play_role(job: _Job, topology: Topology, comms: Communicators, stops: StopR
     return False
 
 
-def _take_places(everybody: MPI.Intracomm, request: Request) -> MPI.Intracomm | None:
-    """The world in the order of roles; None where there can be none, and rank 0 has said why."""
-    seats = gather_seats(everybody)
-    order = _or_say_why(lambda: _order_ranks(seats, request)) if everybody.rank == 0 else None
-    order = everybody.bcast(order)
-    return in_order(everybody, order) if order else None
-
-
 def _agree_on_job(world: MPI.Intracomm, request: Request) -> _Job | None:
-    """The oracle validates everything and tells all ranks the job: None where there is none, and it has said why."""
-    job = _or_say_why(lambda: _validate(world.size, request)) if world.rank == ORACLE_RANK else None
-    spec = world.bcast(job.spec if job else None, root=ORACLE_RANK)
-    return job or (_Job(spec) if spec else None)
-
-
-def _or_say_why(decide: Callable[[], _T]) -> _T | None:
-    """What is decided; None if it cannot be, and standard error says why.
+    """The oracle validates everything and tells all ranks the job: None where there is none, and it has said why.
 
     Launchers kill the job at the first exit code: the message is out before any rank learns that it may leave.
     """
-    try:
-        return decide()
-    except BagpipeError as error:
-        print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
-        return None
-
-
-def _order_ranks(seats: list[Seat], request: Request) -> list[int]:
-    check_launcher(os.environ, len(seats), MPI.Get_library_version(), shlex.join(["bagpipe", *sys.argv[1:]]))
-    check_thread_level()
-    roles = _read_config(request).roles
-    return order_of_roles(seats, Topology(len(seats), roles.servers), roles.placement)
-
-
-def _read_config(request: Request) -> Config:
-    return (
-        _evaluation_config(request) if request.evaluates_only else load_config(request.config_path, request.overrides)
-    )
+    job: _Job | None = None
+    if world.rank == ORACLE_RANK:
+        try:
+            job = _validate(world.size, request)
+        except BagpipeError as error:
+            print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
+    spec = world.bcast(job.spec if job else None, root=ORACLE_RANK)
+    return job or (_Job(spec) if spec else None)
 
 
 def _validate(world_size: int, request: Request) -> _Job:
     from bagpipe_hpc.data.dataset import open_dataset
 
+    check_launcher(os.environ, world_size, MPI.Get_library_version(), shlex.join(["bagpipe", *sys.argv[1:]]))
+    check_thread_level()
     budget = Budget(seconds_left(request.time_limit, os.environ, time.time()), time.perf_counter())
-    config = _read_config(request)
+    if request.evaluates_only:
+        config = _evaluation_config(request)
+    else:
+        config = load_config(request.config_path, request.overrides)
     if not config.dense_optimizer.is_plain_sgd:
         from bagpipe_hpc.training.dense_optimizer import check_dense_optimizer  # imports torch, which takes seconds
 

@@ -93,18 +93,6 @@ def test_training_on_four_hosts_equals_training_on_one(
     assert sent["bp2"] + sent["bp3"] > found["bytes_written_back"]
 
 
-def test_roles_follow_the_hosts_and_the_model_stays_the_same(
-    mpi_cluster: VirtualCluster, small_dataset: Path, tmp_path: Path
-) -> None:
-    settings = ("training.batch_size=100", "checkpoint.enabled=false")
-    one = run_ranks(5, train(small_dataset, tmp_path / "one", *settings), timeout=START_SECONDS)
-    command = train(small_dataset, tmp_path / "two", *settings, "roles.placement=hosts:bp1")
-    two = mpi_cluster.run_ranks(["bp0", "bp0", "bp1", "bp1", "bp1"], command, timeout=START_SECONDS)
-    found = summary(two, tmp_path / "two")["model_digest"]
-    assert found == summary(one, tmp_path / "one")["model_digest"]
-    assert "oracle on bp1; servers on bp1 (2); trainers on bp0 (2)\n" in two.stdout
-
-
 def test_an_error_on_one_host_ends_the_job_on_all(mpi_cluster: VirtualCluster) -> None:
     done = mpi_cluster.run_ranks(["bp0", "bp1", "bp2"], [FAILURE, "2", "main", "own"], timeout=30)
     assert done.returncode != 0
