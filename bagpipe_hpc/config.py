@@ -63,7 +63,24 @@ class OracleConfig(_Section):
 
 
 class RolesConfig(_Section):
-    servers: int = Field(1, ge=1, description="Embedding servers S: world ranks 1..S.")
+    servers: int = Field(1, ge=1, description="Embedding servers S.")
+    placement: Literal["packed", "spread", "by-hostname"] = Field(
+        "packed",
+        description="Which ranks are oracle and servers: the first 1 + S; one of each node in turn, of nodes without "
+        "GPU where there are any; the same on the nodes of roles.server_hosts.",
+    )
+    server_hosts: tuple[str, ...] = Field(
+        (), description="by-hostname: hosts of oracle and servers, with wildcards as in a shell: [cpu*]."
+    )
+
+    @model_validator(mode="after")
+    def _hosts_are_named(self) -> RolesConfig:
+        if (self.placement == "by-hostname") != bool(self.server_hosts):
+            raise ValueError(
+                f"placement is {self.placement}, server_hosts is {list(self.server_hosts)}: name hosts for "
+                "by-hostname, and for no other placement"
+            )
+        return self
 
 
 class ModelConfig(_Section):

@@ -1,4 +1,7 @@
-"""Which rank plays which role. Pure: computed from plain integers, knows no MPI."""
+"""Which rank plays which role. Pure: computed from plain integers, knows no MPI.
+
+Ranks here are those of the job's world, in which `placement.py` may have put them in another order than the launcher.
+"""
 
 from __future__ import annotations
 

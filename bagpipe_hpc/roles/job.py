@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mpi4py import MPI
 
@@ -16,16 +19,18 @@ from bagpipe_hpc.config import Config, load_config, make_config
 from bagpipe_hpc.errors import BagpipeError, DatasetError
 from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_INVALID, EXIT_STOPPED
 from bagpipe_hpc.launcher import check_launcher
+from bagpipe_hpc.placement import describe, order_of_roles
 from bagpipe_hpc.roles.communicators import Communicators, check_thread_level, split_world
 from bagpipe_hpc.roles.course import BEGINNING, Position
 from bagpipe_hpc.roles.failure import whole_job_fails_together
+from bagpipe_hpc.roles.placing import place_of_this_rank
 from bagpipe_hpc.roles.run_directory import DONE, writing_to
 from bagpipe_hpc.roles.saving import CheckpointSpec
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.stop import Budget, StopRequests, listening_for_signals, seconds_left
 from bagpipe_hpc.roles.tracing import tracing
 from bagpipe_hpc.timeline.merge import delete_traces
-from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
+from bagpipe_hpc.topology import Role, Topology
 from bagpipe_hpc.trace import parse_iterations
 from bagpipe_hpc.training.misfit import misfit
 
@@ -65,15 +70,16 @@ def run_training(request: Request) -> int:
         was asked to stop. Any later failure ends all ranks.
     Communication: collective over MPI_COMM_WORLD.
     """
-    world = MPI.COMM_WORLD
-    with whole_job_fails_together(world, f"rank {world.rank}"):
-        job = _agree_on_job(world, request)
-    if job is None:
+    launched = MPI.COMM_WORLD
+    with whole_job_fails_together(launched, f"rank {launched.rank}"):
+        agreed = _agree_on_job(launched, request)
+    if agreed is None:
         return EXIT_INVALID
+    world, job = agreed
     spec = job.spec
     topology = Topology(world.size, spec.config.roles.servers)
     name = topology.name_of(world.rank)
-    with whole_job_fails_together(world, name), tracing(world, topology, spec.traced, request.run_path):
+    with whole_job_fails_together(launched, name), tracing(world, topology, spec.traced, request.run_path):
         comms = split_world(world, topology)
         stops = StopRequests(comms.events)
         # Two ranks speak, so that one is left whichever dies.
@@ -81,6 +87,7 @@ def run_training(request: Request) -> int:
             is_done = world.bcast(_play_role(job, topology, comms, stops, request.run_path))
         comms.free()
         world.Barrier()  # launchers kill the job at the first exit code that is not 0
+        world.Free()
     return EXIT_DONE if is_done else EXIT_STOPPED
 
 
@@ -114,36 +121,60 @@ def _play_role(job: _Job, topology: Topology, comms: Communicators, stops: StopR
     return False
 
 
-def _agree_on_job(world: MPI.Intracomm, request: Request) -> _Job | None:
-    """The oracle validates everything and tells all ranks the job: None where there is none, and it has said why.
+def _agree_on_job(launched: MPI.Intracomm, request: Request) -> tuple[MPI.Intracomm, _Job] | None:
+    """The launcher's rank 0 reads the settings and deals the roles; the oracle validates all and tells everybody.
 
     Launchers kill the job at the first exit code: the message is out before any rank learns that it may leave.
+
+    Returns:
+        The world, in the order of roles, and the job; None where there is none, and somebody has said why.
     """
+    places = launched.gather(place_of_this_rank())
+    ordered: tuple[Config, list[int]] | None = None
+    if places:
+        with _explaining():
+            check_launcher(os.environ, launched.size, MPI.Get_library_version(), shlex.join(["bagpipe", *sys.argv[1:]]))
+            check_thread_level()
+            config = _read_config(request)
+            ordered = config, order_of_roles(places, config.roles)
+    ordered = launched.bcast(ordered)
+    if ordered is None:
+        return None
+    config, order = ordered
+    world = cast(MPI.Intracomm, launched.Split(0, order.index(launched.rank)))
+    hosts = world.gather(socket.gethostname())
     job: _Job | None = None
-    if world.rank == ORACLE_RANK:
-        try:
-            job = _validate(world.size, request)
-        except BagpipeError as error:
-            print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
-    spec = world.bcast(job.spec if job else None, root=ORACLE_RANK)
-    return job or (_Job(spec) if spec else None)
+    if hosts:
+        with _explaining():
+            job = _validate(hosts, config, request)
+    spec = world.bcast(job.spec if job else None)
+    return (world, job or _Job(spec)) if spec else None
 
 
-def _validate(world_size: int, request: Request) -> _Job:
+@contextmanager
+def _explaining() -> Iterator[None]:
+    """What is the user's to mend is said, once."""
+    try:
+        yield
+    except BagpipeError as error:
+        print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
+
+
+def _read_config(request: Request) -> Config:
+    if request.evaluates_only:
+        return _evaluation_config(request)
+    return load_config(request.config_path, request.overrides)
+
+
+def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
     from bagpipe_hpc.data.dataset import open_dataset
 
-    check_launcher(os.environ, world_size, MPI.Get_library_version(), shlex.join(["bagpipe", *sys.argv[1:]]))
-    check_thread_level()
     budget = Budget(seconds_left(request.time_limit, os.environ, time.time()), time.perf_counter())
-    if request.evaluates_only:
-        config = _evaluation_config(request)
-    else:
-        config = load_config(request.config_path, request.overrides)
     if not config.dense_optimizer.is_plain_sgd:
         from bagpipe_hpc.training.dense_optimizer import check_dense_optimizer  # imports torch, which takes seconds
 
         check_dense_optimizer(config.dense_optimizer)
-    topology = Topology(world_size, config.roles.servers)
+    topology = Topology(len(hosts), config.roles.servers)
     iterations = None if request.traced is None else parse_iterations(request.traced)
     dataset = open_dataset(request.data_path)
     schema = dataset.schema
@@ -161,6 +192,7 @@ def _validate(world_size: int, request: Request) -> _Job:
         delete_traces(run_path)
         (run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     spec = JobSpec(config, schema.num_embeddings, schema.num_dense, iterations, start, checkpoints, request.predictions)
+    print(describe(hosts, topology), flush=True)
     return _Job(spec, dataset, budget)
 
 

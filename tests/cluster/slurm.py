@@ -105,7 +105,11 @@ class SlurmCluster:
 
     def run(self, *command: str, timeout: float = 30.0, env: Mapping[str, str] | None = None) -> str:
         """Run one of Slurm's commands on the head and return what it prints; raises as `VirtualCluster.run`."""
-        variables = {n: v for n, v in MPI_ENVIRONMENT.items() if "yield" not in n} | {"SLURM_CONF": str(self.directory / "slurm.conf")} | dict(env or {})
+        variables = (
+            {n: v for n, v in MPI_ENVIRONMENT.items() if "yield" not in n}
+            | {"SLURM_CONF": str(self.directory / "slurm.conf")}
+            | dict(env or {})
+        )
         return self.hosts.run(HEAD, ["env", *(f"{n}={v}" for n, v in variables.items()), *command], timeout=timeout)
 
     def submit(self, script: Path, *options: str, env: Mapping[str, str] | None = None) -> int:

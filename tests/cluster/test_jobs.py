@@ -88,9 +88,15 @@ def test_training_on_four_hosts_equals_training_on_one(
     expected, found = summary(one, tmp_path / "one"), summary(four, tmp_path / "four")
     assert found["model_digest"] == expected["model_digest"]
     assert found["validation_auc"] == expected["validation_auc"]
+    assert "oracle on bp0; servers on bp0, bp1; trainers on bp2, bp3" in four.stdout
     sent = {host: after[host] - before[host] for host in mpi_cluster.hosts}
     assert sent["bp0"] + sent["bp1"] > found["bytes_fetched"]
     assert sent["bp2"] + sent["bp3"] > found["bytes_written_back"]
+    placement = ("roles.placement=by-hostname", "roles.server_hosts=[bp1, bp2, bp3]")
+    command = train(small_dataset, tmp_path / "placed", *settings, *placement)
+    placed = mpi_cluster.run_ranks(ROLES_ON_HOSTS, command, timeout=START_SECONDS)
+    assert summary(placed, tmp_path / "placed")["model_digest"] == expected["model_digest"]
+    assert "oracle on bp1; servers on bp2, bp3; trainers on bp0 x 2" in placed.stdout
 
 
 def test_an_error_on_one_host_ends_the_job_on_all(mpi_cluster: VirtualCluster) -> None:

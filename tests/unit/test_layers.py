@@ -17,7 +17,7 @@ PACKAGE = "bagpipe_hpc"
 
 LAYERS = (
     {"errors", "exit_codes", "config", "digest", "splitmix", "trace", "heap", "launcher", "available_memory"},
-    {"topology", "sharding"},
+    {"topology", "sharding", "placement"},
     {"jobs"},
     {"lookahead"},
     {"data"},

@@ -1,0 +1,74 @@
+"""Which rank of the launcher plays which role, so that roles follow the nodes. Pure: knows no MPI.
+
+The oracle and the embedding servers live from memory and network, trainers from GPUs. Launchers number ranks node by
+node without knowing that; here ranks are put in the order that `topology.py` deals roles in.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import groupby
+
+from bagpipe_hpc.config import RolesConfig
+from bagpipe_hpc.errors import TopologyError
+from bagpipe_hpc.topology import ORACLE_RANK, Topology
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank runs."""
+
+    host: str
+    has_gpu: bool = False
+
+
+def order_of_roles(places: Sequence[Place], roles: RolesConfig) -> list[int]:
+    """The launcher's ranks in the order of roles: oracle, servers, trainers.
+
+    Args:
+        places: Of the launcher's ranks.
+    Raises:
+        TopologyError: there are too few ranks, or too few where oracle and servers are asked for.
+    """
+    topology = Topology(len(places), roles.servers)
+    if roles.placement == "packed":
+        return list(range(len(places)))
+    if roles.placement == "spread":
+        return _arrange(places, topology, [place.has_gpu for place in places])
+    is_spared = [not any(fnmatchcase(place.host, pattern) for pattern in roles.server_hosts) for place in places]
+    needed, found = 1 + roles.servers, is_spared.count(False)
+    if found < needed:
+        raise TopologyError(
+            f"the hosts of {found} ranks match roles.server_hosts {list(roles.server_hosts)}, the oracle and "
+            f"{roles.servers} embedding server(s) need {needed}; the job has {_runs(place.host for place in places)}: "
+            "mend the patterns, start more ranks on those hosts, or lower roles.servers"
+        )
+    return _arrange(places, topology, is_spared)
+
+
+def describe(hosts: Sequence[str], topology: Topology) -> str:
+    """Who runs where; hosts are in the order of roles."""
+    if len(set(hosts)) == 1:
+        return f"all ranks on {hosts[0]}"
+    roles = {"oracle": [ORACLE_RANK], "servers": topology.server_ranks, "trainers": topology.trainer_ranks}
+    return "; ".join(f"{role} on {_runs(hosts[rank] for rank in ranks)}" for role, ranks in roles.items())
+
+
+def _arrange(places: Sequence[Place], topology: Topology, is_spared: Sequence[bool]) -> list[int]:
+    """Oracle and servers on ranks that are not to be spared, node after node in turn; all others stay in order."""
+    turns: Counter[str] = Counter()
+    candidates = []
+    for rank, place in enumerate(places):
+        candidates.append((is_spared[rank], turns[place.host], rank))
+        turns[place.host] += 1
+    chosen = [rank for _, _, rank in sorted(candidates)[: 1 + topology.num_servers]]
+    return chosen + sorted(set(range(len(places))) - set(chosen))
+
+
+def _runs(hosts: Iterable[str]) -> str:
+    """Neighbours on the same host together."""
+    runs = ((host, len(list(run))) for host, run in groupby(hosts))
+    return ", ".join(host if length == 1 else f"{host} x {length}" for host, length in runs)
