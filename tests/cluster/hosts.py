@@ -47,7 +47,6 @@ MPI_ENVIRONMENT = {
     "OMPI_MCA_btl_tcp_if_include": f"{SUBNET}.0/24",
     "OMPI_MCA_pml": "ob1",
     "OMPI_MCA_osc": "^ucx",
-    "OMPI_MCA_mpi_yield_when_idle": "1",  # the hosts share cores, which Open MPI cannot know
 }
 
 # The init of the head and of every host: it waits for the end of the pipe to this process, and meanwhile for orphans,

@@ -122,6 +122,10 @@ class SlurmCluster:
         lines = self.run("scontrol", "--oneliner", "show", "job", str(job_id)).splitlines()
         return dict(re.findall(r"(\w+)=(\S*)", lines[0]))
 
+    def nodes_of(self, job_id: int) -> list[str]:
+        """Names of the nodes a job runs on."""
+        return self.run("scontrol", "show", "hostnames", self.job(job_id)["NodeList"]).split()
+
     def wait(self, job_id: int | str, timeout: float, log: Callable[[], str]) -> dict[str, str]:
         """Wait until a job has ended for good and return what `job` says.
 

@@ -26,7 +26,7 @@ from tests.integration.jobs import command, summary_of, train
 from tests.launch import find_mpirun
 
 PROGRAMS = Path(__file__).parent / "programs"
-SECONDS = 150.0
+SECONDS = 240.0  # of a job, on a slow machine
 SETTINGS = ("training.batch_size=20", "training.epochs=8", "model.embedding_dim=8")
 FOR_EVER = (*SETTINGS, "training.epochs=1000000")
 NUM_SERVERS, NUM_TRAINERS = 1, 2
@@ -212,14 +212,14 @@ def test_a_job_that_loses_a_rank_goes_on(
 def test_a_job_whose_node_loses_power_goes_on_on_another(
     slurm: SlurmCluster, submission: Submission, data: str, expected_digest: str
 ) -> None:
-    job_id = submission.submit("--nodelist=bp2,bp3", data=data, settings=SETTINGS, **ONE_KIND)
+    job_id = submission.submit(data=data, settings=SETTINGS, **ONE_KIND)
     submission.wait_for_checkpoint()
-    slurm.hosts.power_off("bp3")
+    _, lost = slurm.nodes_of(job_id)
+    slurm.hosts.power_off(lost)
     try:
-        slurm.run("scontrol", "update", f"JobId={job_id}", "ReqNodeList=")
         submission.ends_well(job_id, expected_digest)
     finally:
-        slurm.power_on("bp3")
+        slurm.power_on(lost)
         slurm.wait_until_idle()
     assert "going on from" in submission.log()
 
@@ -245,15 +245,13 @@ def test_an_incarnation_that_wakes_up_cannot_write_checkpoints(
     slurm: SlurmCluster, submission: Submission, data: str, expected_digest: str
 ) -> None:
     """Both nodes of a job hang; Slurm starts it again on the two others; then the old ranks go on where they were."""
-    options = ("--nodelist=bp2,bp3",)
-    job_id = submission.submit(*options, data=data, settings=SETTINGS, **ONE_KIND)
+    job_id = submission.submit(data=data, settings=SETTINGS, **ONE_KIND)
     submission.wait_for_checkpoint()
     old = list(ranks(job_id).values())
-    hung = [process for host in ("bp2", "bp3") for process in slurm.hosts.processes(host)]
+    hung = [process for host in slurm.nodes_of(job_id) for process in slurm.hosts.processes(host)]
     for process in hung:
         process.suspend()
     try:
-        slurm.run("scontrol", "update", f"JobId={job_id}", "ReqNodeList=")
         submission.wait_until(lambda: "going on from" in submission.log())
         before = processor_seconds(old)
         for process in old:
