@@ -52,9 +52,15 @@ def mpi_cluster(cluster: VirtualCluster) -> VirtualCluster:
 
 
 @pytest.fixture(scope="session")
-def slurm() -> Iterator[SlurmCluster]:
-    """A Slurm of four nodes, for all tests that ask for one."""
+def _slurm() -> Iterator[SlurmCluster]:
     if reason := why_not() or why_no_ranks() or why_no_slurm():
         pytest.skip(reason)
     with TemporaryDirectory(dir=TEMPORARY, prefix="bagpipe-") as path, SlurmCluster(Path(path), 4) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def slurm(_slurm: SlurmCluster) -> Iterator[SlurmCluster]:
+    """A Slurm of four nodes that are idle; what a test leaves running is cancelled."""
+    yield _slurm
+    _slurm.clear()

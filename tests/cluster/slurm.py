@@ -23,7 +23,7 @@ PACKAGES = "slurmctld slurmd munge slurm-client libpmix2 libpmi2-0"  # of Debian
 PMIX = Path("/usr/lib/x86_64-linux-gnu/pmix2/lib")  # whose libpmix.so Slurm opens, and Debian has in no such package
 CPUS_PER_NODE = 8
 GPUS_PER_NODE = 2
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 
 # Jobs share no memory limits and no cgroups here, so none are left behind: process namespaces hold all processes.
@@ -52,7 +52,7 @@ SlurmdParameters=config_overrides
 MpiDefault=none
 GresTypes=gpu
 ReturnToService=2
-SlurmdTimeout=5
+SlurmdTimeout=20
 KillWait=5
 InactiveLimit=0
 MinJobAge=3600
@@ -139,6 +139,18 @@ class SlurmCluster:
             time.sleep(0.5)
         return job
 
+    def clear(self) -> None:
+        """Cancel what is left of jobs, and have all nodes back.
+
+        Raises:
+            TimeoutError: a node does not come back; shows the daemons' logs.
+        """
+        self.run("scancel", "--user=root")
+        for host, state in self._states().items():
+            if state.startswith("drain"):
+                self.run("scontrol", "update", f"NodeName={host}", "State=RESUME")
+        self.wait_until_idle()
+
     def wait_until_idle(self) -> None:
         """Wait until every node is up and has nothing to do.
 
@@ -195,10 +207,13 @@ class SlurmCluster:
 
     def _all_idle(self) -> bool:
         try:
-            states = self.run("sinfo", "--noheader", "--Node", "--format=%T").split()
+            return [*self._states().values()] == ["idle"] * len(self.hosts.hosts)
         except RuntimeError:  # slurmctld does not answer yet
             return False
-        return states == ["idle"] * len(self.hosts.hosts)
+
+    def _states(self) -> dict[str, str]:
+        lines = self.run("sinfo", "--noheader", "--Node", "--format=%N %T").splitlines()
+        return dict(line.split() for line in lines)
 
     def _logs(self) -> str:
         return "".join(

@@ -220,7 +220,6 @@ def test_a_job_whose_node_loses_power_goes_on_on_another(
         submission.ends_well(job_id, expected_digest)
     finally:
         slurm.power_on(lost)
-        slurm.wait_until_idle()
     assert "going on from" in submission.log()
 
 
@@ -235,7 +234,6 @@ def test_a_job_that_finds_fewer_nodes_goes_on_with_fewer_trainers(
         assert submission.wait(job_id)["JobState"] == "COMPLETED", submission.log()
     finally:
         slurm.power_on("bp2")
-        slurm.wait_until_idle()
     assert (submission.run_dir / "DONE").exists()
     assert "training dlrm (cached): 2 trainer(s)" in submission.log()
     assert "training dlrm (cached): 1 trainer(s)" in submission.log()
@@ -262,7 +260,6 @@ def test_an_incarnation_that_wakes_up_cannot_write_checkpoints(
         for process in hung:
             if process.is_running():
                 process.resume()
-        slurm.wait_until_idle()
     assert not psutil.wait_procs(old, timeout=SECONDS)[1]
     checkpoint, rejected = newest_good(submission.run_dir / "checkpoints")
     assert checkpoint is not None
