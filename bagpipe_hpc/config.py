@@ -183,7 +183,9 @@ class TrainingConfig(_Section):
         "float32",
         description="Of the model's forward and backward; parameters, rows and all sums are float32.",
     )
-    threads: int | None = Field(None, ge=1, description="Threads of a trainer; null: its share of the node's cores.")
+    threads: int | None = Field(
+        None, ge=1, description="Threads of a trainer; null: OMP_NUM_THREADS, else a share of the cores."
+    )
     wire_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32",
         description="Rows and their gradients between trainers; with 16 bits half the bytes, and not exact: models are "

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from bagpipe_hpc.cli import bench, checkpoint, data
+from bagpipe_hpc.cli import bench, checkpoint, data, jobs
 from bagpipe_hpc.cli.doctor import doctor
 from bagpipe_hpc.cli.evaluate import evaluate, predict
 from bagpipe_hpc.cli.report import report
@@ -28,6 +28,7 @@ app.add_typer(data.app)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.command("export")(checkpoint.export_command)
 app.add_typer(bench.app, name="bench")
+app.add_typer(jobs.app, name="jobs")
 app.command()(doctor)
 
 

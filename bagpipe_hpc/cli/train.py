@@ -30,7 +30,7 @@ def train(
         typer.Option(
             metavar="DURATION",
             help="Write a checkpoint and stop before so long has passed: S, M:S, H:M:S, D-H:M:S. "
-            "Default: the end of the Slurm job.",
+            "Default: the end of the Slurm job, where SLURM_JOB_END_TIME says it.",
         ),
     ] = None,
 ) -> None:

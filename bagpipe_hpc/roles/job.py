@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import sys
 import time
@@ -18,6 +19,7 @@ from mpi4py import MPI
 from bagpipe_hpc.config import Config, load_config, make_config
 from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError, OwnModelError
 from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_FAILURE, EXIT_INVALID, EXIT_STOPPED
+from bagpipe_hpc.launcher import check_launcher
 from bagpipe_hpc.placement import describe, order_of_roles
 from bagpipe_hpc.roles.communicators import Communicators, check_thread_level, split_world
 from bagpipe_hpc.roles.course import BEGINNING, Position
@@ -183,6 +185,7 @@ def _agree_on_job(launched: MPI.Intracomm, request: Request) -> tuple[MPI.Intrac
     ordered: tuple[Config, list[int]] | None = None
     if places:
         with _explaining():
+            check_launcher(os.environ, launched.size, MPI.Get_library_version(), shlex.join(["bagpipe", *sys.argv[1:]]))
             check_thread_level()
             config = _read_config(request)
             ordered = config, order_of_roles(places, config.roles)

@@ -73,6 +73,7 @@ class Progress:
         self._config = config
         self._metrics_path = run_path / "metrics.jsonl"
         with writing_to(self._metrics_path):
+            self._metrics_path.unlink(missing_ok=True)  # an earlier incarnation that still runs has that one open
             self._metrics = self._metrics_path.open("w", encoding="utf-8")
             self._metrics.write(history.lines.decode())
             self._metrics.flush()

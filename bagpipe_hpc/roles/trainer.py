@@ -322,7 +322,11 @@ class _Trainer:
 
 
 def share_of_cores(node: MPI.Intracomm) -> int:
-    """Cores this rank may use, divided by the trainers that may use the same ones. Communication: collective."""
+    """OMP_NUM_THREADS, else the cores this rank may use, divided by the trainers that may use the same ones.
+
+    Communication: collective.
+    """
     mine = os.sched_getaffinity(0)
     num_sharing = sum(1 for cores in node.allgather(mine) if cores & mine)
-    return max(1, len(mine) // num_sharing)
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # the first of nested levels
+    return int(told) if told.isdigit() and int(told) else max(1, len(mine) // num_sharing)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-import psutil
 import torch
+
+from bagpipe_hpc.available_memory import available_bytes
 
 Device = torch.device
 
@@ -26,11 +27,11 @@ def choose_device(local_rank: int) -> Device:
 
 
 def free_bytes(device: Device, trainers_on_node: int) -> int:
-    """Memory a trainer may count on: the GPU's free memory, or its share of the node's."""
+    """Memory a trainer may count on: the GPU's free memory, or its share of the node's or of the batch job's there."""
     if device.type == "cuda":
         trainers_on_gpu = -(-trainers_on_node // torch.cuda.device_count())
         return torch.cuda.mem_get_info(device)[0] // trainers_on_gpu
-    return int(psutil.virtual_memory().available) // trainers_on_node
+    return available_bytes() // trainers_on_node
 
 
 def set_num_threads(num_threads: int) -> None:

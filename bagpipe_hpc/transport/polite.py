@@ -1,20 +1,22 @@
 """Waiting without burning the core: MPI's blocking calls spin, and ranks may share cores.
 
-A wait first yields the processor between polls, then sleeps briefly. Polling also drives MPI progress, which one-sided
-transfers over a network need at their target.
+A wait polls a few times, then sleeps between polls, longer and longer: a sleep costs the system more than a poll does.
+It never yields: on a core that others keep busy, schedulers make a thread wait for their whole time slices after each
+yield, while one that sleeps comes back soon after its time. Polling also drives MPI progress, which one-sided transfers
+over a network need at their target: so no sleep is long.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from mpi4py import MPI
 
-_YIELDS = 200  # about 200 microseconds
-_SLEEP_SECONDS = 50e-6
+_POLLS = 20  # about 20 microseconds
+_FIRST_SLEEP_SECONDS, _LONGEST_SLEEP_SECONDS = 20e-6, 250e-6
+_GROWTH = 1.2
 _of_thread = threading.local()
 
 
@@ -22,13 +24,12 @@ def wait_until(ready: Callable[[], bool]) -> None:
     """Poll until ready() is true."""
     if ready():
         return
-    start, polls = time.thread_time_ns(), 0
+    start, polls, pause = time.thread_time_ns(), 0, _FIRST_SLEEP_SECONDS
     while not ready():
         polls += 1
-        if polls <= _YIELDS:
-            os.sched_yield()
-        else:
-            time.sleep(_SLEEP_SECONDS)
+        if polls > _POLLS:
+            time.sleep(pause)
+            pause = min(pause * _GROWTH, _LONGEST_SLEEP_SECONDS)
     _of_thread.polling_ns = getattr(_of_thread, "polling_ns", 0) + time.thread_time_ns() - start
 
 

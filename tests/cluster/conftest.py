@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.cluster.hosts import VirtualCluster, why_no_ranks, why_not
+from tests.cluster.slurm import SlurmCluster, why_no_slurm
+from tests.conftest import TEMPORARY
 from tests.integration.conftest import make_dataset
 
 
@@ -47,3 +49,18 @@ def mpi_cluster(cluster: VirtualCluster) -> VirtualCluster:
     if reason := why_no_ranks():
         pytest.skip(reason)
     return cluster
+
+
+@pytest.fixture(scope="session")
+def _slurm() -> Iterator[SlurmCluster]:
+    if reason := why_not() or why_no_ranks() or why_no_slurm():
+        pytest.skip(reason)
+    with TemporaryDirectory(dir=TEMPORARY, prefix="bagpipe-") as path, SlurmCluster(Path(path), 4) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm(_slurm: SlurmCluster) -> Iterator[SlurmCluster]:
+    """A Slurm of four nodes that are idle; what a test leaves running is cancelled."""
+    yield _slurm
+    _slurm.clear()

@@ -6,8 +6,8 @@
         port bp1 ===== e0  bp1, 10.77.0.2
         ...
 
-All hosts see the machine's files, as they would a parallel file system; only /dev/shm, /run (where TMPDIR is) and
-/etc/hosts are their own.
+All hosts see the machine's files, as they would a parallel file system; only /dev/shm, /run (where TMPDIR is), /sys
+(with their own link in it) and /etc/hosts are their own. Of /dev/shm they may share one directory.
 
 There is nothing to clean up. No namespace, link or mount has a name on the machine: they last as long as processes in
 them. The hosts' process namespaces are within the head's, whose init ends when its stdin does: when the cluster is
@@ -17,17 +17,20 @@ closed, or when this process dies, in whichever way. So clusters of several proc
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import TracebackType
+
+import psutil
 
 from tests.launch import Run, find_mpirun, run_command, start_command
 
@@ -35,6 +38,16 @@ HEAD = "head"
 SUBNET = "10.77.0"
 SECONDS = 30.0  # for what takes milliseconds, unless the kernel is still busy with the end of other namespaces
 NAMESPACES = ("--net", "--uts", "--ipc", "--pid", "--mount")
+# What Open MPI needs to know of these hosts.
+MPI_ENVIRONMENT = {
+    "TMPDIR": "/run",
+    "PRTE_MCA_plm_ssh_agent": str(Path(__file__).with_name("enter_host.sh")),
+    "PRTE_MCA_plm_ssh_no_tree_spawn": "1",
+    "PRTE_MCA_prte_if_include": f"{SUBNET}.0/24",
+    "OMPI_MCA_btl_tcp_if_include": f"{SUBNET}.0/24",
+    "OMPI_MCA_pml": "ob1",
+    "OMPI_MCA_osc": "^ucx",
+}
 
 # The init of the head and of every host: it waits for the end of the pipe to this process, and meanwhile for orphans,
 # as an init must. When it ends, the kernel kills what is left in its process namespace. The first word of
@@ -57,7 +70,19 @@ ip link set switch up
 _HOST = """
 echo "$pid" >"/run/hosts/$1"
 mount -t tmpfs -o mode=1777 tmpfs /run
+if [ -n "$2" ]; then
+  mkdir /run/shared
+  mount --bind "$2" /run/shared
+fi
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+if [ -n "$2" ]; then
+  mkdir -p "$2"
+  mount --move /run/shared "$2"
+fi
+mkdir /run/cgroup
+mount --rbind /sys/fs/cgroup /run/cgroup
+mount -t sysfs sysfs /sys
+mount --move /run/cgroup /sys/fs/cgroup
 """
 _END = """
 echo "$pid"
@@ -103,12 +128,15 @@ class VirtualCluster:
     Args:
         num_hosts: At most 200.
         rate_mbit: What each link carries in either direction, in Mbit/s; None: as fast as the machine can.
+        shared: A directory that all hosts see though it is in /dev/shm.
     Raises:
         RuntimeError: a host does not start; quotes the first complaint.
     """
 
-    def __init__(self, num_hosts: int, rate_mbit: float | None = None) -> None:
+    def __init__(self, num_hosts: int, rate_mbit: float | None = None, shared: Path | None = None) -> None:
         self.hosts = tuple(f"bp{index}" for index in range(num_hosts))
+        self._addresses = {HEAD: f"{SUBNET}.254"} | {host: f"{SUBNET}.{i}" for i, host in enumerate(self.hosts, 1)}
+        self._shared = shared
         self._rate_mbit = rate_mbit
         self._inits: list[subprocess.Popen[str]] = []
         self._pids: dict[str, int] = {}  # the head's as this process sees it, the hosts' as the head does
@@ -179,13 +207,22 @@ class VirtualCluster:
         self, hosts: Sequence[str], args: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None
     ) -> CompletedProcess[str]:
         """Run `python *args` with world rank r on hosts[r] and wait; otherwise like `tests.launch.run_ranks`."""
-        return run_command(self._on_ranks(hosts, args), timeout=timeout, env=self._environment(env))
+        return run_command(self._on_ranks(hosts, args), timeout=timeout, env=MPI_ENVIRONMENT | dict(env or {}))
 
     def start_ranks(
         self, hosts: Sequence[str], args: Sequence[str], *, env: Mapping[str, str] | None = None
     ) -> AbstractContextManager[Run]:
         """The same without waiting, like `tests.launch.start_ranks`."""
-        return start_command(self._on_ranks(hosts, args), env=self._environment(env))
+        return start_command(self._on_ranks(hosts, args), env=MPI_ENVIRONMENT | dict(env or {}))
+
+    def processes(self, host: str) -> list[psutil.Process]:
+        """All that runs on a host, its init included, as this machine sees it."""
+        space = self.run(host, ["readlink", "/proc/self/ns/pid"]).strip()
+        found = []
+        for process in psutil.process_iter():
+            with suppress(OSError):  # ended meanwhile
+                found += [process] if os.readlink(f"/proc/{process.pid}/ns/pid") == space else []
+        return found
 
     def traffic(self, host: str) -> Traffic:
         """What has crossed the host's link since it started."""
@@ -193,21 +230,24 @@ class VirtualCluster:
         return Traffic(received=link["stats64"]["rx"]["bytes"], sent=link["stats64"]["tx"]["bytes"])
 
     def power_off(self, host: str) -> None:
-        """End a host as a power failure would: silence on its link, then no process is left. It stays off."""
-        self.run(HEAD, ["ip", "link", "set", host, "down"])
+        """End a host as a power failure would: silence on its link, then no process is left."""
+        self.run(HEAD, ["ip", "link", "delete", host])
         self.run(HEAD, ["kill", "-KILL", str(self._pids.pop(host))])
 
+    def power_on(self, host: str) -> None:
+        """Start a host that is off, with nothing of what was in its memory. Its link has no limit."""
+        pid = self._start_init(self.enter(HEAD, _unshare(_BEGIN + _HOST + _END, host, str(self._shared or ""))), host)
+        link = ["link", "add", "name", host, "type", "veth", "peer", "name", "e0", "netns", str(pid)]
+        self.run(HEAD, ["ip", *link])
+        self.run(HEAD, ["ip", "link", "set", host, "master", "switch", "up"])
+        self.run(host, ["ip", "address", "add", f"{self._addresses[host]}/24", "dev", "e0"])
+        self.run(host, ["ip", "link", "set", "e0", "up"])
+
     def _boot(self) -> None:
-        addresses = {HEAD: f"{SUBNET}.254"} | {host: f"{SUBNET}.{i}" for i, host in enumerate(self.hosts, start=1)}
-        names = "\n".join(["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())])
-        self._start_init(_unshare(_BEGIN + _HEAD + _END, HEAD, f"{addresses[HEAD]}/24", names), HEAD)
+        names = "\n".join(["127.0.0.1 localhost", *(f"{address} {name}" for name, address in self._addresses.items())])
+        self._start_init(_unshare(_BEGIN + _HEAD + _END, HEAD, f"{self._addresses[HEAD]}/24", names), HEAD)
         for host in self.hosts:
-            pid = self._start_init(self.enter(HEAD, _unshare(_BEGIN + _HOST + _END, host)), host)
-            link = ["link", "add", "name", host, "type", "veth", "peer", "name", "e0", "netns", str(pid)]
-            self.run(HEAD, ["ip", *link])
-            self.run(HEAD, ["ip", "link", "set", host, "master", "switch", "up"])
-            self.run(host, ["ip", "address", "add", f"{addresses[host]}/24", "dev", "e0"])
-            self.run(host, ["ip", "link", "set", "e0", "up"])
+            self.power_on(host)
         if self._rate_mbit is not None:
             self.set_rate(self._rate_mbit)
 
@@ -230,19 +270,6 @@ class VirtualCluster:
         # The daemons stay in this session, where tests.launch finds them and the ranks.
         launch = [find_mpirun(), "--leave-session-attached", *mapping, "-n", str(len(hosts))]
         return self.enter(HEAD, [*launch, sys.executable, *args])
-
-    def _environment(self, extra: Mapping[str, str] | None) -> dict[str, str]:
-        network = f"{SUBNET}.0/24"
-        return {
-            "TMPDIR": "/run",
-            "PRTE_MCA_plm_ssh_agent": str(Path(__file__).with_name("enter_host.sh")),
-            "PRTE_MCA_plm_ssh_no_tree_spawn": "1",
-            "PRTE_MCA_prte_if_include": network,
-            "OMPI_MCA_btl_tcp_if_include": network,
-            "OMPI_MCA_pml": "ob1",
-            "OMPI_MCA_osc": "^ucx",
-            "OMPI_MCA_mpi_yield_when_idle": "1",  # the hosts share cores, which Open MPI cannot know
-        } | dict(extra or {})
 
 
 def _unshare(script: str, *arguments: str) -> list[str]:

@@ -99,6 +99,9 @@ def test_a_host_without_power_is_silent_and_the_others_go_on(cluster: VirtualClu
             python(other, "bp0", probe, "bp2")
         with pytest.raises(RuntimeError, match=r"[Tt]imed ?out"):
             python(other, "bp0", probe, "bp1")
+        other.power_on("bp1")
+        with pytest.raises(RuntimeError, match="ConnectionRefused"):
+            python(other, "bp0", probe, "bp1")
     assert cluster.run("bp1", ["hostname"]) == "bp1\n"
 
 

@@ -12,19 +12,10 @@ from bagpipe_hpc.cli.doctor.node import GIB, judge_bytes, judge_cores
 OPEN_MPI_5 = "Open MPI v5.0.11, package: x"
 
 
-@pytest.mark.parametrize(
-    ("environment", "library", "command"),
-    [
-        ({"SLURM_NTASKS": "8"}, OPEN_MPI_5, "PMIX_MCA_psec=native srun --mpi=pmix -n 8"),
-        ({"SLURM_NTASKS": "8"}, "Open MPI v4.1.4, package: x", "use srun --mpi=pmix -n 8"),
-        ({"SLURM_NTASKS": "8"}, "MPICH Version: 5.0.2", "srun --mpi=pmi2 -n 8"),
-        ({"PMI_SIZE": "2"}, OPEN_MPI_5, "mpirun -n 2"),
-    ],
-)
-def test_singletons_of_a_foreign_launcher(environment: dict[str, str], library: str, command: str) -> None:
-    status, _, cure = judge_launcher(environment, 1, library)
+def test_singletons_of_a_foreign_launcher() -> None:
+    status, _, cure = judge_launcher({"SLURM_NTASKS": "8"}, 1, OPEN_MPI_5)
     assert status is Status.FAIL
-    assert command in cure
+    assert "PMIX_MCA_psec=native srun --mpi=pmix -n 8 bagpipe doctor" in cure
 
 
 @pytest.mark.parametrize(("ntasks", "world_size"), [("1", 1), ("4", 4), ("", 1)])

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.cli.doctor.finding import SETUP, Check, Outcome, Status, World, gather_texts
+from bagpipe_hpc.launcher import misfit_of_launcher
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -51,27 +50,8 @@ def launcher(world: World) -> Outcome:
 
 def judge_launcher(environment: Mapping[str, str], world_size: int, library: str) -> Outcome:
     """Compare the number of tasks that launchers announce with the number of ranks that MPI sees."""
-    for variable in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
-        announced = environment.get(variable, "")
-        if world_size == 1 and announced.isdigit() and int(announced) > 1:
-            found = f"{variable}={announced}, but MPI sees 1 rank: this launcher and this MPI do not work together"
-            return Status.FAIL, found, _right_command(variable, int(announced), library)
-    return Status.OK, f"{world_size} rank(s), as launched", ""
-
-
-def _right_command(variable: str, num_tasks: int, library: str) -> str:
-    mpirun = f"{_mpirun()} -n {num_tasks} bagpipe doctor"
-    if variable != "SLURM_NTASKS":
-        return f"use the launcher of the same MPI: {mpirun}"
-    if "Open MPI" not in library:
-        return f"use srun --mpi=pmi2 -n {num_tasks} bagpipe doctor, or inside the allocation {mpirun}"
-    setting = "PMIX_MCA_psec=native " if "v5." in library else ""
-    return f"use {setting}srun --mpi=pmix -n {num_tasks} bagpipe doctor, or inside the allocation {mpirun}"
-
-
-def _mpirun() -> str:
-    beside = Path(sys.executable).parent / "mpirun"
-    return str(beside) if beside.exists() else "mpirun"
+    misfit = misfit_of_launcher(environment, world_size, library, "bagpipe doctor")
+    return (Status.FAIL, *misfit) if misfit else (Status.OK, f"{world_size} rank(s), as launched", "")
 
 
 def rma(world: World) -> Outcome:

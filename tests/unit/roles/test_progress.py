@@ -61,6 +61,18 @@ def test_metrics_are_on_disk_while_the_job_runs(tmp_path: Path) -> None:
         assert len(metrics(tmp_path)) == 1
 
 
+def test_an_earlier_incarnation_writes_no_metrics_any_more(tmp_path: Path) -> None:
+    with (
+        Progress(tmp_path, 50, CONFIG, Topology(3, 1), Clock()) as old,
+        Progress(tmp_path, 50, CONFIG, Topology(3, 1), Clock()) as new,
+    ):
+        for iteration in range(20):
+            new.advance(iteration, 1.0, 8)
+            old.advance(iteration, 2.0, 8)
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["loss"] == 1.0
+
+
 def test_metrics_survive_a_failure(tmp_path: Path) -> None:
     def run() -> None:
         with Progress(tmp_path, 50, CONFIG, Topology(3, 1), Clock()) as progress:

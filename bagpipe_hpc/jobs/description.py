@@ -1,0 +1,130 @@
+"""What a job script is made from. Everything that ends up in a script is checked here, or quoted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from bagpipe_hpc.errors import ConfigError
+
+System = Literal["slurm", "pbs", "lsf", "flux"]
+Template = Literal["train", "train-mpirun", "train-het", "import", "bench"]
+Benchmark = Literal["doctor", "oracle", "rma", "ladder"]
+
+# A name goes into directives, which no shell reads and nothing quotes: no spaces, no characters that mean something.
+# Paths and settings are quoted; what is not printable would still spoil the script for its reader.
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_PATH = r"^[^-~\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
+_SETTING = r"^[a-z_]+(\.[a-z_]+)*=[^\x00-\x1f\x7f]+$"
+_DURATION = r"^[0-9]{1,3}:[0-5][0-9]:[0-5][0-9]$"
+_ALLOWED = {
+    _NAME: "give 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first",
+    _PATH: "give a path of printable characters that does not begin with '-' or '~'",
+    _SETTING: "give section.key=value, as in training.epochs=3",
+    _DURATION: "give HH:MM:SS, as in 04:00:00",
+}
+
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
+Path = Annotated[str, StringConstraints(pattern=_PATH)]
+Setting = Annotated[str, StringConstraints(pattern=_SETTING)]
+Duration = Annotated[str, StringConstraints(pattern=_DURATION)]
+
+
+class JobDescription(BaseModel):
+    """A job on a cluster, the same for every batch system."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    system: System = "slurm"
+    template: Template = "train"
+    mpi: Literal["openmpi", "mpich"] = "openmpi"
+
+    name: Name = "bagpipe"
+    account: Name | None = None
+    queue: Name | None = None  # Slurm's partition
+    time_limit: Duration = "04:00:00"
+    warning_seconds: int = Field(300, ge=60)  # before the time limit, for the last checkpoint
+    max_restarts: int = Field(5, ge=0)  # that bring no new checkpoint; then the job is not started again
+
+    nodes: int = Field(4, ge=1, le=100_000)  # those of the trainers
+    min_nodes: int | None = Field(None, ge=1)  # so few will do once nodes have failed; None: all are needed
+    server_nodes: int = Field(1, ge=1, le=100_000)  # train-het: those of oracle and servers
+    servers: int = Field(3, ge=1, le=100_000)
+    gpus_per_node: int = Field(4, ge=0, le=64)
+    trainers_per_node: int | None = Field(None, ge=1, le=1024)  # None: one per GPU; without GPUs 1
+    threads: int = Field(8, ge=1, le=1024)  # cores of every rank
+
+    venv: Path = ".venv"
+    data: Path = "clicks"
+    run_dir: Path = "runs/bagpipe"
+    config: Path | None = None
+    settings: tuple[Setting, ...] = ()
+    sweep: tuple[Setting, ...] = ()  # one task of a job array for each
+    checkpoint_every: int = Field(1000, ge=1)  # iterations
+    stage_data: bool = False
+    files: tuple[Path, ...] = Field(("train.txt.gz",), min_length=1)  # import
+    benchmarks: tuple[Benchmark, ...] = Field(("doctor", "oracle", "rma"), min_length=1)  # bench
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> JobDescription:
+        if self.system != "slurm" and self.template != "train":
+            raise ValueError(f"{self.template} is there for slurm only; {self.system} has train")
+        if self.sweep and (self.system != "slurm" or not self.is_training):
+            raise ValueError("a sweep needs slurm and a template that trains")
+        if self.min_nodes and (self.system != "slurm" or self.template not in ("train", "train-mpirun")):
+            raise ValueError("min_nodes is there for slurm's train and train-mpirun only")
+        if self.min_nodes and self.min_nodes > self.nodes:
+            raise ValueError(f"min_nodes is {self.min_nodes}, nodes {self.nodes}: lower the first or raise the second")
+        if self.warning_seconds >= self.time_limit_seconds:
+            raise ValueError(
+                f"warning_seconds is {self.warning_seconds}, time_limit {self.time_limit}: the warning must come "
+                "within the time limit; lower the first or raise the second"
+            )
+        return self
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the job trains, and so may be started again."""
+        return self.template.startswith("train")
+
+    @property
+    def num_trainers_per_node(self) -> int:
+        """Trainers on each of the nodes."""
+        return self.trainers_per_node or self.gpus_per_node or 1
+
+    @property
+    def num_ranks(self) -> int:
+        """Oracle, servers and trainers."""
+        return 1 + self.servers + self.nodes * self.num_trainers_per_node
+
+    @property
+    def max_ranks_per_node(self) -> int:
+        """Ranks on the fullest node when they are dealt out to the nodes one at a time."""
+        return self.num_trainers_per_node - (-(1 + self.servers) // (self.min_nodes or self.nodes))
+
+    @property
+    def time_limit_seconds(self) -> int:
+        """The time limit in seconds."""
+        hours, minutes, seconds = map(int, self.time_limit.split(":"))
+        return 3600 * hours + 60 * minutes + seconds
+
+
+def describe(fields: dict[str, object]) -> JobDescription:
+    """A description of these fields; the others have their defaults.
+
+    Raises:
+        ConfigError: names every field that is wrong, what it was given and what is allowed.
+    """
+    try:
+        return JobDescription.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError("job script: " + "; ".join(map(_explain, error.errors()))) from None
+
+
+def _explain(problem: ErrorDetails) -> str:
+    name = ".".join(map(str, problem["loc"]))
+    pattern = str(problem.get("ctx", {}).get("pattern"))
+    message = _ALLOWED.get(pattern, problem["msg"].removeprefix("Value error, "))
+    return f"{name} = {problem['input']!r}: {message}" if name else message

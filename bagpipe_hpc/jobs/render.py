@@ -1,0 +1,100 @@
+"""A job script of a description: what the batch system reads, what a user edits, and what does the work."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from bagpipe_hpc.jobs import flux, lsf, pbs, shell, slurm
+from bagpipe_hpc.jobs.description import JobDescription
+
+Variable = tuple[str, object, str]  # name, value, comment
+
+_DIRECTIVES: Mapping[str, Callable[[JobDescription], list[str]]] = MappingProxyType(
+    {"slurm": slurm.directives, "pbs": pbs.directives, "lsf": lsf.directives, "flux": flux.directives}
+)
+_BODY: Mapping[str, Callable[[JobDescription], list[str]]] = MappingProxyType(
+    {"slurm": slurm.body, "pbs": pbs.body, "lsf": lsf.body, "flux": flux.body}
+)
+_VARIABLES: Mapping[str, Callable[[JobDescription], list[Variable]]] = MappingProxyType(
+    {"pbs": pbs.variables, "flux": flux.variables}
+)
+_SUBMIT = MappingProxyType({"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub <", "flux": "flux batch"})
+_SUFFIX = MappingProxyType({"slurm": "sbatch", "pbs": "pbs", "lsf": "lsf", "flux": "flux"})
+_PURPOSE = MappingProxyType(
+    {
+        "train": "Train: oracle, embedding servers and trainers in one MPI job.",
+        "train-mpirun": "Train, started by mpirun: for an MPI that srun cannot start.",
+        "train-het": "Train on two kinds of nodes in one MPI job: oracle and servers, trainers.",
+        "import": "Make a data set of the files of a click log, on all ranks of a job.",
+        "bench": "Look at the nodes of a job and measure them.",
+    }
+)
+_EDIT = "# -- edit this part (docs/hpc.md) " + "-" * 68
+_WORK = "# -- nothing to edit from here on " + "-" * 68
+
+
+def render(job: JobDescription) -> str:
+    """The whole script. Pure; every value in it is checked by the description, or quoted for the shell."""
+    head = ["#!/usr/bin/env bash", f"# {_PURPOSE[job.template]}", f"#   {_SUBMIT[job.system]} {file_name(job)}"]
+    edited = [_EDIT, *_DIRECTIVES[job.system](job), "", *map(_assignment, _variables(job))]
+    return "\n".join([*head, *edited, "", _WORK, *_work(job)]).rstrip("\n") + "\n"
+
+
+def file_name(job: JobDescription) -> str:
+    """What the script is called under jobs/."""
+    return f"{job.template}.{_SUFFIX[job.system]}"
+
+
+def _variables(job: JobDescription) -> list[Variable]:
+    environment = ("venv", job.venv, "the virtual environment that env/setup.sh made")
+    if job.template == "import":
+        return [
+            environment,
+            ("files", job.files, "Criteo's tab-separated logs, plain or gzip, in time order"),
+            ("data", job.data, "the data set to make"),
+        ]
+    layout = [
+        ("servers", job.servers, "embedding servers"),
+        ("trainers_per_node", job.num_trainers_per_node, "one for each GPU of a node"),
+        ("threads", job.threads, "cores of each rank"),
+    ]
+    if job.template == "train-het":
+        del layout[1]
+    if job.template == "bench":
+        return [
+            environment,
+            ("benchmarks", job.benchmarks, "of doctor, oracle, rma, ladder; ladder trains, the others need no data"),
+            ("data", job.data, "the data set of ladder"),
+            ("run_dir", job.run_dir, "where the figures go"),
+            *layout,
+        ]
+    sweep = [("sweep", job.sweep, "a setting for each task of the array")] if job.sweep else []
+    return [
+        environment,
+        ("data", job.data, "the data set"),
+        ("stage_data", str(job.stage_data).lower(), "true: copy the data set to node-local scratch first"),
+        ("run_dir", job.run_dir, "where checkpoints, metrics and summary go"),
+        ("config", job.config or "", "a YAML file of settings, or nothing"),
+        ("settings", job.settings, "settings that override it: section.key=value"),
+        *sweep,
+        *layout,
+        ("checkpoint_every", job.checkpoint_every, "iterations"),
+        ("max_restarts", job.max_restarts, "of a job that gets no further: then it is not started again"),
+        *(_VARIABLES[job.system](job) if job.system in _VARIABLES else []),
+    ]
+
+
+def _assignment(variable: Variable) -> str:
+    name, value, comment = variable
+    text = f"({shlex.join(value)})" if isinstance(value, tuple) else shlex.quote(str(value)) if value != "" else ""
+    return f"{name}={text}".ljust(32) + f"  # {comment}"
+
+
+def _work(job: JobDescription) -> list[str]:
+    if job.template == "import":
+        return [shell.BEGIN, *_BODY[job.system](job), shell.ENVIRONMENT, shell.IMPORT]
+    if job.template == "bench":
+        return [shell.BEGIN, *_BODY[job.system](job), shell.THREADS + shell.ENVIRONMENT, shell.BENCH]
+    return [shell.BEGIN, *_BODY[job.system](job), shell.THREADS + shell.ENVIRONMENT, shell.TRAIN]

@@ -1,0 +1,95 @@
+"""Slurm: `sbatch`."""
+
+from __future__ import annotations
+
+from bagpipe_hpc.jobs.description import JobDescription
+from bagpipe_hpc.jobs.shell import COUNT_RANKS, MPIRUN
+
+# A job keeps its id when it is requeued.
+_JOB = """\
+job_id=$SLURM_JOB_ID
+num_nodes=$SLURM_JOB_NUM_NODES
+requeue() {
+  scontrol requeue "$job_id" || fail "Slurm does not requeue this job: submit it again to go on"
+  exit 75
+}
+"""
+_ARRAY = """\
+settings+=("${sweep[SLURM_ARRAY_TASK_ID]}")
+run_dir=$run_dir/task-$SLURM_ARRAY_TASK_ID
+"""
+# Without `unset`, srun would hold the tasks per node of the allocation against the number of ranks.
+_CHECK_ROOM = """\
+((ranks <= SLURM_NTASKS)) ||
+  fail "$ranks ranks (1 + servers + nodes * trainers_per_node), but room for $SLURM_NTASKS: raise --ntasks-per-node"
+unset SLURM_NTASKS_PER_NODE
+"""
+# A rank that dies ends the job 30 s later, if MPI does not before. At once, as --kill-on-bad-exit=1 has it, would be
+# too early: ranks that all are about to exit with 75 would be killed, and srun would report that.
+_SRUN = {
+    "openmpi": """\
+export PMIX_MCA_psec=native  # Open MPI 5; other versions ignore it
+launch=(srun --mpi=pmix --cpus-per-task="$threads" --distribution=cyclic --kill-on-bad-exit=0 --wait=30)
+""",
+    "mpich": """\
+launch=(srun --mpi=pmi2 --cpus-per-task="$threads" --distribution=cyclic --kill-on-bad-exit=0 --wait=30)
+""",
+}
+_SRUN_ONE_KIND = """\
+launch+=(--ntasks="$ranks")
+"""
+_SRUN_BOTH_KINDS = """\
+launch+=(--het-group=0,1)
+"""
+
+
+def directives(job: JobDescription) -> list[str]:
+    """The lines that Slurm reads."""
+    options = [*_common(job), *_place(job)]
+    if job.template == "train-het":
+        tasks = [f"ntasks={job.nodes * job.num_trainers_per_node}", f"ntasks-per-node={job.num_trainers_per_node}"]
+        cpu_nodes = [f"nodes={job.server_nodes}", f"ntasks={1 + job.servers}", _cores(job)]
+        gpu_nodes = [f"nodes={job.nodes}", *tasks, _cores(job), *_gpus(job)]
+        return [*_lines([*options, *cpu_nodes]), "#SBATCH hetjob", *_lines([*_place(job), *gpu_nodes])]
+    if job.template == "import":
+        return _lines([*options, f"nodes={job.nodes}", f"ntasks-per-node={job.threads}", "cpus-per-task=1"])
+    num_nodes = f"{job.min_nodes}-{job.nodes}" if job.min_nodes else job.nodes
+    nodes = [f"nodes={num_nodes}", f"ntasks-per-node={job.max_ranks_per_node}", _cores(job)]
+    return _lines([*options, *nodes, *_gpus(job)])
+
+
+def body(job: JobDescription) -> list[str]:
+    """Shell: `job_id`, `num_nodes`, `requeue` and `launch`."""
+    parts = [_JOB, _ARRAY] if job.sweep else [_JOB]
+    if job.template == "import":
+        return [*parts, "threads=1\n" + _SRUN[job.mpi]]
+    if job.template == "train-het":
+        return [*parts, _SRUN[job.mpi] + _SRUN_BOTH_KINDS]
+    if job.template == "train-mpirun":
+        return [*parts, COUNT_RANKS + _CHECK_ROOM + MPIRUN[job.mpi]]
+    return [*parts, COUNT_RANKS + _CHECK_ROOM + _SRUN[job.mpi] + _SRUN_ONE_KIND]
+
+
+def _lines(options: list[str]) -> list[str]:
+    return [f"#SBATCH --{option}" for option in options]
+
+
+def _common(job: JobDescription) -> list[str]:
+    log = "%x-%A_%a.log" if job.sweep else "%x-%j.log"
+    options = [f"job-name={job.name}", f"time={job.time_limit}", f"output={log}"]
+    if job.is_training:
+        options += ["open-mode=append", "requeue", f"signal=B:USR1@{job.warning_seconds}"]
+    return [*options, f"array=0-{len(job.sweep) - 1}"] if job.sweep else options
+
+
+def _place(job: JobDescription) -> list[str]:
+    account = [f"account={job.account}"] if job.account else []
+    return [*account, f"partition={job.queue}"] if job.queue else account
+
+
+def _cores(job: JobDescription) -> str:
+    return f"cpus-per-task={job.threads}"
+
+
+def _gpus(job: JobDescription) -> list[str]:
+    return [f"gpus-per-node={job.gpus_per_node}"] if job.gpus_per_node else []

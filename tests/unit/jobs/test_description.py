@@ -1,0 +1,49 @@
+"""A description takes what can be a job, and nothing that a shell or a batch system could read as something else."""
+
+from __future__ import annotations
+
+import pytest
+
+from bagpipe_hpc.errors import ConfigError
+from bagpipe_hpc.jobs.description import JobDescription, describe
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"name": "a b"}, "name = 'a b': give 1 to 64 letters"),
+        ({"name": "a\n#SBATCH --uid=0"}, "give 1 to 64 letters"),
+        ({"account": "$(reboot)"}, "give 1 to 64 letters"),
+        ({"queue": "-x"}, "give 1 to 64 letters"),
+        ({"data": "~/clicks"}, "data = '~/clicks': give a path"),
+        ({"run_dir": "--help"}, "give a path"),
+        ({"venv": "a\nb"}, "give a path"),
+        ({"settings": ("training.epochs",)}, r"settings\.0 = 'training.epochs': give section\.key=value"),
+        ({"settings": ("a=b\nreboot",)}, r"give section\.key=value"),
+        ({"time_limit": "4h"}, "time_limit = '4h': give HH:MM:SS"),
+        ({"time_limit": "00:05:00"}, "lower the first or raise the second"),
+        ({"nodes": 0}, "nodes = 0"),
+        ({"nodes": 4, "min_nodes": 5}, "min_nodes is 5, nodes 4"),
+        ({"system": "pbs", "min_nodes": 1}, "min_nodes is there for slurm"),
+        ({"system": "pbs", "template": "bench"}, "slurm only"),
+        ({"system": "lsf", "sweep": ("training.seed=1",)}, "a sweep needs slurm"),
+        ({"template": "import", "sweep": ("training.seed=1",)}, "a sweep needs slurm"),
+        ({"node": 3}, "node = 3"),
+    ],
+)
+def test_what_is_no_job(fields: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        describe(fields)
+
+
+@pytest.mark.parametrize("nodes", range(1, 6))
+@pytest.mark.parametrize("servers", range(1, 9))
+@pytest.mark.parametrize("gpus_per_node", range(4))
+def test_ranks_dealt_out_one_at_a_time_give_every_node_its_trainers(
+    nodes: int, servers: int, gpus_per_node: int
+) -> None:
+    job = JobDescription(nodes=nodes, servers=servers, gpus_per_node=gpus_per_node)
+    ranks_of_node = [range(node, job.num_ranks, nodes) for node in range(nodes)]
+    assert max(map(len, ranks_of_node)) == job.max_ranks_per_node
+    for ranks in ranks_of_node:
+        assert sum(rank > servers for rank in ranks) == max(gpus_per_node, 1)

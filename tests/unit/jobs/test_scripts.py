@@ -1,0 +1,331 @@
+"""Job scripts as text, and what they do: run by bash, with launchers and batch systems that only write down calls."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from typer.testing import CliRunner
+
+from bagpipe_hpc.cli.main import app
+from bagpipe_hpc.jobs.description import JobDescription, describe
+from bagpipe_hpc.jobs.render import render
+from tests.job_files import JOBS, scripts
+from tests.launch import Run, run_command, start_command
+
+SECONDS = 20
+TRAINING = (
+    ("slurm", "train"),
+    ("slurm", "train-mpirun"),
+    ("slurm", "train-het"),
+    ("pbs", "train"),
+    ("lsf", "train"),
+    ("flux", "train"),
+)
+REQUEUES = {
+    "slurm": "scontrol requeue 7",
+    "pbs": "qsub -v BAGPIPE_JOB=7 train.pbs",
+    "lsf": "",  # by the exit code
+    "flux": "flux --parent batch --env=BAGPIPE_JOB=7 train.flux",
+}
+ODD = """model.name=a 'b' "c" $(touch here) `touch here` ; \\ é"""
+
+RECORD = """#!/bin/bash
+printf '%s ' "${0##*/}" "$@" >>"$CALLS/launches"
+echo >>"$CALLS/launches"
+"""
+# What launchers do here: drop their options and run bagpipe, once.
+LAUNCH = """
+case "$*" in "getattr size") echo 4; exit ;; "job timeleft") echo 3600; exit ;; --parent*) exit ;; esac
+while [[ $1 != */bagpipe ]]; do shift; done
+exec "$@"
+"""
+BAGPIPE = """#!/bin/bash
+printf '%s\t' "$@" >>"$CALLS/bagpipe"
+echo >>"$CALLS/bagpipe"
+while [[ ${1---run-dir} != --run-dir ]]; do shift; done
+run_dir=${2-}
+"""
+ENDS_WELL = 'touch "$run_dir/DONE"'
+WAITS = "trap 'exit {status}' {signal}; touch \"$CALLS/ready\"; while :; do sleep 0.02; done"
+
+
+@dataclass
+class Batch:
+    """A directory to run a script in as a batch system would.
+
+    Args:
+        path: Where it is.
+    """
+
+    path: Path
+
+    def prepare(self, job: JobDescription, bagpipe: str) -> Path:
+        """Write the script, the launchers, and the program that they run."""
+        for name in ("srun", "mpirun", "flux"):
+            self._program(f"bin/{name}", RECORD + LAUNCH)
+        for name in ("scontrol", "qsub"):
+            self._program(f"bin/{name}", RECORD)
+        self._program("venv/bin/activate", f"PATH={shlex.quote(str(self.path / 'venv/bin'))}:$PATH\n")
+        self._program("venv/bin/bagpipe", BAGPIPE + bagpipe + "\n")
+        (self.path / "hosts").write_text("n0\nn0\nn1\nn2\nn3\n")
+        (self.path / "clicks").mkdir(exist_ok=True)
+        (self.path / "clicks" / "shard").write_text("x")
+        script = self.path / "script"
+        script.write_text(render(job))
+        return script
+
+    def _program(self, name: str, text: str) -> None:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What the batch systems set, all of them."""
+        return {
+            "PATH": f"{self.path / 'bin'}:{os.environ['PATH']}",
+            "CALLS": str(self.path),
+            "TMPDIR": str(self.path / "scratch"),
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NUM_NODES": "4",
+            "SLURM_NTASKS": "20",
+            "SLURM_ARRAY_TASK_ID": "1",
+            "PBS_JOBID": "7",
+            "PBS_JOBNAME": "bagpipe",
+            "PBS_NODEFILE": "hosts",
+            "PBS_O_WORKDIR": str(self.path),
+            "LSB_JOBID": "7",
+            "LSB_MCPU_HOSTS": "n0 5 n1 5 n2 5 n3 5",
+            "FLUX_JOB_ID": "7",
+        }
+
+    @property
+    def command(self) -> list[str]:
+        """Runs the script where it is."""
+        return ["env", f"--chdir={self.path}", "bash", "script"]
+
+    def run(self, job: JobDescription, bagpipe: str) -> CompletedProcess[str]:
+        """Run the script to its end."""
+        self.prepare(job, bagpipe)
+        return run_command(self.command, timeout=SECONDS, env=self.env)
+
+    def calls(self) -> list[list[str]]:
+        """The arguments of every start of bagpipe."""
+        return [line.split("\t")[:-1] for line in (self.path / "bagpipe").read_text().splitlines()]
+
+    def launches(self) -> list[str]:
+        """The command line of everything else that was started."""
+        return [line.strip() for line in (self.path / "launches").read_text().splitlines()]
+
+    def requeues(self, done: CompletedProcess[str], system: str) -> int:
+        """How often the script made the batch system run it again."""
+        return done.returncode == 75 if system == "lsf" else self.launches().count(REQUEUES[system])
+
+    def output(self, done: CompletedProcess[str]) -> str:
+        """All that was said."""
+        logs = "".join(path.read_text() for path in self.path.glob("*.log"))
+        return done.stdout + done.stderr + logs
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Batch:
+    (tmp_path / "scratch").mkdir()
+    return Batch(tmp_path)
+
+
+def train(system: str, template: str = "train", **fields: object) -> JobDescription:
+    return describe({"system": system, "template": template, "venv": "venv", **fields})
+
+
+def wait_for(path: Path, run: Run) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not path.exists():
+        assert time.monotonic() < deadline, run.output()
+        time.sleep(0.01)
+
+
+def test_stored_scripts_are_what_the_function_renders() -> None:
+    stored = {path: path.read_text(encoding="utf-8") for path in JOBS.iterdir()}
+    assert stored == scripts(), "write them again: python -m tests.job_files"
+
+
+@pytest.mark.parametrize("path", sorted(scripts()), ids=lambda path: path.name)
+def test_stored_scripts_are_bash(path: Path) -> None:
+    done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_command_prints_what_the_function_renders() -> None:
+    done = CliRunner().invoke(app, ["jobs", "render"])
+    assert (done.exit_code, done.stdout) == (0, (JOBS / "train.sbatch").read_text(encoding="utf-8"))
+
+
+def test_every_field_of_a_description_is_an_option() -> None:
+    (command,) = [c for c in app.registered_groups if c.name == "jobs"]
+    assert command.typer_instance is not None
+    (render_command,) = command.typer_instance.registered_commands
+    assert render_command.callback is not None
+    options = set(render_command.callback.__annotations__) - {"context", "return"}
+    assert options == set(JobDescription.model_fields)
+
+
+def test_options_reach_the_script() -> None:
+    options = ["--nodes", "8", "--servers", "7", "--gpus-per-node", "2", "--queue", "gpu", "--time-limit", "00:30:00"]
+    done = CliRunner().invoke(app, ["jobs", "render", "--system", "slurm", *options, "--stage-data"])
+    lines = done.stdout.splitlines()
+    for line in ("#SBATCH --nodes=8", "#SBATCH --ntasks-per-node=3", "#SBATCH --partition=gpu"):
+        assert line in lines
+    assert [line.split()[0] for line in lines if line.startswith(("stage_data=", "servers=", "trainers_per"))] == [
+        "stage_data=true",
+        "servers=7",
+        "trainers_per_node=2",
+    ]
+
+
+@pytest.mark.parametrize(("system", "template"), TRAINING)
+def test_training_that_ends(batch: Batch, system: str, template: str) -> None:
+    job = train(system, template, settings=(ODD, "training.epochs=3"), config="my job.yaml", run_dir="runs/it's")
+    done = batch.run(job, ENDS_WELL)
+    assert done.returncode == 0, batch.output(done)
+    assert batch.requeues(done, system) == 0
+    overrides = ("roles.servers=3", "training.threads=8", "checkpoint.every=1000", ODD, "training.epochs=3")
+    assert batch.calls() == [
+        ["train", "--data", "clicks", "--run-dir", "runs/it's", "--resume", "auto"]
+        + [word for setting in overrides for word in ("--set", setting)]
+        + ["my job.yaml"]
+    ]
+    assert not (batch.path / "here").exists()
+    again = run_command(batch.command, timeout=SECONDS, env=batch.env)
+    assert (again.returncode, len(batch.calls())) == (0, 1)  # DONE: nothing is left to do
+
+
+@pytest.mark.parametrize(
+    ("system", "template", "mpi", "launch"),
+    [
+        ("slurm", "train", "openmpi", "srun --mpi=pmix --cpus-per-task=8 --distribution=cyclic "),
+        ("slurm", "train", "mpich", "srun --mpi=pmi2 "),
+        ("slurm", "train", "openmpi", "--ntasks=20 "),
+        ("slurm", "train-het", "mpich", "--het-group=0,1 "),
+        ("slurm", "train-mpirun", "openmpi", "mpirun -n 20 --map-by node --bind-to none -x OMP_NUM_THREADS "),
+        ("pbs", "train", "mpich", "mpirun -n 20 -ppn 1 -bind-to none "),
+        ("lsf", "train", "openmpi", "mpirun -n 20 --map-by node "),
+        ("flux", "train", "openmpi", "flux run --nodes=4 --ntasks=20 --exclusive --taskmap=cyclic --time-limit=3590s "),
+    ],
+)
+def test_launchers(batch: Batch, system: str, template: str, mpi: str, launch: str) -> None:
+    done = batch.run(train(system, template, mpi=mpi), ENDS_WELL)
+    assert done.returncode == 0, batch.output(done)
+    assert launch in batch.launches()[-1]
+
+
+@pytest.mark.parametrize(("system", "template"), TRAINING)
+def test_a_checkpoint_before_the_time_limit_means_another_run(batch: Batch, system: str, template: str) -> None:
+    batch.prepare(train(system, template), WAITS.format(status=75, signal="USR1"))
+    with start_command(batch.command, env=batch.env) as run:
+        wait_for(batch.path / "ready", run)
+        os.kill(run.process.pid, signal.SIGUSR1)
+        done = run.wait(timeout=SECONDS)
+    assert batch.requeues(done, system) == 1, batch.output(done)
+    assert done.returncode == 75
+
+
+@pytest.mark.parametrize(("system", "template"), TRAINING)
+def test_a_job_that_is_told_to_end_ends(batch: Batch, system: str, template: str) -> None:
+    batch.prepare(train(system, template), WAITS.format(status=75, signal="TERM"))
+    with start_command(batch.command, env=batch.env) as run:
+        wait_for(batch.path / "ready", run)
+        os.kill(run.process.pid, signal.SIGTERM)
+        done = run.wait(timeout=SECONDS)
+    assert batch.requeues(done, system) == 0, batch.output(done)
+    assert done.returncode == 143
+
+
+def test_without_a_signal_of_the_batch_system_the_script_keeps_time(batch: Batch) -> None:
+    script = batch.prepare(train("pbs"), WAITS.format(status=75, signal="USR1"))
+    script.write_text(script.read_text().replace("warn_after=14100", "warn_after=0.5  "))
+    done = run_command(batch.command, timeout=SECONDS, env=batch.env)
+    assert batch.requeues(done, "pbs") == 1, batch.output(done)
+
+
+@pytest.mark.parametrize("status", [0, 75, 137])
+@pytest.mark.parametrize("system", list(REQUEUES))
+def test_a_job_that_gets_no_further_is_not_started_for_ever(batch: Batch, system: str, status: int) -> None:
+    job = train(system, max_restarts=1)
+    for checkpoint in ("", "iteration-1"):  # the second run writes one, so it does not count
+        program = f'mkdir -p "$run_dir/checkpoints"; echo {checkpoint} >"$run_dir/checkpoints/latest"'
+        done = batch.run(job, f"{program if checkpoint else ''}\nexit {status}")  # 0 without DONE: mpirun lost a node
+        assert batch.requeues(done, system) == (1 if system == "lsf" or not checkpoint else 2), batch.output(done)
+    assert batch.run(job, f"exit {status}").returncode == 75
+    for runs in (5, 5):  # the last one ends before it has begun
+        done = batch.run(job, f"exit {status}")
+        assert done.returncode == 1
+        assert "no run gets further than iteration-1, max_restarts is 1" in batch.output(done).splitlines()[-1]
+        assert len(batch.calls()) == runs - 1
+
+
+@pytest.mark.parametrize("status", [2, 127])  # settings or data are wrong; there is no such launcher
+@pytest.mark.parametrize("system", list(REQUEUES))
+def test_a_job_that_cannot_work_is_not_run_again(batch: Batch, system: str, status: int) -> None:
+    done = batch.run(train(system), f"exit {status}")
+    assert (done.returncode, batch.requeues(done, system)) == (2, 0), batch.output(done)
+
+
+def test_data_is_staged_and_removed_again(batch: Batch) -> None:
+    done = batch.run(
+        train("slurm", stage_data=True), f'cp -r "$(dirname "$0")/../../scratch" "$CALLS/seen"; {ENDS_WELL}'
+    )
+    assert done.returncode == 0, batch.output(done)
+    (staged,) = (batch.path / "seen").iterdir()
+    assert batch.calls()[0][2] == str(batch.path / "scratch" / staged.name)
+    assert [path.name for path in staged.iterdir()] == ["shard"]
+    assert not any((batch.path / "scratch").iterdir())
+
+
+def test_each_task_of_a_sweep_has_its_setting_and_its_run(batch: Batch) -> None:
+    job = train("slurm", sweep=("training.seed=1", "training.seed=2"))
+    done = batch.run(job, ENDS_WELL)
+    assert done.returncode == 0, batch.output(done)
+    assert "#SBATCH --array=0-1" in render(job).splitlines()
+    (arguments,) = batch.calls()
+    assert arguments[arguments.index("--run-dir") + 1] == "runs/bagpipe/task-1"
+    assert arguments[-1] == "training.seed=2"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("trainers_per_node=4", "trainers_per_node=5"), "24 ranks"),
+        (("venv=venv", "venv=none"), "no virtual environment in none"),
+    ],
+)
+def test_what_was_edited_is_checked(batch: Batch, change: Sequence[str], complaint: str) -> None:
+    script = batch.prepare(train("slurm"), ENDS_WELL)
+    script.write_text(script.read_text().replace(*change))
+    done = run_command(batch.command, timeout=SECONDS, env=batch.env)
+    assert done.returncode == 2
+    assert complaint in done.stdout
+
+
+def test_the_other_scripts_run_what_they_say(batch: Batch) -> None:
+    benchmarks = ("doctor", "oracle", "rma", "ladder")
+    ladder = ("--run-dir", "runs/bagpipe/ladder", "--set", "roles.servers=3")
+    for template in ("import", "bench"):
+        done = batch.run(train("slurm", template, files=("day 0.gz", "day 1.gz"), benchmarks=benchmarks), ":")
+        assert done.returncode == 0, batch.output(done)
+    assert batch.calls() == [
+        ["import", "criteo", "day 0.gz", "day 1.gz", "--output", "clicks"],
+        ["doctor", "--directory", "runs/bagpipe"],
+        ["bench", "oracle", "--json", "runs/bagpipe/oracle.json", "--threads", "8", "--servers", "3"],
+        ["bench", "rma", "--json", "runs/bagpipe/rma.json", "--servers", "4"],
+        ["bench", "ladder", "--json", "runs/bagpipe/ladder.json", "--data", "clicks", *ladder],
+    ]
