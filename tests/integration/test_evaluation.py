@@ -152,11 +152,11 @@ def test_the_best_checkpoint_is_kept_and_found(small_dataset: Path, tmp_path: Pa
 
 def test_stopped_while_evaluating(small_dataset: Path, tmp_path: Path) -> None:
     """The state is that after the iteration before; going on begins with the whole evaluation."""
-    settings = [*COMMON, "evaluation.every=20", "evaluation.batch_size=4", "tensorboard=true"]
+    settings = [*COMMON, "evaluation.every=20", "evaluation.batch_size=1", "training.iterations=40", "tensorboard=true"]
     train(3, command(small_dataset, tmp_path / "whole", *settings))
     run_dir = tmp_path / "run"
     with start_ranks(3, command(small_dataset, run_dir, *settings, options=("--resume", "auto"))) as run:
-        wait_for_training(run, run_dir)  # the line is of 20 iterations: 250 batches to evaluate on are next
+        wait_for_training(run, run_dir)  # the line is of 20 iterations: 1,000 batches to evaluate on are next
         run.kill_rank(2, signal.SIGTERM)
         output = finish(run.wait(60), EXIT_STOPPED)
     assert "stopped after iteration 20, while evaluating: " in output
