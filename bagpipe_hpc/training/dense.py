@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bagpipe_hpc.transport.polite import wait_until
+
 BUCKET_BYTES = 1 << 20
 
 
@@ -98,6 +100,7 @@ class _Bucket:
     def finish(self) -> float:
         if self._allreduce is None:  # some parameter has no part in the loss
             self._begin()
+        wait_until(lambda: hvd.poll(self._allreduce))  # Horovod's own wait spins
         hvd.synchronize(self._allreduce)
         self._allreduce = None
         if self._reduced is not self._buffer:
