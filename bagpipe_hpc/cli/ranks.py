@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow
 from numpy.typing import NDArray
 
 from bagpipe_hpc.data.importing.ranks import Alone, Ranks
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 # One of them is set in every process that an MPI launcher starts: Open MPI's, MPICH's and its kin's, srun with either.
 LAUNCH_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
 END_SECONDS = 30.0  # from one rank's failure until the launcher has ended the others, and more
+EXIT_SIGTERM = 128 + signal.SIGTERM  # what shells say of a process that it ended
+
+
+class _EndedError(BagpipeError):
+    """SIGTERM came."""
 
 
 class MpiRanks:
@@ -60,7 +66,8 @@ class MpiRanks:
 def ranks_of_launch() -> Iterator[Ranks]:
     """All ranks of the job, which then end together if one fails; without a launcher this process, and no MPI.
 
-    SIGTERM is a failure like others, so that what was begun is taken back.
+    SIGTERM is a failure like others, so that what was begun is taken back. Under a launcher the rank that gets it says
+    nothing: it is how launchers end all ranks after the one that told why.
     """
     with _sigterm_fails():
         if not any(name in os.environ for name in LAUNCH_VARIABLES):
@@ -72,15 +79,19 @@ def ranks_of_launch() -> Iterator[Ranks]:
 
         world = MPI.COMM_WORLD
         with whole_job_fails_together(world, f"rank {world.rank}", exit_invalid=EXIT_INVALID):
-            yield MpiRanks(world)
+            try:
+                yield MpiRanks(world)
+            except _EndedError:
+                os._exit(EXIT_SIGTERM)
 
 
 @contextmanager
 def _sigterm_fails() -> Iterator[None]:
     def fail(signum: int, frame: FrameType | None) -> None:
         signal.signal(signum, signal.SIG_IGN)  # launchers may send it twice
-        raise BagpipeError("ended by SIGTERM; what was not finished is deleted")
+        raise _EndedError("ended by SIGTERM; what was not finished is deleted")
 
+    pyarrow.enable_signal_handlers(False)  # it takes a SIGTERM that comes while it parses, and may forget it
     before = signal.signal(signal.SIGTERM, fail)
     try:
         yield

@@ -124,11 +124,12 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
     spec = job.spec
     topology = Topology(world.size, spec.config.roles.servers)
     training.name = name = topology.name_of(world.rank)
-    with whole_job_fails_together(launched, name), tracing(world, topology, spec.traced, request.run_path):
+    with whole_job_fails_together(launched, name):
         comms = split_world(world, topology)
         stops = StopRequests(comms.events)
         # Two ranks speak, so that one is left whichever dies.
-        with listening_for_signals(stops, name, speaks=world.rank < 2):
+        speaking = listening_for_signals(stops, name, speaks=world.rank < 2)
+        with tracing(world, topology, spec.traced, request.run_path), speaking:
             is_done = world.bcast((yield from _play_role(job, topology, comms, stops, request)))
         comms.free()
         world.Barrier()  # launchers kill the job at the first exit code that is not 0
