@@ -11,7 +11,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow
 from numpy.typing import NDArray
 
 from bagpipe_hpc.data.importing.ranks import Alone, Ranks
@@ -91,7 +90,6 @@ def _sigterm_fails() -> Iterator[None]:
         signal.signal(signum, signal.SIG_IGN)  # launchers may send it twice
         raise _EndedError("ended by SIGTERM; what was not finished is deleted")
 
-    pyarrow.enable_signal_handlers(False)  # it takes a SIGTERM that comes while it parses, and may forget it
     before = signal.signal(signal.SIGTERM, fail)
     try:
         yield

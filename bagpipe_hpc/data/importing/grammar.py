@@ -10,6 +10,8 @@ from pyarrow import csv
 
 from bagpipe_hpc.data.importing.description import Kind, TableDescription
 
+pa.enable_signal_handlers(False)  # Arrow takes a SIGTERM that comes while it parses, and may forget it
+
 # The pattern of a field, and that in words. Possessive: nothing is tried twice. Numbers fit float32, integers int64.
 _VALUES: Mapping[Kind, tuple[str, str]] = {
     "binary": ("[01]", "0 or 1"),
