@@ -23,4 +23,9 @@ else
   step ruff format --check .
   step mypy
 fi
-step pytest "$@"
+if [[ $# -gt 0 ]]; then
+  step pytest "$@"
+else
+  step pytest --numprocesses auto tests/unit
+  step pytest --ignore tests/unit  # ranks of their own keep all cores busy
+fi
