@@ -11,7 +11,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +24,7 @@ PMIX = Path("/usr/lib/x86_64-linux-gnu/pmix2/lib")  # whose libpmix.so Slurm ope
 CPUS_PER_NODE = 8
 GPUS_PER_NODE = 2
 START_SECONDS = 60.0
+ATTEMPTS = 4
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 
 # Jobs share no memory limits and no cgroups here, so none are left behind: process namespaces hold all processes.
@@ -119,7 +120,7 @@ class SlurmCluster:
 
     def job(self, job_id: int | str) -> dict[str, str]:
         """What `scontrol show job` says; of a heterogeneous job or an array, about its first part."""
-        lines = self.run("scontrol", "--oneliner", "show", "job", str(job_id)).splitlines()
+        lines = self._ask("scontrol", "--oneliner", "show", "job", str(job_id)).splitlines()
         return dict(re.findall(r"(\w+)=(\S*)", lines[0]))
 
     def nodes_of(self, job_id: int) -> list[str]:
@@ -211,8 +212,15 @@ class SlurmCluster:
         except RuntimeError:  # slurmctld does not answer yet
             return False
 
+    def _ask(self, *command: str) -> str:
+        """Run a command that changes nothing, again if need be: slurmctld is deaf while it waits for a lost node."""
+        for _ in range(ATTEMPTS - 1):
+            with suppress(RuntimeError, TimeoutError):
+                return self.run(*command)
+        return self.run(*command)
+
     def _states(self) -> dict[str, str]:
-        lines = self.run("sinfo", "--noheader", "--Node", "--format=%N %T").splitlines()
+        lines = self._ask("sinfo", "--noheader", "--Node", "--format=%N %T").splitlines()
         return dict(line.split() for line in lines)
 
     def _logs(self) -> str:

@@ -136,6 +136,12 @@ def test_a_configuration_that_cannot_be_read_is_refused(
     assert_refused(command(small_dataset, tmp_path / "run", options=(str(config),)), str(config), *parts)
 
 
+def test_a_full_disk_is_refused(small_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").symlink_to("/dev/full")
+    args = command(small_dataset, tmp_path)
+    assert_refused(args, f"{tmp_path} cannot be written", "No space left", "free space")
+
+
 def test_a_run_directory_that_cannot_be_made_is_refused(small_dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file in its place")
     args = command(small_dataset, tmp_path / "run")
@@ -201,13 +207,6 @@ def test_a_run_that_diverges_ends(small_dataset: Path, tmp_path: Path) -> None:
     assert_fails(
         args, "oracle (rank 0) on host ", "the loss is ", "in iteration ", "lower training.learning_rate", ranks=4
     )
-
-
-def test_a_disk_that_is_full_ends_the_job(small_dataset: Path, tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.symlink_to("/dev/full")
-    args = command(small_dataset, tmp_path)
-    assert_fails(args, "oracle (rank 0) on host ", f"{path} cannot be written", "No space left", "free space")
 
 
 def test_a_disk_that_fills_up_ends_the_job(small_dataset: Path, tmp_path: Path) -> None:
