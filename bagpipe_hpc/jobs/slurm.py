@@ -24,6 +24,12 @@ _CHECK_ROOM = """\
   fail "$ranks ranks (1 + servers + nodes * trainers_per_node), but room for $SLURM_NTASKS: raise --ntasks-per-node"
 unset SLURM_NTASKS_PER_NODE
 """
+# With a range of nodes the job asks for cores: had it asked for tasks, it would need the nodes of its first run again.
+_CHECK_CORES = """\
+fullest=$(((servers + num_nodes) / num_nodes + trainers_per_node))  # ranks of the node that has most
+((fullest * threads <= SLURM_CPUS_ON_NODE)) ||
+  fail "$fullest ranks of $threads threads on a node, but $SLURM_CPUS_ON_NODE cores: raise --mincpus"
+"""
 # A rank that dies ends the job 30 s later, if MPI does not before. At once, as --kill-on-bad-exit=1 has it, would be
 # too early: ranks that all are about to exit with 75 would be killed, and srun would report that.
 _SRUN = {
@@ -53,8 +59,10 @@ def directives(job: JobDescription) -> list[str]:
         return [*_lines([*options, *cpu_nodes]), "#SBATCH hetjob", *_lines([*_place(job), *gpu_nodes])]
     if job.template == "import":
         return _lines([*options, f"nodes={job.nodes}", f"ntasks-per-node={job.threads}", "cpus-per-task=1"])
-    num_nodes = f"{job.min_nodes}-{job.nodes}" if job.min_nodes else job.nodes
-    nodes = [f"nodes={num_nodes}", f"ntasks-per-node={job.max_ranks_per_node}", _cores(job)]
+    if job.min_nodes:
+        nodes = [f"nodes={job.min_nodes}-{job.nodes}", f"mincpus={job.max_ranks_per_node * job.threads}"]
+    else:
+        nodes = [f"nodes={job.nodes}", f"ntasks-per-node={job.max_ranks_per_node}", _cores(job)]
     return _lines([*options, *nodes, *_gpus(job)])
 
 
@@ -65,9 +73,10 @@ def body(job: JobDescription) -> list[str]:
         return [*parts, "threads=1\n" + _SRUN[job.mpi]]
     if job.template == "train-het":
         return [*parts, _SRUN[job.mpi] + _SRUN_BOTH_KINDS]
+    count = COUNT_RANKS + (_CHECK_CORES if job.min_nodes else _CHECK_ROOM)
     if job.template == "train-mpirun":
-        return [*parts, COUNT_RANKS + _CHECK_ROOM + MPIRUN[job.mpi]]
-    return [*parts, COUNT_RANKS + _CHECK_ROOM + _SRUN[job.mpi] + _SRUN_ONE_KIND]
+        return [*parts, count + MPIRUN[job.mpi]]
+    return [*parts, count + _SRUN[job.mpi] + _SRUN_ONE_KIND]
 
 
 def _lines(options: list[str]) -> list[str]:

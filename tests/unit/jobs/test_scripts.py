@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -190,6 +191,26 @@ def test_options_reach_the_script() -> None:
         "servers=7",
         "trainers_per_node=2",
     ]
+
+
+@pytest.mark.parametrize("template", ["train", "train-mpirun"])
+def test_a_range_of_nodes_asks_for_the_cores_of_the_fullest(batch: Batch, template: str) -> None:
+    """Asked for tasks, Slurm would want the nodes of the first run again."""
+    job = train("slurm", template, nodes=4, min_nodes=2, servers=3, trainers_per_node=2, threads=3)
+    directives = [line for line in render(job).splitlines() if line.startswith("#SBATCH")]
+    assert {"#SBATCH --nodes=2-4", "#SBATCH --mincpus=12"} <= set(directives)
+    assert not [line for line in directives if "tasks" in line or "cpus-per-task" in line]
+    batch.prepare(job, ENDS_WELL)
+    for nodes, cores, status, trainers in (("2", "12", 0, 4), ("4", "9", 0, 8), ("2", "11", 2, 0)):
+        shutil.rmtree(batch.path / "runs", ignore_errors=True)
+        (batch.path / "launches").unlink(missing_ok=True)
+        env = batch.env | {"SLURM_JOB_NUM_NODES": nodes, "SLURM_CPUS_ON_NODE": cores}
+        done = run_command(batch.command, timeout=SECONDS, env=env)
+        assert done.returncode == status, batch.output(done)
+        if trainers:
+            assert f"n{'tasks=' if template == 'train' else ' '}{1 + 3 + trainers}" in batch.launches()[0]
+        else:
+            assert "4 ranks of 3 threads on a node, but 11 cores: raise --mincpus" in batch.output(done)
 
 
 @pytest.mark.parametrize(("system", "template"), TRAINING)
