@@ -55,7 +55,7 @@ command -v mpirun >/dev/null || fail "no mpirun in $root/.venv/bin or on the PAT
 launch=(mpirun -n 4)
 if mpirun --version 2>&1 | grep -qiE 'open[ -]?mpi|openrte'; then
   launch+=(--oversubscribe)
-  export OMPI_MCA_osc=${OMPI_MCA_osc-^ucx,pt2pt}
+  export OMPI_MCA_osc=${OMPI_MCA_osc-^ucx,pt2pt} OMPI_MCA_btl=${OMPI_MCA_btl-^ofi}
   if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 fi
 

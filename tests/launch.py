@@ -20,8 +20,9 @@ import psutil
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
 # Set for every MPI: none looks at another's variables.
-# Without UCX devices Open MPI 5 complains about osc/ucx; with threads over TCP, Open MPI 4 fails in osc/pt2pt.
-OPEN_MPI = {"OMPI_MCA_osc": "^ucx,pt2pt"}
+# Without UCX devices Open MPI 5 complains about osc/ucx; with threads over TCP, Open MPI 4 fails in osc/pt2pt. Without
+# devices of libfabric, btl/ofi looks for them for a second at every start.
+OPEN_MPI = {"OMPI_MCA_osc": "^ucx,pt2pt", "OMPI_MCA_btl": "^ofi"}
 # Ranks share the cores of a test machine. Open MPI sees it and yields early, MPICH has to be told.
 MPICH = {"MPIR_CVAR_POLLS_BEFORE_YIELD": "10", "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
 

@@ -47,6 +47,7 @@ MPI_ENVIRONMENT = {
     "OMPI_MCA_btl_tcp_if_include": f"{SUBNET}.0/24",
     "OMPI_MCA_pml": "ob1",
     "OMPI_MCA_osc": "^ucx",
+    "OMPI_MCA_btl": "^ofi",
 }
 
 # The init of the head and of every host: it waits for the end of the pipe to this process, and meanwhile for orphans,

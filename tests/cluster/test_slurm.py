@@ -23,12 +23,13 @@ from bagpipe_hpc.jobs.render import file_name, render
 from tests.cluster.slurm import CPUS_PER_NODE, GPUS_PER_NODE, SlurmCluster
 from tests.conftest import TEMPORARY
 from tests.integration.jobs import command, summary_of, train
-from tests.launch import find_mpirun
+from tests.launch import find_mpirun, is_open_mpi
 
 PROGRAMS = Path(__file__).parent / "programs"
 SECONDS = 240.0  # of a job, on a slow machine
 SETTINGS = ("training.batch_size=20", "training.epochs=8", "model.embedding_dim=8")
 FOR_EVER = (*SETTINGS, "training.epochs=1000000")
+MPI = "openmpi" if is_open_mpi(find_mpirun()) else "mpich"
 NUM_SERVERS, NUM_TRAINERS = 1, 2
 EVERY = 20
 # Both have as many servers and trainers: on two nodes, and on one for oracle and servers and one for trainers.
@@ -54,8 +55,8 @@ class Submission:
 
     def submit(self, *options: str, **fields: object) -> int:
         """Render and submit; returns the job's id."""
-        own = {"venv": self.venv, "run_dir": "run", "servers": NUM_SERVERS, "threads": 1, "checkpoint_every": EVERY}
-        job = describe(own | fields)
+        own = {"mpi": MPI, "venv": self.venv, "run_dir": "run", "threads": 1}
+        job = describe(own | {"servers": NUM_SERVERS, "checkpoint_every": EVERY} | fields)
         script = self.directory / file_name(job)
         script.write_text(render(job))
         return self._slurm.submit(script, *options)
