@@ -32,7 +32,7 @@ from types import TracebackType
 
 import psutil
 
-from tests.launch import Run, find_mpirun, run_command, start_command
+from tests.launch import OPEN_MPI, Run, find_mpirun, run_command, start_command
 
 HEAD = "head"
 SUBNET = "10.77.0"
@@ -46,8 +46,7 @@ MPI_ENVIRONMENT = {
     "PRTE_MCA_prte_if_include": f"{SUBNET}.0/24",
     "OMPI_MCA_btl_tcp_if_include": f"{SUBNET}.0/24",
     "OMPI_MCA_pml": "ob1",
-    "OMPI_MCA_osc": "^ucx",
-    "OMPI_MCA_btl": "^ofi",
+    **OPEN_MPI,
 }
 
 # The init of the head and of every host: it waits for the end of the pipe to this process, and meanwhile for orphans,

@@ -236,7 +236,7 @@ def test_training_that_ends(batch: Batch, system: str, template: str) -> None:
         ("slurm", "train", "openmpi", "srun --mpi=pmix --cpus-per-task=8 --distribution=cyclic "),
         ("slurm", "train", "mpich", "srun --mpi=pmi2 "),
         ("slurm", "train", "openmpi", "--ntasks=20 "),
-        ("slurm", "train-het", "mpich", "--het-group=0,1 "),
+        ("slurm", "train-het", "openmpi", "--het-group=0,1 "),
         ("slurm", "train-mpirun", "openmpi", "mpirun -n 20 --map-by node --bind-to none -x OMP_NUM_THREADS "),
         ("pbs", "train", "mpich", "mpirun -n 20 -ppn 1 -bind-to none "),
         ("lsf", "train", "openmpi", "mpirun -n 20 --map-by node "),
