@@ -17,7 +17,7 @@ Benchmark = Literal["doctor", "oracle", "rma", "ladder"]
 # Paths and settings are quoted; what is not printable would still spoil the script for its reader.
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _PATH = r"^[^-~\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
-_SETTING = r"^[a-z_]+(\.[a-z_]+)*=[^\x00-\x1f\x7f]+$"
+_SETTING = r"^[a-z_]+(\.[^=\x00-\x1f\x7f]+)?=[^\x00-\x1f\x7f]+$"  # keys may hold names of tables
 _DURATION = r"^[0-9]{1,3}:[0-5][0-9]:[0-5][0-9]$"
 _ALLOWED = {
     _NAME: "give 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first",

@@ -37,6 +37,11 @@ def test_what_is_no_job(fields: dict[str, object], complaint: str) -> None:
         describe(fields)
 
 
+def test_settings_of_tables_with_names_of_their_own() -> None:
+    settings = ("tables.C14.embedding_dim=8", "tables.my-table.pooling=mean", "tensorboard=true")
+    assert describe({"settings": settings}).settings == settings
+
+
 @pytest.mark.parametrize("nodes", range(1, 6))
 @pytest.mark.parametrize("servers", range(1, 9))
 @pytest.mark.parametrize("gpus_per_node", range(4))
