@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bagpipe_hpc.collector import pause_collector
+
 
 def train(
     data: Annotated[Path, typer.Option(help="Data set directory, as made by `bagpipe import` or `bagpipe synth`.")],
@@ -40,6 +42,7 @@ def train(
 
     SIGTERM or SIGUSR1 to any rank: a checkpoint, then exit code 75. A second signal stops at once.
     """
+    pause_collector()  # until this rank plays its role
     from mpi4py import MPI  # starts MPI: from here on a rank that fails must take the others with it
 
     from bagpipe_hpc.roles.failure import whole_job_fails_together

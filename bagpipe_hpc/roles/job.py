@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mpi4py import MPI
 
+from bagpipe_hpc.collector import resume_collector
 from bagpipe_hpc.config import Config, load_config, make_config
 from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError, OwnModelError
 from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_FAILURE, EXIT_INVALID, EXIT_STOPPED
@@ -155,12 +156,14 @@ def _play_role(
     if role is Role.ORACLE:
         from bagpipe_hpc.roles.oracle import run_oracle
 
+        resume_collector()
         assert job.dataset is not None
         assert job.budget is not None
         return run_oracle(job.spec, topology, comms, job.dataset, request.run_path, stops, job.budget)
     if role is Role.SERVER:
         from bagpipe_hpc.roles.server import run_server
 
+        resume_collector()
         run_server(job.spec, topology, comms)
     else:
         from bagpipe_hpc.roles.trainer import run_trainer

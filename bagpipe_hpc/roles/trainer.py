@@ -34,6 +34,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
+from bagpipe_hpc.collector import resume_collector
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.lookahead.plan import Snapshot, TrainerPlan
@@ -88,6 +89,7 @@ def run_trainer(
     comms.world.gather(_cache_limit(spec, device, node.size))
     trainer = _Trainer(spec, comms, device, comms.world.bcast(None), factory)
     prefetcher = _Prefetcher(comms, end, spec.config, device)
+    resume_collector()
     yield from trainer.run(prefetcher, end)
     if comms.world.bcast(None):  # training is done
         trainer.report_totals(num_threads)

@@ -181,11 +181,10 @@ def test_a_heterogeneous_job_is_one_world_with_gpus_for_trainers_only(slurm: Slu
     assert found[2:] == [[host, gpu] for gpu in ("0", "1") for host in gpu_nodes]
 
 
-@pytest.mark.parametrize("template", ["train", "train-het"])
 def test_a_job_that_is_told_to_stop_goes_on_later(
-    slurm: SlurmCluster, submission: Submission, data: str, expected_digest: str, template: str
+    slurm: SlurmCluster, submission: Submission, data: str, expected_digest: str
 ) -> None:
-    job_id = submission.submit(template=template, data=data, settings=SETTINGS, **WAYS[template])
+    job_id = submission.submit(template="train-het", data=data, settings=SETTINGS, **BOTH_KINDS)
     submission.wait_for_checkpoint()
     slurm.run("scancel", "--batch", "--signal=USR1", str(job_id))  # what --signal=B:USR1 makes Slurm do
     submission.ends_well(job_id, expected_digest)
@@ -210,21 +209,7 @@ def test_a_job_that_loses_a_rank_goes_on(submission: Submission, data: str, expe
     assert "going on from" in submission.log()
 
 
-def test_a_job_whose_node_loses_power_goes_on_on_another(
-    slurm: SlurmCluster, submission: Submission, data: str, expected_digest: str
-) -> None:
-    job_id = submission.submit(data=data, settings=SETTINGS, **ONE_KIND)
-    submission.wait_for_checkpoint()
-    _, lost = slurm.nodes_of(job_id)
-    slurm.hosts.power_off(lost)
-    try:
-        submission.ends_well(job_id, expected_digest)
-    finally:
-        slurm.power_on(lost)
-    assert "going on from" in submission.log()
-
-
-def test_a_job_that_finds_fewer_nodes_goes_on_with_fewer_trainers(
+def test_a_job_whose_node_loses_power_goes_on_with_fewer_trainers(
     slurm: SlurmCluster, submission: Submission, data: str
 ) -> None:
     fields = {"nodes": 2, "min_nodes": 1, "gpus_per_node": 1, "data": data, "settings": SETTINGS}

@@ -16,7 +16,18 @@ from tests.launch import REPO_ROOT, run_python
 PACKAGE = "bagpipe_hpc"
 
 LAYERS = (
-    {"errors", "exit_codes", "config", "digest", "splitmix", "trace", "heap", "launcher", "available_memory"},
+    {
+        "errors",
+        "exit_codes",
+        "config",
+        "digest",
+        "splitmix",
+        "trace",
+        "heap",
+        "collector",
+        "launcher",
+        "available_memory",
+    },
     {"topology", "sharding", "placement"},
     {"jobs"},
     {"lookahead"},
