@@ -25,7 +25,7 @@ CPUS_PER_NODE = 8
 GPUS_PER_NODE = 2
 START_SECONDS = 60.0
 ATTEMPTS = 4
-# Told to yield, as mpirun does with more ranks than cores, ranks that wait kept Slurm from running for seconds.
+# With more ranks than cores, mpirun tells those that wait to yield; here they share the cores with Slurm's daemons.
 NO_YIELD = {"OMPI_MCA_mpi_yield_when_idle": "0"}
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 

@@ -29,7 +29,7 @@ from tests.launch import find_mpirun, is_open_mpi
 pytestmark = pytest.mark.flaky(reruns=1)
 
 PROGRAMS = Path(__file__).parent / "programs"
-SECONDS = 240.0  # of a job, on a slow machine
+SECONDS = 150.0  # of a job, on a slow machine
 SETTINGS = ("training.batch_size=20", "training.epochs=8", "model.embedding_dim=8")
 FOR_EVER = (*SETTINGS, "training.epochs=1000000")
 MPI = "openmpi" if is_open_mpi(find_mpirun()) else "mpich"
@@ -38,7 +38,6 @@ EVERY = 20
 # Both have as many servers and trainers: on two nodes, and on one for oracle and servers and one for trainers.
 ONE_KIND: dict[str, Any] = {"nodes": 2, "gpus_per_node": 1}
 BOTH_KINDS: dict[str, Any] = {"nodes": 1, "gpus_per_node": 2}
-WAYS = {"train": ONE_KIND, "train-mpirun": ONE_KIND, "train-het": BOTH_KINDS}
 
 
 class Submission:
@@ -151,11 +150,11 @@ def expected_digest(small_dataset: Path) -> str:
         return str(summary_of(Path(path))["model_digest"])
 
 
-@pytest.mark.parametrize("template", WAYS)
+@pytest.mark.parametrize("template", ["train", "train-mpirun"])
 def test_training_ends_the_same_however_it_is_started(
     submission: Submission, data: str, expected_digest: str, template: str
 ) -> None:
-    job_id = submission.submit(template=template, data=data, settings=SETTINGS, stage_data=True, **WAYS[template])
+    job_id = submission.submit(template=template, data=data, settings=SETTINGS, stage_data=True, **ONE_KIND)
     submission.ends_well(job_id, expected_digest)
 
 
@@ -269,11 +268,8 @@ def test_a_launcher_of_another_mpi_is_named_at_once(submission: Submission, data
     assert "use PMIX_MCA_psec=native srun --mpi=pmix -n 4 bagpipe train --data" in submission.log()
 
 
-@pytest.mark.parametrize("template", ["train", "train-mpirun"])
-def test_a_cancelled_job_ends_and_leaves_nothing(
-    slurm: SlurmCluster, submission: Submission, data: str, template: str
-) -> None:
-    job_id = submission.submit(template=template, data=data, settings=FOR_EVER, **WAYS[template])
+def test_a_cancelled_job_ends_and_leaves_nothing(slurm: SlurmCluster, submission: Submission, data: str) -> None:
+    job_id = submission.submit(data=data, settings=FOR_EVER, **ONE_KIND)
     submission.wait_for_checkpoint()
     slurm.run("scancel", str(job_id))
     job = submission.wait(job_id)
