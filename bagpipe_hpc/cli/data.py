@@ -126,7 +126,7 @@ def _import(
     command: str, files: list[Path], output: Path, describe: Callable[[], TableDescription], settings: ImportSettings
 ) -> None:
     """Import on all ranks of the launch; rank 0 speaks."""
-    from bagpipe_hpc.cli.ranks import ranks_of_launch
+    from bagpipe_hpc.cli.ranks import heeding_sigterm, ranks_of_launch
     from bagpipe_hpc.data.dataset import no_progress, open_dataset
     from bagpipe_hpc.data.importing.description import TableDescription
     from bagpipe_hpc.data.importing.importer import import_files
@@ -134,7 +134,8 @@ def _import(
 
     with ranks_of_launch() as ranks:
         description = TableDescription.model_validate(from_first(ranks, lambda: describe().model_dump(mode="json")))
-        with _progress() if ranks.rank == 0 else nullcontext(no_progress) as progress:
+        with _progress() if ranks.rank == 0 else nullcontext(no_progress) as shown:
+            progress = heeding_sigterm(shown)
             import_files(files, output, description, settings, command=command, ranks=ranks, progress=progress)
         if ranks.rank == 0:
             dataset = open_dataset(output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bagpipe_hpc.data.dataset import Progress
 from bagpipe_hpc.data.importing.ranks import Alone, Ranks
 from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.exit_codes import EXIT_INVALID
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 LAUNCH_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
 END_SECONDS = 30.0  # from one rank's failure until the launcher has ended the others, and more
 EXIT_SIGTERM = 128 + signal.SIGTERM  # what shells say of a process that it ended
+
+
+_sigterm = threading.Event()
 
 
 class _EndedError(BagpipeError):
@@ -65,10 +70,10 @@ class MpiRanks:
 def ranks_of_launch() -> Iterator[Ranks]:
     """All ranks of the job, which then end together if one fails; without a launcher this process, and no MPI.
 
-    SIGTERM is a failure like others, so that what was begun is taken back. Under a launcher the rank that gets it says
-    nothing: it is how launchers end all ranks after the one that told why.
+    SIGTERM is a failure like others (see `heeding_sigterm`), so that what was begun is taken back. Under a launcher the
+    rank that gets it says nothing: it is how launchers end all ranks after the one that told why.
     """
-    with _sigterm_fails():
+    with _sigterm_noted():
         if not any(name in os.environ for name in LAUNCH_VARIABLES):
             yield Alone()
             return
@@ -84,13 +89,26 @@ def ranks_of_launch() -> Iterator[Ranks]:
                 os._exit(EXIT_SIGTERM)
 
 
-@contextmanager
-def _sigterm_fails() -> Iterator[None]:
-    def fail(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signum, signal.SIG_IGN)  # launchers may send it twice
-        raise _EndedError("ended by SIGTERM; what was not finished is deleted")
+def heeding_sigterm(progress: Progress) -> Progress:
+    """The same, but it raises where SIGTERM has come.
 
-    before = signal.signal(signal.SIGTERM, fail)
+    Raised by the signal itself, an exception would be lost in the callbacks of libraries now and then.
+    """
+
+    def heed(phase: str, done: int, total: int) -> None:
+        if _sigterm.is_set():
+            raise _EndedError("ended by SIGTERM; what was not finished is deleted")
+        progress(phase, done, total)
+
+    return heed
+
+
+@contextmanager
+def _sigterm_noted() -> Iterator[None]:
+    def note(signum: int, frame: FrameType | None) -> None:
+        _sigterm.set()
+
+    before = signal.signal(signal.SIGTERM, note)
     try:
         yield
     finally:
