@@ -250,25 +250,17 @@ def test_launchers(batch: Batch, system: str, template: str, mpi: str, launch: s
 
 
 @pytest.mark.parametrize(("system", "template"), TRAINING)
-def test_a_checkpoint_before_the_time_limit_means_another_run(batch: Batch, system: str, template: str) -> None:
-    batch.prepare(train(system, template), WAITS.format(status=75, signal="USR1"))
+@pytest.mark.parametrize(("signum", "requeues", "status"), [(signal.SIGUSR1, 1, 75), (signal.SIGTERM, 0, 143)])
+def test_usr1_before_the_time_limit_means_another_run_and_term_the_end(
+    batch: Batch, system: str, template: str, signum: signal.Signals, requeues: int, status: int
+) -> None:
+    batch.prepare(train(system, template), WAITS.format(status=75, signal=signum.name.removeprefix("SIG")))
     with start_command(batch.command, env=batch.env) as run:
         wait_for(batch.path / "ready", run)
-        os.kill(run.process.pid, signal.SIGUSR1)
+        os.kill(run.process.pid, signum)
         done = run.wait(timeout=SECONDS)
-    assert batch.requeues(done, system) == 1, batch.output(done)
-    assert done.returncode == 75
-
-
-@pytest.mark.parametrize(("system", "template"), TRAINING)
-def test_a_job_that_is_told_to_end_ends(batch: Batch, system: str, template: str) -> None:
-    batch.prepare(train(system, template), WAITS.format(status=75, signal="TERM"))
-    with start_command(batch.command, env=batch.env) as run:
-        wait_for(batch.path / "ready", run)
-        os.kill(run.process.pid, signal.SIGTERM)
-        done = run.wait(timeout=SECONDS)
-    assert batch.requeues(done, system) == 0, batch.output(done)
-    assert done.returncode == 143
+    assert batch.requeues(done, system) == requeues, batch.output(done)
+    assert done.returncode == status
 
 
 def test_without_a_signal_of_the_batch_system_the_script_keeps_time(batch: Batch) -> None:
