@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from typing import IO
 import psutil
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
+MARK = "BAGPIPE_TEST_RUN"
 # Set for every MPI: none looks at another's variables.
 # Without UCX devices Open MPI 5 complains about osc/ucx; with threads over TCP, Open MPI 4 fails in osc/pt2pt. Without
 # devices of libfabric, btl/ofi looks for them for a second at every start.
@@ -76,19 +78,22 @@ def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
 
 
 class Run:
-    """A started program and all that it starts: signal its ranks, wait for the end of every process."""
+    """A started program and all that it starts: signal its ranks, wait for the end of every process.
 
-    def __init__(self, process: subprocess.Popen[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> None:
+    Args:
+        mark: Value of `MARK` in the environment of its processes, and of no others.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], mark: str, stdout: IO[bytes], stderr: IO[bytes]) -> None:
         self.process = process
+        self._mark = mark
         self._stdout, self._stderr = stdout, stderr
 
     def kill_rank(self, rank: int, signum: int) -> None:
         """Send a signal to the process that plays a rank of the world."""
-        for pid in _session_members(self.process.pid):
-            with suppress(psutil.NoSuchProcess):
-                environment = psutil.Process(pid).environ()
-                if environment.get("PMIX_RANK", environment.get("PMI_RANK")) == str(rank):
-                    return os.kill(pid, signum)
+        for pid, environment in _marked_processes(self._mark):
+            if environment.get("PMIX_RANK", environment.get("PMI_RANK")) == str(rank):
+                return os.kill(pid, signum)
         raise LookupError(f"no process plays rank {rank}: {self.output()}")
 
     def output(self) -> str:
@@ -102,12 +107,20 @@ class Run:
             TimeoutError: names the command and shows its output so far.
         """
         deadline = time.monotonic() + timeout
-        while self.process.poll() is None or any(_session_members(self.process.pid)):
+        while self.process.poll() is None or any(_marked_processes(self._mark)):
             if time.monotonic() > deadline:
                 command = " ".join(map(str, self.process.args))  # type: ignore[arg-type]
                 raise TimeoutError(f"killed after {timeout:g} s: {command}\n{self.output()}")
             time.sleep(0.02)
         return CompletedProcess(self.process.args, self.process.returncode, _text(self._stdout), _text(self._stderr))
+
+    def kill(self) -> None:
+        """Kill every process."""
+        while members := list(_marked_processes(self._mark)):
+            for pid, _ in members:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self.process.wait()
 
 
 @contextmanager
@@ -133,7 +146,8 @@ def run_command(
 
 @contextmanager
 def start_command(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> Iterator[Run]:
-    """Start any command; at the end of the block what still lives of its session is killed."""
+    """Start any command; at the end of the block what still lives of its processes is killed."""
+    mark = secrets.token_hex(8)
     # Files, not pipes: a process that outlives its parent cannot keep the test waiting for the end of its output.
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
@@ -141,14 +155,14 @@ def start_command(command: Sequence[str], *, env: Mapping[str, str] | None = Non
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            env=_environment(env),
+            env=_environment(env) | {MARK: mark},
             start_new_session=True,
         )
+        run = Run(process, mark, stdout, stderr)
         try:
-            yield Run(process, stdout, stderr)
+            yield run
         finally:
-            _kill_session(process.pid)
-            process.wait()
+            run.kill()
 
 
 def _text(file: IO[bytes]) -> str:
@@ -156,20 +170,10 @@ def _text(file: IO[bytes]) -> str:
     return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
 
 
-def _kill_session(session: int) -> None:
-    """Kill all that the run started. Launchers give each rank a process group of its own, but not a session."""
-    while members := list(_session_members(session)):
-        for pid in members:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-
-
-def _session_members(session: int) -> Iterator[int]:
-    for process in psutil.process_iter(["status"]):
-        try:
-            if os.getsid(process.pid) == session and process.info["status"] != psutil.STATUS_ZOMBIE:
-                yield process.pid
-        except ProcessLookupError:
-            continue
+def _marked_processes(mark: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Process id and environment of all that live. Launchers move ranks to other groups, sessions and namespaces."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            environment = process.environ()
+            if environment.get(MARK) == mark:
+                yield process.pid, environment
