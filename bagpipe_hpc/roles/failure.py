@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import threading
@@ -30,7 +31,9 @@ def abort_job(world: MPI.Intracomm, name: str, error: BaseException, exit_invali
         trace.save()  # the last thing this rank did may tell why
     # Launchers may forget output that they have not forwarded when the abort reaches them, and nothing tells when.
     time.sleep(LAUNCHER_READS_SECONDS)
-    world.Abort(exit_invalid if isinstance(error, BagpipeError) else EXIT_FAILURE)
+    code = exit_invalid if isinstance(error, BagpipeError) else EXIT_FAILURE
+    world.Abort(code)
+    os._exit(code)  # MPICH's abort returns at times
 
 
 @contextmanager

@@ -8,9 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import run_ranks
+from tests.launch import run_python, run_ranks
 
 PROGRAM = str(Path(__file__).parent / "programs" / "failure.py")
+AN_ABORT_RETURNS = """
+from bagpipe_hpc.roles.failure import whole_job_fails_together
+
+class World:
+    def Abort(self, code: int) -> None:
+        print("abort", code, flush=True)
+
+with whole_job_fails_together(World(), "oracle (rank 0)"):
+    raise ValueError("why")
+print("after the failure")
+"""
 NAMES = ("oracle (rank 0)", "server 0 (rank 1)", "trainer 0 (rank 2)")
 
 
@@ -34,3 +45,8 @@ def test_all_ranks_end_and_say_why(rank: int, place: str, error: str, words: str
     assert done.stderr.count("bagpipe: error:") == done.stderr.count(complaint) == 1, done.stderr
     # The user's own mistakes need no traceback.
     assert ("Traceback" in done.stderr) == (error != "own"), done.stderr
+
+
+def test_a_rank_ends_even_where_an_abort_returns() -> None:
+    done = run_python(["-c", AN_ABORT_RETURNS], timeout=30)
+    assert (done.returncode, done.stdout) == (1, "abort 1\n"), done.stderr
