@@ -78,7 +78,7 @@ def rma(
 
     world = MPI.COMM_WORLD
     traffic: RmaTraffic | None = None
-    with whole_job_fails_together(world, f"rank {world.rank}"):
+    with whole_job_fails_together():
         from bagpipe_hpc.bench.rma import measure
         from bagpipe_hpc.bench.rma_traffic import RmaTraffic, parse_transports
         from bagpipe_hpc.roles.console import open_console
@@ -127,7 +127,7 @@ def ladder(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     world = MPI.COMM_WORLD
-    with whole_job_fails_together(world, f"rank {world.rank}"):
+    with whole_job_fails_together():
         from bagpipe_hpc.roles.console import open_console
         from bagpipe_hpc.roles.job import Request, run_training
 
@@ -161,7 +161,7 @@ def overhead(
     from bagpipe_hpc.roles.failure import whole_job_fails_together
 
     world = MPI.COMM_WORLD
-    with whole_job_fails_together(world, f"rank {world.rank}"):
+    with whole_job_fails_together():
         from bagpipe_hpc.bench.overhead import overhead_table, read_summary, tiny_settings
         from bagpipe_hpc.roles.console import open_console
         from bagpipe_hpc.roles.job import Request, run_training

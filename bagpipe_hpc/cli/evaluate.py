@@ -49,11 +49,10 @@ def predict(
 def _run(
     checkpoint: Path, data: Path, run_dir: Path, split: Split, overrides: list[str] | None, output: Path | None
 ) -> None:
-    from mpi4py import MPI  # starts MPI: from here on a rank that fails must take the others with it
-
+    # Starts MPI: from here on a rank that fails must take the others with it.
     from bagpipe_hpc.roles.failure import whole_job_fails_together
 
-    with whole_job_fails_together(MPI.COMM_WORLD, f"rank {MPI.COMM_WORLD.rank}"):
+    with whole_job_fails_together():
         from bagpipe_hpc.roles.job import Request, run_training
 
         settings = [*(overrides or []), f"evaluation.split={split}"]

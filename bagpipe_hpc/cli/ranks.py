@@ -81,10 +81,9 @@ def ranks_of_launch() -> Iterator[Ranks]:
 
         from bagpipe_hpc.roles.failure import whole_job_fails_together
 
-        world = MPI.COMM_WORLD
-        with whole_job_fails_together(world, f"rank {world.rank}", exit_invalid=EXIT_INVALID):
+        with whole_job_fails_together(exit_invalid=EXIT_INVALID):
             try:
-                yield MpiRanks(world)
+                yield MpiRanks(MPI.COMM_WORLD)
             except _EndedError:
                 os._exit(EXIT_SIGTERM)
 

@@ -43,11 +43,10 @@ def train(
     SIGTERM or SIGUSR1 to any rank: a checkpoint, then exit code 75. A second signal stops at once.
     """
     pause_collector()  # until this rank plays its role
-    from mpi4py import MPI  # starts MPI: from here on a rank that fails must take the others with it
-
+    # Starts MPI: from here on a rank that fails must take the others with it.
     from bagpipe_hpc.roles.failure import whole_job_fails_together
 
-    with whole_job_fails_together(MPI.COMM_WORLD, f"rank {MPI.COMM_WORLD.rank}"):
+    with whole_job_fails_together():
         from bagpipe_hpc.roles.job import Request, run_training
 
         traced = trace_iterations or (":" if trace else None)

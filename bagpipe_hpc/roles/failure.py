@@ -20,7 +20,7 @@ from bagpipe_hpc.exit_codes import EXIT_FAILURE
 LAUNCHER_READS_SECONDS = 0.3
 
 
-def abort_job(world: MPI.Intracomm, name: str, error: BaseException, exit_invalid: int = EXIT_FAILURE) -> None:
+def abort_job(name: str, error: BaseException, exit_invalid: int = EXIT_FAILURE) -> None:
     """Print what happened and end every rank, with exit_invalid if it is the user's to mend. Does not return."""
     where = f"bagpipe: error: {name} on host {socket.gethostname()}"
     if not isinstance(error, BagpipeError):
@@ -32,18 +32,23 @@ def abort_job(world: MPI.Intracomm, name: str, error: BaseException, exit_invali
     # Launchers may forget output that they have not forwarded when the abort reaches them, and nothing tells when.
     time.sleep(LAUNCHER_READS_SECONDS)
     code = exit_invalid if isinstance(error, BagpipeError) else EXIT_FAILURE
-    world.Abort(code)
-    os._exit(code)  # MPICH's abort returns at times
+    MPI.COMM_WORLD.Abort(code)  # of another communicator, MPICH ends nothing
+    os._exit(code)  # MPICH returns at times
 
 
 @contextmanager
-def whole_job_fails_together(world: MPI.Intracomm, name: str, exit_invalid: int = EXIT_FAILURE) -> Iterator[None]:
-    """Any exception inside the block, in any thread of this rank, aborts the job in seconds."""
-    threading.excepthook = lambda args: abort_job(world, name, args.exc_value or args.exc_type())
+def whole_job_fails_together(name: str | None = None, exit_invalid: int = EXIT_FAILURE) -> Iterator[None]:
+    """Any exception inside the block, in any thread of this rank, aborts the job in seconds.
+
+    Args:
+        name: What messages call this rank; by default "rank N".
+    """
+    name = name or f"rank {MPI.COMM_WORLD.rank}"
+    threading.excepthook = lambda args: abort_job(name, args.exc_value or args.exc_type())
     try:
         yield
     except BaseException as error:
-        abort_job(world, name, error, exit_invalid)
+        abort_job(name, error, exit_invalid)
 
 
 def _describe(error: BaseException) -> str:

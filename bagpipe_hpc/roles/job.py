@@ -117,7 +117,7 @@ class Training:
 
 def _play(training: Training, request: Request) -> Generator[TrainerBatch, None, int]:
     launched = MPI.COMM_WORLD
-    with whole_job_fails_together(launched, training.name):
+    with whole_job_fails_together(training.name):
         agreed = _agree_on_job(launched, request)
     if agreed is None:
         return EXIT_INVALID
@@ -125,7 +125,7 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
     spec = job.spec
     topology = Topology(world.size, spec.config.roles.servers)
     training.name = name = topology.name_of(world.rank)
-    with whole_job_fails_together(launched, name):
+    with whole_job_fails_together(name):
         comms = split_world(world, topology)
         stops = StopRequests(comms.events)
         # Two ranks speak, so that one is left whichever dies.

@@ -147,7 +147,7 @@ class Session:
                 f"the loop over the session was left {where}, and the other ranks play on: iterate to the end; "
                 "training.iterations says where that is"
             )
-        abort_job(MPI.COMM_WORLD, self._training.name, error)
+        abort_job(self._training.name, error)
 
     def _current(self, what: str) -> TrainerBatch:
         if self._batch is None:

@@ -12,13 +12,15 @@ from tests.launch import run_python, run_ranks
 
 PROGRAM = str(Path(__file__).parent / "programs" / "failure.py")
 AN_ABORT_RETURNS = """
-from bagpipe_hpc.roles.failure import whole_job_fails_together
+from bagpipe_hpc.roles import failure
 
-class World:
-    def Abort(self, code: int) -> None:
-        print("abort", code, flush=True)
+class MPI:
+    class COMM_WORLD:
+        def Abort(code: int) -> None:
+            print("abort", code, flush=True)
 
-with whole_job_fails_together(World(), "oracle (rank 0)"):
+failure.MPI = MPI
+with failure.whole_job_fails_together("oracle (rank 0)"):
     raise ValueError("why")
 print("after the failure")
 """

@@ -26,7 +26,7 @@ def main() -> None:
     failing, place, error = int(sys.argv[1]), sys.argv[2], ERRORS[sys.argv[3]]
     world = MPI.COMM_WORLD
     name = Topology(world.size, 1).name_of(world.rank)
-    with whole_job_fails_together(world, name):
+    with whole_job_fails_together(name):
         world.Barrier()
         if world.rank == failing and place == "main":
             fail(error)
