@@ -268,9 +268,8 @@ class _Oracle:
             BagpipeError: the loss is not finite; names the iteration.
         """
         while self._comms.reports.Iprobe(tag=LOSS_TAG):
-            buffer = bytearray(REPORT.size)
-            self._comms.reports.Recv(buffer, tag=LOSS_TAG)
-            self._take_report(*REPORT.unpack(buffer))
+            # Matched probes only: MPICH over UCX loses messages to receives from any source.
+            self._take_report(*REPORT.unpack(receive_bytes(self._comms.reports, MPI.ANY_SOURCE, LOSS_TAG)))
         for rank, logits in receive_predictions(self._comms.reports):
             self._evaluations.take(self._topology.trainer_ranks.index(rank), logits)
         for evaluation in self._evaluations.finished():
