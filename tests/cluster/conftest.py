@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.cluster.hosts import VirtualCluster, why_no_ranks, why_not
+from tests.cluster.hosts import VirtualCluster, why_not
 from tests.cluster.slurm import SlurmCluster, why_no_slurm
 from tests.conftest import TEMPORARY
 from tests.integration.conftest import make_dataset
@@ -41,14 +41,6 @@ def cluster(_virtual_hosts: VirtualCluster) -> VirtualCluster:
     """Four hosts with links that nothing limits."""
     _virtual_hosts.set_rate(None)
     return _virtual_hosts
-
-
-@pytest.fixture
-def mpi_cluster(cluster: VirtualCluster) -> VirtualCluster:
-    """The same, where this environment's mpirun can start ranks on them."""
-    if reason := why_no_ranks():
-        pytest.skip(reason)
-    return cluster
 
 
 @pytest.fixture(scope="session")

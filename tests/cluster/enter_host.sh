@@ -4,6 +4,7 @@
 # Like ssh it joins the arguments and has the host's shell read them: that is what mpirun quotes its one command line
 # for. Nothing else is read by a shell. The environment goes along, which ssh would not do.
 set -eu
+[ "$1" != -x ] || shift  # from Hydra: no X11
 host=$1
 shift
 exec nsenter --all --target "$(cat "/run/hosts/$host")" -- sh -c "$*"

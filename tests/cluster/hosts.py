@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import select
 import subprocess
 import sys
@@ -32,20 +31,25 @@ from types import TracebackType
 
 import psutil
 
-from tests.launch import OPEN_MPI, Run, find_mpirun, run_command, start_command
+from tests.launch import OPEN_MPI, Run, find_mpirun, is_open_mpi, run_command, start_command
 
 HEAD = "head"
 SUBNET = "10.77.0"
 SECONDS = 30.0  # for what takes milliseconds, unless the kernel is still busy with the end of other namespaces
 NAMESPACES = ("--net", "--uts", "--ipc", "--pid", "--mount")
-# What Open MPI needs to know of these hosts.
+ENTER_HOST = str(Path(__file__).with_name("enter_host.sh"))
+# What MPIs need to know of these hosts: Open MPI 5, Open MPI 4, MPICH. None looks at another's variables.
 MPI_ENVIRONMENT = {
     "TMPDIR": "/run",
-    "PRTE_MCA_plm_ssh_agent": str(Path(__file__).with_name("enter_host.sh")),
+    "PRTE_MCA_plm_ssh_agent": ENTER_HOST,
     "PRTE_MCA_plm_ssh_no_tree_spawn": "1",
     "PRTE_MCA_prte_if_include": f"{SUBNET}.0/24",
+    "OMPI_MCA_plm_rsh_agent": ENTER_HOST,
+    "OMPI_MCA_plm_rsh_no_tree_spawn": "1",
+    "OMPI_MCA_oob_tcp_if_include": f"{SUBNET}.0/24",
     "OMPI_MCA_btl_tcp_if_include": f"{SUBNET}.0/24",
     "OMPI_MCA_pml": "ob1",
+    "HYDRA_LAUNCHER_EXEC": ENTER_HOST,
     **OPEN_MPI,
 }
 
@@ -105,13 +109,6 @@ def why_not() -> str | None:
     if probe.returncode == 0:
         return None
     return f"virtual hosts need root, ip, tc, and veth and tbf in the kernel: {probe.stderr.strip()}"
-
-
-def why_no_ranks() -> str | None:
-    """Why mpirun cannot start ranks on virtual hosts; None if it can."""
-    version = _call([find_mpirun(), "--version"]).stdout.partition("\n")[0]
-    major = re.search(r"Open MPI\D*(\d+)", version)
-    return None if major and int(major[1]) >= 5 else f"ranks on virtual hosts need Open MPI 5, mpirun is {version!r}"
 
 
 @dataclass(frozen=True)
@@ -266,10 +263,12 @@ class VirtualCluster:
         slots = [f"{host}:{len(list(ranks))}" for host, ranks in groupby(hosts)]
         if len({*hosts}) != len(slots):
             raise ValueError(f"ranks are on {', '.join(hosts)}; the ranks of a host must follow one another")
-        mapping = ["--host", ",".join(slots), "--map-by", "slot", "--bind-to", "none"]
-        # The daemons stay in this session, where tests.launch finds them and the ranks.
-        launch = [find_mpirun(), "--leave-session-attached", *mapping, "-n", str(len(hosts))]
-        return self.enter(HEAD, [*launch, sys.executable, *args])
+        if is_open_mpi(find_mpirun()):
+            mapping = ["--host", ",".join(slots), "--map-by", "slot", "--bind-to", "none"]
+            mapping += ["--leave-session-attached"]  # where tests.launch finds the daemons, and the ranks
+        else:
+            mapping = ["-hosts", ",".join(slots), "-launcher", "ssh", "-localhost", self._addresses[HEAD]]
+        return self.enter(HEAD, [find_mpirun(), *mapping, "-n", str(len(hosts)), sys.executable, *args])
 
 
 def _unshare(script: str, *arguments: str) -> list[str]:
