@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -22,7 +23,7 @@ import psutil
 REPO_ROOT = Path(__file__).resolve().parent.parent
 MARK = "BAGPIPE_TEST_RUN"
 # Set for every MPI: none looks at another's variables.
-# Without UCX devices Open MPI 5 complains about osc/ucx; with threads over TCP, Open MPI 4 fails in osc/pt2pt. Without
+# Without UCX devices Open MPI 5 complains about osc/ucx; with threads, Open MPI 4 fails in osc/pt2pt. Without
 # devices of libfabric, btl/ofi looks for them for a second at every start.
 OPEN_MPI = {"OMPI_MCA_osc": "^ucx,pt2pt", "OMPI_MCA_btl": "^ofi"}
 # Ranks share the cores of a test machine. Open MPI sees it and yields early, MPICH has to be told.
@@ -61,10 +62,12 @@ def find_mpirun() -> str:
 
 
 @cache
-def is_open_mpi(mpirun: str) -> bool:
-    """Whether the launcher takes Open MPI's options."""
-    version = subprocess.run([mpirun, "--version"], capture_output=True, text=True, timeout=30, check=False).stdout
-    return "open mpi" in version.lower() or "openrte" in version.lower()
+def open_mpi_version() -> int | None:
+    """The first number of Open MPI's version; None: `find_mpirun` is another MPI's."""
+    command = [find_mpirun(), "--version"]
+    version = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+    found = re.search(r"open ?(?:mpi|rte)\D*(\d+)", version, re.IGNORECASE)
+    return int(found[1]) if found else None
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
@@ -131,9 +134,8 @@ def start_ranks(n: int, args: Sequence[str], *, env: Mapping[str, str] | None = 
 
 
 def _on_ranks(n: int, args: Sequence[str]) -> list[str]:
-    mpirun = find_mpirun()
-    oversubscribe = ["--oversubscribe"] if is_open_mpi(mpirun) else []
-    return [mpirun, *oversubscribe, "-n", str(n), sys.executable, *args]
+    oversubscribe = ["--oversubscribe"] if open_mpi_version() else []
+    return [find_mpirun(), *oversubscribe, "-n", str(n), sys.executable, *args]
 
 
 def run_command(

@@ -31,7 +31,7 @@ from types import TracebackType
 
 import psutil
 
-from tests.launch import OPEN_MPI, Run, find_mpirun, is_open_mpi, run_command, start_command
+from tests.launch import OPEN_MPI, Run, find_mpirun, open_mpi_version, run_command, start_command
 
 HEAD = "head"
 SUBNET = "10.77.0"
@@ -51,6 +51,7 @@ MPI_ENVIRONMENT = {
     "OMPI_MCA_pml": "ob1",
     "HYDRA_LAUNCHER_EXEC": ENTER_HOST,
     **OPEN_MPI,
+    "OMPI_MCA_osc": "^pt2pt" if open_mpi_version() == 4 else "^ucx",  # over TCP, Open MPI 4 has none but osc/ucx
 }
 
 # The init of the head and of every host: it waits for the end of the pipe to this process, and meanwhile for orphans,
@@ -263,7 +264,7 @@ class VirtualCluster:
         slots = [f"{host}:{len(list(ranks))}" for host, ranks in groupby(hosts)]
         if len({*hosts}) != len(slots):
             raise ValueError(f"ranks are on {', '.join(hosts)}; the ranks of a host must follow one another")
-        if is_open_mpi(find_mpirun()):
+        if open_mpi_version():
             mapping = ["--host", ",".join(slots), "--map-by", "slot", "--bind-to", "none"]
             mapping += ["--leave-session-attached"]  # where tests.launch finds the daemons, and the ranks
         else:

@@ -23,7 +23,7 @@ from bagpipe_hpc.jobs.render import file_name, render
 from tests.cluster.slurm import CPUS_PER_NODE, GPUS_PER_NODE, SlurmCluster
 from tests.conftest import TEMPORARY
 from tests.integration.jobs import command, summary_of, train
-from tests.launch import find_mpirun, is_open_mpi
+from tests.launch import find_mpirun, open_mpi_version
 
 # Twelve daemons and the ranks of two nodes on as few as two cores: at times nobody answers Slurm soon enough.
 pytestmark = pytest.mark.flaky(reruns=1)
@@ -32,7 +32,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 SECONDS = 150.0  # of a job, on a slow machine
 SETTINGS = ("training.batch_size=20", "training.epochs=8", "model.embedding_dim=8")
 FOR_EVER = (*SETTINGS, "training.epochs=1000000")
-MPI = "openmpi" if is_open_mpi(find_mpirun()) else "mpich"
+MPI = "openmpi" if open_mpi_version() else "mpich"
 NUM_SERVERS, NUM_TRAINERS = 1, 2
 EVERY = 20
 # Both have as many servers and trainers: on two nodes, and on one for oracle and servers and one for trainers.
