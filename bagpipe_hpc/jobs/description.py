@@ -71,8 +71,6 @@ class JobDescription(BaseModel):
     def _is_possible(self) -> JobDescription:
         if self.system != "slurm" and self.template != "train":
             raise ValueError(f"{self.template} is there for slurm only; {self.system} has train")
-        if self.template == "train-het" and self.mpi != "openmpi":
-            raise ValueError("train-het is there for openmpi only: ranks of MPICH hang in a heterogeneous job")
         if self.sweep and (self.system != "slurm" or not self.is_training):
             raise ValueError("a sweep needs slurm and a template that trains")
         if self.min_nodes and (self.system != "slurm" or self.template not in ("train", "train-mpirun")):

@@ -38,7 +38,7 @@ SUBNET = "10.77.0"
 SECONDS = 30.0  # for what takes milliseconds, unless the kernel is still busy with the end of other namespaces
 NAMESPACES = ("--net", "--uts", "--ipc", "--pid", "--mount")
 ENTER_HOST = str(Path(__file__).with_name("enter_host.sh"))
-# What MPIs need to know of these hosts: Open MPI 5, Open MPI 4, MPICH. None looks at another's variables.
+# What Open MPI needs to know of these hosts, 5 and 4: neither looks at the other's variables.
 MPI_ENVIRONMENT = {
     "TMPDIR": "/run",
     "PRTE_MCA_plm_ssh_agent": ENTER_HOST,
@@ -49,7 +49,6 @@ MPI_ENVIRONMENT = {
     "OMPI_MCA_oob_tcp_if_include": f"{SUBNET}.0/24",
     "OMPI_MCA_btl_tcp_if_include": f"{SUBNET}.0/24",
     "OMPI_MCA_pml": "ob1",
-    "HYDRA_LAUNCHER_EXEC": ENTER_HOST,
     **OPEN_MPI,
     "OMPI_MCA_osc": "^pt2pt" if open_mpi_version() == 4 else "^ucx",  # over TCP, Open MPI 4 has none but osc/ucx
 }
@@ -268,7 +267,7 @@ class VirtualCluster:
             mapping = ["--host", ",".join(slots), "--map-by", "slot", "--bind-to", "none"]
             mapping += ["--leave-session-attached"]  # where tests.launch finds the daemons, and the ranks
         else:
-            mapping = ["-hosts", ",".join(slots), "-launcher", "ssh", "-localhost", self._addresses[HEAD]]
+            mapping = ["-hosts", ",".join(slots), "-launcher-exec", ENTER_HOST, "-localhost", self._addresses[HEAD]]
         return self.enter(HEAD, [find_mpirun(), *mapping, "-n", str(len(hosts)), sys.executable, *args])
 
 

@@ -26,7 +26,6 @@ from bagpipe_hpc.jobs.description import JobDescription, describe
         ({"nodes": 4, "min_nodes": 5}, "min_nodes is 5, nodes 4"),
         ({"system": "pbs", "min_nodes": 1}, "min_nodes is there for slurm"),
         ({"system": "pbs", "template": "bench"}, "slurm only"),
-        ({"template": "train-het", "mpi": "mpich"}, "train-het is there for openmpi only"),
         ({"system": "lsf", "sweep": ("training.seed=1",)}, "a sweep needs slurm"),
         ({"template": "import", "sweep": ("training.seed=1",)}, "a sweep needs slurm"),
         ({"node": 3}, "node = 3"),
