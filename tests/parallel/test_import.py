@@ -89,7 +89,8 @@ def test_sigterm_leaves_nothing(clicks: list[str], tmp_path: Path, num_ranks: in
     line = Path(clicks[4]).read_text().splitlines(keepends=True)[1]
     (tmp_path / "many.csv").write_text(Path(clicks[4]).read_text() + 3_000_000 * line)
     args = command(tmp_path / "many.csv", schema=Path(clicks[-1]))
-    with start_ranks(num_ranks, [*args, "--output", str(tmp_path / "clicks"), "--samples-per-shard", "100000"]) as run:
+    # Small shards take long enough: Open MPI 4's mpirun tells the ranks after a second.
+    with start_ranks(num_ranks, [*args, "--output", str(tmp_path / "clicks"), "--samples-per-shard", "2000"]) as run:
         deadline = time.monotonic() + TIMEOUT
         while not list(tmp_path.glob(".clicks.partial-*/train/*.h5")):
             assert run.process.poll() is None, run.output()
