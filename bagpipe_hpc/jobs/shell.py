@@ -118,7 +118,10 @@ for benchmark in "${benchmarks[@]}"; do
   say "$benchmark"
   arguments=(bench "$benchmark" --json "$run_dir/$benchmark.json")
   case $benchmark in
-    doctor) "${launch[@]}" "$bagpipe" doctor --directory "$run_dir" ;;
+    doctor)
+      "${launch[@]}" "$bagpipe" doctor --directory "$run_dir" || status=1
+      "${launch[@]}" "$bagpipe" doctor --mpi --servers "$servers"
+      ;;
     oracle) "$bagpipe" "${arguments[@]}" --threads "$threads" --servers "$servers" ;;
     rma) "${launch[@]}" "$bagpipe" "${arguments[@]}" --servers "$((1 + servers))" ;;
     ladder)

@@ -304,6 +304,13 @@ def test_all_ranks_of_a_job_import(submission: Submission) -> None:
     assert open_dataset(submission.directory / "clicks").train.num_samples == 900
 
 
+def test_the_doctor_tries_an_allocation(submission: Submission) -> None:
+    job = submission.wait(submission.submit(template="bench", benchmarks=("doctor",), **ONE_KIND))
+    assert job["JobState"] == "COMPLETED", submission.log()
+    for found in ("2 trainer: bp0 (1), bp1 (1)", "2 hosts; farthest from rank 0's", "12 of 12 pairs tried"):
+        assert found in submission.log()
+
+
 def test_nodes_are_as_the_scripts_need_them(slurm: SlurmCluster) -> None:
     found = slurm.run("sinfo", "--noheader", "--Node", "--format=%N %c %G").splitlines()
     assert found == [f"{host} {CPUS_PER_NODE} gpu:{GPUS_PER_NODE}" for host in slurm.hosts.hosts]

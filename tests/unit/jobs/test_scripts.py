@@ -338,6 +338,7 @@ def test_the_other_scripts_run_what_they_say(batch: Batch) -> None:
     assert batch.calls() == [
         ["import", "criteo", "day 0.gz", "day 1.gz", "--output", "clicks"],
         ["doctor", "--directory", "runs/bagpipe"],
+        ["doctor", "--mpi", "--servers", "3"],
         ["bench", "oracle", "--json", "runs/bagpipe/oracle.json", "--threads", "8", "--servers", "3"],
         ["bench", "rma", "--json", "runs/bagpipe/rma.json", "--servers", "4"],
         ["bench", "ladder", "--json", "runs/bagpipe/ladder.json", "--data", "clicks", *ladder],
