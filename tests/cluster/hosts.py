@@ -264,8 +264,7 @@ class VirtualCluster:
         if len({*hosts}) != len(slots):
             raise ValueError(f"ranks are on {', '.join(hosts)}; the ranks of a host must follow one another")
         if open_mpi_version():
-            mapping = ["--host", ",".join(slots), "--map-by", "slot", "--bind-to", "none"]
-            mapping += ["--leave-session-attached"]  # where tests.launch finds the daemons, and the ranks
+            mapping = ["--host", ",".join(slots), "--map-by", "slot", "--bind-to", "none", "--leave-session-attached"]
         else:
             mapping = ["-hosts", ",".join(slots), "-launcher-exec", ENTER_HOST, "-localhost", self._addresses[HEAD]]
         return self.enter(HEAD, [find_mpirun(), *mapping, "-n", str(len(hosts)), sys.executable, *args])

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.cluster.hosts import HEAD, MPI_ENVIRONMENT, VirtualCluster
-from tests.launch import start_command
+from tests.launch import MARK, start_command
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol")
 PACKAGES = "slurmctld slurmd munge slurm-client libpmix2 libpmi2-0"  # of Debian
@@ -109,7 +109,9 @@ class SlurmCluster:
     def run(self, *command: str, timeout: float = 30.0, env: Mapping[str, str] | None = None) -> str:
         """Run one of Slurm's commands on the head and return what it prints; raises as `VirtualCluster.run`."""
         variables = MPI_ENVIRONMENT | NO_YIELD | {"SLURM_CONF": str(self.directory / "slurm.conf")} | dict(env or {})
-        return self.hosts.run(HEAD, ["env", *(f"{n}={v}" for n, v in variables.items()), *command], timeout=timeout)
+        # Without the mark: jobs inherit this environment, and outlive the command.
+        own = ["env", f"--unset={MARK}", *(f"{name}={value}" for name, value in variables.items())]
+        return self.hosts.run(HEAD, [*own, *command], timeout=timeout)
 
     def submit(self, script: Path, *options: str, env: Mapping[str, str] | None = None) -> int:
         """Submit a script from the directory it is in; returns the job's id."""
