@@ -22,10 +22,9 @@ LAUNCHER_READS_SECONDS = 0.3
 
 def abort_job(name: str, error: BaseException, exit_invalid: int = EXIT_FAILURE) -> None:
     """Print what happened and end every rank, with exit_invalid if it is the user's to mend. Does not return."""
-    where = f"bagpipe: error: {name} on host {socket.gethostname()}"
-    if not isinstance(error, BagpipeError):
-        traceback.print_exception(error)
-    sys.stderr.write(f"{where}: {_describe(error)}\n")  # one write: the launcher's own words cannot come between
+    history = [] if isinstance(error, BagpipeError) else traceback.format_exception(error)
+    complaint = f"bagpipe: error: {name} on host {socket.gethostname()}: {_describe(error)}\n"
+    sys.stderr.write("".join([*history, complaint]))  # one write: the launcher's own words cannot come between
     sys.stdout.flush()
     with suppress(OSError):
         trace.save()  # the last thing this rank did may tell why

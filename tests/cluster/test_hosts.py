@@ -107,9 +107,9 @@ def test_a_host_without_power_is_silent_and_the_others_go_on(cluster: VirtualClu
 
 def test_nothing_outlives_a_process_that_is_killed() -> None:
     program = (
-        "import time; from tests.cluster.hosts import VirtualCluster\n"
+        "import time; from tests.cluster.hosts import VirtualCluster; from tests.launch import MARK\n"
         "with VirtualCluster(2) as cluster:\n"
-        "    cluster.run('bp1', ['sh', '-c', 'setsid sleep 600 </dev/null >/dev/null 2>&1 &'])\n"
+        "    cluster.run('bp1', ['sh', '-c', f'env --unset={MARK} setsid sleep 600 </dev/null >/dev/null 2>&1 &'])\n"
         "    print('up', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=REPO_ROOT) as process:
