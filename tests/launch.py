@@ -70,6 +70,12 @@ def open_mpi_version() -> int | None:
     return int(found[1]) if found else None
 
 
+def rank_in(environment: Mapping[str, str]) -> int | None:
+    """The rank of the world that a process with these variables plays, with any MPI; None: none."""
+    rank = environment.get("PMIX_RANK", environment.get("PMI_RANK"))
+    return int(rank) if rank and rank.isdigit() else None
+
+
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     environment = {"OMP_NUM_THREADS": "1"} | OPEN_MPI | MPICH
     if os.geteuid() == 0:
@@ -95,7 +101,7 @@ class Run:
     def kill_rank(self, rank: int, signum: int) -> None:
         """Send a signal to the process that plays a rank of the world."""
         for pid, environment in _marked_processes(self._mark):
-            if environment.get("PMIX_RANK", environment.get("PMI_RANK")) == str(rank):
+            if rank_in(environment) == rank:
                 return os.kill(pid, signum)
         raise LookupError(f"no process plays rank {rank}: {self.output()}")
 

@@ -23,7 +23,7 @@ from bagpipe_hpc.jobs.render import file_name, render
 from tests.cluster.slurm import CPUS_PER_NODE, GPUS_PER_NODE, SlurmCluster
 from tests.conftest import TEMPORARY
 from tests.integration.jobs import command, summary_of, train
-from tests.launch import find_mpirun, open_mpi_version
+from tests.launch import find_mpirun, open_mpi_version, rank_in
 
 # Twelve daemons and the ranks of two nodes on as few as two cores: at times nobody answers Slurm soon enough.
 pytestmark = pytest.mark.flaky(reruns=1)
@@ -110,9 +110,10 @@ def ranks(job_id: int) -> dict[int, psutil.Process]:
     for process in psutil.process_iter():
         try:
             environment = process.environ()
-            if process.name() == "bagpipe" and environment.get("SLURM_JOB_ID") == str(job_id):
-                found[int(environment.get("PMIX_RANK") or environment["PMI_RANK"])] = process
-        except (psutil.Error, KeyError):
+            rank = rank_in(environment)
+            if rank is not None and process.name() == "bagpipe" and environment.get("SLURM_JOB_ID") == str(job_id):
+                found[rank] = process
+        except psutil.Error:
             continue
     return found
 
@@ -266,7 +267,7 @@ def test_a_launcher_of_another_mpi_is_named_at_once(submission: Submission, data
     job = submission.wait(submission.submit(mpi="mpich", data=data, **ONE_KIND))
     assert (job["JobState"], job["Restarts"], job["ExitCode"]) == ("FAILED", "0", "2:0"), submission.log()
     assert "SLURM_NTASKS=4, but MPI sees 1 rank" in submission.log()
-    assert "srun --mpi=pmix -n 4 bagpipe train --data" in submission.log()
+    assert "use PMIX_MCA_psec=native srun --mpi=pmix -n 4 bagpipe train --data" in submission.log()
 
 
 def test_a_cancelled_job_ends_and_leaves_nothing(slurm: SlurmCluster, submission: Submission, data: str) -> None:
