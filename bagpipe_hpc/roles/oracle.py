@@ -268,7 +268,6 @@ class _Oracle:
             BagpipeError: the loss is not finite; names the iteration.
         """
         while self._comms.reports.Iprobe(tag=LOSS_TAG):
-            # Matched probes only: MPICH over UCX loses messages to receives from any source.
             self._take_report(*REPORT.unpack(receive_bytes(self._comms.reports, MPI.ANY_SOURCE, LOSS_TAG)))
         for rank, logits in receive_predictions(self._comms.reports):
             self._evaluations.take(self._topology.trainer_ranks.index(rank), logits)

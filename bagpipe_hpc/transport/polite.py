@@ -45,7 +45,10 @@ def wait_all(requests: Sequence[MPI.Request]) -> None:
 
 
 def receive_bytes(comm: MPI.Intracomm, source: int, tag: int = MPI.ANY_TAG) -> bytearray:
-    """Receive one message of any size."""
+    """Receive one message of any size, from anybody if need be.
+
+    By a matched probe: over UCX, MPICH loses messages that a plain probe has seen to receives from any source.
+    """
     message: MPI.Message | None = None
     status = MPI.Status()
 
