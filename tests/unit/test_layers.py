@@ -28,6 +28,8 @@ LAYERS = (
         "collector",
         "launcher",
         "available_memory",
+        "pace",
+        "activity",
     },
     {"topology", "sharding", "placement"},
     {"jobs"},
