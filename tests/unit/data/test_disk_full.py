@@ -71,7 +71,7 @@ def test_the_command_ends_with_one_line(disk: SmallDisk) -> None:
     disk.resize(100 * PAGE)
     command = ["-m", "bagpipe_hpc", "synth", "--output", str(disk.path / "clicks"), "--samples", "20000"]
     done = run_python(command, timeout=120)
-    lines = [line for line in done.stderr.splitlines() if not line.startswith(("making", "writing"))]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("preparing", "writing"))]
     assert (done.returncode, len(lines)) == (2, 1), done.stderr
     assert "cannot be written (No space left on device); free space" in lines[0]
     assert disk.names() == []
