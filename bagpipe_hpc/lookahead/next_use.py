@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numba import njit
 
+from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.lookahead.pipeline import Cores
 from bagpipe_hpc.lookahead.plan import Int32Array, Int64Array, KeyArray, NarrowArray, narrowest
 from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
@@ -152,7 +152,7 @@ class CompactKeyState:
         self.states = np.empty((num_places, 2), dtype=np.int32)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _locate(keys, table_keys, states, found):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Linear probing. Returns the number of keys inserted."""
     mask = len(table_keys) - 1
@@ -174,7 +174,7 @@ def _locate(keys, table_keys, states, found):  # type: ignore[no-untyped-def]  #
     return num_inserted
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _hash(key, mask):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
     return np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(mask))
@@ -262,7 +262,7 @@ def _cuts(id_ends: Int64Array, num_pieces: int) -> list[int]:
     return [0, *np.searchsorted(id_ends, shares).tolist(), len(id_ends)]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _enter(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     first_table, end_table, n, oldest, trainer_bits, row, keys, places, id_ends, states,
     ring_keys, ring_rows, pair_entries, pair_links, next_uses, entry_ends, pair_ends, share_begins, inverse,

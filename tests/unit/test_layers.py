@@ -19,6 +19,7 @@ LAYERS = (
     {
         "errors",
         "exit_codes",
+        "compiled",
         "config",
         "digest",
         "splitmix",
