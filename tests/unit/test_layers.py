@@ -18,6 +18,7 @@ PACKAGE = "bagpipe_hpc"
 LAYERS = (
     {
         "errors",
+        "bounded_json",
         "exit_codes",
         "compiled",
         "config",
