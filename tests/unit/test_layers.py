@@ -28,6 +28,7 @@ LAYERS = (
         "heap",
         "collector",
         "launcher",
+        "lazy_memory",
         "available_memory",
     },
     {"topology", "sharding", "placement"},
