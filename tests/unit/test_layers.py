@@ -30,6 +30,8 @@ LAYERS = (
         "launcher",
         "lazy_memory",
         "available_memory",
+        "pace",
+        "activity",
     },
     {"topology", "sharding", "placement"},
     {"jobs"},
