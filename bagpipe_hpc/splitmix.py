@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from bagpipe_hpc.compiled import compiled
 
-@numba.njit(nogil=True, cache=True)
+
+@compiled
 def mix(value: np.uint64) -> np.uint64:
     """The finalizer of SplitMix64: a bijection of 64-bit integers in which every input bit reaches every output bit."""
     value = np.uint64(value)

@@ -19,9 +19,9 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from numba import njit
 from rich.table import Table
 
+from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import Dataset, open_dataset
@@ -371,7 +371,7 @@ def _random_speed(num_rows: int) -> float:
     return LINE_BYTES * len(places) / min(times[1:])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _touch(array, places):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     for j in range(len(places)):
         prefetch_row(array, places[min(j + DISTANCE, len(places) - 1)])

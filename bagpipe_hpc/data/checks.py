@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.data.batch import Float32Array, RaggedIds
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import DatasetError
@@ -23,7 +23,7 @@ from bagpipe_hpc.sharding import Int64Array
 _EXPONENT = np.uint32(0x7F800000)  # all ones: infinite or not a number
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _all_within(ids: NDArray[Any], num_embeddings: Int64Array) -> bool:
     """Whether row ids, shape (num_samples, num_tables), are in range."""
     inside = True
@@ -33,7 +33,7 @@ def _all_within(ids: NDArray[Any], num_embeddings: Int64Array) -> bool:
     return inside
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _all_finite(bits: NDArray[np.uint32]) -> bool:
     """No early exit: integer arithmetic over the float32 patterns vectorises."""
     bad = 0

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import Split
 from bagpipe_hpc.splitmix import mix
@@ -48,7 +48,7 @@ def permutation(size: int, seed: int, epoch: int, stream: int) -> Int64Array:
     return np.argsort(_bits(size, np.uint64(seed), np.uint64(epoch), np.uint64(stream)), kind="stable")
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _bits(size, seed, epoch, stream):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     weyl = np.uint64(0x9E3779B97F4A7C15)
     state = mix(mix(mix(seed + weyl) + epoch * weyl) + stream * weyl)

@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.data.batch import Batch, Float32Array, RaggedIds
 from bagpipe_hpc.data.dataset import (
     SAMPLES_PER_SHARD,
@@ -216,19 +216,19 @@ def _bias_for(logits: Float64Array, rate: float) -> float:
     return low
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _hash(seed: np.uint64, stream: int, counter: int) -> np.uint64:
     """64 random bits for one purpose (stream) and one sample or rank (counter)."""
     return mix(mix(seed + np.uint64(stream) * np.uint64(0x9E3779B97F4A7C15)) + np.uint64(counter))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _uniform(bits: np.uint64) -> float:
     """In (0, 1)."""
     return (np.float64(bits >> np.uint64(12)) + 0.5) * 2.0**-52
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _normal(bits: np.uint64) -> float:
     """About standard normal: the sum of four 16-bit uniforms, scaled to unit variance."""
     mask = np.uint64(0xFFFF)
@@ -237,7 +237,7 @@ def _normal(bits: np.uint64) -> float:
     return (total / 65536.0 - 2.0) * math.sqrt(3.0)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _zipf_rank(uniform: float, num_rows: int, skew: float) -> int:
     """Rank in [0, num_rows): inverse distribution function of the density x^-skew on [0.5, num_rows + 0.5]."""
     span = math.log(2.0 * num_rows + 1.0)
@@ -246,7 +246,7 @@ def _zipf_rank(uniform: float, num_rows: int, skew: float) -> int:
     return min(num_rows - 1, int(0.5 * math.exp(log_x) - 0.5))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _draw_samples(
     seed: np.uint64,
     start: int,
@@ -276,7 +276,7 @@ def _draw_samples(
         logits[i] = logit
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _draw_bags(
     seed: np.uint64, start: int, stream: int, num_rows: int, skew: float, mean_size: int, logits: Float64Array
 ) -> tuple[Int64Array, Int64Array]:
@@ -296,7 +296,7 @@ def _draw_bags(
     return offsets, ids
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _draw_labels(seed: np.uint64, start: int, probabilities: Float64Array) -> Float32Array:
     labels = np.empty(len(probabilities), np.float32)
     for i in range(len(labels)):

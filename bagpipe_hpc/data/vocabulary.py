@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import numba
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.sharding import Int64Array
 from bagpipe_hpc.splitmix import mix
@@ -127,7 +127,7 @@ def _empty_table(num_values: int, dtype: DTypeLike) -> tuple[NDArray[Any], NDArr
     return np.zeros(num_slots, dtype), np.zeros(num_slots, np.uint32)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _slot_of(key: int | np.int64, keys: NDArray[Any], values: NDArray[np.uint32]) -> np.uint64:
     """The key's slot, or the free one where it belongs."""
     mask = np.uint64(len(keys) - 1)
@@ -137,7 +137,7 @@ def _slot_of(key: int | np.int64, keys: NDArray[Any], values: NDArray[np.uint32]
     return slot
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _count(values: Int64Array, keys: NDArray[Any], counts: NDArray[np.uint32]) -> int:
     """Count values; returns how many were new."""
     num_new = 0
@@ -151,7 +151,7 @@ def _count(values: Int64Array, keys: NDArray[Any], counts: NDArray[np.uint32]) -
     return num_new
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _add_counts(
     new: NDArray[Any], new_counts: NDArray[np.uint32], keys: NDArray[Any], counts: NDArray[np.uint32]
 ) -> int:
@@ -165,7 +165,7 @@ def _add_counts(
     return num_new
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _insert(new: NDArray[Any], new_values: NDArray[np.uint32], keys: NDArray[Any], values: NDArray[np.uint32]) -> None:
     for i in range(len(new)):
         slot = _slot_of(np.int64(new[i]), keys, values)
@@ -173,7 +173,7 @@ def _insert(new: NDArray[Any], new_values: NDArray[np.uint32], keys: NDArray[Any
         values[slot] = new_values[i]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _look_up(wanted: Int64Array, keys: NDArray[Any], values: NDArray[np.uint32]) -> Int64Array:
     found = np.zeros(len(wanted), np.int64)
     for i in range(len(wanted)):
@@ -182,7 +182,7 @@ def _look_up(wanted: Int64Array, keys: NDArray[Any], values: NDArray[np.uint32])
     return found
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _hash(values: Int64Array, num_rows: int) -> Int64Array:
     rows = np.zeros(len(values), np.int64)
     for i in range(len(values)):

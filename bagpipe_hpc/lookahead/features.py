@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.lookahead.plan import Bags, Float32Array, Int64Array, KeyArray, ends
 
 BLOCK = 64  # samples whose ids stay in the nearest cache while they are dealt to the tables
@@ -131,7 +131,7 @@ class Dealer:
         return Bags(np.concatenate(lengths), len(features) * sample_ends, np.concatenate(weights), ends(num_weights))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _deal(ids, offsets, sample_ends, shifts, keys):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     num_columns = ids.shape[1]
     for t in range(len(sample_ends) - 1):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.lookahead.next_use import CODE, NONE, SLOT, UPDATE, EnteredBatch
 from bagpipe_hpc.lookahead.plan import ExchangeLists, Int32Array, Int64Array, TransferLists, ends
 from bagpipe_hpc.lookahead.residency import MovingRows
@@ -50,7 +50,7 @@ def exchange_lists(
 # all trainers look at them; and selections instead of branches, because who owns a row is a coin toss.
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _rank(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     pair_ends, pair_entries, entry_begins, entry_ends, rows, unique_ends, num_updates, counts, codes, unique_rows
 ):
@@ -78,7 +78,7 @@ def _rank(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
             uniques[t] = unique + pair_ends[table, t + 1]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _begin(counts, num_own, row_begins, push_offsets, push_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Where the rows of each (trainer, code) begin, and how far a row is from its place among its owner's pushes.
 
@@ -103,7 +103,7 @@ def _begin(counts, num_own, row_begins, push_offsets, push_ends):  # type: ignor
         push_ends[o + 1] = pushed
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _list_updates(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     entry_begins, entry_ends, rows, num_listed, update_ends, update_slots
 ):
@@ -119,7 +119,7 @@ def _list_updates(  # type: ignore[no-untyped-def]  # pragma: no cover - compile
             update_slots[update_ends[owner] + position] = rows[entry, SLOT]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _list_pushes(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     pair_ends, pair_entries, rows, unique_ends, codes, row_begins, push_offsets, unique_rows, push_index
 ):
@@ -147,7 +147,7 @@ def transfer_lists(rows: MovingRows, num_trainers: int, num_servers: int) -> Tra
     return TransferLists(counts, slots, local_rows)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def count_transfers(keys, trainers, counts):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Add to counts, int64 (T, S), the rows of each trainer and server."""
     num_servers = counts.shape[1]
@@ -155,7 +155,7 @@ def count_transfers(keys, trainers, counts):  # type: ignore[no-untyped-def]  # 
         counts[trainers[j], keys[j] % num_servers] += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _group(keys, trainers, slots, counts, slots_out, rows_out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     count_transfers(keys, trainers, counts)
     num_trainers, num_servers = counts.shape

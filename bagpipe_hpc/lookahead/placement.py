@@ -21,10 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numba.cpython.unsafe.numbers import trailing_zeros
 from numpy.typing import NDArray
 
+from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.lookahead.features import FeatureTables, KeysBySample, Ragged, one_id_per_table
 from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
 
@@ -109,7 +109,7 @@ class LocalityPlacement:
         self._buckets[state.used, 0] = state.homes
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _enter(first_entry, keys, buckets, entry_of_key, entries):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Number the entries of the batch, count their uses and recall their homes. Returns how many there are."""
     mask = len(buckets) - 1
@@ -133,7 +133,7 @@ def _enter(first_entry, keys, buckets, entry_of_key, entries):  # type: ignore[n
     return num_entries
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _deal(entry_of_key, key_ends, entries, share_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Trainer of each sample; entries without a home get one."""
     num_samples, num_trainers = len(key_ends) - 1, len(share_ends) - 1
@@ -171,7 +171,7 @@ def _deal(entry_of_key, key_ends, entries, share_ends):  # type: ignore[no-untyp
     return trainers
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _keep_homes(entries, buckets):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Write the homes of the batch's entries back to their buckets."""
     for entry in range(len(entries)):
@@ -181,7 +181,7 @@ def _keep_homes(entries, buckets):  # type: ignore[no-untyped-def]  # pragma: no
         buckets[bucket, 0] = buckets[bucket, 0] & ~HOME_MASK | entries[entry, HOME]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _by_trainer(trainers, share_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Samples grouped by trainer, ascending within each group."""
     order = np.empty(len(trainers), dtype=np.int32)

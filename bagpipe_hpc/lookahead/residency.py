@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.errors import CacheTooSmallError
 from bagpipe_hpc.lookahead.next_use import (
     CHAIN,
@@ -153,7 +153,7 @@ def _first(rows: MovingRows, count: int) -> MovingRows:
     return MovingRows(rows.keys[:count], rows.owners[:count], rows.slots[:count])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _victim(owner, nearest, heads, farthest):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Iteration whose list at `owner` has the row with the farthest next use, beyond `nearest`; NONE: no such row."""
     m = farthest[owner]
@@ -163,7 +163,7 @@ def _victim(owner, nearest, heads, farthest):  # type: ignore[no-untyped-def]  #
     return m if m > nearest else NONE
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _user_of(pair, pair_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Trainer of a pair, by bisection in the ends of its table."""
     low, high = 0, len(pair_ends) - 1
@@ -176,7 +176,7 @@ def _user_of(pair, pair_ends):  # type: ignore[no-untyped-def]  # pragma: no cov
     return low
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     i, row, prefetch_depth, cache_rows, entry_begins, entry_ends, pair_ends,
     ring_keys, ring_rows, pair_links, heads, farthest, free, num_free, num_issued, num_pushed,
@@ -254,7 +254,7 @@ def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     return num_fetched, num_forced, num_unplaced
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _let_evict(i, row, entry_begins, entry_ends, ring_rows, next_uses, heads, farthest):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Rows of iteration i that stay beyond i + 1 may be evicted from now on: link them."""
     ring_size = heads.shape[1]
@@ -274,7 +274,7 @@ def _let_evict(i, row, entry_begins, entry_ends, ring_rows, next_uses, heads, fa
                 farthest[owner] = use
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _retain(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     i, row, read_only, entry_begins, entry_ends, keys, ring_rows, next_uses,
     freed, num_freed, num_evicted, evicted_keys, evicted_owners, evicted_slots,

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.lookahead.next_use import CHAIN, DIRTY, NONE, OWNER, SLOT, EntryRing
 from bagpipe_hpc.lookahead.plan import Int32Array, Int64Array, ends
 from bagpipe_hpc.lookahead.residency import Residency
@@ -65,7 +65,7 @@ def residents_between(residency: Residency, ring: EntryRing) -> Residents:
     return Residents(keys[order], slots[order], dirty[order], owner_ends)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _walk_lists(heads, ring_keys, ring_rows, keys, slots, owners, dirty):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     count = 0
     for owner in range(heads.shape[0]):
@@ -81,7 +81,7 @@ def _walk_lists(heads, ring_keys, ring_rows, keys, slots, owners, dirty):  # typ
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _walk_entries(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     last, begins, stops, next_uses, ring_keys, ring_rows, count, keys, slots, owners, dirty,
 ):  # fmt: skip
@@ -136,7 +136,7 @@ def take_over(
     return len(slots)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _link(slots, owners, uses, heads, farthest, ring_rows):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     for j in range(len(slots)):
         owner, use, entry = owners[j], uses[0, j], uses[1, j]

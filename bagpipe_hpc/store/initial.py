@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.sharding import KeySpace
 from bagpipe_hpc.splitmix import mix
 
@@ -57,7 +57,7 @@ class RowInitializer:
         _fill(self._seed, tables, keys - self._offsets[tables], self._scales, self._dims, out)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fill(seed, tables, rows, scales, dims, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     weyl = np.uint64(0x9E3779B97F4A7C15)
     for j in range(len(tables)):

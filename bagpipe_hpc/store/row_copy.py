@@ -6,12 +6,11 @@ Indices are not checked here. Python's lock is released.
 
 from __future__ import annotations
 
-from numba import njit
-
+from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def gather_rows(rows, indices, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """out[j] = rows[indices[j]]; float32 (num_rows, w), int64 (n,), float32 (n, w)."""
     for j in range(len(indices)):
@@ -22,7 +21,7 @@ def gather_rows(rows, indices, out):  # type: ignore[no-untyped-def]  # pragma: 
             out[j, column] = rows[row, column]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def scatter_rows(rows, indices, values):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """rows[indices[j]] = values[j]; shapes as above."""
     for j in range(len(indices)):
@@ -33,7 +32,7 @@ def scatter_rows(rows, indices, values):  # type: ignore[no-untyped-def]  # prag
             rows[row, column] = values[j, column]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def set_rows_aside(rows, indices, is_needed, aside, numbers, num_aside):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Append the rows that are needed to aside, their indices to numbers, and need them no more; returns how many."""
     for j in range(len(indices)):
@@ -47,7 +46,7 @@ def set_rows_aside(rows, indices, is_needed, aside, numbers, num_aside):  # type
     return num_aside
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def mark_rows(words, state, lowest, new_state, is_needed, indices):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Rows of at least the lowest state, ascending, go to indices, are needed, and get a new state; returns how many.
 

@@ -31,6 +31,7 @@ def test_alone_every_check_reports_and_none_fails() -> None:
     found = lines(done.stdout)
     assert list(found) == [
         "Packages",
+        "Compiled code",
         "MPI",
         "Launcher",
         "Cores",

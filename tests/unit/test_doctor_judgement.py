@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bagpipe_hpc.cli.doctor.command import merge
 from bagpipe_hpc.cli.doctor.fabric import SLOW_GET_MICROSECONDS, judge_launcher, judge_transfers
 from bagpipe_hpc.cli.doctor.finding import Finding, Status, decode, encode
 from bagpipe_hpc.cli.doctor.node import GIB, judge_bytes, judge_cores
+from bagpipe_hpc.cli.doctor.software import judge_code_cache
+from bagpipe_hpc.compiled import CodeCache
 
 OPEN_MPI_5 = "Open MPI v5.0.11, package: x"
 
@@ -59,3 +63,18 @@ def test_the_worst_rank_speaks_for_a_check() -> None:
 def test_findings_survive_the_message() -> None:
     findings = [Finding("RMA", Status.WARN, "0.5 µs", "cure")]
     assert decode(encode(findings)) == findings
+
+
+@pytest.mark.parametrize(
+    ("cache", "named", "found"),
+    [
+        (CodeCache(Path("/p/__pycache__"), "the package"), None, ""),
+        (CodeCache(Path("/n"), "NUMBA_CACHE_DIR"), "/n", ""),
+        (CodeCache(Path("/p/__pycache__"), "the package"), "/n", "NUMBA_CACHE_DIR=/n cannot be written"),
+        (CodeCache(None, ""), None, "kept nowhere"),
+    ],
+)
+def test_where_machine_code_is_kept(cache: CodeCache, named: str | None, found: str) -> None:
+    status, told, cure = judge_code_cache(cache, named)
+    assert found in told
+    assert (status is Status.OK) == (not found) == (not cure)

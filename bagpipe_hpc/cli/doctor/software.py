@@ -6,10 +6,14 @@ import os
 import platform
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bagpipe_hpc.cli.doctor.finding import SETUP, Check, Outcome, Status, World
+
+if TYPE_CHECKING:
+    from bagpipe_hpc.compiled import CodeCache
 
 
 def packages(world: World) -> Outcome:
@@ -21,6 +25,27 @@ def packages(world: World) -> Outcome:
     modules = {"torch": torch, "numpy": np, "numba": numba, "h5py": h5py}
     versions = ", ".join(f"{name} {module.__version__}" for name, module in modules.items())
     return Status.OK, f"Python {platform.python_version()}, {versions}", ""
+
+
+def compiled_code(world: World) -> Outcome:
+    """Machine code can be kept from one start to the next."""
+    from bagpipe_hpc.compiled import CODE_CACHE
+
+    return judge_code_cache(CODE_CACHE, os.environ.get("NUMBA_CACHE_DIR"))
+
+
+def judge_code_cache(cache: CodeCache, named: str | None) -> Outcome:
+    """Warn where every start compiles again, or where NUMBA_CACHE_DIR cannot be written.
+
+    Args:
+        named: NUMBA_CACHE_DIR; None where it is not set.
+    """
+    if cache.directory is None:
+        return Status.WARN, "kept nowhere: every start compiles for up to a minute", _CODE_CACHE_CURE
+    found = f"kept in {cache.directory} ({cache.origin})"
+    if named and cache.origin != "NUMBA_CACHE_DIR":
+        return Status.WARN, f"{found}; NUMBA_CACHE_DIR={named} cannot be written", _CODE_CACHE_CURE
+    return Status.OK, found, ""
 
 
 def horovod(world: World) -> Outcome:
@@ -105,7 +130,9 @@ def gpus(world: World) -> Outcome:
     return Status.OK, f"{count} visible: {names}; CUDA {torch.version.cuda}", ""
 
 
+_CODE_CACHE_CURE = "set NUMBA_CACHE_DIR to a directory that this user can write to, best one on every node"
 PACKAGES = Check("Packages", packages, SETUP)
+COMPILED_CODE = Check("Compiled code", compiled_code, _CODE_CACHE_CURE)
 HOROVOD = Check("Horovod", horovod, SETUP)
 HDF5 = Check(
     "HDF5",

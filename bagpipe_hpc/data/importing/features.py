@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.data.batch import Float32Array, RaggedIds
 from bagpipe_hpc.data.importing.description import Category, CategoryList, TableDescription, position_of
 from bagpipe_hpc.sharding import Int64Array
@@ -92,7 +92,7 @@ def _buffers(column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     return every[column.offset : column.offset + len(column) + 1], np.frombuffer(content or b"", np.uint8)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _hash_texts(offsets: NDArray[np.int32], content: NDArray[np.uint8]) -> Int64Array:
     """Eight bytes at a time, little-endian, through a bijection; the length goes in first."""
     hashes = np.full(len(offsets) - 1, -1, np.int64)
@@ -110,7 +110,7 @@ def _hash_texts(offsets: NDArray[np.int32], content: NDArray[np.uint8]) -> Int64
     return hashes
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _from_hexadecimal(offsets: NDArray[np.int32], content: NDArray[np.uint8]) -> Int64Array:
     values = np.full(len(offsets) - 1, -1, np.int64)
     for i in range(len(values)):
