@@ -188,10 +188,15 @@ class TableDescription(_Part):
                 )
         return kinds
 
-    def _uses(self) -> Iterator[tuple[str | int, Kind]]:
-        yield self.label.column, self.label.kind
+    def single_columns(self) -> Iterator[tuple[str | int, Kind]]:
+        """Columns with one value per row, and what it is."""
+        if self.label is not None:
+            yield self.label.column, self.label.kind
         yield from ((feature.column, feature.type) for feature in self.dense)
         yield from ((category.column, category.type) for category in self.categorical)
+
+    def _uses(self) -> Iterator[tuple[str | int, Kind]]:
+        yield from self.single_columns()
         yield from ((category_list.column, "text") for category_list in self.lists)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.data.batch import Float32Array, RaggedIds
 from bagpipe_hpc.data.importing.description import Category, CategoryList, TableDescription, position_of
+from bagpipe_hpc.data.importing.parquet_types import without_missing
 from bagpipe_hpc.sharding import Int64Array
 from bagpipe_hpc.splitmix import mix
 
@@ -62,7 +63,7 @@ class Features:
         if not pa.types.is_list(column.type):
             column = pc.split_pattern(column.fill_null(b""), category_list.separator)
         lengths = np.asarray(pc.list_value_length(column).fill_null(0).to_numpy(), np.int64)
-        values = hashed_texts(pc.list_flatten(column))
+        values = hashed_texts(without_missing(pc.list_flatten(column), self._description.missing))
         kept = values >= 0
         offsets = np.zeros(len(rows) + 1, np.int64)
         samples = np.repeat(np.arange(len(rows)), lengths)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from bagpipe_hpc.data.dataset import Progress
 from bagpipe_hpc.data.importing import parquet, text
 from bagpipe_hpc.data.importing.bad_lines import BadLines
-from bagpipe_hpc.data.importing.description import CategoryList, TableDescription, position_of
+from bagpipe_hpc.data.importing.description import TableDescription, position_of
 from bagpipe_hpc.data.importing.grammar import Grammar, header_of
 from bagpipe_hpc.data.importing.ranks import Ranks, from_first
 from bagpipe_hpc.errors import DatasetError
@@ -56,6 +56,7 @@ class Inputs:
         self.header: list[str] = found["header"]
         self._rows_of: list[int | None] = found["rows"]
         self._kinds = description.kinds(self.header)
+        self._use = _use_of(description, self.header)
         self._grammar = Grammar(description, self.header, self._kinds)
         self._header_lines = 0 if description.columns else 1
         self._indices = self._index(ranks, progress)
@@ -110,7 +111,7 @@ class Inputs:
         self, number: int, start: int, stop: int, bad: BadLines, positions: Collection[int] | None
     ) -> Iterator[Rows]:
         del positions  # a row is good or bad by all of its columns
-        for row, table, faults in parquet.read_rows(self._files[number], self._kinds, start, stop):
+        for row, table, faults in parquet.read_rows(self._files[number], self._use, start, stop):
             num_rows = len(table)
             if faults:
                 table = table.take(np.delete(np.arange(num_rows), [row for row, _ in faults])).combine_chunks()
@@ -140,10 +141,15 @@ def _examine(files: Sequence[Path], description: TableDescription) -> dict[str, 
         except DatasetError as error:
             raise DatasetError(f"{file}: {error}; mend the schema") from None
         if is_parquet:
-            lists = [position_of(t.column, headers[-1]) for t in description.tables if isinstance(t, CategoryList)]
-            parquet.check_types(file, kinds, lists)
+            parquet.check_types(file, _use_of(description, headers[-1]))
         rows.append(parquet.num_rows(file) if is_parquet else None)
     return {"header": headers[0], "rows": rows}
+
+
+def _use_of(description: TableDescription, header: Sequence[str]) -> parquet.Use:
+    lists = {position_of(table.column, header) for table in description.lists}
+    single = {position_of(column, header) for column, _ in description.single_columns()}
+    return parquet.Use(description.kinds(header), lists, single, description.missing)
 
 
 def _text_header(file: Path, description: TableDescription) -> list[str]:
