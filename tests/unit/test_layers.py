@@ -23,6 +23,7 @@ LAYERS = (
         "compiled",
         "config",
         "digest",
+        "scratch",
         "splitmix",
         "trace",
         "heap",
