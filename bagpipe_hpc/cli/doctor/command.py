@@ -150,5 +150,6 @@ def show(findings: Sequence[Finding]) -> None:
 def _console() -> Console:
     """Plain text unless stdout is a terminal of known width: launchers may offer a terminal without one."""
     if sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0:
-        return Console()
-    return Console(width=None if "COLUMNS" in os.environ else PLAIN_WIDTH, force_terminal=False)
+        return Console(markup=False, emoji=False)
+    width = None if "COLUMNS" in os.environ else PLAIN_WIDTH
+    return Console(width=width, force_terminal=False, markup=False, emoji=False)
