@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mpi4py import MPI
 
 from bagpipe_hpc.collector import resume_collector
-from bagpipe_hpc.config import Config, load_config, make_config
+from bagpipe_hpc.config import Config, Settings, load_config
 from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError, OwnModelError
 from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_FAILURE, EXIT_INVALID, EXIT_STOPPED
 from bagpipe_hpc.launcher import check_launcher
@@ -312,7 +312,9 @@ def _evaluation_config(request: Request) -> Config:
     require_named_factory(checkpoint, request.overrides)
     only = ["checkpoint.enabled=false", "evaluation.enabled=true", "tensorboard=false"]
     only.append(f"training.iterations={checkpoint.manifest.iteration}")
-    return make_config(checkpoint.manifest.config, [*request.overrides, *only], checkpoint.path)
+    return (
+        Settings(checkpoint.manifest.config, str(checkpoint.path)).overridden([*request.overrides, *only]).validated()
+    )
 
 
 def _choose_checkpoint(

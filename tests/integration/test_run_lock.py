@@ -1,4 +1,4 @@
-"""Two jobs in one run directory: the second is refused, unless it is the first one, requeued; then the first one stops."""
+"""Two jobs in one run directory: the second is refused, or is the first one requeued, and then the first one stops."""
 
 from __future__ import annotations
 
