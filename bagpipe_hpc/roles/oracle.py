@@ -286,7 +286,7 @@ class _Oracle:
         slowest_seconds = self._committer.totals.slowest_seconds if self._committer else 0.0
         if self._budget.is_spent(time.perf_counter(), self._progress.seconds_per_iteration, slowest_seconds):
             self._stop("the time limit is near")
-        self._progress.refresh()
+        self._progress.refresh(self._evaluations.progress)
         return False
 
     def _take_report(self, iteration: int, loss: float, num_samples: int) -> None:

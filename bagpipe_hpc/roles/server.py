@@ -20,8 +20,11 @@ import time
 from collections import deque
 from collections.abc import Iterable
 
+import numpy as np
+
 from bagpipe_hpc.checkpoint.hdf5 import chunk_rows
 from bagpipe_hpc.checkpoint.merge import Rows
+from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.lookahead.codec import Item
 from bagpipe_hpc.lookahead.plan import ServerPlan, Snapshot
 from bagpipe_hpc.roles.collection import send_touched_rows
@@ -31,7 +34,6 @@ from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.store.initial import RowInitializer
 from bagpipe_hpc.store.layout import initial_tails, row_width
-from bagpipe_hpc.store.lazy_memory import lazy_rows
 from bagpipe_hpc.store.row_store import RowStore
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.transport.base import ServerEnd
@@ -146,5 +148,5 @@ def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tupl
         window = RowWindow(comms.rows, *shape)
         store = RowStore(sharding, server, initializer, window.rows)
         return store, DirectServer(comms.rows, topology.num_servers, window, store)
-    store = RowStore(sharding, server, initializer, lazy_rows(*shape))
+    store = RowStore(sharding, server, initializer, lazy_zeros(shape, np.float32))
     return store, StagedServer(comms.rows, topology.num_servers, config.prefetch_depth + 1, store)
