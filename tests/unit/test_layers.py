@@ -22,6 +22,7 @@ LAYERS = (
         "exit_codes",
         "compiled",
         "config",
+        "strict_yaml",
         "digest",
         "scratch",
         "splitmix",
