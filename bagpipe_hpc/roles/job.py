@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mpi4py import MPI
 
 from bagpipe_hpc.collector import resume_collector
-from bagpipe_hpc.config import Config, load_config, make_config
+from bagpipe_hpc.config import Config, Settings, load_config
 from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError, OwnModelError
 from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_FAILURE, EXIT_INVALID, EXIT_STOPPED
 from bagpipe_hpc.launcher import check_launcher
@@ -27,6 +27,7 @@ from bagpipe_hpc.roles.course import BEGINNING, Position
 from bagpipe_hpc.roles.failure import whole_job_fails_together
 from bagpipe_hpc.roles.placing import place_of_this_rank
 from bagpipe_hpc.roles.run_directory import DONE, writing_to
+from bagpipe_hpc.roles.run_lock import Ownership
 from bagpipe_hpc.roles.saving import CheckpointSpec
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.stop import Budget, StopRequests, listening_for_signals, seconds_left
@@ -133,6 +134,7 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
         with tracing(world, topology, spec.traced, request.run_path), speaking:
             is_done = world.bcast((yield from _play_role(job, topology, comms, stops, request)))
         comms.free()
+        job.release()
         world.Barrier()  # launchers kill the job at the first exit code that is not 0
         world.Free()
     return EXIT_DONE if is_done else EXIT_STOPPED
@@ -140,11 +142,17 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
 
 @dataclass(frozen=True)
 class _Job:
-    """A job that may start; the data set is open at the oracle only, and only it has a budget of time."""
+    """A job that may start. Only the oracle has the open data set, the budget of time and the run directory."""
 
     spec: JobSpec
     dataset: Dataset | None = None
     budget: Budget | None = None
+    ownership: Ownership | None = None
+
+    def release(self) -> None:
+        """Let another start have the run directory."""
+        if self.ownership is not None:
+            self.ownership.release()
 
 
 def _play_role(
@@ -159,7 +167,10 @@ def _play_role(
         resume_collector()
         assert job.dataset is not None
         assert job.budget is not None
-        return run_oracle(job.spec, topology, comms, job.dataset, request.run_path, stops, job.budget)
+        assert job.ownership is not None
+        return run_oracle(
+            job.spec, topology, comms, job.dataset, request.run_path, stops, job.budget, job.ownership.require
+        )
     if role is Role.SERVER:
         from bagpipe_hpc.roles.server import run_server
 
@@ -243,18 +254,30 @@ def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
 
         build_own_model(config.model, model_inputs(config, schema), request.build_model)
     _check_evaluation(config, dataset, request)
-    run_path = request.run_path
-    with writing_to(run_path):
-        run_path.mkdir(parents=True, exist_ok=True)
-    start, checkpoints = _choose_checkpoint(config, topology, dataset, request)
+    ownership = Ownership(_owned_directories(config, request))
+    try:
+        start, checkpoints = _choose_checkpoint(config, topology, dataset, request)
+        _begin_run_directory(config, request.run_path)
+    except BaseException:
+        ownership.release()
+        raise
+    spec = JobSpec(config, schema, iterations, start, checkpoints, request.predictions)
+    print(describe(hosts, topology), flush=True)
+    return _Job(spec, dataset, budget, ownership)
+
+
+def _owned_directories(config: Config, request: Request) -> list[Path]:
+    """Where a job writes: its run directory, and that of its checkpoints where it is another one."""
+    directory = config.checkpoint.directory if config.checkpoint.enabled else None
+    return [request.run_path, *([Path(directory)] if directory else [])]
+
+
+def _begin_run_directory(config: Config, run_path: Path) -> None:
     with writing_to(run_path):
         for name in (DONE, "summary.json"):
             (run_path / name).unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
         delete_traces(run_path)
         (run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    spec = JobSpec(config, schema, iterations, start, checkpoints, request.predictions)
-    print(describe(hosts, topology), flush=True)
-    return _Job(spec, dataset, budget)
 
 
 def _overrides(request: Request) -> list[str]:
@@ -289,7 +312,9 @@ def _evaluation_config(request: Request) -> Config:
     require_named_factory(checkpoint, request.overrides)
     only = ["checkpoint.enabled=false", "evaluation.enabled=true", "tensorboard=false"]
     only.append(f"training.iterations={checkpoint.manifest.iteration}")
-    return make_config(checkpoint.manifest.config, [*request.overrides, *only], checkpoint.path)
+    return (
+        Settings(checkpoint.manifest.config, str(checkpoint.path)).overridden([*request.overrides, *only]).validated()
+    )
 
 
 def _choose_checkpoint(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,14 @@ def run_oracle(
     run_path: Path,
     stops: StopRequests,
     budget: Budget,
+    require_ownership: Callable[[], None],
 ) -> bool:
     """Plan the whole job, watch it, and write down how it ended. Communication: see the timeline.
 
     Args:
         stops: What asks for an early end.
         budget: What asks for it when time runs out.
+        require_ownership: Raises FencedError where a later start has taken the run directory over.
     Returns:
         False where the job was stopped before its end.
     """
@@ -112,6 +115,7 @@ def run_oracle(
         oracle.checkpoint_totals,
         *oracle.evaluation_totals(),
     )
+    require_ownership()  # a DONE of this start would end the later one's job script
     summary_path = run_path / "summary.json"
     with writing_to(summary_path):
         summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
