@@ -234,7 +234,7 @@ def _read_config(request: Request) -> Config:
 
 
 def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
-    from bagpipe_hpc.data.dataset import open_dataset
+    from bagpipe_hpc.data.dataset import open_dataset, require_labels
 
     budget = Budget(seconds_left(request.time_limit, os.environ, time.time()), time.perf_counter())
     if not config.dense_optimizer.is_plain_sgd:
@@ -244,6 +244,8 @@ def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
     topology = Topology(len(hosts), config.roles.servers)
     iterations = None if request.traced is None else parse_iterations(request.traced)
     dataset = open_dataset(request.data_path)
+    if request.predictions is None:
+        require_labels(dataset, "an evaluation" if request.evaluates_only else "training")
     schema = dataset.schema
     if problem := misfit(config.model, schema):
         raise DatasetError(f"{request.data_path} {problem}")

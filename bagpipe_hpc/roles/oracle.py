@@ -148,6 +148,7 @@ class _Oracle:
             topology.num_trainers,
             resumed_evaluations(spec),
             spec.predictions,
+            spec.schema.labelled,
         )
         self._committer: Committer | None = None
         if spec.checkpoints is not None and spec.config.checkpoint.enabled:

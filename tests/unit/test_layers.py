@@ -33,6 +33,7 @@ LAYERS = (
         "lazy_memory",
         "available_memory",
         "pace",
+        "fault_words",
         "activity",
     },
     {"topology", "sharding", "placement"},

@@ -35,13 +35,16 @@ class Features:
         return sorted({position_of(table.column, self._header) for table in tables})
 
     def labels(self, rows: pa.Table) -> Float32Array:
-        """Labels, shape (num_rows,), where they depend on their own line only."""
+        """Labels, shape (num_rows,), where they depend on their own line only; 0 where there are none."""
         label = self._description.label
+        if label is None:
+            return np.zeros(len(rows), np.float32)
         values = self._column(rows, label.column).to_numpy()
         return (values if label.threshold is None else values >= label.threshold).astype(np.float32)
 
     def keys_of_runs(self, rows: pa.Table) -> Int64Array:
         """Values of the label's column, for a label that says whether a run continues; -1 for a missing one."""
+        assert self._description.label is not None
         return hashed_texts(self._column(rows, self._description.label.column))
 
     def dense(self, rows: pa.Table) -> Float32Array:

@@ -15,7 +15,7 @@ from bagpipe_hpc.data.dataset import Progress
 from bagpipe_hpc.data.importing import parquet, text
 from bagpipe_hpc.data.importing.bad_lines import BadLines
 from bagpipe_hpc.data.importing.description import TableDescription, position_of
-from bagpipe_hpc.data.importing.grammar import Grammar, header_of
+from bagpipe_hpc.data.importing.grammar import Grammar, delimiter_hint, header_of
 from bagpipe_hpc.data.importing.ranks import Ranks, from_first
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
@@ -104,7 +104,13 @@ class Inputs:
         blocks = text.read_lines(self._files[number], self._indices[number], start + above, stop + above)
         for line, content in blocks:
             good, faults = self._grammar.good_lines(content)
-            table = self._grammar.parse(good, self._kinds.keys() if positions is None else positions)
+            try:
+                table = self._grammar.parse(good, self._kinds.keys() if positions is None else positions)
+            except pa.ArrowException as error:
+                why = " ".join(str(error).split())
+                raise DatasetError(
+                    f"{self._files[number]}: lines from {line + 1} on cannot be parsed ({why}); mend the file"
+                ) from error
             yield self._good_rows(number, line - above, len(table) + len(faults), table, faults, bad)
 
     def _parquet_rows(
@@ -137,9 +143,10 @@ def _examine(files: Sequence[Path], description: TableDescription) -> dict[str, 
         if headers[-1] != headers[0]:
             raise DatasetError(f"{file}: has other columns than {files[0]}; import files of one layout at a time")
         try:
-            kinds = description.kinds(headers[-1])
+            description.kinds(headers[-1])
         except DatasetError as error:
-            raise DatasetError(f"{file}: {error}; mend the schema") from None
+            hint = "" if is_parquet else delimiter_hint(text.first_line(file), description)
+            raise DatasetError(f"{file}: {error}{hint}; mend the schema") from None
         if is_parquet:
             parquet.check_types(file, _use_of(description, headers[-1]))
         rows.append(parquet.num_rows(file) if is_parquet else None)
@@ -154,9 +161,13 @@ def _use_of(description: TableDescription, header: Sequence[str]) -> parquet.Use
 
 def _text_header(file: Path, description: TableDescription) -> list[str]:
     line = text.first_line(file)
+    fields = header_of(line, description)
     if description.columns:
-        return list(description.columns)
-    header = header_of(line, description)
-    if header is None:
+        return description.columns_of(0 if fields is None else len(fields))
+    if not line:
+        raise DatasetError(
+            f"{file}: is empty, or begins with an empty line, so it has no header; take it out, or mend it"
+        )
+    if fields is None:
         raise DatasetError(f"{file}: line 1: quotes of the header are out of place; mend it, or set quoting: false")
-    return header
+    return fields
