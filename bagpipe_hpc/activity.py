@@ -113,14 +113,15 @@ class Activity:
 
 
 @contextmanager
-def showing_activity(phase: str) -> Iterator[Activity]:
+def showing_activity(phase: str = "") -> Iterator[Activity]:
     """Show on standard error what the block does; it calls the activity as it goes on.
 
     Args:
-        phase: What it does first.
+        phase: What it does first; empty: nothing that takes time, until it says so.
     """
     activity = Activity(sys.stderr, is_live=_is_watched(sys.stderr))
-    activity(phase)
+    if phase:
+        activity(phase)
     with ticking(activity.tick):
         try:
             yield activity

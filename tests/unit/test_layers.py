@@ -24,6 +24,7 @@ LAYERS = (
         "config",
         "strict_yaml",
         "digest",
+        "scratch",
         "splitmix",
         "trace",
         "heap",
