@@ -26,7 +26,7 @@ from bagpipe_hpc.roles.communicators import Communicators, check_thread_level, s
 from bagpipe_hpc.roles.course import BEGINNING, Position
 from bagpipe_hpc.roles.failure import whole_job_fails_together
 from bagpipe_hpc.roles.placing import place_of_this_rank
-from bagpipe_hpc.roles.run_directory import DONE, writing_to
+from bagpipe_hpc.roles.run_directory import DONE, refuse_training, writing_to
 from bagpipe_hpc.roles.run_lock import Ownership
 from bagpipe_hpc.roles.run_settings import (
     require_named_factory,
@@ -263,10 +263,12 @@ def _validate(hosts: list[str], config: Config, lines: list[str], request: Reque
     _check_evaluation(config, dataset, request)
     ownership = Ownership(_owned_directories(config, request))
     try:
+        if request.evaluates_only:
+            refuse_training(request.run_path)
         for line in lines:
             print(line, flush=True)
         start, checkpoints = _choose_checkpoint(config, topology, dataset, request)
-        _begin_run_directory(config, request.run_path)
+        _begin_run_directory(config, request)
     except BaseException:
         ownership.release()
         raise
@@ -281,7 +283,12 @@ def _owned_directories(config: Config, request: Request) -> list[Path]:
     return [request.run_path, *([Path(directory)] if directory else [])]
 
 
-def _begin_run_directory(config: Config, run_path: Path) -> None:
+def _begin_run_directory(config: Config, request: Request) -> None:
+    run_path = request.run_path
+    if (run_path / DONE).exists() and not request.evaluates_only and request.resume is None:
+        print(
+            f"bagpipe: note: {run_path} has a finished job: its settings, metrics and summary are replaced", flush=True
+        )
     with writing_to(run_path):
         for name in (DONE, "summary.json"):
             (run_path / name).unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's

@@ -12,7 +12,7 @@ from bagpipe_hpc.checkpoint.generation import claim_generation
 from bagpipe_hpc.checkpoint.layout import EVALUATIONS_FILE, METRICS_FILE
 from bagpipe_hpc.checkpoint.manifest import ModelEntry, require_same_model
 from bagpipe_hpc.checkpoint.tree import Tree
-from bagpipe_hpc.checkpoint.verify import newest_good
+from bagpipe_hpc.checkpoint.verify import Verifier, newest_good
 from bagpipe_hpc.config import Config, ModelConfig, TableConfig
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.data.schema import Schema, TableSchema
@@ -38,17 +38,18 @@ def open_checkpoints(config: Config, run_path: Path, resume: str | None) -> tupl
     Args:
         resume: "auto": the newest good one, or none; a path: that one; None: the job starts afresh.
     Returns:
-        Directory of checkpoints, generation, checkpoint.
+        Directory of checkpoints, generation (0 where the job writes none), checkpoint.
     Raises:
         CheckpointError: the checkpoint named is missing or damaged; or a fresh start finds checkpoints of another run.
     """
     root = Path(config.checkpoint.directory or run_path / "checkpoints")
     if resume is None:
         _refuse_used(root)
-        return root, claim_generation(root), None
+    generation = claim_generation(root) if config.checkpoint.enabled else 0
+    if resume is None:
+        return root, generation, None
     if resume != AUTO:
-        return root, claim_generation(root), Checkpoint.open(Path(resume))
-    generation = claim_generation(root)
+        return root, generation, Verifier().verify(Path(resume))
     checkpoint, rejected = newest_good(root)
     for bad in rejected:
         print(f"bagpipe: note: {bad.path} is passed over: {bad.fault}", flush=True)
