@@ -99,7 +99,7 @@ def test_every_changed_value_is_found(tmp_path: Path) -> None:
             flipped = bytearray(content)
             flipped[index] ^= 1 << bit
             (tmp_path / MANIFEST).write_bytes(flipped)
-            with pytest.raises(CheckpointError, match="manifest.json"):
+            with pytest.raises(CheckpointError, match=r"manifest\.json"):
                 read_manifest(tmp_path)
 
 
