@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mpi4py import MPI
 
 from bagpipe_hpc.collector import resume_collector
-from bagpipe_hpc.config import Config, Settings, load_config
+from bagpipe_hpc.config import Config, Settings
 from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError, OwnModelError
 from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_FAILURE, EXIT_INVALID, EXIT_STOPPED
 from bagpipe_hpc.launcher import check_launcher
@@ -26,8 +26,14 @@ from bagpipe_hpc.roles.communicators import Communicators, check_thread_level, s
 from bagpipe_hpc.roles.course import BEGINNING, Position
 from bagpipe_hpc.roles.failure import whole_job_fails_together
 from bagpipe_hpc.roles.placing import place_of_this_rank
-from bagpipe_hpc.roles.run_directory import DONE, writing_to
+from bagpipe_hpc.roles.run_directory import DONE, refuse_training, writing_to
 from bagpipe_hpc.roles.run_lock import Ownership
+from bagpipe_hpc.roles.run_settings import (
+    require_named_factory,
+    settings_of_checkpoint,
+    settings_of_job,
+    write_run_settings,
+)
 from bagpipe_hpc.roles.saving import CheckpointSpec
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.stop import Budget, StopRequests, listening_for_signals, seconds_left
@@ -197,23 +203,23 @@ def _agree_on_job(launched: MPI.Intracomm, request: Request) -> tuple[MPI.Intrac
         The world, in the order of roles, and the job; None where there is none, and somebody has said why.
     """
     places = launched.gather(place_of_this_rank())
-    ordered: tuple[Config, list[int]] | None = None
+    ordered: tuple[Config, list[str], list[int]] | None = None
     if places:
         with _explaining():
             check_launcher(os.environ, launched.size, MPI.Get_library_version(), shlex.join(["bagpipe", *sys.argv[1:]]))
             check_thread_level()
-            config = _read_config(request)
-            ordered = config, order_of_roles(places, config.roles)
+            config, lines = _read_config(request)
+            ordered = config, lines, order_of_roles(places, config.roles)
     ordered = launched.bcast(ordered)
     if ordered is None:
         return None
-    config, order = ordered
+    config, lines, order = ordered
     world = cast(MPI.Intracomm, launched.Split(0, order.index(launched.rank)))
     hosts = world.gather(socket.gethostname())
     job: _Job | None = None
     if hosts:
         with _explaining():
-            job = _validate(hosts, config, request)
+            job = _validate(hosts, config, lines, request)
     spec = world.bcast(job.spec if job else None)
     return (world, job or _Job(spec)) if spec else None
 
@@ -227,13 +233,14 @@ def _explaining() -> Iterator[None]:
         print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
 
 
-def _read_config(request: Request) -> Config:
+def _read_config(request: Request) -> tuple[Config, list[str]]:
+    """All settings, and lines that say where they come from."""
     if request.evaluates_only:
-        return _evaluation_config(request)
-    return load_config(request.settings, _overrides(request))
+        return _evaluation_config(request), []
+    return settings_of_job(request.settings, _overrides(request), request.run_path, request.resume)
 
 
-def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
+def _validate(hosts: list[str], config: Config, lines: list[str], request: Request) -> _Job:
     from bagpipe_hpc.data.dataset import open_dataset, require_labels
 
     budget = Budget(seconds_left(request.time_limit, os.environ, time.time()), time.perf_counter())
@@ -258,8 +265,12 @@ def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
     _check_evaluation(config, dataset, request)
     ownership = Ownership(_owned_directories(config, request))
     try:
+        if request.evaluates_only:
+            refuse_training(request.run_path)
+        for line in lines:
+            print(line, flush=True)
         start, checkpoints = _choose_checkpoint(config, topology, dataset, request)
-        _begin_run_directory(config, request.run_path)
+        _begin_run_directory(config, request)
     except BaseException:
         ownership.release()
         raise
@@ -274,12 +285,17 @@ def _owned_directories(config: Config, request: Request) -> list[Path]:
     return [request.run_path, *([Path(directory)] if directory else [])]
 
 
-def _begin_run_directory(config: Config, run_path: Path) -> None:
+def _begin_run_directory(config: Config, request: Request) -> None:
+    run_path = request.run_path
+    if (run_path / DONE).exists() and not request.evaluates_only and request.resume is None:
+        print(
+            f"bagpipe: note: {run_path} has a finished job: its settings, metrics and summary are replaced", flush=True
+        )
     with writing_to(run_path):
         for name in (DONE, "summary.json"):
             (run_path / name).unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
         delete_traces(run_path)
-        (run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    write_run_settings(run_path, config)
 
 
 def _overrides(request: Request) -> list[str]:
@@ -307,16 +323,14 @@ def _check_evaluation(config: Config, dataset: Dataset, request: Request) -> Non
 def _evaluation_config(request: Request) -> Config:
     """The settings of the checkpoint, but for the training."""
     from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
-    from bagpipe_hpc.roles.resume import require_named_factory
 
     assert request.resume is not None
     checkpoint = Checkpoint.open(Path(request.resume))
-    require_named_factory(checkpoint, request.overrides)
+    settings = settings_of_checkpoint(checkpoint)
+    require_named_factory(settings, Settings().overridden(request.overrides))
     only = ["checkpoint.enabled=false", "evaluation.enabled=true", "tensorboard=false"]
     only.append(f"training.iterations={checkpoint.manifest.iteration}")
-    return (
-        Settings(checkpoint.manifest.config, str(checkpoint.path)).overridden([*request.overrides, *only]).validated()
-    )
+    return settings.overridden([*request.overrides, *only]).validated()
 
 
 def _choose_checkpoint(
