@@ -28,6 +28,8 @@ LAYERS = (
         "heap",
         "collector",
         "launcher",
+        "rank_thread",
+        "threaded_job",
         "available_memory",
     },
     {"topology", "sharding", "placement"},
@@ -45,7 +47,7 @@ LAYERS = (
 )
 
 PERMITTED = {
-    "mpi4py": ("transport", "roles", "bench", "cli"),
+    "mpi4py": ("launcher", "transport", "roles", "bench", "cli"),
     "torch": ("training", "checkpoint", "cli.doctor"),
     "tensorboardX": ("roles",),
     "horovod": ("training", "checkpoint", "roles", "cli.doctor"),
