@@ -6,30 +6,74 @@ A configuration is validated as a whole before any work starts. `docs/settings.m
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     JsonValue,
-    PositiveInt,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from bagpipe_hpc.errors import ConfigError
+from bagpipe_hpc.strict_yaml import Document, Place, parse_yaml, read_yaml_file
+
+# Upper bounds are far above what makes sense: they catch slips of the pen before they cost memory or time.
+MAX_ITERATIONS = 10**11  # names of checkpoints have 12 digits
+MAX_SAMPLES = 10**12
+MAX_BATCH_SIZE = 2**26
+MAX_LEARNING_RATE = 1e6
+
+
+def _require_plain(value: JsonValue) -> JsonValue:
+    """Refuse numbers that other readers of JSON, or torch, do not take."""
+    if isinstance(value, dict):
+        for part in value.values():
+            _require_plain(part)
+    elif isinstance(value, list):
+        for part in value:
+            _require_plain(part)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"numbers must be finite, not {value}")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("integers must fit into 64 bits")
+    return value
+
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Arguments = Annotated[dict[str, JsonValue], AfterValidator(_require_plain)]
+LearningRate = Annotated[float, Field(gt=0, le=MAX_LEARNING_RATE, allow_inf_nan=False)]
+Size = Annotated[int, Field(gt=0, le=2**20)]  # of a layer
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, field: ValidationInfo) -> Any:
+        """YAML reads yes, no, on and off as true and false, which pydantic would read as 1 and 0."""
+        assert field.field_name is not None
+        is_truth = isinstance(value, bool) or (
+            isinstance(value, list | tuple) and any(isinstance(v, bool) for v in value)
+        )
+        if is_truth and cls.model_fields[field.field_name].annotation is not bool:
+            raise ValueError(
+                "must not be true or false (YAML reads yes, no, on and off as these, unless they are quoted)"
+            )
+        return value
 
 
 class LookaheadConfig(_Section):
@@ -46,7 +90,7 @@ class LookaheadConfig(_Section):
 
 class CacheConfig(_Section):
     rows: int | None = Field(
-        None, ge=1, description="Slots per trainer; null: as many as a quarter of the free memory holds."
+        None, ge=1, lt=2**31, description="Slots per trainer; null: as many as a quarter of the free memory holds."
     )
 
 
@@ -59,13 +103,14 @@ class OracleConfig(_Section):
     max_dense_keys: int = Field(
         2**29,
         ge=0,
+        le=2**40,
         description="Up to so many rows in all tables the oracle keeps 8 bytes for each; beyond, only for those in "
         "the lookahead window.",
     )
 
 
 class RolesConfig(_Section):
-    servers: int = Field(1, ge=1, description="Embedding servers S.")
+    servers: int = Field(1, ge=1, le=100_000, description="Embedding servers S.")
     placement: Literal["packed", "spread", "by-hostname"] = Field(
         "packed",
         description="Which ranks are oracle and servers: the first 1 + S; one of each node in turn, of nodes without "
@@ -94,22 +139,26 @@ class ModelConfig(_Section):
         description="Model of your own instead: `module:function`, imported from the working directory or Python's "
         "path; null: model.name.",
     )
-    arguments: dict[str, JsonValue] = Field({}, description="Keyword arguments of the factory.")
+    arguments: Arguments = Field({}, description="Keyword arguments of the factory.")
     embedding_dim: int = Field(16, ge=1, le=4096, description="Columns of every embedding.")
-    bottom_mlp: tuple[PositiveInt, ...] = Field(
-        (64, 32), description="dlrm: hidden layers of the bottom MLP (dense features)."
+    bottom_mlp: tuple[Size, ...] = Field(
+        (64, 32), max_length=100, description="dlrm: hidden layers of the bottom MLP (dense features)."
     )
-    top_mlp: tuple[PositiveInt, ...] = Field((128, 64), description="All but caser: hidden layers of the (top) MLP.")
+    top_mlp: tuple[Size, ...] = Field(
+        (128, 64), max_length=100, description="All but caser: hidden layers of the (top) MLP."
+    )
     cross_layers: int = Field(3, ge=1, le=100, description="dcn, dcn_v2: cross layers.")
-    cross_rank: int | None = Field(None, ge=1, description="dcn_v2: rank of the cross matrices; null: full.")
-    cnn_channels: tuple[PositiveInt, ...] = Field(
-        (6, 8), min_length=1, description="fgcnn: feature maps of each convolution."
+    cross_rank: int | None = Field(None, ge=1, le=2**20, description="dcn_v2: rank of the cross matrices; null: full.")
+    cnn_channels: tuple[Size, ...] = Field(
+        (6, 8), min_length=1, max_length=100, description="fgcnn: feature maps of each convolution."
     )
-    cnn_height: int = Field(7, ge=1, description="fgcnn: fields that a convolution spans, an odd number.")
-    cnn_pooling: int = Field(2, ge=2, description="fgcnn: fields pooled into one after each convolution.")
-    cnn_new_features: int = Field(2, ge=1, description="fgcnn: features generated per pooled field.")
-    horizontal_filters: int = Field(16, ge=1, description="caser: filters over 1, 2, ... all items, of each height.")
-    vertical_filters: int = Field(4, ge=1, description="caser: weighted sums of the items.")
+    cnn_height: int = Field(7, ge=1, le=9_999, description="fgcnn: fields that a convolution spans, an odd number.")
+    cnn_pooling: int = Field(2, ge=2, le=10_000, description="fgcnn: fields pooled into one after each convolution.")
+    cnn_new_features: int = Field(2, ge=1, le=10_000, description="fgcnn: features generated per pooled field.")
+    horizontal_filters: int = Field(
+        16, ge=1, le=2**20, description="caser: filters over 1, 2, ... all items, of each height."
+    )
+    vertical_filters: int = Field(4, ge=1, le=2**20, description="caser: weighted sums of the items.")
 
     @field_validator("cnn_height")
     @classmethod
@@ -152,22 +201,27 @@ class TableConfig(_Section):
     """Of one table of the data set."""
 
     pooling: Literal["sum", "mean"] = Field("sum", description="What becomes of the rows of a ragged table's ids.")
-    learning_rate: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Step size of the table's rows; null: that of all rows."
+    learning_rate: LearningRate | None = Field(
+        None, description="Step size of the table's rows; null: that of all rows."
     )
     embedding_dim: int | None = Field(
-        None, ge=1, description="Columns of the table's embeddings, the first of its rows; null: model.embedding_dim."
+        None,
+        ge=1,
+        le=4096,
+        description="Columns of the table's embeddings, the first of its rows; null: model.embedding_dim.",
     )
 
 
 class TrainingConfig(_Section):
-    batch_size: int = Field(256, ge=1, description="Samples of one global batch, split over the trainers.")
-    epochs: int = Field(1, ge=1, description="Passes over the training split.")
-    iterations: int | None = Field(None, ge=1, description="Stop after so many iterations; null: all epochs.")
-    learning_rate: float = Field(
+    batch_size: int = Field(
+        256, ge=1, le=MAX_BATCH_SIZE, description="Samples of one global batch, split over the trainers."
+    )
+    epochs: int = Field(1, ge=1, le=10**9, description="Passes over the training split.")
+    iterations: int | None = Field(
+        None, ge=1, le=MAX_ITERATIONS, description="Stop after so many iterations; null: all epochs."
+    )
+    learning_rate: LearningRate = Field(
         0.1,
-        gt=0,
-        allow_inf_nan=False,
         description="Step size of rows and dense parameters, unless they have their own.",
     )
     seed: int = Field(
@@ -176,6 +230,7 @@ class TrainingConfig(_Section):
     shuffle_block: int | None = Field(
         None,
         ge=1,
+        le=MAX_SAMPLES,
         description="Train in another order in every epoch: blocks of so many samples, and samples within each, change "
         "places; null: in the order of the data set.",
     )
@@ -184,7 +239,7 @@ class TrainingConfig(_Section):
         description="Of the model's forward and backward; parameters, rows and all sums are float32.",
     )
     threads: int | None = Field(
-        None, ge=1, description="Threads of a trainer; null: OMP_NUM_THREADS, else a share of the cores."
+        None, ge=1, le=4096, description="Threads of a trainer; null: OMP_NUM_THREADS, else a share of the cores."
     )
     wire_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32",
@@ -197,20 +252,26 @@ class RowOptimizerConfig(_Section):
     name: Literal["sgd", "momentum", "adagrad", "rowwise_adagrad", "adam"] = Field(
         "sgd", description="Optimizer of embedding rows; its state is part of the row."
     )
-    learning_rate: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Step size of rows; null: training.learning_rate."
-    )
+    learning_rate: LearningRate | None = Field(None, description="Step size of rows; null: training.learning_rate.")
     momentum: float = Field(0.9, gt=0, lt=1, description="momentum: what a step keeps of the direction before.")
     nesterov: bool = Field(False, description="momentum: Nesterov's.")
     initial_accumulator_value: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="adagrad, rowwise_adagrad: where sums of squares start."
+        0.0, ge=0, le=1e30, allow_inf_nan=False, description="adagrad, rowwise_adagrad: where sums of squares start."
     )
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="adam: decay of the first and second moments.")
     eps: float | None = Field(
-        None, ge=1e-30, allow_inf_nan=False, description="All that divide; null: 1e-10 for adagrad, 1e-8 for others."
+        None,
+        ge=1e-30,
+        le=1e30,
+        allow_inf_nan=False,
+        description="All that divide; null: 1e-10 for adagrad, 1e-8 for others.",
     )
     clip_value: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Cut elements of rows' summed gradients to +-this; null: do not."
+        None,
+        gt=0,
+        le=1e30,
+        allow_inf_nan=False,
+        description="Cut elements of rows' summed gradients to +-this; null: do not.",
     )
 
     @property
@@ -234,13 +295,14 @@ class RowOptimizerConfig(_Section):
 
 class DenseOptimizerConfig(_Section):
     name: str = Field("sgd", description="Optimizer of dense parameters: a class of torch.optim, in any case.")
-    learning_rate: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Step size of dense parameters; null: training.learning_rate."
+    learning_rate: LearningRate | None = Field(
+        None, description="Step size of dense parameters; null: training.learning_rate."
     )
-    arguments: dict[str, JsonValue] = Field({}, description="Of the class, such as momentum or betas; not lr.")
+    arguments: Arguments = Field({}, description="Of the class, such as momentum or betas; not lr.")
     clip_norm: float | None = Field(
         None,
         gt=0,
+        le=1e30,
         allow_inf_nan=False,
         description="Scale dense gradients whose global norm is larger to this; null: do not.",
     )
@@ -254,12 +316,17 @@ class DenseOptimizerConfig(_Section):
 class ScheduleConfig(_Section):
     """Of all learning rates."""
 
-    warm_up_iterations: int = Field(0, ge=0, description="Learning rates grow linearly over so many iterations.")
+    warm_up_iterations: int = Field(
+        0, ge=0, le=MAX_ITERATIONS, description="Learning rates grow linearly over so many iterations."
+    )
     decay: Literal["constant", "linear", "cosine", "inverse_sqrt", "step"] = Field(
         "constant", description="How learning rates go on after the warm-up."
     )
     decay_iterations: int | None = Field(
-        None, ge=1, description="linear, cosine: until the rate is at its lowest. step: from one step to the next."
+        None,
+        ge=1,
+        le=MAX_ITERATIONS,
+        description="linear, cosine: until the rate is at its lowest. step: from one step to the next.",
     )
     decay_factor: float = Field(
         0.1, ge=0, le=1, description="linear, cosine: the part of the rate that is left at last. step: after each step."
@@ -275,11 +342,14 @@ class ScheduleConfig(_Section):
 class EvaluationConfig(_Section):
     enabled: bool = Field(True, description="Evaluate after the last iteration, and every so many.")
     every: int | None = Field(
-        None, ge=1, description="Training iterations from one evaluation to the next; null: only after the last one."
+        None,
+        ge=1,
+        le=MAX_ITERATIONS,
+        description="Training iterations from one evaluation to the next; null: only after the last one.",
     )
     split: Literal["validation", "train"] = Field("validation", description="Samples to evaluate on.")
     batch_size: int | None = Field(
-        None, ge=1, description="Samples of one evaluation batch; null: training.batch_size."
+        None, ge=1, le=MAX_BATCH_SIZE, description="Samples of one evaluation batch; null: training.batch_size."
     )
     metric: Literal["auc", "log_loss", "normalised_entropy"] = Field(
         "auc", description="By which one evaluation is better than another."
@@ -287,11 +357,16 @@ class EvaluationConfig(_Section):
     early_stopping_patience: int | None = Field(
         None,
         ge=1,
+        le=10**9,
         description="End training when so many evaluations in a row were no better than the best before them; null: "
         "never.",
     )
     min_improvement: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="Early stopping: by less than this, an evaluation is no better."
+        0.0,
+        ge=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="Early stopping: by less than this, an evaluation is no better.",
     )
 
     @model_validator(mode="after")
@@ -306,13 +381,15 @@ class CheckpointConfig(_Section):
         True, description="Checkpoints: after the last iteration, at a signal, at the time limit, and every so many."
     )
     directory: str | None = Field(None, min_length=1, description="Where they go; null: RUN_DIR/checkpoints.")
-    every: int | None = Field(None, ge=1, description="Iterations from one to the next; null: none while training.")
-    full_every: int = Field(
-        10, ge=1, description="Each so many-th has all rows, the others those changed since the one before."
+    every: int | None = Field(
+        None, ge=1, le=MAX_ITERATIONS, description="Iterations from one to the next; null: none while training."
     )
-    keep_last: int = Field(2, ge=1, description="Keep so many of the newest, and what they build on.")
+    full_every: int = Field(
+        10, ge=1, le=10**6, description="Each so many-th has all rows, the others those changed since the one before."
+    )
+    keep_last: int = Field(2, ge=1, le=10**9, description="Keep so many of the newest, and what they build on.")
     keep_every: int | None = Field(
-        None, ge=1, description="Keep those whose iteration is a multiple of this, too; null: none."
+        None, ge=1, le=MAX_ITERATIONS, description="Keep those whose iteration is a multiple of this, too; null: none."
     )
     keep_best: bool = Field(
         False,
@@ -419,7 +496,64 @@ class Config(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def load_config(source: Config | Mapping[str, Any] | str | Path | None, overrides: list[str]) -> Config:
+SettingsSource: TypeAlias = Config | Mapping[str, Any] | str | Path | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Some settings, not validated yet.
+
+    Args:
+        values: Sections of settings by name.
+        source: Where they come from, for messages; None: a program.
+        lines: Line of each in its file.
+    """
+
+    values: dict[str, Any] = dataclasses.field(default_factory=dict)
+    source: str | None = None
+    lines: Mapping[Place, int] = dataclasses.field(default_factory=dict)
+
+    def over(self, base: Settings) -> Settings:
+        """All settings of the base, but those that are given here, which are taken from here."""
+        return Settings(_merged(Config, base.values, self.values), self.source or base.source, self.lines)
+
+    def overridden(self, overrides: Sequence[str]) -> Settings:
+        """The same with some replaced, given as `section.key=value`.
+
+        Raises:
+            ConfigError: one is not of that form.
+        """
+        values, lines = copy.deepcopy(self.values), dict(self.lines)
+        for override in overrides:
+            place = _apply_override(values, override)
+            lines = {there: line for there, line in lines.items() if there[: len(place)] != place}
+        return Settings(values, self.source, lines)
+
+    def validated(self) -> Config:
+        """A whole configuration, with defaults for all that is not given.
+
+        Raises:
+            ConfigError: names every setting that is wrong, what it was given and what is allowed.
+        """
+        try:
+            return Config.model_validate(self.values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, self)) from None
+
+
+def _merged(section: type[BaseModel], base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in changes.items():
+        field = section.model_fields.get(name)
+        inner = field.annotation if field is not None else None
+        is_section = isinstance(inner, type) and issubclass(inner, BaseModel)
+        if is_section and isinstance(value, Mapping) and isinstance(base.get(name), Mapping):
+            value = _merged(cast(type[BaseModel], inner), base[name], value)
+        merged[name] = value
+    return merged
+
+
+def load_config(source: SettingsSource, overrides: Sequence[str]) -> Config:
     """Read a YAML file, or take settings as they are (none: the defaults); apply overrides, validate the whole.
 
     Args:
@@ -428,26 +562,29 @@ def load_config(source: Config | Mapping[str, Any] | str | Path | None, override
     Raises:
         ConfigError: names every setting that is wrong, what it was given and what is allowed.
     """
-    if source is None or isinstance(source, Mapping):
-        return make_config(copy.deepcopy(dict(source or {})), overrides, None)
-    if isinstance(source, Config):
-        return make_config(source.model_dump(), overrides, None)
-    path = Path(source)
-    return make_config(read_yaml(path, "configuration"), overrides, path)
+    return read_settings(source).overridden(overrides).validated()
 
 
-def make_config(settings: dict[str, Any], overrides: list[str], source: Path | None) -> Config:
-    """The same from settings that were read from somewhere.
+def read_settings(source: SettingsSource) -> Settings:
+    """The settings that are given, and no others.
 
-    Args:
-        source: Where they come from, for messages.
+    Raises:
+        ConfigError: the file cannot be read, or is not a mapping.
     """
-    for override in overrides:
-        _apply_override(settings, override)
-    try:
-        return Config.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from None
+    if source is None or isinstance(source, Mapping):
+        return Settings(copy.deepcopy(dict(source or {})))
+    if isinstance(source, Config):
+        return Settings(source.model_dump(exclude_unset=True))
+    return settings_in(read_yaml_file(Path(source), "configuration"), f"configuration {source}")
+
+
+def settings_in(document: Document, source: str) -> Settings:
+    """Settings of a file that was read.
+
+    Raises:
+        ConfigError: it is not a mapping.
+    """
+    return Settings(_sections_in(document, source), source, document.lines)
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
@@ -456,35 +593,25 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read, or is not a mapping.
     """
-    try:
-        content = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{what} {path} cannot be read: {error.strerror}; check the path") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{what} {path} is not valid YAML: {error}; mend it") from None
-    settings = _parse_yaml(content, f"{what} {path}")
+    return _sections_in(read_yaml_file(path, what), f"{what} {path}")
+
+
+def _sections_in(document: Document, source: str) -> dict[str, Any]:
+    settings = document.value
     if settings is None:
         return {}
     if not isinstance(settings, dict):
-        raise ConfigError(f"{what} {path} must be a mapping of settings, not a {type(settings).__name__}")
+        raise ConfigError(f"{source} must be a mapping of settings, not a {type(settings).__name__}")
     # A section with nothing in it, as in a template with its settings commented out, is one that is not there.
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _parse_yaml(content: str, name: str) -> Any:
-    try:
-        return yaml.safe_load(content)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date, but is none
-        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}; mend it") from None
-    except RecursionError:
-        raise ConfigError(f"{name} is not valid YAML for settings: nested too deeply; mend it") from None
-
-
-def _apply_override(settings: dict[str, Any], override: str) -> None:
+def _apply_override(settings: dict[str, Any], override: str) -> Place:
+    """Returns the place of the setting."""
     name, separator, text = override.partition("=")
     if not separator or not name:
         raise ConfigError(f"--set {override!r} is not of the form section.key=value, as in training.epochs=3")
-    value = _parse_yaml(text, f"--set {override!r}: the value")
+    value = parse_yaml(text, f"--set {_shown(override)}: the value").value
     *sections, key = name.split(".")
     for section in sections:
         inner = settings.setdefault(section, {})
@@ -492,6 +619,20 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override!r}: {section!r} is a single setting and has no parts")
         settings = inner
     settings[key] = value
+    return (*sections, key)
+
+
+def changed_settings(before: Config, after: Config) -> list[tuple[str, Any, Any]]:
+    """Dotted name and both values of every setting that differs."""
+    return list(_changes(before.model_dump(mode="json"), after.model_dump(mode="json"), ""))
+
+
+def _changes(before: Any, after: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in before | after:
+            yield from _changes(before.get(key), after.get(key), f"{name}.{key}" if name else key)
+    elif before != after:
+        yield name, before, after
 
 
 def setting_names(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
@@ -505,20 +646,27 @@ def setting_names(model: type[BaseModel] = Config, prefix: str = "") -> list[str
     return names
 
 
-def _explain(error: ValidationError, path: Path | None) -> str:
+def _explain(error: ValidationError, settings: Settings) -> str:
     problems = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            problems.append(_explain_unknown(name))
+            said = _explain_unknown(name)
         elif problem["type"] == "model_type":
-            problems.append(f"{name} = {problem['input']!r}: is a section; valid in it: {', '.join(_names_in(name))}")
+            said = f"{name} = {_shown(problem['input'])}: is a section; valid in it: {', '.join(_names_in(name))}"
         elif name:
-            problems.append(f"{name} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
+            said = f"{name} = {_shown(problem['input'])}: {problem['msg'].removeprefix('Value error, ')}"
         else:
-            problems.append(problem["msg"].removeprefix("Value error, "))
-    source = f"configuration {path}" if path else "settings"
-    return f"{source}: " + "; ".join(problems)
+            said = problem["msg"].removeprefix("Value error, ")
+        line = settings.lines.get(tuple(problem["loc"])) if name else None
+        problems.append(said if line is None else f"line {line}: {said}")
+    return f"{settings.source or 'settings'}: " + "; ".join(problems)
+
+
+def _shown(value: Any) -> str:
+    """Not more of it than fits into a message."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:80]} ... {text[-36:]}"
 
 
 def _explain_unknown(name: str) -> str:

@@ -36,7 +36,11 @@ class CheckpointError(BagpipeError):
 
 
 class FencedError(CheckpointError):
-    """A later incarnation of the job owns the checkpoint directory: this one must not write into it."""
+    """A later start of the job took the run directory or the checkpoint directory over: this one must stop."""
+
+
+class RunDirectoryError(BagpipeError):
+    """A run directory is used by another job, or was deleted while its job ran."""
 
 
 class PlatformError(BagpipeError):

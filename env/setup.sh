@@ -29,6 +29,17 @@ mpich_version=5.0.2
 mpi4py_version=4.1.2
 
 say() { printf 'setup: %s\n' "$*"; }
+# Run a command that takes long, and say every 10 seconds that it still runs: patiently "what it does" COMMAND...
+patiently() {
+  local what=$1 status=0
+  shift
+  say "$what"
+  (while sleep 10 &>/dev/null; do say "$what: $((SECONDS / 60)) min $((SECONDS % 60)) s since the start of this set-up"; done) &
+  local heartbeat=$!
+  "$@" || status=$?
+  kill "$heartbeat" && wait "$heartbeat" 2>/dev/null || true
+  return "$status"
+}
 fail() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 usage() { sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
@@ -118,7 +129,6 @@ echo "$built_with" >"$record"
 export PATH=$venv/bin:$PATH VIRTUAL_ENV=$venv PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_WARN_SCRIPT_LOCATION=1
 pip() { "$venv/bin/python" -m pip "$@"; }
 
-say "installing packages"
 if [[ -n $lender ]]; then
   "$lender/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
     >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lender.pth"
@@ -126,7 +136,7 @@ fi
 pins=$root/env/requirements
 requirements=(-c "$pins/constraints.txt" -r "$pins/build.txt" -r "$pins/run.txt")
 if $dev; then requirements+=(-r "$pins/dev.txt"); fi
-pip install --quiet "${requirements[@]}" || fail "pip could not install the packages above; with no network, set PIP_FIND_LINKS to a folder of wheels"
+patiently "installing packages (about a minute with a warm package cache)" pip install --quiet "${requirements[@]}" || fail "pip could not install the packages above; with no network, set PIP_FIND_LINKS to a folder of wheels"
 
 own() { pip install --quiet --no-deps --force-reinstall "$@"; }  # also where the lender has a package of that name
 case $mpi in
@@ -142,8 +152,7 @@ case $mpi in
         chmod +x "$venv/bin/$name"
       fi
     done
-    say "building mpi4py $mpi4py_version against $MPICC"
-    own --no-build-isolation --no-cache-dir --no-binary mpi4py "mpi4py==$mpi4py_version"
+    patiently "building mpi4py $mpi4py_version against $MPICC" own --no-build-isolation --no-cache-dir --no-binary mpi4py "mpi4py==$mpi4py_version"
     ;;
 esac || fail "could not install mpi4py for --mpi $mpi (see above)"
 
@@ -158,7 +167,6 @@ if ! compgen -G "$wheels/horovod-*.whl" >/dev/null; then
   PATH=$("$venv/bin/python" -c 'import cmake, ninja; print(cmake.CMAKE_BIN_DIR, ninja.BIN_DIR, sep=":")'):$PATH
   scratch=$(mktemp -d)
   trap 'rm -rf "$scratch"' EXIT
-  say "building Horovod $horovod_version for $key (3 to 5 minutes on 2 cores; kept for the next time)"
   export HOROVOD_WITH_MPI=1 HOROVOD_WITHOUT_GLOO=1 HOROVOD_CPU_OPERATIONS=MPI
   export HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1
   pip download --quiet --no-deps --no-binary :all: --no-build-isolation --dest "$scratch" "horovod==$horovod_version" ||
@@ -167,7 +175,11 @@ if ! compgen -G "$wheels/horovod-*.whl" >/dev/null; then
   source=$scratch/horovod-$horovod_version
   # The release asks for C++14; torch's headers need C++17 (mended upstream after the last release).
   sed -i 's/set(CMAKE_CXX_STANDARD 14)/set(CMAKE_CXX_STANDARD 17)/' "$source/CMakeLists.txt" "$source/horovod/torch/CMakeLists.txt"
-  if ! pip wheel --no-deps --no-build-isolation --wheel-dir "$scratch/wheel" "$source" >"$scratch/build.log" 2>&1; then
+  build_horovod() {
+    pip wheel --no-deps --no-build-isolation --wheel-dir "$scratch/wheel" "$source" >"$scratch/build.log" 2>&1
+  }
+  if ! patiently "building Horovod $horovod_version for $key (3 to 5 minutes on 2 cores; kept for the next time)" build_horovod
+  then
     tail -n 40 "$scratch/build.log" >&2
     fail "Horovod did not build (its last lines are above)"
   fi

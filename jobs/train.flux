@@ -7,6 +7,8 @@
 #flux: --nodes=4
 #flux: --exclusive
 
+# What your site needs, for example `module load`:
+
 venv=.venv                        # the virtual environment that env/setup.sh made
 data=clicks                       # the data set
 stage_data=false                  # true: copy the data set to node-local scratch first

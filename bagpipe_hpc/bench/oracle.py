@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import itertools
 import resource
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,14 +22,16 @@ from rich.table import Table
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.batch import Batch
-from bagpipe_hpc.data.dataset import Dataset, open_dataset
+from bagpipe_hpc.data.dataset import Dataset, Progress, no_progress, open_dataset
 from bagpipe_hpc.data.synthetic import synthesize
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.heap import keep_freed_memory
+from bagpipe_hpc.lookahead.next_use import DenseKeyState
 from bagpipe_hpc.lookahead.plan import Int64Array, IterationPlan
 from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
 from bagpipe_hpc.roles.planning import EncodedPlan, PlanStream, sample_batch, warm_up_planning
 from bagpipe_hpc.roles.summary import imbalance
+from bagpipe_hpc.scratch import scratch_directory
 
 SKIPPED_PLANS = 10  # at the start of a round: made while the yardstick was measured
 YARDSTICK_BATCHES = 5  # per round
@@ -237,17 +237,21 @@ class OracleFigures:
         yield "peak memory", f"{self.peak_bytes / 1e9:.2f} GB", f"key state {self.key_state_bytes / 1e9:.2f} GB"
 
 
-def measure_oracle(case: OracleCase) -> OracleFigures:
+def measure_oracle(case: OracleCase, progress: Progress = no_progress) -> OracleFigures:
     """Plan a stream and measure.
 
+    Args:
+        case: What to plan.
+        progress: Is told what goes on.
     Raises:
         ConfigError: the data set is too short for the case.
         DatasetError: the data set is not sound.
     """
     keep_freed_memory()
-    with _dataset(case) as dataset:
+    with _dataset(case, progress) as dataset:
         schema = dataset.schema
         config = case.config
+        progress("compiling what plans", 0, 0)
         warm_up_planning(config, schema, case.trainers)
         stream = PlanStream(
             config,
@@ -261,7 +265,8 @@ def measure_oracle(case: OracleCase) -> OracleFigures:
         plans = stream.plans(sample_batch(batch) for batch in itertools.islice(read, case.num_batches))
         counts, times, yardsticks, narrow_yardsticks = _Counts(), [], [], []
         timed_stages: dict[str, float] = {}
-        for _ in range(case.rounds):
+        for number in range(case.rounds):
+            progress("planning, rounds", number, case.rounds)
             for _ in range(SKIPPED_PLANS):
                 next(plans)
             before, start = stream.seconds, time.perf_counter()
@@ -277,6 +282,7 @@ def measure_oracle(case: OracleCase) -> OracleFigures:
             yardsticks.append(_yardstick(ids.astype(np.int64)))
             narrow_yardsticks.append(_yardstick(ids.astype(np.int32)))
     num_keys = sum(schema.num_embeddings)
+    progress("measuring memory", 0, 0)
     random_speed, copy_speed = _random_speed(min(num_keys, 2**27)), _copy_speed()
     n = counts.plans
     touched = LINES_PER_ENTRY * LINE_BYTES * counts.entries / random_speed + (
@@ -328,7 +334,7 @@ class _Tap:
 
 
 @contextmanager
-def _dataset(case: OracleCase) -> Iterator[Dataset]:
+def _dataset(case: OracleCase, progress: Progress) -> Iterator[Dataset]:
     num_samples = case.num_batches * case.batch
     if case.data is not None:
         dataset = open_dataset(case.data)
@@ -339,13 +345,15 @@ def _dataset(case: OracleCase) -> Iterator[Dataset]:
             )
         yield dataset
         return
-    directory = Path(tempfile.mkdtemp(prefix="bagpipe-bench-"))
-    try:
+    with scratch_directory("bagpipe-bench-") as directory:
         yield synthesize(
-            directory / "data", num_samples=num_samples, profile=case.profile, scale=case.scale, validation_fraction=0.0
+            directory / "data",
+            num_samples=num_samples,
+            profile=case.profile,
+            scale=case.scale,
+            validation_fraction=0.0,
+            progress=progress,
         )
-    finally:
-        shutil.rmtree(directory)
 
 
 def _yardstick(ids: Any) -> float:
@@ -361,7 +369,7 @@ def _yardstick(ids: Any) -> float:
 
 def _random_speed(num_rows: int) -> float:
     """Bytes per second in whole cache lines, of independent reads and writes all over an array like the key state."""
-    array = np.zeros((num_rows, 2), dtype=np.int32)
+    array = DenseKeyState(num_rows).states
     places = np.random.default_rng(0).integers(0, num_rows, 1 << 20)
     times = []
     for _ in range(4):

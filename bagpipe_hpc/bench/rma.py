@@ -17,25 +17,33 @@ from mpi4py import MPI
 from bagpipe_hpc.bench.rma_figures import CONTIGUOUS, COPY, SERVER, Rates, RmaFigures, Surroundings
 from bagpipe_hpc.bench.rma_ranks import BenchServer, BenchTrainer, Work
 from bagpipe_hpc.bench.rma_traffic import Direction, RmaTraffic
+from bagpipe_hpc.data.dataset import Progress, no_progress
 
 
-def measure(comm: MPI.Intracomm, traffic: RmaTraffic) -> RmaFigures:
+def measure(comm: MPI.Intracomm, traffic: RmaTraffic, progress: Progress = no_progress) -> RmaFigures:
     """Play all rounds; the first one, untimed, warms up.
 
+    Args:
+        comm: Servers, then trainers.
+        traffic: What moves.
+        progress: Is told what goes on.
     Returns:
         The figures, the same on every rank.
     Communication: collective over comm.
     """
+    progress("making tables and warming up", 0, 0)
     rank = BenchServer(comm, traffic) if comm.rank < traffic.servers else BenchTrainer(comm, traffic)
     names = (COPY, SERVER, CONTIGUOUS, *traffic.transports)
     num_rows = traffic.num_trainers * traffic.rows * traffic.iterations
-    rounds: list[dict[Direction, Rates]] = [
-        {
-            direction: {name: num_rows / _seconds(comm, rank.works.get((name, direction))) for name in names}
-            for direction in Direction
-        }
-        for _ in range(1 + traffic.rounds)
-    ]
+    rounds: list[dict[Direction, Rates]] = []
+    for number in range(1 + traffic.rounds):
+        progress("moving rows, rounds", number, 1 + traffic.rounds)
+        rounds.append(
+            {
+                direction: {name: num_rows / _seconds(comm, rank.works.get((name, direction))) for name in names}
+                for direction in Direction
+            }
+        )
     rank.close()
     return RmaFigures(traffic, _surroundings(comm), rounds[1:])
 

@@ -1,7 +1,8 @@
-"""What the RMA benchmark found: rates, the bound of staged transfer, the share of it that each transport reaches. Pure.
+"""What the RMA benchmark found: rates, and each transport beside the slower half of a staged transfer. Pure.
 
 Both directions of a staged transfer have two halves that overlap: the server's access to random rows (gather, scatter)
-and one contiguous transfer (Get, Put). The slower one bounds the whole.
+and one contiguous transfer (Get, Put). A staged transfer can be no faster than the slower one. The halves are measured
+alone, before and after the whole, so noise can lift a measured share above 100 %.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ BASELINES = {
     COPY: "memcpy at the trainers",
     SERVER: "random rows at the servers (gather, scatter)",
     CONTIGUOUS: "contiguous MPI_Get, MPI_Put",
-    BOUND: "bound: the slower of the last two",
+    BOUND: "the slower half: the lower of the last two",
 }
 
 
@@ -86,7 +87,8 @@ class RmaFigures:
         heads = [f"{direction.replace('_', '-')}\n{unit}" for direction in Direction for unit in _UNITS]
         traffic = self.traffic
         title = f"{traffic.rows} rows of {traffic.row_bytes} bytes per trainer and iteration"
-        table = Table("", title=title, caption=str(self.surroundings), caption_justify="left")
+        note = "the halves are measured alone, so noise can lift a share above 100 %"
+        table = Table("", title=title, caption=f"{self.surroundings}\n{note}", caption_justify="left")
         for head in heads:
             table.add_column(head, justify="right")
         for name, label in BASELINES.items():
@@ -107,9 +109,9 @@ class RmaFigures:
         return rows * self.traffic.row_bytes / 1e9
 
 
-_UNITS = ("M rows/s", "GB/s", "of bound")
+_UNITS = ("M rows/s", "GB/s", "of slower half")
 
 
 def with_bound(rates: Rates) -> Rates:
-    """The same, and what staged transfer cannot exceed."""
+    """The same, and the slower half of a staged transfer."""
     return rates | {BOUND: min(rates[SERVER], rates[CONTIGUOUS])}

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.bench.rma_figures import CONTIGUOUS, COPY, SERVER
 from bagpipe_hpc.bench.rma_traffic import Direction, RmaTraffic, RmaTransport, local_rows, server_plan, trainer_plan
+from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
 from bagpipe_hpc.store.initial import RowInitializer
-from bagpipe_hpc.store.lazy_memory import lazy_rows
 from bagpipe_hpc.store.row_store import RowStore
 from bagpipe_hpc.transport.base import ServerEnd, TrainerEnd
 from bagpipe_hpc.transport.direct import DirectServer, DirectTrainer
@@ -64,7 +64,7 @@ class BenchServer:
         self._ring.rows.fill(1)  # every page exists
         self._stages = self._ring.rows.reshape(traffic.num_stages, stage_rows, traffic.dim)
         shape = (traffic.sharding.num_local_rows(comm.rank), traffic.dim)
-        self._store = self._fill(comm.rank, lazy_rows(*shape))
+        self._store = self._fill(comm.rank, lazy_zeros(shape, np.float32))
         self.works: dict[tuple[str, Direction], Work] = {
             (SERVER, Direction.FETCH): self._gather,
             (SERVER, Direction.WRITE_BACK): self._scatter,

@@ -7,12 +7,13 @@ generation, such as the processes of a node that hung while the job was started 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bagpipe_hpc.checkpoint.durable import discard_directory, sync_directory, writing
 from bagpipe_hpc.checkpoint.layout import DISCARDED, generation_name, generation_of_marker, generation_of_partial
-from bagpipe_hpc.errors import FencedError
+from bagpipe_hpc.errors import CheckpointError, FencedError
 
 
 def newest_generation(root: Path) -> int:
@@ -50,8 +51,30 @@ def require_newest(root: Path, generation: int) -> None:
     if generation < newest:
         raise FencedError(
             f"{root} belongs to generation {newest} of this job and this is generation {generation}: the job was "
-            "started anew while this incarnation still ran; nothing was written. Let the newer one go on"
+            "started anew while this one still ran, so this one stops and writes no checkpoint. Let the newer one go on"
         )
+
+
+@contextmanager
+def writing_as(root: Path, generation: int, path: Path) -> Iterator[None]:
+    """Write a file of a checkpoint, as an incarnation that may.
+
+    A later start deletes what is being written, so an error inside the block may be its doing: then the error says so.
+
+    Args:
+        path: What is written, for messages.
+    Raises:
+        FencedError: as `require_newest`.
+        CheckpointError: the file cannot be written.
+    """
+    require_newest(root, generation)
+    try:
+        with writing(path):
+            yield
+    except CheckpointError:
+        if root.is_dir():
+            require_newest(root, generation)
+        raise
 
 
 def _create(root: Path, generation: int) -> bool:

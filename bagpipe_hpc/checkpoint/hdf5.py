@@ -1,14 +1,13 @@
 """HDF5 files that fail cleanly.
 
 *Writing.* The HDF5 library cannot close a file whose disk is full, and may crash the process at exit. So it writes
-through a sink that keeps the first error to itself and swallows what follows; the writer asks for it.
+through a `Sink` (data/hdf5.py), which keeps the first error to itself; the writer asks for it.
 
 *Reading.* All metadata and all chunks carry checksums; whatever is wrong becomes an error that names the file.
 """
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,42 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.checkpoint.durable import cannot_write, writing
+from bagpipe_hpc.data.hdf5 import Sink
 from bagpipe_hpc.errors import CheckpointError
 
 CHUNK_BYTES = 1 << 18  # of rows; a file takes whole chunks, however few its rows
 
 _LIBVER = ("v110", "v110")  # checksums in all metadata
 _ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError)
-
-
-class _Sink(io.FileIO):
-    """A file that never fails to be written; the first error is in `fault`."""
-
-    fault: OSError | None = None
-
-    def write(self, content: Any, /) -> int:
-        view = memoryview(content)
-        try:
-            written = 0
-            while self.fault is None and written < len(view):
-                written += super().write(view[written:]) or 0
-        except OSError as error:
-            self.fault = error
-        return len(view)
-
-    def readinto(self, target: Any, /) -> int:
-        """What a swallowed write left out reads as zeros."""
-        view = memoryview(target)
-        num_read = super().readinto(view) or 0
-        view[num_read:] = bytes(len(view) - num_read)
-        return len(view)
-
-    def truncate(self, size: int | None = None, /) -> int:
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.fault = self.fault or error
-            return size or 0
 
 
 class NewHdf5File:
@@ -71,7 +41,7 @@ class NewHdf5File:
     def __init__(self, path: Path) -> None:
         self.path = path
         with writing(path):
-            self._sink = _Sink(path, "x+")
+            self._sink = Sink(path, "x+")
         self.h5 = h5py.File(self._sink, "w", libver=_LIBVER, rdcc_nbytes=16 * CHUNK_BYTES)
 
     @contextmanager

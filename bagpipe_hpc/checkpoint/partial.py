@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from bagpipe_hpc.checkpoint.durable import (
     write_durably,
     writing,
 )
-from bagpipe_hpc.checkpoint.generation import require_newest
+from bagpipe_hpc.checkpoint.generation import require_newest, writing_as
 from bagpipe_hpc.checkpoint.layout import (
     DENSE_FILE,
     LATEST,
@@ -82,8 +83,7 @@ class PartialCheckpoint:
 
     def create(self) -> None:
         """Make the directory; what earlier attempts of this generation left is removed (rank 0, first)."""
-        require_newest(self.root, self.generation)
-        with writing(self.path):
+        with self._writing(self.path):
             for path in list(self.root.iterdir()):
                 if generation_of_partial(path.name) == self.generation:
                     discard_directory(path)
@@ -100,43 +100,39 @@ class PartialCheckpoint:
                 the shard; in an increment those changed since the parent.
             options: How rows are stored.
         """
-        require_newest(self.root, self.generation)
         path = self.path / server_file(server)
-        with RowFileWriter(path, self.row_width, options, is_cache=False) as writer:
-            for keys, rows in pieces:
-                writer.append(keys, rows)
-        return self._entry(path)
+        with self._writing(path):
+            with RowFileWriter(path, self.row_width, options, is_cache=False) as writer:
+                for keys, rows in pieces:
+                    writer.append(keys, rows)
+            return file_entry(path)
 
     def write_trainer(
         self, trainer: int, pieces: Iterable[CachedRows], state: Tree = None, options: RowOptions = EXACT
     ) -> FileEntry:
         """Write all rows in a trainer's cache, in increments too, and what else this trainer alone needs to go on."""
-        require_newest(self.root, self.generation)
         path = self.path / trainer_file(trainer)
-        with RowFileWriter(path, self.row_width, options, is_cache=True) as writer:
-            for piece in pieces:
-                writer.append_cached(piece)
-            writer.store_state(state)
-        return self._entry(path)
+        with self._writing(path):
+            with RowFileWriter(path, self.row_width, options, is_cache=True) as writer:
+                for piece in pieces:
+                    writer.append_cached(piece)
+                writer.store_state(state)
+            return file_entry(path)
 
     def write_dense(self, dense: DenseState) -> FileEntry:
         """Write the replicated state (one trainer)."""
-        require_newest(self.root, self.generation)
-        store_dense(self.path / DENSE_FILE, dense)
-        return self._entry(self.path / DENSE_FILE)
+        return self._write_dense(DENSE_FILE, dense)
 
     def write_oracle(self, state: Tree) -> FileEntry:
         """Write what the oracle alone needs to go on."""
-        require_newest(self.root, self.generation)
-        store_dense(self.path / ORACLE_FILE, DenseState({}, state))
-        return self._entry(self.path / ORACLE_FILE)
+        return self._write_dense(ORACLE_FILE, DenseState({}, state))
 
     def write_extra(self, name: str, content: bytes) -> FileEntry:
         """Write any other file that belongs to the checkpoint, such as the metric history."""
-        require_newest(self.root, self.generation)
-        with writing(self.path / name):
-            write_durably(self.path / name, content)
-        return self._entry(self.path / name)
+        path = self.path / name
+        with self._writing(path):
+            write_durably(path, content)
+            return file_entry(path)
 
     def commit(self, manifest: Manifest) -> Path:
         """Make the checkpoint visible, all at once (rank 0, after every rank has written its files).
@@ -145,16 +141,13 @@ class PartialCheckpoint:
             The committed directory. One of the same iteration, from an abandoned run, is replaced.
         """
         self._require_own(manifest)
-        require_newest(self.root, self.generation)
-        with writing(self.path / MANIFEST):
+        with self._writing(self.path / MANIFEST):
             write_durably(self.path / MANIFEST, manifest.to_json())
             sync_directory(self.path)
-        require_newest(self.root, self.generation)
-        with writing(self.committed_path):
+        with self._writing(self.committed_path):
             self._take_name()
             sync_directory(self.root)
-        require_newest(self.root, self.generation)
-        with writing(self.root / LATEST):
+        with self._writing(self.root / LATEST):
             replace_durably(self.root / LATEST, self.committed_path.name.encode() + b"\n")
         return self.committed_path
 
@@ -174,9 +167,14 @@ class PartialCheckpoint:
         if replaced is not None:
             shutil.rmtree(replaced, ignore_errors=True)
 
-    def _entry(self, path: Path) -> FileEntry:
-        with writing(path):
+    def _write_dense(self, name: str, dense: DenseState) -> FileEntry:
+        path = self.path / name
+        with self._writing(path):
+            store_dense(path, dense)
             return file_entry(path)
+
+    def _writing(self, path: Path) -> AbstractContextManager[None]:
+        return writing_as(self.root, self.generation, path)
 
     def _require_own(self, manifest: Manifest) -> None:
         mine = self.generation, self.iteration, self.row_width

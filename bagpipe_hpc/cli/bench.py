@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +43,7 @@ def oracle(
 
     Needs no ranks. Synthetic data goes to the directory for temporary files and is deleted again.
     """
+    from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.bench.oracle import OracleCase, measure_oracle
     from bagpipe_hpc.roles.console import open_console
 
@@ -49,7 +51,8 @@ def oracle(
         profile, scale, data, batch, lookahead, prefetch_depth, trainers, servers, threads, placement, cache_rows,
         rounds, plans,
     )  # fmt: skip
-    figures = measure_oracle(case)
+    with showing_activity("starting") as progress:
+        figures = measure_oracle(case, progress)
     open_console().print(figures.table())
     if json_file:
         json_file.write_text(json.dumps(figures.to_json(), indent=2) + "\n", encoding="utf-8")
@@ -79,8 +82,10 @@ def rma(
     world = MPI.COMM_WORLD
     traffic: RmaTraffic | None = None
     with whole_job_fails_together():
+        from bagpipe_hpc.activity import showing_activity
         from bagpipe_hpc.bench.rma import measure
         from bagpipe_hpc.bench.rma_traffic import RmaTraffic, parse_transports
+        from bagpipe_hpc.data.dataset import no_progress
         from bagpipe_hpc.roles.console import open_console
 
         try:
@@ -93,7 +98,8 @@ def rma(
                 print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
             world.Barrier()  # launchers end the job at the first exit code: not before this is said
         if traffic:
-            figures = measure(world, traffic)
+            with showing_activity("starting") if world.rank == 0 else nullcontext(no_progress) as progress:
+                figures = measure(world, traffic, progress)
             if world.rank == 0:
                 open_console().print(figures.table())
                 if json_file:
@@ -132,7 +138,9 @@ def ladder(
         from bagpipe_hpc.roles.job import Request, run_training
 
         code = EXIT_DONE
-        for rung in chosen:
+        for number, rung in enumerate(chosen, start=1):
+            if world.rank == 0 and code == EXIT_DONE:
+                print(f"rung {number} of {len(chosen)}: {rung.name}", flush=True)
             settings = [*(overrides or []), *steps.COMMON, *rung.overrides]
             code = code or run_training(Request(config, data, run_dir / rung.directory, settings))
         if world.rank == 0 and code == EXIT_DONE:

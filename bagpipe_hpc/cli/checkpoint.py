@@ -52,13 +52,13 @@ def verify(
 @app.command("list")
 def list_command(root: Root) -> None:
     """Show the checkpoints of a directory; nothing but their manifests is read."""
-    from rich.console import Console
     from rich.filesize import decimal
     from rich.table import Table
 
     from bagpipe_hpc.checkpoint.checkpoint import Saved, named_by
     from bagpipe_hpc.checkpoint.layout import BEST, LATEST, iteration_of
     from bagpipe_hpc.errors import CheckpointError
+    from bagpipe_hpc.roles.console import open_console
 
     table = Table("iteration", "generation", "kind", "servers", "trainers", "size", "created", "", box=None)
     pointers = {name: named_by(root / name) for name in (LATEST, BEST)}
@@ -79,7 +79,7 @@ def list_command(root: Root) -> None:
             f"{manifest.created:%Y-%m-%d %H:%M}",
             " ".join(name for name, named in pointers.items() if named == path),
         )
-    Console().print(table)
+    open_console().print(table)
     for fault in faults:
         print(f"damaged  {fault}")
 

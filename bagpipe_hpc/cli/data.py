@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ from bagpipe_hpc.exit_codes import EXIT_FAILURE
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bagpipe_hpc.data.dataset import Dataset, Progress
+    from bagpipe_hpc.data.dataset import Dataset
     from bagpipe_hpc.data.importing.description import TableDescription
     from bagpipe_hpc.data.importing.importer import ImportSettings
     from bagpipe_hpc.data.inspect import DatasetReport, TableReport
@@ -126,7 +127,8 @@ def _import(
     command: str, files: list[Path], output: Path, describe: Callable[[], TableDescription], settings: ImportSettings
 ) -> None:
     """Import on all ranks of the launch; rank 0 speaks."""
-    from bagpipe_hpc.cli.ranks import heeding_sigterm, ranks_of_launch
+    from bagpipe_hpc.activity import showing_activity
+    from bagpipe_hpc.cli.ranks import heeding_signals, ranks_of_launch
     from bagpipe_hpc.data.dataset import no_progress, open_dataset
     from bagpipe_hpc.data.importing.description import TableDescription
     from bagpipe_hpc.data.importing.importer import import_files
@@ -134,11 +136,13 @@ def _import(
 
     with ranks_of_launch() as ranks:
         description = TableDescription.model_validate(from_first(ranks, lambda: describe().model_dump(mode="json")))
-        with _progress() if ranks.rank == 0 else nullcontext(no_progress) as shown:
-            progress = heeding_sigterm(shown)
+        with showing_activity() if ranks.rank == 0 else nullcontext(no_progress) as shown:
+            progress = heeding_signals(shown)
             import_files(files, output, description, settings, command=command, ranks=ranks, progress=progress)
+            if ranks.rank == 0:
+                progress("opening all shards", 0, 0)
+                dataset = open_dataset(output)
         if ranks.rank == 0:
-            dataset = open_dataset(output)
             _print_bad_lines(dataset)
             _print_summary(dataset)
 
@@ -168,9 +172,11 @@ def synth(
     compression: CompressionOption = CompressionChoice.NONE,
 ) -> None:
     """Make a synthetic click log with skewed ids and labels that can be learned."""
+    from bagpipe_hpc.activity import showing_activity
+    from bagpipe_hpc.cli.ranks import heeding_signals, noting_signals
     from bagpipe_hpc.data import synthetic
 
-    with _progress() as progress:
+    with noting_signals(), showing_activity() as progress:
         dataset = synthetic.synthesize(
             output,
             samples,
@@ -182,7 +188,7 @@ def synth(
             validation_fraction=validation_fraction,
             samples_per_shard=samples_per_shard,
             compression=compression.filter,
-            progress=progress,
+            progress=heeding_signals(progress),
         )
     _print_summary(dataset)
 
@@ -201,70 +207,60 @@ def inspect_command(
     if verify:
         _verify(directory)
         return
-    from bagpipe_hpc.data.dataset import open_dataset
+    from bagpipe_hpc.activity import showing_activity
+    from bagpipe_hpc.data.dataset import open_dataset, read_manifest
     from bagpipe_hpc.data.inspect import inspect_dataset
 
-    dataset = open_dataset(directory)
-    with _progress() as progress:
+    read_manifest(directory)
+    with showing_activity("opening all shards") as progress:
+        dataset = open_dataset(directory)
         report = inspect_dataset(dataset, max_samples=max_samples, progress=progress)
     _print_report(dataset, report)
 
 
 def _verify(directory: Path) -> None:
+    from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.data.verify import verify_files
 
     num_damaged = 0
-    for file, fault in verify_files(directory):
-        print(f"damaged  {fault}" if fault else f"good     {directory / file}")
-        num_damaged += fault is not None
+    with showing_activity() as activity:
+        for file, fault in verify_files(directory, activity):
+            with activity.aside():
+                print(f"damaged  {fault}" if fault else f"good     {directory / file}", flush=True)
+            num_damaged += fault is not None
     if num_damaged:
         raise typer.Exit(EXIT_FAILURE)
 
 
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar per phase on standard error, where that is a terminal; gone when done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(phase: str, done: int, total: int) -> None:
-            if phase not in tasks:
-                tasks[phase] = bars.add_task(phase)
-            bars.update(tasks[phase], completed=done, total=total or None)
-
-        yield show
-
-
 def _print_summary(dataset: Dataset) -> None:
-    from rich.console import Console
     from rich.text import Text
 
+    from bagpipe_hpc.roles.console import open_console
+
+    console = open_console()
     schema = dataset.schema
     num_bytes = sum(file.stat().st_size for file in dataset.path.rglob("*.h5"))
     num_shards = len(dataset.train.shards) + len(dataset.validation.shards)
     lines = Text.assemble(
-        ("✓ ", "green"),
+        ("✓ " if console.encoding.startswith("utf") else "", "green"),
         (str(dataset.path), "bold"),
         f"\n  {dataset.train.num_samples:,} training and {dataset.validation.num_samples:,} validation samples",
         f"\n  {schema.num_dense} dense features, {schema.num_tables} tables, {sum(schema.num_embeddings):,} rows",
         f"\n  {num_shards} shard{'s' if num_shards > 1 else ''}, {_size(num_bytes)}",
         (f"\n  bagpipe inspect {dataset.path}", "dim"),
     )
-    Console().print(lines, soft_wrap=True)
+    console.print(lines, soft_wrap=True)
 
 
 def _print_report(dataset: Dataset, report: DatasetReport) -> None:
-    from rich.console import Console
+    from bagpipe_hpc.roles.console import open_console
 
-    console = Console()
-    console.print(f"[bold]{dataset.path}[/bold]", soft_wrap=True)
-    console.print(", ".join(f"{key}: {value}" for key, value in dataset.origin.items()), style="dim", markup=False)
-    console.print(f"dense features: {', '.join(dataset.schema.dense) or 'none'}", markup=False)
+    console = open_console()
+    console.print(f"{dataset.path}", style="bold", soft_wrap=True)
+    console.print(", ".join(f"{key}: {value}" for key, value in dataset.origin.items()), style="dim")
+    console.print(f"dense features: {', '.join(dataset.schema.dense) or 'none'}")
+    if not dataset.schema.labelled:
+        console.print("no labels: for `bagpipe predict` only")
     console.print(f"chunks of {report.chunk_rows:,} samples, compression: {report.compression or 'none'}")
     console.print(_splits_table(report))
     console.print(_tables_table(dataset, report))
@@ -277,7 +273,7 @@ def _splits_table(report: DatasetReport) -> Table:
             split.name,
             f"{split.num_samples:,}",
             f"{split.num_read:,}",
-            f"{split.label_mean:.4f}" if split.num_read else "-",
+            "-" if math.isnan(split.label_mean) else f"{split.label_mean:.4f}",
             f"{len(split.shard_bytes):,}",
             _size(sum(split.shard_bytes)),
             _size(max(split.shard_bytes, default=0)),

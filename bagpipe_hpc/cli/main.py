@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -19,6 +20,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 100},
+    rich_markup_mode=None,  # plain text: rich makes pictures of `:m:` and swallows [brackets]
 )
 app.command()(train)
 app.command("eval")(evaluate)
@@ -34,8 +37,16 @@ app.command()(doctor)
 
 def main() -> None:
     """Run the command; what is the user's to mend becomes one line and exit code 2."""
+    _make_output_safe()
     try:
         app()
     except BagpipeError as error:
         print(f"bagpipe: error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _make_output_safe() -> None:
+    """Print whatever users name: file names need not be UTF-8, and terminals may know ASCII only (LC_ALL=C)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a notebook, or a test, has streams of its own
+            stream.reconfigure(errors="backslashreplace")

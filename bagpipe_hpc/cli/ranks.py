@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,11 +26,11 @@ END_SECONDS = 30.0  # from one rank's failure until the launcher has ended the o
 EXIT_SIGTERM = 128 + signal.SIGTERM  # what shells say of a process that it ended
 
 
-_sigterm = threading.Event()
+_came: list[signal.Signals] = []  # SIGTERM or SIGINT
 
 
 class _EndedError(BagpipeError):
-    """SIGTERM came."""
+    """SIGTERM or SIGINT came."""
 
 
 class MpiRanks:
@@ -69,10 +68,10 @@ class MpiRanks:
 def ranks_of_launch() -> Iterator[Ranks]:
     """All ranks of the job, which then end together if one fails; without a launcher this process, and no MPI.
 
-    SIGTERM is a failure like others (see `heeding_sigterm`), so that what was begun is taken back. Under a launcher the
-    rank that gets it says nothing: it is how launchers end all ranks after the one that told why.
+    SIGTERM and SIGINT are failures like others (see `heeding_signals`), so that what was begun is taken back. Under a
+    launcher the rank that gets one says nothing: it is how launchers end all ranks after the one that told why.
     """
-    with _sigterm_noted():
+    with noting_signals():
         if not any(name in os.environ for name in RANK_VARIABLES):
             yield Alone()
             return
@@ -87,27 +86,33 @@ def ranks_of_launch() -> Iterator[Ranks]:
                 os._exit(EXIT_SIGTERM)
 
 
-def heeding_sigterm(progress: Progress) -> Progress:
-    """The same, but it raises where SIGTERM has come.
+def heeding_signals(progress: Progress) -> Progress:
+    """The same, but it raises where SIGTERM or SIGINT has come (see `noting_signals`).
 
     Raised by the signal itself, an exception would be lost in the callbacks of libraries now and then.
     """
 
     def heed(phase: str, done: int, total: int) -> None:
-        if _sigterm.is_set():
-            raise _EndedError("ended by SIGTERM; what was not finished is deleted")
+        if _came:
+            raise _EndedError(f"ended by {_came[0].name}; what was not finished is deleted")
         progress(phase, done, total)
 
     return heed
 
 
 @contextmanager
-def _sigterm_noted() -> Iterator[None]:
-    def note(signum: int, frame: FrameType | None) -> None:
-        _sigterm.set()
+def noting_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT (Ctrl-C) are noted, for `heeding_signals`. A second SIGINT interrupts at once."""
 
-    before = signal.signal(signal.SIGTERM, note)
+    def note(signum: int, frame: FrameType | None) -> None:
+        _came.append(signal.Signals(signum))
+        if signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    _came.clear()
+    before = {signum: signal.signal(signum, note) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -27,9 +27,8 @@ def report(
     ] = None,
 ) -> None:
     """Show where the time of a traced run went, and draw its timeline."""
-    from rich.console import Console
-
     from bagpipe_hpc.errors import TraceError
+    from bagpipe_hpc.roles.console import open_console
     from bagpipe_hpc.timeline.breakdown import break_down
     from bagpipe_hpc.timeline.merge import find_trace
     from bagpipe_hpc.timeline.picture import draw_timeline
@@ -48,10 +47,10 @@ def report(
             f"{error.filename or picture} cannot be written: {error.strerror}; free space, mend permissions or choose "
             "another picture with -o"
         ) from None
-    console = Console()
+    console = open_console()
     console.print(_table(break_down(timeline, chosen), chosen))
     for line in (*_warnings(timeline), f"picture {picture}", f"trace {path} (open in https://ui.perfetto.dev)"):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _table(activities_by_thread: dict[tuple[str, str], list[Activity]], iterations: range) -> Table:

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -13,15 +14,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
+from bagpipe_hpc.bounded_json import dump_json, read_json, require_checksum, with_checksum
 from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.data.hdf5 import cannot_write
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.shard import Compression, ShardReader, ShardWriter, first_fault
 from bagpipe_hpc.errors import ConfigError, DatasetError
 
 FORMAT: Final = "bagpipe_hpc.dataset"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 MANIFEST = "dataset.json"
 SAMPLES_PER_SHARD = 1 << 20
 
@@ -30,6 +42,7 @@ SplitName = Literal["train", "validation"]
 Progress = Callable[[str, int, int], None]
 """Called with a phase's name, the samples done and the samples in all (0: not yet known)."""
 
+_MAX_MANIFEST_BYTES = 32 << 20  # of some 400,000 shards
 _MEND = "copy the data set again, or make it again with `bagpipe import` or `bagpipe synth`"
 
 
@@ -55,14 +68,22 @@ class Splits(BaseModel):
     train: tuple[ShardEntry, ...] = Field(min_length=1)
     validation: tuple[ShardEntry, ...] = ()
 
+    @model_validator(mode="after")
+    def _distinct_shards(self) -> Splits:
+        files = Counter(shard.file for shard in (*self.train, *self.validation))
+        file, times = files.most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"{file} is listed {times} times, so its samples would count more than once")
+        return self
+
 
 class Manifest(BaseModel):
-    """Content of dataset.json."""
+    """Content of dataset.json, its checksum apart."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["bagpipe_hpc.dataset"] = FORMAT
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     sample_schema: Schema = Field(alias="schema")
     splits: Splits
     origin: dict[str, JsonValue] = {}  # how the data set was made; for readers, not for programs
@@ -224,11 +245,16 @@ class PartialDataset:
                 (self.directory / split).mkdir(parents=True)
         except OSError as error:
             self.discard()
-            raise DatasetError(f"{self._path}: cannot be made ({error}); choose another output directory") from error
+            raise DatasetError(
+                f"{self._path}: cannot be made ({error.strerror}); choose another output directory"
+            ) from error
 
     def sync(self, file: str) -> None:
-        """Bring a file beside the shards to disk."""
-        _sync(self.directory / file)
+        """Bring a file of the data set to disk. Raises DatasetError."""
+        try:
+            _sync(self.directory / file)
+        except OSError as error:
+            raise cannot_write(self._path / file, error) from error
 
     def finished(self, split: SplitName, number: int, writer: ShardWriter) -> ShardEntry:
         """Bring a shard, whose writer is closed, to disk."""
@@ -244,14 +270,15 @@ class PartialDataset:
             raise DatasetError(f"{self._path}: not one training sample came; give an input that has some")
         manifest = Manifest(schema=schema, splits=Splits(train=train, validation=validation), origin=dict(origin))
         try:
-            (self.directory / MANIFEST).write_text(manifest.model_dump_json(by_alias=True, indent=1) + "\n")
-            self.sync(MANIFEST)
+            tree = with_checksum(manifest.model_dump(mode="json", by_alias=True))
+            (self.directory / MANIFEST).write_bytes(dump_json(tree))
+            _sync(self.directory / MANIFEST)
             _sync(self.directory)
             self.directory.rename(self._target)
             _sync(self._target.parent)
         except OSError as error:
             raise DatasetError(
-                f"{self._path}: cannot be finished ({error}); choose another output directory"
+                f"{self._path}: cannot be finished ({error.strerror}); free space, or choose another output directory"
             ) from error
 
     def discard(self) -> bool:
@@ -380,28 +407,30 @@ def read_manifest(path: Path) -> Manifest:
         raise DatasetError(
             f"{path}: is not a directory; give the output directory of `bagpipe import` or `bagpipe synth`"
         )
+    if not os.path.lexists(file):
+        raise DatasetError(f"{path}: has no {MANIFEST}, so it is not a data set, or not a whole one; {_MEND}")
+    content = read_json(file, max_bytes=_MAX_MANIFEST_BYTES, error=DatasetError, mend=_MEND)
+    _check_version(file, content)
+    rest = require_checksum(content, file, error=DatasetError, mend=_MEND)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        _check_version(file, content)
-        return Manifest.model_validate(content)
-    except FileNotFoundError as error:
-        raise DatasetError(
-            f"{path}: has no {MANIFEST}, so it is not a data set, or not a whole one; {_MEND}"
-        ) from error
+        return Manifest.model_validate_json(json.dumps(rest), strict=True)
     except ValidationError as error:
         raise DatasetError(f"{file}: is not valid ({first_fault(error)}); {_MEND}") from error
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{file}: cannot be read ({error}); {_MEND}") from error
 
 
 def _check_version(file: Path, content: object) -> None:
     fields = content if isinstance(content, dict) else {}
     if fields.get("format") != FORMAT:
         raise DatasetError(f"{file}: its format is {fields.get('format')!r}, not {FORMAT!r}; {_MEND}")
-    if fields.get("format_version") != FORMAT_VERSION:
+    version = fields.get("format_version")
+    if version == 1 and version is not True:
         raise DatasetError(
-            f"{file}: has format version {fields.get('format_version')!r}, but this release reads version "
-            f"{FORMAT_VERSION}; {_MEND}"
+            f"{file}: has format version 1, from before {MANIFEST} had a checksum, but this release reads version "
+            f"{FORMAT_VERSION}; make the data set again with `bagpipe import` or `bagpipe synth`"
+        )
+    if version != FORMAT_VERSION:
+        raise DatasetError(
+            f"{file}: has format version {version!r}, but this release reads version {FORMAT_VERSION}; {_MEND}"
         )
 
 

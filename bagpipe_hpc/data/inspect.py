@@ -35,7 +35,7 @@ class SplitReport:
     name: str
     num_samples: int
     num_read: int
-    label_mean: float  # of the samples read; NaN if none
+    label_mean: float  # of the samples read; NaN if there are none, or no labels
     shard_bytes: tuple[int, ...]
 
 
@@ -81,14 +81,15 @@ def _read(
 ) -> SplitReport:
     limit = split.num_samples if max_samples is None else min(max_samples, split.num_samples)
     num_read, label_sum = 0, 0.0
+    progress(f"reading {split.name} samples", 0, limit)
     for batch in islice(split.batches(_BATCH_SAMPLES), -(-limit // _BATCH_SAMPLES)):
         batch = batch.slice(0, min(batch.num_samples, limit - num_read))
         _count(split, batch, counters)
         num_read += batch.num_samples
         label_sum += float(batch.labels.sum(dtype=np.float64))
-        progress(f"reading {split.name}", num_read, limit)
+        progress(f"reading {split.name} samples", num_read, limit)
     sizes = tuple((split.path / shard.file).stat().st_size for shard in split.shards)
-    mean = label_sum / num_read if num_read else float("nan")
+    mean = label_sum / num_read if num_read and split.schema.labelled else float("nan")
     return SplitReport(split.name, split.num_samples, num_read, mean, sizes)
 
 

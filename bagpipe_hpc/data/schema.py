@@ -12,6 +12,7 @@ T = TypeVar("T")
 
 # Table names are also names of HDF5 groups: no slash, no leading dot.
 NAME_PATTERN = r"^\w[\w.-]*$"
+MAX_ROWS = 2**62  # of all tables together: keys are int64
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 
@@ -24,7 +25,7 @@ class TableSchema(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
-    num_embeddings: PositiveInt
+    num_embeddings: PositiveInt  # at most MAX_ROWS, together with all other tables
     ragged: bool = False
     weighted: bool = False
     shares: Name | None = None  # the table whose rows are meant; None: rows of its own
@@ -56,6 +57,7 @@ class Schema(BaseModel):
 
     dense: tuple[Name, ...] = ()
     tables: tuple[TableSchema, ...] = Field(min_length=1)
+    labelled: bool = True  # whether samples have labels; those that do not are for predictions only
 
     @field_validator("dense")
     @classmethod
@@ -66,6 +68,8 @@ class Schema(BaseModel):
     @classmethod
     def _distinct_tables(cls, tables: tuple[TableSchema, ...]) -> tuple[TableSchema, ...]:
         own = {table.name: table.num_embeddings for table in tables if table.shares is None}
+        if sum(own.values()) > MAX_ROWS:
+            raise ValueError(f"tables have {sum(own.values())} rows together, but at most 2^62 are possible")
         for table in tables:
             if table.shares is not None and own.get(table.shares) != table.num_embeddings:
                 raise ValueError(
@@ -119,7 +123,7 @@ class Schema(BaseModel):
         return not self.ragged_tables and len(self.own_tables) == len(self.tables)
 
     def difference(self, other: Schema) -> str:
-        """The first thing in which another schema differs, for a message; empty if nothing does."""
+        """The first of the features in which another schema differs, for a message; empty if none does."""
         if self.dense != other.dense:
             return f"dense features {list(self.dense)} against {list(other.dense)}"
         if self.num_tables != other.num_tables:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, get_args
@@ -13,8 +12,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from pydantic import ValidationError
 
+from bagpipe_hpc.bounded_json import parse_json
 from bagpipe_hpc.data.batch import Batch, RaggedIds
 from bagpipe_hpc.data.checks import SampleChecks
+from bagpipe_hpc.data.hdf5 import HDF5_ERRORS, ForeignStorageError, NewHdf5File, member_of, require_regular_file
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import ConfigError, DatasetError
 
@@ -27,10 +28,6 @@ _CHUNK_ROWS = 8192
 _CHUNK_BYTES = 4 << 20  # very wide samples get fewer rows per chunk
 _CHUNK_CACHE_BYTES = 2 * _CHUNK_BYTES  # a batch may end inside a chunk: keep it, or it is read and inflated again
 _RAGGED_CHUNK_IDS = 65_536
-
-# Checksums in all metadata (since HDF5 1.10): damage is found before it is parsed, which could crash the process.
-_LIBVER = ("v110", "v110")
-_HDF5_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError)
 
 _MEND = "copy it again from where it was made, or make the data set again"
 
@@ -55,15 +52,20 @@ class ShardWriter:
         self._schema = schema
         self._compression = compression
         self._checks = SampleChecks(path, schema, "mend the source of the samples, or the schema")
-        with self._write_errors():
-            self._file = h5py.File(path, "x", rdcc_nbytes=_CHUNK_CACHE_BYTES, libver=_LIBVER)
-            self._create_datasets()
+        self._new = NewHdf5File(path, _CHUNK_CACHE_BYTES)
+        self._file = self._new.h5
+        try:
+            with self._new.writing():
+                self._create_datasets()
+        except BaseException:
+            self._new.abandon()
+            raise
 
     def append(self, batch: Batch) -> None:
         """Add samples at the end."""
         columns = self._columns_of(batch)
         ragged = {table.name: self._ragged_of(batch, table) for table in self._schema.ragged_tables}
-        with self._write_errors():
+        with self._new.writing():
             for name, values in columns.items():
                 _extend(self._file[name], values)
             for name, piece in ragged.items():
@@ -76,9 +78,13 @@ class ShardWriter:
 
     def close(self) -> None:
         """Finish the file: only now does it say how many samples it holds."""
-        with self._write_errors():
-            self._file.attrs["num_samples"] = self.num_samples
-            self._file.close()
+        try:
+            with self._new.writing():
+                self._file.attrs["num_samples"] = self.num_samples
+        except BaseException:
+            self._new.abandon()
+            raise
+        self._new.close()
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +95,7 @@ class ShardWriter:
         if kind is None:
             self.close()
         else:
-            self._file.close()
+            self._new.abandon()
 
     def _create_datasets(self) -> None:
         schema, attributes = self._schema, self._file.attrs
@@ -123,7 +129,7 @@ class ShardWriter:
         """The batch as the datasets of the file, checked."""
         given: dict[str, NDArray[Any]] = {"labels": batch.labels, "dense": batch.dense, "one_hot": batch.ids}
         for name, values in given.items():
-            width, _ = _columns(self._schema).get(name, ((0,), None))
+            width, _ = _columns(self._schema).get(name, (() if name == "labels" else (0,), None))
             if values.shape != (batch.num_samples, *width):
                 raise DatasetError(
                     f"{self._path}: {name} of a batch has shape {values.shape}, but the schema needs "
@@ -155,15 +161,6 @@ class ShardWriter:
             table, RaggedIds(offsets, piece.ids, piece.weights).slice(0, batch.num_samples), self.num_samples
         )
 
-    @contextmanager
-    def _write_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DatasetError(
-                f"{self._path}: cannot be written ({error}); free space, mend permissions or choose another place"
-            ) from error
-
 
 class ShardReader:
     """Reads one shard in any order, fastest sequentially; every sample that leaves it was checked.
@@ -193,13 +190,14 @@ class ShardReader:
 
     @property
     def chunk_rows(self) -> int:
-        """Samples per HDF5 chunk of the labels."""
-        return int(self._columns["labels"].chunks[0])
+        """Samples per HDF5 chunk of the narrowest column."""
+        chunks = self._first_dataset().chunks
+        return int(chunks[0]) if chunks else self.num_samples
 
     @property
     def compression(self) -> str | None:
         """HDF5 filter of the shard's datasets."""
-        name: str | None = self._columns["labels"].compression
+        name: str | None = self._first_dataset().compression
         return name
 
     def read(self, start: int, stop: int) -> Batch:
@@ -207,7 +205,7 @@ class ShardReader:
         raw = {name: self._slice(dataset, start, stop) for name, dataset in self._columns.items()}
         num_samples = stop - start
         return Batch(
-            labels=self._checks.labels(raw["labels"], start),
+            labels=self._checks.labels(raw.get("labels", np.zeros(num_samples, np.float32)), start),
             dense=self._checks.dense(raw.get("dense", np.empty((num_samples, 0), np.float32)), start),
             ids=self._checks.ids(raw.get("one_hot", np.empty((num_samples, 0), np.int32)), start),
             ragged={table.name: self._read_ragged(table, start, stop) for table in self.schema.ragged_tables},
@@ -223,6 +221,12 @@ class ShardReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _first_dataset(self) -> h5py.Dataset:
+        """Labels, where there are some: every schema has at least one column or ragged table."""
+        for dataset in self._columns.values():
+            return dataset
+        return self._file["ragged"][self.schema.ragged_tables[0].name]["offsets"]
+
     def _read_ragged(self, table: TableSchema, start: int, stop: int) -> RaggedIds:
         group = self._file["ragged"][table.name]
         offsets = self._slice(group["offsets"], start, stop + 1)
@@ -234,12 +238,13 @@ class ShardReader:
     def _slice(self, dataset: h5py.Dataset, start: int, stop: int) -> NDArray[Any]:
         try:
             values: NDArray[Any] = dataset[start:stop]
-        except _HDF5_ERRORS as error:
+        except HDF5_ERRORS as error:
             self._refuse(f"samples from {start} on cannot be read ({error})", error)
         return values
 
     def _open(self) -> h5py.File:
         try:
+            require_regular_file(self._path)
             return h5py.File(self._path, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES, locking="best-effort")
         except FileNotFoundError as error:
             self._refuse("is missing", error)
@@ -248,18 +253,22 @@ class ShardReader:
 
     def _check_format(self) -> None:
         name, version = self._attribute("format"), self._attribute("format_version")
-        if name != FORMAT:
+        if not isinstance(name, str) or name != FORMAT:
             self._refuse(f"is an HDF5 file, but not a shard: its attribute format is {name!r}, not {FORMAT!r}")
-        if version != FORMAT_VERSION:
+        if not isinstance(version, int | np.integer) or version != FORMAT_VERSION:
             self._refuse(f"has format version {version}, but this release reads version {FORMAT_VERSION}")
 
     def _read_schema(self, expected: Schema | None) -> Schema:
+        text = self._attribute("schema")
+        if not isinstance(text, str):
+            self._refuse("has no valid schema (it is no text)")
         try:
-            schema = Schema.model_validate_json(self._attribute("schema"))
+            schema = read_schema(text, self._path, _MEND)
         except ValidationError as error:
             self._refuse(f"has no valid schema ({first_fault(error)})", error)
         if expected is not None and schema != expected:
-            self._refuse(f"has another schema than its data set: {schema.difference(expected)}")
+            difference = schema.difference(expected) or f"labels are {'there' if schema.labelled else 'not there'}"
+            self._refuse(f"has another schema than its data set: {difference}")
         return schema
 
     def _read_num_samples(self) -> int:
@@ -290,14 +299,16 @@ class ShardReader:
 
     def _member(self, name: str) -> Any:
         try:
-            return self._file.get(name)
-        except _HDF5_ERRORS as error:
+            return member_of(self._file, name)
+        except ForeignStorageError as error:
+            self._refuse(f"{error}")
+        except HDF5_ERRORS as error:
             self._refuse(f"/{name} cannot be opened ({error})", error)
 
     def _attribute(self, name: str) -> Any:
         try:
             return self._file.attrs.get(name, "")
-        except _HDF5_ERRORS as error:
+        except HDF5_ERRORS as error:
             self._refuse(f"attribute {name} cannot be read ({error})", error)
 
     def _refuse(self, fault: str, error: BaseException | None = None) -> NoReturn:
@@ -306,7 +317,9 @@ class ShardReader:
 
 def _columns(schema: Schema) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
     """The datasets with one row per sample: row shape and dtype. What would have no columns is left out."""
-    columns: dict[str, tuple[tuple[int, ...], DTypeLike]] = {"labels": ((), np.float32)}
+    columns: dict[str, tuple[tuple[int, ...], DTypeLike]] = {}
+    if schema.labelled:
+        columns["labels"] = ((), np.float32)
     if schema.num_dense:
         columns["dense"] = ((schema.num_dense,), np.float32)
     if schema.one_hot_tables:
@@ -337,6 +350,17 @@ def _why_unreadable(path: Path, error: OSError) -> str:
     if "truncated" in str(error):
         return f"is truncated: it ends after {path.stat().st_size} bytes ({error})"
     return f"cannot be opened ({error})"
+
+
+def read_schema(text: str, path: Path, mend: str) -> Schema:
+    """A schema from JSON of the file at `path`: integers and truth values are taken as they are, not converted.
+
+    Raises:
+        DatasetError: it is no JSON, or beyond the bounds of any schema.
+        pydantic.ValidationError: it is no schema.
+    """
+    tree = parse_json(text.encode("utf-8", "surrogatepass"), path, error=DatasetError, mend=mend)
+    return Schema.model_validate_json(json.dumps(tree), strict=True)
 
 
 def first_fault(error: ValidationError) -> str:

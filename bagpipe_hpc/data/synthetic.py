@@ -31,6 +31,7 @@ from bagpipe_hpc.data.dataset import (
     no_progress,
     num_training_samples,
     open_dataset,
+    refuse_occupied,
 )
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.data.shard import Compression
@@ -162,9 +163,13 @@ def synthesize(
     if num_samples < 1:
         raise ConfigError(f"the number of samples is {num_samples}, but must be at least 1")
     num_train = num_training_samples(num_samples, validation_fraction)
+    _check_settings(profile, scale, skew, seed, bag_size)
+    refuse_occupied(output)
+    progress("preparing", 0, 0)
     clicks = SyntheticClicks(profile, scale=scale, skew=skew, seed=seed, bag_size=bag_size)
 
     def blocks() -> Iterator[Batch]:
+        progress("writing shards", 0, num_samples)
         for start in range(0, num_samples, BLOCK_SAMPLES):
             stop = min(start + BLOCK_SAMPLES, num_samples)
             yield clicks.block(start, stop - start)[0]

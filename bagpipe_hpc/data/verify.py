@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from bagpipe_hpc.data.dataset import Split, SplitName, read_manifest
+from bagpipe_hpc.data.dataset import MANIFEST, Progress, Split, SplitName, no_progress, read_manifest
 from bagpipe_hpc.data.vocabulary_file import FILE as VOCABULARY
 from bagpipe_hpc.data.vocabulary_file import read_vocabulary
 from bagpipe_hpc.errors import DatasetError
@@ -14,8 +14,8 @@ from bagpipe_hpc.errors import DatasetError
 _SAMPLES_PER_READ = 32_768
 
 
-def verify_files(path: Path) -> Iterator[tuple[str, DatasetError | None]]:
-    """Every shard of a data set and its vocabulary, if it has one; damaged ones included.
+def verify_files(path: Path, progress: Progress = no_progress) -> Iterator[tuple[str, DatasetError | None]]:
+    """dataset.json, every shard of a data set and its vocabulary, if it has one; damaged ones included.
 
     Returns:
         The file within the data set, and what is wrong with it; None: nothing.
@@ -23,17 +23,23 @@ def verify_files(path: Path) -> Iterator[tuple[str, DatasetError | None]]:
         DatasetError: dataset.json is missing or damaged.
     """
     manifest = read_manifest(path)
+    yield MANIFEST, None
+    done, total = 0, sum(shard.num_samples for shard in (*manifest.splits.train, *manifest.splits.validation))
     for name in get_args(SplitName):
         split = Split(name, path, manifest.sample_schema, getattr(manifest.splits, name))
         for shard in split.shards:
+            progress("verifying samples", done, total)
             try:
                 with split.open_shard(shard) as reader:
                     for start in range(0, shard.num_samples, _SAMPLES_PER_READ):
                         reader.read(start, min(start + _SAMPLES_PER_READ, shard.num_samples))
+                        progress("verifying samples", done + start, total)
                 yield shard.file, None
             except DatasetError as error:
                 yield shard.file, error
+            done += shard.num_samples
     if (path / VOCABULARY).exists():
+        progress("verifying the vocabulary", 0, 0)
         try:
             read_vocabulary(path)
             yield VOCABULARY, None

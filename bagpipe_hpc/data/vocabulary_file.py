@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from bagpipe_hpc.data.hdf5 import HDF5_ERRORS, member_of, require_regular_file, writing_hdf5
 from bagpipe_hpc.data.vocabulary import Encoder, HashedVocabulary, Vocabulary
 from bagpipe_hpc.errors import ConfigError, DatasetError
 
@@ -18,7 +20,6 @@ FORMAT = "bagpipe_hpc.vocabulary"
 FORMAT_VERSION = 1
 
 _CHUNK_VALUES = 65_536
-_LIBVER = ("v110", "v110")  # checksums in all metadata, as in shards
 _DTYPES: dict[str, np.dtype[Any]] = {"hexadecimal": np.dtype(np.uint32), "text": np.dtype(np.int64)}
 _MEND = "copy the data set again, or make it again with `bagpipe import`"
 
@@ -37,21 +38,18 @@ def write_vocabulary(path: Path, tables: Mapping[str, TableVocabulary]) -> None:
     Raises:
         DatasetError: it cannot be written.
     """
-    try:
-        with h5py.File(path, "x", libver=_LIBVER) as file:
-            file.attrs["format"] = FORMAT
-            file.attrs["format_version"] = FORMAT_VERSION
-            for name, table in tables.items():
-                group = file.create_group(name)
-                group.attrs["type"] = table.type
-                if isinstance(table.encoder, Vocabulary):
-                    values = table.encoder.values.astype(_DTYPES[table.type], copy=False)
-                    chunks = (max(1, min(len(values), _CHUNK_VALUES)),)
-                    group.create_dataset("values", data=values, maxshape=(None,), chunks=chunks, fletcher32=True)
-                else:
-                    group.attrs["hash_rows"] = table.encoder.num_embeddings
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be written ({error}); free space, or choose another place") from error
+    with writing_hdf5(path) as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["format_version"] = FORMAT_VERSION
+        for name, table in tables.items():
+            group = file.create_group(name)
+            group.attrs["type"] = table.type
+            if isinstance(table.encoder, Vocabulary):
+                values = table.encoder.values.astype(_DTYPES[table.type], copy=False)
+                chunks = (max(1, min(len(values), _CHUNK_VALUES)),)
+                group.create_dataset("values", data=values, maxshape=(None,), chunks=chunks, fletcher32=True)
+            else:
+                group.attrs["hash_rows"] = table.encoder.num_embeddings
 
 
 def read_vocabulary(path: Path) -> dict[str, TableVocabulary]:
@@ -62,23 +60,27 @@ def read_vocabulary(path: Path) -> dict[str, TableVocabulary]:
     Raises:
         DatasetError: the data set has none, or it is damaged, foreign or of another version.
     """
-    if not (path / FILE).exists():
+    if not os.path.lexists(path / FILE):
         raise DatasetError(f"{path}: has no {FILE}; give the output directory of `bagpipe import`")
     try:
+        require_regular_file(path / FILE)
         with h5py.File(path / FILE, "r", locking="best-effort") as file:
             found = file.attrs.get("format"), file.attrs.get("format_version")
             if found != (FORMAT, FORMAT_VERSION):
                 raise ValueError(f"format and version are {found}, not {(FORMAT, FORMAT_VERSION)}")
-            return {name: _read_table(group) for name, group in file.items()}
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+            return {name: _read_table(file, name) for name in file}
+    except (*HDF5_ERRORS, ConfigError) as error:
         raise DatasetError(f"{path / FILE}: is damaged, or no vocabulary of this release ({error}); {_MEND}") from error
 
 
-def _read_table(group: Any) -> TableVocabulary:
+def _read_table(file: h5py.File, name: str) -> TableVocabulary:
+    group = member_of(file, name)
     kind = group.attrs["type"]
+    if kind not in _DTYPES:
+        raise ValueError(f"/{name} is of type {kind!r}, not one of {', '.join(_DTYPES)}")
     if "hash_rows" in group.attrs:
         return TableVocabulary(kind, HashedVocabulary(int(group.attrs["hash_rows"])))
-    dataset = group["values"]
+    dataset = member_of(file, f"{name}/values")
     values = dataset[:]
     if (
         dataset.dtype != _DTYPES[kind]

@@ -11,6 +11,7 @@ from bagpipe_hpc.errors import ConfigError
 
 System = Literal["slurm", "pbs", "lsf", "flux"]
 Template = Literal["train", "train-mpirun", "train-het", "import", "bench"]
+Importer = Literal["criteo", "avazu", "table"]
 Benchmark = Literal["doctor", "oracle", "rma", "ladder"]
 
 # A name goes into directives, which no shell reads and nothing quotes: no spaces, no characters that mean something.
@@ -18,18 +19,29 @@ Benchmark = Literal["doctor", "oracle", "rma", "ladder"]
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _PATH = r"^[^-~\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 _SETTING = r"^[a-z_]+(\.[^=\x00-\x1f\x7f]+)?=[^\x00-\x1f\x7f]+$"  # keys may hold names of tables
+_LINE = r"^[^\x00-\x1f\x7f]+$"
+_CONSTRAINT = r"^[A-Za-z0-9(\[][A-Za-z0-9_.:,=*&|!()\[\]-]{0,255}$"  # no spaces and no quotes
+_MEMORY = r"^[1-9][0-9]{0,8}[KMGT]$"
 _DURATION = r"^[0-9]{1,3}:[0-5][0-9]:[0-5][0-9]$"
 _ALLOWED = {
     _NAME: "give 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first",
     _PATH: "give a path of printable characters that does not begin with '-' or '~'",
     _SETTING: "give section.key=value, as in training.epochs=3",
+    _LINE: "give one line of printable characters",
+    _CONSTRAINT: "give an expression of letters, digits and _.:,=*&|!()[]- without spaces, as in a100&nvlink",
+    _MEMORY: "give a number and K, M, G or T, as in 256G",
     _DURATION: "give HH:MM:SS, as in 04:00:00",
 }
 
 Name = Annotated[str, StringConstraints(pattern=_NAME)]
 Path = Annotated[str, StringConstraints(pattern=_PATH)]
 Setting = Annotated[str, StringConstraints(pattern=_SETTING)]
+Line = Annotated[str, StringConstraints(pattern=_LINE)]
+Constraint = Annotated[str, StringConstraints(pattern=_CONSTRAINT)]
+Memory = Annotated[str, StringConstraints(pattern=_MEMORY)]
 Duration = Annotated[str, StringConstraints(pattern=_DURATION)]
+
+_ONLY_FOR = {"qos": ("slurm",), "constraint": ("slurm", "lsf", "flux"), "memory": ("slurm", "pbs")}
 
 
 class JobDescription(BaseModel):
@@ -44,6 +56,9 @@ class JobDescription(BaseModel):
     name: Name = "bagpipe"
     account: Name | None = None
     queue: Name | None = None  # Slurm's partition
+    qos: Name | None = None  # slurm: quality of service
+    constraint: Constraint | None = None  # features of the nodes: slurm, lsf, flux
+    memory: Memory | None = None  # of each node: slurm, pbs; None: the site's default
     time_limit: Duration = "04:00:00"
     warning_seconds: int = Field(300, ge=60)  # before the time limit, for the last checkpoint
     max_restarts: int = Field(5, ge=0)  # that bring no new checkpoint; then the job is not started again
@@ -56,6 +71,7 @@ class JobDescription(BaseModel):
     trainers_per_node: int | None = Field(None, ge=1, le=1024)  # None: one per GPU; without GPUs 1
     threads: int = Field(8, ge=1, le=1024)  # cores of every rank
 
+    site_lines: tuple[Line, ...] = ()  # shell commands that run first, as `module load`
     venv: Path = ".venv"
     data: Path = "clicks"
     run_dir: Path = "runs/bagpipe"
@@ -64,6 +80,9 @@ class JobDescription(BaseModel):
     sweep: tuple[Setting, ...] = ()  # one task of a job array for each
     checkpoint_every: int = Field(1000, ge=1)  # iterations
     stage_data: bool = False
+    importer: Importer = "criteo"  # import
+    schema_file: Path | None = None  # import: of the importer `table`
+    import_options: tuple[Line, ...] = ()  # import: further arguments of `bagpipe import`
     files: tuple[Path, ...] = Field(("train.txt.gz",), min_length=1)  # import
     benchmarks: tuple[Benchmark, ...] = Field(("doctor", "oracle", "rma"), min_length=1)  # bench
 
@@ -75,6 +94,17 @@ class JobDescription(BaseModel):
             raise ValueError("a sweep needs slurm and a template that trains")
         if self.min_nodes and (self.system != "slurm" or self.template not in ("train", "train-mpirun")):
             raise ValueError("min_nodes is there for slurm's train and train-mpirun only")
+        for name, systems in _ONLY_FOR.items():
+            if getattr(self, name) is not None and self.system not in systems:
+                raise ValueError(
+                    f"{name} is there for {' and '.join(systems)} only; leave it out, and edit the first part of the "
+                    f"script as {self.system} wants it"
+                )
+        if self.template == "import" and (self.importer == "table") != (self.schema_file is not None):
+            raise ValueError(
+                f"importer is {self.importer}, schema_file {self.schema_file or 'not given'}: a table needs a schema "
+                "file, the other importers take none"
+            )
         if self.min_nodes and self.min_nodes > self.nodes:
             raise ValueError(f"min_nodes is {self.min_nodes}, nodes {self.nodes}: lower the first or raise the second")
         if self.warning_seconds >= self.time_limit_seconds:

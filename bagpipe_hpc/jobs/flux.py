@@ -32,6 +32,7 @@ def directives(job: JobDescription) -> list[str]:
     """The lines that Flux reads."""
     options = [f"--job-name={job.name}", f"--time-limit={job.time_limit_seconds}s", f"--nodes={job.nodes}"]
     options += ["--exclusive"]
+    options += [f"--requires={job.constraint}"] if job.constraint else []
     options += [f"--bank={job.account}"] if job.account else []
     options += [f"--queue={job.queue}"] if job.queue else []
     return [f"#flux: {option}" for option in options]

@@ -29,6 +29,7 @@ def directives(job: JobDescription) -> list[str]:
         f'-R "span[ptile={ranks}] affinity[core({job.threads})]"',
     ]
     options += [f'-gpu "num={job.gpus_per_node}"'] if job.gpus_per_node else []
+    options += [f'-R "select[{job.constraint}]"'] if job.constraint else []
     options += [f"-P {job.account}"] if job.account else []
     options += [f"-q {job.queue}"] if job.queue else []
     return [f"#BSUB {option}" for option in options]

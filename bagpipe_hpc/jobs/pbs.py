@@ -23,8 +23,10 @@ def directives(job: JobDescription) -> list[str]:
     """The lines that PBS reads."""
     ranks = job.max_ranks_per_node
     gpus = f":ngpus={job.gpus_per_node}" if job.gpus_per_node else ""
-    chunk = f"select={job.nodes}:ncpus={ranks * job.threads}:mpiprocs={ranks}{gpus}"
-    options = [f"-N {job.name}", "-S /bin/bash", "-j oe", "-r y", f"-l {chunk}", "-l place=scatter"]
+    memory = f":mem={job.memory.lower()}b" if job.memory else ""
+    chunk = f"select={job.nodes}:ncpus={ranks * job.threads}:mpiprocs={ranks}{gpus}{memory}"
+    # -V: the job sees the environment of the shell that submits it.
+    options = [f"-N {job.name}", "-S /bin/bash", "-V", "-j oe", "-r y", f"-l {chunk}", "-l place=scatter"]
     options += [f"-A {job.account}"] if job.account else []
     options += [f"-q {job.queue}"] if job.queue else []
     return [f"#PBS {option}" for option in [*options, f"-l walltime={job.time_limit}"]]

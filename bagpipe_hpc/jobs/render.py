@@ -38,8 +38,12 @@ _WORK = "# -- nothing to edit from here on " + "-" * 68
 def render(job: JobDescription) -> str:
     """The whole script. Pure; every value in it is checked by the description, or quoted for the shell."""
     head = ["#!/usr/bin/env bash", f"# {_PURPOSE[job.template]}", f"#   {_SUBMIT[job.system]} {file_name(job)}"]
-    edited = [_EDIT, *_DIRECTIVES[job.system](job), "", *map(_assignment, _variables(job))]
+    edited = [_EDIT, *_DIRECTIVES[job.system](job), "", *_site_lines(job), "", *map(_assignment, _variables(job))]
     return "\n".join([*head, *edited, "", _WORK, *_work(job)]).rstrip("\n") + "\n"
+
+
+def _site_lines(job: JobDescription) -> list[str]:
+    return ["# What your site needs, for example `module load`:", *job.site_lines]
 
 
 def file_name(job: JobDescription) -> str:
@@ -52,8 +56,11 @@ def _variables(job: JobDescription) -> list[Variable]:
     if job.template == "import":
         return [
             environment,
-            ("files", job.files, "Criteo's tab-separated logs, plain or gzip, in time order"),
+            ("importer", job.importer, "criteo, avazu or table"),
+            ("schema_file", job.schema_file or "", "of the importer table: what the columns are (docs/data.md)"),
+            ("files", job.files, "click logs, plain or gzip, in time order; table takes CSV, TSV and Parquet"),
             ("data", job.data, "the data set to make"),
+            ("import_options", job.import_options, "further arguments of bagpipe import, as --min-count 10"),
         ]
     layout = [
         ("servers", job.servers, "embedding servers"),

@@ -97,10 +97,16 @@ COUNT_RANKS = """\
 ranks=$((1 + servers + num_nodes * trainers_per_node))
 """
 
-# Ranks are dealt out to the nodes one at a time, so every node gets equally many trainers.
+# Ranks are dealt out to the nodes one at a time, so every node gets equally many trainers. Open MPI passes on to other
+# nodes the variables it is told to; MPICH passes on all of them.
 MPIRUN = {
     "openmpi": """\
-launch=(mpirun -n "$ranks" --map-by node --bind-to none -x OMP_NUM_THREADS)
+launch=(mpirun -n "$ranks" --map-by node --bind-to none -x OMP_NUM_THREADS -x PATH)
+for name in $(compgen -e); do
+  case $name in
+    LD_LIBRARY_PATH | PYTHONPATH | NUMBA_* | HDF5_* | HOROVOD_* | NCCL_* | UCX_* | FI_*) launch+=(-x "$name") ;;
+  esac
+done
 """,
     "mpich": """\
 launch=(mpirun -n "$ranks" -ppn 1 -bind-to none)
@@ -108,7 +114,9 @@ launch=(mpirun -n "$ranks" -ppn 1 -bind-to none)
 }
 
 IMPORT = """\
-"${launch[@]}" "$bagpipe" import criteo "${files[@]}" --output "$data"
+arguments=("$importer" "${files[@]}" --output "$data")
+if [[ -n $schema_file ]]; then arguments+=(--schema "$schema_file"); fi
+"${launch[@]}" "$bagpipe" import "${arguments[@]}" "${import_options[@]}"
 """
 
 BENCH = """\

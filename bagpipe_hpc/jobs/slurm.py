@@ -92,8 +92,14 @@ def _common(job: JobDescription) -> list[str]:
 
 
 def _place(job: JobDescription) -> list[str]:
-    account = [f"account={job.account}"] if job.account else []
-    return [*account, f"partition={job.queue}"] if job.queue else account
+    given = {
+        "account": job.account,
+        "partition": job.queue,
+        "qos": job.qos,
+        "constraint": job.constraint,
+        "mem": job.memory,
+    }
+    return [f"{name}={value}" for name, value in given.items() if value]
 
 
 def _cores(job: JobDescription) -> str:

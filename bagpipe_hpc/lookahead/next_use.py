@@ -22,6 +22,7 @@ from typing import Protocol
 import numpy as np
 
 from bagpipe_hpc.compiled import compiled
+from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.lookahead.pipeline import Cores
 from bagpipe_hpc.lookahead.plan import Int32Array, Int64Array, KeyArray, NarrowArray, narrowest
 from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
@@ -29,6 +30,7 @@ from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
 STAMP, LATEST = 0, 1
 NONE = -1
 MAX_STAMP = 2**31 - 1
+MAX_HUGE_BYTES = 1 << 29  # state of 64 million keys
 MIN_IDS_TO_SPLIT = 50_000  # fewer are done before another thread has begun
 
 # Columns of EntryRing.rows.
@@ -92,14 +94,16 @@ class KeyState(Protocol):
 
 
 class DenseKeyState:
-    """State of every key there is: 8 bytes per key.
+    """State of every key there is: 8 bytes per key that was ever used, in pages of 4 KiB.
+
+    Up to MAX_HUGE_BYTES the pages are of 2 MiB, which makes planning about an eighth faster.
 
     Args:
         num_keys: Keys 0 .. num_keys - 1.
     """
 
     def __init__(self, num_keys: int) -> None:
-        self.states = np.zeros((num_keys, 2), dtype=np.int32)  # memory of keys never used costs nothing
+        self.states = lazy_zeros((num_keys, 2), np.int32, max_huge_bytes=MAX_HUGE_BYTES)
 
     def places(self, keys: KeyArray, oldest_stamp: int) -> KeyArray:
         """The keys themselves."""

@@ -1,4 +1,8 @@
-"""Where the oracle shows things."""
+"""Where commands and the oracle show things.
+
+What is shown holds names that users chose, so nothing in it is markup: rich would take [brackets] for styles and `:m:`
+for a picture.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,8 @@ PLAIN_WIDTH = 100
 def open_console() -> Console:
     """A console with colours and live lines where a person watches, plain text of fixed width elsewhere."""
     if _seen_on_a_terminal():
-        return Console()
-    return Console(force_terminal=False, width=PLAIN_WIDTH)
+        return Console(markup=False, emoji=False)
+    return Console(force_terminal=False, width=PLAIN_WIDTH, markup=False, emoji=False)
 
 
 def _seen_on_a_terminal() -> bool:

@@ -53,6 +53,7 @@ class _Open:
     labels: list[Float32Array] = field(default_factory=list)
     logits: list[Float32Array] = field(default_factory=list)
     num_missing: int = 0  # shares
+    num_answered: int = 0  # samples that have their predictions
 
 
 class Evaluations:
@@ -80,6 +81,7 @@ class Evaluations:
         self._results = list(history)
         self._latest = timetable.start - 1  # iteration up to which all results are there
         self._open: _Open | None = None
+        self._answered: _Open | None = None  # the evaluation of the latest predictions
         # Of each trainer, shares of predictions to come: they come in order.
         self._shares: list[deque[tuple[_Open, Float32Array]]] = [deque() for _ in range(num_trainers)]
         self._metrics: deque[tuple[int, Future[EvaluationResult]]] = deque()
@@ -108,6 +110,8 @@ class Evaluations:
         opened, share = self._shares[trainer].popleft()
         share[:] = logits
         opened.num_missing -= 1
+        opened.num_answered += len(logits)
+        self._answered = opened
         if opened.num_missing == 0 and len(opened.logits) == self._timetable.num_batches:
             self._metrics.append((opened.iteration, self._executor.submit(self._judge, opened)))
 
@@ -126,6 +130,12 @@ class Evaluations:
                 self._changed.notify_all()
             self.num_done += 1
             yield evaluation
+
+    @property
+    def progress(self) -> tuple[int, int] | None:
+        """Samples of an evaluation that have their predictions, and all of its samples; None between evaluations."""
+        opened, total = self._answered, self._timetable.num_samples
+        return None if opened is None or opened.num_answered == total else (opened.num_answered, total)
 
     def is_idle(self) -> bool:
         """Whether nothing is to come of the plans sent so far."""

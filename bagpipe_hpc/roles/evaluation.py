@@ -22,12 +22,14 @@ class Timetable:
         end: Training iterations of the whole job.
         num_batches: Of one evaluation; 0: there are none.
         every: None: only after the last iteration.
+        num_samples: Of one evaluation.
     """
 
     start: int
     end: int
     num_batches: int
     every: int | None = None
+    num_samples: int = 0
 
     def is_due(self, num_trained: int) -> bool:
         """Whether there is an evaluation between so many training iterations and the next."""

@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from mpi4py import MPI
 
 from bagpipe_hpc import trace
-from bagpipe_hpc.errors import BagpipeError
-from bagpipe_hpc.exit_codes import EXIT_FAILURE
+from bagpipe_hpc.errors import BagpipeError, FencedError, RunDirectoryError
+from bagpipe_hpc.exit_codes import EXIT_FAILURE, EXIT_INVALID
+from bagpipe_hpc.roles.run_lock import release_all
 
 LAUNCHER_READS_SECONDS = 0.3
 
@@ -28,9 +29,12 @@ def abort_job(name: str, error: BaseException, exit_invalid: int = EXIT_FAILURE)
     sys.stdout.flush()
     with suppress(OSError):
         trace.save()  # the last thing this rank did may tell why
+    release_all()
     # Launchers may forget output that they have not forwarded when the abort reaches them, and nothing tells when.
     time.sleep(LAUNCHER_READS_SECONDS)
     code = exit_invalid if isinstance(error, BagpipeError) else EXIT_FAILURE
+    if isinstance(error, FencedError | RunDirectoryError):
+        code = EXIT_INVALID  # a job script must not start this job again beside the one that took over
     MPI.COMM_WORLD.Abort(code)  # of another communicator, MPICH ends nothing
     os._exit(code)  # MPICH returns at times
 

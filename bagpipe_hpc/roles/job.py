@@ -10,17 +10,17 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from mpi4py import MPI
 
 from bagpipe_hpc.collector import resume_collector
-from bagpipe_hpc.config import Config, load_config, make_config
+from bagpipe_hpc.config import Config, Settings, load_config
 from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError, JobStopped, OwnModelError
 from bagpipe_hpc.exit_codes import exit_code_of
 from bagpipe_hpc.launcher import check_launcher
@@ -31,6 +31,7 @@ from bagpipe_hpc.roles.failure import whole_job_fails_together
 from bagpipe_hpc.roles.local import LocalRanks, local_world, require_one_process
 from bagpipe_hpc.roles.placing import place_of_this_rank
 from bagpipe_hpc.roles.run_directory import DONE, writing_to
+from bagpipe_hpc.roles.run_lock import Ownership
 from bagpipe_hpc.roles.saving import CheckpointSpec
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.stop import Budget, StopRequests, listening_for_signals, seconds_left
@@ -164,6 +165,7 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
         with tracing(world, topology, spec.traced, request.run_path), speaking:
             error: BagpipeError | None = world.bcast((yield from _play_role(job, topology, comms, stops, request)))
         comms.free()
+        job.release()
         world.Barrier()  # launchers kill the job at the first exit code that is not 0
         world.Free()
     return error
@@ -202,12 +204,21 @@ def _play_local(training: Training, request: Request) -> Generator[TrainerBatch,
         ranks.job.fail("this job", KeyboardInterrupt(f"{signum.name} came for the second time"))
 
     error: BagpipeError | None = None
-    with ranks.ending_together(training.name):
-        for world_rank in range(topology.world_size):
-            if world_rank != trainer:
-                ranks.start(world_rank, lambda world_rank=world_rank: deque(play(world_rank), maxlen=0))  # type: ignore[misc]
-        error = yield from play(trainer)
+    try:
+        with ranks.ending_together(training.name):
+            for world_rank in range(topology.world_size):
+                if world_rank != trainer:
+                    ranks.start(world_rank, partial(_play_out, play, world_rank))
+            error = yield from play(trainer)
+    finally:
+        job.release()
     return error
+
+
+def _play_out(play: Callable[[int], Generator[TrainerBatch, None, object]], world_rank: int) -> None:
+    """Play a rank that is no trainer, so that it yields nothing."""
+    for _ in play(world_rank):
+        raise AssertionError("only trainers yield batches")
 
 
 def _check_local(request: Request) -> tuple[list[MPI.Intracomm], Topology, _Job]:
@@ -219,11 +230,17 @@ def _check_local(request: Request) -> tuple[list[MPI.Intracomm], Topology, _Job]
 
 @dataclass(frozen=True)
 class _Job:
-    """A job that may start; the data set is open at the oracle only, and only it has a budget of time."""
+    """A job that may start. Only the oracle has the open data set, the budget of time and the run directory."""
 
     spec: JobSpec
     dataset: Dataset | None = None
     budget: Budget | None = None
+    ownership: Ownership | None = None
+
+    def release(self) -> None:
+        """Let another start have the run directory."""
+        if self.ownership is not None:
+            self.ownership.release()
 
 
 def _play_role(
@@ -238,7 +255,10 @@ def _play_role(
         resume_collector()
         assert job.dataset is not None
         assert job.budget is not None
-        return run_oracle(job.spec, topology, comms, job.dataset, request.run_path, stops, job.budget)
+        assert job.ownership is not None
+        return run_oracle(
+            job.spec, topology, comms, job.dataset, request.run_path, stops, job.budget, job.ownership.require
+        )
     if role is Role.SERVER:
         from bagpipe_hpc.roles.server import run_server
 
@@ -331,18 +351,30 @@ def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
         with keeping_torch():
             build_own_model(config.model, model_inputs(config, schema), request.build_model)
     _check_evaluation(config, dataset, request)
-    run_path = request.run_path
-    with writing_to(run_path):
-        run_path.mkdir(parents=True, exist_ok=True)
-    start, checkpoints = _choose_checkpoint(config, topology, dataset, request)
+    ownership = Ownership(_owned_directories(config, request))
+    try:
+        start, checkpoints = _choose_checkpoint(config, topology, dataset, request)
+        _begin_run_directory(config, request.run_path)
+    except BaseException:
+        ownership.release()
+        raise
+    spec = JobSpec(config, schema, iterations, start, checkpoints, request.predictions)
+    print(describe(hosts, topology), flush=True)
+    return _Job(spec, dataset, budget, ownership)
+
+
+def _owned_directories(config: Config, request: Request) -> list[Path]:
+    """Where a job writes: its run directory, and that of its checkpoints where it is another one."""
+    directory = config.checkpoint.directory if config.checkpoint.enabled else None
+    return [request.run_path, *([Path(directory)] if directory else [])]
+
+
+def _begin_run_directory(config: Config, run_path: Path) -> None:
     with writing_to(run_path):
         for name in (DONE, "summary.json"):
             (run_path / name).unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
         delete_traces(run_path)
         (run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    spec = JobSpec(config, schema, iterations, start, checkpoints, request.predictions)
-    print(describe(hosts, topology), flush=True)
-    return _Job(spec, dataset, budget)
 
 
 def _overrides(request: Request) -> list[str]:
@@ -377,7 +409,9 @@ def _evaluation_config(request: Request) -> Config:
     require_named_factory(checkpoint, request.overrides)
     only = ["checkpoint.enabled=false", "evaluation.enabled=true", "tensorboard=false"]
     only.append(f"training.iterations={checkpoint.manifest.iteration}")
-    return make_config(checkpoint.manifest.config, [*request.overrides, *only], checkpoint.path)
+    return (
+        Settings(checkpoint.manifest.config, str(checkpoint.path)).overridden([*request.overrides, *only]).validated()
+    )
 
 
 def _choose_checkpoint(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,14 @@ def run_oracle(
     run_path: Path,
     stops: StopRequests,
     budget: Budget,
+    require_ownership: Callable[[], None],
 ) -> BagpipeError | None:
     """Plan the whole job, watch it, and write down how it ended. Communication: see the timeline.
 
     Args:
         stops: What asks for an early end.
         budget: What asks for it when time runs out.
+        require_ownership: Raises FencedError where a later start has taken the run directory over.
     Returns:
         None where the job came to its end; JobStopped where it was stopped before, DivergedError where it diverged.
     """
@@ -119,6 +122,7 @@ def run_oracle(
         oracle.checkpoint_totals,
         *oracle.evaluation_totals(),
     )
+    require_ownership()  # a DONE of this start would end the later one's job script
     summary_path = run_path / "summary.json"
     with writing_to(summary_path):
         summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -298,7 +302,7 @@ class _Oracle:
         slowest_seconds = self._committer.totals.slowest_seconds if self._committer else 0.0
         if self._budget.is_spent(time.perf_counter(), self._progress.seconds_per_iteration, slowest_seconds):
             self._stop("the time limit is near")
-        self._progress.refresh()
+        self._progress.refresh(self._evaluations.progress)
         return False
 
     def _take_report(self, iteration: int, loss: float, num_samples: int) -> None:

@@ -265,8 +265,10 @@ def warm_up_planning(config: Config, schema: Schema, num_trainers: int) -> None:
 def timetable_of(config: Config, dataset: Dataset, course: Course) -> Timetable:
     """When a course evaluates."""
     batch_size = config.evaluation.batch_size or config.training.batch_size
-    num_batches = dataset.split(config.evaluation.split).num_batches(batch_size) if config.evaluation.enabled else 0
-    return Timetable(course.start.iteration, course.end_iteration, num_batches, config.evaluation.every)
+    split = dataset.split(config.evaluation.split)
+    num_batches = split.num_batches(batch_size) if config.evaluation.enabled else 0
+    every = config.evaluation.every
+    return Timetable(course.start.iteration, course.end_iteration, num_batches, every, split.num_samples)
 
 
 def count_batches(course: Course, timetable: Timetable) -> int:

@@ -13,12 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.roles.console import open_console
 from bagpipe_hpc.roles.evaluation import Evaluation
+from bagpipe_hpc.roles.progress_line import ProgressLine
 from bagpipe_hpc.roles.run_directory import writing_to
 from bagpipe_hpc.roles.tensorboard import TensorBoard
 from bagpipe_hpc.topology import Topology
@@ -45,7 +46,7 @@ class History:
 
 
 class Progress:
-    """Shows samples/s, loss, the latest evaluation and time left.
+    """Shows recent samples/s, loss, the latest evaluation and the time left.
 
     One line of metrics.jsonl per `METRICS_EVERY` iterations, one of evaluations.jsonl per evaluation.
 
@@ -91,6 +92,7 @@ class Progress:
         self._clock = clock
         self._losses = list(history.losses)
         self._first = self._done = first_iteration
+        self._line = ProgressLine(clock(), first_iteration, num_iterations)
         self._samples = 0
         self.last_loss = _last_loss(history.lines)
         self._start = self._mark = self._shown = clock()
@@ -111,10 +113,12 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
             self._bar = Bar(
-                BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TextColumn("ETA"),
-                TimeRemainingColumn(), console=self._console, auto_refresh=False,
+                BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
+                console=self._console, auto_refresh=False,
             )  # fmt: skip
-            self._task = self._bar.add_task("training", total=self._num_iterations, figures="starting")
+            self._task = self._bar.add_task(
+                "training", total=self._num_iterations, completed=self._done, figures=self._line.figures(self._clock())
+            )
             self._bar.start()
         return self
 
@@ -123,7 +127,7 @@ class Progress:
     ) -> None:
         self._write_metrics()
         self._metrics.close()
-        if kind is None and not self._is_silent:
+        if kind is None and not self._is_silent and self._done > self._first:
             self._show()
         if self._bar:
             self._bar.stop()
@@ -138,6 +142,7 @@ class Progress:
         """Note the end of one training iteration over a batch of num_samples."""
         self._done = iteration + 1
         self._samples += num_samples
+        self._line.advance(self._clock(), self._done, num_samples)
         self._losses.append(loss)
         if len(self._losses) >= METRICS_EVERY:
             self._write_metrics()
@@ -166,9 +171,14 @@ class Progress:
         """Of the iterations of this start, on average."""
         return (self._clock() - self._start) / max(1, self._done - self._first)
 
-    def refresh(self) -> None:
-        """Show where the run stands, if it is time."""
+    def refresh(self, evaluated: tuple[int, int] | None = None) -> None:
+        """Show where the run stands, if it is time.
+
+        Args:
+            evaluated: Samples of the evaluation that goes on that have their predictions, and all of its samples.
+        """
         now = self._clock()
+        self._line.evaluated = evaluated
         if now - self._shown >= (SECONDS_PER_REFRESH if self._bar else SECONDS_PER_LINE):
             self._shown = now
             self._show()
@@ -208,17 +218,14 @@ class Progress:
             self._tensorboard.add(evaluation.iteration, {f"eval/{name}": value for name, value in metrics.items()})
 
     def _show(self) -> None:
-        elapsed = self._clock() - self._start
-        rate = self._samples / max(elapsed, 1e-9)
-        loss = sum(self._losses) / len(self._losses) if math.isnan(self.last_loss) and self._losses else self.last_loss
-        figures = f"{rate:,.0f} samples/s  loss {loss:.4f}"
-        if self._evaluation is not None:
-            figures += f"  {_in_short(self._evaluation)}"
+        is_early = math.isnan(self.last_loss) and self._losses
+        self._line.loss = sum(self._losses) / len(self._losses) if is_early else self.last_loss
+        self._line.evaluation = "" if self._evaluation is None else _in_short(self._evaluation)
+        now = self._clock()
         if self._bar:
-            self._bar.update(self._task, completed=self._done, figures=figures, refresh=True)
-        elif self._done > self._first:
-            left = elapsed / (self._done - self._first) * (self._num_iterations - self._done)
-            print(f"iteration {self._done:,}/{self._num_iterations:,}  {figures}  ETA {left:,.0f} s", flush=True)
+            self._bar.update(self._task, completed=self._done, figures=self._line.figures(now), refresh=True)
+        else:
+            print(self._line.text(now), flush=True)
 
 
 def _shown(result: EvaluationResult) -> str:

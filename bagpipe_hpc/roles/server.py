@@ -20,10 +20,13 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from bagpipe_hpc.checkpoint.hdf5 import chunk_rows
 from bagpipe_hpc.checkpoint.manifest import FileEntry
 from bagpipe_hpc.checkpoint.merge import Rows
 from bagpipe_hpc.errors import DivergedError
+from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.lookahead.codec import Item
 from bagpipe_hpc.lookahead.plan import ServerPlan, Snapshot
 from bagpipe_hpc.roles.collection import send_touched_rows
@@ -34,7 +37,6 @@ from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.store.initial import RowInitializer
 from bagpipe_hpc.store.layout import initial_tails, row_width
-from bagpipe_hpc.store.lazy_memory import lazy_rows
 from bagpipe_hpc.store.row_store import RowStore
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.transport.base import ServerEnd
@@ -159,11 +161,11 @@ def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tupl
     initializer = RowInitializer(key_space, columns, config.training.seed, tails, dims)
     shape = (sharding.num_local_rows(server), row_width(config))
     if comms.link is not None:
-        store = RowStore(sharding, server, initializer, lazy_rows(*shape))
+        store = RowStore(sharding, server, initializer, lazy_zeros(shape, np.float32))
         return store, MemoryServer(comms.link, server, store)
     if config.transport == "direct":
         window = RowWindow(comms.rows, *shape)
         store = RowStore(sharding, server, initializer, window.rows)
         return store, DirectServer(comms.rows, topology.num_servers, window, store)
-    store = RowStore(sharding, server, initializer, lazy_rows(*shape))
+    store = RowStore(sharding, server, initializer, lazy_zeros(shape, np.float32))
     return store, StagedServer(comms.rows, topology.num_servers, config.prefetch_depth + 1, store)

@@ -132,8 +132,8 @@ def print_summary(summary: dict[str, Any], run_path: Path) -> None:
     table.add_column(justify="right")
     table.add_column(style="dim")
     if trained:
-        table.add_row("samples/s", f"{summary['samples_per_second']:,.0f}", f"{summary['samples']:,} samples in "
-                      f"{summary['seconds']:.1f} s, {trained:,} iterations")  # fmt: skip
+        table.add_row("samples/s", f"{summary['samples_per_second']:,.0f}", f"mean: {summary['samples']:,} samples in "
+                      f"{summary['seconds']:.1f} s of training, {trained:,} iterations")  # fmt: skip
         table.add_row("training loss", f"{summary['loss']:.4f}", "mean of the last iterations")
     if summary["validation_samples"]:
         auc = summary["validation_auc"]
@@ -178,7 +178,7 @@ def _add_costs(table: Table, summary: dict[str, Any], trained: int) -> None:
         for cause, milliseconds in summary["milliseconds_meanwhile"].items():
             if milliseconds:
                 name = {**CAUSES, **DELAYED_CAUSES}[cause]
-                table.add_row(name, f"{milliseconds:.2f} ms", "while an iteration computes")
+                table.add_row(f"{name}, overlapped", f"{milliseconds:.2f} ms", "while an iteration computes")
         table.add_section()
     for name in COUNTERS:
         table.add_row(name.replace("_", " "), f"{summary[name]:,}", f"{summary[name] / max(1, trained):,.0f} per "

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from bagpipe_hpc.store.lazy_memory import lazy_rows
+from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.store.row_copy import gather_rows, set_rows_aside
 
 Float32Array = NDArray[np.float32]
@@ -55,8 +55,8 @@ class RowSnapshot:
         """Before the first piece is read."""
         self._local_rows = self._find()
         self.num_rows = len(self._local_rows)
-        self._aside = lazy_rows(self.num_rows, self._rows.shape[1])
-        self._aside_numbers = np.empty(self.num_rows, dtype=np.int64)
+        self._aside = lazy_zeros((self.num_rows, self._rows.shape[1]), np.float32)
+        self._aside_numbers = lazy_zeros(self.num_rows, np.int64)
         self._is_found.set()
 
     def pieces(self, rows_per_piece: int) -> Iterator[tuple[Int64Array, Float32Array]]:

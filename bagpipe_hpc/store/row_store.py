@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.sharding import Sharding
 from bagpipe_hpc.store.initial import RowInitializer
 from bagpipe_hpc.store.row_copy import gather_rows, mark_rows, scatter_rows
@@ -29,7 +30,7 @@ class RowStore:
         server: This server's index.
         initializer: Initial rows.
         rows: Memory for the shard, float32 (num_local_rows, row_width); its content is not read before it is made.
-            See `lazy_memory.py`.
+            See `lazy_memory.lazy_zeros`.
     """
 
     def __init__(self, sharding: Sharding, server: int, initializer: RowInitializer, rows: Float32Array) -> None:
@@ -37,9 +38,9 @@ class RowStore:
         self.server = server
         self.rows = rows
         self._initializer = initializer
-        self._state_words = np.zeros(-(-len(rows) // 8), dtype=np.uint64)
+        self._state_words = lazy_zeros(-(-len(rows) // 8), np.uint64)
         self._state = self._state_words.view(np.uint8)[: len(rows)]
-        self._is_needed = np.zeros(len(rows), dtype=np.bool_)  # by the snapshot that is being read
+        self._is_needed = lazy_zeros(len(rows), np.bool_)  # by the snapshot that is being read
         self._snapshot: RowSnapshot | None = None
         self._compile()
 
@@ -100,7 +101,7 @@ class RowStore:
         lowest = _TOUCHED if is_full else _CHANGED
 
         def find() -> Int64Array:
-            local_rows = np.empty(len(self.rows), dtype=np.int64)  # memory that is not written to costs nothing
+            local_rows = lazy_zeros(len(self.rows), np.int64)
             return local_rows[
                 : mark_rows(self._state_words, self._state, lowest, _TOUCHED, self._is_needed, local_rows)
             ]

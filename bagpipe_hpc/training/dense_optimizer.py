@@ -74,14 +74,24 @@ def check_dense_optimizer(config: DenseOptimizerConfig) -> None:
     """
     kind = _classes().get(config.name.lower())
     if kind is None:
-        known = ", ".join(kind.__name__ for kind in _classes().values())
-        raise ConfigError(f"dense_optimizer.name = {config.name!r}: torch.optim has no such class; it has {known}")
+        raise ConfigError(
+            f"dense_optimizer.name = {config.name!r}: torch.optim has no such class; choose one of {_usable()}"
+        )
     allowed = [name for name in inspect.signature(kind).parameters if name not in ("params", "lr")]
     for name in config.arguments:
         if name == "lr":
             raise ConfigError("dense_optimizer.arguments.lr: set dense_optimizer.learning_rate instead")
         if name not in allowed:
             raise ConfigError(f"dense_optimizer.arguments.{name}: {kind.__name__} takes {', '.join(allowed)}")
+    if reason := _why_not(config):
+        raise ConfigError(
+            f"dense_optimizer: {kind.__name__} with arguments {config.arguments} cannot train a dense model: {reason}; "
+            f"choose other arguments, or one of {_usable()}"
+        )
+
+
+def _why_not(config: DenseOptimizerConfig) -> str:
+    """What torch says against a step on a matrix and a vector; nothing where it makes the step."""
     parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in [(2, 3), (3,)]]
     try:
         optimizer = build_dense_optimizer(config, parameters, LearningRate(0.1))
@@ -89,10 +99,14 @@ def check_dense_optimizer(config: DenseOptimizerConfig) -> None:
             parameter.grad = torch.ones_like(parameter)
         optimizer.step(0)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"dense_optimizer: {kind.__name__} with arguments {config.arguments} cannot train a dense model: "
-            f"{' '.join(str(error).split())}; choose other arguments, or another name"
-        ) from None
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
+
+
+def _usable() -> str:
+    """The classes that can train a dense model; some of torch.optim need sparse gradients, matrices or a closure."""
+    kinds = [kind.__name__ for kind in _classes().values()]
+    return ", ".join(name for name in kinds if not _why_not(DenseOptimizerConfig(name=name)))
 
 
 def _classes() -> dict[str, type[Any]]:

@@ -109,7 +109,7 @@ def test_settings_of_tables_that_are_not_there(tmp_path: Path) -> None:
     [
         ("training.learning_rte=1", ["training.learning_rte", "mean training.learning_rate?", "training.epochs"]),
         ("training.epochs", ["'training.epochs'", "section.key=value"]),
-        ("dense_optimizer.name=adamm", ["torch.optim has no such class; it has Adafactor, "]),
+        ("dense_optimizer.name=adamm", ["torch.optim has no such class; choose one of Adafactor, "]),
         ("roles.servers=2", ["the job has 3 ranks", "need 4", "mpirun -n 4", "lower roles.servers"]),
     ],
     ids=["unknown", "no value", "no such optimizer", "too few ranks"],

@@ -146,7 +146,7 @@ def test_a_pair_that_fails_is_named_and_fails_the_check(change: str, problem: st
 HANGING = """
 import ctypes, sys, time
 from pathlib import Path
-from bagpipe_hpc.cli.doctor.command import CHECKS, examine
+from bagpipe_hpc.cli.doctor.command import MPI_LIBRARY, examine
 from bagpipe_hpc.cli.doctor.finding import Check
 
 def hang(world):
@@ -154,7 +154,7 @@ def hang(world):
         {how}
     return "ok", "", ""
 
-examine([CHECKS[1], Check("Stuck", hang, "shake it")], Path("."), 2)
+examine([MPI_LIBRARY, Check("Stuck", hang, "shake it")], Path("."), 2)
 """
 
 

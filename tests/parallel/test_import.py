@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.launch import run_python, run_ranks, start_ranks
+from tests.small_disk import small_disk
 
 SCHEMA = """
 label: click
@@ -129,3 +130,14 @@ def test_a_mistake_is_told_once(clicks: list[str], change: list[str], reason: st
     done = run_ranks(3, [*clicks, *change], timeout=TIMEOUT)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count(reason) == done.stderr.count("bagpipe: error:") == 1, done.stderr
+
+
+def test_a_full_disk_ends_all_ranks_with_one_line(clicks: list[str], tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 600_000) as disk:
+        options = ["--samples-per-shard", "2000", "--output", str(disk.path / "clicks")]
+        done = run_ranks(3, [*clicks, *options], timeout=TIMEOUT)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count("No space left on device") == done.stderr.count("bagpipe: error:") == 1, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+        assert disk.names() == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from bagpipe_hpc.config import Config, load_config, setting_names
+from bagpipe_hpc.config import Config, Settings, changed_settings, load_config, read_settings, setting_names
 from bagpipe_hpc.errors import ConfigError
 
 
@@ -79,6 +79,14 @@ def test_setting_names_are_dotted_and_all_there() -> None:
         ("training.seed=-1", ["training.seed = -1"]),
         ("training.seed=9223372036854775808", ["training.seed", "less than"]),
         ("training.batch_size=", ["training.batch_size = None"]),
+        ("training.batch_size=100000000000000000000", ["training.batch_size = 1000000", "67108864"]),
+        ("training.epochs=yes", ["training.epochs = True", "must not be true or false"]),
+        ("training.learning_rate=on", ["training.learning_rate = True", "must not be true or false"]),
+        ("model.top_mlp=[8, no]", ["model.top_mlp = [8, False]", "must not be true or false"]),
+        ("dense_optimizer.arguments.momentum=.nan", ["dense_optimizer.arguments", "numbers must be finite, not nan"]),
+        ("model.arguments.a=[{b: .inf}]", ["model.arguments", "numbers must be finite, not inf"]),
+        ("model.arguments.a=18446744073709551616", ["model.arguments", "integers must fit into 64 bits"]),
+        ("cache.rows=2147483648", ["cache.rows = 2147483648", "2147483648"]),
         ("model.embedding_dim=5000", ["model.embedding_dim = 5000", "4096"]),
         ("model.name=dlmr", ["model.name = 'dlmr'", "'dlrm', 'wide_deep', 'deepfm', "]),
         ("model.factory=my_model", ["model.factory = 'my_model'", "module:function, as in my_model:build"]),
@@ -161,7 +169,7 @@ def test_malformed_yaml(tmp_path: Path) -> None:
 
 
 def test_yaml_nested_too_deeply(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"job\.yaml is not valid YAML for settings: nested too deeply"):
+    with pytest.raises(ConfigError, match=r"job\.yaml, line 1: nested too deeply, more than 32 levels"):
         load(tmp_path, "[" * 10_000)
 
 
@@ -182,10 +190,56 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
 
 
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read: No such file or directory; check the path"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: is missing; check the path of the configuration"):
         load_config(tmp_path / "nowhere.yaml", [])
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match="is a directory, not a file; check the path"):
         load_config(tmp_path, [])
+
+
+def test_every_fault_of_a_file_has_its_line(tmp_path: Path) -> None:
+    text = "training:\n  epochs: yes\n  batch_size: 100000000000000000000\nmoode: cached\n"
+    with pytest.raises(ConfigError, match=r"^configuration .*job\.yaml: ") as error:
+        load(tmp_path, text)
+    for words in (
+        "line 2: training.epochs = True",
+        "line 3: training.batch_size = 1",
+        "line 4: unknown setting 'moode'",
+    ):
+        assert words in str(error.value)
+    with pytest.raises(ConfigError, match=r"; training\.epochs = 0: .*; line 4: unknown"):
+        load_config(tmp_path / "job.yaml", ["training.epochs=0"])
+
+
+def test_all_numbers_have_bounds() -> None:
+    """Whatever the setting: a number of 32 digits is none."""
+    for name in setting_names():
+        with pytest.raises(ConfigError):
+            load_config(None, [f"{name}={10**31}"])
+
+
+def test_settings_over_others() -> None:
+    base = Settings({"training": {"epochs": 3, "seed": 4}, "model": {"arguments": {"a": 1}}, "mode": "cached"})
+    changes = Settings({"training": {"epochs": 5}, "model": {"arguments": {"b": 2}}, "tables": {"t": {}}})
+    assert changes.over(base).values == {
+        "training": {"epochs": 5, "seed": 4},
+        "model": {"arguments": {"b": 2}},
+        "mode": "cached",
+        "tables": {"t": {}},
+    }
+    assert base.values["training"]["epochs"] == 3
+    given = read_settings(load_config(None, ["training.epochs=5"]))
+    assert given.over(Settings({"training": {"epochs": 3, "seed": 4}})).validated().training.seed == 4
+
+
+def test_changes_are_named() -> None:
+    before = load_config(None, ["tables.t.pooling=mean"])
+    after = load_config(None, ["training.epochs=2", "model.top_mlp=[3]"])
+    assert changed_settings(before, before) == []
+    assert changed_settings(before, after) == [
+        ("model.top_mlp", [128, 64], [3]),
+        ("tables.t", {"pooling": "mean", "learning_rate": None, "embedding_dim": None}, None),
+        ("training.epochs", 1, 2),
+    ]
 
 
 @pytest.mark.parametrize("text", ["1: 2\n", "null: {}\n", "training: {3: 4}\n"])

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bagpipe_hpc.activity import showing_activity
 from bagpipe_hpc.cli.doctor.allocation import BINDING, CLOCKS, ROLES, TRANSFERS
 from bagpipe_hpc.cli.doctor.fabric import LAUNCHER, MPI_LIBRARY, RMA
 from bagpipe_hpc.cli.doctor.finding import Check, Finding, Status, World, decode, encode, gather_texts
@@ -37,6 +38,7 @@ REPORT = Check(
 COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 PLAIN_WIDTH = 120  # of a table that goes to a file or through a launcher
 GRACE_SECONDS = 3.0
+_CHECKING = "checking this machine"
 
 
 def examine(checks: Sequence[Check], directory: Path, time_limit: float, num_servers: int = 1) -> bool:
@@ -49,14 +51,20 @@ def examine(checks: Sequence[Check], directory: Path, time_limit: float, num_ser
     findings: list[Finding] = []
     comm, problem = _start_mpi(findings, time_limit)
     world = World(comm, directory, num_servers)
-    for check in checks:
-        with _limited(check, findings, world.rank, time_limit):
-            findings.append(problem if problem and check is MPI_LIBRARY else check(world))
+    with showing_activity(_CHECKING) if world.rank == 0 else nullcontext(_say_nothing) as progress:
+        for number, check in enumerate(checks):
+            progress(_CHECKING, number, len(checks))
+            with _limited(check, findings, world.rank, time_limit):
+                findings.append(problem if problem and check is MPI_LIBRARY else check(world))
     with _limited(REPORT, findings, world.rank, time_limit):
         merged = findings if comm is None else merge([decode(text) for text in gather_texts(comm, encode(findings))])
         if world.rank == 0:
             show(merged)
         return _all_told(comm, not any(finding.status is Status.FAIL for finding in merged))
+
+
+def _say_nothing(phase: str, done: int, total: int) -> None:
+    """Rank 0 says how far all are."""
 
 
 def _start_mpi(findings: list[Finding], time_limit: float) -> tuple[MPI.Intracomm | None, Finding | None]:
@@ -142,5 +150,6 @@ def show(findings: Sequence[Finding]) -> None:
 def _console() -> Console:
     """Plain text unless stdout is a terminal of known width: launchers may offer a terminal without one."""
     if sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0:
-        return Console()
-    return Console(width=None if "COLUMNS" in os.environ else PLAIN_WIDTH, force_terminal=False)
+        return Console(markup=False, emoji=False)
+    width = None if "COLUMNS" in os.environ else PLAIN_WIDTH
+    return Console(width=width, force_terminal=False, markup=False, emoji=False)

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -176,6 +177,8 @@ class _Import:
         if counter is None:
             return HashedVocabulary(self._hash_rows(table) or 2)
         min_count = self.settings.min_count if table.min_count is None else table.min_count
+        if self.ranks.size > 1:
+            self.progress("merging the counts of all ranks", 0, 0)
         return Vocabulary(merge_counts(counter, min_count, self.ranks).frequent(min_count))
 
     def _hash_rows(self, table: Category | CategoryList) -> int | None:
@@ -192,6 +195,7 @@ class _Import:
         command: str,
     ) -> None:
         if self.ranks.rank == 0:
+            self.progress("writing the vocabulary", 0, 0)
             write_vocabulary(partial.directory / VOCABULARY, vocabulary)
             partial.sync(VOCABULARY)
         schema = self.description.schema_of([encoder.num_embeddings for encoder in reader.encoders])
@@ -200,11 +204,15 @@ class _Import:
         mine = tasks[first:last]
         start, stop = (mine[0].start, mine[-1].stop) if mine else (0, 0)
         bad = BadLines(self.settings.max_bad_lines, stop)
+        self.progress("writing shards", 0, stop - start)
         samples = self._watched(reader.read(start, stop, bad), start, stop) if mine else ()
         shards = write_shards(samples, mine, partial, schema, self.settings.compression)
+        if self.ranks.size > 1:
+            self.progress("waiting for other ranks", 0, 0)
         written = allgather_json(self.ranks, [shard.model_dump() for shard in shards])
         shards = [ShardEntry.model_validate(shard) for shards_of_rank in written for shard in shards_of_rank]
         skipped = report_bad_lines(self.ranks, bad)
+        self.progress("writing dataset.json", 0, 0)
         from_first(self.ranks, lambda: partial.commit(schema, shards, self._origin(command, skipped)))
 
     def _watched(
@@ -219,7 +227,7 @@ class _Import:
         settings = self.settings
         return {
             "command": command,
-            "files": [file.name for file in self.files],
+            "files": [_printable(file.name) for file in self.files],
             **self._rows_origin(),
             "validation_fraction": settings.validation_fraction,
             **({"bad_lines": skipped} if skipped["count"] else {}),
@@ -228,8 +236,13 @@ class _Import:
     def _rows_origin(self) -> dict[str, JsonValue]:
         settings = self.settings
         if settings.vocabulary is not None:
-            return {"vocabulary": settings.vocabulary.resolve().name}
+            return {"vocabulary": _printable(settings.vocabulary.resolve().name)}
         return {"min_count": settings.min_count} if settings.hash_rows is None else {"hash_rows": settings.hash_rows}
+
+
+def _printable(name: str) -> str:
+    """A file name as text, with bytes that are not UTF-8 as escapes: JSON holds no others."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _rows_of(vocabulary: dict[str, TableVocabulary], table: Category | CategoryList) -> int:

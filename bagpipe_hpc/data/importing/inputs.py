@@ -90,11 +90,9 @@ class Inputs:
         """Of every file; Parquet files have none, and count no lines."""
         texts = [file for file, rows in zip(self._files, self._rows_of, strict=True) if rows is None]
         indices: list[text.LineIndex] = []
-        for counted, done in text.index_lines(texts, ranks):
-            if done is None:
-                progress("counting lines", counted, 0)
-            else:
-                indices = done
+        for read, total, done in text.index_lines(texts, ranks):
+            progress("counting lines, by bytes", read, total)
+            indices = done or indices
         nothing = text.LineIndex(np.zeros(1, np.int64), np.zeros(1, np.int64), 0)
         return [nothing if rows is not None else indices.pop(0) for rows in self._rows_of]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -36,24 +36,26 @@ class LineIndex:
         return int(self.offsets[mark]), int(self.lines_before[mark])
 
 
-def index_lines(files: Sequence[Path], ranks: Ranks) -> Iterator[tuple[int, list[LineIndex] | None]]:
+def index_lines(files: Sequence[Path], ranks: Ranks) -> Iterator[tuple[int, int, list[LineIndex] | None]]:
     """Count the lines of files: ranks share the bytes of plain files, and take turns with gzip files.
 
     Yields:
-        Lines counted so far by this rank; last, the lines it counted and an index of each file.
+        Bytes of this rank's share that it has read so far, and all of them; last, an index of each file, too.
     Raises:
         DatasetError: a file is missing or damaged.
     Communication: collective.
     """
-    counted = 0
     marks: list[tuple[int, int, int]] = []  # file, offset, line ends from there to the next mark
+    shares = [_share_bytes(file, number, ranks) for number, file in enumerate(files)]
+    total = sum(shares)
     for number, file in enumerate(files):
-        for offset, num_lines in _count_share(file, number, ranks):
-            marks.append((number, offset, num_lines))
-            counted += num_lines
-            yield counted, None
+        before = sum(shares[:number])
+        for offset, num_lines, read in _count_share(file, number, ranks):
+            if num_lines is not None:
+                marks.append((number, offset, num_lines))
+            yield before + read, total, None
     everything = np.concatenate(ranks.allgather(np.array(marks, np.int64).reshape(-1))).reshape(-1, 3)
-    yield counted, [_index(everything[everything[:, 0] == number, 1:]) for number in range(len(files))]
+    yield total, total, [_index(everything[everything[:, 0] == number, 1:]) for number in range(len(files))]
 
 
 def _index(marks: Int64Array) -> LineIndex:
@@ -62,22 +64,42 @@ def _index(marks: Int64Array) -> LineIndex:
     return LineIndex(offsets, np.cumsum(counts) - counts, int(counts.sum()))
 
 
-def _count_share(file: Path, number: int, ranks: Ranks) -> Iterator[tuple[int, int]]:
-    """Offsets and numbers of line ends of this rank's part of a file; an unfinished last line counts as one."""
+def _share_bytes(file: Path, number: int, ranks: Ranks) -> int:
+    """Bytes on disk that this rank reads of a file to count its lines."""
+    with open_text(file) as stream:
+        if isinstance(stream, gzip.GzipFile):
+            return file.stat().st_size if number % ranks.size == ranks.rank else 0
+        start, stop = share_of(stream.seek(0, 2), ranks)
+        return stop - start
+
+
+def _count_share(file: Path, number: int, ranks: Ranks) -> Iterator[tuple[int, int | None, int]]:
+    """Count line ends in this rank's part of a file; an unfinished last line counts as one.
+
+    Yields:
+        An offset, the line ends from there on (None: not known yet), and the bytes on disk that were read so far.
+    """
     with open_text(file) as stream:
         if isinstance(stream, gzip.GzipFile):
             if number % ranks.size == ranks.rank:
-                counts = [(chunk.count(b"\n"), chunk[-1:]) for chunk in iter(lambda: stream.read(BLOCK_BYTES), b"")]
-                yield 0, sum(count for count, _ in counts) + (bool(counts) and counts[-1][1] != b"\n")
+                yield from _count_gzip(stream, stream.fileobj)
             return
         size = stream.seek(0, 2)
-        offset, stop = share_of(size, ranks)
-        stream.seek(offset)
+        start, stop = share_of(size, ranks)
+        offset = stream.seek(start)
         while offset < stop and (chunk := stream.read(min(BLOCK_BYTES, stop - offset))):
-            yield offset, chunk.count(b"\n")
-            offset += len(chunk)
+            first, offset = offset, offset + len(chunk)
+            yield first, chunk.count(b"\n"), offset - start
             if offset == size and not chunk.endswith(b"\n"):
-                yield offset, 1
+                yield offset, 1, offset - start
+
+
+def _count_gzip(stream: gzip.GzipFile, compressed: Any) -> Iterator[tuple[int, int | None, int]]:
+    counted, last = 0, b"\n"
+    while chunk := stream.read(BLOCK_BYTES):
+        counted, last = counted + chunk.count(b"\n"), chunk[-1:]
+        yield 0, None, compressed.tell()
+    yield 0, counted + (last != b"\n"), compressed.tell()
 
 
 def read_lines(file: Path, index: LineIndex, start: int, stop: int) -> Iterator[tuple[int, bytes]]:

@@ -38,6 +38,7 @@ def count_values(
         return counters
     start, stop = share_of(num_train, ranks)
     bad = BadLines(max_bad_lines, stop)
+    progress("counting values", 0, stop - start)
     for rows in inputs.rows(start, stop, bad, features.positions_of(tables)):
         for table in tables:
             counter = counters[table.table_name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,12 +62,40 @@ def test_a_fence_that_falls_between_check_and_rename_still_holds(
     later.iteration = 9
     later.train()
     committed = later.save()
-    monkeypatch.setattr("bagpipe_hpc.checkpoint.partial.require_newest", lambda root, generation: None)
+    check_after_errors_only(monkeypatch)
     monkeypatch.setattr("bagpipe_hpc.checkpoint.partial.write_durably", lambda path, content: None)
     monkeypatch.setattr("bagpipe_hpc.checkpoint.partial.sync_directory", lambda path: None)
-    with pytest.raises(CheckpointError, match="iteration-000000000010 cannot be written: No such file"):
+    with pytest.raises(FencedError, match="belongs to generation 2 of this job") as error:
         partial.commit(manifest_of(files))
+    assert "iteration-000000000010 cannot be written: No such file" in str(error.value.__context__)
     assert Checkpoint.open(committed).digest() == later.digest()
+
+
+def check_after_errors_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check before a write comes too early to see the fence."""
+
+    def check(root: Path, generation: int) -> None:
+        if sys.exc_info()[1] is not None:
+            require_newest(root, generation)
+
+    monkeypatch.setattr("bagpipe_hpc.checkpoint.generation.require_newest", check)
+
+
+def test_a_fence_that_falls_while_files_are_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial = PartialCheckpoint(tmp_path, claim_generation(tmp_path), 10, MODEL.row_width)
+    partial.create()
+    claim_generation(tmp_path)
+    check_after_errors_only(monkeypatch)
+    steps = [
+        lambda: partial.write_server(0, []),
+        lambda: partial.write_trainer(0, []),
+        lambda: partial.write_dense(DENSE),
+        lambda: partial.write_oracle(None),
+        lambda: partial.write_extra("x", b""),
+    ]
+    for step in steps:
+        with pytest.raises(FencedError, match="belongs to generation 2 of this job and this is generation 1"):
+            step()
 
 
 def test_the_latest_generation_is_newer_whatever_its_iteration(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tempfile
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bagpipe_hpc.bounded_json import dump_json, with_checksum
 from bagpipe_hpc.data.batch import Batch
-from bagpipe_hpc.data.dataset import DatasetWriter, num_training_samples, open_dataset
+from bagpipe_hpc.data.dataset import DatasetWriter, num_training_samples, open_dataset, read_manifest
 from bagpipe_hpc.errors import ConfigError, DatasetError
 
 
@@ -20,6 +22,13 @@ def dataset(tmp_path, schema, make_batch, write_dataset):
     """25 training samples in shards of 10, 5 validation samples."""
     train, validation = [make_batch(schema, 25, 1)], [make_batch(schema, 5, 2)]
     return write_dataset(tmp_path / "clicks", train, validation, samples_per_shard=10, origin={"seed": 1})
+
+
+def rewrite(path, change):
+    """Change dataset.json by hand, and mend its checksum."""
+    manifest = json.loads((path / "dataset.json").read_text())
+    change(manifest)
+    (path / "dataset.json").write_bytes(dump_json(with_checksum(manifest)))
 
 
 @settings(max_examples=40, deadline=None)
@@ -77,9 +86,11 @@ def test_refuses_fractions(fraction):
 
 
 def test_dataset_json_is_the_documented_one(dataset, schema):
-    assert json.loads((dataset.path / "dataset.json").read_text()) == {
+    content = json.loads((dataset.path / "dataset.json").read_text())
+    checksum = content.pop("checksum")
+    assert content == {
         "format": "bagpipe_hpc.dataset",
-        "format_version": 1,
+        "format_version": 2,
         "schema": json.loads(schema.model_dump_json()),
         "splits": {
             "train": [
@@ -92,6 +103,8 @@ def test_dataset_json_is_the_documented_one(dataset, schema):
         "origin": {"seed": 1},
     }
     assert dataset.origin == {"seed": 1}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    assert checksum == f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
 
 
 def test_batches_refuse_what_cannot_be(dataset):
@@ -176,23 +189,67 @@ class TestOpening:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"\xff\xfe", "cannot be read"),
-            (b"{", "cannot be read"),
+            (b"\xff\xfe", "is not valid JSON"),
+            (b"{", "is not valid JSON"),
+            (b"[" * 1000, "is not valid JSON .nested more than 64 deep"),
+            (b'{"format_version": %s}' % (b"9" * 30), "is not valid JSON .* is an integer of more than 64 bits"),
             (b"[]", "its format is None"),
             (b'{"format": "other"}', "its format is 'other'"),
-            (b'{"format": "bagpipe_hpc.dataset", "format_version": 2}', "has format version 2, but this release"),
-            (b'{"format": "bagpipe_hpc.dataset", "format_version": 1}', "is not valid .schema: Field required"),
+            (b'{"format": "bagpipe_hpc.dataset", "format_version": 3}', "has format version 3, but this release"),
+            (b'{"format": "bagpipe_hpc.dataset", "format_version": true}', "has format version True, but this release"),
+            (
+                b'{"format": "bagpipe_hpc.dataset", "format_version": 1}',
+                "has format version 1, from before",
+            ),
+            (b'{"format": "bagpipe_hpc.dataset", "format_version": 2}', "has no checksum"),
         ],
     )
     def test_bad_dataset_json(self, dataset, content, message):
         (dataset.path / "dataset.json").write_bytes(content)
         self.check(dataset.path, message)
 
+    def test_dataset_json_without_end(self, dataset):
+        (dataset.path / "dataset.json").unlink()
+        (dataset.path / "dataset.json").symlink_to("/dev/zero")
+        self.check(dataset.path, "is, or links to, a device")
+
+    def test_every_flipped_bit_of_dataset_json_is_found(self, dataset):
+        file = dataset.path / "dataset.json"
+        content = file.read_bytes()
+        value = json.loads(content)
+        for place in range(len(content)):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << place % 8
+            file.write_bytes(damaged)
+            try:
+                read_manifest(dataset.path)
+            except DatasetError:
+                continue
+            assert json.loads(damaged) == value, "white space has changed, and nothing else"
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda m: m["splits"]["train"][0].update(num_samples="10"), r"splits\.train\.0\.num_samples: .*integer"),
+            (lambda m: m["splits"]["train"][0].update(num_samples=10.0), r"splits\.train\.0\.num_samples: .*integer"),
+            (lambda m: m["splits"]["train"][0].update(num_samples=True), r"splits\.train\.0\.num_samples: .*integer"),
+            (lambda m: m["splits"]["train"][0].update(num_samples=-1), r"splits\.train\.0\.num_samples: .*greater"),
+            (lambda m: m["splits"].update(train={}), "splits.train: .*array"),
+            (lambda m: m.update(splits=[]), "splits: .*object"),
+            (lambda m: m["schema"].update(labelled="yes"), "schema.labelled: .*boolean"),
+            (lambda m: m["schema"]["tables"][0].update(num_embeddings=2**63), "schema.tables: .*at most 2.62"),
+            (lambda m: m["schema"]["tables"][0].update(ragged=1), r"schema\.tables\.0\.ragged: .*boolean"),
+            (lambda m: m["splits"]["train"].append(m["splits"]["train"][0]), "splits: .*00000.h5 is listed 2 times"),
+            (lambda m: m.update(extra=1), "extra"),
+        ],
+    )
+    def test_dataset_json_of_wrong_types_with_a_mended_checksum(self, dataset, change, message):
+        rewrite(dataset.path, change)
+        self.check(dataset.path, f"is not valid .{message}")
+
     @pytest.mark.parametrize("file", ["/etc/passwd", "train/../../x.h5", "train/.h5", "other/shard-00000.h5"])
     def test_shards_outside_the_directory(self, dataset, file):
-        manifest = json.loads((dataset.path / "dataset.json").read_text())
-        manifest["splits"]["train"][0]["file"] = file
-        (dataset.path / "dataset.json").write_text(json.dumps(manifest))
+        rewrite(dataset.path, lambda manifest: manifest["splits"]["train"][0].update(file=file))
         self.check(dataset.path, r"is not valid .splits\.train\.0\.file")
 
     def test_missing_shard(self, dataset):
@@ -206,9 +263,7 @@ class TestOpening:
 
     def test_shard_of_another_length(self, dataset):
         (dataset.path / "train/shard-00000.h5").replace(dataset.path / "validation/shard-00000.h5")
-        manifest = json.loads((dataset.path / "dataset.json").read_text())
-        manifest["splits"]["train"] = manifest["splits"]["train"][1:]
-        (dataset.path / "dataset.json").write_text(json.dumps(manifest))
+        rewrite(dataset.path, lambda manifest: manifest["splits"]["train"].pop(0))
         self.check(dataset.path, r"holds 10 samples, but dataset\.json says 5")
 
     def test_shard_of_another_schema(self, dataset, schema):

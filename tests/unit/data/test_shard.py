@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import random
 import re
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +148,12 @@ class TestFilesThatAreNoShards:
             ("format_version", 2, "has format version 2, but this release reads version 1"),
             ("schema", "{}", "has no valid schema .tables: Field required"),
             ("schema", 7, "has no valid schema"),
+            ("schema", '{"tables": [{"name": "a", "num_embeddings": %s}]}' % ("9" * 30), "more than 64 bits"),
+            ("schema", "[" * 1000, "nested more than 64 deep"),
+            ("schema", '{"tables": [{"name": "a", "num_embeddings": "9"}]}', "valid integer"),
+            ("format", ["bagpipe_hpc.shard"] * 2, "its attribute format is"),
+            ("format_version", [1, 1], r"has format version \[1 1\]"),
+            ("num_samples", [100], "was never finished"),
             ("num_samples", "many", "was never finished"),
             ("num_samples", 99, r"/labels has shape \(100,\), but schema and num_samples need \(99,\)"),
         ],
@@ -177,6 +185,59 @@ class TestFilesThatAreNoShards:
             del file[name]
             file[name] = values
         self.check(shard, f"/{name} is {values.dtype} of shape ")
+
+
+def soft_link(file, name):
+    file[f"{name}-moved"] = file[name]
+    del file[name]
+    file[name] = h5py.SoftLink(f"/{name}-moved")
+
+
+def external_link(file, name):
+    del file[name]
+    file[name] = h5py.ExternalLink("other.h5", name)
+
+
+def external_storage(file, name):
+    like = file[name]
+    del file[name]
+    file.create_dataset(name, like.shape, like.dtype, external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
+
+
+def virtual_dataset(file, name):
+    like = file[name]
+    del file[name]
+    layout = h5py.VirtualLayout(like.shape, like.dtype)
+    layout[...] = h5py.VirtualSource("other.h5", name, like.shape)
+    file.create_virtual_dataset(name, layout)
+
+
+class TestContentOfOtherFiles:
+    """What HDF5 would fetch from elsewhere, past every checksum, is never read."""
+
+    @pytest.mark.parametrize("name", ["labels", "dense", "one_hot", "ragged/genres/offsets", "ragged/seen/weights"])
+    @pytest.mark.parametrize("reach", [soft_link, external_link, external_storage, virtual_dataset])
+    def test_is_refused(self, shard, name, reach):
+        shutil.copy(shard, shard.with_name("other.h5"))
+        with h5py.File(shard, "r+") as file:
+            reach(file, name)
+        why = "is a link to something elsewhere" if "link" in reach.__name__ else "has its values in another file"
+        with pytest.raises(DatasetError, match=f"{re.escape(str(shard))}: /{name} {why}.*; copy it again"):
+            ShardReader(shard)
+
+    def test_is_refused_in_a_group_that_is_a_link(self, shard):
+        shutil.copy(shard, shard.with_name("other.h5"))
+        with h5py.File(shard, "r+") as file:
+            external_link(file, "ragged")
+        with pytest.raises(DatasetError, match="/ragged/genres/offsets is a link"):
+            ShardReader(shard)
+
+    @pytest.mark.parametrize("target", ["/dev/zero", "pipe"])
+    def test_a_shard_that_is_no_regular_file(self, tmp_path, target):
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "shard.h5").symlink_to(target)
+        with pytest.raises(DatasetError, match="a device, pipe or socket, not a regular file"):
+            ShardReader(tmp_path / "shard.h5")
 
 
 class TestBadSamples:

@@ -93,7 +93,7 @@ def test_synthesize(tmp_path, assert_equal):
     assert dataset.schema == clicks.schema
     assert_equal(next(dataset.validation.batches(1000)), clicks.block(900, 100)[0])
     assert dataset.origin["profile"] == "avazu"
-    assert calls == [("writing shards", 1000, 1000)]
+    assert calls == [("preparing", 0, 0), ("writing shards", 0, 1000), ("writing shards", 1000, 1000)]
 
 
 @pytest.mark.parametrize(

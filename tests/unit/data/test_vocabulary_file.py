@@ -94,3 +94,32 @@ def test_damage(tmp_path, place):
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(DatasetError, match="is damaged"):
         read_vocabulary(tmp_path)
+
+
+def with_external_storage(file):
+    del file["user/values"]
+    file.create_dataset("user/values", (3,), "i8", external=[("/etc/passwd", 0, 24)])
+
+
+def with_a_virtual_dataset(file):
+    del file["user/values"]
+    layout = h5py.VirtualLayout((3,), "i8")
+    layout[...] = h5py.VirtualSource("other.h5", "values", (3,))
+    file.create_virtual_dataset("user/values", layout)
+
+
+def with_a_link(file):
+    del file["user"]
+    file["user"] = h5py.ExternalLink("other.h5", "user")
+
+
+def with_a_type_of_its_own(file):
+    file["user"].attrs["type"] = ["text"] * 2
+
+
+@pytest.mark.parametrize("change", [with_external_storage, with_a_virtual_dataset, with_a_link, with_a_type_of_its_own])
+def test_what_is_stored_elsewhere_is_never_read(written, change):
+    with h5py.File(written / FILE, "r+") as file:
+        change(file)
+    with pytest.raises(DatasetError, match=r"vocabulary\.h5: is damaged, or no vocabulary of this release"):
+        read_vocabulary(written)

@@ -29,6 +29,16 @@ from bagpipe_hpc.jobs.description import JobDescription, describe
         ({"system": "lsf", "sweep": ("training.seed=1",)}, "a sweep needs slurm"),
         ({"template": "import", "sweep": ("training.seed=1",)}, "a sweep needs slurm"),
         ({"node": 3}, "node = 3"),
+        ({"qos": "a b"}, "qos = 'a b': give 1 to 64 letters"),
+        ({"constraint": "a100\n#SBATCH --uid=0"}, "give an expression of letters"),
+        ({"constraint": '"x" y'}, "give an expression of letters"),
+        ({"memory": "lots"}, "memory = 'lots': give a number and K, M, G or T"),
+        ({"system": "pbs", "qos": "high"}, "qos is there for slurm only; leave it out"),
+        ({"system": "pbs", "constraint": "a100"}, "constraint is there for slurm and lsf and flux only"),
+        ({"system": "lsf", "memory": "64G"}, "memory is there for slurm and pbs only"),
+        ({"site_lines": ("module load a\nreboot",)}, r"site_lines\.0 = .*give one line"),
+        ({"template": "import", "importer": "table"}, "a table needs a schema file"),
+        ({"template": "import", "schema_file": "s.yaml"}, "importer is criteo, schema_file s.yaml"),
     ],
 )
 def test_what_is_no_job(fields: dict[str, object], complaint: str) -> None:

@@ -97,6 +97,7 @@ class Batch:
             "PATH": f"{self.path / 'bin'}:{os.environ['PATH']}",
             "CALLS": str(self.path),
             "TMPDIR": str(self.path / "scratch"),
+            "NUMBA_CACHE_DIR": str(self.path),
             "SLURM_JOB_ID": "7",
             "SLURM_JOB_NUM_NODES": "4",
             "SLURM_NTASKS": "20",
@@ -193,6 +194,60 @@ def test_options_reach_the_script() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("system", "fields", "lines"),
+    [
+        (
+            "slurm",
+            {"account": "a1", "qos": "high", "constraint": "a100&nvlink", "memory": "256G"},
+            ["#SBATCH --account=a1", "#SBATCH --qos=high", "#SBATCH --constraint=a100&nvlink", "#SBATCH --mem=256G"],
+        ),
+        (
+            "pbs",
+            {"memory": "64G", "nodes": 2, "servers": 1, "threads": 1},
+            ["#PBS -V", "#PBS -l select=2:ncpus=5:mpiprocs=5:ngpus=4:mem=64gb"],
+        ),
+        ("lsf", {"constraint": "a100"}, ['#BSUB -R "select[a100]"']),
+        ("flux", {"constraint": "a100"}, ["#flux: --requires=a100"]),
+    ],
+)  # fmt: skip
+def test_what_a_site_asks_for(system: str, fields: dict[str, object], lines: list[str]) -> None:
+    assert set(lines) <= set(render(train(system, **fields)).splitlines())
+
+
+def test_lines_of_the_site_run_before_all_else(batch: Batch) -> None:
+    done = batch.run(
+        train("slurm", site_lines=("export SITE='a b'", "set -- $UNSET_VARIABLE")),
+        f'echo "$SITE" >"$CALLS/site"; {ENDS_WELL}',
+    )
+    assert done.returncode == 0, batch.output(done)
+    assert (batch.path / "site").read_text() == "a b\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--set", "training.epoch=3"], "did you mean training.epochs?"),
+        (["--set", "training.batch_size=0"], "training.batch_size = 0"),
+        (["--set", "dense_optimizer.name=nadamax"], "nadamax"),
+        (["--sweep", "training.seed=1", "--sweep", "training.learning_rate=much"], "training.learning_rate = 'much'"),
+        (["--config", "job.yaml"], "unknown setting 'training.epoch'"),
+    ],
+)
+def test_settings_are_refused_as_in_training(
+    options: list[str],
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("job.yaml").write_text("training: {epoch: 3}\n")
+    done = CliRunner().invoke(app, ["jobs", "render", *options])
+    assert complaint in str(done.exception)
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize("template", ["train", "train-mpirun"])
 def test_a_range_of_nodes_asks_for_the_cores_of_the_fullest(batch: Batch, template: str) -> None:
     """Asked for tasks, Slurm would want the nodes of the first run again."""
@@ -237,7 +292,8 @@ def test_training_that_ends(batch: Batch, system: str, template: str) -> None:
         ("slurm", "train", "mpich", "srun --mpi=pmi2 "),
         ("slurm", "train", "openmpi", "--ntasks=20 "),
         ("slurm", "train-het", "openmpi", "--het-group=0,1 "),
-        ("slurm", "train-mpirun", "openmpi", "mpirun -n 20 --map-by node --bind-to none -x OMP_NUM_THREADS "),
+        ("slurm", "train-mpirun", "openmpi", "mpirun -n 20 --map-by node --bind-to none -x OMP_NUM_THREADS -x PATH "),
+        ("slurm", "train-mpirun", "openmpi", " -x NUMBA_CACHE_DIR "),
         ("pbs", "train", "mpich", "mpirun -n 20 -ppn 1 -bind-to none "),
         ("lsf", "train", "openmpi", "mpirun -n 20 --map-by node "),
         ("flux", "train", "openmpi", "flux run --nodes=4 --ntasks=20 --exclusive --taskmap=cyclic --time-limit=3590s "),
@@ -332,11 +388,14 @@ def test_what_was_edited_is_checked(batch: Batch, change: Sequence[str], complai
 def test_the_other_scripts_run_what_they_say(batch: Batch) -> None:
     benchmarks = ("doctor", "oracle", "rma", "ladder")
     ladder = ("--run-dir", "runs/bagpipe/ladder", "--set", "roles.servers=3")
-    for template in ("import", "bench"):
-        done = batch.run(train("slurm", template, files=("day 0.gz", "day 1.gz"), benchmarks=benchmarks), ":")
+    files = ("day 0.gz", "day 1.gz")
+    table = {"importer": "table", "schema_file": "my schema.yaml", "import_options": ("--min-count", "3")}
+    for template, fields in (("import", {}), ("import", table), ("bench", {"benchmarks": benchmarks})):
+        done = batch.run(train("slurm", template, files=files, **fields), ":")
         assert done.returncode == 0, batch.output(done)
     assert batch.calls() == [
         ["import", "criteo", "day 0.gz", "day 1.gz", "--output", "clicks"],
+        ["import", "table", *files, "--output", "clicks", "--schema", "my schema.yaml", "--min-count", "3"],
         ["doctor", "--directory", "runs/bagpipe"],
         ["doctor", "--mpi", "--servers", "3"],
         ["bench", "oracle", "--json", "runs/bagpipe/oracle.json", "--threads", "8", "--servers", "3"],

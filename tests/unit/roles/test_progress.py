@@ -11,6 +11,7 @@ import pytest
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.roles.evaluation import Evaluation
 from bagpipe_hpc.roles.progress import METRICS_EVERY, SECONDS_PER_LINE, Progress
+from bagpipe_hpc.roles.progress_line import ProgressLine
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.training.metrics import EvaluationResult
 
@@ -97,8 +98,32 @@ def test_a_log_gets_a_line_now_and_then(tmp_path: Path, capsys: pytest.CaptureFi
         clock.seconds += 0.01
         progress.refresh()
         progress.refresh()
-        assert capsys.readouterr().out == "iteration 20/100  400 samples/s  loss 0.2500  ETA 20 s\n"
-    assert capsys.readouterr().out.startswith("iteration 20/100")
+        assert capsys.readouterr().out == "iteration 20/100  loss 0.2500\n"  # no speed is known yet
+        progress.advance(METRICS_EVERY, 0.25, 100)
+        clock.seconds += SECONDS_PER_LINE
+        progress.refresh((300, 1200))
+        assert capsys.readouterr().out == (
+            "iteration 21/100  evaluating 300/1,200 samples  420 samples/s now  loss 0.2500  ETA 0:00:19\n"
+        )
+    assert capsys.readouterr().out.startswith("iteration 21/100")
+
+
+def test_before_the_first_iteration_the_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with Progress(tmp_path, 100, CONFIG, Topology(3, 1), clock) as progress:
+        capsys.readouterr()
+        clock.seconds += 65
+        progress.refresh()
+        assert capsys.readouterr().out == "iteration 0/100  waiting for the first iteration, 0:01:05 so far\n"
+
+
+def test_the_speed_is_recent() -> None:
+    line = ProgressLine(0.0, first_iteration=0, num_iterations=1000)
+    for iteration in range(1, 11):
+        line.advance(60.0 * iteration, iteration, 100)  # slow at first, as while compiling
+    for iteration in range(11, 111):
+        line.advance(600 + 0.5 * (iteration - 10), iteration, 100)
+    assert line.text(650.0) == "iteration 110/1,000  200 samples/s now  ETA 0:07:25"
 
 
 def test_evaluations_are_shown_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +142,7 @@ def test_evaluations_are_shown_and_kept(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out.splitlines()[:3] == [
         "evaluation after 20 iterations: AUC 0.6250, log loss 0.5000, normalised entropy 0.8750, calibration 1.2500, "
         "the best so far",
-        "iteration 21/50  20 samples/s  loss 0.2500  AUC 0.6250  ETA 13 s",
+        "iteration 21/50  loss 0.2500  AUC 0.6250",
         "evaluation after 50 iterations: log loss 0.5000",
     ]
     lines = (tmp_path / "evaluations.jsonl").read_text().splitlines()

@@ -100,8 +100,9 @@ def test_the_table_shows_the_figures(
 ) -> None:
     print_summary(summary_of(evaluation), Path("runs/one"))
     output = capsys.readouterr().out
-    shown = [*shown, "dlrm, cached", "1,200 samples in 5.0 s", "0.6250", "200.00 ms", "57%", "rows pushed", "30.0 B"]
+    shown = [*shown, "dlrm, cached", "0.6250", "200.00 ms", "57%", "rows pushed", "30.0 B"]
     shown += [
+        "mean: 1,200 samples in 5.0 s of training",
         "3.0 MiB",
         "model digest " + "ab" * 32,
         "run directory runs/one",
@@ -110,3 +111,12 @@ def test_the_table_shows_the_figures(
     ]
     assert [word for word in shown if word not in output] == []
     assert [word for word in hidden if word in output] == []
+
+
+def test_no_label_stands_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = summary_of(None)
+    summary["milliseconds_meanwhile"] = dict.fromkeys({**CAUSES, **DELAYED_CAUSES}, 1.0)
+    summary["milliseconds_per_iteration"] = dict.fromkeys({**CAUSES, **DELAYED_CAUSES}, 1.0)
+    print_summary(summary, Path("run"))
+    rows = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert sorted(set(rows)) == sorted(rows)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from bagpipe_hpc.errors import TraceError
-from bagpipe_hpc.timeline.breakdown import REST, break_down, self_times
+from bagpipe_hpc.timeline.breakdown import REST, break_down
+from bagpipe_hpc.timeline.innermost import innermost_pieces
 from bagpipe_hpc.timeline.merge import merge_traces
-from bagpipe_hpc.timeline.picture import draw_timeline
-from bagpipe_hpc.timeline.tracks import Span, Timeline, read_timeline
+from bagpipe_hpc.timeline.picture import draw_timeline, place_labels
+from bagpipe_hpc.timeline.tracks import Span, Timeline, Track, read_timeline
 from bagpipe_hpc.trace import write_trace
 from tests.unit.timeline.synthetic import write_ranks
 
@@ -56,14 +58,49 @@ def test_a_trace_of_one_rank_is_not_a_merged_one(tmp_path: Path) -> None:
         read_timeline(tmp_path / "trace.json")
 
 
-def test_self_times() -> None:
+def test_every_moment_belongs_to_the_innermost_span() -> None:
     spans = [Span("a", 0, 10, 0), Span("b", 1, 4, 0), Span("c", 2, 3, 0), Span("b", 5, 6, 0), Span("d", 10, 12, 1)]
-    assert [(span.name, time) for span, time in self_times(spans)] == [
-        ("c", 1), ("b", 2), ("b", 1), ("a", 6), ("d", 2)
+    assert [(piece.span.name, piece.start, piece.stop) for piece in innermost_pieces(spans)] == [
+        ("a", 0, 1), ("b", 1, 2), ("c", 2, 3), ("b", 3, 4), ("a", 4, 5), ("b", 5, 6), ("a", 6, 10), ("d", 10, 12)
     ]  # fmt: skip
-    assert [(span.name, time) for span, time in self_times(spans, 2.5, 11)] == [
-        ("c", 0.5), ("b", 1), ("b", 1), ("a", 5), ("d", 1)
+    assert [(piece.span.name, piece.start, piece.stop) for piece in innermost_pieces(spans, 2.5, 5.5)] == [
+        ("c", 2.5, 3), ("b", 3, 4), ("a", 4, 5), ("b", 5, 5.5)
     ]  # fmt: skip
+
+
+def test_a_span_that_others_interrupt_is_numbered_once_and_numbers_never_collide() -> None:
+    spans = [
+        Span("a", 0, 40, 7), Span("b", 5, 5.5, 7), Span("x wait", 40, 50, 8), Span("c", 50, 50.5, 1234),
+        Span("c", 51, 51.5, 1235), Span("c", 60, 60.5, 1236),
+    ]  # fmt: skip
+    labels = place_labels(list(innermost_pieces(spans, 0, 100)), 0, 100)
+    assert [(label.name, label.text, label.is_inside) for label in labels] == [
+        ("a", "7", True), ("c", "1235", False), ("c", "1236", False)
+    ]  # fmt: skip
+    assert labels[0].x == 22.75  # of the longer piece
+
+
+def test_the_picture_agrees_with_the_table(timeline: Timeline) -> None:
+    iterations = range(1, 3)
+    start, stop = timeline.interval(iterations)
+    drawn: Counter[tuple[str, str, str]] = Counter()
+    for track in timeline.tracks:
+        for piece in innermost_pieces(track.spans, start, stop):
+            drawn[track.role, track.thread, piece.span.name] += piece.duration
+    for (role, thread), activities in break_down(timeline, iterations).items():
+        num_threads = sum((track.role, track.thread) == (role, thread) for track in timeline.tracks)
+        for activity in activities:
+            if activity.name != REST:
+                expected = activity.mean * len(iterations) * num_threads
+                assert drawn[role, thread, activity.name] == pytest.approx(expected)
+
+
+def test_threads_that_did_nothing_are_in_neither(timeline: Timeline, tmp_path: Path) -> None:
+    idle = Track("oracle 0 (rank 0, host)", "metrics", "oracle", [Span("metrics", 1000, 1001, None)])
+    timeline.tracks.append(idle)
+    assert ("oracle", "metrics") not in break_down(timeline, range(2))
+    draw_timeline(timeline, range(2), tmp_path / "a.svg")
+    assert "metrics" not in (tmp_path / "a.svg").read_text()
 
 
 def test_where_the_time_went(timeline: Timeline) -> None:

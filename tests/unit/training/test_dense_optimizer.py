@@ -87,7 +87,7 @@ def test_state_goes_through_a_checkpoint(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["name=adamm"], ["dense_optimizer.name = 'adamm'", "it has", "Adam, "]),
+        (["name=adamm"], ["dense_optimizer.name = 'adamm'", "choose one of", "Adam, "]),
         (["name=Optimizer"], ["'Optimizer'"]),
         (["name=os.system"], ["'os.system'"]),
         (["name=lr_scheduler"], ["'lr_scheduler'"]),
@@ -133,3 +133,13 @@ def test_clipping_does_not_depend_on_threads() -> None:
     norm = torch.cat([gradient.double().flatten() for gradient in results[0]]).norm()
     assert norm.item() == pytest.approx(0.77, rel=1e-6)
     assert all(torch.equal(a, b) for result in results for a, b in zip(result, results[0], strict=True))
+
+
+def test_only_optimizers_that_work_are_suggested() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_dense_optimizer(DenseOptimizerConfig(name="LBFGS"))
+    suggested = str(caught.value).rpartition("one of ")[2].split(", ")
+    assert {"SGD", "Adam", "AdamW"} <= set(suggested)
+    assert not {"LBFGS", "SparseAdam", "Muon"} & set(suggested)
+    for name in suggested:
+        check_dense_optimizer(DenseOptimizerConfig(name=name))

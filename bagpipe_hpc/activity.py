@@ -1,0 +1,159 @@
+"""What a command is doing, on standard error: a line at once, and at least every 10 seconds.
+
+`showing_activity` is for commands. On a terminal it is one live line that is gone at the end; elsewhere, as in the log
+of a batch job, plain lines. A thread writes them, so they come even while the command computes or waits.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from bagpipe_hpc.pace import Pace, clock_text
+
+SECONDS_PER_LINE = 10.0
+SECONDS_PER_REFRESH = 0.2  # of a live line
+
+_ERASE_LINE = "\r\x1b[K"
+
+
+class Activity:
+    """The phases of a command, and how far it is in the current one. It is safe to use from several threads.
+
+    Args:
+        stream: Where lines go.
+        is_live: Whether one line is written over and over, as on a terminal.
+        clock: Seconds; injected by tests.
+    """
+
+    def __init__(self, stream: TextIO, *, is_live: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._is_live = is_live
+        self._is_broken = False
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._phase = ""
+        self._done = self._total = 0
+        self._begun = self._written = clock()
+        self._pace = Pace(self._begun)
+
+    def __call__(self, phase: str, done: int = 0, total: int = 0) -> None:
+        """So much of a phase is done; a new phase gets a line at once.
+
+        Args:
+            phase: In words, such as "reading samples".
+            done: In whatever is counted.
+            total: The same in all; 0: not known.
+        """
+        with self._lock:
+            is_new, self._phase = phase != self._phase, phase
+            if is_new:
+                self._begun = self._clock()
+                self._pace = Pace(self._begun, done)
+            elif done > self._done:
+                self._pace.note(self._clock(), done)
+            self._done, self._total = done, total
+            if is_new:
+                self._write()
+
+    def tick(self) -> None:
+        """Write a line if it is time."""
+        with self._lock:
+            period = SECONDS_PER_REFRESH if self._is_live else SECONDS_PER_LINE
+            if self._phase and self._clock() - self._written >= period:
+                self._write()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """The block may print: a live line is erased meanwhile."""
+        with self._lock:
+            self._erase()
+            yield
+
+    def end(self) -> None:
+        """Write nothing more; erase a live line."""
+        with self._lock:
+            self._phase = ""
+            self._erase()
+
+    def _write(self) -> None:
+        self._written = self._clock()
+        if self._is_live:
+            self._put(_ERASE_LINE + self._text()[: _width_of(self._stream) - 1])
+        else:
+            self._put(self._text() + "\n")
+
+    def _erase(self) -> None:
+        if self._is_live:
+            self._put(_ERASE_LINE)
+
+    def _put(self, text: str) -> None:
+        if self._is_broken:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # nobody listens any more, which is no reason to end the work
+            self._is_broken = True
+
+    def _text(self) -> str:
+        if self._total and self._done:
+            share = f"{self._done:,} of {self._total:,} ({self._done / self._total:.0%})"
+            left = self._pace.seconds_left(self._total)
+            return f"{self._phase}: {share}" + ("" if left is None else f", ETA {clock_text(left)}")
+        since = self._clock() - self._begun
+        parts = [f"{self._done:,}"] if self._done else []
+        parts += [f"{clock_text(since)} so far"] if since >= 1 else []
+        return self._phase + (": " if parts else "") + ", ".join(parts)
+
+
+@contextmanager
+def showing_activity(phase: str = "") -> Iterator[Activity]:
+    """Show on standard error what the block does; it calls the activity as it goes on.
+
+    Args:
+        phase: What it does first; empty: nothing that takes time, until it says so.
+    """
+    activity = Activity(sys.stderr, is_live=_is_watched(sys.stderr))
+    if phase:
+        activity(phase)
+    with ticking(activity.tick):
+        try:
+            yield activity
+        finally:
+            activity.end()
+
+
+@contextmanager
+def ticking(tick: Callable[[], None], seconds: float = SECONDS_PER_REFRESH) -> Iterator[None]:
+    """Call a function every so many seconds, in a thread, until the block ends."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(seconds):
+            tick()
+
+    thread = threading.Thread(target=run, name="activity", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _is_watched(stream: TextIO) -> bool:
+    """Whether a person sees it. Launchers give ranks pseudo-terminals whose text may end in a file: not there."""
+    return stream.isatty() and "PMIX_RANK" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def _width_of(stream: TextIO) -> int:
+    try:
+        return max(20, os.get_terminal_size(stream.fileno()).columns)
+    except (OSError, ValueError):
+        return 80
