@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from bagpipe_hpc.errors import PlatformError
+from bagpipe_hpc.exit_codes import EXIT_INVALID
 
 RANKS_OF_LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 # One of them is set in every process that an MPI launcher starts: Open MPI's, MPICH's and its kin's, srun with either.
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
+END_SECONDS = 30.0  # from one rank's failure until the launcher has ended the others, and more
 # Unlike SLURM_NTASKS, which a batch script has, too, these are set in what a launcher started.
 _LAUNCHED_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
@@ -61,6 +64,17 @@ def check_launcher(environment: Mapping[str, str], world_size: int, library: str
     """
     if misfit := misfit_of_launcher(environment, world_size, library, command):
         raise PlatformError("; ".join(misfit))
+
+
+def await_first_rank(environment: Mapping[str, str]) -> None:
+    """At rank 0 of a launch, return at once. At the others, let it say why all of them end, and end silently.
+
+    MPI has not been started, so the ranks cannot tell each other: launchers end all ranks when the first one has ended
+    with an error.
+    """
+    if launched_rank(environment) > 0 and is_launched(environment):
+        time.sleep(END_SECONDS)
+        sys.exit(EXIT_INVALID)
 
 
 def keep_mpi_from_starting() -> None:

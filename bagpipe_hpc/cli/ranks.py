@@ -17,12 +17,11 @@ from bagpipe_hpc.data.dataset import Progress
 from bagpipe_hpc.data.importing.ranks import Alone, Ranks
 from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.exit_codes import EXIT_INVALID
-from bagpipe_hpc.launcher import RANK_VARIABLES
+from bagpipe_hpc.launcher import END_SECONDS, RANK_VARIABLES
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-END_SECONDS = 30.0  # from one rank's failure until the launcher has ended the others, and more
 EXIT_SIGTERM = 128 + signal.SIGTERM  # what shells say of a process that it ended
 
 

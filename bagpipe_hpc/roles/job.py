@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from bagpipe_hpc.collector import resume_collector
 from bagpipe_hpc.config import Config, Settings, load_config
 from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError, JobStopped, OwnModelError
 from bagpipe_hpc.exit_codes import exit_code_of
-from bagpipe_hpc.launcher import check_launcher
+from bagpipe_hpc.launcher import await_first_rank, check_launcher, launched_rank
 from bagpipe_hpc.placement import Place, describe, order_of_roles
 from bagpipe_hpc.roles.communicators import Communicators, check_thread_level, split_world
 from bagpipe_hpc.roles.course import BEGINNING, Position
@@ -112,15 +113,18 @@ class Training:
     @property
     def speaks(self) -> bool:
         """Whether this process is the one that prints what all ranks know."""
-        return self.is_local or MPI.COMM_WORLD.rank == 0
+        return launched_rank(os.environ) == 0 if self.is_local else bool(MPI.COMM_WORLD.rank == 0)
 
     def print_error(self) -> None:
         """Print the error, at one rank. That a job was stopped the oracle has said when it was.
 
         Communication: collective over MPI_COMM_WORLD, unless the job is local.
         """
-        if self.error is not None and not isinstance(self.error, JobStopped) and self.speaks:
-            print(f"bagpipe: error: {self.error}", file=sys.stderr, flush=True)
+        if self.error is not None and not isinstance(self.error, JobStopped):
+            if self.is_local:
+                await_first_rank(os.environ)
+            if self.speaks:
+                print(f"bagpipe: error: {self.error}", file=sys.stderr, flush=True)
         if not self.is_local:
             MPI.COMM_WORLD.Barrier()  # launchers end all ranks at the first exit code: the message is out before
 
@@ -139,7 +143,8 @@ class Training:
             )
         Training._is_playing = True
         try:
-            self.error = yield from (_play_local if request.is_local else _play)(self, request)
+            with warnings.catch_warnings():  # libraries add filters when they are imported
+                self.error = yield from (_play_local if request.is_local else _play)(self, request)
         finally:
             Training._is_playing = False
 

@@ -30,6 +30,7 @@ LAYERS = (
         "heap",
         "collector",
         "launcher",
+        "version",
         "rank_thread",
         "threaded_job",
         "lazy_memory",
