@@ -516,6 +516,8 @@ class Settings:
 
     def over(self, base: Settings) -> Settings:
         """All settings of the base, but those that are given here, which are taken from here."""
+        if not self.values:
+            return base
         return Settings(_merged(Config, base.values, self.values), self.source or base.source, self.lines)
 
     def overridden(self, overrides: Sequence[str]) -> Settings:

@@ -132,8 +132,8 @@ def print_summary(summary: dict[str, Any], run_path: Path) -> None:
     table.add_column(justify="right")
     table.add_column(style="dim")
     if trained:
-        table.add_row("samples/s", f"{summary['samples_per_second']:,.0f}", f"mean: {summary['samples']:,} samples in "
-                      f"{summary['seconds']:.1f} s of training, {trained:,} iterations")  # fmt: skip
+        table.add_row("samples/s", f"{summary['samples_per_second']:,.0f}", f"mean: {summary['samples']:,} samples, "
+                      f"{trained:,} iterations in {summary['seconds']:.1f} s")  # fmt: skip
         table.add_row("training loss", f"{summary['loss']:.4f}", "mean of the last iterations")
     if summary["validation_samples"] and summary["validation_log_loss"] is None:
         table.add_row("samples predicted", f"{summary['validation_samples']:,}", "they have no labels")

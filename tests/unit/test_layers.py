@@ -30,6 +30,9 @@ LAYERS = (
         "heap",
         "collector",
         "launcher",
+        "version",
+        "rank_thread",
+        "threaded_job",
         "lazy_memory",
         "available_memory",
         "pace",
@@ -51,7 +54,7 @@ LAYERS = (
 )
 
 PERMITTED = {
-    "mpi4py": ("transport", "roles", "bench", "cli"),
+    "mpi4py": ("launcher", "transport", "roles", "bench", "cli"),
     "torch": ("training", "checkpoint", "cli.doctor"),
     "tensorboardX": ("roles",),
     "horovod": ("training", "checkpoint", "roles", "cli.doctor"),
