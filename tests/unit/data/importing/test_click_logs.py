@@ -104,6 +104,7 @@ class TestImport:
             ("counting values", 9, 9),
             ("writing the vocabulary", 0, 0),
             ("writing shards", 0, 10),
+            ("writing shards", 9, 10),
             ("writing shards", 10, 10),
             ("writing dataset.json", 0, 0),
         ]
