@@ -124,3 +124,9 @@ def test_whoever_reads_the_output_may_leave(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         run.stdout.close()
         assert [line for line in run.stderr.read().splitlines() if "reading" not in line] == ["opening all shards"]
+
+
+def test_a_table_without_frequent_values_is_noted(tmp_path):
+    (tmp_path / "clicks.txt").write_text("1" + "\t" * 14 + "\t".join(["c0ffee"] * 26) + "\n")
+    output = bagpipe("import", "criteo", tmp_path / "clicks.txt", "--output", tmp_path / "clicks")
+    assert "no value of C1, C2, C3, C4, C5 and 21 more was seen 4 times or more" in output
