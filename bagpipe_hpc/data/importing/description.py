@@ -173,6 +173,13 @@ class TableDescription(_Part):
         for table in self.tables:
             if types.get(table.table_name, _type_of(table)) != _type_of(table):
                 raise ValueError(f"{table.feature_name} shares {table.shares}, so both must be text or hexadecimal")
+        own = [table.feature_name for table in self.tables if table.shares is None]
+        for table in self.tables:
+            if table.shares is not None and table.shares not in own:
+                raise ValueError(
+                    f"{table.feature_name} shares {table.shares}, but tables with rows of their own are "
+                    f"{', '.join(own) or 'none'}"
+                )
         try:
             self.schema_of([1] * len(self.tables))
         except ValidationError as error:
