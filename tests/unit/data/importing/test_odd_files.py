@@ -213,7 +213,7 @@ def test_names_that_are_nearly_right(import_table: ImportTable, tmp_path: Path, 
 def test_a_header_where_there_should_be_none(import_table: ImportTable, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('"y",c\n1,a\n')
     with pytest.raises(
-        DatasetError, match="line 1: is a header, but the schema names `columns`.*; leave `columns` out"
+        DatasetError, match=r"line 1: is a header, but the schema names `columns`.*; leave `columns` out"
     ):
         import_table([tmp_path / "a.csv"], tmp_path / "out", UNNAMED, **EVERYTHING)
 
