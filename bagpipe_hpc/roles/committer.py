@@ -27,6 +27,7 @@ from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
 from bagpipe_hpc.checkpoint.pointer import write_pointer
 from bagpipe_hpc.checkpoint.prune import prune
 from bagpipe_hpc.lookahead.codec import PlanMessages, encode_snapshot
+from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.roles.course import Course
 from bagpipe_hpc.roles.oracle_state import oracle_tree
 from bagpipe_hpc.roles.planning import Boundary
@@ -47,6 +48,7 @@ class _Open:
     saved: list[Saved] = field(default_factory=list)
     history: History | None = None
     evaluations: bytes | None = None
+    is_abandoned: bool = False  # deleted instead of committed, once no rank writes to it any more
 
     @property
     def is_complete(self) -> bool:
@@ -149,13 +151,22 @@ class Committer:
         self._latest = partial.iteration
         return encode_snapshot(boundary.iteration, is_full, boundary.residents, self._topology.num_servers)
 
-    def receive(self, message: bytes) -> None:
-        """One rank has written its files (5)."""
+    def receive(self, message: bytes) -> str:
+        """One rank has written its files (5); returns why the checkpoint must not be, if the rank says so."""
         saved = Saved.from_bytes(message)
         assert self._open is not None
         assert saved.iteration == self._open.boundary.iteration
         self._open.saved.append(saved)
+        if saved.fault:
+            self._open.is_abandoned = True
         self._commit_if_complete()
+        return saved.fault
+
+    def abandon(self) -> None:
+        """Training has diverged: a checkpoint whose history is not complete never will be."""
+        if self._open is not None and not self._open.is_complete:
+            self._open.is_abandoned = True
+            self._commit_if_complete()
 
     @property
     def awaits_history_of(self) -> int | None:
@@ -182,9 +193,13 @@ class Committer:
     def _commit_if_complete(self) -> None:
         checkpoint = self._open
         assert checkpoint is not None
-        if checkpoint.is_complete and len(checkpoint.saved) == self._topology.world_size - 1:
-            self._commit = threading.Thread(target=self._finish, args=(checkpoint,), name="commit", daemon=True)
-            self._commit.start()
+        if len(checkpoint.saved) < self._topology.world_size - 1:
+            return
+        if checkpoint.is_abandoned:
+            checkpoint.partial.discard()
+            self._open = None
+        elif checkpoint.is_complete and self._commit is None:
+            self._commit = start_thread("commit", self._finish, checkpoint)
 
     def _finish(self, checkpoint: _Open) -> None:
         """Write the oracle's own files, commit, thin out (6)."""

@@ -11,7 +11,8 @@ import pytest
 
 from bagpipe_hpc.checkpoint.verify import newest_good
 from bagpipe_hpc.exit_codes import EXIT_STOPPED
-from tests.integration.jobs import START_SECONDS, command, finish, summary_of, train, wait_for_training
+from bagpipe_hpc.roles.stop import REPEAT_SECONDS
+from tests.integration.jobs import START_SECONDS, command, finish, summary_of, train, wait_for_training, wait_until
 from tests.launch import run_ranks, start_ranks
 
 SETTINGS = ["training.batch_size=20", "training.epochs=8", "training.threads=1", "checkpoint.every=50"]
@@ -76,7 +77,9 @@ def test_a_second_signal_stops_at_once(small_dataset: Path, tmp_path: Path) -> N
         wait_for_training(run, tmp_path / "run")
         run.kill_rank(2, signal.SIGSTOP)  # no iteration ends from here on
         run.kill_rank(1, signal.SIGTERM)
-        time.sleep(0.5)
+        wait_until(lambda: "another signal ends it at once" in run.output(), run)
+        run.kill_rank(1, signal.SIGTERM)  # the same request, passed on by somebody else
+        time.sleep(REPEAT_SECONDS)
         assert run.process.poll() is None, run.output()
         run.kill_rank(1, signal.SIGTERM)
         done = run.wait(STOP_SECONDS)

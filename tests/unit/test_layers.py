@@ -30,9 +30,13 @@ LAYERS = (
         "heap",
         "collector",
         "launcher",
+        "version",
+        "rank_thread",
+        "threaded_job",
         "lazy_memory",
         "available_memory",
         "pace",
+        "fault_words",
         "activity",
     },
     {"topology", "sharding", "placement"},
@@ -50,7 +54,7 @@ LAYERS = (
 )
 
 PERMITTED = {
-    "mpi4py": ("transport", "roles", "bench", "cli"),
+    "mpi4py": ("launcher", "transport", "roles", "bench", "cli"),
     "torch": ("training", "checkpoint", "cli.doctor"),
     "tensorboardX": ("roles",),
     "horovod": ("training", "checkpoint", "roles", "cli.doctor"),
