@@ -65,17 +65,26 @@ def read_bounded(path: Path, *, max_bytes: int, error: type[BagpipeError], mend:
 def parse_json(content: bytes, path: Path, *, error: type[BagpipeError], mend: str) -> Any:
     """Parse the content of the file at `path`; arguments and errors are those of `read_json`."""
     try:
-        text = content.decode("utf-8")
-        _require_shallow(text)
-        return json.loads(
-            text,
-            parse_int=_bounded_integer,
-            parse_float=_finite_number,
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_distinct,
-        )
-    except ValueError as fault:  # also of UTF-8 and of JSON
+        return load_json(content)
+    except ValueError as fault:
         raise error(f"{path}: is not valid JSON ({fault}); {mend}") from fault
+
+
+def load_json(content: bytes) -> Any:
+    """Parse a text that is part of something else.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, or exceeds a bound.
+    """
+    text = content.decode("utf-8")
+    _require_shallow(text)
+    return json.loads(
+        text,
+        parse_int=_bounded_integer,
+        parse_float=_finite_number,
+        parse_constant=_refuse_constant,
+        object_pairs_hook=_distinct,
+    )
 
 
 def dump_json(tree: Any, *, indent: int | None = 1) -> bytes:

@@ -6,8 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, Saved, saved_checkpoints
+from bagpipe_hpc.checkpoint.hdf5 import damaged
 from bagpipe_hpc.errors import CheckpointError
+
+_SLOTS_PER_PIECE = 1 << 20
 
 
 class Verifier:
@@ -45,7 +50,25 @@ def _verify(saved: Saved) -> None:
         saved.check_file(entry)
     for file in saved.row_files():
         file.verify()
-    Checkpoint((saved,)).dense()
+    _require_single_owners(saved)
+    checkpoint = Checkpoint((saved,))
+    checkpoint.dense()
+    checkpoint.oracle_state()
+
+
+def _require_single_owners(saved: Saved) -> None:
+    """A row is in one cache."""
+    files = [saved.trainer_file(trainer) for trainer in range(saved.manifest.topology.trainers)]
+    pieces = [[piece.keys for piece in file.slot_pieces(_SLOTS_PER_PIECE)] for file in files]
+    owned = [np.concatenate([np.empty(0, np.int64), *of_trainer]) for of_trainer in pieces]
+    keys = np.concatenate(owned)
+    owners = np.repeat(np.arange(len(owned)), [len(some) for some in owned])
+    order = np.argsort(keys, kind="stable")
+    keys, owners = keys[order], owners[order]
+    twice = np.flatnonzero(keys[1:] == keys[:-1])
+    if len(twice):
+        first, second = owners[twice[0]], owners[twice[0] + 1]
+        raise damaged(files[second].path, f"key {keys[twice[0]]} is in the cache of trainer {first}, too")
 
 
 @dataclass(frozen=True)

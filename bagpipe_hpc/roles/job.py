@@ -446,7 +446,7 @@ def _choose_checkpoint(
     config: Config, topology: Topology, dataset: Dataset, request: Request
 ) -> tuple[Position, CheckpointSpec | None]:
     """Where training starts, and from which checkpoint."""
-    from bagpipe_hpc.roles.resume import check_fit, check_position, keeps_caches, open_checkpoints
+    from bagpipe_hpc.roles.resume import check_fit, check_position, keeps_caches, open_checkpoints, require_usable
 
     resume = request.resume
     if not config.checkpoint.enabled and resume is None:
@@ -457,6 +457,7 @@ def _choose_checkpoint(
             print(f"{root} has no good checkpoint: training starts afresh", flush=True)
         return BEGINNING, CheckpointSpec(root, generation)
     start = check_fit(checkpoint, config, dataset)
+    require_usable(checkpoint)
     if not request.evaluates_only:
         check_position(checkpoint, config, dataset)
     print(f"going on from {checkpoint.path}", flush=True)
