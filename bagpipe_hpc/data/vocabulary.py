@@ -8,10 +8,13 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from bagpipe_hpc.compiled import compiled
+from bagpipe_hpc.data.schema import MAX_ROWS
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.sharding import Int64Array
 from bagpipe_hpc.splitmix import mix
 
+MAX_HASH_ROWS = MAX_ROWS
+MAX_MIN_COUNT = 2**32 - 1  # where counts end
 _COUNT_LIMIT = np.uint32(0xFFFFFFFF)
 
 
@@ -98,9 +101,9 @@ class Vocabulary:
 
 
 def require_min_count(min_count: int) -> None:
-    """Raise ConfigError below 1."""
-    if min_count < 1:
-        raise ConfigError(f"the minimum count is {min_count}, but must be at least 1")
+    """Raise ConfigError outside [1, MAX_MIN_COUNT]."""
+    if not 1 <= min_count <= MAX_MIN_COUNT:
+        raise ConfigError(f"the minimum count is {min_count}, but must be from 1 to {MAX_MIN_COUNT:,}")
 
 
 class HashedVocabulary:
@@ -109,12 +112,12 @@ class HashedVocabulary:
     Args:
         num_rows: Rows of the table, row 0 (missing) included.
     Raises:
-        ConfigError: num_rows below 2.
+        ConfigError: num_rows below 2 or above MAX_HASH_ROWS.
     """
 
     def __init__(self, num_rows: int) -> None:
-        if num_rows < 2:
-            raise ConfigError(f"the limit of rows for hashing is {num_rows}, but must be at least 2")
+        if not 2 <= num_rows <= MAX_HASH_ROWS:
+            raise ConfigError(f"the limit of rows for hashing is {num_rows}, but must be from 2 to 2^62")
         self.num_embeddings = num_rows
 
     def encode(self, values: Int64Array) -> Int64Array:

@@ -12,8 +12,8 @@ from typing import Any
 
 from mpi4py import MPI
 
-from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, named_by
-from bagpipe_hpc.checkpoint.durable import replace_durably, writing
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+from bagpipe_hpc.checkpoint.durable import writing
 from bagpipe_hpc.checkpoint.layout import BEST, EVALUATIONS_FILE, METRICS_FILE, checkpoint_name
 from bagpipe_hpc.checkpoint.manifest import (
     FileEntry,
@@ -24,6 +24,7 @@ from bagpipe_hpc.checkpoint.manifest import (
     TopologyEntry,
 )
 from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
+from bagpipe_hpc.checkpoint.pointer import write_pointer
 from bagpipe_hpc.checkpoint.prune import prune
 from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.lookahead.codec import PlanMessages, encode_snapshot
@@ -107,6 +108,7 @@ class Committer:
         self._is_pinned = is_pinned
         self._latest = self._resumed_iteration()  # of the checkpoint begun last, or gone on from
         self._best: int | None = None  # iteration of the one to be named so
+        self._named_best: str | None = None  # the one that is
         self._naming = threading.Lock()  # of the best, by the main thread and by that of a commit
         self.totals = CheckpointTotals()
 
@@ -128,9 +130,10 @@ class Committer:
         with self._naming:
             root = self._checkpoints.root
             name = None if self._best is None else checkpoint_name(self._best)
-            if name is not None and (root / name).exists() and named_by(root / BEST) != root / name:
+            if name is not None and name != self._named_best and (root / name).exists():
                 with writing(root / BEST):
-                    replace_durably(root / BEST, name.encode() + b"\n")
+                    write_pointer(root / BEST, name)
+                self._named_best = name
 
     def is_idle(self) -> bool:
         """Whether no checkpoint is being written; never blocks."""

@@ -39,7 +39,7 @@ from bagpipe_hpc.roles.finite import require_finite_predictions
 from bagpipe_hpc.roles.report import PREDICTIONS_TAG
 from bagpipe_hpc.threaded_job import wait_on
 from bagpipe_hpc.topology import ORACLE_RANK
-from bagpipe_hpc.training.metrics import EvaluationResult, evaluate_predictions, save_predictions
+from bagpipe_hpc.training.metrics import EvaluationResult, evaluate_predictions, save_predictions, without_labels
 from bagpipe_hpc.transport.polite import take_bytes, wait_all
 
 Float32Array = NDArray[np.float32]
@@ -65,6 +65,7 @@ class Evaluations:
         num_trainers: T.
         history: Evaluations of earlier starts, before the first iteration of this one.
         predictions: Where those of an evaluation go; None: nowhere.
+        has_labels: Whether samples have labels; without them there are no metrics.
     """
 
     def __init__(
@@ -74,10 +75,12 @@ class Evaluations:
         num_trainers: int,
         history: Sequence[Evaluation] = (),
         predictions: Path | None = None,
+        has_labels: bool = True,
     ) -> None:
         self._config, self._timetable = config, timetable
         self._num_trainers = num_trainers
         self._predictions = predictions
+        self._has_labels = has_labels
         self._results = list(history)
         self._latest = timetable.start - 1  # iteration up to which all results are there
         self._open: _Open | None = None
@@ -222,7 +225,7 @@ class Evaluations:
             require_finite_predictions(opened.iteration, self._config.split, logits)
             if self._predictions is not None:
                 save_predictions(self._predictions, logits)
-            result = evaluate_predictions(logits, labels)
+            result = evaluate_predictions(logits, labels) if self._has_labels else without_labels(len(logits))
         self.metric_seconds += time.perf_counter() - start
         return result
 

@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from mpi4py import MPI
 
+from bagpipe_hpc.activity import showing_activity
 from bagpipe_hpc.collector import resume_collector
-from bagpipe_hpc.config import Config, Settings, load_config
+from bagpipe_hpc.config import Config, Settings
 from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError, JobStopped, OwnModelError
 from bagpipe_hpc.exit_codes import exit_code_of
 from bagpipe_hpc.launcher import await_first_rank, check_launcher, launched_rank
@@ -31,8 +32,14 @@ from bagpipe_hpc.roles.course import BEGINNING, Position
 from bagpipe_hpc.roles.failure import abort_job, whole_job_fails_together
 from bagpipe_hpc.roles.local import LocalRanks, local_world, require_one_process
 from bagpipe_hpc.roles.placing import place_of_this_rank
-from bagpipe_hpc.roles.run_directory import DONE, writing_to
+from bagpipe_hpc.roles.run_directory import DONE, refuse_training, writing_to
 from bagpipe_hpc.roles.run_lock import Ownership
+from bagpipe_hpc.roles.run_settings import (
+    require_named_factory,
+    settings_of_checkpoint,
+    settings_of_job,
+    write_run_settings,
+)
 from bagpipe_hpc.roles.saving import CheckpointSpec
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.stop import Budget, StopRequests, listening_for_signals, seconds_left
@@ -157,7 +164,7 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
     _start_mpi()
     launched = MPI.COMM_WORLD
     training.name = f"rank {launched.rank}"
-    with whole_job_fails_together(training.name):
+    with whole_job_fails_together(training.name), _saying_at("checking the job", launched.rank == 0):
         agreed = _agree_on_job(launched, request)
     if isinstance(agreed, BagpipeError):
         return agreed
@@ -183,6 +190,11 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
     return error
 
 
+def _saying_at(phase: str, is_speaker: bool) -> AbstractContextManager[object]:
+    """Show what the block does, at one rank."""
+    return showing_activity(phase) if is_speaker else nullcontext()
+
+
 def _start_mpi() -> None:
     """Start MPI, where a local job before this one has kept mpi4py from it."""
     if not MPI.Is_initialized():
@@ -192,7 +204,8 @@ def _start_mpi() -> None:
 
 def _play_local(training: Training, request: Request) -> Generator[TrainerBatch, None, BagpipeError | None]:
     """Every rank is a thread of this process; trainer 0 is the calling one."""
-    checked = _attempt(lambda: _check_local(request))
+    with _saying_at("checking the job", training.speaks):
+        checked = _attempt(lambda: _check_local(request))
     if isinstance(checked, BagpipeError):
         return checked
     worlds, topology, job = checked
@@ -240,9 +253,9 @@ def _play_out(play: Callable[[int], Generator[TrainerBatch, None, object]], worl
 
 def _check_local(request: Request) -> tuple[list[MPI.Intracomm], Topology, _Job]:
     require_one_process(os.environ)
-    config = _read_config(request)
+    config, lines = _read_config(request)
     worlds, topology = local_world(config.roles.servers)
-    return worlds, topology, _validate([socket.gethostname()] * topology.world_size, config, request)
+    return worlds, topology, _validate([socket.gethostname()] * topology.world_size, config, lines, request)
 
 
 @dataclass(frozen=True)
@@ -302,19 +315,19 @@ def _agree_on_job(launched: MPI.Intracomm, request: Request) -> tuple[MPI.Intrac
         The world, in the order of roles, and the job; the same error on all ranks where there is none.
     """
     places = launched.gather(place_of_this_rank())
-    ordered: tuple[Config, list[int]] | BagpipeError | None = None
+    ordered: tuple[Config, list[str], list[int]] | BagpipeError | None = None
     if places:
         ordered = _attempt(lambda: _order(launched.size, places, request))
     ordered = launched.bcast(ordered)
     assert ordered is not None
     if isinstance(ordered, BagpipeError):
         return ordered
-    config, order = ordered
+    config, lines, order = ordered
     world = cast(MPI.Intracomm, launched.Split(0, order.index(launched.rank)))
     hosts = world.gather(socket.gethostname())
     job: _Job | BagpipeError | None = None
     if hosts:
-        job = _attempt(lambda: _validate(hosts, config, request))
+        job = _attempt(lambda: _validate(hosts, config, lines, request))
     spec: JobSpec | BagpipeError = world.bcast(job.spec if isinstance(job, _Job) else job)
     if isinstance(spec, BagpipeError):
         world.Free()
@@ -330,23 +343,24 @@ def _attempt(work: Callable[[], T]) -> T | BagpipeError:
         return error.with_traceback(None)
 
 
-def _order(num_ranks: int, places: list[Place], request: Request) -> tuple[Config, list[int]]:
-    """The settings, and the launcher's ranks in the order of roles."""
+def _order(num_ranks: int, places: list[Place], request: Request) -> tuple[Config, list[str], list[int]]:
+    """The settings, lines that say where they come from, and the launcher's ranks in the order of roles."""
     command = shlex.join(["bagpipe", *sys.argv[1:]])
     check_launcher(os.environ, num_ranks, MPI.Get_library_version(), command)
     check_thread_level()
-    config = _read_config(request)
-    return config, order_of_roles(places, config.roles)
+    config, lines = _read_config(request)
+    return config, lines, order_of_roles(places, config.roles)
 
 
-def _read_config(request: Request) -> Config:
+def _read_config(request: Request) -> tuple[Config, list[str]]:
+    """All settings, and lines that say where they come from."""
     if request.evaluates_only:
-        return _evaluation_config(request)
-    return load_config(request.settings, _overrides(request))
+        return _evaluation_config(request), []
+    return settings_of_job(request.settings, _overrides(request), request.run_path, request.resume)
 
 
-def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
-    from bagpipe_hpc.data.dataset import open_dataset
+def _validate(hosts: list[str], config: Config, lines: list[str], request: Request) -> _Job:
+    from bagpipe_hpc.data.dataset import open_dataset, require_labels
 
     budget = Budget(seconds_left(request.time_limit, os.environ, time.time()), time.perf_counter())
     if not config.dense_optimizer.is_plain_sgd:
@@ -356,6 +370,8 @@ def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
     topology = Topology(len(hosts), config.roles.servers)
     iterations = None if request.traced is None else parse_iterations(request.traced)
     dataset = open_dataset(request.data_path)
+    if request.predictions is None:
+        require_labels(dataset, "an evaluation" if request.evaluates_only else "training")
     schema = dataset.schema
     if problem := misfit(config.model, schema):
         raise DatasetError(f"{request.data_path} {problem}")
@@ -370,8 +386,12 @@ def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
     _check_evaluation(config, dataset, request)
     ownership = Ownership(_owned_directories(config, request))
     try:
+        if request.evaluates_only:
+            refuse_training(request.run_path)
+        for line in lines:
+            print(line, flush=True)
         start, checkpoints = _choose_checkpoint(config, topology, dataset, request)
-        _begin_run_directory(config, request.run_path)
+        _begin_run_directory(config, request)
     except BaseException:
         ownership.release()
         raise
@@ -386,12 +406,17 @@ def _owned_directories(config: Config, request: Request) -> list[Path]:
     return [request.run_path, *([Path(directory)] if directory else [])]
 
 
-def _begin_run_directory(config: Config, run_path: Path) -> None:
+def _begin_run_directory(config: Config, request: Request) -> None:
+    run_path = request.run_path
+    if (run_path / DONE).exists() and not request.evaluates_only and request.resume is None:
+        print(
+            f"bagpipe: note: {run_path} has a finished job: its settings, metrics and summary are replaced", flush=True
+        )
     with writing_to(run_path):
         for name in (DONE, "summary.json"):
             (run_path / name).unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
         delete_traces(run_path)
-        (run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    write_run_settings(run_path, config)
 
 
 def _overrides(request: Request) -> list[str]:
@@ -419,16 +444,14 @@ def _check_evaluation(config: Config, dataset: Dataset, request: Request) -> Non
 def _evaluation_config(request: Request) -> Config:
     """The settings of the checkpoint, but for the training."""
     from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
-    from bagpipe_hpc.roles.resume import require_named_factory
 
     assert request.resume is not None
     checkpoint = Checkpoint.open(Path(request.resume))
-    require_named_factory(checkpoint, request.overrides)
+    settings = settings_of_checkpoint(checkpoint)
+    require_named_factory(settings, Settings().overridden(request.overrides))
     only = ["checkpoint.enabled=false", "evaluation.enabled=true", "tensorboard=false"]
     only.append(f"training.iterations={checkpoint.manifest.iteration}")
-    return (
-        Settings(checkpoint.manifest.config, str(checkpoint.path)).overridden([*request.overrides, *only]).validated()
-    )
+    return settings.overridden([*request.overrides, *only]).validated()
 
 
 def _choose_checkpoint(

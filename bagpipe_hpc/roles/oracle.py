@@ -23,6 +23,7 @@ from typing import Any
 from mpi4py import MPI
 
 from bagpipe_hpc import trace
+from bagpipe_hpc.activity import showing_activity
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.digest import ModelDigest
 from bagpipe_hpc.errors import BagpipeError, DivergedError, JobStopped
@@ -82,11 +83,13 @@ def run_oracle(
         None where the job came to its end; JobStopped where it was stopped before, DivergedError where it diverged.
     """
     keep_freed_memory()
-    warm_up_planning(spec.config, spec.schema, topology.num_trainers)
-    with waiting_for("all ranks: to start"):
-        limits = comms.world.gather(None)
-    assert limits is not None
-    cache_rows = comms.world.bcast(min(limits[rank] for rank in topology.trainer_ranks))  # 1
+    with showing_activity("compiling what plans") as activity:
+        warm_up_planning(spec.config, spec.schema, topology.num_trainers)
+        activity("waiting for servers and trainers")
+        with waiting_for("all ranks: to start"):
+            limits = comms.world.gather(None)
+        assert limits is not None
+        cache_rows = comms.world.bcast(min(limits[rank] for rank in topology.trainer_ranks))  # 1
     course = Course.of(spec.config.training, dataset.train.num_samples, spec.start)
     oracle = _Oracle(spec, topology, comms, dataset, course, cache_rows, stops, budget)
     with Progress(
@@ -106,10 +109,11 @@ def run_oracle(
             progress.fall_silent()
     if not comms.world.bcast(early_end is None):
         return early_end
-    totals = comms.world.gather(None)
-    assert totals is not None
     try:
-        digest = _digest(spec, topology, comms, totals, oracle.end_iteration)  # 7
+        with showing_activity("collecting the model and its digest"):
+            totals = comms.world.gather(None)
+            assert totals is not None
+            digest = _digest(spec, topology, comms, totals, oracle.end_iteration)  # 7
     except DivergedError as error:
         return error
     summary = summarise(
@@ -157,6 +161,7 @@ class _Oracle:
             topology.num_trainers,
             resumed_evaluations(spec),
             spec.predictions,
+            spec.schema.labelled,
         )
         self._committer: Committer | None = None
         if spec.checkpoints is not None and spec.config.checkpoint.enabled:

@@ -230,6 +230,8 @@ class Progress:
 
 def _shown(result: EvaluationResult) -> str:
     metrics = asdict(result)
+    if result.log_loss is None:
+        return f"{result.num_samples:,} samples predicted, which have no labels to compare with"
     return ", ".join(
         f"{name} {metrics[field]:.4f}" for field, name in METRIC_NAMES.items() if metrics[field] is not None
     )
@@ -237,6 +239,8 @@ def _shown(result: EvaluationResult) -> str:
 
 def _in_short(evaluation: Evaluation) -> str:
     auc, log_loss = evaluation.result.auc, evaluation.result.log_loss
+    if log_loss is None:
+        return f"{evaluation.result.num_samples:,} samples predicted"
     return f"AUC {auc:.4f}" if auc is not None else f"log loss {log_loss:.4f}"
 
 

@@ -21,9 +21,14 @@ class EvaluationResult:
 
     num_samples: int
     auc: float | None  # None, like the two below, where all labels are equal or a prediction is not finite
-    log_loss: float
+    log_loss: float | None  # None, like all others, where samples have no labels
     normalised_entropy: float | None  # log loss over that of always predicting the mean label (He et al. 2014)
     calibration: float | None  # mean prediction over mean label
+
+
+def without_labels(num_samples: int) -> EvaluationResult:
+    """What can be said of predictions for samples without labels."""
+    return EvaluationResult(num_samples, None, None, None, None)
 
 
 def evaluate_predictions(logits: Float32Array, labels: Float32Array) -> EvaluationResult:

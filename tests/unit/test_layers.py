@@ -37,6 +37,7 @@ LAYERS = (
         "lazy_memory",
         "available_memory",
         "pace",
+        "fault_words",
         "activity",
     },
     {"topology", "sharding", "placement"},
