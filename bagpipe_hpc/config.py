@@ -403,6 +403,18 @@ class CheckpointConfig(_Section):
     )
 
 
+class WatchdogConfig(_Section):
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="After so long without progress, write the stacks of all ranks to RUN_DIR/watchdog, and tell who "
+        "waits for whom; null: never.",
+    )
+    ends_job: bool = Field(False, description="End the job then, with exit code 1.")
+
+
 class Config(_Section):
     """All settings of a job."""
 
@@ -426,6 +438,7 @@ class Config(_Section):
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
     tensorboard: bool = Field(False, description="Write metrics for TensorBoard, too, into RUN_DIR/tensorboard.")
 
     @model_validator(mode="after")
