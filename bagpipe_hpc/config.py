@@ -35,7 +35,7 @@ from bagpipe_hpc.strict_yaml import Document, Place, parse_yaml, read_yaml_file
 MAX_ITERATIONS = 10**11  # names of checkpoints have 12 digits
 MAX_SAMPLES = 10**12
 MAX_BATCH_SIZE = 2**26
-MAX_LEARNING_RATE = 1e6
+MAX_LEARNING_RATE = 1e30  # float32 holds it, and it is past every use
 
 
 def _require_plain(value: JsonValue) -> JsonValue:
