@@ -21,6 +21,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bagpipe_hpc.bounded_json import dump_line
 from bagpipe_hpc.errors import TraceError
 
 ALL_ITERATIONS = range(sys.maxsize)
@@ -218,9 +219,9 @@ def write_trace(path: Path, events: Iterable[Event], header: dict[str, Any]) -> 
         file.write('{"displayTimeUnit": "ms", "traceEvents": [')
         separator = "\n"
         for event in events:
-            file.write(separator + json.dumps(event))
+            file.write(separator + dump_line(event).rstrip())
             separator = ",\n"
-        file.write(f'\n], "otherData": {json.dumps({"format": FORMAT} | header)}}}\n')
+        file.write(f'\n], "otherData": {dump_line({"format": FORMAT} | header).rstrip()}}}\n')
     unfinished.replace(path)
 
 

@@ -14,7 +14,6 @@ planning threads               main thread                                  serv
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from mpi4py import MPI
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.activity import showing_activity
+from bagpipe_hpc.bounded_json import dump_json, finite
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.digest import ModelDigest
 from bagpipe_hpc.errors import BagpipeError, DivergedError, JobStopped
@@ -129,7 +129,7 @@ def run_oracle(
     require_ownership()  # a DONE of this start would end the later one's job script
     summary_path = run_path / "summary.json"
     with writing_to(summary_path):
-        summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        summary_path.write_bytes(dump_json(finite(summary), indent=2))
         print_summary(summary, run_path)  # 8
         (run_path / DONE).write_text(f"{oracle.end_iteration}\n", encoding="utf-8")
     return None

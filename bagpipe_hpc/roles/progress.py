@@ -16,6 +16,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
+from bagpipe_hpc.bounded_json import dump_line, finite
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.roles.console import open_console
 from bagpipe_hpc.roles.evaluation import Evaluation
@@ -190,7 +191,7 @@ class Progress:
         self.last_loss = sum(self._losses) / len(self._losses)
         rate = (self._samples - self._mark_samples) / max(now - self._mark, 1e-9)
         line = {"iteration": self._done, "loss": self.last_loss, "samples_per_second": round(rate, 1)}
-        text = json.dumps(line) + "\n"
+        text = dump_line(finite(line))
         self._lines += text.encode()
         with writing_to(self._metrics_path):
             self._metrics.write(text)
