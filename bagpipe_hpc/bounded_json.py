@@ -98,7 +98,7 @@ def dump_json(tree: Any, *, indent: int | None = 1) -> bytes:
 
 def dump_line(tree: Any) -> str:
     """A line of strict JSON, with its newline, that readers without any bound take, too; errors as `dump_json`."""
-    return dump_json(tree, indent=None).decode()
+    return json.dumps(tree, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def finite(tree: Any) -> Any:

@@ -48,7 +48,7 @@ from bagpipe_hpc.roles.planning import (
 from bagpipe_hpc.roles.progress import Progress
 from bagpipe_hpc.roles.report import LOSS_TAG, REPORT
 from bagpipe_hpc.roles.resume import model_entry, resumed_boundary, resumed_evaluations, resumed_history
-from bagpipe_hpc.roles.run_directory import DONE, writing_to
+from bagpipe_hpc.roles.run_directory import DONE, write_at_once
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.stop import FILES_TAG, Budget, StopRequests
 from bagpipe_hpc.roles.summary import print_summary, summarise
@@ -127,11 +127,9 @@ def run_oracle(
         *oracle.evaluation_totals(),
     )
     require_ownership()  # a DONE of this start would end the later one's job script
-    summary_path = run_path / "summary.json"
-    with writing_to(summary_path):
-        summary_path.write_bytes(dump_json(finite(summary), indent=2))
-        print_summary(summary, run_path)  # 8
-        (run_path / DONE).write_text(f"{oracle.end_iteration}\n", encoding="utf-8")
+    write_at_once(run_path / "summary.json", dump_json(finite(summary), indent=2))
+    print_summary(summary, run_path)  # 8
+    write_at_once(run_path / DONE, f"{oracle.end_iteration}\n".encode())
     return None
 
 
