@@ -12,7 +12,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -34,11 +34,21 @@ Float32Array = NDArray[np.float32]
 _PIECE_BYTES = 16 << 20
 
 
-def export(checkpoint: Checkpoint, output: Path, form: Format) -> None:
+Progress = Callable[[str, int, int], None]
+
+
+def export(
+    checkpoint: Checkpoint,
+    output: Path,
+    form: Format,
+    progress: Progress = lambda phase, done, total: None,
+) -> None:
     """Write dense parameters and whole tables into one file; it has its name once it is complete.
 
     Memory does not grow with the tables. `torch` needs the disk space twice while it works.
 
+    Args:
+        progress: Told what is being written, and how many rows of it are done.
     Raises:
         CheckpointError: the output exists or cannot be written, or the checkpoint is damaged.
     """
@@ -47,8 +57,9 @@ def export(checkpoint: Checkpoint, output: Path, form: Format) -> None:
     safetensors, archive = (output.with_name(f".{output.name}.partial-{kind}") for kind in ("safetensors", "torch"))
     try:
         with writing(output):
-            _write_safetensors(checkpoint, safetensors)
+            _write_safetensors(checkpoint, safetensors, progress)
             if form == "torch":
+                progress("writing the file for torch", 0, 0)
                 _write_torch(safetensors, archive)
             os.replace(archive if form == "torch" else safetensors, output)
             sync_directory(output.parent)
@@ -109,7 +120,7 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-def _write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
+def _write_safetensors(checkpoint: Checkpoint, path: Path, progress: Progress) -> None:
     """An 8-byte little-endian length, a JSON header with name, type, shape and place of each tensor, then the bytes."""
     model, dense = checkpoint.manifest.model, checkpoint.dense().parameters
     shapes = {name: values.shape for name, values in dense.items()}
@@ -126,6 +137,7 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
     encoded = dump_json(header, indent=None).rstrip()
     encoded += b" " * (-len(encoded) % 8)
+    done = 0
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for values in dense.values():
@@ -133,6 +145,7 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
         for columns in groups:
             for _, rows in complete_rows(checkpoint, max(1, _PIECE_BYTES // (4 * model.row_width)), columns):
                 file.write(np.ascontiguousarray(rows, dtype="<f4").data)
+                progress("writing tables", done := done + len(rows), len(groups) * model.key_space.num_keys)
         _sync(file)
 
 

@@ -139,14 +139,16 @@ def test_a_failed_export_leaves_nothing(job: Job, tmp_path: Path) -> None:
 
 def test_the_commands(job: Job, tmp_path: Path) -> None:
     runner, root = CliRunner(), str(job.root)
-    assert runner.invoke(app, ["checkpoint", "digest", root]).output.strip() == job.digest()
+    assert runner.invoke(app, ["checkpoint", "digest", root]).stdout.strip() == job.digest()
     listed = runner.invoke(app, ["checkpoint", "list", root]).output
     assert "full" in listed
     assert " on 2 " in listed
     verified = runner.invoke(app, ["checkpoint", "verify", root])
-    assert (verified.exit_code, verified.output.count("good")) == (0, 2)
+    assert (verified.exit_code, verified.stdout.count("good     ")) == (0, 2)
+    assert f"reading {job.root}/iteration-000000000004" in verified.stderr
     exported = runner.invoke(app, ["export", root, "--output", str(tmp_path / "m"), "--format", "torch"])
     assert exported.exit_code == 0
+    assert "writing tables" in exported.stderr
     assert runner.invoke(app, ["checkpoint", "prune", root, "--keep-last", "1"]).output == ""  # the parent is needed
     (job.root / "iteration-000000000002" / "dense.h5").write_bytes(b"")
     verified = runner.invoke(app, ["checkpoint", "verify", root])
