@@ -217,8 +217,8 @@ def require_labels(dataset: Dataset, use: str) -> None:
     """Raise DatasetError where samples have no labels, but `use` needs them."""
     if not dataset.schema.labelled:
         raise DatasetError(
-            f"{dataset.path}: its samples have no labels, which {use} needs; it serves `bagpipe predict` only: import "
-            "files with labels without --no-label, by a schema file with `label`"
+            f"{dataset.path}: its samples have no labels, which {use} needs; it serves `bagpipe predict` only. To have "
+            "labels, import with a schema file that names the label, and without --no-label"
         )
 
 

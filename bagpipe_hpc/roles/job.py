@@ -29,7 +29,7 @@ from bagpipe_hpc.launcher import await_first_rank, check_launcher, launched_rank
 from bagpipe_hpc.placement import Place, describe, order_of_roles
 from bagpipe_hpc.roles.communicators import Communicators, check_thread_level, split_world
 from bagpipe_hpc.roles.course import BEGINNING, Position
-from bagpipe_hpc.roles.failure import whole_job_fails_together
+from bagpipe_hpc.roles.failure import abort_job, whole_job_fails_together
 from bagpipe_hpc.roles.local import LocalRanks, local_world, require_one_process
 from bagpipe_hpc.roles.placing import place_of_this_rank
 from bagpipe_hpc.roles.run_directory import DONE, refuse_training, writing_to
@@ -44,11 +44,13 @@ from bagpipe_hpc.roles.saving import CheckpointSpec
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.stop import Budget, StopRequests, listening_for_signals, seconds_left
 from bagpipe_hpc.roles.tracing import tracing
+from bagpipe_hpc.roles.watchdog import watching
 from bagpipe_hpc.timeline.merge import delete_traces
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
 from bagpipe_hpc.trace import parse_iterations
 from bagpipe_hpc.training.misfit import misfit, table_misfit
 from bagpipe_hpc.transport.memory import MemoryLink
+from bagpipe_hpc.waiting import name_rank
 
 if TYPE_CHECKING:
     from bagpipe_hpc.data.dataset import Dataset
@@ -154,6 +156,7 @@ class Training:
                 self.error = yield from (_play_local if request.is_local else _play)(self, request)
         finally:
             Training._is_playing = False
+            name_rank("")
 
 
 def _play(training: Training, request: Request) -> Generator[TrainerBatch, None, BagpipeError | None]:
@@ -169,7 +172,11 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
     spec = job.spec
     topology = Topology(world.size, spec.config.roles.servers)
     training.name = name = topology.name_of(world.rank)
-    with whole_job_fails_together(name):
+    name_rank(name)
+    watched = watching(
+        spec.config.watchdog, request.run_path, topology, [world.rank], lambda error: abort_job(name, error)
+    )
+    with whole_job_fails_together(name), watched:
         comms = split_world(world, topology)
         stops = StopRequests(comms.events)
         # Ranks 0 and 1 both print notes, so they are seen even if one of them dies.
@@ -209,6 +216,7 @@ def _play_local(training: Training, request: Request) -> Generator[TrainerBatch,
     rank_job = _Job(job.spec)  # as the ranks but for the oracle see it
 
     def play(world_rank: int) -> Generator[TrainerBatch, None, BagpipeError | None]:
+        name_rank(topology.name_of(world_rank))
         comms = split_world(worlds[world_rank], topology, link)
         stops = StopRequests(comms.events)
         is_trainer = world_rank == trainer
@@ -223,7 +231,11 @@ def _play_local(training: Training, request: Request) -> Generator[TrainerBatch,
 
     error: BagpipeError | None = None
     try:
-        with ranks.ending_together(training.name):
+        all_ranks = list(range(topology.world_size))
+        watched = watching(
+            job.spec.config.watchdog, request.run_path, topology, all_ranks, lambda error: ranks.job.fail("it", error)
+        )
+        with ranks.ending_together(training.name), watched:
             for world_rank in range(topology.world_size):
                 if world_rank != trainer:
                     ranks.start(world_rank, partial(_play_out, play, world_rank))

@@ -58,6 +58,7 @@ from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.training.metrics import EvaluationResult
 from bagpipe_hpc.transport.channel import PlanSender
 from bagpipe_hpc.transport.polite import receive_bytes, wait_until
+from bagpipe_hpc.waiting import note_step, waiting_for
 
 PLANS_IN_FLIGHT = 4  # per receiver
 
@@ -85,7 +86,8 @@ def run_oracle(
     with showing_activity("compiling what plans") as activity:
         warm_up_planning(spec.config, spec.schema, topology.num_trainers)
         activity("waiting for servers and trainers")
-        limits = comms.world.gather(None)
+        with waiting_for("all ranks: to start"):
+            limits = comms.world.gather(None)
         assert limits is not None
         cache_rows = comms.world.bcast(min(limits[rank] for rank in topology.trainer_ranks))  # 1
     course = Course.of(spec.config.training, dataset.train.num_samples, spec.start)
@@ -219,8 +221,9 @@ class _Oracle:
         first = self._course.start.iteration
         for encoded in trace.each("plan wait", self._stream.plans(self._batches, self._poll), first):  # 2
             plan = encoded.plan
-            with trace.span("receiver wait", plan.iteration):
+            with trace.span("receiver wait", plan.iteration), waiting_for(self._slow_receivers):
                 wait_until(lambda: self._poll() or self._sender.has_room())
+            note_step()
             with trace.span("send", plan.iteration):
                 if plan.read_only:
                     self._evaluations.expect(plan)
@@ -234,8 +237,13 @@ class _Oracle:
             self._end_at(end, read_only=True)
         for rank in range(1, self._topology.world_size):
             self._sender.send(rank, encode_end())  # 6
-        wait_until(lambda: self._poll() or self._is_settled())
+        with waiting_for("the last reports, evaluations and checkpoints"):
+            wait_until(lambda: self._poll() or self._is_settled())
         self._evaluations.close()
+
+    def _slow_receivers(self) -> str:
+        names = [self._topology.name_of(rank) for rank in self._sender.slow_receivers()]
+        return f"{', '.join(names) or 'all ranks'}: to take the plans sent"
 
     def _is_boundary(self, plan: IterationPlan) -> bool:
         """Whether a checkpoint is due after a plan. Called by the thread that plans."""
@@ -261,7 +269,8 @@ class _Oracle:
         if self._committer is None or self._committer.has(done):
             return
         if read_only or boundary.is_stop or self._is_wanted(done):
-            wait_until(lambda: self._poll() or self._is_idle())
+            with waiting_for("all ranks: files of the checkpoint before"):
+                wait_until(lambda: self._poll() or self._is_idle())
         elif not self._is_idle():
             self._committer.totals.skipped += 1
             return
@@ -310,6 +319,7 @@ class _Oracle:
 
     def _take_report(self, iteration: int, loss: float, num_samples: int) -> None:
         self._num_reported += 1
+        note_step()
         if self._diverged is not None:
             return
         try:

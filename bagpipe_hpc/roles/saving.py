@@ -27,6 +27,7 @@ from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.roles.stop import FILES_TAG
 from bagpipe_hpc.threaded_job import take
 from bagpipe_hpc.topology import ORACLE_RANK
+from bagpipe_hpc.waiting import note_step
 
 
 @dataclass(frozen=True)
@@ -107,3 +108,4 @@ class FileWriter:
     def _run(self) -> None:
         while (order := take(self._orders)) is not None:
             self._events.Send([order().to_bytes(), MPI.BYTE], ORACLE_RANK, FILES_TAG)
+            note_step()

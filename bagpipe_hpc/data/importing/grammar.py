@@ -139,7 +139,7 @@ class Grammar:
             separated = _OFTEN.get(self._description.delimiter, repr(self._description.delimiter))
             one_less = self._description.columns and len(fields) == len(self._header) - 1
             hint = " (a file without labels? --no-label takes it for predictions)" if one_less else ""
-            hint = hint or self._delimiter_hint(line)
+            hint = self._delimiter_hint(line) or hint
             return f"has {len(fields)} {separated}-separated columns, but {len(self._header)} are needed{hint}"
         position = next(i for i in sorted(self._fields) if not re.fullmatch(self._fields[i].encode(), fields[i]))
         value = fields[position][:40].decode("utf-8", "replace")

@@ -73,7 +73,7 @@ class ImportSettings:
     def check(self) -> None:
         """Raise ConfigError if a setting is out of range."""
         require_min_count(self.min_count)
-        HashedVocabulary(self.hash_rows or 2)
+        HashedVocabulary(2 if self.hash_rows is None else self.hash_rows)
         num_training_samples(1, self.validation_fraction or 0)
         require_samples_per_shard(self.samples_per_shard)
         if self.max_bad_lines < 0:

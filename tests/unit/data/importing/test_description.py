@@ -84,7 +84,7 @@ def test_a_header_that_does_not_fit(changes, header, reason):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("label: y", "schema .*bad.yaml: line 1: no column is under categorical or lists"),
+        ("label: y", "schema .*bad.yaml: no column is under categorical or lists"),
         ("- y", "must be a mapping"),
         ("label: !!python/object/apply:os.getcwd []", "not valid YAML"),
     ],
