@@ -96,6 +96,20 @@ def dump_json(tree: Any, *, indent: int | None = 1) -> bytes:
     return json.dumps(tree, indent=indent, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
+def dump_line(tree: Any) -> str:
+    """A line of strict JSON, with its newline, that readers without any bound take, too; errors as `dump_json`."""
+    return json.dumps(tree, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def finite(tree: Any) -> Any:
+    """The same tree with null in place of numbers that are not finite, which JSON lacks."""
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return None
+    if isinstance(tree, Mapping):
+        return {name: finite(value) for name, value in tree.items()}
+    return [finite(value) for value in tree] if isinstance(tree, list | tuple) else tree
+
+
 def with_checksum(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The same object with its checksum as the last member. Layout and order of a file do not count, values do."""
     rest = {name: value for name, value in tree.items() if name != CHECKSUM}

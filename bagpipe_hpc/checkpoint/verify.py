@@ -16,9 +16,14 @@ _SLOTS_PER_PIECE = 1 << 20
 
 
 class Verifier:
-    """Reads every byte of a checkpoint; a directory that several checkpoints build on is read once."""
+    """Reads every byte of a checkpoint; a directory that several checkpoints build on is read once.
 
-    def __init__(self) -> None:
+    Args:
+        progress: Told what is being read, and how many of its bytes are done.
+    """
+
+    def __init__(self, progress: Callable[[str, int, int], None] = lambda phase, done, total: None) -> None:
+        self._progress = progress
         self._faults: dict[tuple[Path, str], CheckpointError | None] = {}
 
     def verify(self, path: Path) -> Checkpoint:
@@ -38,22 +43,25 @@ class Verifier:
         key = saved.path.resolve(), saved.manifest_sha256
         if key not in self._faults:
             try:
-                _verify(saved)
+                self._read(saved)
                 self._faults[key] = None
             except CheckpointError as error:
                 self._faults[key] = error
         return self._faults[key]
 
-
-def _verify(saved: Saved) -> None:
-    for entry in saved.manifest.files:
-        saved.check_file(entry)
-    for file in saved.row_files():
-        file.verify()
-    _require_single_owners(saved)
-    checkpoint = Checkpoint((saved,))
-    checkpoint.dense()
-    checkpoint.oracle_state()
+    def _read(self, saved: Saved) -> None:
+        phase, done, total = f"reading {saved.path}", 0, 2 * saved.manifest.num_bytes  # for checksums, then for content
+        self._progress(phase, done, total)
+        for entry in saved.manifest.files:
+            saved.check_file(entry)
+            self._progress(phase, done := done + entry.num_bytes, total)
+        for file in saved.row_files():
+            file.verify()
+            self._progress(phase, done := done + saved.manifest.entry(file.path.name).num_bytes, total)
+        _require_single_owners(saved)
+        checkpoint = Checkpoint((saved,))
+        checkpoint.dense()
+        checkpoint.oracle_state()
 
 
 def _require_single_owners(saved: Saved) -> None:

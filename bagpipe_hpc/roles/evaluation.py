@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from bagpipe_hpc.bounded_json import load_json
+from bagpipe_hpc.bounded_json import dump_line, finite, load_json
 from bagpipe_hpc.training.metrics import EvaluationResult
 
 
@@ -66,7 +65,7 @@ class Evaluation:
 
     def to_line(self) -> str:
         """As in evaluations.jsonl."""
-        return json.dumps({"iteration": self.iteration, **asdict(self.result)}) + "\n"
+        return dump_line(finite({"iteration": self.iteration, **asdict(self.result)}))
 
     @classmethod
     def from_line(cls, line: str | bytes) -> Evaluation:

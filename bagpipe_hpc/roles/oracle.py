@@ -14,7 +14,6 @@ planning threads               main thread                                  serv
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from mpi4py import MPI
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.activity import showing_activity
+from bagpipe_hpc.bounded_json import dump_json, finite
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.digest import ModelDigest
 from bagpipe_hpc.errors import BagpipeError, DivergedError, JobStopped
@@ -48,7 +48,7 @@ from bagpipe_hpc.roles.planning import (
 from bagpipe_hpc.roles.progress import Progress
 from bagpipe_hpc.roles.report import LOSS_TAG, REPORT
 from bagpipe_hpc.roles.resume import model_entry, resumed_boundary, resumed_evaluations, resumed_history
-from bagpipe_hpc.roles.run_directory import DONE, writing_to
+from bagpipe_hpc.roles.run_directory import DONE, write_at_once
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.stop import FILES_TAG, Budget, StopRequests
 from bagpipe_hpc.roles.summary import print_summary, summarise
@@ -129,11 +129,9 @@ def run_oracle(
         *oracle.evaluation_totals(),
     )
     require_ownership()  # a DONE of this start would end the later one's job script
-    summary_path = run_path / "summary.json"
-    with writing_to(summary_path):
-        summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        print_summary(summary, run_path)  # 8
-        (run_path / DONE).write_text(f"{oracle.end_iteration}\n", encoding="utf-8")
+    write_at_once(run_path / "summary.json", dump_json(finite(summary), indent=2))
+    print_summary(summary, run_path)  # 8
+    write_at_once(run_path / DONE, f"{oracle.end_iteration}\n".encode())
     return None
 
 

@@ -17,6 +17,7 @@ from queue import Queue
 
 from mpi4py import MPI
 
+from bagpipe_hpc.bounded_json import dump_json
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.manifest import FileEntry
 from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
@@ -72,7 +73,7 @@ class Saved:
     def to_bytes(self) -> bytes:
         """As a message."""
         files = [entry.model_dump() for entry in self.files]
-        return json.dumps([self.iteration, files, self.num_rows, self.stall_seconds, self.fault]).encode()
+        return dump_json([self.iteration, files, self.num_rows, self.stall_seconds, self.fault], indent=None)
 
     @classmethod
     def from_bytes(cls, message: bytes) -> Saved:
