@@ -133,6 +133,9 @@ def run_oracle(
     with writing_to(summary_path):
         summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         print_summary(summary, run_path)  # 8
+        if spec.predictions is not None:
+            num_rows = summary["validation_samples"]
+            print(f"predictions {spec.predictions}: {num_rows:,} rows, a float32 click probability each", flush=True)
         (run_path / DONE).write_text(f"{oracle.end_iteration}\n", encoding="utf-8")
     return None
 
