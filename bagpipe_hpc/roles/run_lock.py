@@ -264,7 +264,12 @@ def _write(directory: Path, owner: Owner) -> Path:
     """A finished file beside the others, with a name that nobody else uses."""
     path = directory / f"{_UNFINISHED}{owner.token}{'-released' if owner.is_released else ''}"
     path.unlink(missing_ok=True)
-    write_durably(path, dump_json(with_checksum(owner.to_tree())))
+    try:
+        write_durably(path, dump_json(with_checksum(owner.to_tree())))
+    except OSError:
+        with suppress(OSError):
+            path.unlink()
+        raise
     return path
 
 

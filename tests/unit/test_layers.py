@@ -33,6 +33,7 @@ LAYERS = (
         "version",
         "rank_thread",
         "threaded_job",
+        "waiting",
         "lazy_memory",
         "available_memory",
         "pace",
