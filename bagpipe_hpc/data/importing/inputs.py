@@ -151,7 +151,7 @@ def _examine(files: Sequence[Path], description: TableDescription, progress: Pro
             description.kinds(headers[-1])
         except DatasetError as error:
             hint = "" if is_parquet else delimiter_hint(text.first_line(file), description)
-            raise DatasetError(f"{file}: {error}{hint}; mend the schema") from None
+            raise DatasetError(f"{file}: {error}{hint}; mend the schema or the file") from None
         if is_parquet:
             parquet.check_types(file, _use_of(description, headers[-1]))
         rows.append(parquet.num_rows(file) if is_parquet else None)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bagpipe_hpc.bounded_json import dump_json, with_checksum
 from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import DatasetWriter, num_training_samples, open_dataset, read_manifest
+from bagpipe_hpc.data.verify import verify_files
 from bagpipe_hpc.errors import ConfigError, DatasetError
 
 
@@ -286,3 +287,16 @@ def test_an_origin_that_is_no_json_is_refused(tmp_path, schema, make_batch):
     ):
         writer.append("train", make_batch(schema, 3))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_shard_that_shows_another_file_is_refused_by_all_who_read_it(dataset):
+    """Its labels are the beginning of a system file, in no listed file and under no checksum."""
+    with h5py.File(dataset.path / "train/shard-00000.h5", "r+") as file:
+        del file["labels"]
+        file.create_dataset("labels", (10,), "f4", external=[("/etc/passwd", 0, 40)])
+    reason = "train/shard-00000.h5: /labels has its values in another file or data set, which is never read"
+    with pytest.raises(DatasetError, match=reason):
+        open_dataset(dataset.path)
+    faults = {name: str(fault) for name, fault in verify_files(dataset.path) if fault}
+    assert list(faults) == ["train/shard-00000.h5"]
+    assert reason in faults["train/shard-00000.h5"]
