@@ -57,6 +57,7 @@ def placement(**parts: Any) -> dict[str, Any]:
     ("tree", "said"),
     [
         ([], "its state is not that of an oracle"),
+        (None, "its state is not that of an oracle"),
         ({"losses": []}, "its state is not that of an oracle"),
         ({"losses": 7, "placement": None}, "losses are no list of numbers"),
         ({"losses": [0.5, "0.5"], "placement": None}, "losses are no list of numbers"),
