@@ -89,9 +89,12 @@ class RunLock:
     def release(self) -> None:
         """Let the next start have the directory."""
         with suppress(OSError, BagpipeError):
-            if self._is_mine():
-                released = _write(self._directory, replace(self._owner, is_released=True))
-                released.replace(self._path)
+            if not self._is_mine():
+                return
+            try:
+                _write(self._directory, replace(self._owner, is_released=True)).replace(self._path)
+            except OSError:  # a full disk: without its file, the owner is gone, too
+                self._path.unlink()
 
     def _is_mine(self) -> bool:
         try:
