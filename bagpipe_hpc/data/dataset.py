@@ -412,9 +412,13 @@ def require_samples_per_shard(samples_per_shard: int) -> None:
 
 def refuse_occupied(path: Path) -> None:
     """Raise DatasetError unless a data set can be made at this path."""
-    if path.is_dir() and not any(path.iterdir()):
-        return
-    if path.exists():
+    try:
+        if path.is_dir() and not any(path.iterdir()):
+            return
+        is_there = path.exists()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be made ({error.strerror}); choose another output directory") from error
+    if is_there:
         raise DatasetError(
             f"{path}: already exists and is not empty; choose another output directory, or delete it first"
         )
@@ -423,7 +427,7 @@ def refuse_occupied(path: Path) -> None:
 def read_manifest(path: Path) -> Manifest:
     """dataset.json; no shard is opened. Raises DatasetError."""
     file = path / MANIFEST
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise DatasetError(
             f"{path}: is not a directory; give the output directory of `bagpipe import` or `bagpipe synth`"
         )

@@ -30,6 +30,7 @@ from bagpipe_hpc.placement import Place, describe, order_of_roles
 from bagpipe_hpc.roles.communicators import Communicators, check_thread_level, split_world
 from bagpipe_hpc.roles.course import BEGINNING, Position
 from bagpipe_hpc.roles.failure import abort_job, whole_job_fails_together
+from bagpipe_hpc.roles.limits import open_files_limit, require_open_files
 from bagpipe_hpc.roles.local import LocalRanks, local_world, require_one_process
 from bagpipe_hpc.roles.placing import place_of_this_rank
 from bagpipe_hpc.roles.run_directory import DONE, refuse_training, writing_to
@@ -253,6 +254,7 @@ def _play_out(play: Callable[[int], Generator[TrainerBatch, None, object]], worl
 
 def _check_local(request: Request) -> tuple[list[MPI.Intracomm], Topology, _Job]:
     require_one_process(os.environ)
+    require_open_files(open_files_limit(), 1)
     config, lines = _read_config(request)
     worlds, topology = local_world(config.roles.servers)
     return worlds, topology, _validate([socket.gethostname()] * topology.world_size, config, lines, request)
@@ -315,9 +317,11 @@ def _agree_on_job(launched: MPI.Intracomm, request: Request) -> tuple[MPI.Intrac
         The world, in the order of roles, and the job; the same error on all ranks where there is none.
     """
     places = launched.gather(place_of_this_rank())
+    open_files = launched.gather(open_files_limit())
     ordered: tuple[Config, list[str], list[int]] | BagpipeError | None = None
     if places:
-        ordered = _attempt(lambda: _order(launched.size, places, request))
+        assert open_files is not None
+        ordered = _attempt(lambda: _order(min(open_files), places, request))
     ordered = launched.bcast(ordered)
     assert ordered is not None
     if isinstance(ordered, BagpipeError):
@@ -343,11 +347,12 @@ def _attempt(work: Callable[[], T]) -> T | BagpipeError:
         return error.with_traceback(None)
 
 
-def _order(num_ranks: int, places: list[Place], request: Request) -> tuple[Config, list[str], list[int]]:
+def _order(open_files: int, places: list[Place], request: Request) -> tuple[Config, list[str], list[int]]:
     """The settings, lines that say where they come from, and the launcher's ranks in the order of roles."""
     command = shlex.join(["bagpipe", *sys.argv[1:]])
-    check_launcher(os.environ, num_ranks, MPI.Get_library_version(), command)
+    check_launcher(os.environ, len(places), MPI.Get_library_version(), command)
     check_thread_level()
+    require_open_files(open_files, len(places))
     config, lines = _read_config(request)
     return config, lines, order_of_roles(places, config.roles)
 

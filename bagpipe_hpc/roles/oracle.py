@@ -131,6 +131,9 @@ def run_oracle(
     require_ownership()  # a DONE of this start would end the later one's job script
     write_at_once(run_path / "summary.json", dump_json(finite(summary), indent=2))
     print_summary(summary, run_path)  # 8
+    if spec.predictions is not None:
+        num_rows = summary["validation_samples"]
+        print(f"predictions {spec.predictions}: {num_rows:,} rows, a float32 click probability each", flush=True)
     write_at_once(run_path / DONE, f"{oracle.end_iteration}\n".encode())
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -264,6 +265,10 @@ def position_of(column: str | int, header: Sequence[str]) -> int:
     if header.count(str(column)) == 1 and isinstance(column, str):
         return header.index(column)
     fault = "is there more than once: give its number" if column in header else "is not there"
+    close = difflib.get_close_matches(str(column).strip().lower(), [name.strip().lower() for name in header], 1, 0.8)
+    if close and column not in header:
+        meant = next(name for name in header if name.strip().lower() == close[0])
+        fault += f" (did you mean {meant!r}?)"
     if isinstance(column, int):
         fault = f"is not there: there are {len(header)} (a name that is a number is given in quotes)"
     raise DatasetError(f"column {column!r} {fault}; columns: {_listed(header)}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -228,9 +228,15 @@ class _Import:
         mine = tasks[first:last]
         start, stop = (mine[0].start, mine[-1].stop) if mine else (0, 0)
         bad = BadLines(self.settings.max_bad_lines, stop)
-        self.progress("writing shards", 0, stop - start)
-        samples = self._watched(reader.read(start, stop, bad), start, stop) if mine else ()
-        shards = write_shards(samples, mine, partial, schema, self.settings.compression)
+
+        def watch(line: int) -> None:
+            self.progress("writing shards", line - start, stop - start)
+
+        watch(start)
+        samples = self._watched(reader.read(start, stop, bad), watch) if mine else ()
+        # A block of lines may be many small shards, and a launcher that was told to end does not wait for long.
+        compression = self.settings.compression
+        shards = write_shards(samples, mine, partial, schema, compression, lambda task: watch(task.stop))
         if self.ranks.size > 1:
             self.progress("waiting for other ranks", 0, 0)
         written = allgather_json(self.ranks, [shard.model_dump() for shard in shards])
@@ -240,12 +246,12 @@ class _Import:
         from_first(self.ranks, lambda: partial.commit(schema, shards, self._origin(command, skipped)))
 
     def _watched(
-        self, samples: Iterator[tuple[Int64Array, Batch]], start: int, stop: int
+        self, samples: Iterator[tuple[Int64Array, Batch]], watch: Callable[[int], None]
     ) -> Iterator[tuple[Int64Array, Batch]]:
         for lines, batch in samples:
             yield lines, batch
             if len(lines):
-                self.progress("writing shards", int(lines[-1]) + 1 - start, stop - start)
+                watch(int(lines[-1]) + 1)
 
     def _origin(self, command: str, skipped: dict[str, JsonValue]) -> dict[str, JsonValue]:
         return {

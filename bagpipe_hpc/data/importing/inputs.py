@@ -141,7 +141,10 @@ def _examine(files: Sequence[Path], description: TableDescription) -> dict[str, 
         is_parquet = parquet.is_parquet(file)
         headers.append(parquet.header_of(file) if is_parquet else _text_header(file, description))
         if headers[-1] != headers[0]:
-            raise DatasetError(f"{file}: has other columns than {files[0]}; import files of one layout at a time")
+            difference = _difference(headers[0], headers[-1])
+            raise DatasetError(
+                f"{file}: has other columns than {files[0]} ({difference}); import files of one layout at a time"
+            )
         try:
             description.kinds(headers[-1])
         except DatasetError as error:
@@ -151,6 +154,13 @@ def _examine(files: Sequence[Path], description: TableDescription) -> dict[str, 
             parquet.check_types(file, _use_of(description, headers[-1]))
         rows.append(parquet.num_rows(file) if is_parquet else None)
     return {"header": headers[0], "rows": rows}
+
+
+def _difference(first: Sequence[str], other: Sequence[str]) -> str:
+    for number, (wanted, found) in enumerate(zip(first, other, strict=False), start=1):
+        if wanted != found:
+            return f"column {number} is {found!r}, not {wanted!r}"
+    return f"{len(other)} instead of {len(first)}"
 
 
 def _use_of(description: TableDescription, header: Sequence[str]) -> parquet.Use:

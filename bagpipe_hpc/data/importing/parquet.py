@@ -116,7 +116,9 @@ def _batches(source: parquet.ParquetFile, groups: list[int], positions: list[int
 @contextmanager
 def _open(file: Path) -> Iterator[parquet.ParquetFile]:
     try:
-        with parquet.ParquetFile(file, memory_map=False, buffer_size=1 << 20, pre_buffer=False) as source:
+        with parquet.ParquetFile(
+            file, memory_map=False, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+        ) as source:
             yield source
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         why = " ".join(str(error).split())

@@ -102,3 +102,31 @@ def test_help_imports_nothing_heavy():
         "print(sorted({'torch', 'mpi4py', 'h5py', 'numba', 'numpy', 'pyarrow', 'pydantic'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["inspect", "x" * 300], ["synth", "--samples", "1", "--output", "x" * 300], ["report", "x" * 300]]
+)
+def test_a_path_that_cannot_be_is_one_line(monkeypatch, capsys, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bagpipe", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    output = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert output.err.count("\n") == 1
+    assert output.err.startswith("bagpipe: error: ")
+
+
+def test_whoever_reads_the_output_may_leave(tmp_path):
+    bagpipe("synth", "--output", tmp_path / "clicks", "--samples", 100, "--profile", "avazu", "--scale", 0.001)
+    command = [sys.executable, "-m", "bagpipe_hpc", "inspect", str(tmp_path / "clicks")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        run.stdout.close()
+        assert [line for line in run.stderr.read().splitlines() if "reading" not in line] == ["opening all shards"]
+
+
+def test_a_table_without_frequent_values_is_noted(tmp_path):
+    (tmp_path / "clicks.txt").write_text("1" + "\t" * 14 + "\t".join(["c0ffee"] * 26) + "\n")
+    output = bagpipe("import", "criteo", tmp_path / "clicks.txt", "--output", tmp_path / "clicks")
+    assert "no value of C1, C2, C3, C4, C5 and 21 more was seen 4 times or more" in output

@@ -201,3 +201,10 @@ class TestLimits:
     def test_the_minimum_count(self, import_table: ImportTable, tmp_path: Path, min_count: int) -> None:
         with pytest.raises(ConfigError, match=r"the minimum count is .*, but must be from 1 to 4,294,967,295"):
             import_table([tmp_path / "a.csv"], tmp_path / "out", UNNAMED, min_count=min_count)
+
+
+@pytest.mark.parametrize("header", ["Y,C", " y , c "])
+def test_names_that_are_nearly_right(import_table: ImportTable, tmp_path: Path, header: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{header}\n1,a\n")
+    with pytest.raises(DatasetError, match=r"column '[yc]' is not there \(did you mean '.+'\?\); columns:"):
+        import_table([tmp_path / "a.csv"], tmp_path / "out", NAMED, **EVERYTHING)
