@@ -141,7 +141,7 @@ class Ownership:
     Where one is taken over, the error is raised in that thread, which ends the job.
 
     Args:
-        directories: Each is made if there is none.
+        directories: Each is made if there is none; one may be given twice.
         tell: Takes a line while this start waits for the end of another.
     Raises:
         RunDirectoryError: another start is at work in one of them.
@@ -151,8 +151,9 @@ class Ownership:
         self._locks: list[RunLock] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        distinct = {directory.resolve(): directory for directory in directories}
         try:
-            for directory in directories:
+            for directory in distinct.values():
                 self._locks.append(claim(directory, tell=tell))
         except BaseException:
             self.release()
