@@ -44,7 +44,7 @@ def order_of_roles(places: Sequence[Place], roles: RolesConfig) -> list[int]:
         raise TopologyError(
             f"the hosts of {found} ranks match roles.server_hosts {list(roles.server_hosts)}, the oracle and "
             f"{roles.servers} embedding server(s) need {needed}; the job has {_runs(place.host for place in places)}: "
-            "mend the patterns, start more ranks on those hosts, or lower roles.servers"
+            f"mend the patterns{', lower roles.servers' if roles.servers > 1 else ''}, or start more ranks on those hosts"
         )
     return _arrange(places, topology, is_spared)
 
