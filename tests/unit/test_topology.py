@@ -45,6 +45,6 @@ def test_hints_are_possible() -> None:
         Topology(1, 1)
     assert "lower roles.servers" not in str(caught.value)
     assert "bagpipe train --local" in str(caught.value)
-    with pytest.raises(TopologyError, match="or lower roles.servers") as caught:
+    with pytest.raises(TopologyError, match=r"or lower roles\.servers") as caught:
         Topology(3, 2)
     assert "--local" not in str(caught.value)
