@@ -400,7 +400,9 @@ def _validate(hosts: list[str], config: Config, lines: list[str], request: Reque
     except BaseException:
         ownership.release()
         raise
-    spec = JobSpec(config, schema, iterations, start, checkpoints, request.predictions)
+    spec = JobSpec(
+        config, schema, iterations, start, checkpoints, request.predictions, evaluates_only=request.evaluates_only
+    )
     print(describe(hosts, topology), flush=True)
     return _Job(spec, dataset, budget, ownership)
 

@@ -122,8 +122,8 @@ def resumed_boundary(spec: JobSpec) -> Boundary | None:
 
 
 def resumed_history(spec: JobSpec) -> History:
-    """Metrics of the iterations before the start."""
-    checkpoint = spec.checkpoints.open_resumed() if spec.checkpoints else None
+    """Metrics of the iterations before the start; none for an evaluation, whose directory is not that of a training."""
+    checkpoint = spec.checkpoints.open_resumed() if spec.checkpoints and not spec.evaluates_only else None
     return history_in(checkpoint) if checkpoint is not None else History()
 
 

@@ -22,6 +22,7 @@ class JobSpec:
         start: Where training starts or goes on.
         checkpoints: None: none are written, and the job goes on from none.
         predictions: Where those of the evaluation go; None: nowhere.
+        evaluates_only: Whether there is nothing to train.
         table_names: Of each table.
     """
 
@@ -31,6 +32,7 @@ class JobSpec:
     start: Position = BEGINNING
     checkpoints: CheckpointSpec | None = None
     predictions: Path | None = None
+    evaluates_only: bool = False
 
     @property
     def num_embeddings(self) -> tuple[int, ...]:

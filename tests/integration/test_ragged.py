@@ -16,7 +16,7 @@ from bagpipe_hpc.config import ModelConfig
 from bagpipe_hpc.data.dataset import DatasetWriter, open_dataset
 from tests.integration.jobs import digest_of, summary_of
 from tests.integration.ragged_training import MEAN, bag_by_loops, bag_by_torch, make_ragged_dataset, train_plainly
-from tests.launch import run_ranks
+from tests.launch import run_python, run_ranks
 
 PROGRAM = str(Path(__file__).parent / "programs" / "train_many.py")
 EPOCHS, BATCH_SIZE = 2, 37
@@ -112,6 +112,11 @@ def test_evaluation_and_prediction(dataset: Path, tmp_path: Path) -> None:
     assert "500 samples predicted, which have no labels" in done.stdout
     assert np.array_equal(np.load(tmp_path / "others.npy"), np.load(output))
     assert summary_of(tmp_path / "others")["validation_log_loss"] is None
+    # Once more into the same directory, in one process.
+    again = ["-m", "bagpipe_hpc", "predict", *others, "--output", str(tmp_path / "again.npy")]
+    done = run_python(again, timeout=90)
+    assert done.returncode == 0, done.stdout + done.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "again.npy"), np.load(output), rtol=1e-5)
     refused = run_ranks(3, ["-m", "bagpipe_hpc", "train", *others[1:]], timeout=90)
     assert refused.returncode == 2
     assert refused.stderr.count("its samples have no labels, which training needs") == 1, refused.stderr
