@@ -29,7 +29,7 @@ from pydantic import (
 
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.fault_words import in_words, shown
-from bagpipe_hpc.strict_yaml import Document, Place, parse_yaml, read_yaml_file
+from bagpipe_hpc.strict_yaml import Document, Place, is_text, parse_yaml, read_yaml_file
 
 # Upper bounds are far above what makes sense: they catch slips of the pen before they cost memory or time.
 MAX_ITERATIONS = 10**11  # names of checkpoints have 12 digits
@@ -41,11 +41,13 @@ MAX_LEARNING_RATE = 1e30  # float32 holds it, and it is past every use
 def _require_plain(value: JsonValue) -> JsonValue:
     """Refuse numbers that other readers of JSON, or torch, do not take."""
     if isinstance(value, dict):
-        for part in value.values():
+        for part in [*value, *value.values()]:
             _require_plain(part)
     elif isinstance(value, list):
         for part in value:
             _require_plain(part)
+    elif isinstance(value, str) and not is_text(value):
+        raise ValueError("texts must not hold half a character, or bytes that are no text")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"numbers must be finite, not {value}")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -64,13 +66,13 @@ class _Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _truth_is_no_number(cls, value: Any, field: ValidationInfo) -> Any:
-        """YAML reads yes, no, on and off as true and false, which pydantic would read as 1 and 0."""
+    def _plain_values(cls, value: Any, field: ValidationInfo) -> Any:
+        """Refuse truth values in place of numbers: pydantic would read them as 1 and 0. And texts that are none."""
         assert field.field_name is not None
-        is_truth = isinstance(value, bool) or (
-            isinstance(value, list | tuple) and any(isinstance(v, bool) for v in value)
-        )
-        if is_truth and cls.model_fields[field.field_name].annotation is not bool:
+        parts = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(part, str) and not is_text(part) for part in parts):
+            raise ValueError("holds half a character, or bytes that are no text")
+        if any(isinstance(part, bool) for part in parts) and cls.model_fields[field.field_name].annotation is not bool:
             raise ValueError(
                 "must not be true or false (YAML reads yes, no, on and off as these, unless they are quoted)"
             )

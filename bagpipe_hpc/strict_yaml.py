@@ -90,6 +90,15 @@ class _RefusedError(Exception):
         self.line = mark.line + 1
 
 
+def is_text(value: str) -> bool:
+    """Whether a string can be written to a file: Python's may hold halves of characters, and bytes that are no text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class _Loader(yaml.SafeLoader):
     """Composes values one after the other, so that it stops at the first that is refused."""
 
@@ -114,6 +123,10 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         if isinstance(node, yaml.MappingNode):
             _require_distinct(node)
+        elif isinstance(node, yaml.ScalarNode) and not is_text(node.value):
+            raise _RefusedError(
+                event.start_mark, f"{node.value[:80]!r} holds half a character, or bytes that are no text"
+            )
         self._depth -= 1
         self._sizes[id(node)] = self._num_values - before
         return node

@@ -31,6 +31,8 @@ from bagpipe_hpc.roles.run_owner import HEARTBEAT_SECONDS, STALE_SECONDS, Owner,
 POLL_SECONDS = 0.5
 MAX_BYTES = 1 << 16
 
+_MAX_LISTINGS, _LISTING_SECONDS = 6000, 0.01  # NFS may list names from a cache, for a minute
+
 _NAME = re.compile(r"\.owner-(\d{6})")
 _UNFINISHED = ".owner-new-"
 _UNKNOWN = Owner(token="", host="unknown", machine="", pid=0, process_start=-1, claimed="an unknown time")
@@ -69,7 +71,10 @@ class RunLock:
         """
         if self._is_mine():
             return
-        holder = _newest(self._directory)
+        try:
+            holder = _newest(self._directory)
+        except FileNotFoundError:
+            holder = None
         if holder is None or holder.generation <= self.generation:
             raise RunDirectoryError(
                 f"{self._path} was deleted while this job ran, so nothing says any more whose run directory this is; "
@@ -98,8 +103,8 @@ class RunLock:
 
     def _is_mine(self) -> bool:
         try:
-            # The next name, too: the one who made it deletes this file a moment later.
-            return not _path(self._directory, self.generation + 1).exists() and _read(self._path) == self._owner
+            # Newer names, too: who made one deletes this file a moment later.
+            return max(_generations(self._directory), default=0) == self.generation and _read(self._path) == self._owner
         except FileNotFoundError:
             return False
         except OSError:
@@ -234,12 +239,21 @@ def _wait_for_end(
 
 
 def _newest(directory: Path) -> Holder | None:
-    numbers = [int(found[1]) for path in directory.iterdir() if (found := _NAME.fullmatch(path.name))]
-    for generation in sorted(numbers, reverse=True):
+    """The owner with the highest generation; None: there never was one."""
+    for _ in range(_MAX_LISTINGS):
+        generation = max(_generations(directory), default=0)
+        if generation == 0:
+            return None
         path = _path(directory, generation)
-        with suppress(FileNotFoundError):  # a later start deletes it
+        # A later start has deleted a file that is gone, so there is a newer one: an older one must not be taken for it.
+        with suppress(FileNotFoundError):
             return Holder(generation, _read(path), _beat_ns(path))
-    return None
+        time.sleep(_LISTING_SECONDS)
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def _generations(directory: Path) -> list[int]:
+    return [int(found[1]) for path in directory.iterdir() if (found := _NAME.fullmatch(path.name))]
 
 
 def _beat_ns(path: Path) -> int:

@@ -52,10 +52,13 @@ def read_run_settings(run_path: Path) -> Settings | None:
     if not text.strip():
         raise ConfigError(f"{path} is empty: it was damaged; restore it, or delete it and give all settings again")
     first, _, rest = text.partition("\n")
+    name = f"configuration {path}"
     if first.startswith("#"):
         _require_checksum(path, first, rest)
         text = f"\n{rest}"  # so that lines keep their numbers
-    return settings_in(parse_yaml(text, f"configuration {path}"), f"configuration {path}")
+    else:
+        name += ", edited by hand"
+    return settings_in(parse_yaml(text, name), name)
 
 
 def _require_checksum(path: Path, header: str, text: str) -> None:

@@ -210,6 +210,12 @@ def test_every_fault_of_a_file_has_its_line(tmp_path: Path) -> None:
         load_config(tmp_path / "job.yaml", ["training.epochs=0"])
 
 
+def test_texts_can_be_written() -> None:
+    for settings in ({"dense_optimizer": {"name": "\udcff"}}, {"dense_optimizer": {"arguments": {"\ud800": 1}}}):
+        with pytest.raises(ConfigError, match="half a character, or bytes that are no text"):
+            load_config(settings, [])
+
+
 def test_all_numbers_have_bounds() -> None:
     """Whatever the setting: a number of 32 digits is none."""
     for name in setting_names():

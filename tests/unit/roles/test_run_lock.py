@@ -152,6 +152,28 @@ def test_of_many_claimants_one_wins(tmp_path: Path) -> None:
     assert sum(map(_owns, locks)) == 1
 
 
+def test_an_owner_that_vanishes_while_it_is_read_has_a_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claimant that took an older file for the newest one would be a second owner."""
+    claim(tmp_path, OTHER).release()
+    claim(tmp_path, replace(OTHER, token="second")).release()
+    (tmp_path / ".owner-000001").write_text("left behind by a crash")
+    third: list[RunLock] = []
+    read = run_lock._read
+
+    def read_later(path: Path) -> Owner:
+        if not third:
+            monkeypatch.setattr(run_lock, "_read", read)
+            third.append(claim(tmp_path, alive_elsewhere()))
+        return read(path)
+
+    monkeypatch.setattr(run_lock, "_read", read_later)
+    with pytest.raises(RunDirectoryError, match="generation 3"):
+        claim(tmp_path, this_process({}))
+    third[0].require()
+
+
 def _owns(lock: RunLock) -> bool:
     try:
         lock.require()

@@ -60,12 +60,14 @@ def test_a_file_edited_by_hand_is_taken_without_its_first_line(run: Path) -> Non
     with pytest.raises(ConfigError, match=r"config.yaml contradicts the checksum in its first line; if you edited it"):
         read_run_settings(run)
     path.write_text(path.read_text().partition("\n")[2])
-    assert settings_of_job(None, [], run, "auto")[0].training.epochs == 21
+    config, lines = settings_of_job(None, [], run, "auto")
+    assert config.training.epochs == 21
+    assert lines == [f"configuration {path}, edited by hand: taken over, nothing is changed"]
     path.write_text("# mine\n" + path.read_text())
     with pytest.raises(ConfigError, match="begins with a comment that is not its checksum; if you edited it, delete"):
         read_run_settings(run)
     path.write_text("training: {epoch: 3}\n")
-    with pytest.raises(ConfigError, match=r"config.yaml: line 1: unknown setting 'training.epoch'"):
+    with pytest.raises(ConfigError, match=r"config.yaml, edited by hand: line 1: unknown setting 'training.epoch'"):
         settings_of_job(None, [], run, "auto")
 
 
