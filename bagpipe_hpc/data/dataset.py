@@ -290,8 +290,7 @@ class PartialDataset:
             raise DatasetError(f"{self._path}: not one sample came; give an input that has some")
         manifest = Manifest(schema=schema, splits=Splits(train=train, validation=validation), origin=dict(origin))
         try:
-            tree = with_checksum(manifest.model_dump(mode="json", by_alias=True))
-            (self.directory / MANIFEST).write_bytes(dump_json(tree))
+            (self.directory / MANIFEST).write_bytes(_content_of(manifest))
             _sync(self.directory / MANIFEST)
             _sync(self.directory)
             self.directory.rename(self._target)
@@ -440,6 +439,14 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(json.dumps(rest), strict=True)
     except ValidationError as error:
         raise DatasetError(f"{file}: is not valid ({first_fault(error)}); {_MEND}") from error
+
+
+def _content_of(manifest: Manifest) -> bytes:
+    """Content of dataset.json. Raises DatasetError where that would be no JSON."""
+    try:
+        return dump_json(with_checksum(manifest.model_dump(mode="json", by_alias=True)))
+    except ValueError as error:
+        raise DatasetError(f"the origin of a data set holds what JSON cannot ({error}); give other values") from error
 
 
 def _check_version(file: Path, content: object) -> None:

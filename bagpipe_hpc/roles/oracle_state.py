@@ -92,10 +92,9 @@ def evaluations_in(checkpoint: Checkpoint) -> list[Evaluation]:
 def _state_in(checkpoint: Checkpoint) -> dict[str, Any] | None:
     state = checkpoint.oracle_state()
     with _content_of(checkpoint.path / ORACLE_FILE):
-        _require(
-            state is None or (isinstance(state, dict) and state.keys() == {"losses", "placement"}),
-            "its state is not that of an oracle",
-        )
+        is_saved = any(entry.name == ORACLE_FILE for entry in checkpoint.manifest.files)
+        is_known = isinstance(state, dict) and state.keys() == {"losses", "placement"}
+        _require(is_known or not is_saved, "its state is not that of an oracle")
     return None if state is None else dict(state)
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, saved_checkpoints
 from bagpipe_hpc.checkpoint.generation import claim_generation
+from bagpipe_hpc.checkpoint.hdf5 import damaged
+from bagpipe_hpc.checkpoint.layout import MANIFEST
 from bagpipe_hpc.checkpoint.manifest import ModelEntry, require_same_model
 from bagpipe_hpc.checkpoint.verify import Verifier, newest_good
 from bagpipe_hpc.config import Config, ModelConfig, TableConfig
@@ -92,6 +94,10 @@ def check_position(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> 
         CheckpointError: there is no such sample, or samples come in another order now.
     """
     position = checkpoint.manifest.position
+    training = checkpoint.manifest.config.get("training")
+    epochs = training.get("epochs") if isinstance(training, dict) else None
+    if isinstance(epochs, int) and position.epoch > epochs:
+        raise damaged(checkpoint.path / MANIFEST, f"it stands in epoch {position.epoch} of a job of {epochs}")
     if position.sample > 0:
         _require_same_order(checkpoint, config)
     if position.sample > dataset.train.num_samples:

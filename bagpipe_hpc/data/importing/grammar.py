@@ -141,6 +141,8 @@ class Grammar:
             hint = " (a file without labels? --no-label takes it for predictions)" if one_less else ""
             hint = self._delimiter_hint(line) or hint if line else " (the line is empty)"
             return f"has {len(fields)} {separated}-separated columns, but {len(self._header)} are needed{hint}"
+        if list(_unquoted(fields)) == list(self._header):
+            return "is a header, but the schema names `columns`, so that files have none; leave `columns` out"
         position = next(i for i in sorted(self._fields) if not re.fullmatch(self._fields[i].encode(), fields[i]))
         value = fields[position][:40].decode("utf-8", "replace")
         return describe_fault(position, self._header, value, _VALUES[self._kinds[position]][1])

@@ -162,6 +162,7 @@ class _Import:
         """That of the data set to take it from; rank 0 reads it first, so that a mistake is told once."""
         if (path := self.settings.vocabulary) is None:
             return None
+        self.progress("reading the vocabulary", 0, 0)
         known = self._read_vocabulary(path) if self.ranks.rank == 0 else None
         from_first(self.ranks, lambda: None)
         return known or self._read_vocabulary(path)

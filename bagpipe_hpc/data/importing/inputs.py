@@ -52,7 +52,7 @@ class Inputs:
 
     def __init__(self, files: Sequence[Path], description: TableDescription, ranks: Ranks, progress: Progress) -> None:
         self._files = files
-        found = from_first(ranks, lambda: _examine(files, description))
+        found = from_first(ranks, lambda: _examine(files, description, progress))
         self.header: list[str] = found["header"]
         self._rows_of: list[int | None] = found["rows"]
         self._kinds = description.kinds(self.header)
@@ -134,10 +134,12 @@ class Inputs:
         return Rows(np.delete(lines, [index for index, _ in faults]) if faults else lines, table)
 
 
-def _examine(files: Sequence[Path], description: TableDescription) -> dict[str, Any]:
+def _examine(files: Sequence[Path], description: TableDescription, progress: Progress) -> dict[str, Any]:
     """Names of the columns, and the rows of each file (None: text)."""
     headers, rows = [], []
-    for file in files:
+    for number, file in enumerate(files):
+        if number:
+            progress("examining files", number, len(files))
         is_parquet = parquet.is_parquet(file)
         headers.append(parquet.header_of(file) if is_parquet else _text_header(file, description))
         if headers[-1] != headers[0]:

@@ -141,7 +141,7 @@ def first_line(file: Path) -> bytes:
         line = stream.readline(BLOCK_BYTES + 1)
         if fault := no_text(line + stream.read(max(0, BEGINNING_BYTES - len(line)))):
             raise DatasetError(f"{file}: {fault}")
-    if b"\r" in line.removesuffix(b"\n")[:-1] and b"\n" not in line:
+    if line.count(b"\r") > 1 and b"\n" not in line:
         raise DatasetError(f"{file}: has carriage returns alone as line ends; convert them first: tr '\\r' '\\n'")
     if len(line) > BLOCK_BYTES and not line.endswith(b"\n"):
         raise _line_too_long(file, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,13 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield disk
 
 
+def fill_up(disk: SmallDisk) -> None:
+    """Take every page that is left."""
+    with (disk.path / "more").open("ab", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"0" * PAGE)
+
+
 def fill(disk: SmallDisk) -> None:
     (disk.path / "filler").write_bytes(b"0" * 4 * PAGE)
 
@@ -43,6 +51,14 @@ def test_the_lock(disk: SmallDisk) -> None:
     with pytest.raises(BagpipeError, match=FULL):
         Ownership([disk.path])
     assert disk.names() == ["filler"]
+
+
+def test_a_lock_that_is_given_back(disk: SmallDisk) -> None:
+    ownership = Ownership([disk.path])
+    (disk.path / "more").write_bytes(b"")
+    fill_up(disk)
+    ownership.release()
+    assert not [name for name in disk.names() if name.startswith(".owner-")]
 
 
 def test_settings_summary_and_done(disk: SmallDisk) -> None:

@@ -208,3 +208,18 @@ def test_names_that_are_nearly_right(import_table: ImportTable, tmp_path: Path, 
     (tmp_path / "a.csv").write_text(f"{header}\n1,a\n")
     with pytest.raises(DatasetError, match=r"column '[yc]' is not there \(did you mean '.+'\?\); columns:"):
         import_table([tmp_path / "a.csv"], tmp_path / "out", NAMED, **EVERYTHING)
+
+
+def test_a_header_where_there_should_be_none(import_table: ImportTable, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('"y",c\n1,a\n')
+    with pytest.raises(
+        DatasetError, match=r"line 1: is a header, but the schema names `columns`.*; leave `columns` out"
+    ):
+        import_table([tmp_path / "a.csv"], tmp_path / "out", UNNAMED, **EVERYTHING)
+
+
+def test_files_of_two_layouts(import_table: ImportTable, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("y,c\n1,a\n")
+    (tmp_path / "b.csv").write_text("y,d\n1,a\n")
+    with pytest.raises(DatasetError, match=r"b\.csv: has other columns than .*a\.csv \(column 2 is 'd', not 'c'\)"):
+        import_table([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "out", NAMED, **EVERYTHING)

@@ -63,10 +63,12 @@ def test_without_a_vocabulary_all_values_are_counted(import_table: ImportTable, 
 
 
 def test_files_without_a_header_may_lack_the_labels_column(import_table: ImportTable, tmp_path: Path) -> None:
-    description = TableDescription.model_validate({"label": "y", "categorical": ["c"], "columns": ["y", "c"]})
+    given = {"label": 1, "categorical": ["c", {"column": 2, "name": "d"}], "columns": ["y", "c"]}
+    description = TableDescription.model_validate(given)
     (tmp_path / "a.csv").write_text("a\nb\n")
     dataset = import_table([tmp_path / "a.csv"], tmp_path / "lacks", description.without_label(), min_count=1)
     assert dataset.validation.num_samples == 2
+    assert dataset.schema.num_embeddings == (3, 3)
     (tmp_path / "b.csv").write_text("0,a\n,b\n")
     dataset = import_table([tmp_path / "b.csv"], tmp_path / "has", description.without_label(), min_count=1)
     assert dataset.validation.num_samples == 2
