@@ -29,6 +29,12 @@ def is_launched(environment: Mapping[str, str]) -> bool:
     return several or any(name in environment for name in RANK_VARIABLES)
 
 
+def is_alone(environment: Mapping[str, str]) -> bool:
+    """Whether this process has no launcher, or one that started nothing else."""
+    sizes = set(launched_sizes(environment).values())
+    return sizes == {1} if sizes else not is_launched(environment)
+
+
 def launched_rank(environment: Mapping[str, str]) -> int:
     """The rank that the launcher gave this process; 0 without a launcher."""
     for name in (*RANK_VARIABLES, "SLURM_PROCID"):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from bagpipe_hpc.cli.job import job_request, run_job
-from bagpipe_hpc.launcher import is_launched
+from bagpipe_hpc.launcher import is_alone
 
 Split = Literal["validation", "train"]
 CheckpointArgument = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint, or a directory of some.")]
@@ -57,7 +57,7 @@ def predict(
 def _run(
     checkpoint: Path, data: Path, run_dir: Path, split: Split, overrides: list[str] | None, output: Path | None
 ) -> None:
-    is_local = not is_launched(os.environ)
+    is_local = is_alone(os.environ)
     run_job(
         lambda: job_request(
             None,

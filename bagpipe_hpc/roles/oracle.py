@@ -103,10 +103,10 @@ def run_oracle(
     ) as progress:
         oracle.plan_all(progress)
         early_end = oracle.early_end
+        if early_end is not None:
+            progress.fall_silent()
         if isinstance(early_end, JobStopped):
             print(early_end, flush=True)  # at once: a launcher that ends the ranks may not leave them a second
-        elif early_end is not None:
-            progress.fall_silent()
     if not comms.world.bcast(early_end is None):
         return early_end
     try:

@@ -145,7 +145,7 @@ class Progress:
             self._tensorboard.close()
 
     def fall_silent(self) -> None:
-        """Show nothing more: the job ends with an error, which is the last that anybody should read."""
+        """Show nothing more: why the job ends early is the last that anybody should read."""
         self._is_silent = True
 
     def advance(self, iteration: int, loss: float, num_samples: int) -> None:

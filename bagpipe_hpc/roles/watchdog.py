@@ -66,7 +66,8 @@ class Watchdog:
         self._seconds, self._ends_job = config.seconds, config.ends_job
         self._directory = run_path / DIRECTORY
         self._topology, self._rank, self._end, self._clock = topology, rank, end, clock
-        self._steps, self._since = num_steps(), clock() + START_SECONDS
+        self._steps, self._since = num_steps(), clock()
+        self._allowed_seconds = self._seconds + START_SECONDS  # without a step
         self._has_written = self._has_told = False
         self.grace_seconds = min(self._seconds, LONGEST_GRACE_SECONDS)
 
@@ -74,14 +75,18 @@ class Watchdog:
         """See whether something has moved, and do what is due if nothing has."""
         now, steps = self._clock(), num_steps()
         if steps != self._steps:
-            self._steps, self._since = steps, now
+            self._steps, self._since, self._allowed_seconds = steps, now, self._seconds
             self._has_written = self._has_told = False
         still_seconds = now - self._since
-        if still_seconds >= self._seconds and not self._has_written:
+        if still_seconds >= self._allowed_seconds and not self._has_written:
             self._has_written = True
             self._write()
         turn = REPORTERS.index(self._rank) + 1 if self._rank in REPORTERS else None
-        if turn is not None and still_seconds >= self._seconds + turn * self.grace_seconds and not self._has_told:
+        if (
+            turn is not None
+            and still_seconds >= self._allowed_seconds + turn * self.grace_seconds
+            and not self._has_told
+        ):
             self._has_told = True
             self._tell(still_seconds)
 

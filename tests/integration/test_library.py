@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bagpipe_hpc.exit_codes import EXIT_DIVERGED, EXIT_INVALID
+from bagpipe_hpc.timeline.tracks import read_timeline
 from tests.integration.jobs import command, finish, summary_of
 from tests.integration.programs.library import COMMON
 from tests.launch import run_python, run_ranks
@@ -51,6 +52,16 @@ def test_local_jobs_of_a_program_have_the_models_of_ranks(small_dataset: Path, t
     assert (tmp_path / "rank0.json").exists(), done.stdout + done.stderr
     results = json.loads((tmp_path / "rank0.json").read_text())
     check(results, done)
+    timeline = read_timeline(tmp_path / "two" / "trace.json")
+    assert {(track.role, track.thread) for track in timeline.tracks} >= {
+        ("oracle", "main"),
+        ("oracle", "plan"),
+        ("server", "main"),
+        ("trainer", "main"),
+        ("trainer", "prefetch"),
+        ("trainer", "exchange_0"),
+    }
+    assert (timeline.missing_ranks, len(timeline.iterations)) == ([], 20)
     finish(run_ranks(3, command(small_dataset, tmp_path / "ranks", *SETTINGS), timeout=90))
     assert summary_of(tmp_path / "ranks")["model_digest"] == results[1]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bagpipe_hpc.errors import PlatformError
-from bagpipe_hpc.launcher import check_launcher
+from bagpipe_hpc.launcher import check_launcher, is_alone, is_launched, launched_rank
 
 OPEN_MPI_5 = "Open MPI v5.0.11, package: x"
 
@@ -29,3 +29,19 @@ def test_a_lonely_rank(environment: dict[str, str], library: str, cure: str) -> 
 @pytest.mark.parametrize(("ntasks", "world_size"), [("1", 1), ("4", 4), ("", 1)])
 def test_a_launcher_that_fits(ntasks: str, world_size: int) -> None:
     check_launcher({"SLURM_NTASKS": ntasks}, world_size, OPEN_MPI_5, "bagpipe train x")
+
+
+@pytest.mark.parametrize(
+    ("environment", "launched", "alone", "rank"),
+    [
+        ({}, False, True, 0),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, False, True, 0),  # a batch script, before any srun
+        ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, True, True, 0),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}, True, False, 3),
+        ({"PMI_SIZE": "2", "PMI_RANK": "1"}, True, False, 1),
+        ({"PMIX_RANK": "2"}, True, False, 2),  # of how many it does not say
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3"}, True, False, 3),  # srun without any MPI
+    ],
+)
+def test_whether_there_is_a_launcher(environment: dict[str, str], launched: bool, alone: bool, rank: int) -> None:
+    assert (is_launched(environment), is_alone(environment), launched_rank(environment)) == (launched, alone, rank)

@@ -48,7 +48,7 @@ def main() -> None:
     results = [
         play(data, out, local, "invalid", 1, training={"epochs": 0}),
         play(data, out, local, "one", 1),
-        play(data, out, local, "two", 2),
+        play(data, out, local, "two", 2, trace_iterations=":"),
         play(data, out, local, "again", 1),
         play(data + "-not", out, local, "no data", 1),
         play(data, out, local, "diverged", 2, training={"learning_rate": 1e6}, settings={"checkpoint": {"every": 1}}),
