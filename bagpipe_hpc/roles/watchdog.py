@@ -28,7 +28,8 @@ from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.waiting import Wait, note_step, num_steps, open_waits
 
 DIRECTORY = "watchdog"
-START_SECONDS = 60.0  # more, until the first step: libraries are loaded, loops compiled, checkpoints read
+START_SECONDS = 60.0  # more, until the job is on its way: libraries are loaded, loops compiled, checkpoints read
+STEPS_OF_START = 20
 LONGEST_GRACE_SECONDS = 5.0  # for the files of the other ranks
 CLOCKS_DIFFER_SECONDS = 60.0
 REPORTERS = (0, 1)
@@ -68,6 +69,7 @@ class Watchdog:
         self._topology, self._rank, self._end, self._clock = topology, rank, end, clock
         self._steps, self._since = num_steps(), clock()
         self._allowed_seconds = self._seconds + START_SECONDS  # without a step
+        self._started_at = self._steps + STEPS_OF_START
         self._has_written = self._has_told = False
         self.grace_seconds = min(self._seconds, LONGEST_GRACE_SECONDS)
 
@@ -75,7 +77,9 @@ class Watchdog:
         """See whether something has moved, and do what is due if nothing has."""
         now, steps = self._clock(), num_steps()
         if steps != self._steps:
-            self._steps, self._since, self._allowed_seconds = steps, now, self._seconds
+            self._steps, self._since = steps, now
+            if steps >= self._started_at:
+                self._allowed_seconds = self._seconds
             self._has_written = self._has_told = False
         still_seconds = now - self._since
         if still_seconds >= self._allowed_seconds and not self._has_written:

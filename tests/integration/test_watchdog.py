@@ -10,9 +10,9 @@ from tests.launch import start_ranks
 
 
 def test_a_rank_that_stands_still_is_named(small_dataset: Path, tmp_path: Path) -> None:
-    settings = ["training.epochs=1000000", "training.batch_size=50", "watchdog.seconds=2", "watchdog.ends_job=true"]
+    settings = ["training.epochs=1000000", "training.batch_size=50", "watchdog.seconds=5", "watchdog.ends_job=true"]
     with start_ranks(4, command(small_dataset, tmp_path / "run", *settings)) as run:
-        wait_for_training(run, tmp_path / "run")
+        wait_for_training(run, tmp_path / "run", num_lines=2)
         run.kill_rank(1, signal.SIGSTOP)
         done = run.wait(START_SECONDS)
     assert done.returncode == 1, done.stderr

@@ -9,7 +9,7 @@ import pytest
 
 from bagpipe_hpc.config import WatchdogConfig
 from bagpipe_hpc.rank_thread import start_thread
-from bagpipe_hpc.roles.watchdog import START_SECONDS, StalledJobError, Watchdog
+from bagpipe_hpc.roles.watchdog import START_SECONDS, STEPS_OF_START, StalledJobError, Watchdog
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.waiting import name_rank, note_step, open_waits, waiting_for
 
@@ -26,7 +26,8 @@ class Dogs:
         self._dogs = [
             Watchdog(config, run_path, TOPOLOGY, rank, self.ended.append, clock=lambda: self.now) for rank in ranks
         ]
-        note_step()
+        for _ in range(STEPS_OF_START):
+            note_step()
         self.look(0.0)
 
     def look(self, now: float) -> None:
@@ -100,6 +101,8 @@ def test_waits_are_over_when_the_block_is_left() -> None:
 def test_a_start_may_take_longer(tmp_path: Path) -> None:
     now = 0.0
     dog = Watchdog(WatchdogConfig(seconds=10), tmp_path, TOPOLOGY, 2, print, clock=lambda: now)
+    note_step()
+    dog.look()
     now = START_SECONDS + 9.9
     dog.look()
     assert not (tmp_path / "watchdog").exists()
