@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
-from tests.integration.jobs import START_SECONDS, command, finish
-from tests.launch import run_ranks
+from tests.integration.jobs import END_SECONDS, START_SECONDS, command, finish, wait_for_training
+from tests.launch import run_ranks, start_ranks
 
 MIB = 2**20
 
@@ -45,3 +47,64 @@ def test_a_rank_without_memory_ends_all_ranks(
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("bagpipe: error: ")]
     assert line.startswith(f"bagpipe: error: {name} (rank {rank}) on host "), line
     assert "(ulimit -v" in line
+
+
+CGROUPS = (  # of version 1 and 2: where groups are made, and the file that holds the limit
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+    (Path("/sys/fs/cgroup"), "memory.max"),
+)
+
+# A rank that runs into the limit of its control group while it trains, as a server whose tables outgrow its job does.
+GREEDY = """
+import os, sys, threading, time
+from pathlib import Path
+from tests.launch import rank_in
+
+def grow(group, signal):
+    while not signal.exists():
+        time.sleep(0.05)
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    hoard = []
+    while True:
+        hoard.append(bytearray(b"x" * 2**24))
+
+if rank_in(os.environ) == {rank}:
+    threading.Thread(target=grow, args=(Path({group!r}), Path({signal!r})), daemon=True).start()
+sys.argv = {arguments!r}
+from bagpipe_hpc.cli.main import main
+main()
+"""
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A control group of 64 MiB."""
+    for root, limit in CGROUPS:
+        group = root / f"bagpipe-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            if (group / limit).exists():
+                (group / limit).write_text(str(64 * MIB))
+                yield group
+                return
+        finally:
+            group.rmdir()
+    pytest.skip("needs the right to make a control group with a memory limit")
+
+
+@pytest.mark.parametrize("rank", [0, 1])  # the oracle, a server
+def test_a_rank_that_a_control_group_kills_ends_all_ranks(
+    small_dataset: Path, tmp_path: Path, small_group: Path, rank: int
+) -> None:
+    job = command(small_dataset, tmp_path / "run", "training.epochs=1000000", "training.batch_size=50")
+    signal = tmp_path / "grow"
+    program = GREEDY.format(rank=rank, group=str(small_group), signal=str(signal), arguments=["bagpipe", *job[2:]])
+    with start_ranks(3, ["-c", program]) as run:
+        wait_for_training(run, tmp_path / "run")
+        signal.touch()
+        done = run.wait(END_SECONDS)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr, done.stderr

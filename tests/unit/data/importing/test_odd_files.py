@@ -137,6 +137,8 @@ LINES = b"y,c\n1,a\n0,b\n" * 50
         ),
         (b"id,click\n1,a\n", "column 'y' is not there; columns: id, click; mend the schema"),
     ],
+    # The bytes of an archive hold the time, and every process of a parallel run must give a test the same name.
+    ids=lambda value: value if isinstance(value, str) else "content",
 )
 def test_files_that_are_no_table_are_called_by_name(
     import_table: ImportTable, tmp_path: Path, content: bytes, reason: str
