@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
@@ -52,8 +53,8 @@ def test_it_tells_who_waits_for_whom(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert not (tmp_path / "watchdog").exists()
     dogs.look(10.0)
     stacks = (tmp_path / "watchdog" / "rank2.txt").read_text()
-    assert "thread exchange has waited 0 s for server 0: rows of iteration 7\n" in stacks
-    assert "goes_on.wait(60)" in stacks
+    assert re.search(r"thread exchange has waited \d+ s for server 0: rows of iteration 7\n", stacks)
+    assert ", in play\n" in stacks
     assert capfd.readouterr().err == ""
     dogs.look(15.0)
     goes_on.set()
@@ -62,7 +63,9 @@ def test_it_tells_who_waits_for_whom(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert f"bagpipe: note: no progress for 15 s; stacks of all threads are in {tmp_path / 'watchdog'}\n" in error
     assert "oracle (rank 0) does not wait for anybody" in error
     assert "server 0 (rank 1) has written nothing: the process, or its host, stands still; look there first" in error
-    assert "trainer 0 (rank 2), thread exchange, has waited 0 s for server 0: rows of iteration 7\n" in error
+    assert re.search(
+        r"trainer 0 \(rank 2\), thread exchange, has waited \d+ s for server 0: rows of iteration 7\n", error
+    )
     (ended,) = dogs.ended
     assert isinstance(ended, StalledJobError)
 
