@@ -262,6 +262,15 @@ class TestKnownVocabulary:
         assert new.ragged["tags"].ids.tolist() == [0, 2, 0, 1]  # c was seen once, but min_count of tags is 2
         assert other.origin["vocabulary"] == "first"
         assert (other.path / "vocabulary.h5").read_bytes() == (first.path / "vocabulary.h5").read_bytes()
+        assert other.vocabulary_sha256 == first.vocabulary_sha256 is not None
+
+    def test_a_vocabulary_of_its_own_has_another_digest(self, import_table, first, tmp_path):
+        (tmp_path / "other.csv").write_text(self.FIRST.replace("i1", "i3"))
+        other = import_table(
+            [tmp_path / "other.csv"], tmp_path / "other", DESCRIPTION, min_count=1, validation_fraction=0
+        )
+        assert other.schema == first.schema
+        assert other.vocabulary_sha256 != first.vocabulary_sha256
 
     @pytest.mark.parametrize(
         ("change", "reason"),
