@@ -153,7 +153,7 @@ class TestBadLines:
     @pytest.mark.parametrize("num_ranks", [1, 2, 4])
     def test_lines_are_numbered_rightly_on_every_rank(self, import_table, small_blocks, tmp_path, num_ranks):
         (tmp_path / "clicks.csv").write_text(clicks(bad=[150])[0])
-        with pytest.raises(DatasetError, match=r"/clicks.csv: line 150: has 1 comma-separated columns, but 5"):
+        with pytest.raises(DatasetError, match=r"/clicks.csv: line 150: has 1 comma-separated column, but 5"):
             import_table([tmp_path / "clicks.csv"], tmp_path / "clicks", DESCRIPTION, num_ranks=num_ranks)
         assert not (tmp_path / "clicks").exists()
 
