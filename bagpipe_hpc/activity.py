@@ -39,7 +39,7 @@ class Activity:
         self._clock = clock
         self._lock = threading.Lock()
         self._phase = ""
-        self._done = self._total = 0
+        self._done = self._total = self._written_done = 0
         self._begun = self._written = clock()
         self._pace = Pace(self._begun)
 
@@ -52,8 +52,10 @@ class Activity:
             total: The same in all; 0: not known.
         """
         with self._lock:
-            is_new, self._phase = phase != self._phase, phase
+            is_new = phase != self._phase
             if is_new:
+                self._finish_phase()
+                self._phase = phase
                 self._begun = self._clock()
                 self._pace = Pace(self._begun, done)
             elif done > self._done:
@@ -79,11 +81,17 @@ class Activity:
     def end(self) -> None:
         """Write nothing more; erase a live line."""
         with self._lock:
+            self._finish_phase()
             self._phase = ""
             self._erase()
 
+    def _finish_phase(self) -> None:
+        """Where a share of the phase was told, tell that all of it is done, so that the log keeps no stale share."""
+        if self._phase and not self._is_live and 0 < self._written_done < self._done == self._total:
+            self._put(f"{self._phase}: {self._done:,} of {self._total:,} (100%)\n")
+
     def _write(self) -> None:
-        self._written = self._clock()
+        self._written, self._written_done = self._clock(), self._done
         if self._is_live:
             self._put(_ERASE_LINE + self._text()[: _width_of(self._stream) - 1])
         else:

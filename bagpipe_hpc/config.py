@@ -672,6 +672,8 @@ def _explain(error: ValidationError, settings: Settings) -> str:
             said = _explain_unknown(name)
         elif problem["type"] == "model_type":
             said = f"{name} = {shown(problem['input'])}: is a section; valid in it: {', '.join(_names_in(name))}"
+        elif problem["type"] == "value_error" and isinstance(problem["input"], Mapping):
+            said = f"{name}: {in_words(problem)}" if name else in_words(problem)  # what contradicts what, says the text
         elif name:
             said = f"{name} = {shown(problem['input'])}: {in_words(problem)}"
         else:

@@ -75,7 +75,13 @@ def parse_yaml(text: str, name: str) -> Document:
     except _RefusedError as error:
         raise ConfigError(f"{name}, line {error.line}: {error}; mend it") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date or a number, but is none
-        raise ConfigError(f"{name} is not valid YAML: {_shortened(' '.join(str(error).split()))}; mend it") from None
+        raise ConfigError(f"{name} is not valid YAML: {_shortened(_without_name(str(error)))}; mend it") from None
+
+
+def _without_name(error: str) -> str:
+    """In one line, and without the name that the library gives to every text."""
+    text = " ".join(error.split())
+    return text.replace('in "<unicode string>", position', "at position").replace('in "<unicode string>",', "in")
 
 
 def _shortened(text: str) -> str:

@@ -285,11 +285,16 @@ def _print_summary(dataset: Dataset) -> None:
         ("✓ " if console.encoding.startswith("utf") else "", "green"),
         (str(dataset.path), "bold"),
         f"\n  {_samples_of(dataset)}",
-        f"\n  {schema.num_dense} dense features, {schema.num_tables} tables, {sum(schema.num_embeddings):,} rows",
-        f"\n  {num_shards} shard{'s' if num_shards > 1 else ''}, {_size(num_bytes)}",
+        f"\n  {_count(schema.num_dense, 'dense feature')}, {_count(schema.num_tables, 'table')}, "
+        f"{_count(sum(schema.num_embeddings), 'row')}",
+        f"\n  {_count(num_shards, 'shard')}, {_size(num_bytes)}",
         (f"\n  bagpipe inspect {dataset.path}", "dim"),
     )
     console.print(lines, soft_wrap=True)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _samples_of(dataset: Dataset) -> str:

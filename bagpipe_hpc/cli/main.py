@@ -72,6 +72,7 @@ def main() -> None:
     except _UsageError as error:
         # The same on every rank of a launch: the first one says it.
         await_first_rank(os.environ)
+        error.message = error.message.removeprefix("Value error, ")  # words of a library's, before what is wrong
         error.show()
         sys.exit(EXIT_INVALID)
     except BrokenPipeError:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from bagpipe_hpc.errors import ConfigError
+from bagpipe_hpc.fault_words import in_words, shown
 
 System = Literal["slurm", "pbs", "lsf", "flux"]
 Template = Literal["train", "train-mpirun", "train-het", "import", "bench"]
@@ -156,5 +158,8 @@ def describe(fields: dict[str, object]) -> JobDescription:
 def _explain(problem: ErrorDetails) -> str:
     name = ".".join(map(str, problem["loc"]))
     pattern = str(problem.get("ctx", {}).get("pattern"))
-    message = _ALLOWED.get(pattern, problem["msg"].removeprefix("Value error, "))
-    return f"{name} = {problem['input']!r}: {message}" if name else message
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, JobDescription.model_fields, n=1)
+        return f"unknown field {name!r}" + (f" (did you mean {close[0]}?)" if close else "")
+    message = _ALLOWED.get(pattern) or in_words(problem)
+    return f"{name} = {shown(problem['input'])}: {message}" if name else message

@@ -36,6 +36,28 @@ def test_plain_lines_come_at_once_and_every_ten_seconds() -> None:
     ]
 
 
+def test_a_phase_whose_share_was_told_is_told_to_be_done() -> None:
+    stream = io.StringIO()
+    activity = Activity(stream, is_live=False, clock=Clock())
+    activity("counting lines", 100, 10_000)
+    activity("counting lines", 10_000, 10_000)
+    activity("merging", 0, 5)
+    activity("merging", 5, 5)
+    activity("writing shards", 10, 10)
+    activity("verifying", 2, 8)
+    activity("verifying", 8, 8)
+    activity.end()
+    activity.end()
+    assert stream.getvalue().splitlines() == [
+        "counting lines: 100 of 10,000 (1%)",
+        "counting lines: 10,000 of 10,000 (100%)",
+        "merging",
+        "writing shards: 10 of 10 (100%)",
+        "verifying: 2 of 8 (25%)",
+        "verifying: 8 of 8 (100%)",
+    ]
+
+
 def test_without_a_total_there_is_no_guess() -> None:
     stream, clock = io.StringIO(), Clock()
     activity = Activity(stream, is_live=False, clock=clock)

@@ -136,7 +136,10 @@ def test_rows_of_an_own_model_are_embeddings_and_nothing_else() -> None:
 
 def test_early_stopping_needs_results_in_time() -> None:
     patience = "evaluation.early_stopping_patience=3"
-    with pytest.raises(ConfigError, match=r"counts evaluations while training: set evaluation\.every, too"):
+    with pytest.raises(
+        ConfigError,
+        match=r"settings: evaluation: early_stopping_patience counts .* training: set evaluation\.every, too",
+    ):
         load_config(None, [patience])
     with pytest.raises(ConfigError, match=r"evaluation\.every is 63, lookahead\.window is 64: .* raise the first"):
         load_config(None, [patience, "evaluation.every=63"])

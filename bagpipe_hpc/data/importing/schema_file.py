@@ -79,6 +79,8 @@ def _explain(fault: ErrorDetails, place: tuple[int | str, ...]) -> str:
             f"{owner} = {value}: must be the name of a column, in quotes where YAML takes it for something else, "
             "or its number from 1 on"
         )
+    if fault["type"] == "value_error" and isinstance(fault["input"], dict):
+        return f"{name}: {in_words(fault)}"
     if fault["type"] == "model_type":
         return f"{name} = {value}: must be a column, by name or number, or a mapping with `column`"
     if fault["type"] == "tuple_type":

@@ -8,6 +8,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from bagpipe_hpc.cli.data import _count
 from bagpipe_hpc.cli.main import app, main
 from bagpipe_hpc.data.dataset import open_dataset
 
@@ -96,6 +97,19 @@ def test_an_error_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, arg
     assert output.err.count("\n") == 1
     assert output.err.startswith(f"bagpipe: error: {message}")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_choice_that_is_none_is_refused_in_plain_words(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bagpipe", "jobs", "render", "--system", "sge"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "'--system': 'sge' is not one of 'slurm', 'pbs', 'lsf', 'flux'." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 tables"), (1, "1 table"), (1200, "1,200 tables")])
+def test_one_thing_is_singular(number, said):
+    assert _count(number, "table") == said
 
 
 def test_help_imports_nothing_heavy():
