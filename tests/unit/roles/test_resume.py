@@ -1,0 +1,40 @@
+"""A job against the checkpoint that it is to go on from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bagpipe_hpc.config import load_config
+from bagpipe_hpc.data.dataset import Dataset, Split
+from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.errors import CheckpointError
+from bagpipe_hpc.roles.course import Position
+from bagpipe_hpc.roles.resume import check_fit, model_entry
+
+CONFIG = load_config(None, [])
+SCHEMA = Schema(dense=("d",), tables=(TableSchema(name="t", num_embeddings=5),))
+PATH = Path("clicks")
+DATASET = Dataset(PATH, SCHEMA, Split("train", PATH, SCHEMA, ()), Split("validation", PATH, SCHEMA, ()), {})
+
+
+def checkpoint_of(dataset: Dataset) -> Any:
+    """What `check_fit` reads of a checkpoint that was trained on a data set."""
+    position = SimpleNamespace(epoch=1, sample=64)
+    return SimpleNamespace(manifest=SimpleNamespace(model=model_entry(CONFIG, dataset), iteration=7, position=position))
+
+
+@pytest.mark.parametrize(("saved", "given"), [(None, None), ("a" * 64, "a" * 64), ("a" * 64, None), (None, "a" * 64)])
+def test_a_vocabulary_that_may_be_the_same_goes_on(saved: str | None, given: str | None) -> None:
+    checkpoint = checkpoint_of(replace(DATASET, vocabulary_sha256=saved))
+    assert check_fit(checkpoint, CONFIG, replace(DATASET, vocabulary_sha256=given)) == Position(7, 1, 64)
+
+
+def test_tables_of_the_same_sizes_with_other_values_are_refused() -> None:
+    checkpoint = checkpoint_of(replace(DATASET, vocabulary_sha256="a" * 64))
+    with pytest.raises(CheckpointError, match=r"^clicks: has another vocabulary .*`bagpipe import --vocabulary DIR`"):
+        check_fit(checkpoint, CONFIG, replace(DATASET, vocabulary_sha256="b" * 64))
