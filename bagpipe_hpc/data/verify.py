@@ -8,7 +8,7 @@ from typing import get_args
 
 from bagpipe_hpc.data.dataset import MANIFEST, Progress, Split, SplitName, no_progress, read_manifest
 from bagpipe_hpc.data.vocabulary_file import FILE as VOCABULARY
-from bagpipe_hpc.data.vocabulary_file import read_vocabulary
+from bagpipe_hpc.data.vocabulary_file import read_vocabulary, vocabulary_digest
 from bagpipe_hpc.errors import DatasetError
 
 _SAMPLES_PER_READ = 32_768
@@ -41,7 +41,17 @@ def verify_files(path: Path, progress: Progress = no_progress) -> Iterator[tuple
     if (path / VOCABULARY).exists():
         progress("verifying the vocabulary", 0, 0)
         try:
-            read_vocabulary(path)
+            _verify_vocabulary(path, manifest.vocabulary_sha256)
             yield VOCABULARY, None
         except DatasetError as error:
             yield VOCABULARY, error
+
+
+def _verify_vocabulary(path: Path, sha256: str | None) -> None:
+    """Args: sha256: The digest that dataset.json has; None: it has none. Raises DatasetError."""
+    digest = vocabulary_digest(read_vocabulary(path))
+    if sha256 is not None and digest != sha256:
+        raise DatasetError(
+            f"{path / VOCABULARY}: belongs to another data set, since {MANIFEST} has another digest of it; copy the "
+            "data set again, or make it again with `bagpipe import`"
+        )

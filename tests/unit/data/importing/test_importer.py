@@ -11,6 +11,7 @@ import pytest
 
 from bagpipe_hpc.data.importing import text
 from bagpipe_hpc.data.importing.description import TableDescription
+from bagpipe_hpc.data.verify import verify_files
 from bagpipe_hpc.errors import ConfigError, DatasetError
 
 DESCRIPTION = TableDescription.model_validate(
@@ -271,6 +272,11 @@ class TestKnownVocabulary:
         )
         assert other.schema == first.schema
         assert other.vocabulary_sha256 != first.vocabulary_sha256
+
+        (other.path / "vocabulary.h5").write_bytes((first.path / "vocabulary.h5").read_bytes())
+        faults = {name: str(fault) for name, fault in verify_files(other.path) if fault}
+        assert list(faults) == ["vocabulary.h5"]
+        assert "belongs to another data set" in faults["vocabulary.h5"]
 
     @pytest.mark.parametrize(
         ("change", "reason"),
