@@ -20,6 +20,7 @@ LAYERS = (
         "errors",
         "bounded_json",
         "exit_codes",
+        "early_signals",
         "compiled",
         "config",
         "strict_yaml",
