@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.errors import OwnModelError
+from bagpipe_hpc.errors import ConfigError, OwnModelError
 from bagpipe_hpc.launcher import keep_mpi_from_starting
 from bagpipe_hpc.roles.uncaught import raise_on_all_ranks
 
@@ -186,6 +186,9 @@ def _start(
     local: bool,
     has_own_loop: bool = False,
 ) -> tuple[Request, Training]:
+    for name, path in {"data": data, "run_dir": run_dir}.items():
+        if not isinstance(path, str | Path) or "\0" in str(path):
+            raise ConfigError(f"{name} = {path!r} is no path: give the path of a directory")
     if local:
         keep_mpi_from_starting()
     from bagpipe_hpc.roles.job import Request, Training  # starts MPI, where nothing keeps it from that
