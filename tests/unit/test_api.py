@@ -36,5 +36,5 @@ def test_settings_that_are_none_are_refused(config: object) -> None:
 
 @pytest.mark.parametrize("path", ["\0", 5, None])
 def test_a_directory_that_is_no_path_is_refused(path: object) -> None:
-    with pytest.raises(ConfigError, match="run_dir = .* is no path"):
+    with pytest.raises(ConfigError, match=r"run_dir = .* is no path"):
         bagpipe_hpc.run(data="clicks", run_dir=path, local=True)  # type: ignore[arg-type]
