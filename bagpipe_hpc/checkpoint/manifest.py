@@ -92,6 +92,7 @@ class ModelEntry(_Part):
     dense_optimizer: str
     dense_optimizer_settings: dict[str, JsonValue] = {}
     seed: Annotated[int, Field(ge=0, lt=2**63)]
+    vocabulary_sha256: Sha256 | None = None  # of what rows stand for; None: not known
 
     @model_validator(mode="after")
     def _is_bounded(self) -> ModelEntry:
@@ -224,11 +225,27 @@ def require_same_model(saved: ModelEntry, wanted: ModelEntry) -> None:
     Raises:
         CheckpointError: names every field that differs, with both values.
     """
-    differences = list(_differences("model", saved.model_dump(mode="json"), wanted.model_dump(mode="json")))
+    entries = [entry.model_dump(mode="json", exclude={"vocabulary_sha256"}) for entry in (saved, wanted)]
+    differences = list(_differences("model", *entries))
     if differences:
         raise CheckpointError(
             f"the job contradicts the checkpoint: {'; '.join(differences)}; continue with the settings and data set of "
             "the checkpoint, or start without --resume"
+        )
+
+
+def require_same_vocabulary(saved: ModelEntry, wanted: ModelEntry, dataset: Path) -> None:
+    """Refuse a data set whose rows stand for other values than those the model was trained with.
+
+    Raises:
+        CheckpointError: both vocabularies are known, and they differ.
+    """
+    ours, theirs = saved.vocabulary_sha256, wanted.vocabulary_sha256
+    if ours is not None and theirs is not None and ours != theirs:
+        raise CheckpointError(
+            f"{dataset}: has another vocabulary than the data set that the checkpoint was trained on, so the same row "
+            "stands for another value; import the files again with `bagpipe import --vocabulary DIR`, where DIR is the "
+            "data set of the training"
         )
 
 

@@ -37,6 +37,7 @@ FORMAT_VERSION: Final = 2
 MANIFEST = "dataset.json"
 SAMPLES_PER_SHARD = 1 << 20
 
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SplitName = Literal["train", "validation"]
 
 Progress = Callable[[str, int, int], None]
@@ -86,6 +87,7 @@ class Manifest(BaseModel):
     format_version: Literal[2] = FORMAT_VERSION
     sample_schema: Schema = Field(alias="schema")
     splits: Splits
+    vocabulary_sha256: Sha256 | None = None  # of what rows stand for (`vocabulary_digest`); None: not known
     origin: dict[str, JsonValue] = {}  # how the data set was made; for readers, not for programs
 
     @model_validator(mode="after")
@@ -191,6 +193,7 @@ class Dataset:
     train: Split
     validation: Split
     origin: Mapping[str, JsonValue]
+    vocabulary_sha256: str | None = None  # None: the data set has no vocabulary, or its digest is not known
 
     def split(self, name: SplitName) -> Split:
         """The split of that name."""
@@ -210,7 +213,7 @@ def open_dataset(path: Path) -> Dataset:
     for split in (train, validation):
         for shard in split.shards:
             split.open_shard(shard).close()
-    return Dataset(path, schema, train, validation, manifest.origin)
+    return Dataset(path, schema, train, validation, manifest.origin, manifest.vocabulary_sha256)
 
 
 def require_labels(dataset: Dataset, use: str) -> None:
@@ -280,7 +283,13 @@ class PartialDataset:
         self.sync(file)
         return ShardEntry(file=file, num_samples=writer.num_samples)
 
-    def commit(self, schema: Schema, shards: Sequence[ShardEntry], origin: Mapping[str, JsonValue]) -> None:
+    def commit(
+        self,
+        schema: Schema,
+        shards: Sequence[ShardEntry],
+        origin: Mapping[str, JsonValue],
+        vocabulary_sha256: str | None = None,
+    ) -> None:
         """Write dataset.json and rename; all shards are finished, and given in time order within their split."""
         train = tuple(shard for shard in shards if shard.split == "train")
         validation = tuple(shard for shard in shards if shard.split == "validation")
@@ -288,7 +297,12 @@ class PartialDataset:
             raise DatasetError(f"{self._path}: not one training sample came; give an input that has some")
         if not validation and not schema.labelled:
             raise DatasetError(f"{self._path}: not one sample came; give an input that has some")
-        manifest = Manifest(schema=schema, splits=Splits(train=train, validation=validation), origin=dict(origin))
+        manifest = Manifest(
+            schema=schema,
+            splits=Splits(train=train, validation=validation),
+            vocabulary_sha256=vocabulary_sha256,
+            origin=dict(origin),
+        )
         try:
             (self.directory / MANIFEST).write_bytes(_content_of(manifest))
             _sync(self.directory / MANIFEST)

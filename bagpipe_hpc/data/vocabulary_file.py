@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,6 +51,24 @@ def write_vocabulary(path: Path, tables: Mapping[str, TableVocabulary]) -> None:
                 group.create_dataset("values", data=values, maxshape=(None,), chunks=chunks, fletcher32=True)
             else:
                 group.attrs["hash_rows"] = table.encoder.num_embeddings
+
+
+def vocabulary_digest(tables: Mapping[str, TableVocabulary]) -> str:
+    """SHA-256 of what rows stand for: two data sets with the same digest give every value the same row.
+
+    Hashed, per table in name order: the name, NUL, the type, NUL; then, where values have rows of their own, their
+    number and the values in row order as little-endian integers; where values are hashed, the number of rows, negative.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tables):
+        table = tables[name]
+        digest.update(f"{name}\0{table.type}\0".encode())
+        if isinstance(table.encoder, Vocabulary):
+            values = table.encoder.values.astype(_DTYPES[table.type].newbyteorder("<"), copy=False)
+            digest.update(len(values).to_bytes(8, "little", signed=True) + values.tobytes())
+        else:
+            digest.update((-table.encoder.num_embeddings).to_bytes(8, "little", signed=True))
+    return digest.hexdigest()
 
 
 def read_vocabulary(path: Path) -> dict[str, TableVocabulary]:

@@ -166,7 +166,7 @@ class _Oracle:
         )
         self._committer: Committer | None = None
         if spec.checkpoints is not None and spec.config.checkpoint.enabled:
-            model = model_entry(spec.config, dataset.schema)
+            model = model_entry(spec.config, dataset)
             self._committer = Committer(spec, topology, course, model, cache_rows, self._is_pinned)
         self._sender = PlanSender(comms.plans, PLANS_IN_FLIGHT)
         self._batches = sample_batches(spec.config, dataset, course, self._timetable)

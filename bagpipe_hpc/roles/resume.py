@@ -11,11 +11,11 @@ from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, saved_checkpoints
 from bagpipe_hpc.checkpoint.generation import claim_generation
 from bagpipe_hpc.checkpoint.hdf5 import damaged
 from bagpipe_hpc.checkpoint.layout import MANIFEST
-from bagpipe_hpc.checkpoint.manifest import ModelEntry, require_same_model
+from bagpipe_hpc.checkpoint.manifest import ModelEntry, require_same_model, require_same_vocabulary
 from bagpipe_hpc.checkpoint.verify import Verifier, newest_good
 from bagpipe_hpc.config import Config, ModelConfig, TableConfig
 from bagpipe_hpc.data.dataset import Dataset
-from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.data.schema import TableSchema
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.lookahead.plan import ends
 from bagpipe_hpc.lookahead.residents import Residents
@@ -79,10 +79,12 @@ def check_fit(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> Posit
     """Hold a job against the checkpoint it is to go on from; returns where it goes on.
 
     Raises:
-        CheckpointError: names every field that differs.
+        CheckpointError: names every field that differs, or says that the data set has another vocabulary.
     """
     manifest = checkpoint.manifest
-    require_same_model(manifest.model, model_entry(config, dataset.schema))
+    wanted = model_entry(config, dataset)
+    require_same_model(manifest.model, wanted)
+    require_same_vocabulary(manifest.model, wanted, dataset.path)
     position = Position(manifest.iteration, manifest.position.epoch, manifest.position.sample)
     return position
 
@@ -144,9 +146,9 @@ def require_usable(checkpoint: Checkpoint) -> None:
     evaluations_in(checkpoint)
 
 
-def model_entry(config: Config, schema: Schema) -> ModelEntry:
+def model_entry(config: Config, dataset: Dataset) -> ModelEntry:
     """What a job that goes on from a checkpoint must agree on with it."""
-    model = config.model
+    model, schema = config.model, dataset.schema
     return ModelEntry.model_validate(
         {
             **_architecture(model),
@@ -170,6 +172,7 @@ def model_entry(config: Config, schema: Schema) -> ModelEntry:
             "dense_optimizer": config.dense_optimizer.name.lower(),
             "dense_optimizer_settings": config.dense_optimizer.arguments,
             "seed": config.training.seed,
+            "vocabulary_sha256": dataset.vocabulary_sha256,
         }
     )
 

@@ -26,3 +26,10 @@ _AVAZU_CATEGORIES = (
 AVAZU = TableDescription(
     label=Label(column="click"), categorical=tuple(Category(column=name) for name in _AVAZU_CATEGORIES)
 )
+
+_LOGS = {"Criteo": CRITEO, "Avazu": AVAZU}
+
+
+def log_of(description: TableDescription) -> str:
+    """Name of the click log that is described, with its labels or without; empty for any other table."""
+    return next((name for name, log in _LOGS.items() if log.categorical == description.categorical), "")

@@ -10,6 +10,7 @@ from contextlib import suppress
 import pyarrow as pa
 from pyarrow import csv
 
+from bagpipe_hpc.data.importing.click_logs import log_of
 from bagpipe_hpc.data.importing.description import Kind, TableDescription
 from bagpipe_hpc.data.importing.formats import BOM
 from bagpipe_hpc.errors import DatasetError
@@ -29,6 +30,7 @@ _VALUES: Mapping[Kind, tuple[str, str]] = {
     "hexadecimal": ("[0-9a-fA-F]{0,8}+", "empty or at most 8 hexadecimal digits"),
 }
 _ARROW_TYPES: Mapping[Kind, pa.DataType] = {"hexadecimal": pa.binary(), "text": pa.binary()}
+_OFTEN_MISSING = {"na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", r"\n", "missing"}  # in lower case
 _OFTEN = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
 
 
@@ -55,8 +57,12 @@ class Grammar:
         self._lines = re.compile(rf"(?:{delimiter.join(fields)}\r?+\n)*+".encode())
         self._any_field = re.compile(self._any.encode())
 
-    def good_lines(self, text: bytes) -> tuple[bytes, list[tuple[int, str]]]:
-        """Text of the lines that are in order; of the others the number, from 0 on, and what is wrong."""
+    def good_lines(self, text: bytes, lines_before: int = 0) -> tuple[bytes, list[tuple[int, str]]]:
+        """Text of the lines that are in order; of the others the number, from 0 on, and what is wrong.
+
+        Args:
+            lines_before: Lines of the file before this text.
+        """
         pieces, faults = [], []
         start, line = 0, 0
         while start < len(text):
@@ -66,7 +72,7 @@ class Grammar:
             if end < len(text):
                 line += text.count(b"\n", start, end)
                 start = text.index(b"\n", end) + 1
-                faults.append((line, self._fault(text[end : start - 1])))
+                faults.append((line, self._fault(text[end : start - 1], is_first=lines_before + line == 0)))
                 line += 1
             else:
                 start = end
@@ -129,23 +135,52 @@ class Grammar:
             value = f"(?:(?:{missing})(?={self._end})|{value})"
         return f'(?:"{value}"|{value})' if self._description.quoting else value
 
-    def _fault(self, line: bytes) -> str:
-        """Why a line does not match."""
+    def _fault(self, line: bytes, *, is_first: bool) -> str:
+        """Why a line does not match; is_first: it is the first one of its file."""
         line = line.removesuffix(b"\r")
         fields = self.split(line)
         if b"\r" in line or fields is None:
             return 'has a quoted field that does not end, text beside it, or a line end in it (" in it is written "")'
         if len(fields) != len(self._header):
-            separated = _OFTEN.get(self._description.delimiter, repr(self._description.delimiter))
-            one_less = self._description.columns and len(fields) == len(self._header) - 1
-            hint = " (a file without labels? --no-label takes it for predictions)" if one_less else ""
-            hint = self._delimiter_hint(line) or hint if line else " (the line is empty)"
-            return f"has {len(fields)} {separated}-separated columns, but {len(self._header)} are needed{hint}"
+            return self._number_fault(line, len(fields), is_first)
         if list(_unquoted(fields)) == list(self._header):
-            return "is a header, but the schema names `columns`, so that files have none; leave `columns` out"
+            if is_first and self._description.columns:
+                return "is a header, but the schema names `columns`, so that files have none; leave `columns` out"
+            return "is a header in the middle of the file, as where files were put together with cat"
         position = next(i for i in sorted(self._fields) if not re.fullmatch(self._fields[i].encode(), fields[i]))
         value = fields[position][:40].decode("utf-8", "replace")
-        return describe_fault(position, self._header, value, _VALUES[self._kinds[position]][1])
+        fault = describe_fault(position, self._header, value, _VALUES[self._kinds[position]][1])
+        return fault + self._missing_hint(value.strip('"'), self._kinds[position])
+
+    def _number_fault(self, line: bytes, num_fields: int, is_first: bool) -> str:
+        """Of a line with so many fields, which are not as many as there must be."""
+        separated = _OFTEN.get(self._description.delimiter, repr(self._description.delimiter))
+        plural = "" if num_fields == 1 else "s"
+        one_less = self._description.columns and num_fields == len(self._header) - 1
+        hint = " (a file without labels? --no-label takes it for predictions)" if one_less else ""
+        if not line:
+            hint = " (the line is empty)"
+        elif log := log_of(self._description):
+            hint = hint or self._log_hint(line, log, is_first)
+        else:
+            hint = self._delimiter_hint(line) or hint
+        needed = len(self._header)
+        return f"has {num_fields} {separated}-separated column{plural}, but {needed} {_are(needed)} needed{hint}"
+
+    def _log_hint(self, line: bytes, log: str, is_first: bool) -> str:
+        """Whether the file seems to be another one than the click log."""
+        if self._description.delimiter.encode() in line and not is_first:
+            return ""
+        others = _OFTEN.keys() - {self._description.delimiter}
+        most = max(sorted(others), key=lambda delimiter: line.count(delimiter.encode()))
+        looks = f" the line looks {_OFTEN[most]}-separated;" if most.encode() in line else ""
+        return f" (is this a {log} log?{looks} `bagpipe import table` takes files of any layout)"
+
+    def _missing_hint(self, value: str, kind: Kind) -> str:
+        """How to let a text in that often says that a value is missing; no click log has one."""
+        if value.lower() not in _OFTEN_MISSING or kind in ("binary", "rating") or log_of(self._description):
+            return ""
+        return missing_hint([*self._description.missing, value])
 
     def _delimiter_hint(self, line: bytes) -> str:
         for delimiter, name in _OFTEN.items():
@@ -160,6 +195,19 @@ class Grammar:
 def describe_fault(position: int, header: Sequence[str], value: str, allowed: str) -> str:
     """A value that its column may not have."""
     return f"column {position + 1} ({header[position]}) is {value!r}, but must be {allowed}"
+
+
+def missing_hint(texts: Sequence[str]) -> str:
+    """The setting of a schema by which these texts say that a value is missing."""
+    plain = (text if re.fullmatch("[A-Z]+|NaN", text) and text != "NULL" else json.dumps(text) for text in texts)
+    return f" (if that says that the value is missing, write `missing: [{', '.join(plain)}]` in the schema)"
+
+
+def header_hint(header: Sequence[str]) -> str:
+    """What to say of a header that lacks a column, but looks like a line of values; empty if it does not."""
+    if not any(re.fullmatch(r"-?[0-9.]+(?:[eE][-+]?[0-9]+)?|", name) for name in header):
+        return ""
+    return " (line 1 looks like values: if files have no header, name all columns in the schema: `columns: [...]`)"
 
 
 def delimiter_hint(line: bytes, description: TableDescription) -> str:
@@ -177,6 +225,10 @@ def header_of(line: bytes, description: TableDescription) -> list[str] | None:
     """Names of the columns in the first line of a file; None where its quotes are out of place."""
     fields = Grammar(description, (), {}).split(line)
     return None if fields is None else list(_unquoted(fields))
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _unquoted(fields: Sequence[bytes]) -> Iterator[str]:

@@ -41,7 +41,7 @@ from bagpipe_hpc.data.schema import MAX_ROWS
 from bagpipe_hpc.data.shard import Compression
 from bagpipe_hpc.data.vocabulary import Encoder, HashedVocabulary, ValueCounter, Vocabulary, require_min_count
 from bagpipe_hpc.data.vocabulary_file import FILE as VOCABULARY
-from bagpipe_hpc.data.vocabulary_file import TableVocabulary, read_vocabulary, write_vocabulary
+from bagpipe_hpc.data.vocabulary_file import TableVocabulary, read_vocabulary, vocabulary_digest, write_vocabulary
 from bagpipe_hpc.errors import ConfigError, DatasetError
 from bagpipe_hpc.sharding import Int64Array
 
@@ -244,7 +244,8 @@ class _Import:
         shards = [ShardEntry.model_validate(shard) for shards_of_rank in written for shard in shards_of_rank]
         skipped = report_bad_lines(self.ranks, bad)
         self.progress("writing dataset.json", 0, 0)
-        from_first(self.ranks, lambda: partial.commit(schema, shards, self._origin(command, skipped)))
+        origin = self._origin(command, skipped)
+        from_first(self.ranks, lambda: partial.commit(schema, shards, origin, vocabulary_digest(vocabulary)))
 
     def _watched(
         self, samples: Iterator[tuple[Int64Array, Batch]], watch: Callable[[int], None]

@@ -14,8 +14,9 @@ import pyarrow as pa
 from bagpipe_hpc.data.dataset import Progress
 from bagpipe_hpc.data.importing import parquet, text
 from bagpipe_hpc.data.importing.bad_lines import BadLines
+from bagpipe_hpc.data.importing.click_logs import log_of
 from bagpipe_hpc.data.importing.description import TableDescription, position_of
-from bagpipe_hpc.data.importing.grammar import Grammar, delimiter_hint, header_of
+from bagpipe_hpc.data.importing.grammar import Grammar, delimiter_hint, header_hint, header_of
 from bagpipe_hpc.data.importing.ranks import Ranks, from_first
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
@@ -103,7 +104,7 @@ class Inputs:
         above = self._header_lines
         blocks = text.read_lines(self._files[number], self._indices[number], start + above, stop + above)
         for line, content in blocks:
-            good, faults = self._grammar.good_lines(content)
+            good, faults = self._grammar.good_lines(content, line)
             try:
                 table = self._grammar.parse(good, self._kinds.keys() if positions is None else positions)
             except pa.ArrowException as error:
@@ -150,7 +151,10 @@ def _examine(files: Sequence[Path], description: TableDescription, progress: Pro
         try:
             description.kinds(headers[-1])
         except DatasetError as error:
-            hint = "" if is_parquet else delimiter_hint(text.first_line(file), description)
+            if log := log_of(description):
+                cure = f"the file has not the layout of the {log} log: import it with `bagpipe import table`"
+                raise DatasetError(f"{file}: {error}; {cure}") from None
+            hint = "" if is_parquet else delimiter_hint(text.first_line(file), description) or header_hint(headers[-1])
             raise DatasetError(f"{file}: {error}{hint}; mend the schema or the file") from None
         if is_parquet:
             parquet.check_types(file, _use_of(description, headers[-1]))

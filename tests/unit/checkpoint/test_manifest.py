@@ -18,6 +18,7 @@ from bagpipe_hpc.checkpoint.manifest import (
     TableEntry,
     read_manifest,
     require_same_model,
+    require_same_vocabulary,
 )
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.errors import CheckpointError
@@ -150,3 +151,17 @@ def test_the_same_model_may_go_on() -> None:
 def test_a_contradiction_names_the_field(change: dict[str, Any], said: str) -> None:
     with pytest.raises(CheckpointError, match=said):
         require_same_model(MODEL, MODEL.model_copy(update=change))
+
+
+@pytest.mark.parametrize(("saved", "wanted"), [(None, None), ("a" * 64, None), (None, "b" * 64), ("a" * 64, "a" * 64)])
+def test_a_vocabulary_that_may_be_the_same_goes_on(saved: str | None, wanted: str | None) -> None:
+    models = [MODEL.model_copy(update={"vocabulary_sha256": digest}) for digest in (saved, wanted)]
+    require_same_model(models[0], models[1])
+    require_same_vocabulary(models[0], models[1], Path("clicks"))
+
+
+def test_another_vocabulary_is_refused() -> None:
+    models = [MODEL.model_copy(update={"vocabulary_sha256": digit * 64}) for digit in "ab"]
+    require_same_model(models[0], models[1])
+    with pytest.raises(CheckpointError, match=r"clicks: has another vocabulary .*`bagpipe import --vocabulary DIR`"):
+        require_same_vocabulary(models[0], models[1], Path("clicks"))

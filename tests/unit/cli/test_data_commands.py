@@ -68,7 +68,7 @@ def test_bad_lines_are_counted_and_shown(tmp_path):
     (tmp_path / "clicks.txt").write_text("1" + "\t" * 39 + "\nbad\n")
     output = bagpipe("import", "criteo", tmp_path / "clicks.txt", "--output", tmp_path / "clicks", "--max-bad-lines", 1)
     assert "1 bad line skipped; the first:" in output
-    assert "clicks.txt: line 2: has 1 tab-separated columns" in output
+    assert "clicks.txt: line 2: has 1 tab-separated column" in output
 
 
 def test_hashing(tmp_path):

@@ -101,6 +101,7 @@ def test_dataset_json_is_the_documented_one(dataset, schema):
             ],
             "validation": [{"file": "validation/shard-00000.h5", "num_samples": 5}],
         },
+        "vocabulary_sha256": None,
         "origin": {"seed": 1},
     }
     assert dataset.origin == {"seed": 1}

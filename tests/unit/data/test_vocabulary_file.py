@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bagpipe_hpc.data.vocabulary import HashedVocabulary, Vocabulary
-from bagpipe_hpc.data.vocabulary_file import FILE, TableVocabulary, read_vocabulary, write_vocabulary
+from bagpipe_hpc.data.vocabulary_file import FILE, TableVocabulary, read_vocabulary, vocabulary_digest, write_vocabulary
 from bagpipe_hpc.errors import DatasetError
 
 TABLES = {
@@ -52,6 +52,25 @@ def test_it_takes_no_more_than_h5py(written):
     with h5py.File(written / FILE) as file:
         assert file["user/values"][:].tolist() == [2**62, 0, 7]
         assert file["item"].attrs["hash_rows"] == 50
+
+
+def test_the_digest_is_that_of_what_rows_stand_for(written):
+    assert vocabulary_digest(read_vocabulary(written)) == vocabulary_digest(TABLES)
+    assert vocabulary_digest(dict(reversed(TABLES.items()))) == vocabulary_digest(TABLES)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"user": TableVocabulary("text", Vocabulary(np.array([2**62, 7, 0], np.int64)))},
+        {"user": TableVocabulary("hexadecimal", Vocabulary(np.array([5, 0, 7], np.int64)))},
+        {"none": TableVocabulary("text", HashedVocabulary(2))},
+        {"item": TableVocabulary("text", HashedVocabulary(51))},
+        {"more": TableVocabulary("text", HashedVocabulary(50))},
+    ],
+)
+def test_other_rows_have_another_digest(change):
+    assert vocabulary_digest({**TABLES, **change}) != vocabulary_digest(TABLES)
 
 
 def test_the_same_bytes_every_time(written, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from bagpipe_hpc.data.importing import text
 from bagpipe_hpc.data.importing.click_logs import AVAZU, CRITEO
 from bagpipe_hpc.data.importing.description import TableDescription
+from bagpipe_hpc.data.importing.importer import import_files
 from bagpipe_hpc.errors import ConfigError, DatasetError
 
 SHARED = Path(__file__).parents[5] / "shared/data"
@@ -141,7 +142,7 @@ class TestMalformed:
             (line(categories={1: '"1"'}), r"column 15 \(C1\) is '\"1\"'"),
             (line(categories={2: "-1"}), r"column 16 \(C2\) is '-1'"),
             (line(categories={2: "é" * 100}), r"column 16 \(C2\) is 'é{20}'"),
-            ("\n", r"has 1 tab-separated columns, but 40 are needed .the line is empty.; mend"),
+            ("\n", r"has 1 tab-separated column, but 40 are needed .the line is empty.; mend"),
             (line()[:-2] + "\n", r"has 39 tab-separated columns, but 40 are needed \(a file without labels"),
             (line()[:-1] + "\t\n", r"has 41 tab-separated columns"),
         ],
@@ -237,3 +238,25 @@ class TestRealClicks:
         assert dataset.schema.num_embeddings == (1 + 185_656, 1 + 18_761)
         assert int(all_labels(dataset).sum()) == 1_000_000 - 352_994  # clicks less sessions
         assert next(dataset.train.batches(4)).labels.tolist() == [1, 0, 1, 0]
+
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [
+            (
+                "id,click,hour\n1,0,14\n",
+                r"has 1 tab-.* \(is this a Criteo log\? the line looks comma-separated; `bagpipe",
+            ),
+            ("a\tb\n", r"has 2 tab-.* \(is this a Criteo log\? `bagpipe import table` takes files of any layout\)"),
+        ],
+    )
+    def test_files_that_are_no_criteo_log(self, import_criteo, tmp_path, content, reason):
+        with pytest.raises(DatasetError, match=rf"line 1: {reason}"):
+            import_criteo([write(tmp_path / "other.csv", content)], tmp_path / "clicks", hash_rows=10)
+
+    @pytest.mark.parametrize("log", [AVAZU, AVAZU.without_label()])
+    def test_files_that_are_no_avazu_log(self, tmp_path, log):
+        (tmp_path / "good.csv").write_text("y,c\n1,a\n")
+        with pytest.raises(
+            DatasetError, match=r"not the layout of the Avazu log: import it with `bagpipe import table`$"
+        ):
+            import_files([tmp_path / "good.csv"], tmp_path / "clicks", log)

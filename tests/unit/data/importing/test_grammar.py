@@ -5,6 +5,7 @@ import io
 import math
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,7 +83,7 @@ def test_numbers_that_are_let_in_are_numbers_of_float32(number):
     [
         (b"1,2,3,a", "has 4 comma-separated columns, but 5 are needed"),
         (b"1,2,3,a,b,c", "has 6 comma-separated columns"),
-        (b"", "has 1 comma-separated columns"),
+        (b"", "has 1 comma-separated column"),
         (b",2,3,a,b", "column 1 (y) is '', but must be 0 or 1"),
         (b"2,2,3,a,b", "column 1 (y) is '2', but must be 0 or 1"),
         (b"1,x,3,a,b", "column 2 (price) is 'x', but must be empty or a number below 1e37"),
@@ -119,3 +120,38 @@ def test_header():
     description = TableDescription.model_validate({"label": "y", "categorical": ["c"]})
     assert header_of(b'y,"a ""b""",c', description) == ["y", 'a "b"', "c"]
     assert header_of(b'y,"a', description) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "missing", "cure"),
+    [
+        ("NA", [], "write `missing: [NA]` in the schema"),
+        ('"NaN"', ["NA"], "write `missing: [NA, NaN]` in the schema"),
+        ("null", [], 'write `missing: ["null"]` in the schema'),
+        (r"\N", [], r'write `missing: ["\\N"]` in the schema'),
+    ],
+)
+def test_what_often_says_that_a_value_is_missing_gets_the_cure(value, missing, cure):
+    _, [(_, fault)] = parse(grammar(missing=missing), f"1,{value},3,a,b\n".encode())
+    assert fault.endswith(f"but must be empty or a number below 1e37 (if that says that the value is missing, {cure})")
+    given = yaml.safe_load(cure.split("`")[1])
+    assert parse(grammar(**given), f"1,{value},3,a,b\n".encode())[1] == []
+
+
+def test_a_label_is_never_missing():
+    _, [(_, fault)] = parse(grammar(), b"NA,2,3,a,b\n")
+    assert fault.startswith("column 1 (y) is 'NA', but must be 0 or 1")
+    assert "schema" not in fault
+
+
+@pytest.mark.parametrize(
+    ("columns", "lines_before", "fault"),
+    [
+        (None, 0, "is a header in the middle of the file"),
+        (HEADER, 7, "is a header in the middle of the file"),
+        (HEADER, 0, "is a header, but the schema names `columns`"),
+    ],
+)
+def test_a_header_among_the_lines(columns, lines_before, fault):
+    _, [(_, found)] = grammar(columns=columns).good_lines(b",".join(map(str.encode, HEADER)) + b"\n", lines_before)
+    assert found.startswith(fault)

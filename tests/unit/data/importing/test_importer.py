@@ -153,7 +153,7 @@ class TestBadLines:
     @pytest.mark.parametrize("num_ranks", [1, 2, 4])
     def test_lines_are_numbered_rightly_on_every_rank(self, import_table, small_blocks, tmp_path, num_ranks):
         (tmp_path / "clicks.csv").write_text(clicks(bad=[150])[0])
-        with pytest.raises(DatasetError, match=r"/clicks.csv: line 150: has 1 comma-separated columns, but 5"):
+        with pytest.raises(DatasetError, match=r"/clicks.csv: line 150: has 1 comma-separated column, but 5"):
             import_table([tmp_path / "clicks.csv"], tmp_path / "clicks", DESCRIPTION, num_ranks=num_ranks)
         assert not (tmp_path / "clicks").exists()
 
@@ -262,6 +262,15 @@ class TestKnownVocabulary:
         assert new.ragged["tags"].ids.tolist() == [0, 2, 0, 1]  # c was seen once, but min_count of tags is 2
         assert other.origin["vocabulary"] == "first"
         assert (other.path / "vocabulary.h5").read_bytes() == (first.path / "vocabulary.h5").read_bytes()
+        assert other.vocabulary_sha256 == first.vocabulary_sha256 is not None
+
+    def test_a_vocabulary_of_its_own_has_another_digest(self, import_table, first, tmp_path):
+        (tmp_path / "other.csv").write_text(self.FIRST.replace("i1", "i3"))
+        other = import_table(
+            [tmp_path / "other.csv"], tmp_path / "other", DESCRIPTION, min_count=1, validation_fraction=0
+        )
+        assert other.schema == first.schema
+        assert other.vocabulary_sha256 != first.vocabulary_sha256
 
     @pytest.mark.parametrize(
         ("change", "reason"),

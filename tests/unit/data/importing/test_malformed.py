@@ -73,10 +73,10 @@ def bad_lines(draw, layout):
     kind = draw(st.sampled_from(["short", "long", "empty", "value", "bytes", "line end"]))
     fields = list(layout.line)
     if kind == "empty":
-        return b"", f"has 1 [a-z]+-separated columns, but {number} are needed"
+        return b"", f"has 1 [a-z]+-separated column, but {number} are needed"
     if kind in ("short", "long"):
         fields = fields[:-1] if kind == "short" else [*fields, b"1"]
-        return layout.delimiter.join(fields), f"has {len(fields)} [a-z]+-separated columns, but {number} are needed"
+        return layout.delimiter.join(fields), f"has {len(fields)} [a-z]+-separated columns?, but {number} are needed"
     column = draw(st.sampled_from(sorted(layout.wrong)))
     position = layout.header.index(column)
     if kind == "line end":

@@ -136,6 +136,7 @@ LINES = b"y,c\n1,a\n0,b\n" * 50
             r"column 'y' is not there; .* \(with the delimiter tab all would be there: `delimiter: \"\\t\"`",
         ),
         (b"id,click\n1,a\n", "column 'y' is not there; columns: id, click; mend the schema"),
+        (b"1,a\n0,b\n", r"column 'y' is not there; columns: 1, a \(line 1 looks like values: .*`columns: \[...\]`\);"),
     ],
     # The bytes of an archive hold the time, and every process of a parallel run must give a test the same name.
     ids=lambda value: value if isinstance(value, str) else "content",
@@ -152,7 +153,7 @@ def test_files_that_are_no_table_are_called_by_name(
 def test_without_a_header_a_delimiter_is_guessed_too(import_table: ImportTable, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"1;a\n0;b\n")
     reason = (
-        r"line 1: has 1 comma-separated columns, but 2 are needed \(there would be so many with the delimiter semicolon"
+        r"line 1: has 1 comma-separated column, but 2 are needed \(there would be so many with the delimiter semicolon"
     )
     with pytest.raises(DatasetError, match=reason):
         import_table([tmp_path / "a.csv"], tmp_path / "out", UNNAMED, **EVERYTHING)
@@ -218,6 +219,14 @@ def test_a_header_where_there_should_be_none(import_table: ImportTable, tmp_path
         DatasetError, match=r"line 1: is a header, but the schema names `columns`.*; leave `columns` out"
     ):
         import_table([tmp_path / "a.csv"], tmp_path / "out", UNNAMED, **EVERYTHING)
+
+
+@pytest.mark.parametrize("description", [NAMED, UNNAMED])
+def test_a_header_in_the_middle(import_table: ImportTable, tmp_path: Path, description: TableDescription) -> None:
+    header = "" if description.columns else "y,c\n"
+    (tmp_path / "a.csv").write_text(f"{header}1,a\n0,b\ny,c\n1,a\n")
+    with pytest.raises(DatasetError, match=r"line [34]: is a header in the middle of the file, .* with cat; mend the"):
+        import_table([tmp_path / "a.csv"], tmp_path / "out", description, **EVERYTHING)
 
 
 def test_files_of_two_layouts(import_table: ImportTable, tmp_path: Path) -> None:
