@@ -12,7 +12,9 @@ from bagpipe_hpc.cli.job import job_request, run_job
 from bagpipe_hpc.launcher import is_alone
 
 Split = Literal["validation", "train"]
-CheckpointArgument = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint, or a directory of some.")]
+CheckpointArgument = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint, a directory of some, or a run directory.")
+]
 DataOption = Annotated[Path, typer.Option(help="Data set, of the schema the model was trained with.")]
 RunDirOption = Annotated[Path, typer.Option(help="Where summary.json goes.")]
 SplitOption = Annotated[Split, typer.Option(help="Samples to read.")]

@@ -67,7 +67,7 @@ class Request:
     Args:
         settings: A YAML file, settings by section, or a configuration; None: the defaults.
         traced: Iterations to trace, as A:B; None: tracing is off.
-        resume: "auto", the path of a checkpoint, or None.
+        resume: "auto", "latest", "best", the path of a checkpoint, or None.
         evaluates_only: Whether to load the checkpoint, with the settings it was made with, and to train no further.
         predictions: Where those of the evaluation go.
         time_limit: A duration; None: until the end of the batch job, where its environment says when that is.

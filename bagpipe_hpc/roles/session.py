@@ -43,7 +43,7 @@ def run(
         build_model: Called with ModelInputs, returns the model; None: model.factory or model.name.
         data: Data set directory.
         run_dir: Where config.yaml, metrics.jsonl and summary.json go.
-        resume: "auto", or the path of a checkpoint.
+        resume: "auto", "latest", "best", or the path of a checkpoint.
         time_limit: A duration, as "30:00".
         trace_iterations: As "100:200"; ":" is all.
         local: Run in this process alone, without a launcher: the ranks are threads, with one trainer.
