@@ -42,7 +42,9 @@ def evaluate(
 def predict(
     checkpoint: CheckpointArgument,
     data: DataOption,
-    output: Annotated[Path, typer.Option(help="NumPy file of click probabilities: float32, as the samples come.")],
+    output: Annotated[
+        Path, typer.Option(help="New NumPy file (.npy) of click probabilities: float32, as the samples come.")
+    ],
     run_dir: RunDirOption = Path("runs/predict"),
     split: SplitOption = "validation",
     overrides: OverridesOption = None,

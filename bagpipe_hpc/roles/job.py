@@ -366,7 +366,10 @@ def _read_config(request: Request) -> tuple[Config, list[str]]:
 
 def _validate(hosts: list[str], config: Config, lines: list[str], request: Request) -> _Job:
     from bagpipe_hpc.data.dataset import open_dataset, require_labels
+    from bagpipe_hpc.training.metrics import require_new_output
 
+    if request.predictions is not None:
+        require_new_output(request.predictions)
     budget = Budget(seconds_left(request.time_limit, os.environ, time.time()), time.perf_counter())
     if not config.dense_optimizer.is_plain_sgd:
         from bagpipe_hpc.training.dense_optimizer import check_dense_optimizer  # imports torch, which takes seconds
