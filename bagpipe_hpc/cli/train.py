@@ -27,7 +27,9 @@ def train(
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(metavar="auto|PATH", help="Go on from a checkpoint; auto: the newest good one, if any."),
+        typer.Option(
+            metavar="auto|latest|best|PATH", help="Go on from a checkpoint; auto: the newest good one, if any."
+        ),
     ] = None,
     time_limit: Annotated[
         str | None,
