@@ -132,7 +132,8 @@ class Dealer:
 
 
 @compiled
-def _deal(ids, offsets, sample_ends, shifts, keys):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _deal(ids: NDArray[Any], offsets: Int64Array, sample_ends: Int64Array, shifts: Int64Array, keys: KeyArray) -> None:
+    """Write the keys of the one-hot features; shifts, int64 (num_one_hot, T): from a sample to the place of its key."""
     num_columns = ids.shape[1]
     for t in range(len(sample_ends) - 1):
         for first in range(sample_ends[t], sample_ends[t + 1], BLOCK):

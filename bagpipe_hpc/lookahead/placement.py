@@ -24,9 +24,9 @@ import numpy as np
 from numba.cpython.unsafe.numbers import trailing_zeros
 from numpy.typing import NDArray
 
+from bagpipe_hpc.cache_hint import DISTANCE, hint
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.lookahead.features import FeatureTables, KeysBySample, Ragged, one_id_per_table
-from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
 
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
@@ -73,7 +73,7 @@ class LocalityPlacement:
     ) -> None:
         self.num_trainers = num_trainers
         self._sampler = KeysBySample(features or one_id_per_table(len(table_offsets) - 1), table_offsets)
-        self._buckets = np.zeros((num_buckets, 1), dtype=np.int64)  # 2-D for prefetch_row
+        self._buckets = np.zeros(num_buckets, dtype=np.int64)
         self._num_entries = 1  # in all batches so far; buckets that no entry had say 0
 
     def order(self, ids: Int32Array | Int64Array, share_ends: Int64Array, ragged: Sequence[Ragged] = ()) -> Int32Array:
@@ -94,35 +94,36 @@ class LocalityPlacement:
         trainers = _deal(entry_of_key, key_ends, entries[:num_entries], share_ends)
         _keep_homes(entries[:num_entries], self._buckets)
         self._num_entries += num_entries
-        order: Int32Array = _by_trainer(trainers, share_ends)
-        return order
+        return _by_trainer(trainers, share_ends)
 
     def state(self) -> PlacementState:
         """What later batches depend on."""
         used = np.flatnonzero(self._buckets)
-        return PlacementState(self._num_entries, used, self._buckets[used, 0])
+        return PlacementState(self._num_entries, used, self._buckets[used])
 
     def restore(self, state: PlacementState) -> None:
         """Go on from a state of the same number of trainers and buckets."""
         self._num_entries = state.num_entries
         self._buckets[:] = 0
-        self._buckets[state.used, 0] = state.homes
+        self._buckets[state.used] = state.homes
 
 
 @compiled
-def _enter(first_entry, keys, buckets, entry_of_key, entries):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _enter(
+    first_entry: int, keys: Int64Array, buckets: Int64Array, entry_of_key: Int32Array, entries: Int32Array
+) -> int:
     """Number the entries of the batch, count their uses and recall their homes. Returns how many there are."""
     mask = len(buckets) - 1
     forgotten = first_entry - len(buckets) // 2
     num_entries = 0
     for j in range(len(keys)):
-        prefetch_row(buckets, keys[min(j + DISTANCE, len(keys) - 1)] & mask)
+        hint(buckets, keys[min(j + DISTANCE, len(keys) - 1)] & mask)
         bucket = keys[j] & mask
-        latest = buckets[bucket, 0] >> HOME_BITS
+        latest = buckets[bucket] >> HOME_BITS
         if latest < first_entry:
-            home = buckets[bucket, 0] & HOME_MASK if latest >= forgotten else 0
+            home = buckets[bucket] & HOME_MASK if latest >= forgotten else 0
             latest = first_entry + num_entries
-            buckets[bucket, 0] = latest << HOME_BITS | home
+            buckets[bucket] = latest << HOME_BITS | home
             entries[num_entries, BUCKET] = bucket
             entries[num_entries, HOME] = home
             entries[num_entries, COUNT] = 0
@@ -134,7 +135,7 @@ def _enter(first_entry, keys, buckets, entry_of_key, entries):  # type: ignore[n
 
 
 @compiled
-def _deal(entry_of_key, key_ends, entries, share_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _deal(entry_of_key: Int32Array, key_ends: Int64Array, entries: Int32Array, share_ends: Int64Array) -> Int32Array:
     """Trainer of each sample; entries without a home get one."""
     num_samples, num_trainers = len(key_ends) - 1, len(share_ends) - 1
     one = np.uint64(1)
@@ -172,17 +173,17 @@ def _deal(entry_of_key, key_ends, entries, share_ends):  # type: ignore[no-untyp
 
 
 @compiled
-def _keep_homes(entries, buckets):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _keep_homes(entries: Int32Array, buckets: Int64Array) -> None:
     """Write the homes of the batch's entries back to their buckets."""
     for entry in range(len(entries)):
         if entry + DISTANCE < len(entries):
-            prefetch_row(buckets, entries[entry + DISTANCE, BUCKET])
+            hint(buckets, entries[entry + DISTANCE, BUCKET])
         bucket = entries[entry, BUCKET]
-        buckets[bucket, 0] = buckets[bucket, 0] & ~HOME_MASK | entries[entry, HOME]
+        buckets[bucket] = buckets[bucket] & ~HOME_MASK | entries[entry, HOME]
 
 
 @compiled
-def _by_trainer(trainers, share_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _by_trainer(trainers: Int32Array, share_ends: Int64Array) -> Int32Array:
     """Samples grouped by trainer, ascending within each group."""
     order = np.empty(len(trainers), dtype=np.int32)
     next_place = share_ends[:-1].copy()

@@ -18,7 +18,7 @@ updated in the iteration before; a gradient is *critical* when the row is used i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,13 +121,18 @@ class ExchangeLists:
     push_ends: Int64Array
 
 
-@dataclass(frozen=True)
-class TransferLists:
-    """Rows that travel between trainers and servers in one iteration, in one direction."""
+class TransferLists(NamedTuple):
+    """Rows that travel between trainers and servers in one iteration, in one direction.
 
-    counts: Int64Array  # (T, S)
-    slots: Int32Array  # trainer by trainer, then server by server
-    local_rows: KeyArray  # server by server, then trainer by trainer
+    Args:
+        counts: int64, shape (T, S).
+        slots: int32, shape (counts.sum(),): trainer by trainer, then server by server.
+        local_rows: int32 or int64, shape (counts.sum(),): server by server, then trainer by trainer.
+    """
+
+    counts: Int64Array
+    slots: Int32Array
+    local_rows: KeyArray
 
 
 @dataclass(frozen=True)

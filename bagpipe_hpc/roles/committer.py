@@ -26,7 +26,7 @@ from bagpipe_hpc.checkpoint.manifest import (
 from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
 from bagpipe_hpc.checkpoint.prune import prune
 from bagpipe_hpc.checkpoint.tree import Tree
-from bagpipe_hpc.lookahead.codec import PlanMessages, encode_snapshot
+from bagpipe_hpc.lookahead.codec import PlanMessages, Snapshots, encode_snapshot
 from bagpipe_hpc.roles.course import Course
 from bagpipe_hpc.roles.planning import Boundary, Placed
 from bagpipe_hpc.roles.progress import History
@@ -144,7 +144,7 @@ class Committer:
         partial.create()
         self._open = _Open(partial, boundary, is_full, time.perf_counter())
         self._latest = partial.iteration
-        return encode_snapshot(boundary.iteration, is_full, boundary.residents, self._topology.num_servers)
+        return encode_snapshot(Snapshots(boundary.iteration, is_full, boundary.residents, self._topology.num_servers))
 
     def receive(self, message: bytes) -> None:
         """One rank has written its files (5)."""

@@ -30,6 +30,8 @@ LAYERS = (
         "heap",
         "collector",
         "launcher",
+        "cache_hint",
+        "hash_table",
         "lazy_memory",
         "available_memory",
         "pace",
