@@ -1,10 +1,16 @@
 """Packaging of bagpipe_hpc; the pinned environment it is tested with is in env/."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+VERSION_FILE = Path(__file__).parent / "bagpipe_hpc" / "version.py"
+VERSION = re.search(r'^__version__ = "(.+)"$', VERSION_FILE.read_text(encoding="utf-8"), re.MULTILINE)
 
 setup(
     name="bagpipe_hpc",
-    version="0.1.0",
+    version=VERSION[1],
     description="Train deep recommendation models on HPC clusters as if their embedding tables fitted into every GPU",
     license="Apache-2.0",
     python_requires=">=3.11",

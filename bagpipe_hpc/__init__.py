@@ -9,15 +9,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bagpipe_hpc.version import __version__
+
 if TYPE_CHECKING:
     from bagpipe_hpc.roles.session import Session, run, session
     from bagpipe_hpc.training.own_model import ModelInputs
 
-__all__ = ["ModelInputs", "Session", "run", "session"]
+_FROM_ELSEWHERE = ("ModelInputs", "Session", "run", "session")
+
+__all__ = ["ModelInputs", "Session", "__version__", "run", "session"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _FROM_ELSEWHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = "training.own_model" if name == "ModelInputs" else "roles.session"
     return getattr(import_module(f"{__name__}.{home}"), name)

@@ -6,13 +6,23 @@ from __future__ import annotations
 
 import gc
 
+_is_paused = False
+
 
 def pause_collector() -> None:
-    """Nothing is looked for from here on."""
+    """Turn garbage collection off."""
+    global _is_paused
+    _is_paused = True
     gc.disable()
 
 
 def resume_collector() -> None:
-    """As ever from here on, but for what is there already, which stays."""
-    gc.freeze()
-    gc.enable()
+    """Turn garbage collection on again, if `pause_collector` turned it off.
+
+    Objects that exist now are never scanned: they live as long as the process.
+    """
+    global _is_paused
+    if _is_paused:
+        gc.freeze()
+        gc.enable()
+    _is_paused = False

@@ -28,6 +28,7 @@ from pydantic import (
 )
 
 from bagpipe_hpc.errors import ConfigError
+from bagpipe_hpc.fault_words import in_words, shown
 from bagpipe_hpc.strict_yaml import Document, Place, parse_yaml, read_yaml_file
 
 # Upper bounds are far above what makes sense: they catch slips of the pen before they cost memory or time.
@@ -515,6 +516,8 @@ class Settings:
 
     def over(self, base: Settings) -> Settings:
         """All settings of the base, but those that are given here, which are taken from here."""
+        if not self.values:
+            return base
         return Settings(_merged(Config, base.values, self.values), self.source or base.source, self.lines)
 
     def overridden(self, overrides: Sequence[str]) -> Settings:
@@ -611,7 +614,7 @@ def _apply_override(settings: dict[str, Any], override: str) -> Place:
     name, separator, text = override.partition("=")
     if not separator or not name:
         raise ConfigError(f"--set {override!r} is not of the form section.key=value, as in training.epochs=3")
-    value = parse_yaml(text, f"--set {_shown(override)}: the value").value
+    value = parse_yaml(text, f"--set {shown(override)}: the value").value
     *sections, key = name.split(".")
     for section in sections:
         inner = settings.setdefault(section, {})
@@ -653,20 +656,14 @@ def _explain(error: ValidationError, settings: Settings) -> str:
         if problem["type"] == "extra_forbidden":
             said = _explain_unknown(name)
         elif problem["type"] == "model_type":
-            said = f"{name} = {_shown(problem['input'])}: is a section; valid in it: {', '.join(_names_in(name))}"
+            said = f"{name} = {shown(problem['input'])}: is a section; valid in it: {', '.join(_names_in(name))}"
         elif name:
-            said = f"{name} = {_shown(problem['input'])}: {problem['msg'].removeprefix('Value error, ')}"
+            said = f"{name} = {shown(problem['input'])}: {in_words(problem)}"
         else:
-            said = problem["msg"].removeprefix("Value error, ")
+            said = in_words(problem)
         line = settings.lines.get(tuple(problem["loc"])) if name else None
         problems.append(said if line is None else f"line {line}: {said}")
     return f"{settings.source or 'settings'}: " + "; ".join(problems)
-
-
-def _shown(value: Any) -> str:
-    """Not more of it than fits into a message."""
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:80]} ... {text[-36:]}"
 
 
 def _explain_unknown(name: str) -> str:

@@ -47,5 +47,13 @@ class PlatformError(BagpipeError):
     """MPI, Horovod or a device is not usable as it is set up."""
 
 
+class DivergedError(BagpipeError):
+    """The loss, a parameter, a row or a prediction is not finite any more."""
+
+
+class JobStopped(BagpipeError):  # noqa: N818
+    """The job was asked to stop, by a signal or its time limit, and did so. No error of anybody."""
+
+
 class TraceError(BagpipeError):
     """A trace is missing or not one that a job wrote, or a choice of its iterations makes no sense."""

@@ -1,8 +1,9 @@
 """What one rank did when: spans on a list per thread, written at the end as a Chrome trace. Pure.
 
-A process plays one rank, so it has one tracer or none, as with logging. Code of any layer calls `span`, `record` and
-`each`; while no tracer is installed, that costs a function call. A span belongs to an iteration: its own, or that of
-the span around it in the same thread. Times are the host's: of work on a GPU they show the launch and the wait.
+A rank has one tracer or none. Its threads find it in their context (`rank_thread.py`), so code of any layer calls
+`span`, `record` and `each` without a parameter; while no tracer is installed, that costs a function call. A span
+belongs to an iteration: its own, or that of the span around it in the same thread. Times are the host's: of work on a
+GPU they show the launch and the wait.
 
 In memory a span takes about 175 bytes, in the file 135.
 """
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,29 +30,31 @@ FORMAT = "bagpipe trace 1"
 Event = dict[str, Any]
 T = TypeVar("T")
 
-_tracer: Tracer | None = None
+_tracer: ContextVar[Tracer | None] = ContextVar("tracer", default=None)
 
 
 def install(tracer: Tracer | None) -> None:
-    """Make a tracer this process's own; None turns tracing off."""
-    global _tracer
-    _tracer = tracer
+    """Make a tracer that of the calling thread and of those that it starts; None turns tracing off."""
+    _tracer.set(tracer)
 
 
 def span(name: str, iteration: int | None = None) -> OpenSpan | NoSpan:
     """Trace a block: `with span("gather", n): ...`. Its iteration may be set inside the block, once known."""
-    return _NO_SPAN if _tracer is None else OpenSpan(_tracer.track(), name, iteration)
+    tracer = _tracer.get()
+    return _NO_SPAN if tracer is None else OpenSpan(tracer.track(), name, iteration)
 
 
 def record(name: str, start_ns: int, stop_ns: int, iteration: int | None = None) -> None:
     """Trace what has been timed already, by `time.perf_counter_ns`."""
-    if _tracer is not None:
-        _tracer.track().record(name, start_ns, stop_ns, iteration)
+    tracer = _tracer.get()
+    if tracer is not None:
+        tracer.track().record(name, start_ns, stop_ns, iteration)
 
 
 def each(name: str, items: Iterable[T], first_iteration: int = 0) -> Iterable[T]:
     """The same items; making each is traced as a span of its iteration, which they count up from the first."""
-    return items if _tracer is None else _each(_tracer, name, iter(items), first_iteration)
+    tracer = _tracer.get()
+    return items if tracer is None else _each(tracer, name, iter(items), first_iteration)
 
 
 def _each(tracer: Tracer, name: str, items: Iterator[T], first_iteration: int) -> Iterator[T]:
@@ -63,8 +67,9 @@ def _each(tracer: Tracer, name: str, items: Iterator[T], first_iteration: int) -
 
 def save() -> None:
     """Write down what has been traced so far, if anything is."""
-    if _tracer is not None:
-        _tracer.write()
+    tracer = _tracer.get()
+    if tracer is not None:
+        tracer.write()
 
 
 class Tracer:
@@ -105,13 +110,16 @@ class Tracer:
         self._header = {"rank": rank, "world_size": world_size, "clock_error_us": clock_error_ns / 1e3}
         self._tracks: list[_Track] = []
         self._of_thread = threading.local()
+        self._main_thread = threading.current_thread()  # of the rank
 
     def track(self) -> _Track:
         """The calling thread's own list."""
         try:
             track: _Track = self._of_thread.track
         except AttributeError:
-            track = _Track(self.clock, self._iterations, self._spans_per_thread)
+            thread = threading.current_thread()
+            name = "main" if thread is self._main_thread else thread.name
+            track = _Track(name, self.clock, self._iterations, self._spans_per_thread)
             self._of_thread.track = track
             self._tracks.append(track)
         return track
@@ -148,9 +156,8 @@ class _Track:
 
     __slots__ = ("_capacity", "_iterations", "clock", "iteration", "name", "num_dropped", "spans")
 
-    def __init__(self, clock: Callable[[], int], iterations: range, capacity: int) -> None:
-        thread = threading.current_thread()
-        self.name = "main" if thread is threading.main_thread() else thread.name
+    def __init__(self, name: str, clock: Callable[[], int], iterations: range, capacity: int) -> None:
+        self.name = name
         self.clock = clock
         self.spans: list[tuple[str, int, int, int | None]] = []  # name, start, stop, iteration
         self.iteration: int | None = None  # of the innermost open span

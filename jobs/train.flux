@@ -50,7 +50,7 @@ mkdir -p "$run_dir" || fail "$run_dir cannot be made: name another run_dir"
 if [[ -e $run_dir/DONE ]]; then say "$run_dir is done already; name another run_dir to train anew"; exit 0; fi
 
 # Every run says where it starts: some end without a word, with their node.
-newest() { cat "$run_dir/checkpoints/latest" 2>/dev/null || echo "the beginning"; }
+newest() { cut -d" " -f1 "$run_dir/checkpoints/latest" 2>/dev/null || echo "the beginning"; }
 give_up() {
   say "error: no run gets further than $from, max_restarts is $max_restarts: mend the cause, then submit again to go on"
   exit 1

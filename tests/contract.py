@@ -7,7 +7,6 @@ the end every row of every server is. No MPI here: the players are given one end
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc.lookahead.features import FeatureTables
 from bagpipe_hpc.lookahead.plan import TrainerPlan
 from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.store.initial import RowInitializer
 from bagpipe_hpc.store.row_store import RowStore
@@ -214,7 +214,7 @@ def _fetch_in_thread(play: Play, end: TrainerEnd, trainer: int) -> Iterator[tupl
         except BaseException as error:
             queue.put(error)
 
-    threading.Thread(target=run, name="prefetch", daemon=True).start()
+    start_thread("prefetch", run)
     while (item := queue.get()) is not None:
         if isinstance(item, BaseException):
             raise item

@@ -23,7 +23,7 @@ from bagpipe_hpc.cache_hint import DISTANCE, hint
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.batch import Batch
-from bagpipe_hpc.data.dataset import Dataset, Progress, no_progress, open_dataset
+from bagpipe_hpc.data.dataset import Dataset, Progress, no_progress, open_dataset, require_labels
 from bagpipe_hpc.data.synthetic import synthesize
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.heap import keep_freed_memory
@@ -338,6 +338,7 @@ def _dataset(case: OracleCase, progress: Progress) -> Iterator[Dataset]:
     num_samples = case.num_batches * case.batch
     if case.data is not None:
         dataset = open_dataset(case.data)
+        require_labels(dataset, "the benchmark")
         if dataset.train.num_samples < num_samples:
             raise ConfigError(
                 f"{case.data} has {dataset.train.num_samples:,} training samples, but {case.num_batches:,} batches of "

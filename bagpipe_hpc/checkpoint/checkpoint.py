@@ -27,6 +27,7 @@ from bagpipe_hpc.checkpoint.layout import (
 )
 from bagpipe_hpc.checkpoint.manifest import FileEntry, Manifest, ParentEntry, read_manifest
 from bagpipe_hpc.checkpoint.merge import merge_newest
+from bagpipe_hpc.checkpoint.pointer import named_by
 from bagpipe_hpc.checkpoint.row_file import CachedRows, CachedSlots, RowFile, Rows
 from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.digest import ModelDigest
@@ -129,6 +130,8 @@ class Checkpoint:
                     f"{chain[0].path} is an increment on another {parent.name} than the one beside it, which was "
                     "written later or is damaged; use another checkpoint"
                 )
+            if saved.manifest.model != chain[0].manifest.model or saved.manifest.depth != chain[0].manifest.depth - 1:
+                raise damaged(chain[0].path / MANIFEST, f"{parent.name} is not of the same model, one increment before")
             chain.insert(0, saved)
         for saved in chain:
             for entry in saved.manifest.files:
@@ -223,20 +226,6 @@ def saved_checkpoints(root: Path) -> list[Path]:
         return sorted(path for path in root.iterdir() if iteration_of(path.name) is not None)
     except OSError as error:
         raise CheckpointError(f"{root} cannot be read: {error.strerror}; name a directory of checkpoints") from None
-
-
-def named_by(pointer: Path) -> Path | None:
-    """The checkpoint that `latest` or `best` names; None where there is no such file.
-
-    Raises:
-        CheckpointError: it names none.
-    """
-    if not pointer.is_file():
-        return None
-    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
-    if iteration_of(name) is None:
-        raise damaged(pointer, f"it names {name[:80]!r}, which is no checkpoint")
-    return pointer.parent / name
 
 
 def _resolve(path: Path) -> Path:

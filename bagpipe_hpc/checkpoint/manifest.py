@@ -13,13 +13,12 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    NonNegativeInt,
-    PositiveInt,
     StringConstraints,
     ValidationError,
     model_validator,
 )
 
+from bagpipe_hpc.bounded_json import dump_json, parse_json, read_bounded, require_checksum, with_checksum
 from bagpipe_hpc.checkpoint.layout import MANIFEST, files_of, iteration_of
 from bagpipe_hpc.data.schema import Name
 from bagpipe_hpc.data.shard import first_fault
@@ -29,6 +28,14 @@ from bagpipe_hpc.sharding import KeySpace
 FORMAT: Final = "bagpipe_hpc.checkpoint"
 FORMAT_VERSION: Final = 1
 
+MAX_BYTES = 64 << 20
+MAX_ITERATIONS = 10**12 - 1  # the name of a checkpoint has 12 digits
+MEND = "use another checkpoint"
+
+# Far above what any job writes, and small enough that sums and products of them are harmless.
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+NumEmbeddings = Annotated[int, Field(gt=0, le=2**48)]
+Columns = Annotated[int, Field(gt=0, le=2**20)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 RowEncoding = Literal["float32", "bfloat16"]
 
@@ -41,7 +48,7 @@ class FileEntry(_Part):
     """One file, as its writer left it."""
 
     name: Name
-    num_bytes: NonNegativeInt
+    num_bytes: Count
     sha256: Sha256
 
 
@@ -49,8 +56,8 @@ class TableEntry(_Part):
     """One embedding table."""
 
     name: str
-    num_embeddings: PositiveInt
-    embedding_dim: PositiveInt | None = None  # columns in use, the first ones; None: all
+    num_embeddings: NumEmbeddings
+    embedding_dim: Columns | None = None  # columns in use, the first ones; None: all
 
 
 class FeatureEntry(_Part):
@@ -66,7 +73,7 @@ class StateEntry(_Part):
     """Columns of optimizer state at the end of a row, in order."""
 
     name: str
-    columns: PositiveInt
+    columns: Columns
 
 
 class ModelEntry(_Part):
@@ -74,17 +81,30 @@ class ModelEntry(_Part):
 
     name: str
     settings: dict[str, JsonValue] = {}  # of the dense model
-    num_dense: NonNegativeInt
+    num_dense: Columns | Literal[0]
     tables: tuple[TableEntry, ...] = Field(min_length=1)
     features: tuple[FeatureEntry, ...] = ()  # none: one row id in each table
-    embedding_dim: PositiveInt  # columns that hold embeddings
-    first_order_columns: NonNegativeInt = 0
+    embedding_dim: Columns  # columns that hold embeddings
+    first_order_columns: Literal[0, 1] = 0
     row_optimizer: str
     row_optimizer_settings: dict[str, JsonValue] = {}  # that give its state its meaning
     row_state: tuple[StateEntry, ...] = ()
     dense_optimizer: str
     dense_optimizer_settings: dict[str, JsonValue] = {}
-    seed: NonNegativeInt
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> ModelEntry:
+        if sum(table.num_embeddings for table in self.tables) >= 2**62:
+            raise ValueError("tables have 2^62 rows or more in all")
+        if self.row_width > 2**22:
+            raise ValueError(f"rows have {self.row_width} columns")
+        if any(dim > self.embedding_dim for dim in self.embedding_dims):
+            raise ValueError("a table has more columns than embedding_dim")
+        names = [table.name for table in self.tables]
+        if len(set(names)) != len(names):
+            raise ValueError("a table is listed twice")
+        return self
 
     @property
     def row_width(self) -> int:
@@ -105,15 +125,15 @@ class ModelEntry(_Part):
 class TopologyEntry(_Part):
     """Ranks that wrote the checkpoint."""
 
-    servers: PositiveInt
-    trainers: PositiveInt
+    servers: Annotated[int, Field(gt=0, le=10**6)]
+    trainers: Annotated[int, Field(gt=0, le=10**6)]
 
 
 class PositionEntry(_Part):
     """The first training sample that is not part of the state."""
 
-    epoch: NonNegativeInt
-    sample: NonNegativeInt
+    epoch: Count
+    sample: Count
 
 
 class ParentEntry(_Part):
@@ -128,15 +148,15 @@ class Manifest(_Part):
 
     format: Literal["bagpipe_hpc.checkpoint"] = FORMAT
     format_version: Literal[1] = FORMAT_VERSION
-    iteration: NonNegativeInt  # how many are part of the state
-    generation: NonNegativeInt
+    iteration: Annotated[int, Field(ge=0, le=MAX_ITERATIONS)]  # how many are part of the state
+    generation: Count
     parent: ParentEntry | None = None  # None: a full checkpoint
-    depth: NonNegativeInt = 0  # increments between this checkpoint and its full one, itself included
+    depth: Count = 0  # increments between this checkpoint and its full one, itself included
     created: datetime
     topology: TopologyEntry
-    window: NonNegativeInt
-    prefetch_depth: NonNegativeInt
-    cache_rows: PositiveInt
+    window: Count
+    prefetch_depth: Count
+    cache_rows: Annotated[int, Field(gt=0, lt=2**31)]
     model: ModelEntry
     position: PositionEntry
     config: dict[str, JsonValue] = {}  # all settings of the job; for readers, not for programs
@@ -148,6 +168,8 @@ class Manifest(_Part):
         names = [entry.name for entry in self.files]
         if len(set(names)) != len(names):
             raise ValueError("a file is listed twice")
+        if self.topology.servers + self.topology.trainers > len(names):
+            raise ValueError("files lacks those of some servers or trainers")
         missing = sorted(set(files_of(self.topology.servers, self.topology.trainers)) - set(names))
         if missing:
             raise ValueError(f"files lacks {', '.join(missing)}")
@@ -170,7 +192,7 @@ class Manifest(_Part):
 
     def to_json(self) -> bytes:
         """Content of manifest.json."""
-        return self.model_dump_json(indent=2).encode() + b"\n"
+        return dump_json(with_checksum(self.model_dump(mode="json")), indent=2)
 
 
 def read_manifest(directory: Path) -> tuple[Manifest, str]:
@@ -180,15 +202,16 @@ def read_manifest(directory: Path) -> tuple[Manifest, str]:
         CheckpointError: it is missing, or not one of this version's.
     """
     path = directory / MANIFEST
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+    if not path.exists():
         why = "is missing: this is no checkpoint, or it lost its manifest" if directory.is_dir() else "does not exist"
-        raise CheckpointError(f"{path} {why}; name a directory `iteration-...`, or one with such directories") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}; mend permissions or the path") from None
+        raise CheckpointError(f"{path} {why}; name a directory `iteration-...`, or one with such directories")
+    content = read_bounded(path, max_bytes=MAX_BYTES, error=CheckpointError, mend=MEND)
+    tree = parse_json(content, path, error=CheckpointError, mend=MEND)
+    fields = require_checksum(tree, path, error=CheckpointError, mend=MEND)
     try:
-        return Manifest.model_validate_json(content), hashlib.sha256(content).hexdigest()
+        # As JSON, which knows no tuples and no dates, and strictly: true is not 1.
+        manifest = Manifest.model_validate_json(dump_json(fields), strict=True)
+        return manifest, hashlib.sha256(content).hexdigest()
     except ValidationError as error:
         raise CheckpointError(
             f"{path} is damaged, or not of this version of the format ({first_fault(error)}); use another checkpoint"

@@ -26,7 +26,6 @@ from bagpipe_hpc.checkpoint.dense_file import DenseState, store_dense
 from bagpipe_hpc.checkpoint.durable import (
     discard_directory,
     file_entry,
-    replace_durably,
     set_aside,
     sync_directory,
     write_durably,
@@ -45,6 +44,7 @@ from bagpipe_hpc.checkpoint.layout import (
     trainer_file,
 )
 from bagpipe_hpc.checkpoint.manifest import FileEntry, Manifest
+from bagpipe_hpc.checkpoint.pointer import write_pointer
 from bagpipe_hpc.checkpoint.row_file import CachedRows, RowFileWriter, RowOptions, Rows
 from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.errors import CheckpointError
@@ -148,7 +148,7 @@ class PartialCheckpoint:
             self._take_name()
             sync_directory(self.root)
         with self._writing(self.root / LATEST):
-            replace_durably(self.root / LATEST, self.committed_path.name.encode() + b"\n")
+            write_pointer(self.root / LATEST, self.committed_path.name)
         return self.committed_path
 
     def discard(self) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from bagpipe_hpc.checkpoint.checkpoint import Saved, named_by, saved_checkpoints
+from bagpipe_hpc.checkpoint.checkpoint import Saved, saved_checkpoints
 from bagpipe_hpc.checkpoint.durable import discard_directory, sync_directory, writing
 from bagpipe_hpc.checkpoint.layout import BEST, iteration_of
+from bagpipe_hpc.checkpoint.pointer import named_by
 from bagpipe_hpc.errors import CheckpointError
 
 

@@ -32,12 +32,19 @@ def verify(
 ) -> None:
     """Read every byte and hold it against the checksums; exit status 1 if anything is damaged."""
     from bagpipe_hpc.checkpoint.layout import MANIFEST, iteration_of
+    from bagpipe_hpc.checkpoint.pointer import named_by, pointers_in
     from bagpipe_hpc.checkpoint.verify import Verifier
     from bagpipe_hpc.errors import CheckpointError
 
     is_one = iteration_of(directory.resolve().name) is not None or (directory / MANIFEST).exists()
     verifier = Verifier()
     num_damaged = 0
+    for pointer in pointers_in(directory) if not is_one else []:
+        try:
+            named_by(pointer)
+        except CheckpointError as error:
+            num_damaged += 1
+            print(f"damaged  {error}")
     for path in [directory] if is_one else _found_in(directory):
         try:
             verifier.verify(path)
@@ -55,14 +62,20 @@ def list_command(root: Root) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
-    from bagpipe_hpc.checkpoint.checkpoint import Saved, named_by
-    from bagpipe_hpc.checkpoint.layout import BEST, LATEST, iteration_of
+    from bagpipe_hpc.checkpoint.checkpoint import Saved
+    from bagpipe_hpc.checkpoint.layout import iteration_of
+    from bagpipe_hpc.checkpoint.pointer import named_by, pointers_in
     from bagpipe_hpc.errors import CheckpointError
     from bagpipe_hpc.roles.console import open_console
 
     table = Table("iteration", "generation", "kind", "servers", "trainers", "size", "created", "", box=None)
-    pointers = {name: named_by(root / name) for name in (LATEST, BEST)}
     faults = []
+    pointers = {}
+    for pointer in pointers_in(root):
+        try:
+            pointers[pointer.name] = named_by(pointer)
+        except CheckpointError as error:
+            faults.append(str(error))
     for path in _found_in(root):
         try:
             manifest = Saved.load(path).manifest

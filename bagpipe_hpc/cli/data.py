@@ -52,6 +52,13 @@ class ProfileChoice(StrEnum):
 
 Output = Annotated[Path, typer.Option(help="Directory of the data set; must not exist, or be empty.")]
 ValidationFraction = Annotated[float, typer.Option(help="Share of the samples, from the tail by time, that validates.")]
+ImportedFraction = Annotated[
+    float | None, typer.Option(help="Share of the samples, from the tail by time, that validates. [default: 0.1]")
+]
+NoLabel = Annotated[
+    bool,
+    typer.Option("--no-label", help="Take no labels, for `bagpipe predict`: the files may lack the label's column."),
+]
 SamplesPerShard = Annotated[int, typer.Option(help="Samples per HDF5 file.")]
 CompressionOption = Annotated[CompressionChoice, typer.Option(help="none reads fastest, gzip is smallest.")]
 
@@ -79,11 +86,12 @@ def _add_click_log(name: str, words: str) -> None:
         output: Output,
         min_count: MinCount = 4,
         hash_rows: HashRows = None,
-        validation_fraction: ValidationFraction = 0.1,
+        validation_fraction: ImportedFraction = None,
         samples_per_shard: SamplesPerShard = 1 << 20,
         compression: CompressionOption = CompressionChoice.NONE,
         max_bad_lines: MaxBadLines = 0,
         vocabulary: VocabularyOption = None,
+        no_label: NoLabel = False,
     ) -> None:
         from bagpipe_hpc.data.importing import click_logs
         from bagpipe_hpc.data.importing.importer import ImportSettings
@@ -92,7 +100,7 @@ def _add_click_log(name: str, words: str) -> None:
         settings = ImportSettings(
             min_count, hash_rows, validation_fraction, samples_per_shard, filter_, max_bad_lines, vocabulary
         )
-        _import(f"import {name}", files, output, lambda: getattr(click_logs, name.upper()), settings)
+        _import(f"import {name}", files, output, lambda: getattr(click_logs, name.upper()), settings, no_label)
 
 
 _add_click_log("criteo", "Criteo click logs (Kaggle, Terabyte): TSV of label, 13 integers, 26 hexadecimal categories.")
@@ -106,25 +114,31 @@ def import_table(
     output: Output,
     min_count: MinCount = 4,
     hash_rows: HashRows = None,
-    validation_fraction: ValidationFraction = 0.1,
+    validation_fraction: ImportedFraction = None,
     samples_per_shard: SamplesPerShard = 1 << 20,
     compression: CompressionOption = CompressionChoice.NONE,
     max_bad_lines: MaxBadLines = 0,
     vocabulary: VocabularyOption = None,
+    no_label: NoLabel = False,
 ) -> None:
     """Import any table, CSV, TSV or Parquet, described by a schema file."""
-    from bagpipe_hpc.data.importing.description import load_description
     from bagpipe_hpc.data.importing.importer import ImportSettings
+    from bagpipe_hpc.data.importing.schema_file import load_description
 
     filter_ = compression.filter
     settings = ImportSettings(
         min_count, hash_rows, validation_fraction, samples_per_shard, filter_, max_bad_lines, vocabulary
     )
-    _import("import table", files, output, lambda: load_description(schema), settings)
+    _import("import table", files, output, lambda: load_description(schema), settings, no_label)
 
 
 def _import(
-    command: str, files: list[Path], output: Path, describe: Callable[[], TableDescription], settings: ImportSettings
+    command: str,
+    files: list[Path],
+    output: Path,
+    describe: Callable[[], TableDescription],
+    settings: ImportSettings,
+    no_label: bool,
 ) -> None:
     """Import on all ranks of the launch; rank 0 speaks."""
     from bagpipe_hpc.activity import showing_activity
@@ -136,6 +150,8 @@ def _import(
 
     with ranks_of_launch() as ranks:
         description = TableDescription.model_validate(from_first(ranks, lambda: describe().model_dump(mode="json")))
+        if no_label:
+            description = description.without_label()
         with showing_activity() if ranks.rank == 0 else nullcontext(no_progress) as shown:
             progress = heeding_signals(shown)
             import_files(files, output, description, settings, command=command, ranks=ranks, progress=progress)
@@ -144,7 +160,18 @@ def _import(
                 dataset = open_dataset(output)
         if ranks.rank == 0:
             _print_bad_lines(dataset)
+            if description.label is None and settings.vocabulary is None and not _all_hashed(description, settings):
+                typer.echo(
+                    "bagpipe: note: values have new rows, not those of any trained model; to predict with one, give "
+                    "the data set that it was trained on to --vocabulary",
+                    err=True,
+                )
             _print_summary(dataset)
+
+
+def _all_hashed(description: TableDescription, settings: ImportSettings) -> bool:
+    own = [table for table in description.tables if table.shares is None]
+    return all(table.hash_rows or (settings.hash_rows and not table.min_count) for table in own)
 
 
 def _print_bad_lines(dataset: Dataset) -> None:
@@ -244,12 +271,18 @@ def _print_summary(dataset: Dataset) -> None:
     lines = Text.assemble(
         ("✓ " if console.encoding.startswith("utf") else "", "green"),
         (str(dataset.path), "bold"),
-        f"\n  {dataset.train.num_samples:,} training and {dataset.validation.num_samples:,} validation samples",
+        f"\n  {_samples_of(dataset)}",
         f"\n  {schema.num_dense} dense features, {schema.num_tables} tables, {sum(schema.num_embeddings):,} rows",
         f"\n  {num_shards} shard{'s' if num_shards > 1 else ''}, {_size(num_bytes)}",
         (f"\n  bagpipe inspect {dataset.path}", "dim"),
     )
     console.print(lines, soft_wrap=True)
+
+
+def _samples_of(dataset: Dataset) -> str:
+    if not dataset.schema.labelled:
+        return f"{dataset.validation.num_samples:,} samples without labels, for `bagpipe predict` only"
+    return f"{dataset.train.num_samples:,} training and {dataset.validation.num_samples:,} validation samples"
 
 
 def _print_report(dataset: Dataset, report: DatasetReport) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from bagpipe_hpc.cli.job import job_request, run_job
+from bagpipe_hpc.launcher import is_launched
 
 Split = Literal["validation", "train"]
 CheckpointArgument = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint, or a directory of some.")]
@@ -26,7 +30,9 @@ def evaluate(
 ) -> None:
     """AUC, log loss, normalised entropy and calibration of a trained model.
 
-    Start it on all ranks of a job, as many as there are: mpirun -n 4 bagpipe eval runs/first/checkpoints --data DIR
+    Without a launcher it runs in this process: bagpipe eval runs/first/checkpoints --data DIR
+
+    Started on the ranks of a job, as many as there are, all of them work: mpirun -n 4 bagpipe eval ...
     """
     _run(checkpoint, data, run_dir, split, overrides, None)
 
@@ -41,7 +47,9 @@ def predict(
 ) -> None:
     """Write what a trained model predicts.
 
-    Start it on all ranks: mpirun -n 4 bagpipe predict runs/first/checkpoints --data DIR --output clicks.npy
+    Without a launcher it runs in this process: bagpipe predict runs/first/checkpoints --data DIR --output clicks.npy
+
+    Started on the ranks of a job, all of them work: mpirun -n 4 bagpipe predict ...
     """
     _run(checkpoint, data, run_dir, split, overrides, output.absolute())
 
@@ -49,16 +57,17 @@ def predict(
 def _run(
     checkpoint: Path, data: Path, run_dir: Path, split: Split, overrides: list[str] | None, output: Path | None
 ) -> None:
-    # Starts MPI: from here on a rank that fails must take the others with it.
-    from bagpipe_hpc.roles.failure import whole_job_fails_together
-
-    with whole_job_fails_together():
-        from bagpipe_hpc.roles.job import Request, run_training
-
-        settings = [*(overrides or []), f"evaluation.split={split}"]
-        request = Request(
-            None, data, run_dir, settings, resume=str(checkpoint), evaluates_only=True, predictions=output
-        )
-        code = run_training(request)
-    if code:
-        raise typer.Exit(code)
+    is_local = not is_launched(os.environ)
+    run_job(
+        lambda: job_request(
+            None,
+            data,
+            run_dir,
+            [*(overrides or []), f"evaluation.split={split}"],
+            resume=str(checkpoint),
+            evaluates_only=True,
+            predictions=output,
+            is_local=is_local,
+        ),
+        is_local=is_local,
+    )

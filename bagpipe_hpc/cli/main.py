@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +15,9 @@ from bagpipe_hpc.cli.evaluate import evaluate, predict
 from bagpipe_hpc.cli.report import report
 from bagpipe_hpc.cli.train import train
 from bagpipe_hpc.errors import BagpipeError
+from bagpipe_hpc.exit_codes import EXIT_FAILURE, EXIT_INVALID, exit_code_of
+from bagpipe_hpc.launcher import await_first_rank
+from bagpipe_hpc.version import __version__
 
 app = typer.Typer(
     name="bagpipe",
@@ -35,14 +40,41 @@ app.add_typer(jobs.app, name="jobs")
 app.command()(doctor)
 
 
+_UsageError: Any = typer.BadParameter.__mro__[2]  # the base of all; it is click's, or typer's copy of click
+
+
+def _show_version(is_asked_for: bool) -> None:
+    if is_asked_for:
+        print(f"bagpipe_hpc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Train deep recommendation models on HPC clusters with lookahead caching of embedding rows."""
+
+
 def main() -> None:
-    """Run the command; what is the user's to mend becomes one line and exit code 2."""
+    """Run the command; an error that the user can mend becomes one line, and the exit code says of what kind it is."""
     _make_output_safe()
     try:
-        app()
+        code = app(standalone_mode=False)
     except BagpipeError as error:
         print(f"bagpipe: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(exit_code_of(error))
+    except typer.Abort:
+        print("Aborted!", file=sys.stderr)
+        sys.exit(EXIT_FAILURE)
+    except _UsageError as error:
+        # The same on every rank of a launch: the first one says it.
+        await_first_rank(os.environ)
+        error.show()
+        sys.exit(EXIT_INVALID)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _make_output_safe() -> None:

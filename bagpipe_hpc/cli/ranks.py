@@ -17,13 +17,11 @@ from bagpipe_hpc.data.dataset import Progress
 from bagpipe_hpc.data.importing.ranks import Alone, Ranks
 from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.exit_codes import EXIT_INVALID
+from bagpipe_hpc.launcher import END_SECONDS, RANK_VARIABLES
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-# One of them is set in every process that an MPI launcher starts: Open MPI's, MPICH's and its kin's, srun with either.
-LAUNCH_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
-END_SECONDS = 30.0  # from one rank's failure until the launcher has ended the others, and more
 EXIT_SIGTERM = 128 + signal.SIGTERM  # what shells say of a process that it ended
 
 
@@ -73,7 +71,7 @@ def ranks_of_launch() -> Iterator[Ranks]:
     launcher the rank that gets one says nothing: it is how launchers end all ranks after the one that told why.
     """
     with noting_signals():
-        if not any(name in os.environ for name in LAUNCH_VARIABLES):
+        if not any(name in os.environ for name in RANK_VARIABLES):
             yield Alone()
             return
         from mpi4py import MPI

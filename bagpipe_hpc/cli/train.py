@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bagpipe_hpc.cli.job import job_request, run_job
 from bagpipe_hpc.collector import pause_collector
 
 
@@ -35,21 +36,21 @@ def train(
             "Default: the end of the Slurm job, where SLURM_JOB_END_TIME says it.",
         ),
     ] = None,
+    local: Annotated[
+        bool,
+        typer.Option("--local", help="Run in this process alone, without mpirun: ranks are threads, with one trainer."),
+    ] = False,
 ) -> None:
     """Train a model: rank 0 is the oracle, then the embedding servers, then the trainers.
 
     Start it on all ranks of a job: mpirun -n 4 bagpipe train --data DIR --run-dir DIR
 
-    SIGTERM or SIGUSR1 to any rank: a checkpoint, then exit code 75. A second signal stops at once.
+    SIGTERM, SIGINT, SIGHUP or SIGUSR1 to any rank: a checkpoint, then exit code 75. Another signal ends the job at
+    once. Send mpirun SIGUSR1, which it passes on: after other signals, Open MPI's kills all ranks within a second.
     """
     pause_collector()  # until this rank plays its role
-    # Starts MPI: from here on a rank that fails must take the others with it.
-    from bagpipe_hpc.roles.failure import whole_job_fails_together
-
-    with whole_job_fails_together():
-        from bagpipe_hpc.roles.job import Request, run_training
-
-        traced = trace_iterations or (":" if trace else None)
-        code = run_training(Request(config, data, run_dir, overrides or [], traced, resume, time_limit))
-    if code:
-        raise typer.Exit(code)
+    traced = trace_iterations or (":" if trace else None)
+    run_job(
+        lambda: job_request(config, data, run_dir, overrides or [], traced, resume, time_limit, is_local=local),
+        is_local=local,
+    )

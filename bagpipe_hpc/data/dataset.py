@@ -65,15 +65,15 @@ class Splits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    train: tuple[ShardEntry, ...] = Field(min_length=1)
+    train: tuple[ShardEntry, ...] = ()
     validation: tuple[ShardEntry, ...] = ()
 
     @model_validator(mode="after")
     def _distinct_shards(self) -> Splits:
         files = Counter(shard.file for shard in (*self.train, *self.validation))
-        file, times = files.most_common(1)[0]
-        if times > 1:
-            raise ValueError(f"{file} is listed {times} times, so its samples would count more than once")
+        for file, times in files.most_common(1):
+            if times > 1:
+                raise ValueError(f"{file} is listed {times} times, so its samples would count more than once")
         return self
 
 
@@ -87,6 +87,15 @@ class Manifest(BaseModel):
     sample_schema: Schema = Field(alias="schema")
     splits: Splits
     origin: dict[str, JsonValue] = {}  # how the data set was made; for readers, not for programs
+
+    @model_validator(mode="after")
+    def _has_samples(self) -> Manifest:
+        train, validation = self.splits.train, self.splits.validation
+        if self.sample_schema.labelled and not train:
+            raise ValueError("splits.train has no shard, but a data set with labels has at least one")
+        if not self.sample_schema.labelled and (train or not validation):
+            raise ValueError("samples without labels all belong to splits.validation, which has at least one shard")
+        return self
 
 
 @dataclass(frozen=True)
@@ -184,7 +193,7 @@ class Dataset:
     origin: Mapping[str, JsonValue]
 
     def split(self, name: SplitName) -> Split:
-        """One of both."""
+        """The split of that name."""
         return self.train if name == "train" else self.validation
 
 
@@ -202,6 +211,15 @@ def open_dataset(path: Path) -> Dataset:
         for shard in split.shards:
             split.open_shard(shard).close()
     return Dataset(path, schema, train, validation, manifest.origin)
+
+
+def require_labels(dataset: Dataset, use: str) -> None:
+    """Raise DatasetError where samples have no labels, but `use` needs them."""
+    if not dataset.schema.labelled:
+        raise DatasetError(
+            f"{dataset.path}: its samples have no labels, which {use} needs; it serves `bagpipe predict` only: import "
+            "files with labels without --no-label, by a schema file with `label`"
+        )
 
 
 def num_training_samples(num_samples: int, validation_fraction: float) -> int:
@@ -266,8 +284,10 @@ class PartialDataset:
         """Write dataset.json and rename; all shards are finished, and given in time order within their split."""
         train = tuple(shard for shard in shards if shard.split == "train")
         validation = tuple(shard for shard in shards if shard.split == "validation")
-        if not train:
+        if not train and schema.labelled:
             raise DatasetError(f"{self._path}: not one training sample came; give an input that has some")
+        if not validation and not schema.labelled:
+            raise DatasetError(f"{self._path}: not one sample came; give an input that has some")
         manifest = Manifest(schema=schema, splits=Splits(train=train, validation=validation), origin=dict(origin))
         try:
             tree = with_checksum(manifest.model_dump(mode="json", by_alias=True))

@@ -69,7 +69,8 @@ def inspect_dataset(
     )
     counts = [_counts(counter) for counter in _by_own_table(dataset.schema, counters)]
     all_tables = _report("all", sum(dataset.schema.num_embeddings), np.concatenate(counts))
-    with dataset.train.open_shard(dataset.train.shards[0]) as reader:
+    split = dataset.train if dataset.schema.labelled else dataset.validation
+    with split.open_shard(split.shards[0]) as reader:
         return DatasetReport(splits, tables, all_tables, reader.chunk_rows, reader.compression)
 
 

@@ -347,6 +347,8 @@ def _why_unreadable(path: Path, error: OSError) -> str:
         return "is a directory, not a shard"
     if path.is_file() and not h5py.is_hdf5(path):
         return f"is not an HDF5 file, or has lost its beginning ({path.stat().st_size} bytes)"
+    if "unable to lock file" in str(error):
+        return "is locked: another program has it open to write it, so it is not finished, or is being changed"
     if "truncated" in str(error):
         return f"is truncated: it ends after {path.stat().st_size} bytes ({error})"
     return f"cannot be opened ({error})"

@@ -22,12 +22,13 @@ import numpy as np
 
 from bagpipe_hpc.cache_hint import DISTANCE, hint
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.hash_table import FREE, free_places, home_of, place_of
+from bagpipe_hpc.hash_table import home_of, place_of
 from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.lookahead.pipeline import Cores
 from bagpipe_hpc.lookahead.plan import Int32Array, Int64Array, KeyArray, NarrowArray, narrowest
 
 STAMP, LATEST = 0, 1
+UNUSED = -1  # stamp of a key that has a place in a hash table, but no use yet
 NONE = -1
 MAX_STAMP = 2**31 - 1
 MAX_HUGE_BYTES = 1 << 29  # state of 64 million keys
@@ -162,7 +163,7 @@ class CompactKeyState:
 
     def _make_room(self, num_new: int, oldest_stamp: int) -> None:
         keys, states = self._keys, self.states
-        live = (keys != FREE) & (states[:, STAMP] >= oldest_stamp)
+        live = states[:, STAMP] >= oldest_stamp
         keys, states = keys[live], states[live]
         # Twice what is needed now, so that room lasts for as many insertions as moving cost.
         self._allocate(1 << (4 * (len(keys) + num_new)).bit_length())
@@ -172,22 +173,23 @@ class CompactKeyState:
 
     def _allocate(self, num_places: int) -> None:
         self._num_used = 0
-        self._keys = free_places(num_places, np.int64)
-        self.states = np.empty((num_places, 2), dtype=np.int32)
+        self._keys = np.empty(num_places, dtype=np.int64)
+        self.states = np.zeros((num_places, 2), dtype=np.int32)  # the stamps are the marks of the hash table
 
 
 @compiled
 def _locate(keys: KeyArray, table_keys: Int64Array, states: Int32Array, found: Int64Array) -> int:
     """Find the place of each key, and insert those that have none; returns how many were inserted."""
     num_inserted = 0
+    stamps = states[:, STAMP]
     for j in range(len(keys)):
         ahead = home_of(keys[min(j + DISTANCE, len(keys) - 1)], len(table_keys))
         hint(table_keys, ahead)
         hint(states, ahead)
-        place = place_of(keys[j], table_keys)
-        if table_keys[place] == FREE:
+        place = place_of(keys[j], table_keys, stamps)
+        if stamps[place] == 0:
             table_keys[place] = keys[j]
-            states[place, STAMP] = 0
+            stamps[place] = UNUSED
             num_inserted += 1
         found[j] = place
     return num_inserted

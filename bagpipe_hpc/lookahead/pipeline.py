@@ -17,6 +17,8 @@ from queue import Empty, Queue
 from typing import Any, TypeVar
 
 from bagpipe_hpc import trace
+from bagpipe_hpc.rank_thread import start_thread
+from bagpipe_hpc.threaded_job import current_job, put, take
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -132,15 +134,14 @@ class Pipeline:
         def run() -> None:
             try:
                 for item in items:
-                    queue.put(("item", item))
-                queue.put(("end", None))
+                    put(queue, ("item", item))
+                put(queue, ("end", None))
             except BaseException as error:
-                queue.put(("error", error))
+                put(queue, ("error", error))
 
-        # A daemon: where the consumer fails, the job is aborted and nothing waits for this thread.
-        threading.Thread(target=run, name=name, daemon=True).start()
+        start_thread(name, run)
         while True:
-            kind, content = queue.get() if meanwhile is None else _get(queue, meanwhile)
+            kind, content = take(queue) if meanwhile is None else _get(queue, meanwhile)
             if kind == "error":
                 raise content
             if kind == "end":
@@ -149,8 +150,11 @@ class Pipeline:
 
 
 def _get(queue: Queue[A], meanwhile: Callable[[], object]) -> A:
+    job = current_job()
     while True:
         try:
             return queue.get(timeout=SECONDS_PER_LOOK)
         except Empty:
             meanwhile()
+            if job is not None:
+                job.check()

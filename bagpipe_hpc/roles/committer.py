@@ -12,8 +12,8 @@ from typing import Any
 
 from mpi4py import MPI
 
-from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, named_by
-from bagpipe_hpc.checkpoint.durable import replace_durably, writing
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+from bagpipe_hpc.checkpoint.durable import writing
 from bagpipe_hpc.checkpoint.layout import BEST, EVALUATIONS_FILE, METRICS_FILE, checkpoint_name
 from bagpipe_hpc.checkpoint.manifest import (
     FileEntry,
@@ -24,9 +24,11 @@ from bagpipe_hpc.checkpoint.manifest import (
     TopologyEntry,
 )
 from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
+from bagpipe_hpc.checkpoint.pointer import write_pointer
 from bagpipe_hpc.checkpoint.prune import prune
 from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.lookahead.codec import PlanMessages, Snapshots, encode_snapshot
+from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.roles.course import Course
 from bagpipe_hpc.roles.planning import Boundary, Placed
 from bagpipe_hpc.roles.progress import History
@@ -46,6 +48,7 @@ class _Open:
     saved: list[Saved] = field(default_factory=list)
     history: History | None = None
     evaluations: bytes | None = None
+    is_abandoned: bool = False  # deleted instead of committed, once no rank writes to it any more
 
     @property
     def is_complete(self) -> bool:
@@ -105,6 +108,7 @@ class Committer:
         self._is_pinned = is_pinned
         self._latest = self._resumed_iteration()  # of the checkpoint begun last, or gone on from
         self._best: int | None = None  # iteration of the one to be named so
+        self._named_best: str | None = None  # the one that is
         self._naming = threading.Lock()  # of the best, by the main thread and by that of a commit
         self.totals = CheckpointTotals()
 
@@ -126,9 +130,10 @@ class Committer:
         with self._naming:
             root = self._checkpoints.root
             name = None if self._best is None else checkpoint_name(self._best)
-            if name is not None and (root / name).exists() and named_by(root / BEST) != root / name:
+            if name is not None and name != self._named_best and (root / name).exists():
                 with writing(root / BEST):
-                    replace_durably(root / BEST, name.encode() + b"\n")
+                    write_pointer(root / BEST, name)
+                self._named_best = name
 
     def is_idle(self) -> bool:
         """Whether no checkpoint is being written; never blocks."""
@@ -146,13 +151,22 @@ class Committer:
         self._latest = partial.iteration
         return encode_snapshot(Snapshots(boundary.iteration, is_full, boundary.residents, self._topology.num_servers))
 
-    def receive(self, message: bytes) -> None:
-        """One rank has written its files (5)."""
+    def receive(self, message: bytes) -> str:
+        """One rank has written its files (5); returns why the checkpoint must not be, if the rank says so."""
         saved = Saved.from_bytes(message)
         assert self._open is not None
         assert saved.iteration == self._open.boundary.iteration
         self._open.saved.append(saved)
+        if saved.fault:
+            self._open.is_abandoned = True
         self._commit_if_complete()
+        return saved.fault
+
+    def abandon(self) -> None:
+        """Training has diverged: a checkpoint whose history is not complete never will be."""
+        if self._open is not None and not self._open.is_complete:
+            self._open.is_abandoned = True
+            self._commit_if_complete()
 
     @property
     def awaits_history_of(self) -> int | None:
@@ -179,9 +193,13 @@ class Committer:
     def _commit_if_complete(self) -> None:
         checkpoint = self._open
         assert checkpoint is not None
-        if checkpoint.is_complete and len(checkpoint.saved) == self._topology.world_size - 1:
-            self._commit = threading.Thread(target=self._finish, args=(checkpoint,), name="commit", daemon=True)
-            self._commit.start()
+        if len(checkpoint.saved) < self._topology.world_size - 1:
+            return
+        if checkpoint.is_abandoned:
+            checkpoint.partial.discard()
+            self._open = None
+        elif checkpoint.is_complete and self._commit is None:
+            self._commit = start_thread("commit", self._finish, checkpoint)
 
     def _finish(self, checkpoint: _Open) -> None:
         """Write the oracle's own files, commit, thin out (6)."""

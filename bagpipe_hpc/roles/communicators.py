@@ -9,6 +9,7 @@ from mpi4py import MPI
 
 from bagpipe_hpc.errors import PlatformError
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
+from bagpipe_hpc.transport.memory import MemoryLink
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Communicators:
         events: Everybody -> oracle: files of checkpoints, signals.
         rows: Servers (rank = server index), then trainers; COMM_NULL at the oracle.
         trainers: Trainers only (rank = trainer rank); COMM_NULL elsewhere.
+        link: Carries rows where the ranks are threads of one process, and all communicators in-memory twins; None where
+            every rank is a process.
     """
 
     world: MPI.Intracomm
@@ -30,6 +33,7 @@ class Communicators:
     events: MPI.Intracomm
     rows: MPI.Intracomm
     trainers: MPI.Intracomm
+    link: MemoryLink | None = None
 
     def free(self) -> None:
         """Release all but the world. Communication: collective over each of them."""
@@ -38,7 +42,7 @@ class Communicators:
                 comm.Free()
 
 
-def split_world(world: MPI.Intracomm, topology: Topology) -> Communicators:
+def split_world(world: MPI.Intracomm, topology: Topology, link: MemoryLink | None = None) -> Communicators:
     """Make all communicators. Communication: collective over world."""
     role = topology.role_of(world.rank)
     rows_color = MPI.UNDEFINED if world.rank == ORACLE_RANK else 0
@@ -50,14 +54,13 @@ def split_world(world: MPI.Intracomm, topology: Topology) -> Communicators:
         events=world.Dup(),
         rows=_split(world, rows_color),
         trainers=_split(world, trainers_color),
+        link=link,
     )
 
 
 def trainers_of_node(comms: Communicators) -> MPI.Intracomm:
     """The trainers of this host. Communication: collective over the trainers."""
-    node = comms.trainers.Split_type(MPI.COMM_TYPE_SHARED)
-    assert isinstance(node, MPI.Intracomm)
-    return node
+    return cast(MPI.Intracomm, comms.trainers.Split_type(MPI.COMM_TYPE_SHARED))
 
 
 def _split(world: MPI.Intracomm, color: int) -> MPI.Intracomm:

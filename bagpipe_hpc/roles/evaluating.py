@@ -20,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,14 @@ from bagpipe_hpc import trace
 from bagpipe_hpc.config import EvaluationConfig
 from bagpipe_hpc.lookahead.plan import IterationPlan
 from bagpipe_hpc.lookahead.planner import SampleBatch
+from bagpipe_hpc.rank_thread import single_thread_pool
 from bagpipe_hpc.roles.evaluation import Evaluation, Timetable, best_of, num_in_vain
+from bagpipe_hpc.roles.finite import require_finite_predictions
 from bagpipe_hpc.roles.report import PREDICTIONS_TAG
+from bagpipe_hpc.threaded_job import wait_on
 from bagpipe_hpc.topology import ORACLE_RANK
-from bagpipe_hpc.training.metrics import EvaluationResult, evaluate_predictions, save_predictions
-from bagpipe_hpc.transport.polite import wait_all
+from bagpipe_hpc.training.metrics import EvaluationResult, evaluate_predictions, save_predictions, without_labels
+from bagpipe_hpc.transport.polite import take_bytes, wait_all
 
 Float32Array = NDArray[np.float32]
 
@@ -62,6 +65,7 @@ class Evaluations:
         num_trainers: T.
         history: Evaluations of earlier starts, before the first iteration of this one.
         predictions: Where those of an evaluation go; None: nowhere.
+        has_labels: Whether samples have labels; without them there are no metrics.
     """
 
     def __init__(
@@ -71,10 +75,12 @@ class Evaluations:
         num_trainers: int,
         history: Sequence[Evaluation] = (),
         predictions: Path | None = None,
+        has_labels: bool = True,
     ) -> None:
         self._config, self._timetable = config, timetable
         self._num_trainers = num_trainers
         self._predictions = predictions
+        self._has_labels = has_labels
         self._results = list(history)
         self._latest = timetable.start - 1  # iteration up to which all results are there
         self._open: _Open | None = None
@@ -82,7 +88,7 @@ class Evaluations:
         # Of each trainer, shares of predictions to come: they come in order.
         self._shares: list[deque[tuple[_Open, Float32Array]]] = [deque() for _ in range(num_trainers)]
         self._metrics: deque[tuple[int, Future[EvaluationResult]]] = deque()
-        self._executor = ThreadPoolExecutor(1, "metrics")
+        self._executor = single_thread_pool("metrics")
         self._changed = threading.Condition()  # of what the gate looks at: results, and whether it is given up
         self._is_given_up = False
         self._num_passed = timetable.start  # training iterations that went through the gate
@@ -113,7 +119,11 @@ class Evaluations:
             self._metrics.append((opened.iteration, self._executor.submit(self._judge, opened)))
 
     def finished(self) -> Iterator[Evaluation]:
-        """Evaluations whose metrics are there by now, in order; never blocks."""
+        """Evaluations whose metrics are there by now, in order; never blocks.
+
+        Raises:
+            DivergedError: a prediction of one is not finite.
+        """
         while self._metrics and self._metrics[0][1].done():
             iteration, result = self._metrics.popleft()
             evaluation = Evaluation(iteration, result.result())
@@ -171,7 +181,8 @@ class Evaluations:
         if patience is None or every is None or done % every or not self._timetable.is_due(done):
             return True
         with trace.span("evaluation wait"), self._changed:
-            self._changed.wait_for(lambda: self._is_given_up or self.are_known_before(done))
+            while not (self._is_given_up or self.are_known_before(done)):
+                wait_on(self._changed)
             if self._is_given_up and not self.are_known_before(done):
                 return False
             if num_in_vain(self.before(done), self._config.metric, self._config.min_improvement) < patience:
@@ -211,9 +222,10 @@ class Evaluations:
         start = time.perf_counter()
         with trace.span("metrics"):
             logits, labels = np.concatenate(opened.logits), np.concatenate(opened.labels)
+            require_finite_predictions(opened.iteration, self._config.split, logits)
             if self._predictions is not None:
                 save_predictions(self._predictions, logits)
-            result = evaluate_predictions(logits, labels)
+            result = evaluate_predictions(logits, labels) if self._has_labels else without_labels(len(logits))
         self.metric_seconds += time.perf_counter() - start
         return result
 
@@ -232,7 +244,7 @@ class PredictionSender:
     def send(self, logits: Float32Array) -> None:
         """Of this trainer's share of a read-only plan; the array must stay as it is."""
         self._under_way = [request for request in self._under_way if not request.Test()]
-        self._under_way.append(self._reports.Isend([logits, MPI.FLOAT], ORACLE_RANK, PREDICTIONS_TAG))
+        self._under_way.append(self._reports.Isend([logits, MPI.BYTE], ORACLE_RANK, PREDICTIONS_TAG))
 
     def finish(self) -> None:
         """Wait until everything has arrived."""
@@ -241,8 +253,6 @@ class PredictionSender:
 
 def receive_predictions(reports: MPI.Intracomm) -> Iterator[tuple[int, Float32Array]]:
     """World rank and predictions of every message that has arrived by now."""
-    status = MPI.Status()
-    while (message := reports.Improbe(MPI.ANY_SOURCE, PREDICTIONS_TAG, status)) is not None:
-        source, logits = status.source, np.empty(status.Get_count(MPI.FLOAT), dtype=np.float32)
-        wait_all([message.Irecv([logits, MPI.FLOAT])])
-        yield source, logits
+    while (taken := take_bytes(reports, MPI.ANY_SOURCE, PREDICTIONS_TAG)) is not None:
+        source, message = taken
+        yield source, np.frombuffer(message, dtype=np.float32)

@@ -76,7 +76,7 @@ class Evaluation:
     def score(self, metric: str) -> float:
         """The metric, turned such that more is better; less than any other where it is undefined."""
         value = getattr(self.result, metric)
-        if value is None or math.isnan(value):
+        if value is None or not math.isfinite(value):
             return -math.inf
         return float(value if metric == "auc" else -value)
 

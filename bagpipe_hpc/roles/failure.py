@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from mpi4py import MPI
@@ -24,7 +24,7 @@ LAUNCHER_READS_SECONDS = 0.3
 def abort_job(name: str, error: BaseException, exit_invalid: int = EXIT_FAILURE) -> None:
     """Print what happened and end every rank, with exit_invalid if it is the user's to mend. Does not return."""
     history = [] if isinstance(error, BagpipeError) else traceback.format_exception(error)
-    complaint = f"bagpipe: error: {name} on host {socket.gethostname()}: {_describe(error)}\n"
+    complaint = f"bagpipe: error: {name} on host {socket.gethostname()}: {describe_error(error)}\n"
     sys.stderr.write("".join([*history, complaint]))  # one write: the launcher's own words cannot come between
     sys.stdout.flush()
     with suppress(OSError):
@@ -47,12 +47,24 @@ def whole_job_fails_together(name: str | None = None, exit_invalid: int = EXIT_F
         name: What messages call this rank; by default "rank N".
     """
     name = name or f"rank {MPI.COMM_WORLD.rank}"
-    threading.excepthook = lambda args: abort_job(name, args.exc_value or args.exc_type())
     try:
-        yield
+        with threads_fail_by(lambda error: abort_job(name, error)):
+            yield
     except BaseException as error:
         abort_job(name, error, exit_invalid)
 
 
-def _describe(error: BaseException) -> str:
+@contextmanager
+def threads_fail_by(report: Callable[[BaseException], object]) -> Iterator[None]:
+    """Inside the block, exceptions that end a thread are reported; afterwards as they were before."""
+    before = threading.excepthook
+    threading.excepthook = lambda args: report(args.exc_value or args.exc_type())
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def describe_error(error: BaseException) -> str:
+    """What happened, in one line; of errors that are not the user's with their type."""
     return str(error) if isinstance(error, BagpipeError) else f"{type(error).__name__}: {error}"

@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shlex
+import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from mpi4py import MPI
 
+from bagpipe_hpc.activity import showing_activity
 from bagpipe_hpc.collector import resume_collector
-from bagpipe_hpc.config import Config, Settings, load_config
-from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError, OwnModelError
-from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_FAILURE, EXIT_INVALID, EXIT_STOPPED
-from bagpipe_hpc.launcher import check_launcher
-from bagpipe_hpc.placement import describe, order_of_roles
+from bagpipe_hpc.config import Config, Settings
+from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError, JobStopped, OwnModelError
+from bagpipe_hpc.exit_codes import exit_code_of
+from bagpipe_hpc.launcher import await_first_rank, check_launcher, launched_rank
+from bagpipe_hpc.placement import Place, describe, order_of_roles
 from bagpipe_hpc.roles.communicators import Communicators, check_thread_level, split_world
 from bagpipe_hpc.roles.course import BEGINNING, Position
 from bagpipe_hpc.roles.failure import whole_job_fails_together
+from bagpipe_hpc.roles.local import LocalRanks, local_world, require_one_process
 from bagpipe_hpc.roles.placing import place_of_this_rank
-from bagpipe_hpc.roles.run_directory import DONE, writing_to
+from bagpipe_hpc.roles.run_directory import DONE, refuse_training, writing_to
 from bagpipe_hpc.roles.run_lock import Ownership
+from bagpipe_hpc.roles.run_settings import (
+    require_named_factory,
+    settings_of_checkpoint,
+    settings_of_job,
+    write_run_settings,
+)
 from bagpipe_hpc.roles.saving import CheckpointSpec
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.stop import Budget, StopRequests, listening_for_signals, seconds_left
 from bagpipe_hpc.roles.tracing import tracing
 from bagpipe_hpc.timeline.merge import delete_traces
-from bagpipe_hpc.topology import Role, Topology
+from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
 from bagpipe_hpc.trace import parse_iterations
 from bagpipe_hpc.training.misfit import misfit, table_misfit
+from bagpipe_hpc.transport.memory import MemoryLink
 
 if TYPE_CHECKING:
     from bagpipe_hpc.data.dataset import Dataset
     from bagpipe_hpc.training.trainer_batch import TrainerBatch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,7 @@ class Request:
         time_limit: A duration; None: until the end of the batch job, where its environment says when that is.
         build_model: Makes the model in place of model.factory.
         has_own_loop: Whether who asks makes the steps.
+        is_local: Whether all ranks are threads of this process.
     """
 
     settings: Config | Mapping[str, Any] | str | Path | None
@@ -68,42 +84,65 @@ class Request:
     predictions: Path | None = None
     build_model: Callable[..., Any] | None = None
     has_own_loop: bool = False
+    is_local: bool = False
 
 
 def run_training(request: Request) -> int:
-    """Train, as this rank's role; only the oracle reads the configuration and the data.
+    """Train, as this rank's role; only the oracle reads the configuration and the data. What ends it is printed once.
 
     Returns:
-        The exit code, the same on every rank: EXIT_DONE; EXIT_INVALID, before any work, when the configuration, the
-        data, the checkpoint or the number of ranks is wrong, and the oracle has said why; EXIT_STOPPED where the job
-        was asked to stop. Any later failure ends all ranks.
-    Communication: collective over MPI_COMM_WORLD.
+        The exit code, the same on every rank: see `Training.error`.
+    Communication: collective over MPI_COMM_WORLD, unless the job is local.
     """
     training = Training()
     for _ in training.play(request):
         raise AssertionError("a step of the built-in loop is not for others to make")
-    return training.exit_code
+    training.print_error()
+    return exit_code_of(training.error)
 
 
 class Training:
     """A job on this rank, played by whoever iterates.
 
-    `name` is what messages call this rank, `exit_code` what `run_training` returns, once the job is over.
+    `name` is what messages call this rank. Once the job is over, `error` is the same on every rank: None where it came
+    to its end; what is wrong with the settings, the data, the checkpoint or the number of ranks, before any work;
+    JobStopped where the job was asked to stop, DivergedError where it diverged. Any other failure ends all ranks, or is
+    raised where the job is local.
     """
 
     _is_playing = False  # in this process
 
     def __init__(self) -> None:
-        self.name = f"rank {MPI.COMM_WORLD.rank}"
-        self.exit_code = EXIT_FAILURE
+        self.name = "this rank"
+        self.error: BagpipeError | None = None
+        self.is_local = False
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process is the one that prints what all ranks know."""
+        return launched_rank(os.environ) == 0 if self.is_local else bool(MPI.COMM_WORLD.rank == 0)
+
+    def print_error(self) -> None:
+        """Print the error, at one rank. That a job was stopped the oracle has said when it was.
+
+        Communication: collective over MPI_COMM_WORLD, unless the job is local.
+        """
+        if self.error is not None and not isinstance(self.error, JobStopped):
+            if self.is_local:
+                await_first_rank(os.environ)
+            if self.speaks:
+                print(f"bagpipe: error: {self.error}", file=sys.stderr, flush=True)
+        if not self.is_local:
+            MPI.COMM_WORLD.Barrier()  # launchers end all ranks at the first exit code: the message is out before
 
     def play(self, request: Request) -> Generator[TrainerBatch, None, None]:
-        """The same; with an own loop, trainers yield their batches, and go on when the step has been made.
+        """Play; with an own loop, trainers yield their batches, and go on when the step has been made.
 
         Raises:
             OwnModelError: another job is being played.
         Communication: as `run_training`.
         """
+        self.is_local = request.is_local
         if Training._is_playing:
             raise OwnModelError(
                 "a job was started while this process plays another; a script that is imported as the module of "
@@ -111,17 +150,21 @@ class Training:
             )
         Training._is_playing = True
         try:
-            self.exit_code = yield from _play(self, request)
+            with warnings.catch_warnings():  # libraries add filters when they are imported
+                self.error = yield from (_play_local if request.is_local else _play)(self, request)
         finally:
             Training._is_playing = False
 
 
-def _play(training: Training, request: Request) -> Generator[TrainerBatch, None, int]:
+def _play(training: Training, request: Request) -> Generator[TrainerBatch, None, BagpipeError | None]:
+    """Every rank is a process."""
+    _start_mpi()
     launched = MPI.COMM_WORLD
-    with whole_job_fails_together(training.name):
+    training.name = f"rank {launched.rank}"
+    with whole_job_fails_together(training.name), _saying_at("checking the job", launched.rank == 0):
         agreed = _agree_on_job(launched, request)
-    if agreed is None:
-        return EXIT_INVALID
+    if isinstance(agreed, BagpipeError):
+        return agreed
     world, job = agreed
     spec = job.spec
     topology = Topology(world.size, spec.config.roles.servers)
@@ -129,15 +172,78 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
     with whole_job_fails_together(name):
         comms = split_world(world, topology)
         stops = StopRequests(comms.events)
-        # Two ranks speak, so that one is left whichever dies.
+        # Ranks 0 and 1 both print notes, so they are seen even if one of them dies.
         speaking = listening_for_signals(stops, name, speaks=world.rank < 2)
         with tracing(world, topology, spec.traced, request.run_path), speaking:
-            is_done = world.bcast((yield from _play_role(job, topology, comms, stops, request)))
+            error: BagpipeError | None = world.bcast((yield from _play_role(job, topology, comms, stops, request)))
         comms.free()
         job.release()
         world.Barrier()  # launchers kill the job at the first exit code that is not 0
         world.Free()
-    return EXIT_DONE if is_done else EXIT_STOPPED
+    return error
+
+
+def _saying_at(phase: str, is_speaker: bool) -> AbstractContextManager[object]:
+    """Show what the block does, at one rank."""
+    return showing_activity(phase) if is_speaker else nullcontext()
+
+
+def _start_mpi() -> None:
+    """Start MPI, where a local job before this one has kept mpi4py from it."""
+    if not MPI.Is_initialized():
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
+        atexit.register(MPI.Finalize)
+
+
+def _play_local(training: Training, request: Request) -> Generator[TrainerBatch, None, BagpipeError | None]:
+    """Every rank is a thread of this process; trainer 0 is the calling one."""
+    with _saying_at("checking the job", training.speaks):
+        checked = _attempt(lambda: _check_local(request))
+    if isinstance(checked, BagpipeError):
+        return checked
+    worlds, topology, job = checked
+    link = MemoryLink(topology.num_servers, topology.num_trainers)
+    trainer = topology.trainer_ranks[0]
+    training.name = topology.name_of(trainer)
+    ranks = LocalRanks(topology)
+    rank_job = _Job(job.spec)  # as the ranks but for the oracle see it
+
+    def play(world_rank: int) -> Generator[TrainerBatch, None, BagpipeError | None]:
+        comms = split_world(worlds[world_rank], topology, link)
+        stops = StopRequests(comms.events)
+        is_trainer = world_rank == trainer
+        speaking = listening_for_signals(stops, "this job", speaks=True, end_at_once=interrupt) if is_trainer else None
+        with tracing(comms.world, topology, job.spec.traced, request.run_path), speaking or nullcontext():
+            mine = job if world_rank == ORACLE_RANK else rank_job
+            ended = comms.world.bcast((yield from _play_role(mine, topology, comms, stops, request)))
+        return cast(BagpipeError | None, ended)
+
+    def interrupt(signum: signal.Signals) -> None:
+        ranks.job.fail("this job", KeyboardInterrupt(f"{signum.name} came for the second time"))
+
+    error: BagpipeError | None = None
+    try:
+        with ranks.ending_together(training.name):
+            for world_rank in range(topology.world_size):
+                if world_rank != trainer:
+                    ranks.start(world_rank, partial(_play_out, play, world_rank))
+            error = yield from play(trainer)
+    finally:
+        job.release()
+    return error
+
+
+def _play_out(play: Callable[[int], Generator[TrainerBatch, None, object]], world_rank: int) -> None:
+    """Play a rank that is no trainer, so that it yields nothing."""
+    for _ in play(world_rank):
+        raise AssertionError("only trainers yield batches")
+
+
+def _check_local(request: Request) -> tuple[list[MPI.Intracomm], Topology, _Job]:
+    require_one_process(os.environ)
+    config, lines = _read_config(request)
+    worlds, topology = local_world(config.roles.servers)
+    return worlds, topology, _validate([socket.gethostname()] * topology.world_size, config, lines, request)
 
 
 @dataclass(frozen=True)
@@ -157,8 +263,8 @@ class _Job:
 
 def _play_role(
     job: _Job, topology: Topology, comms: Communicators, stops: StopRequests, request: Request
-) -> Generator[TrainerBatch, None, bool]:
-    """Returns, at the oracle, whether the job is done."""
+) -> Generator[TrainerBatch, None, BagpipeError | None]:
+    """Returns, at the oracle, how the job ended before its end."""
     # Imported here: torch and Horovod only where they are used.
     role = topology.role_of(comms.world.rank)
     if role is Role.ORACLE:
@@ -178,63 +284,71 @@ def _play_role(
         run_server(job.spec, topology, comms)
     else:
         from bagpipe_hpc.roles.trainer import run_trainer
+        from bagpipe_hpc.training.torch_state import keeping_torch
         from bagpipe_hpc.training.trainer_batch import train_on_labels
 
-        for batch in run_trainer(job.spec, topology, comms, request.build_model):
-            if request.has_own_loop:
-                yield batch
-            else:
-                train_on_labels(batch)
-    return False
+        with keeping_torch():
+            for batch in run_trainer(job.spec, topology, comms, request.build_model):
+                if request.has_own_loop:
+                    yield batch
+                else:
+                    train_on_labels(batch)
+    return None
 
 
-def _agree_on_job(launched: MPI.Intracomm, request: Request) -> tuple[MPI.Intracomm, _Job] | None:
+def _agree_on_job(launched: MPI.Intracomm, request: Request) -> tuple[MPI.Intracomm, _Job] | BagpipeError:
     """The launcher's rank 0 reads the settings and deals the roles; the oracle validates all and tells everybody.
 
-    Launchers kill the job at the first exit code: the message is out before any rank learns that it may leave.
-
     Returns:
-        The world, in the order of roles, and the job; None where there is none, and somebody has said why.
+        The world, in the order of roles, and the job; the same error on all ranks where there is none.
     """
     places = launched.gather(place_of_this_rank())
-    ordered: tuple[Config, list[int]] | None = None
+    ordered: tuple[Config, list[str], list[int]] | BagpipeError | None = None
     if places:
-        with _explaining():
-            check_launcher(os.environ, launched.size, MPI.Get_library_version(), shlex.join(["bagpipe", *sys.argv[1:]]))
-            check_thread_level()
-            config = _read_config(request)
-            ordered = config, order_of_roles(places, config.roles)
+        ordered = _attempt(lambda: _order(launched.size, places, request))
     ordered = launched.bcast(ordered)
-    if ordered is None:
-        return None
-    config, order = ordered
+    assert ordered is not None
+    if isinstance(ordered, BagpipeError):
+        return ordered
+    config, lines, order = ordered
     world = cast(MPI.Intracomm, launched.Split(0, order.index(launched.rank)))
     hosts = world.gather(socket.gethostname())
-    job: _Job | None = None
+    job: _Job | BagpipeError | None = None
     if hosts:
-        with _explaining():
-            job = _validate(hosts, config, request)
-    spec = world.bcast(job.spec if job else None)
-    return (world, job or _Job(spec)) if spec else None
+        job = _attempt(lambda: _validate(hosts, config, lines, request))
+    spec: JobSpec | BagpipeError = world.bcast(job.spec if isinstance(job, _Job) else job)
+    if isinstance(spec, BagpipeError):
+        world.Free()
+        return spec
+    return world, job if isinstance(job, _Job) else _Job(spec)
 
 
-@contextmanager
-def _explaining() -> Iterator[None]:
-    """What is the user's to mend is said, once."""
+def _attempt(work: Callable[[], T]) -> T | BagpipeError:
+    """What the work returns, or the error that the user can mend, for all ranks to know."""
     try:
-        yield
+        return work()
     except BagpipeError as error:
-        print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
+        return error.with_traceback(None)
 
 
-def _read_config(request: Request) -> Config:
+def _order(num_ranks: int, places: list[Place], request: Request) -> tuple[Config, list[str], list[int]]:
+    """The settings, lines that say where they come from, and the launcher's ranks in the order of roles."""
+    command = shlex.join(["bagpipe", *sys.argv[1:]])
+    check_launcher(os.environ, num_ranks, MPI.Get_library_version(), command)
+    check_thread_level()
+    config, lines = _read_config(request)
+    return config, lines, order_of_roles(places, config.roles)
+
+
+def _read_config(request: Request) -> tuple[Config, list[str]]:
+    """All settings, and lines that say where they come from."""
     if request.evaluates_only:
-        return _evaluation_config(request)
-    return load_config(request.settings, _overrides(request))
+        return _evaluation_config(request), []
+    return settings_of_job(request.settings, _overrides(request), request.run_path, request.resume)
 
 
-def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
-    from bagpipe_hpc.data.dataset import open_dataset
+def _validate(hosts: list[str], config: Config, lines: list[str], request: Request) -> _Job:
+    from bagpipe_hpc.data.dataset import open_dataset, require_labels
 
     budget = Budget(seconds_left(request.time_limit, os.environ, time.time()), time.perf_counter())
     if not config.dense_optimizer.is_plain_sgd:
@@ -244,6 +358,8 @@ def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
     topology = Topology(len(hosts), config.roles.servers)
     iterations = None if request.traced is None else parse_iterations(request.traced)
     dataset = open_dataset(request.data_path)
+    if request.predictions is None:
+        require_labels(dataset, "an evaluation" if request.evaluates_only else "training")
     schema = dataset.schema
     if problem := misfit(config.model, schema):
         raise DatasetError(f"{request.data_path} {problem}")
@@ -251,13 +367,19 @@ def _validate(hosts: list[str], config: Config, request: Request) -> _Job:
         raise ConfigError(problem)
     if config.model.factory is not None:
         from bagpipe_hpc.training.own_model import build_own_model, model_inputs
+        from bagpipe_hpc.training.torch_state import keeping_torch
 
-        build_own_model(config.model, model_inputs(config, schema), request.build_model)
+        with keeping_torch():
+            build_own_model(config.model, model_inputs(config, schema), request.build_model)
     _check_evaluation(config, dataset, request)
     ownership = Ownership(_owned_directories(config, request))
     try:
+        if request.evaluates_only:
+            refuse_training(request.run_path)
+        for line in lines:
+            print(line, flush=True)
         start, checkpoints = _choose_checkpoint(config, topology, dataset, request)
-        _begin_run_directory(config, request.run_path)
+        _begin_run_directory(config, request)
     except BaseException:
         ownership.release()
         raise
@@ -272,12 +394,17 @@ def _owned_directories(config: Config, request: Request) -> list[Path]:
     return [request.run_path, *([Path(directory)] if directory else [])]
 
 
-def _begin_run_directory(config: Config, run_path: Path) -> None:
+def _begin_run_directory(config: Config, request: Request) -> None:
+    run_path = request.run_path
+    if (run_path / DONE).exists() and not request.evaluates_only and request.resume is None:
+        print(
+            f"bagpipe: note: {run_path} has a finished job: its settings, metrics and summary are replaced", flush=True
+        )
     with writing_to(run_path):
         for name in (DONE, "summary.json"):
             (run_path / name).unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
         delete_traces(run_path)
-        (run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    write_run_settings(run_path, config)
 
 
 def _overrides(request: Request) -> list[str]:
@@ -305,16 +432,14 @@ def _check_evaluation(config: Config, dataset: Dataset, request: Request) -> Non
 def _evaluation_config(request: Request) -> Config:
     """The settings of the checkpoint, but for the training."""
     from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
-    from bagpipe_hpc.roles.resume import require_named_factory
 
     assert request.resume is not None
     checkpoint = Checkpoint.open(Path(request.resume))
-    require_named_factory(checkpoint, request.overrides)
+    settings = settings_of_checkpoint(checkpoint)
+    require_named_factory(settings, Settings().overridden(request.overrides))
     only = ["checkpoint.enabled=false", "evaluation.enabled=true", "tensorboard=false"]
     only.append(f"training.iterations={checkpoint.manifest.iteration}")
-    return (
-        Settings(checkpoint.manifest.config, str(checkpoint.path)).overridden([*request.overrides, *only]).validated()
-    )
+    return settings.overridden([*request.overrides, *only]).validated()
 
 
 def _choose_checkpoint(

@@ -15,7 +15,6 @@ planning threads               main thread                                  serv
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +23,10 @@ from typing import Any
 from mpi4py import MPI
 
 from bagpipe_hpc import trace
+from bagpipe_hpc.activity import showing_activity
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.digest import ModelDigest
-from bagpipe_hpc.errors import BagpipeError
+from bagpipe_hpc.errors import BagpipeError, DivergedError, JobStopped
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.lookahead.codec import PlanMessages, encode_end
 from bagpipe_hpc.lookahead.plan import IterationPlan
@@ -36,6 +36,7 @@ from bagpipe_hpc.roles.communicators import Communicators
 from bagpipe_hpc.roles.course import Course
 from bagpipe_hpc.roles.evaluating import Evaluations, receive_predictions
 from bagpipe_hpc.roles.evaluation import Evaluation
+from bagpipe_hpc.roles.finite import FiniteRows, require_finite_loss, require_finite_parameters
 from bagpipe_hpc.roles.planning import (
     Boundary,
     PlanStream,
@@ -70,7 +71,7 @@ def run_oracle(
     stops: StopRequests,
     budget: Budget,
     require_ownership: Callable[[], None],
-) -> bool:
+) -> BagpipeError | None:
     """Plan the whole job, watch it, and write down how it ended. Communication: see the timeline.
 
     Args:
@@ -78,13 +79,15 @@ def run_oracle(
         budget: What asks for it when time runs out.
         require_ownership: Raises FencedError where a later start has taken the run directory over.
     Returns:
-        False where the job was stopped before its end.
+        None where the job came to its end; JobStopped where it was stopped before, DivergedError where it diverged.
     """
     keep_freed_memory()
-    warm_up_planning(spec.config, spec.schema, topology.num_trainers)
-    limits = comms.world.gather(None)
-    assert limits is not None
-    cache_rows = comms.world.bcast(min(limits[rank] for rank in topology.trainer_ranks))  # 1
+    with showing_activity("compiling what plans") as activity:
+        warm_up_planning(spec.config, spec.schema, topology.num_trainers)
+        activity("waiting for servers and trainers")
+        limits = comms.world.gather(None)
+        assert limits is not None
+        cache_rows = comms.world.bcast(min(limits[rank] for rank in topology.trainer_ranks))  # 1
     course = Course.of(spec.config.training, dataset.train.num_samples, spec.start)
     oracle = _Oracle(spec, topology, comms, dataset, course, cache_rows, stops, budget)
     with Progress(
@@ -97,12 +100,20 @@ def run_oracle(
         evaluations=resumed_evaluations(spec),
     ) as progress:
         oracle.plan_all(progress)
-    if not comms.world.bcast(not oracle.is_stopped):
-        print(f"stopped {oracle.where}; go on with --resume auto", flush=True)
-        return False
-    totals = comms.world.gather(None)
-    assert totals is not None
-    digest = _digest(spec, topology, comms, totals)  # 7
+        early_end = oracle.early_end
+        if isinstance(early_end, JobStopped):
+            print(early_end, flush=True)  # at once: a launcher that ends the ranks may not leave them a second
+        elif early_end is not None:
+            progress.fall_silent()
+    if not comms.world.bcast(early_end is None):
+        return early_end
+    try:
+        with showing_activity("collecting the model and its digest"):
+            totals = comms.world.gather(None)
+            assert totals is not None
+            digest = _digest(spec, topology, comms, totals, oracle.end_iteration)  # 7
+    except DivergedError as error:
+        return error
     summary = summarise(
         spec.config,
         topology,
@@ -121,7 +132,7 @@ def run_oracle(
         summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         print_summary(summary, run_path)  # 8
         (run_path / DONE).write_text(f"{oracle.end_iteration}\n", encoding="utf-8")
-    return True
+    return None
 
 
 class _Oracle:
@@ -148,6 +159,7 @@ class _Oracle:
             topology.num_trainers,
             resumed_evaluations(spec),
             spec.predictions,
+            spec.schema.labelled,
         )
         self._committer: Committer | None = None
         if spec.checkpoints is not None and spec.config.checkpoint.enabled:
@@ -169,12 +181,18 @@ class _Oracle:
         )
         self._num_planned = self._num_reported = 0  # training iterations
         self._stop_reason = ""
-        self.where = ""  # it was stopped
+        self._where = ""  # it was stopped
+        self._diverged: DivergedError | None = None
 
     @property
-    def is_stopped(self) -> bool:
-        """Whether plans ended before their time."""
-        return bool(self.where)
+    def early_end(self) -> DivergedError | JobStopped | None:
+        """Why plans ended before their time; None: they did not."""
+        if self._diverged is not None:
+            return self._diverged
+        if not self._where:
+            return None
+        going_on = "go on with --resume auto" if self._committer else "no checkpoint: checkpoint.enabled is false"
+        return JobStopped(f"stopped {self._where}; {going_on}")
 
     @property
     def bytes_sent(self) -> int:
@@ -241,13 +259,15 @@ class _Oracle:
         done = boundary.iteration + 1
         if boundary.is_stop:
             where = f"after iteration {done:,}, while evaluating" if read_only else f"after iteration {done:,}"
-            self.where = f"{where}: {self._stop_reason}"
+            self._where = f"{where}: {self._stop_reason}"
         if self._committer is None or self._committer.has(done):
             return
         if read_only or boundary.is_stop or self._is_wanted(done):
             wait_until(lambda: self._poll() or self._is_idle())
         elif not self._is_idle():
             self._committer.totals.skipped += 1
+            return
+        if self._diverged is not None:
             return
         self._send(self._committer.begin(boundary))
         self._note_history()  # while another one was being written, this iteration may have ended
@@ -266,21 +286,22 @@ class _Oracle:
         return self._sender.is_idle() and is_told and self._is_idle()
 
     def _poll(self) -> bool:
-        """Take what has arrived (4); never blocks and always returns False, so that it can lead a wait's condition.
-
-        Raises:
-            BagpipeError: the loss is not finite; names the iteration.
-        """
+        """Take what has arrived (4); never blocks and always returns False, so that it can lead a wait's condition."""
         while self._comms.reports.Iprobe(tag=LOSS_TAG):
             self._take_report(*REPORT.unpack(receive_bytes(self._comms.reports, MPI.ANY_SOURCE, LOSS_TAG)))
         for rank, logits in receive_predictions(self._comms.reports):
             self._evaluations.take(self._topology.trainer_ranks.index(rank), logits)
-        for evaluation in self._evaluations.finished():
-            self._take_evaluation(evaluation)
+        try:
+            for evaluation in self._evaluations.finished():
+                self._take_evaluation(evaluation)
+        except DivergedError as error:
+            self._diverge(error)
         self._note_history()
         while self._comms.events.Iprobe(tag=FILES_TAG):
             assert self._committer is not None
-            self._committer.receive(bytes(receive_bytes(self._comms.events, MPI.ANY_SOURCE, FILES_TAG)))
+            fault = self._committer.receive(bytes(receive_bytes(self._comms.events, MPI.ANY_SOURCE, FILES_TAG)))
+            if fault:
+                self._diverge(DivergedError(fault))
         if reason := self._stops.poll():
             self._stop(reason)
         slowest_seconds = self._committer.totals.slowest_seconds if self._committer else 0.0
@@ -291,7 +312,13 @@ class _Oracle:
 
     def _take_report(self, iteration: int, loss: float, num_samples: int) -> None:
         self._num_reported += 1
-        _check_loss(iteration, loss)
+        if self._diverged is not None:
+            return
+        try:
+            require_finite_loss(iteration, loss)
+        except DivergedError as error:
+            self._diverge(error)
+            return
         self._progress.advance(iteration, loss, num_samples)
         self._note_history()
 
@@ -303,7 +330,7 @@ class _Oracle:
             self._committer.name_best(best.iteration)
 
     def _note_history(self) -> None:
-        if self._committer is None:
+        if self._committer is None or self._diverged is not None:
             return
         if self._committer.awaits_history_of == self._progress.num_done:
             self._committer.note_history(self._progress.history())
@@ -318,19 +345,35 @@ class _Oracle:
             self._stream.stop()
             self._evaluations.give_up()
 
+    def _diverge(self, error: DivergedError) -> None:
+        """End the job in good order: no rank need be aborted, and one of them says why."""
+        if self._diverged is None:
+            self._diverged = error
+            self._stop("training diverged")
+            if self._committer is not None:
+                self._committer.abandon()
 
-def _check_loss(iteration: int, loss: float) -> None:
-    # Here and not at the trainers, who all know it: one rank is to speak.
-    if not math.isfinite(loss):
-        raise BagpipeError(
-            f"the loss is {loss} in iteration {iteration}: training diverged; lower training.learning_rate"
-        )
 
+def _digest(
+    spec: JobSpec, topology: Topology, comms: Communicators, totals: list[dict[str, Any]], num_done: int
+) -> str:
+    """The digest of the trained model.
 
-def _digest(spec: JobSpec, topology: Topology, comms: Communicators, totals: list[dict[str, Any]]) -> str:
-    digest = ModelDigest()
-    digest.add_dense(totals[topology.trainer_ranks[0]]["dense_parameters"])
+    Raises:
+        DivergedError: it is not finite; all rows have been received then, too.
+    """
+    digest, diverged = ModelDigest(), None
+    parameters = totals[topology.trainer_ranks[0]]["dense_parameters"]
+    digest.add_dense(parameters)
+    finite = FiniteRows(spec.config, spec.schema)
     sharding = Sharding(KeySpace(spec.num_embeddings).num_keys, topology.num_servers)
     for keys, rows in receive_touched_rows(comms.world, topology, sharding, row_width(spec.config)):
         digest.add_rows(keys, rows)
+        try:
+            finite.require(num_done, keys, rows)
+        except DivergedError as error:
+            diverged = diverged or error
+    require_finite_parameters(num_done, parameters)
+    if diverged is not None:
+        raise diverged
     return digest.hexdigest()

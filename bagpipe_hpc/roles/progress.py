@@ -99,6 +99,7 @@ class Progress:
         self._mark_samples = 0
         self._console = open_console()
         self._bar: Bar | None = None
+        self._is_silent = False
         self._task = TaskID(0)
         doing = "training" if num_iterations > first_iteration else "evaluating"
         self._console.print(
@@ -126,12 +127,16 @@ class Progress:
     ) -> None:
         self._write_metrics()
         self._metrics.close()
-        if kind is None and self._done > self._first:
+        if kind is None and not self._is_silent and self._done > self._first:
             self._show()
         if self._bar:
             self._bar.stop()
         if self._tensorboard:
             self._tensorboard.close()
+
+    def fall_silent(self) -> None:
+        """Show nothing more: the job ends with an error, which is the last that anybody should read."""
+        self._is_silent = True
 
     def advance(self, iteration: int, loss: float, num_samples: int) -> None:
         """Note the end of one training iteration over a batch of num_samples."""
@@ -225,6 +230,8 @@ class Progress:
 
 def _shown(result: EvaluationResult) -> str:
     metrics = asdict(result)
+    if result.log_loss is None:
+        return f"{result.num_samples:,} samples predicted, which have no labels to compare with"
     return ", ".join(
         f"{name} {metrics[field]:.4f}" for field, name in METRIC_NAMES.items() if metrics[field] is not None
     )
@@ -232,6 +239,8 @@ def _shown(result: EvaluationResult) -> str:
 
 def _in_short(evaluation: Evaluation) -> str:
     auc, log_loss = evaluation.result.auc, evaluation.result.log_loss
+    if log_loss is None:
+        return f"{evaluation.result.num_samples:,} samples predicted"
     return f"AUC {auc:.4f}" if auc is not None else f"log loss {log_loss:.4f}"
 
 

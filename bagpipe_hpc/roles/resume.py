@@ -12,11 +12,11 @@ from bagpipe_hpc.checkpoint.generation import claim_generation
 from bagpipe_hpc.checkpoint.layout import EVALUATIONS_FILE, METRICS_FILE
 from bagpipe_hpc.checkpoint.manifest import ModelEntry, require_same_model
 from bagpipe_hpc.checkpoint.tree import Tree
-from bagpipe_hpc.checkpoint.verify import newest_good
+from bagpipe_hpc.checkpoint.verify import Verifier, newest_good
 from bagpipe_hpc.config import Config, ModelConfig, TableConfig
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.data.schema import Schema, TableSchema
-from bagpipe_hpc.errors import CheckpointError, ConfigError
+from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.lookahead.placement import PlacementState
 from bagpipe_hpc.lookahead.plan import ends
 from bagpipe_hpc.lookahead.residents import Residents
@@ -24,11 +24,11 @@ from bagpipe_hpc.roles.course import Position
 from bagpipe_hpc.roles.evaluation import Evaluation
 from bagpipe_hpc.roles.planning import Boundary, Placed
 from bagpipe_hpc.roles.progress import History
+from bagpipe_hpc.roles.run_settings import AUTO
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.store.layout import state_columns
 from bagpipe_hpc.topology import Topology
 
-AUTO = "auto"
 OWN_MODEL = "own"
 
 
@@ -38,17 +38,18 @@ def open_checkpoints(config: Config, run_path: Path, resume: str | None) -> tupl
     Args:
         resume: "auto": the newest good one, or none; a path: that one; None: the job starts afresh.
     Returns:
-        Directory of checkpoints, generation, checkpoint.
+        Directory of checkpoints, generation (0 where the job writes none), checkpoint.
     Raises:
         CheckpointError: the checkpoint named is missing or damaged; or a fresh start finds checkpoints of another run.
     """
     root = Path(config.checkpoint.directory or run_path / "checkpoints")
     if resume is None:
         _refuse_used(root)
-        return root, claim_generation(root), None
+    generation = claim_generation(root) if config.checkpoint.enabled else 0
+    if resume is None:
+        return root, generation, None
     if resume != AUTO:
-        return root, claim_generation(root), Checkpoint.open(Path(resume))
-    generation = claim_generation(root)
+        return root, generation, Verifier().verify(Path(resume))
     checkpoint, rejected = newest_good(root)
     for bad in rejected:
         print(f"bagpipe: note: {bad.path} is passed over: {bad.fault}", flush=True)
@@ -99,21 +100,6 @@ def check_position(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> 
         raise CheckpointError(
             f"{checkpoint.path} goes on at training sample {position.sample:,}, but {dataset.path} has "
             f"{dataset.train.num_samples:,}; continue with the data set of the checkpoint"
-        )
-
-
-def require_named_factory(checkpoint: Checkpoint, overrides: list[str]) -> None:
-    """Settings of a checkpoint are taken over, but which code to run is the user's to say.
-
-    Raises:
-        ConfigError: the checkpoint says it, and no override does.
-    """
-    model = checkpoint.manifest.config.get("model")
-    factory = model.get("factory") if isinstance(model, dict) else None
-    if factory is not None and not any(override.startswith("model.factory=") for override in overrides):
-        raise ConfigError(
-            f"{checkpoint.path} is of a model of its own, model.factory = {factory!r}, and nothing that a checkpoint "
-            f"names is run: if you trust that code, say so with --set model.factory={factory}"
         )
 
 

@@ -6,9 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bagpipe_hpc.errors import BagpipeError
+from bagpipe_hpc.errors import BagpipeError, RunDirectoryError
 
 DONE = "DONE"  # names the file that says that training is complete
+
+
+def refuse_training(run_path: Path) -> None:
+    """See that an evaluation may write into a directory.
+
+    Raises:
+        RunDirectoryError: the files of a training are there, and would be replaced.
+    """
+    metrics = run_path / "metrics.jsonl"
+    if any(run_path.glob("checkpoints/iteration-*")) or (metrics.is_file() and metrics.stat().st_size):
+        raise RunDirectoryError(
+            f"{run_path} is the run directory of a training, whose settings, metrics and summary this would replace; "
+            "choose another --run-dir"
+        )
 
 
 @contextmanager

@@ -10,7 +10,6 @@ oracle (committer.py)                            server, trainer
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,9 @@ from bagpipe_hpc.checkpoint.manifest import FileEntry
 from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
 from bagpipe_hpc.checkpoint.row_file import RowOptions
 from bagpipe_hpc.config import CheckpointConfig
+from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.roles.stop import FILES_TAG
+from bagpipe_hpc.threaded_job import take
 from bagpipe_hpc.topology import ORACLE_RANK
 
 
@@ -59,23 +60,24 @@ def row_options(config: CheckpointConfig, *, is_full: bool) -> RowOptions:
 
 @dataclass(frozen=True)
 class Saved:
-    """One rank's part of a checkpoint."""
+    """One rank's part of a checkpoint; its fault is why there must be no such checkpoint, or empty."""
 
     iteration: int
     files: tuple[FileEntry, ...]
     num_rows: int
     stall_seconds: float
+    fault: str = ""
 
     def to_bytes(self) -> bytes:
         """As a message."""
         files = [entry.model_dump() for entry in self.files]
-        return json.dumps([self.iteration, files, self.num_rows, self.stall_seconds]).encode()
+        return json.dumps([self.iteration, files, self.num_rows, self.stall_seconds, self.fault]).encode()
 
     @classmethod
     def from_bytes(cls, message: bytes) -> Saved:
         """From a message."""
-        iteration, files, num_rows, stall_seconds = json.loads(message)
-        return cls(iteration, tuple(FileEntry(**entry) for entry in files), num_rows, stall_seconds)
+        iteration, files, num_rows, stall_seconds, fault = json.loads(message)
+        return cls(iteration, tuple(FileEntry(**entry) for entry in files), num_rows, stall_seconds, fault)
 
 
 class FileWriter:
@@ -90,8 +92,7 @@ class FileWriter:
     def __init__(self, events: MPI.Intracomm) -> None:
         self._events = events
         self._orders: Queue[Callable[[], Saved] | None] = Queue()
-        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
-        self._thread.start()
+        self._thread = start_thread("checkpoint", self._run)
 
     def write(self, order: Callable[[], Saved]) -> None:
         """Do this in the thread."""
@@ -103,5 +104,5 @@ class FileWriter:
         self._thread.join()
 
     def _run(self) -> None:
-        while (order := self._orders.get()) is not None:
+        while (order := take(self._orders)) is not None:
             self._events.Send([order().to_bytes(), MPI.BYTE], ORACLE_RANK, FILES_TAG)

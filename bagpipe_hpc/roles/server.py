@@ -18,17 +18,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from bagpipe_hpc.checkpoint.hdf5 import chunk_rows
+from bagpipe_hpc.checkpoint.manifest import FileEntry
 from bagpipe_hpc.checkpoint.merge import Rows
+from bagpipe_hpc.errors import DivergedError
 from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.lookahead.codec import Item
 from bagpipe_hpc.lookahead.plan import ServerPlan, Snapshot
 from bagpipe_hpc.roles.collection import send_touched_rows
 from bagpipe_hpc.roles.communicators import Communicators
+from bagpipe_hpc.roles.finite import FiniteRows
 from bagpipe_hpc.roles.saving import FileWriter, Saved, row_options
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.sharding import KeySpace, Sharding
@@ -39,6 +42,7 @@ from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.transport.base import ServerEnd
 from bagpipe_hpc.transport.channel import PlanReceiver
 from bagpipe_hpc.transport.direct import DirectServer
+from bagpipe_hpc.transport.memory import MemoryServer
 from bagpipe_hpc.transport.staged import StagedServer
 from bagpipe_hpc.transport.window import RowWindow
 
@@ -64,14 +68,16 @@ class _Server:
         self._spec, self._store, self._end, self._writer = spec, store, end, writer
         self._unabsorbed: deque[ServerPlan] = deque()
         self._due: tuple[Snapshot, ServerPlan] | None = None  # and the plan that it follows
+        # Trainers write into the table itself, as soon as they know the next plan's rows: from 4 on.
+        self._is_direct = isinstance(end, DirectServer)
+        self._finite = FiniteRows(spec.config, spec.schema)
 
     def serve(self, plans: PlanReceiver) -> None:
         """Play every plan; all files are written then."""
         while (item := self._next(plans)) is not None:
             if isinstance(item, Snapshot):
                 self._due = item, self._unabsorbed[-1]
-                if self._spec.config.transport == "direct":
-                    # Trainers write into the table itself, as soon as they know the next plan's rows: from 4 on.
+                if self._is_direct:
                     self._absorb_all()
                 continue
             assert isinstance(item, ServerPlan)
@@ -108,8 +114,7 @@ class _Server:
             (store.sharding.keys_of(store.server, local_rows), values)
             for local_rows, values in rows.pieces(chunk_rows(store.row_width))
         )
-        is_read_at_once = self._spec.config.transport == "direct"
-        if is_read_at_once:
+        if self._is_direct:
             rows.find_rows()
             pieces = list(pieces)
         start_seconds = time.perf_counter() - start
@@ -117,13 +122,24 @@ class _Server:
         options = row_options(self._spec.config.checkpoint, is_full=snapshot.is_full)
 
         def write() -> Saved:
-            if not is_read_at_once:
+            if not self._is_direct:
                 rows.find_rows()
-            entry = partial.write_server(store.server, pieces, options)
+            files: tuple[FileEntry, ...] = ()
+            fault = ""
+            try:
+                files = (partial.write_server(store.server, self._checked(snapshot, pieces), options),)
+            except DivergedError as error:
+                fault = str(error)
             store.drop_snapshot()
-            return Saved(snapshot.iteration, (entry,), rows.num_rows, start_seconds + rows.stall_seconds)
+            return Saved(snapshot.iteration, files, rows.num_rows, start_seconds + rows.stall_seconds, fault)
 
         self._writer.write(write)
+
+    def _checked(self, snapshot: Snapshot, pieces: Iterable[Rows]) -> Iterator[Rows]:
+        """The same pieces; raises DivergedError at the first row that is not finite."""
+        for keys, values in pieces:
+            self._finite.require(snapshot.iteration + 1, keys, values)
+            yield keys, values
 
 
 def _restore(spec: JobSpec, topology: Topology, store: RowStore) -> None:
@@ -144,6 +160,9 @@ def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tupl
     tails = initial_tails(config, len(tables))
     initializer = RowInitializer(key_space, columns, config.training.seed, tails, dims)
     shape = (sharding.num_local_rows(server), row_width(config))
+    if comms.link is not None:
+        store = RowStore(sharding, server, initializer, lazy_zeros(shape, np.float32))
+        return store, MemoryServer(comms.link, server, store)
     if config.transport == "direct":
         window = RowWindow(comms.rows, *shape)
         store = RowStore(sharding, server, initializer, window.rows)

@@ -1,25 +1,23 @@
 """The Python API: a whole job by `run`, or one with a training loop of your own by `session`.
 
-A program that uses it is started on all ranks, as `bagpipe train` is.
+A program that uses it is started on all ranks, as `bagpipe train` is, or runs its jobs in one process (local=True).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mpi4py import MPI
-
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.errors import OwnModelError
-from bagpipe_hpc.roles.failure import abort_job
-from bagpipe_hpc.roles.job import Request, Training, run_training
-from bagpipe_hpc.topology import ORACLE_RANK
+from bagpipe_hpc.launcher import keep_mpi_from_starting
+from bagpipe_hpc.roles.uncaught import raise_on_all_ranks
 
 if TYPE_CHECKING:
+    from bagpipe_hpc.roles.job import Request, Training
     from bagpipe_hpc.training.own_model import Model, ModelFactory
     from bagpipe_hpc.training.trainer_batch import Tensor, TrainerBatch
 
@@ -36,6 +34,7 @@ def run(
     resume: str | Path | None = None,
     time_limit: str | None = None,
     trace_iterations: str | None = None,
+    local: bool = False,
 ) -> Summary | None:
     """Train; the same as `bagpipe train`, whose options these are.
 
@@ -47,15 +46,22 @@ def run(
         resume: "auto", or the path of a checkpoint.
         time_limit: A duration, as "30:00".
         trace_iterations: As "100:200"; ":" is all.
+        local: Run in this process alone, without a launcher: the ranks are threads, with one trainer.
     Returns:
         What summary.json holds, at rank 0; None at the others.
     Raises:
-        SystemExit: with code 2 where settings, data or the model are wrong, and rank 0 has said how; with code 75
-            where the job was told to stop, and did so behind a checkpoint. On all ranks.
-    Communication: collective over MPI_COMM_WORLD. A rank that fails ends all.
+        ConfigError, DatasetError, ...: settings, data, checkpoint or model are wrong. Nothing was done.
+        JobStopped: a signal or the time limit ended the job; its text says where, and how to go on.
+        DivergedError: the loss, the model or a prediction is not finite any more.
+        All of them are BagpipeErrors, and are raised on all ranks. If nothing catches them, one rank prints them, and
+        the program ends with the exit code of `bagpipe train`.
+    Communication: collective over MPI_COMM_WORLD. A rank that fails in any other way ends all; where the job is local,
+        such a failure is raised.
     """
-    request = _request(config, build_model, data, run_dir, resume, time_limit, trace_iterations)
-    return _end(run_training(request), request)
+    request, training = _start(config, build_model, data, run_dir, resume, time_limit, trace_iterations, local)
+    for _ in training.play(request):
+        raise AssertionError("a step of the built-in loop is not for others to make")
+    return _end(training, request)
 
 
 def session(
@@ -67,9 +73,10 @@ def session(
     resume: str | Path | None = None,
     time_limit: str | None = None,
     trace_iterations: str | None = None,
+    local: bool = False,
 ) -> Session:
     """The same with a training loop of your own; see `Session` for the loop, and `run` for the arguments."""
-    return Session(_request(config, build_model, data, run_dir, resume, time_limit, trace_iterations, True))
+    return Session(*_start(config, build_model, data, run_dir, resume, time_limit, trace_iterations, local, True))
 
 
 class Session:
@@ -86,11 +93,11 @@ class Session:
     `summary` is as `run` returns it, once the loop is over.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, training: Training) -> None:
         self.summary: Summary | None = None
-        self._request, self._training = request, Training()
+        self._request, self._training = request, training
         # Kept here: a loop that is left must not close it, but come to __exit__ first.
-        self._batches: Iterator[TrainerBatch] | None = None
+        self._batches: Generator[TrainerBatch, None, None] | None = None
         self._batch: TrainerBatch | None = None
         self._is_over = False
 
@@ -102,19 +109,23 @@ class Session:
         """Play this rank's role to the end of the job.
 
         Raises:
-            SystemExit: as `run`.
+            BagpipeError: as `run`.
             OwnModelError: outside of a `with` block.
         """
         if self._batches is None:
             raise OwnModelError("a session wants to be entered: `with bagpipe_hpc.session(...) as session:`")
         return self._batches
 
-    def _play(self) -> Iterator[TrainerBatch]:
-        for batch in self._training.play(self._request):
-            self._batch = batch
-            yield batch
-        self._batch, self._is_over = None, True
-        self.summary = _end(self._training.exit_code, self._request)
+    def _play(self) -> Generator[TrainerBatch, None, None]:
+        play = self._training.play(self._request)
+        try:
+            for batch in play:
+                self._batch = batch
+                yield batch
+        finally:
+            play.close()
+            self._batch, self._is_over = None, True
+        self.summary = _end(self._training, self._request)
 
     @property
     def model(self) -> Model:
@@ -141,13 +152,22 @@ class Session:
         """A loop that does not come to its end ends the job: the other ranks wait for it."""
         if self._is_over:
             return
+        is_left = error is None
         if error is None:
             where = "before it began" if self._batch is None else f"in iteration {self._batch.iteration}"
             error = OwnModelError(
                 f"the loop over the session was left {where}, and the other ranks play on: iterate to the end; "
                 "training.iterations says where that is"
             )
-        abort_job(self._training.name, error)
+        if not self._request.is_local:
+            from bagpipe_hpc.roles.failure import abort_job
+
+            abort_job(self._training.name, error)
+        assert self._batches is not None
+        self._batch, self._is_over = None, True
+        self._batches.close()  # which ends the other ranks
+        if is_left:
+            raise error
 
     def _current(self, what: str) -> TrainerBatch:
         if self._batch is None:
@@ -155,7 +175,7 @@ class Session:
         return self._batch
 
 
-def _request(
+def _start(
     config: Settings,
     build_model: ModelFactory | None,
     data: str | Path,
@@ -163,9 +183,14 @@ def _request(
     resume: str | Path | None,
     time_limit: str | None,
     trace_iterations: str | None,
+    local: bool,
     has_own_loop: bool = False,
-) -> Request:
-    return Request(
+) -> tuple[Request, Training]:
+    if local:
+        keep_mpi_from_starting()
+    from bagpipe_hpc.roles.job import Request, Training  # starts MPI, where nothing keeps it from that
+
+    request = Request(
         config,
         Path(data),
         Path(run_dir),
@@ -175,13 +200,15 @@ def _request(
         time_limit=time_limit,
         build_model=build_model,
         has_own_loop=has_own_loop,
+        is_local=local,
     )
+    return request, Training()
 
 
-def _end(code: int, request: Request) -> Summary | None:
-    if code:
-        raise SystemExit(code)
-    if MPI.COMM_WORLD.rank != ORACLE_RANK:
+def _end(training: Training, request: Request) -> Summary | None:
+    if training.error is not None:
+        raise_on_all_ranks(training.error, speaks=training.speaks)
+    if not training.speaks:
         return None
     summary: Summary = json.loads((request.run_path / "summary.json").read_text(encoding="utf-8"))
     return summary

@@ -1,9 +1,11 @@
 """Asking a job to stop: signals to any rank, and a budget of time.
 
-    any rank   SIGTERM, SIGUSR1   --- STOP --->   oracle: checkpoint at the next boundary, then everybody leaves
-    any rank   a second one, or SIGINT            leaves at once, and the launcher ends the others
+    any rank   the first of SIGTERM, SIGINT,   --- STOP --->   oracle: checkpoint at the next boundary, then
+               SIGHUP, SIGUSR1                                 everybody leaves
+    any rank   another one, a second later or more             leaves at once, and the launcher ends the others
 
-A thread waits for signals, so that they are heard while the main thread is inside MPI or Horovod.
+A thread waits for signals, so that they are heard while the main thread is inside MPI or Horovod. Launchers and batch
+systems may both pass on one signal: what comes within a second of the first is the same request.
 """
 
 from __future__ import annotations
@@ -14,21 +16,25 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 
 from mpi4py import MPI
 
 from bagpipe_hpc.errors import ConfigError
+from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.topology import ORACLE_RANK
 from bagpipe_hpc.transport.polite import receive_bytes
 
 STOP_TAG, FILES_TAG = 1, 2  # on Communicators.events
-GRACEFUL = (signal.SIGTERM, signal.SIGUSR1)
+GRACEFUL = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)  # by nohup, and by shells that start a command in the background
+REPEAT_SECONDS = 1.0
 
 _CAUSE = (
-    "Unless you asked for it, another rank failed; its own message or the launcher's names it. If it says killed by "
+    "If nobody asked for it, another rank failed: its own message or the launcher's says which. If that says killed by "
     "signal 9, most often its node ran out of memory: lower cache.rows or training.batch_size, or use more nodes"
 )
 
@@ -61,18 +67,33 @@ class StopRequests:
 
 
 @contextmanager
-def listening_for_signals(requests: StopRequests, name: str, *, speaks: bool) -> Iterator[None]:
-    """Inside the block, the first signal asks the oracle to stop the job, the second ends this process.
+def listening_for_signals(
+    requests: StopRequests,
+    name: str,
+    *,
+    speaks: bool,
+    end_at_once: Callable[[signal.Signals], object] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[None]:
+    """Inside the block, the first signal asks the oracle to stop the job, another one ends this process.
+
+    Outside of the main thread, Python lets nobody handle signals: they do what they did before.
 
     Args:
         name: What messages call this rank.
         speaks: Whether to print a note; launchers signal every rank when one has died.
+        end_at_once: What another signal does instead of ending the process.
+        clock: Seconds.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
-    listener = threading.Thread(target=_listen, args=(read_end, requests, name, speaks), name="signals", daemon=True)
-    listener.start()
-    before = {signum: signal.signal(signum, lambda *_: None) for signum in (*GRACEFUL, signal.SIGINT)}
+    hearing = _Hearing(requests, name, speaks, end_at_once or _leave, clock)
+    listener = start_thread("signals", hearing.listen, read_end)
+    heard = [signum for signum in GRACEFUL if signum not in MAY_BE_IGNORED or not _is_ignored(signum)]
+    before = {signum: signal.signal(signum, lambda *_: None) for signum in heard}
     wakeup_before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     try:
         yield
@@ -85,20 +106,51 @@ def listening_for_signals(requests: StopRequests, name: str, *, speaks: bool) ->
         os.close(read_end)
 
 
-def _listen(read_end: int, requests: StopRequests, name: str, speaks: bool) -> None:
-    has_asked = False
-    while received := os.read(read_end, 1):
-        signum = signal.Signals(received[0])
-        told = f"bagpipe: note: {name} on host {socket.gethostname()} was told to stop ({signum.name})"
-        if signum not in GRACEFUL or has_asked:
-            if speaks:
-                os.write(sys.stderr.fileno(), f"{told} and leaves at once. {_CAUSE}\n".encode())
-            os._exit(128 + signum)
-        if speaks:
-            patience = "a checkpoint after the next iteration, then exit code 75; a second signal stops at once"
-            os.write(sys.stderr.fileno(), f"{told}: {patience}. {_CAUSE}\n".encode())
-        has_asked = True
-        requests.send(f"{name} got {signum.name}")
+class _Hearing:
+    """What a rank does about the signals it gets."""
+
+    def __init__(
+        self,
+        requests: StopRequests,
+        name: str,
+        speaks: bool,
+        end_at_once: Callable[[signal.Signals], object],
+        clock: Callable[[], float],
+    ) -> None:
+        self._requests, self._name, self._speaks = requests, name, speaks
+        self._end_at_once, self._clock = end_at_once, clock
+        self._asked_at: float | None = None
+
+    def listen(self, read_end: int) -> None:
+        """Take signals until the other end of the pipe is closed."""
+        while received := os.read(read_end, 1):
+            self.take(signal.Signals(received[0]))
+
+    def take(self, signum: signal.Signals) -> None:
+        """One signal has come."""
+        now = self._clock()
+        if self._asked_at is None:
+            self._asked_at = now
+            patience = "a checkpoint after the next iteration, then exit code 75; another signal ends it at once"
+            self._say(f"was told to stop ({signum.name}): {patience}. {_CAUSE}")
+            self._requests.send(f"{self._name} got {signum.name}")
+        elif now - self._asked_at >= REPEAT_SECONDS:
+            self._say(f"was told to stop ({signum.name}) once more and leaves at once. {_CAUSE}")
+            self._end_at_once(signum)
+
+    def _say(self, what: str) -> None:
+        if self._speaks:
+            note = f"bagpipe: note: {self._name} on host {socket.gethostname()} {what}\n"
+            with suppress(OSError, ValueError):  # a notebook's stderr has no file number
+                os.write(sys.stderr.fileno(), note.encode())
+
+
+def _leave(signum: signal.Signals) -> None:
+    os._exit(128 + signum)
+
+
+def _is_ignored(signum: signal.Signals) -> bool:
+    return signal.getsignal(signum) is signal.SIG_IGN
 
 
 def parse_time_limit(text: str) -> float:

@@ -132,10 +132,10 @@ def print_summary(summary: dict[str, Any], run_path: Path) -> None:
     table.add_column(justify="right")
     table.add_column(style="dim")
     if trained:
-        table.add_row("samples/s", f"{summary['samples_per_second']:,.0f}", f"mean: {summary['samples']:,} samples in "
-                      f"{summary['seconds']:.1f} s of training, {trained:,} iterations")  # fmt: skip
+        table.add_row("samples/s", f"{summary['samples_per_second']:,.0f}", f"mean: {summary['samples']:,} samples, "
+                      f"{trained:,} iterations in {summary['seconds']:.1f} s")  # fmt: skip
         table.add_row("training loss", f"{summary['loss']:.4f}", "mean of the last iterations")
-    if summary["validation_samples"]:
+    if summary["validation_log_loss"] is not None:
         auc = summary["validation_auc"]
         shown = "undefined" if auc is None else f"{auc:.4f}"
         table.add_row("validation AUC", shown, f"{summary['validation_samples']:,} samples")

@@ -20,15 +20,12 @@ be delayed, the main thread does 5, 6, 4, one after the other; so it does around
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Queue
 from typing import Any
 
-import horovod.torch as hvd
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
@@ -38,7 +35,9 @@ from bagpipe_hpc.collector import resume_collector
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.lookahead.plan import Snapshot, TrainerPlan
+from bagpipe_hpc.rank_thread import single_thread_pool, start_thread
 from bagpipe_hpc.roles.communicators import Communicators, trainers_of_node
+from bagpipe_hpc.roles.dense_sum import choose_sum
 from bagpipe_hpc.roles.evaluating import PredictionSender
 from bagpipe_hpc.roles.laps import Laps
 from bagpipe_hpc.roles.own_model import require_equal_parameters
@@ -48,10 +47,12 @@ from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.trainer_state import TrainerState
 from bagpipe_hpc.sharding import KeySpace
 from bagpipe_hpc.store.layout import row_width
+from bagpipe_hpc.threaded_job import put, take
 from bagpipe_hpc.topology import ORACLE_RANK, Topology
 from bagpipe_hpc.training.buffers import BufferPool, HostBuffer, HostMemory
 from bagpipe_hpc.training.build import build_step
 from bagpipe_hpc.training.dense import dense_parameters
+from bagpipe_hpc.training.dense_sum import DenseSum
 from bagpipe_hpc.training.device import Device, choose_device, free_bytes, set_num_threads
 from bagpipe_hpc.training.own_model import ModelFactory
 from bagpipe_hpc.training.step import OpenIteration, Stopwatch
@@ -59,6 +60,7 @@ from bagpipe_hpc.training.trainer_batch import TrainerBatch
 from bagpipe_hpc.transport.base import TrainerEnd
 from bagpipe_hpc.transport.channel import PlanReceiver
 from bagpipe_hpc.transport.direct import DirectTrainer
+from bagpipe_hpc.transport.memory import MemoryTrainer
 from bagpipe_hpc.transport.peers import PeerExchange
 from bagpipe_hpc.transport.polite import working_ns
 from bagpipe_hpc.transport.staged import StagedTrainer
@@ -77,17 +79,14 @@ def run_trainer(
     Communication: see the timeline.
     """
     keep_freed_memory()
-    # Horovod reads these in init: one tensor at a time, no waiting for more to fuse.
-    os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
-    os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.2")
-    hvd.init(comm=comms.trainers)  # once a process: Horovod does not survive a shutdown followed by another init
+    dense_sum = choose_sum(comms.trainers, is_local=comms.link is not None)
     node = trainers_of_node(comms)
     device = choose_device(node.rank)
     num_threads = spec.config.training.threads or share_of_cores(node)
     set_num_threads(num_threads)
     end = _open_transport(spec.config, topology, comms)
     comms.world.gather(_cache_limit(spec, device, node.size))
-    trainer = _Trainer(spec, comms, device, comms.world.bcast(None), factory)
+    trainer = _Trainer(spec, comms, device, dense_sum, comms.world.bcast(None), factory)
     prefetcher = _Prefetcher(comms, end, spec.config, device)
     resume_collector()
     yield from trainer.run(prefetcher, end)
@@ -109,6 +108,8 @@ def _cache_limit(spec: JobSpec, device: Device, trainers_on_node: int) -> int:
 
 def _open_transport(config: Config, topology: Topology, comms: Communicators) -> TrainerEnd:
     width = row_width(config)
+    if comms.link is not None:
+        return MemoryTrainer(comms.link, comms.trainers.rank)
     if config.transport == "direct":
         return DirectTrainer(comms.rows, topology.num_servers, RowWindow(comms.rows, 0, width))
     return StagedTrainer(comms.rows, topology.num_servers, config.prefetch_depth + 1, width)
@@ -132,13 +133,12 @@ class _Prefetcher:
         self._end = end
         self._row_width = row_width(config)
         self._landed: Queue[_Landed | Snapshot | None] = Queue(maxsize=max(1, config.prefetch_depth))
-        # A daemon: where the main thread fails, the job is aborted and nothing waits for this one.
-        threading.Thread(target=self._run, name="prefetch", daemon=True).start()
+        start_thread("prefetch", self._run)
 
     def _run(self) -> None:
         while (plan := self._plans.next()) is not None:  # 1
             if isinstance(plan, Snapshot):
-                self._landed.put(plan)  # 9
+                put(self._landed, plan)  # 9
                 continue
             assert isinstance(plan, TrainerPlan)
             planned_at = time.perf_counter_ns()
@@ -147,13 +147,13 @@ class _Prefetcher:
             self._end.fetch(plan, rows)  # 2
             self.work.end(counts=not plan.read_only)
             with trace.span("queue wait", plan.iteration):
-                self._landed.put(_Landed(plan, rows, buffer, planned_at))  # 3
-        self._landed.put(None)  # 10
+                put(self._landed, _Landed(plan, rows, buffer, planned_at))  # 3
+        put(self._landed, None)  # 10
 
     def next(self, watch: Stopwatch) -> _Landed | Snapshot | None:
         """The next plan and its rows, or a snapshot between two; waiting is counted by its cause."""
         start = time.perf_counter_ns()
-        landed = self._landed.get()
+        landed = take(self._landed)
         stop = time.perf_counter_ns()
         if landed is None or isinstance(landed, Snapshot):
             return landed
@@ -167,10 +167,16 @@ class _Trainer:
     """Plays the plans and counts what happens."""
 
     def __init__(
-        self, spec: JobSpec, comms: Communicators, device: Device, num_slots: int, factory: ModelFactory | None
+        self,
+        spec: JobSpec,
+        comms: Communicators,
+        device: Device,
+        dense_sum: DenseSum,
+        num_slots: int,
+        factory: ModelFactory | None,
     ) -> None:
         self._comms = comms
-        self._device = device
+        self._device, self._dense_sum = device, dense_sum
         self._row_bytes = 4 * row_width(spec.config)
         self._watch, self._delayed_watch = Stopwatch(), Stopwatch()
         self._peers = PeerExchange(comms.trainers)
@@ -182,6 +188,7 @@ class _Trainer:
             num_slots=num_slots,
             trainer_rank=comms.trainers.rank,
             device=device,
+            dense_sum=dense_sum,
             peers=self._peers,
             delayed_peers=self._delayed_peers if spec.config.is_overlapped else None,
             stopwatch=self._watch,
@@ -223,7 +230,7 @@ class _Trainer:
             self._work["exchange"].end(counts=previous is not None and not previous.plan.read_only)
             return following
 
-        with ThreadPoolExecutor(1, "exchange") as exchange:
+        with single_thread_pool("exchange") as exchange:
             previous, current = None, self._start_next(prefetcher, self._watch)
             while current is not None:
                 if isinstance(current, Snapshot):
@@ -321,6 +328,7 @@ class _Trainer:
         """Release communicators. Communication: collective over the trainers."""
         self._peers.free()
         self._delayed_peers.free()
+        self._dense_sum.free()
 
 
 def share_of_cores(node: MPI.Intracomm) -> int:

@@ -9,7 +9,9 @@ import numpy as np
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.dense_file import DenseState
 from bagpipe_hpc.checkpoint.row_file import CachedRows
+from bagpipe_hpc.errors import DivergedError
 from bagpipe_hpc.lookahead.plan import Snapshot
+from bagpipe_hpc.roles.finite import FiniteRows, require_finite_parameters
 from bagpipe_hpc.roles.saving import Saved, row_options
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.store.layout import row_width
@@ -31,6 +33,7 @@ class TrainerState:
     def __init__(self, spec: JobSpec, step: TrainingStep, trainer: int) -> None:
         self._spec, self._step, self._trainer = spec, step, trainer
         self._row_width = row_width(spec.config)
+        self._finite = FiniteRows(spec.config, spec.schema)
 
     def restore(self) -> None:
         """Take over the checkpoint this start goes on from, if there is one. Communication: none."""
@@ -57,6 +60,13 @@ class TrainerState:
         options = row_options(self._spec.config.checkpoint, is_full=snapshot.is_full)
 
         def write(stall_seconds: float) -> Saved:
+            num_done = snapshot.iteration + 1
+            try:
+                self._finite.require(num_done, cached.keys, cached.rows)
+                if dense is not None:
+                    require_finite_parameters(num_done, dense.parameters)
+            except DivergedError as error:
+                return Saved(snapshot.iteration, (), 0, stall_seconds, str(error))
             files = [partial.write_trainer(self._trainer, [cached], state, options)]
             if dense is not None:
                 files.append(partial.write_dense(dense))

@@ -10,6 +10,7 @@ from bagpipe_hpc.store.layout import row_width
 from bagpipe_hpc.training.cache import RowCache
 from bagpipe_hpc.training.dense import DenseSynchronizer
 from bagpipe_hpc.training.dense_optimizer import build_dense_optimizer
+from bagpipe_hpc.training.dense_sum import DenseSum
 from bagpipe_hpc.training.models import build_model
 from bagpipe_hpc.training.own_model import ModelFactory, build_own_model, model_inputs
 from bagpipe_hpc.training.pooling import Pooling
@@ -27,15 +28,17 @@ def build_step(
     num_slots: int,
     trainer_rank: int,
     device: torch.device,
+    dense_sum: DenseSum,
     peers: Peers,
     delayed_peers: Peers | None,
     stopwatch: Stopwatch,
     delayed_stopwatch: Stopwatch,
 ) -> TrainingStep:
-    """Model, optimizers and cache of one trainer, ready to play plans. Horovod must be initialised.
+    """Model, optimizers and cache of one trainer, ready to play plans.
 
     Args:
         factory: Makes a model of the user's own; None: as configured.
+        dense_sum: Adds up dense gradients of all trainers.
     Raises:
         OwnModelError: it fails.
     """
@@ -50,7 +53,7 @@ def build_step(
         cache=RowCache(num_slots, row_width(config), device),
         row_optimizer=build_optimizer_of_tables(config, schema),
         dense_optimizer=build_dense_optimizer(config.dense_optimizer, model.parameters(), dense_rate),
-        dense=DenseSynchronizer(model),
+        dense=DenseSynchronizer(model, dense_sum),
         in_bfloat16=config.training.precision == "bfloat16",
         peers=peers,
         delayed_peers=delayed_peers,

@@ -1,13 +1,12 @@
-"""Dense parameters: replicated on every trainer, gradients summed by Horovod."""
+"""Dense parameters: replicated on every trainer, gradients summed over the trainers."""
 
 from __future__ import annotations
 
-import horovod.torch as hvd
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bagpipe_hpc.transport.polite import wait_until
+from bagpipe_hpc.training.dense_sum import DenseSum
 
 BUCKET_BYTES = 1 << 20
 
@@ -16,14 +15,16 @@ class DenseSynchronizer:
     """Sums gradients, and the loss with them, over the trainers while backward still runs.
 
     Parameters are dealt to buckets from the model's end, where backward begins. A bucket is one flat buffer, summed by
-    one allreduce as soon as all its gradients are there. Buckets depend on the model only, and Horovod fuses nothing
-    (roles/trainer.py), so the order of summation is MPI's for each size and does not depend on timing.
+    one allreduce as soon as all its gradients are there. Buckets depend on the model only, so the order of summation is
+    MPI's for each size and does not depend on timing.
 
     Args:
         model: Its parameters get the summed gradients, but for those that are frozen (not requires_grad).
+        dense_sum: Adds up what all trainers have.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, dense_sum: DenseSum) -> None:
+        self._sum = dense_sum
         self._buckets: list[_Bucket] = []
         pending: list[torch.nn.Parameter] = []
         for parameter in reversed([each for each in model.parameters() if each.requires_grad]):
@@ -35,7 +36,7 @@ class DenseSynchronizer:
             self._add_bucket(pending)
 
     def _add_bucket(self, parameters: list[torch.nn.Parameter]) -> None:
-        self._buckets.append(_Bucket(f"dense_gradients_{len(self._buckets)}", parameters))
+        self._buckets.append(_Bucket(f"dense_gradients_{len(self._buckets)}", parameters, self._sum))
 
     @property
     def num_bytes(self) -> int:
@@ -59,18 +60,18 @@ class DenseSynchronizer:
 class _Bucket:
     """Gradients that are summed together. Every buffer ends with the loss, which costs four bytes."""
 
-    def __init__(self, name: str, parameters: list[torch.nn.Parameter]) -> None:
+    def __init__(self, name: str, parameters: list[torch.nn.Parameter], dense_sum: DenseSum) -> None:
         self._name = name
+        self._sum = dense_sum
         self._parameters = parameters
         device = parameters[0].device
         sizes = [p.numel() for p in parameters]
         self._buffer = torch.zeros(sum(sizes) + 1, dtype=torch.float32, device=device)
-        # Without NCCL, Horovod sums in host memory; it is handed host memory then.
-        in_place = device.type == "cpu" or hvd.nccl_built()
+        in_place = device.type == "cpu" or dense_sum.sums_gpu_memory
         self._reduced = self._buffer if in_place else torch.empty_like(self._buffer, device="cpu", pin_memory=True)
         self._views = [v.view_as(p) for v, p in zip(self._buffer[:-1].split(sizes), parameters, strict=True)]
         self._num_missing = 0
-        self._allreduce: int | None = None
+        self._is_started = False
         for parameter in parameters:
             parameter.register_post_accumulate_grad_hook(self._arrived)
 
@@ -95,14 +96,14 @@ class _Bucket:
                 view.copy_(parameter.grad)
         if self._reduced is not self._buffer:
             self._reduced.copy_(self._buffer)
-        self._allreduce = hvd.allreduce_async_(self._reduced, op=hvd.Sum, name=self._name)
+        self._sum.start(self._name, self._reduced)
+        self._is_started = True
 
     def finish(self) -> float:
-        if self._allreduce is None:  # some parameter has no part in the loss
+        if not self._is_started:  # some parameter has no part in the loss
             self._begin()
-        wait_until(lambda: hvd.poll(self._allreduce))  # Horovod's own wait spins
-        hvd.synchronize(self._allreduce)
-        self._allreduce = None
+        self._sum.finish(self._name)
+        self._is_started = False
         if self._reduced is not self._buffer:
             self._buffer.copy_(self._reduced)
         for view, parameter in zip(self._views, self._parameters, strict=True):

@@ -20,10 +20,15 @@ class EvaluationResult:
     """Metrics of a whole split."""
 
     num_samples: int
-    auc: float | None  # None, like the two below, where all labels are equal
-    log_loss: float
+    auc: float | None  # None, like the two below, where all labels are equal or a prediction is not finite
+    log_loss: float | None  # None, like all others, where samples have no labels
     normalised_entropy: float | None  # log loss over that of always predicting the mean label (He et al. 2014)
     calibration: float | None  # mean prediction over mean label
+
+
+def without_labels(num_samples: int) -> EvaluationResult:
+    """What can be said of predictions for samples without labels."""
+    return EvaluationResult(num_samples, None, None, None, None)
 
 
 def evaluate_predictions(logits: Float32Array, labels: Float32Array) -> EvaluationResult:
@@ -32,7 +37,7 @@ def evaluate_predictions(logits: Float32Array, labels: Float32Array) -> Evaluati
     log_predicted = _log_sigmoid(exact)
     log_loss = float(np.mean(exact - exact * labels - log_predicted))
     mean_label = float(labels.mean(dtype=np.float64))
-    if not 0 < mean_label < 1:
+    if not 0 < mean_label < 1 or not np.isfinite(logits).all():
         return EvaluationResult(len(labels), None, log_loss, None, None)
     entropy = -(mean_label * math.log(mean_label) + (1 - mean_label) * math.log(1 - mean_label))
     return EvaluationResult(

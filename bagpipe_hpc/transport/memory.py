@@ -1,4 +1,4 @@
-"""The in-process twin of the row transport: queues between threads, no MPI. For tests."""
+"""The in-process twin of the row transport: queues between threads, no MPI."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from queue import Queue
 import numpy as np
 from numpy.typing import NDArray
 
+from bagpipe_hpc import trace
 from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
 from bagpipe_hpc.store.row_store import RowStore
+from bagpipe_hpc.threaded_job import take
 
 Float32Array = NDArray[np.float32]
 
 
 class MemoryLink:
-    """Queues between every server and every trainer.
+    """Queues between every server and every trainer. Waits end when the job is over (`threaded_job.py`)."""
 
-    Args:
-        timeout: Seconds after which a wait fails with queue.Empty instead of hanging.
-    """
-
-    def __init__(self, num_servers: int, num_trainers: int, timeout: float = 30.0) -> None:
-        self.num_servers, self.num_trainers, self.timeout = num_servers, num_trainers, timeout
+    def __init__(self, num_servers: int, num_trainers: int) -> None:
+        self.num_servers, self.num_trainers = num_servers, num_trainers
         self.offered: dict[tuple[int, int], Queue[Float32Array]] = {}
         self.written: dict[tuple[int, int], Queue[Float32Array]] = {}
         for server in range(num_servers):
@@ -38,16 +36,16 @@ class MemoryServer:
 
     def offer(self, plan: ServerPlan) -> None:
         rows = np.empty((len(plan.fetch_rows), self._store.row_width), dtype=np.float32)
-        self._store.gather(plan.fetch_rows, rows)
+        with trace.span("gather", plan.iteration):
+            self._store.gather(plan.fetch_rows, rows)
         for trainer, piece in enumerate(np.split(rows, np.cumsum(plan.fetch_counts)[:-1])):
             self._link.offered[self._server, trainer].put(piece)
 
     def absorb(self, plan: ServerPlan) -> None:
-        pieces = [
-            self._link.written[self._server, trainer].get(timeout=self._link.timeout)
-            for trainer in range(self._link.num_trainers)
-        ]
-        self._store.scatter(plan.write_back_rows, np.concatenate(pieces))
+        with trace.span("written wait", plan.iteration):
+            pieces = [take(self._link.written[self._server, trainer]) for trainer in range(self._link.num_trainers)]
+        with trace.span("scatter", plan.iteration):
+            self._store.scatter(plan.write_back_rows, np.concatenate(pieces))
 
     def close(self) -> None:
         pass
@@ -60,11 +58,10 @@ class MemoryTrainer:
         self._link, self._trainer = link, trainer
 
     def fetch(self, plan: TrainerPlan, out: Float32Array) -> None:
-        pieces = [
-            self._link.offered[server, self._trainer].get(timeout=self._link.timeout)
-            for server in range(self._link.num_servers)
-        ]
-        np.concatenate(pieces, out=out)
+        with trace.span("ready wait", plan.iteration):
+            pieces = [take(self._link.offered[server, self._trainer]) for server in range(self._link.num_servers)]
+        with trace.span("get", plan.iteration):
+            np.concatenate(pieces, out=out)
 
     def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
         for server, piece in enumerate(np.split(rows, np.cumsum(plan.write_back_counts)[:-1])):

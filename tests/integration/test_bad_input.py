@@ -19,6 +19,7 @@ from bagpipe_hpc.data.dataset import DatasetWriter
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from tests.integration.jobs import END_SECONDS, START_SECONDS, command, wait_for_training, wait_until
 from tests.launch import open_mpi_version, run_ranks, start_ranks
+from tests.small_disk import small_disk
 
 ERROR = "bagpipe: error: "
 LAST_SHARD = "train/shard-00003.h5"
@@ -123,7 +124,7 @@ def test_a_setting_that_cannot_be_is_refused(
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        (None, ["cannot be read", "No such file", "check the path"]),
+        (None, ["is missing", "check the path"]),
         ("training: [1, 2\n  epochs: }", ["not valid YAML", "line 2", "mend it"]),
     ],
     ids=["missing", "not YAML"],
@@ -138,9 +139,11 @@ def test_a_configuration_that_cannot_be_read_is_refused(
 
 
 def test_a_full_disk_is_refused(small_dataset: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").symlink_to("/dev/full")
-    args = command(small_dataset, tmp_path)
-    assert_refused(args, f"{tmp_path} cannot be written", "No space left", "free space")
+    with small_disk(tmp_path / "disk", 4096) as disk:
+        (disk.path / "full").write_bytes(b"0" * 4096)
+        assert_refused(
+            command(small_dataset, disk.path), f"{disk.path} cannot be written", "No space left", "free space"
+        )
 
 
 def test_a_run_directory_that_cannot_be_made_is_refused(small_dataset: Path, tmp_path: Path) -> None:

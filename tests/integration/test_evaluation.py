@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from bagpipe_hpc.checkpoint.pointer import named_by
 from bagpipe_hpc.exit_codes import EXIT_STOPPED
 from tests.integration.jobs import command, digest_of, finish, summary_of, train, wait_for_training
 from tests.integration.test_restart import finish_all, iteration, losses, saved_iterations
@@ -133,7 +134,7 @@ def test_the_best_checkpoint_is_kept_and_found(small_dataset: Path, tmp_path: Pa
     expected = min(losses_then, key=lambda at: (losses_then[at], at))
     assert 6 < expected < END
     checkpoints = tmp_path / "run" / "checkpoints"
-    assert (checkpoints / "best").read_text() == f"iteration-{expected:012d}\n"
+    assert named_by(checkpoints / "best") == checkpoints / f"iteration-{expected:012d}"
     assert summary_of(tmp_path / "run")["evaluations"]["best_iteration"] == expected
     kept = saved_iterations(tmp_path, "run")
     assert {expected, END} <= set(kept)

@@ -11,7 +11,8 @@ import pytest
 
 from bagpipe_hpc.checkpoint.verify import newest_good
 from bagpipe_hpc.exit_codes import EXIT_STOPPED
-from tests.integration.jobs import START_SECONDS, command, finish, summary_of, train, wait_for_training
+from bagpipe_hpc.roles.stop import REPEAT_SECONDS
+from tests.integration.jobs import START_SECONDS, command, finish, summary_of, train, wait_for_training, wait_until
 from tests.launch import run_ranks, start_ranks
 
 SETTINGS = ["training.batch_size=20", "training.epochs=8", "training.threads=1", "checkpoint.every=50"]
@@ -35,13 +36,15 @@ def newest(run_dir: Path) -> Path:
 
 
 def test_signals_to_any_rank(small_dataset: Path, tmp_path: Path, expected: str) -> None:
-    """Stopped by one signal, by another, then damaged, then finished."""
+    """Stopped by one signal, by another, then damaged, then finished; settings are given once."""
     run_dir = tmp_path / "run"
+    settings = SETTINGS
     for rank, signum in ((3, signal.SIGTERM), (0, signal.SIGUSR1)):
-        with start_ranks(4, command(small_dataset, run_dir, *SETTINGS, options=RESUME)) as run:
+        with start_ranks(4, command(small_dataset, run_dir, *settings, options=RESUME)) as run:
             wait_for_training(run, run_dir, num_lines=2 if rank else 8)
             run.kill_rank(rank, signum)
             output = finish(run.wait(STOP_SECONDS), EXIT_STOPPED)
+        settings = []
         assert f"(rank {rank}) got {signum.name}; go on with --resume auto" in output
         assert not (run_dir / "DONE").exists()
         assert not (run_dir / "summary.json").exists()
@@ -52,7 +55,9 @@ def test_signals_to_any_rank(small_dataset: Path, tmp_path: Path, expected: str)
     content = bytearray((damaged / "server-00000.h5").read_bytes())
     content[len(content) // 2] ^= 1
     (damaged / "server-00000.h5").write_bytes(content)
-    output = train(4, command(small_dataset, run_dir, *SETTINGS, options=RESUME))
+    output = train(4, command(small_dataset, run_dir, "checkpoint.every=60", options=RESUME))
+    assert f"configuration {run_dir}/config.yaml: taken over, but for what the command line changes:\n" in output
+    assert "\n  checkpoint.every: 50 -> 60\n" in output
     assert f"{damaged} is passed over: {damaged}/server-00000.h5 is damaged" in output
     assert summary_of(run_dir)["model_digest"] == expected
     assert (run_dir / "DONE").exists()
@@ -72,7 +77,9 @@ def test_a_second_signal_stops_at_once(small_dataset: Path, tmp_path: Path) -> N
         wait_for_training(run, tmp_path / "run")
         run.kill_rank(2, signal.SIGSTOP)  # no iteration ends from here on
         run.kill_rank(1, signal.SIGTERM)
-        time.sleep(0.5)
+        wait_until(lambda: "another signal ends it at once" in run.output(), run)
+        run.kill_rank(1, signal.SIGTERM)  # the same request, passed on by somebody else
+        time.sleep(REPEAT_SECONDS)
         assert run.process.poll() is None, run.output()
         run.kill_rank(1, signal.SIGTERM)
         done = run.wait(STOP_SECONDS)

@@ -32,9 +32,13 @@ LAYERS = (
         "launcher",
         "cache_hint",
         "hash_table",
+        "version",
+        "rank_thread",
+        "threaded_job",
         "lazy_memory",
         "available_memory",
         "pace",
+        "fault_words",
         "activity",
     },
     {"topology", "sharding", "placement"},
@@ -52,7 +56,7 @@ LAYERS = (
 )
 
 PERMITTED = {
-    "mpi4py": ("transport", "roles", "bench", "cli"),
+    "mpi4py": ("launcher", "transport", "roles", "bench", "cli"),
     "torch": ("training", "checkpoint", "cli.doctor"),
     "tensorboardX": ("roles",),
     "horovod": ("training", "checkpoint", "roles", "cli.doctor"),

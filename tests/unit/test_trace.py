@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.errors import TraceError
+from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.trace import ALL_ITERATIONS, FORMAT, Event, Tracer, parse_iterations, read_trace
 
 
@@ -107,10 +107,8 @@ def test_every_thread_has_its_own_track(tmp_path: Path) -> None:
             pass
 
     with trace.span("iteration", 0):
-        threads = [threading.Thread(target=work, args=(n,), name=name) for n, name in enumerate(("prefetch", "sync"))]
-        for thread in threads:
-            thread.start()
-            thread.join()
+        for iteration, name in enumerate(("prefetch", "sync")):
+            start_thread(name, work, iteration).join()
     trace.save()
     events, _ = read_trace(tmp_path / "rank3.json")
     names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}

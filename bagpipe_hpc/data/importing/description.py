@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from bagpipe_hpc.config import read_yaml
 from bagpipe_hpc.data.schema import NAME_PATTERN, Schema, TableSchema
-from bagpipe_hpc.data.shard import first_fault
-from bagpipe_hpc.errors import ConfigError, DatasetError
+from bagpipe_hpc.data.vocabulary import MAX_HASH_ROWS, MAX_MIN_COUNT
+from bagpipe_hpc.errors import DatasetError
+from bagpipe_hpc.fault_words import in_words
 
 Kind = Literal["binary", "rating", "number", "integer", "hexadecimal", "text"]
 """What every field of a column must be; `rating` is a number that may not be missing."""
+
+
+_MOST_LISTED = 100
 
 
 class _Part(BaseModel):
@@ -30,7 +42,14 @@ class _Column(_Part):
     @model_validator(mode="before")
     @classmethod
     def _column_alone(cls, given: Any) -> Any:
-        return {"column": given} if isinstance(given, str | int) else given
+        return {"column": given} if isinstance(given, str | int | float) else given
+
+    @field_validator("column", mode="before")
+    @classmethod
+    def _no_truth_value(cls, given: Any) -> Any:
+        if isinstance(given, bool):  # would pass for column 1
+            raise ValueError("YAML takes yes, no, on, off, true and false for truth values")
+        return given
 
 
 class _Feature(_Column):
@@ -76,10 +95,16 @@ class DenseFeature(_Feature):
 
 class _Values(_Feature):
     min_count: int | None = Field(
-        None, ge=1, description="Values seen less often in the training part share row 0; null: the command's."
+        None,
+        ge=1,
+        le=MAX_MIN_COUNT,
+        description="Values seen less often in the training part share row 0; null: the command's.",
     )
     hash_rows: int | None = Field(
-        None, ge=2, description="Hash values onto this many rows instead of counting them; null: the command's."
+        None,
+        ge=2,
+        le=MAX_HASH_ROWS,
+        description="Hash values onto this many rows instead of counting them; null: the command's.",
     )
 
     shares: str | None = Field(None, description="Name of the table whose rows the values have; null: their own.")
@@ -120,7 +145,7 @@ class TableDescription(_Part):
         pydantic.ValidationError: unknown or contradicting settings, malformed or repeated names.
     """
 
-    label: Label
+    label: Label | None = Field(None, description="null: samples have no labels, for predictions only.")
     dense: tuple[DenseFeature, ...] = Field((), description="Numbers; missing ones become 0.")
     categorical: tuple[Category, ...] = Field((), description="A table of embeddings each, one row per sample.")
     lists: tuple[CategoryList, ...] = Field((), description="A ragged table each: any number of rows per sample.")
@@ -129,7 +154,8 @@ class TableDescription(_Part):
     )
     delimiter: str = Field(",", description="Text: the one character between columns.")
     quoting: bool = Field(True, description='Text: a field may be in double quotes, and "" in it is one.')
-    missing: tuple[str, ...] = Field((), description="Text: what says that a value is missing, besides nothing.")
+    missing: tuple[str, ...] = Field((), description="What says that a value is missing, besides nothing.")
+    _label_position: int | None = PrivateAttr(None)  # in `columns`, of a column that files may lack
 
     @field_validator("delimiter")
     @classmethod
@@ -140,6 +166,8 @@ class TableDescription(_Part):
 
     @model_validator(mode="after")
     def _sound_names(self) -> TableDescription:
+        if not self.tables:
+            raise ValueError("no column is under categorical or lists; put at least one there")
         types = {table.feature_name: _type_of(table) for table in self.tables}
         for table in self.tables:
             if types.get(table.table_name, _type_of(table)) != _type_of(table):
@@ -147,11 +175,17 @@ class TableDescription(_Part):
         try:
             self.schema_of([1] * len(self.tables))
         except ValidationError as error:
-            raise ValueError(
-                f"this makes no data set ({first_fault(error)}); put at least one column under categorical or lists, "
-                "and give columns that are used twice a name"
-            ) from None
+            reason = in_words(error.errors()[0])
+            raise ValueError(f"{reason}; give columns that are used twice a `name`") from None
         return self
+
+    @field_validator("missing")
+    @classmethod
+    def _missing_fits_into_a_field(cls, missing: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for text in missing:
+            if set(text) & {info.data.get("delimiter"), '"', "\r", "\n"}:
+                raise ValueError(f"{text!r} holds the delimiter, a quote or a line end, so no field can be it")
+        return missing
 
     @property
     def tables(self) -> tuple[Category | CategoryList, ...]:
@@ -171,7 +205,22 @@ class TableDescription(_Part):
                 )
                 for table, rows in zip(self.tables, num_embeddings, strict=True)
             ),
+            labelled=self.label is not None,
         )
+
+    def without_label(self) -> TableDescription:
+        """The same table for predictions: files may lack the label's column."""
+        copied = self.model_copy(update={"label": None})
+        if self.label is not None and self.columns is not None:
+            copied._label_position = position_of(self.label.column, self.columns)
+        return copied
+
+    def columns_of(self, num_fields: int) -> list[str]:
+        """Names of the columns of a file without a header whose first line has so many fields."""
+        columns = list(self.columns or ())
+        if self._label_position is not None and num_fields == len(columns) - 1:
+            del columns[self._label_position]
+        return columns
 
     def kinds(self, header: Sequence[str]) -> dict[int, Kind]:
         """What the columns that are used hold, by position.
@@ -188,10 +237,15 @@ class TableDescription(_Part):
                 )
         return kinds
 
-    def _uses(self) -> Iterator[tuple[str | int, Kind]]:
-        yield self.label.column, self.label.kind
+    def single_columns(self) -> Iterator[tuple[str | int, Kind]]:
+        """Columns with one value per row, and what it is."""
+        if self.label is not None:
+            yield self.label.column, self.label.kind
         yield from ((feature.column, feature.type) for feature in self.dense)
         yield from ((category.column, category.type) for category in self.categorical)
+
+    def _uses(self) -> Iterator[tuple[str | int, Kind]]:
+        yield from self.single_columns()
         yield from ((category_list.column, "text") for category_list in self.lists)
 
 
@@ -210,16 +264,11 @@ def position_of(column: str | int, header: Sequence[str]) -> int:
     if header.count(str(column)) == 1 and isinstance(column, str):
         return header.index(column)
     fault = "is there more than once: give its number" if column in header else "is not there"
-    raise DatasetError(f"column {column!r} {fault}; columns: {', '.join(header)}")
+    if isinstance(column, int):
+        fault = f"is not there: there are {len(header)} (a name that is a number is given in quotes)"
+    raise DatasetError(f"column {column!r} {fault}; columns: {_listed(header)}")
 
 
-def load_description(path: Path) -> TableDescription:
-    """Read a description from a YAML file.
-
-    Raises:
-        ConfigError: names file, place, reason.
-    """
-    try:
-        return TableDescription.model_validate(read_yaml(path, "schema"))
-    except ValidationError as error:
-        raise ConfigError(f"schema {path}: {first_fault(error)}; docs/data.md describes all settings") from None
+def _listed(header: Sequence[str]) -> str:
+    names = ", ".join(header[:_MOST_LISTED])
+    return names if len(header) <= _MOST_LISTED else f"{names} and {len(header) - _MOST_LISTED} more"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.data.batch import Float32Array, RaggedIds
 from bagpipe_hpc.data.importing.description import Category, CategoryList, TableDescription, position_of
+from bagpipe_hpc.data.importing.parquet_types import without_missing
 from bagpipe_hpc.sharding import Int64Array
 from bagpipe_hpc.splitmix import mix
 
@@ -34,13 +35,16 @@ class Features:
         return sorted({position_of(table.column, self._header) for table in tables})
 
     def labels(self, rows: pa.Table) -> Float32Array:
-        """Labels, shape (num_rows,), where they depend on their own line only."""
+        """Labels, shape (num_rows,), where they depend on their own line only; 0 where there are none."""
         label = self._description.label
+        if label is None:
+            return np.zeros(len(rows), np.float32)
         values = self._column(rows, label.column).to_numpy()
         return (values if label.threshold is None else values >= label.threshold).astype(np.float32)
 
     def keys_of_runs(self, rows: pa.Table) -> Int64Array:
         """Values of the label's column, for a label that says whether a run continues; -1 for a missing one."""
+        assert self._description.label is not None
         return hashed_texts(self._column(rows, self._description.label.column))
 
     def dense(self, rows: pa.Table) -> Float32Array:
@@ -62,7 +66,7 @@ class Features:
         if not pa.types.is_list(column.type):
             column = pc.split_pattern(column.fill_null(b""), category_list.separator)
         lengths = np.asarray(pc.list_value_length(column).fill_null(0).to_numpy(), np.int64)
-        values = hashed_texts(pc.list_flatten(column))
+        values = hashed_texts(without_missing(pc.list_flatten(column), self._description.missing))
         kept = values >= 0
         offsets = np.zeros(len(rows) + 1, np.int64)
         samples = np.repeat(np.arange(len(rows)), lengths)

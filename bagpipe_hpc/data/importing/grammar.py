@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import pyarrow as pa
 from pyarrow import csv
 
 from bagpipe_hpc.data.importing.description import Kind, TableDescription
+from bagpipe_hpc.data.importing.formats import BOM
+from bagpipe_hpc.errors import DatasetError
 
 pa.enable_signal_handlers(False)  # Arrow takes a SIGTERM that comes while it parses, and may forget it
 
@@ -70,9 +74,22 @@ class Grammar:
 
     def parse(self, text: bytes, positions: Collection[int]) -> pa.Table:
         """Columns, named by their positions, of lines that are in order."""
-        names = [str(position) for position in range(len(self._header))]
         if not text:
-            return pa.table({names[position]: pa.array([], self._type(position)) for position in positions})
+            return pa.table({str(position): pa.array([], self._type(position)) for position in positions})
+        # A label is never missing: a text that says so elsewhere may be a label here.
+        labels = [position for position in positions if self._kinds[position] in ("binary", "rating")]
+        others = [position for position in positions if position not in labels]
+        if not (labels and others and self._description.missing):
+            return self._parse(text, positions, self._description.missing if others else ())
+        parsed = {position: self._parse(text, labels, ()).column(str(position)) for position in labels}
+        rest = self._parse(text, others, self._description.missing)
+        parsed |= {position: rest.column(str(position)) for position in others}
+        return pa.table({str(position): parsed[position] for position in positions})
+
+    def _parse(self, text: bytes, positions: Collection[int], missing: Collection[str]) -> pa.Table:
+        names = [str(position) for position in range(len(self._header))]
+        if text.startswith(BOM):
+            text = BOM + text  # Arrow drops one at the start of what it is given, which may be the middle of a file
         return csv.read_csv(
             pa.BufferReader(text),
             read_options=csv.ReadOptions(column_names=names, block_size=len(text) + 1),
@@ -84,8 +101,8 @@ class Grammar:
             convert_options=csv.ConvertOptions(
                 include_columns=[names[position] for position in positions],
                 column_types={names[position]: self._type(position) for position in positions},
-                null_values=["", *self._description.missing],
-                strings_can_be_null=bool(self._description.missing),
+                null_values=["", *missing],
+                strings_can_be_null=bool(missing),
                 check_utf8=False,
             ),
         )
@@ -121,11 +138,18 @@ class Grammar:
         if len(fields) != len(self._header):
             separated = _OFTEN.get(self._description.delimiter, repr(self._description.delimiter))
             one_less = self._description.columns and len(fields) == len(self._header) - 1
-            hint = " (a file without labels?)" if one_less else ""
+            hint = " (a file without labels? --no-label takes it for predictions)" if one_less else ""
+            hint = hint or self._delimiter_hint(line)
             return f"has {len(fields)} {separated}-separated columns, but {len(self._header)} are needed{hint}"
         position = next(i for i in sorted(self._fields) if not re.fullmatch(self._fields[i].encode(), fields[i]))
         value = fields[position][:40].decode("utf-8", "replace")
         return describe_fault(position, self._header, value, _VALUES[self._kinds[position]][1])
+
+    def _delimiter_hint(self, line: bytes) -> str:
+        for delimiter, name in _OFTEN.items():
+            if line.count(delimiter.encode()) == len(self._header) - 1 > 0:
+                return f" (there would be so many with the delimiter {name}: `delimiter: {json.dumps(delimiter)}`?)"
+        return ""
 
     def _type(self, position: int) -> pa.DataType:
         return _ARROW_TYPES.get(self._kinds[position], pa.float64())
@@ -136,9 +160,20 @@ def describe_fault(position: int, header: Sequence[str], value: str, allowed: st
     return f"column {position + 1} ({header[position]}) is {value!r}, but must be {allowed}"
 
 
+def delimiter_hint(line: bytes, description: TableDescription) -> str:
+    """What to say where the header lacks a column, but would have all with another delimiter."""
+    for delimiter, name in _OFTEN.items():
+        if delimiter != description.delimiter and delimiter.encode() in line:
+            header = header_of(line, description.model_copy(update={"delimiter": delimiter}))
+            with suppress(DatasetError):
+                description.kinds(header or [])
+                return f" (with the delimiter {name} all would be there: `delimiter: {json.dumps(delimiter)}`?)"
+    return ""
+
+
 def header_of(line: bytes, description: TableDescription) -> list[str] | None:
     """Names of the columns in the first line of a file; None where its quotes are out of place."""
-    fields = Grammar(description, (), {}).split(line.removeprefix(b"\xef\xbb\xbf"))
+    fields = Grammar(description, (), {}).split(line)
     return None if fields is None else list(_unquoted(fields))
 
 

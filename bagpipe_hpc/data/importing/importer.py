@@ -37,12 +37,15 @@ from bagpipe_hpc.data.importing.ranks import Alone, Ranks, allgather_json, from_
 from bagpipe_hpc.data.importing.samples import SampleReader
 from bagpipe_hpc.data.importing.shards import all_tasks, write_shards
 from bagpipe_hpc.data.importing.vocabularies import count_values, merge_counts
+from bagpipe_hpc.data.schema import MAX_ROWS
 from bagpipe_hpc.data.shard import Compression
 from bagpipe_hpc.data.vocabulary import Encoder, HashedVocabulary, ValueCounter, Vocabulary, require_min_count
 from bagpipe_hpc.data.vocabulary_file import FILE as VOCABULARY
 from bagpipe_hpc.data.vocabulary_file import TableVocabulary, read_vocabulary, write_vocabulary
 from bagpipe_hpc.errors import ConfigError, DatasetError
 from bagpipe_hpc.sharding import Int64Array
+
+VALIDATION_FRACTION = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class ImportSettings:
     Args:
         min_count: Values seen less often in the training part share row 0; for columns that do not say themselves.
         hash_rows: Rows of a table, for columns that do not say; values are then hashed instead of counted.
-        validation_fraction: Share of the lines, from the tail, that validates.
+        validation_fraction: Share of the lines, from the tail, that validates; None: VALIDATION_FRACTION. Samples
+            without labels all belong to the validation split.
         samples_per_shard: Lines of every shard but a split's last; bad lines among them leave it shorter.
         max_bad_lines: Lines to skip, on all ranks together, before giving up.
         vocabulary: A data set whose rows values get, instead of counting or hashing them anew.
@@ -60,7 +64,7 @@ class ImportSettings:
 
     min_count: int = 4
     hash_rows: int | None = None
-    validation_fraction: float = 0.1
+    validation_fraction: float | None = None
     samples_per_shard: int = SAMPLES_PER_SHARD
     compression: Compression | None = None
     max_bad_lines: int = 0
@@ -70,7 +74,7 @@ class ImportSettings:
         """Raise ConfigError if a setting is out of range."""
         require_min_count(self.min_count)
         HashedVocabulary(self.hash_rows or 2)
-        num_training_samples(1, self.validation_fraction)
+        num_training_samples(1, self.validation_fraction or 0)
         require_samples_per_shard(self.samples_per_shard)
         if self.max_bad_lines < 0:
             raise ConfigError(f"the limit of bad lines is {self.max_bad_lines}, but must be at least 0")
@@ -115,7 +119,7 @@ class _Import:
         known = self._known_vocabulary()
         inputs = Inputs(self.files, self.description, self.ranks, self.progress)
         from_first(self.ranks, lambda: self._check_lines(inputs))
-        num_train = num_training_samples(inputs.num_lines, self.settings.validation_fraction)
+        num_train = self._num_train(inputs.num_lines)
         features = Features(self.description, inputs.header)
         vocabulary = known or self._new_vocabulary(inputs, features, num_train)
         encoders = [vocabulary[table.table_name].encoder for table in self.description.tables]
@@ -134,10 +138,25 @@ class _Import:
     def _check(self) -> None:
         refuse_occupied(self.output)
         self.settings.check()
+        if self.description.label is None and self.settings.validation_fraction is not None:
+            raise ConfigError(
+                "samples without labels all become the validation split, which `bagpipe predict` reads; leave out "
+                "--validation-fraction"
+            )
+
+    def _num_train(self, num_lines: int) -> int:
+        """Lines of the training split: nothing trains on samples without labels."""
+        if self.description.label is None:
+            return 0
+        fraction = self.settings.validation_fraction
+        return num_training_samples(num_lines, VALIDATION_FRACTION if fraction is None else fraction)
 
     def _check_lines(self, inputs: Inputs) -> None:
         if not inputs.num_lines:
-            raise DatasetError(f"{', '.join(map(str, self.files))}: no line in it; give at least one file with samples")
+            files = ", ".join(map(str, self.files[:5])) + (", ..." if len(self.files) > 5 else "")
+            is_empty = all(file.stat().st_size == 0 for file in self.files)
+            why = "is empty" if is_empty else "there is no line with a sample in it"
+            raise DatasetError(f"{files}: {why}; give at least one file with samples")
 
     def _known_vocabulary(self) -> dict[str, TableVocabulary] | None:
         """That of the data set to take it from; rank 0 reads it first, so that a mistake is told once."""
@@ -166,7 +185,9 @@ class _Import:
         hashed = {table.feature_name for table in tables if table.shares is None and self._hash_rows(table)}
         counted = [table for table in tables if table.table_name not in hashed]
         limit = self.settings.max_bad_lines
-        counters = count_values(inputs, features, counted, num_train, limit, self.ranks, self.progress)
+        # Values of the validation split would tell what is not known yet; samples without labels have no other split.
+        num_counted = inputs.num_lines if self.description.label is None else num_train
+        counters = count_values(inputs, features, counted, num_counted, limit, self.ranks, self.progress)
         return {
             table.feature_name: TableVocabulary(table.type, self._encoder(table, counters.get(table.feature_name)))
             for table in tables
@@ -198,7 +219,10 @@ class _Import:
             self.progress("writing the vocabulary", 0, 0)
             write_vocabulary(partial.directory / VOCABULARY, vocabulary)
             partial.sync(VOCABULARY)
-        schema = self.description.schema_of([encoder.num_embeddings for encoder in reader.encoders])
+        rows = [encoder.num_embeddings for encoder in reader.encoders]
+        if (total := sum(table.encoder.num_embeddings for table in vocabulary.values())) > MAX_ROWS:
+            raise ConfigError(f"the tables have {total} rows together, but at most 2^62 are possible; hash onto fewer")
+        schema = self.description.schema_of(rows)
         tasks = all_tasks(num_train, reader.inputs.num_lines, self.settings.samples_per_shard)
         first, last = share_of(len(tasks), self.ranks)
         mine = tasks[first:last]
@@ -224,14 +248,19 @@ class _Import:
                 self.progress("writing shards", int(lines[-1]) + 1 - start, stop - start)
 
     def _origin(self, command: str, skipped: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        settings = self.settings
         return {
             "command": command,
             "files": [_printable(file.name) for file in self.files],
             **self._rows_origin(),
-            "validation_fraction": settings.validation_fraction,
+            **self._split_origin(),
             **({"bad_lines": skipped} if skipped["count"] else {}),
         }
+
+    def _split_origin(self) -> dict[str, JsonValue]:
+        if self.description.label is None:
+            return {}
+        fraction = self.settings.validation_fraction
+        return {"validation_fraction": VALIDATION_FRACTION if fraction is None else fraction}
 
     def _rows_origin(self) -> dict[str, JsonValue]:
         settings = self.settings

@@ -14,8 +14,8 @@ import pyarrow as pa
 from bagpipe_hpc.data.dataset import Progress
 from bagpipe_hpc.data.importing import parquet, text
 from bagpipe_hpc.data.importing.bad_lines import BadLines
-from bagpipe_hpc.data.importing.description import CategoryList, TableDescription, position_of
-from bagpipe_hpc.data.importing.grammar import Grammar, header_of
+from bagpipe_hpc.data.importing.description import TableDescription, position_of
+from bagpipe_hpc.data.importing.grammar import Grammar, delimiter_hint, header_of
 from bagpipe_hpc.data.importing.ranks import Ranks, from_first
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
@@ -56,6 +56,7 @@ class Inputs:
         self.header: list[str] = found["header"]
         self._rows_of: list[int | None] = found["rows"]
         self._kinds = description.kinds(self.header)
+        self._use = _use_of(description, self.header)
         self._grammar = Grammar(description, self.header, self._kinds)
         self._header_lines = 0 if description.columns else 1
         self._indices = self._index(ranks, progress)
@@ -103,14 +104,20 @@ class Inputs:
         blocks = text.read_lines(self._files[number], self._indices[number], start + above, stop + above)
         for line, content in blocks:
             good, faults = self._grammar.good_lines(content)
-            table = self._grammar.parse(good, self._kinds.keys() if positions is None else positions)
+            try:
+                table = self._grammar.parse(good, self._kinds.keys() if positions is None else positions)
+            except pa.ArrowException as error:
+                why = " ".join(str(error).split())
+                raise DatasetError(
+                    f"{self._files[number]}: lines from {line + 1} on cannot be parsed ({why}); mend the file"
+                ) from error
             yield self._good_rows(number, line - above, len(table) + len(faults), table, faults, bad)
 
     def _parquet_rows(
         self, number: int, start: int, stop: int, bad: BadLines, positions: Collection[int] | None
     ) -> Iterator[Rows]:
         del positions  # a row is good or bad by all of its columns
-        for row, table, faults in parquet.read_rows(self._files[number], self._kinds, start, stop):
+        for row, table, faults in parquet.read_rows(self._files[number], self._use, start, stop):
             num_rows = len(table)
             if faults:
                 table = table.take(np.delete(np.arange(num_rows), [row for row, _ in faults])).combine_chunks()
@@ -136,21 +143,31 @@ def _examine(files: Sequence[Path], description: TableDescription) -> dict[str, 
         if headers[-1] != headers[0]:
             raise DatasetError(f"{file}: has other columns than {files[0]}; import files of one layout at a time")
         try:
-            kinds = description.kinds(headers[-1])
+            description.kinds(headers[-1])
         except DatasetError as error:
-            raise DatasetError(f"{file}: {error}; mend the schema") from None
+            hint = "" if is_parquet else delimiter_hint(text.first_line(file), description)
+            raise DatasetError(f"{file}: {error}{hint}; mend the schema") from None
         if is_parquet:
-            lists = [position_of(t.column, headers[-1]) for t in description.tables if isinstance(t, CategoryList)]
-            parquet.check_types(file, kinds, lists)
+            parquet.check_types(file, _use_of(description, headers[-1]))
         rows.append(parquet.num_rows(file) if is_parquet else None)
     return {"header": headers[0], "rows": rows}
 
 
+def _use_of(description: TableDescription, header: Sequence[str]) -> parquet.Use:
+    lists = {position_of(table.column, header) for table in description.lists}
+    single = {position_of(column, header) for column, _ in description.single_columns()}
+    return parquet.Use(description.kinds(header), lists, single, description.missing)
+
+
 def _text_header(file: Path, description: TableDescription) -> list[str]:
     line = text.first_line(file)
+    fields = header_of(line, description)
     if description.columns:
-        return list(description.columns)
-    header = header_of(line, description)
-    if header is None:
+        return description.columns_of(0 if fields is None else len(fields))
+    if not line:
+        raise DatasetError(
+            f"{file}: is empty, or begins with an empty line, so it has no header; take it out, or mend it"
+        )
+    if fields is None:
         raise DatasetError(f"{file}: line 1: quotes of the header are out of place; mend it, or set quoting: false")
-    return header
+    return fields

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from pyarrow import parquet
 
 from bagpipe_hpc.data.importing.description import Kind
 from bagpipe_hpc.data.importing.grammar import describe_fault
+from bagpipe_hpc.data.importing.parquet_types import as_lists, as_numbers, as_text, fault_of, num_leaves
 from bagpipe_hpc.errors import DatasetError
 
 BATCH_ROWS = 16_384
@@ -27,6 +30,23 @@ _WORDS: Mapping[Kind, str] = {
     "integer": "missing or an integer of at most 18 digits",
     "hexadecimal": "missing or at most 8 hexadecimal digits",
 }
+
+
+@dataclass(frozen=True)
+class Use:
+    """How the columns of a table are used.
+
+    Args:
+        kinds: What the used columns hold, by position.
+        lists: Those of them that hold any number of values per row.
+        single: Those of them that hold one value per row; a column of text can be both.
+        missing: Texts that say that a value is missing.
+    """
+
+    kinds: Mapping[int, Kind]
+    lists: Collection[int]
+    single: Collection[int]
+    missing: Collection[str]
 
 
 def is_parquet(file: Path) -> bool:
@@ -50,22 +70,18 @@ def num_rows(file: Path) -> int:
         return int(source.metadata.num_rows)
 
 
-def check_types(file: Path, kinds: Mapping[int, Kind], lists: Collection[int]) -> None:
+def check_types(file: Path, use: Use) -> None:
     """Raises: DatasetError: the type of a column does not fit its use: names file and column."""
     with _open(file) as source:
         schema = source.schema_arrow
-    for position, kind in kinds.items():
+    for position, kind in use.kinds.items():
         given = schema.field(position)
-        listed = pa.types.is_list(given.type) or pa.types.is_large_list(given.type)
-        value = given.type.value_type if listed else given.type
-        if listed != (position in lists) or not _fits(value, kind):
-            needed = ("a list of " if position in lists else "") + ("text or integers" if kind == "text" else kind)
-            raise DatasetError(f"{file}: column {given.name!r} is {given.type}, but its use needs {needed}")
+        for is_list in {position in use.lists, position not in use.single}:
+            if fault := fault_of(given.type, kind, is_list=is_list):
+                raise DatasetError(f"{file}: column {position + 1} ({given.name}) {fault}")
 
 
-def read_rows(
-    file: Path, kinds: Mapping[int, Kind], start: int, stop: int
-) -> Iterator[tuple[int, pa.Table, list[tuple[int, str]]]]:
+def read_rows(file: Path, use: Use, start: int, stop: int) -> Iterator[tuple[int, pa.Table, list[tuple[int, str]]]]:
     """Rows [start, stop) of a file, BATCH_ROWS at a time.
 
     Yields:
@@ -80,13 +96,19 @@ def read_rows(
         ends = np.cumsum(sizes, dtype=np.int64)
         groups = [g for g, (size, end) in enumerate(zip(sizes, ends, strict=True)) if end > start and end - size < stop]
         row = int(ends[groups[0]]) - sizes[groups[0]] if groups else stop
-        columns = [header[position] for position in kinds]
-        for batch in source.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns):
+        for batch in _batches(source, groups, sorted(use.kinds)):
             first, last = max(start - row, 0), min(stop - row, len(batch))
             if first < last:
-                table = _converted(batch.slice(first, last - first), header, kinds)
-                yield row + first, table, _faults(table, header, kinds)
+                table = _converted(batch.slice(first, last - first), use)
+                yield row + first, table, _faults(table, header, use.kinds)
             row += len(batch)
+
+
+def _batches(source: parquet.ParquetFile, groups: list[int], positions: list[int]) -> Iterator[pa.RecordBatch]:
+    """Only the columns at some positions, in this order. Names would not do: several columns may have the same."""
+    ends = list(accumulate(num_leaves(field.type) for field in source.schema_arrow))
+    leaves = [leaf for position in positions for leaf in range(ends[position - 1] if position else 0, ends[position])]
+    yield from source.reader.iter_batches(BATCH_ROWS, row_groups=groups, column_indices=leaves, use_threads=True)
 
 
 @contextmanager
@@ -94,30 +116,20 @@ def _open(file: Path) -> Iterator[parquet.ParquetFile]:
     try:
         with parquet.ParquetFile(file, memory_map=False, buffer_size=1 << 20, pre_buffer=False) as source:
             yield source
-    except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{file}: cannot be read as Parquet ({error}); check the path, or fetch it again") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        why = " ".join(str(error).split())
+        raise DatasetError(f"{file}: cannot be read as Parquet ({why}); check the path, or fetch it again") from error
 
 
-def _fits(value: pa.DataType, kind: Kind) -> bool:
-    if pa.types.is_dictionary(value):
-        value = value.value_type
-    texts = pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_binary(value)
-    numbers = pa.types.is_floating(value) or pa.types.is_integer(value) or pa.types.is_boolean(value)
-    return {"text": texts or pa.types.is_integer(value), "hexadecimal": texts}.get(kind, numbers)
+def _converted(batch: pa.RecordBatch, use: Use) -> pa.Table:
+    columns = zip(sorted(use.kinds), batch.columns, strict=True)
+    return pa.table({str(position): _convert(column, position, use) for position, column in columns})
 
 
-def _converted(batch: pa.RecordBatch, header: Sequence[str], kinds: Mapping[int, Kind]) -> pa.Table:
-    return pa.table({str(position): _convert(batch.column(header[position]), kind) for position, kind in kinds.items()})
-
-
-def _convert(column: pa.Array, kind: Kind) -> pa.Array:
-    if kind not in ("text", "hexadecimal"):
-        column = column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column
-        column = column.cast(pa.float64(), safe=False)
-        return pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)  # as pandas writes a missing one
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        return column.cast(pa.list_(pa.string())).cast(pa.list_(pa.binary()))
-    return column if pa.types.is_binary(column.type) else column.cast(pa.string()).cast(pa.binary())
+def _convert(column: pa.Array, position: int, use: Use) -> pa.Array:
+    if position in use.lists:
+        return as_lists(column, use.missing)
+    return as_text(column, use.missing) if use.kinds[position] in ("text", "hexadecimal") else as_numbers(column)
 
 
 def _faults(table: pa.Table, header: Sequence[str], kinds: Mapping[int, Kind]) -> list[tuple[int, str]]:

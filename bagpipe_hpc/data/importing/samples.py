@@ -37,7 +37,8 @@ class SampleReader:
         Raises:
             DatasetError: a file is damaged, or there are too many bad lines.
         """
-        if self.description.label.continues:
+        label = self.description.label
+        if label is not None and label.continues:
             labelled = self._runs(self.inputs.rows(start, self.inputs.num_lines, bad), stop)
         else:
             labelled = ((rows, self.features.labels(rows.table)) for rows in self.inputs.rows(start, stop, bad))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from bagpipe_hpc.data.importing.formats import BEGINNING_BYTES, BOM, no_text
 from bagpipe_hpc.data.importing.ranks import Ranks, share_of
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
@@ -117,7 +120,10 @@ def read_lines(file: Path, index: LineIndex, start: int, stop: int) -> Iterator[
             num_lines = text.count(b"\n")
             first, last = max(start - line, 0), min(stop - line, num_lines)
             if first < last:
-                yield line + first, text[_end_of_lines(text, first, num_lines) : _end_of_lines(text, last, num_lines)]
+                # At the start of a file a byte order mark is no part of the text; anywhere else it is.
+                mark = len(BOM) if line + first == 0 and text.startswith(BOM) else 0
+                begin, end = (_end_of_lines(text, number, num_lines) for number in (first, last))
+                yield line + first, text[begin + mark : end]
             line += num_lines
             if line >= stop:
                 return
@@ -126,9 +132,20 @@ def read_lines(file: Path, index: LineIndex, start: int, stop: int) -> Iterator[
 
 
 def first_line(file: Path) -> bytes:
-    """The first line of a file, without its end; empty if there is none."""
+    """The first line of a file, without its end and without a byte order mark; empty if there is none.
+
+    Raises:
+        DatasetError: the file is missing or damaged, or its first line shows that it is no text of lines.
+    """
     with open_text(file) as stream:
-        return stream.readline(BLOCK_BYTES).rstrip(b"\r\n")
+        line = stream.readline(BLOCK_BYTES + 1)
+        if fault := no_text(line + stream.read(max(0, BEGINNING_BYTES - len(line)))):
+            raise DatasetError(f"{file}: {fault}")
+    if b"\r" in line.removesuffix(b"\n")[:-1] and b"\n" not in line:
+        raise DatasetError(f"{file}: has carriage returns alone as line ends; convert them first: tr '\\r' '\\n'")
+    if len(line) > BLOCK_BYTES and not line.endswith(b"\n"):
+        raise _line_too_long(file, 0)
+    return line.rstrip(b"\r\n").removeprefix(BOM)
 
 
 def _whole_lines(stream: IO[bytes], file: Path, line: int) -> Iterator[bytes]:
@@ -136,10 +153,8 @@ def _whole_lines(stream: IO[bytes], file: Path, line: int) -> Iterator[bytes]:
     rest = b""
     while chunk := stream.read(BLOCK_BYTES):
         end = chunk.rfind(b"\n") + 1
-        if not end and len(rest) + len(chunk) > BLOCK_BYTES:
-            raise DatasetError(
-                f"{file}: line {line + 1}: has more than {BLOCK_BYTES} bytes; mend it, or give a file of text lines"
-            )
+        if len(rest) + (chunk.find(b"\n") if end else len(chunk)) > BLOCK_BYTES:
+            raise _line_too_long(file, line)
         if end:
             line += chunk.count(b"\n")
             yield rest + chunk[:end]
@@ -147,6 +162,12 @@ def _whole_lines(stream: IO[bytes], file: Path, line: int) -> Iterator[bytes]:
         rest += chunk[end:]
     if rest:
         yield rest + b"\n"
+
+
+def _line_too_long(file: Path, line: int) -> DatasetError:
+    return DatasetError(
+        f"{file}: line {line + 1}: has more than {BLOCK_BYTES} bytes; mend it, or give a file of text lines"
+    )
 
 
 def _end_of_lines(text: bytes, num_lines: int, num_all: int) -> int:
@@ -164,6 +185,8 @@ def open_text(file: Path) -> Iterator[IO[bytes]]:
         DatasetError: it is missing or damaged, now or while being read.
     """
     try:
+        if stat.S_ISFIFO(os.stat(file).st_mode) or stat.S_ISCHR(os.stat(file).st_mode):
+            raise DatasetError(f"{file}: is a pipe or device, but is read more than once; give a regular file")
         with open(file, "rb") as raw:
             compressed = raw.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
             raw.seek(0)
@@ -173,4 +196,4 @@ def open_text(file: Path) -> Iterator[IO[bytes]]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DatasetError(f"{file}: is a damaged or truncated gzip file ({error}); fetch it again") from error
     except OSError as error:
-        raise DatasetError(f"{file}: cannot be read ({error}); check path and permissions") from error
+        raise DatasetError(f"{file}: cannot be read ({error.strerror or error}); check path and permissions") from error

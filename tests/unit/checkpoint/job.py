@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +66,11 @@ def manifest_of(files: tuple[FileEntry, ...], **fields: object) -> Manifest:
 class Job:
     """Rows of a job whose numbers of servers and trainers may change between checkpoints."""
 
-    def __init__(self, root: Path, seed: int = 0, options: RowOptions = EXACT) -> None:
+    def __init__(
+        self, root: Path, seed: int = 0, options: RowOptions = EXACT, settings: dict[str, Any] | None = None
+    ) -> None:
         self.root = root
+        self.settings = settings or {}
         self.options = options
         self.random = random.Random(seed)
         self.generation = claim_generation(root)
@@ -111,6 +115,7 @@ class Job:
                 topology=TopologyEntry(servers=servers, trainers=trainers),
                 parent=self.parent if increment else None,
                 depth=self.depth + 1 if increment else 0,
+                config=self.settings,
             )
         )
         self.parent = Checkpoint.open(path).chain[-1].as_parent

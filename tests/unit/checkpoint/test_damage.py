@@ -14,6 +14,7 @@ import pytest
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, saved_checkpoints
 from bagpipe_hpc.checkpoint.layout import LATEST
 from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
+from bagpipe_hpc.checkpoint.pointer import write_pointer
 from bagpipe_hpc.checkpoint.verify import newest_good
 from bagpipe_hpc.errors import CheckpointError
 from tests.launch import run_python
@@ -152,7 +153,7 @@ def test_a_renamed_directory_is_found(two: tuple[Path, Path]) -> None:
 
 def test_latest_that_names_no_checkpoint(two: tuple[Path, Path]) -> None:
     root = two[1].parent
-    (root / LATEST).write_text("../../etc")
+    write_pointer(root / LATEST, "../../etc")
     with pytest.raises(CheckpointError, match=r"names '\.\./\.\./etc', which is no checkpoint"):
         Checkpoint.open(root)
     assert newest_good(root)[0] is not None

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bagpipe_hpc.checkpoint.layout import files_of
+from bagpipe_hpc.bounded_json import dump_json, with_checksum
+from bagpipe_hpc.checkpoint.layout import MANIFEST, files_of
 from bagpipe_hpc.checkpoint.manifest import (
     FileEntry,
     Manifest,
@@ -18,15 +19,26 @@ from bagpipe_hpc.checkpoint.manifest import (
     read_manifest,
     require_same_model,
 )
+from bagpipe_hpc.config import load_config
 from bagpipe_hpc.errors import CheckpointError
 from tests.unit.checkpoint.job import MODEL, manifest_of
 
 FILES = tuple(FileEntry(name=name, num_bytes=1, sha256="0" * 64) for name in files_of(1, 1))
+JSON: dict[str, Any] = json.loads(manifest_of(FILES).to_json())
 
 
-def test_a_manifest_round_trips() -> None:
+def written(directory: Path, content: dict[str, Any]) -> Manifest:
+    """Write a manifest with the checksum that it should have, and read it."""
+    (directory / MANIFEST).write_bytes(dump_json(with_checksum(content)))
+    return read_manifest(directory)[0]
+
+
+def test_a_manifest_round_trips(tmp_path: Path) -> None:
     manifest = manifest_of(FILES, config={"mode": "cached"}, versions={"torch": "2"})
-    assert Manifest.model_validate_json(manifest.to_json()) == manifest
+    assert written(tmp_path, json.loads(manifest.to_json())) == manifest
+    settings = load_config(None, ["training.learning_rate=1e-30"]).model_dump(mode="json")
+    manifest = manifest_of(FILES, config=settings)
+    assert written(tmp_path, json.loads(manifest.to_json())) == manifest
 
 
 @pytest.mark.parametrize(
@@ -59,13 +71,61 @@ def test_a_file_name_stays_within_the_directory(name: str) -> None:
         ({"format_version": 2}, "format_version"),
         ({"format": "other"}, "format"),
         ({"iteration": -1}, "iteration"),
+        ({"iteration": True}, "iteration"),
+        ({"iteration": "10"}, "iteration"),
+        ({"iteration": 10**18}, "iteration"),
+        ({"generation": 2**60}, "generation"),
         ({"unknown": 1}, "unknown"),
+        ({"cache_rows": 2**31}, "cache_rows"),
+        ({"topology": {"servers": 10**6, "trainers": 1}}, "files lacks those of some servers"),
+        ({"position": {"epoch": 2**61, "sample": 0}}, "position.epoch"),
+        ({"position": {"epoch": 0.0, "sample": 0}}, "position.epoch"),
+        ({"model": {**JSON["model"], "row_optimizer": 3}}, "model.row_optimizer"),
+        ({"model": {**JSON["model"], "embedding_dim": 2**30}}, "model.embedding_dim"),
+        ({"model": {**JSON["model"], "tables": [{"name": "a", "num_embeddings": 2**48}] * 2}}, "listed twice"),
+        ({"created": 12}, "created"),
     ],
 )
 def test_a_foreign_manifest_is_named_with_its_fault(tmp_path: Path, change: dict[str, Any], place: str) -> None:
-    content = json.loads(manifest_of(FILES).to_json()) | change
-    (tmp_path / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=rf"manifest.json is damaged, or not of this version .*\({place}: "):
+    with pytest.raises(CheckpointError, match=rf"manifest.json is damaged, or not of this version .*\(.*{place}"):
+        written(tmp_path, JSON | change)
+
+
+def test_every_changed_value_is_found(tmp_path: Path) -> None:
+    """Bit by bit, in every byte; what changes only the layout, such as a space, leaves no JSON."""
+    content = manifest_of(FILES).to_json()
+    for index in range(len(content) - 1):
+        for bit in (index % 8, (index + 3) % 8):
+            flipped = bytearray(content)
+            flipped[index] ^= 1 << bit
+            (tmp_path / MANIFEST).write_bytes(flipped)
+            with pytest.raises(CheckpointError, match=r"manifest\.json"):
+                read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is not valid JSON"),
+        (b"[" * 1000 + b"]" * 1000, "nested more than 64 deep"),
+        (b'{"iteration": ' + b"9" * 30 + b"}", "is an integer of more than 64 bits"),
+        (b'{"iteration": 1e999}', "is not a finite number"),
+        (b'{"iteration": NaN}', "is not a finite number"),
+        (b'{"iteration": 1, "iteration": 2}', "'iteration' is given twice"),
+        (b"[]", "is not a JSON object"),
+        (b"{}", "has no checksum"),
+        (b"\xff", "is not valid JSON"),
+    ],
+)
+def test_hostile_content_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / MANIFEST).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"manifest.json: .*{said}.*; use another checkpoint"):
+        read_manifest(tmp_path)
+
+
+def test_a_link_to_a_device_is_refused(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match="is, or links to, a device"):
         read_manifest(tmp_path)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, saved_checkpoints
 from bagpipe_hpc.checkpoint.layout import checkpoint_name, iteration_of
+from bagpipe_hpc.checkpoint.pointer import write_pointer
 from bagpipe_hpc.checkpoint.prune import names_to_keep, prune
 from bagpipe_hpc.errors import CheckpointError
 from tests.unit.checkpoint.job import Job
@@ -63,10 +64,10 @@ def test_the_best_and_what_is_pinned_are_kept_with_what_they_build_on(tmp_path: 
     for number in range(9):
         job.train()
         job.save(increment=number % 3 != 0)
-    (tmp_path / "best").write_text(f"{checkpoint_name(2)}\n")
+    write_pointer(tmp_path / "best", checkpoint_name(2))
     removed = prune(tmp_path, keep_last=1, is_pinned=lambda iteration: iteration == 4)
     assert [iteration_of(path.name) for path in removed] == [6, 5, 3]
     assert Checkpoint.open(tmp_path / "best").path == tmp_path / checkpoint_name(2)
     (tmp_path / "best").write_text("nothing")
-    with pytest.raises(CheckpointError, match="best is damaged: it names 'nothing', which is no checkpoint"):
+    with pytest.raises(CheckpointError, match="best is damaged: its checksum is not that of the name"):
         prune(tmp_path, keep_last=1)

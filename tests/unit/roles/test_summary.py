@@ -102,7 +102,7 @@ def test_the_table_shows_the_figures(
     output = capsys.readouterr().out
     shown = [*shown, "dlrm, cached", "0.6250", "200.00 ms", "57%", "rows pushed", "30.0 B"]
     shown += [
-        "mean: 1,200 samples in 5.0 s of training",
+        "mean: 1,200 samples, 10 iterations in 5.0 s",
         "3.0 MiB",
         "model digest " + "ab" * 32,
         "run directory runs/one",

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bagpipe_hpc.store.row_store import RowStore
+from bagpipe_hpc.threaded_job import ThreadedJob
 from bagpipe_hpc.transport.memory import MemoryLink, MemoryServer, MemoryTrainer
 from tests.contract import SCENARIOS, Play, Scenario, play_server, play_trainer
 
 
-def run(play: Play, stores: list[RowStore], run_ahead: bool = False, timeout: float = 20.0) -> None:
-    """Play with a thread for every server and every trainer."""
-    link = MemoryLink(len(stores), play.num_trainers, timeout)
+def run(play: Play, stores: list[RowStore], run_ahead: bool = False) -> None:
+    """Play with a thread for every server and every trainer; the first failure ends all, and is raised."""
+    link, job = MemoryLink(len(stores), play.num_trainers), ThreadedJob()
+
+    def together(player: Callable[..., None], *args: Any) -> None:
+        job.adopt()
+        try:
+            player(play, *args)
+        except BaseException as error:
+            job.fail("a player", error)
+
     with ThreadPoolExecutor(len(stores) + play.num_trainers) as pool:
-        jobs = [pool.submit(play_server, play, MemoryServer(link, s, store), store) for s, store in enumerate(stores)]
+        for server, store in enumerate(stores):
+            pool.submit(together, play_server, MemoryServer(link, server, store), store)
         for trainer in range(play.num_trainers):
-            jobs.append(pool.submit(play_trainer, play, MemoryTrainer(link, trainer), trainer, run_ahead))
-    for job in reversed(jobs):  # the trainers' complaints come first
-        job.result()
+            pool.submit(together, play_trainer, MemoryTrainer(link, trainer), trainer, run_ahead)
+    if job.failure is not None:
+        raise job.failure[1]
 
 
 @pytest.mark.parametrize("run_ahead", [False, True])
@@ -43,7 +55,7 @@ def test_a_lost_write_back_is_noticed() -> None:
     play = Play(replace(SCENARIOS[0], window=0, prefetch_depth=0), num_trainers=1, num_servers=1)
     whole = play.new_store(0)
     with pytest.raises(AssertionError, match="rows fetched by trainer 0 in"):
-        run(play, [Forgetful(whole.sharding, 0, play.initializer, whole.rows)], timeout=0.5)
+        run(play, [Forgetful(whole.sharding, 0, play.initializer, whole.rows)])
 
 
 def test_the_scenarios_are_what_they_say() -> None:

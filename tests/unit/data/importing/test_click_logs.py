@@ -167,7 +167,7 @@ class TestMalformed:
             import_criteo([tmp_path], tmp_path / "clicks")
 
     def test_no_lines(self, import_criteo, tmp_path):
-        with pytest.raises(DatasetError, match=r"empty\.txt: no line in it"):
+        with pytest.raises(DatasetError, match=r"empty\.txt: is empty; give"):
             import_criteo([write(tmp_path / "empty.txt")], tmp_path / "clicks")
 
     def test_no_text(self, import_criteo, tmp_path, monkeypatch):

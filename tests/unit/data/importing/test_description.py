@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from bagpipe_hpc.data.importing.description import TableDescription, load_description
+from bagpipe_hpc.data.importing.description import TableDescription
+from bagpipe_hpc.data.importing.schema_file import load_description
 from bagpipe_hpc.errors import ConfigError, DatasetError
 
 WHOLE = """
@@ -41,7 +42,7 @@ def test_a_whole_file(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"categorical": []}, "tables: .*put at least one column under categorical"),
+        ({"categorical": []}, "no column is under categorical or lists; put at least one there"),
         ({"categorical": ["c", "c"]}, "used more often: c"),
         ({"categorical": ["user id"]}, "'user id' cannot be a name .* give the column a name"),
         ({"categorical": [{"column": "c", "min_count": 0}]}, "greater than or equal to 1"),
@@ -83,8 +84,7 @@ def test_a_header_that_does_not_fit(changes, header, reason):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("label: y", "schema .*bad.yaml: this makes no data set"),
-        ("categorical: [c]", "schema .*bad.yaml: label: Field required"),
+        ("label: y", "schema .*bad.yaml: line 1: no column is under categorical or lists"),
         ("- y", "must be a mapping"),
         ("label: !!python/object/apply:os.getcwd []", "not valid YAML"),
     ],

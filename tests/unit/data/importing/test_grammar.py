@@ -117,5 +117,5 @@ def test_quotes_mean_nothing_without_quoting():
 
 def test_header():
     description = TableDescription.model_validate({"label": "y", "categorical": ["c"]})
-    assert header_of(b'\xef\xbb\xbfy,"a ""b""",c', description) == ["y", 'a "b"', "c"]
+    assert header_of(b'y,"a ""b""",c', description) == ["y", 'a "b"', "c"]
     assert header_of(b'y,"a', description) is None

@@ -198,7 +198,7 @@ def test_columns_that_differ(import_table, tmp_path):
 
 def test_only_a_header(import_table, tmp_path):
     (tmp_path / "a.csv").write_text(HEADER)
-    with pytest.raises(DatasetError, match=r"a\.csv: no line in it"):
+    with pytest.raises(DatasetError, match=r"a\.csv: there is no line with a sample in it"):
         import_table([tmp_path / "a.csv"], tmp_path / "clicks", DESCRIPTION)
 
 

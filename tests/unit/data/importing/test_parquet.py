@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from datetime import date, datetime
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -101,20 +103,191 @@ def test_bad_rows(rows, import_table, tmp_path, column, value, reason):
     assert dataset.origin["bad_lines"]["count"] == 1
 
 
+IDS = [[b"\xff\xfe", b"x"], None, [], [None, b"y"]]
+DICTIONARY = pa.dictionary(pa.int32(), pa.string())
+UUIDS = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0123456789abcdef", None, None, b"0" * 16], pa.binary(16)))
+
+
+def one_column(values, data_type=None):
+    """A table with this column c, labels and a category."""
+    column = values if isinstance(values, pa.Array) else pa.array(values, data_type)
+    return pa.table({"y": [1] * len(column), "c": column, "k": ["k"] * len(column)})
+
+
 @pytest.mark.parametrize(
-    ("column", "values", "reason"),
+    "column",
     [
-        ("price", ["a"] * NUM_ROWS, "column 'price' is string, but its use needs number"),
-        ("user", [1.5] * NUM_ROWS, "column 'user' is double, but its use needs text or integers"),
-        ("genres", ["a|b"] * NUM_ROWS, "column 'genres' is string, but its use needs a list of text or integers"),
-        ("code", [15] * NUM_ROWS, "column 'code' is int64, but its use needs hexadecimal"),
+        pa.array(["a", None, "", "b"]),
+        pa.array(["a", None, "", "b"], pa.large_string()),
+        pa.array(["a", None, "", "b"], pa.string_view()),
+        pa.array(["a", None, "", "b"], DICTIONARY),
+        pa.array([b"\xff", None, b"", b"b"]),
+        pa.array([b"\xff", None, b"", b"b"], pa.large_binary()),
+        pa.array([b"\xff", None, b"", b"b"], pa.binary_view()),
+        pa.array([b"\xff", None, b"", b"b"], pa.dictionary(pa.int8(), pa.binary())),
+        pa.array([b"ab", None, None, b"cd"], pa.binary(2)),
+        pa.array([1, None, None, -3], pa.int8()),
+        pa.array([2**64 - 1, None, None, 3], pa.uint64()),
+        pa.array([Decimal(12), None, None, Decimal(-5)], pa.decimal128(20, 0)),
+        pa.array([Decimal(12), None, None, Decimal(-5)], pa.decimal256(60, 0)),
+        pa.array([True, None, None, False]),
+        UUIDS,
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_types_of_categories(import_table, tmp_path, column):
+    """Two values and two missing ones: whatever the type, and stored with or without Arrow's word for it."""
+    description = TableDescription.model_validate({"label": "y", "categorical": ["c"]})
+    ids = []
+    for stored in (True, False):
+        file, output = tmp_path / f"{stored}.parquet", tmp_path / f"{stored}"
+        pq.write_table(one_column(column), file, store_schema=stored)
+        dataset = import_table([file], output, description, min_count=1, validation_fraction=0)
+        ids.append(next(dataset.train.batches(4)).ids[:, 0].tolist())
+    assert ids[0] == ids[1]
+    assert [bool(row) for row in ids[0]] == [True, False, False, True]
+    assert ids[0][0] != ids[0][3]
+
+
+@pytest.mark.parametrize(
+    ("column", "as_text"),
+    [
+        (pa.array([["a", "b"], None, [], [None, "a"]]), ["a|b", "", "", "|a"]),
+        (pa.array([["a", "b"], None, [], [None, "a"]], pa.large_list(pa.string())), ["a|b", "", "", "|a"]),
+        (pa.array([["a", "b"], None, [], [None, "a"]], pa.list_view(pa.string())), ["a|b", "", "", "|a"]),
+        (pa.array([["a", "b"], None, None, [None, "a"]], pa.list_(pa.string(), 2)), ["a|b", "", "", "|a"]),
+        (pa.array([["a", "b"], None, [], [None, "a"]], pa.list_(DICTIONARY)), ["a|b", "", "", "|a"]),
+        (pa.array(IDS, pa.list_(pa.large_binary())), [b"\xff\xfe|x", "", "", "|y"]),
+        (pa.array(IDS), [b"\xff\xfe|x", "", "", "|y"]),
+        (pa.array([[1, 2], None, [], [None, 1]]), ["1|2", "", "", "|1"]),
+        (pa.array([[True, False], None, [], [True]]), ["1|0", "", "", "1"]),
+        (pa.array([[None], None, [], [None, None]], pa.list_(pa.null())), ["", "", "", ""]),
+        (pa.nulls(4), ["", "", "", ""]),
+        (pa.array(["a|b", None, "", "|a"]), ["a|b", "", "", "|a"]),
+        (pa.array(["a|b", None, "", "|a"], pa.large_string()), ["a|b", "", "", "|a"]),
+        (pa.array([b"\xff|b", None, b"", b"|b"]), [b"\xff|b", "", "", "|b"]),
+        (pa.array([7, None, None, 8]), ["7", "", "", "8"]),
+    ],
+    ids=lambda column: str(column.type) if isinstance(column, pa.Array) else "",
+)
+def test_types_of_lists(import_table, assert_equal, tmp_path, column, as_text):
+    description = TableDescription.model_validate({"label": "y", "lists": ["c"]})
+    pq.write_table(one_column(column), tmp_path / "c.parquet")
+    lines = [text if isinstance(text, bytes) else text.encode() for text in as_text]
+    (tmp_path / "c.csv").write_bytes(b"y,c\n" + b"".join(b"1," + line + b"\n" for line in lines))
+    found, expected = (
+        import_table([tmp_path / f"c.{kind}"], tmp_path / kind, description, min_count=1, validation_fraction=0)
+        for kind in ("parquet", "csv")
+    )
+    assert found.schema == expected.schema
+    assert_equal(next(found.train.batches(4)), next(expected.train.batches(4)))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([1.5, None], pa.float16()),
+        pa.array([1.5, math.nan], pa.float32()),
+        pa.array([Decimal("1.50"), None], pa.decimal128(20, 2)),
+        pa.array([True, None]),
+        pa.array([2, None], pa.uint64()),
+        pa.array([2, None], pa.dictionary(pa.int8(), pa.int64())),
+        pa.nulls(2),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_types_of_numbers(import_table, tmp_path, column):
+    description = TableDescription.model_validate({"label": "y", "dense": ["c"], "categorical": ["k"]})
+    pq.write_table(one_column(column), tmp_path / "c.parquet")
+    dataset = import_table([tmp_path / "c.parquet"], tmp_path / "c", description, validation_fraction=0)
+    value = column[0].as_py()
+    assert next(dataset.train.batches(4)).dense[:, 0].tolist() == [float(value or 0), 0.0]
+
+
+@pytest.mark.parametrize(
+    ("use", "column", "reason"),
+    [
+        ("categorical", pa.array([1.5]), "is double, but a category takes text, .*; cast it where the file is written"),
+        ("categorical", pa.array([Decimal("1.5")]), r"is decimal128\(2, 1\), but a category takes"),
+        ("categorical", pa.array([date(2020, 1, 1)]), r"is date32\[day\], but a category takes"),
+        ("categorical", pa.array([datetime(2020, 1, 1)]), r"is timestamp\[us\], but a category takes"),
+        (
+            "categorical",
+            pa.array([["a"]]),
+            r"is list<element: string>, but a category .*; give the column under `lists`, or",
+        ),
+        ("categorical", pa.array([{"x": 1}]), "is struct<x: int64>, but a category takes"),
+        ("lists", pa.array([[1.5]]), "is list<element: double>, but a list takes lists of text, .*; cast it"),
+        ("lists", pa.array([[["a"]]]), "is list<element: list<element: string>>, but a list takes"),
+        ("lists", pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), "is map<.*>, but a list takes"),
+        ("dense", pa.array(["1"]), "is string, but a label or dense feature takes integers, floats, .*; cast it"),
+        ("dense", pa.array([datetime(2020, 1, 1)]), r"is timestamp\[us\], but a label or dense feature takes"),
+        ("dense", pa.array([[1]]), "is list<element: int64>, but a label or dense"),
+        ("hexadecimal", pa.array([15]), "is int64, but hexadecimal digits are text; leave out"),
     ],
 )
-def test_types_that_do_not_fit(rows, import_table, tmp_path, column, values, reason):
-    changed = rows.set_column(rows.schema.get_field_index(column), column, pa.array(values))
-    pq.write_table(changed, tmp_path / "rows.parquet")
-    with pytest.raises(DatasetError, match=f"/rows.parquet: {reason}"):
-        import_table([tmp_path / "rows.parquet"], tmp_path / "clicks", DESCRIPTION)
+def test_types_that_do_not_fit(import_table, tmp_path, use, column, reason):
+    uses = {"categorical": ["k"], use: ["c"]}
+    if use == "hexadecimal":
+        uses = {"categorical": [{"column": "c", "type": "hexadecimal"}]}
+    description = TableDescription.model_validate({"label": "y", **uses})
+    pq.write_table(one_column(column), tmp_path / "c.parquet")
+    with pytest.raises(DatasetError, match=rf"/c.parquet: column 2 \(c\) {reason}"):
+        import_table([tmp_path / "c.parquet"], tmp_path / "out", description)
+
+
+def test_a_list_that_is_a_category_too(import_table, tmp_path):
+    description = TableDescription.model_validate(
+        {"label": "y", "categorical": ["c"], "lists": [{"column": "c", "name": "l"}]}
+    )
+    pq.write_table(one_column([["a"]]), tmp_path / "c.parquet")
+    with pytest.raises(DatasetError, match="but a category takes"):
+        import_table([tmp_path / "c.parquet"], tmp_path / "out", description)
+    pq.write_table(one_column(["a|b"]), tmp_path / "c.parquet")
+    dataset = import_table([tmp_path / "c.parquet"], tmp_path / "out", description, min_count=1)
+    assert dataset.schema.num_embeddings == (2, 3)
+
+
+def test_columns_of_one_name_are_chosen_by_number(import_table, tmp_path):
+    """Also between columns that are nested, or whose names hold dots."""
+    columns = {
+        "c.x": pa.array([{"x": 1, "y": [{"z": 2}]}] * 3),
+        "y": pa.array([1, 0, 1]),
+        "d": pa.array(["p", "q", "r"]),
+        "c": pa.array(["a", "b", None]),
+    }
+    table = pa.Table.from_arrays([*columns.values(), pa.array(["x", "y", "x"])], names=[*columns, "c"])
+    pq.write_table(table, tmp_path / "c.parquet")
+    chosen = {"categorical": [{"column": 4, "name": "c"}, {"column": 5, "name": "c2"}]}
+    description = TableDescription.model_validate({"label": "y", **chosen})
+    dataset = import_table([tmp_path / "c.parquet"], tmp_path / "out", description, min_count=1, validation_fraction=0)
+    ids = next(dataset.train.batches(3)).ids
+    assert dataset.schema.num_embeddings == (3, 3)
+    assert ids[2, 0] == 0
+    assert ids[0, 1] == ids[2, 1] != ids[1, 1]
+
+
+def test_a_column_of_nulls_in_one_file_is_missing(import_table, tmp_path):
+    description = TableDescription.model_validate({"label": "y", "categorical": ["c"]})
+    pq.write_table(one_column(["a", "b"]), tmp_path / "a.parquet")
+    pq.write_table(one_column(pa.nulls(2)), tmp_path / "b.parquet")
+    files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    dataset = import_table(files, tmp_path / "out", description, min_count=1, validation_fraction=0)
+    assert [bool(row) for row in next(dataset.train.batches(4)).ids[:, 0]] == [True, True, False, False]
+
+
+def test_missing_texts_are_missing_in_parquet_too(import_table, assert_equal, tmp_path):
+    uses = {"categorical": ["c", {"column": "h", "type": "hexadecimal"}], "lists": ["l"]}
+    description = TableDescription.model_validate({"label": "y", **uses, "missing": ["NULL", "-1"]})
+    rows = pa.table({"y": [1, 0, 1], "c": [-1, 2, 3], "h": ["NULL", "f", "0"], "l": [["x", "NULL"], ["NULL"], ["y"]]})
+    pq.write_table(rows, tmp_path / "c.parquet")
+    (tmp_path / "c.csv").write_text("y,c,h,l\n1,-1,NULL,x|NULL\n0,2,f,NULL\n1,3,0,y\n")
+    found, expected = (
+        import_table([tmp_path / f"c.{kind}"], tmp_path / kind, description, min_count=1, validation_fraction=0)
+        for kind in ("parquet", "csv")
+    )
+    assert_equal(next(found.train.batches(4)), next(expected.train.batches(4)))
+    assert found.schema.num_embeddings == expected.schema.num_embeddings == (3, 3, 3)
 
 
 def test_a_damaged_file(rows, import_table, tmp_path):

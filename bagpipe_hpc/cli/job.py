@@ -1,0 +1,46 @@
+"""Runs a training job for a command, on all ranks or in this process alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from bagpipe_hpc.launcher import keep_mpi_from_starting
+
+if TYPE_CHECKING:
+    from bagpipe_hpc.roles.job import Request
+
+
+def run_job(make_request: Callable[[], Request], *, is_local: bool) -> None:
+    """Play this rank's part of the job, and end with its exit code.
+
+    Args:
+        make_request: Makes what is asked for; imports MPI.
+        is_local: Whether this process plays all ranks.
+    """
+    if is_local:
+        keep_mpi_from_starting()
+        code = _run(make_request)
+    else:
+        # Starts MPI: from here on a rank that fails must take the others with it.
+        from bagpipe_hpc.roles.failure import whole_job_fails_together
+
+        with whole_job_fails_together():
+            code = _run(make_request)
+    if code:
+        raise typer.Exit(code)
+
+
+def _run(make_request: Callable[[], Request]) -> int:
+    from bagpipe_hpc.roles.job import run_training
+
+    return run_training(make_request())
+
+
+def job_request(*args: Any, **more: Any) -> Request:
+    """A request; see roles/job.py."""
+    from bagpipe_hpc.roles.job import Request
+
+    return Request(*args, **more)

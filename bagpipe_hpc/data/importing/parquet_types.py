@@ -1,0 +1,142 @@
+"""Which types of Parquet columns have which use, and their values in the types that text files give.
+
+docs/data.md has the table of rules. What has no rule is refused by name, before a row is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bagpipe_hpc.data.importing.description import Kind
+
+_TEXT = "text, binary values, integers, decimals without fraction or truth values"
+_NUMBERS = "integers, floats, decimals or truth values"
+
+
+def fault_of(column: pa.DataType, kind: Kind, *, is_list: bool) -> str:
+    """Why a column cannot have a use, and what mends it; empty if it can.
+
+    Args:
+        kind: What the values are used as.
+        is_list: Whether a row has any number of values.
+    """
+    given = _plain_type(column)
+    if is_list:
+        value = _plain_type(given.value_type) if _is_list(given) else given
+        if _is_text(value):
+            return ""
+        return f"is {column}, but a list takes lists of {_TEXT}, or one of these, divided by its separator; cast it"
+    if kind == "text":
+        if _is_text(given):
+            return ""
+        hint = "; give the column under `lists`, or" if _is_list(given) else ";"
+        return f"is {column}, but a category takes {_TEXT}{hint} cast it where the file is written"
+    if kind == "hexadecimal":
+        if _is_bytes(given) or pa.types.is_null(given):
+            return ""
+        return (
+            f"is {column}, but hexadecimal digits are text; leave out `type: hexadecimal`, or cast the column to text"
+        )
+    if _is_number(given) or pa.types.is_null(given):
+        return ""
+    return f"is {column}, but a label or dense feature takes {_NUMBERS}; cast it where the file is written"
+
+
+def as_numbers(column: pa.Array) -> pa.Array:
+    """float64; null and not-a-number, as pandas writes a missing one, are null."""
+    column = _plain(column)
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    column = column.cast(pa.float64(), safe=False)
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
+
+
+def as_text(column: pa.Array, missing: Collection[str]) -> pa.Array:
+    """Binary: the bytes of text and binary values, the digits of integers, 0 and 1; the missing ones are null."""
+    column = _plain(column)
+    given = column.type
+    if pa.types.is_null(given):
+        return pa.nulls(len(column), pa.binary())
+    if pa.types.is_boolean(given):
+        column = column.cast(pa.int8())
+    if not _is_bytes(given):
+        column = column.cast(pa.string())
+    if pa.types.is_string_view(given):
+        column = column.cast(pa.binary_view())
+    elif pa.types.is_large_string(given):
+        column = column.cast(pa.large_binary())
+    return without_missing(column.cast(pa.binary()), missing)
+
+
+def as_lists(column: pa.Array, missing: Collection[str]) -> pa.Array:
+    """Lists of binary values; text is left as it is, for whoever knows the separator."""
+    column = _plain(column)
+    if not _is_list(column.type):
+        return as_text(column, missing)
+    lengths = np.asarray(pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), as_text(pc.list_flatten(column), missing))
+
+
+def without_missing(column: pa.Array, missing: Collection[str]) -> pa.Array:
+    """Null in place of what says that a value is missing."""
+    if not missing:
+        return column
+    texts = pa.array([text.encode() for text in missing], pa.binary())
+    return pc.if_else(pc.is_in(column, value_set=texts), pa.scalar(None, pa.binary()), column)
+
+
+def num_leaves(column: pa.DataType) -> int:
+    """Columns that Parquet keeps for a column of Arrow."""
+    column = _plain_type(column)
+    return max(1, sum(num_leaves(column.field(i).type) for i in range(column.num_fields)))
+
+
+def _plain_type(given: pa.DataType) -> pa.DataType:
+    """Without dictionaries and types of somebody's own."""
+    if isinstance(given, pa.BaseExtensionType):
+        return _plain_type(given.storage_type)
+    return _plain_type(given.value_type) if pa.types.is_dictionary(given) else given
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    while isinstance(column, pa.ExtensionArray | pa.DictionaryArray):
+        column = column.storage if isinstance(column, pa.ExtensionArray) else column.dictionary_decode()
+    return column
+
+
+def _is_list(given: pa.DataType) -> bool:
+    return (
+        pa.types.is_list(given)
+        or pa.types.is_large_list(given)
+        or pa.types.is_fixed_size_list(given)
+        or pa.types.is_list_view(given)
+        or pa.types.is_large_list_view(given)
+    )
+
+
+def _is_text(given: pa.DataType) -> bool:
+    is_digits = pa.types.is_decimal(given) and given.scale <= 0
+    is_small = pa.types.is_null(given) or pa.types.is_boolean(given)
+    return _is_bytes(given) or is_small or pa.types.is_integer(given) or is_digits
+
+
+def _is_bytes(given: pa.DataType) -> bool:
+    return (
+        pa.types.is_string(given)
+        or pa.types.is_large_string(given)
+        or pa.types.is_string_view(given)
+        or pa.types.is_binary(given)
+        or pa.types.is_large_binary(given)
+        or pa.types.is_binary_view(given)
+        or pa.types.is_fixed_size_binary(given)
+    )
+
+
+def _is_number(given: pa.DataType) -> bool:
+    is_exact = pa.types.is_integer(given) or pa.types.is_decimal(given)
+    return is_exact or pa.types.is_floating(given) or pa.types.is_boolean(given)

@@ -1,0 +1,96 @@
+"""The YAML file that describes a table, and what is wrong with one that does not."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from bagpipe_hpc.data.importing.description import Category, CategoryList, DenseFeature, Label, TableDescription
+from bagpipe_hpc.errors import ConfigError
+from bagpipe_hpc.fault_words import in_words, shown
+from bagpipe_hpc.strict_yaml import Document, read_yaml_file
+
+_PARTS: Mapping[str, type[BaseModel]] = {
+    "label": Label,
+    "dense": DenseFeature,
+    "categorical": Category,
+    "lists": CategoryList,
+}
+
+
+def load_description(path: Path) -> TableDescription:
+    """Read a description from a YAML file.
+
+    Raises:
+        ConfigError: names file, line, setting and what is allowed.
+    """
+    document = read_yaml_file(path, "schema")
+    given = {} if document.value is None else document.value
+    if not isinstance(given, dict):
+        raise ConfigError(
+            f"schema {path} must be a mapping of settings ({', '.join(TableDescription.model_fields)}), not a "
+            f"{type(given).__name__}; docs/data.md describes all settings"
+        )
+    settings = {name: value for name, value in given.items() if value is not None}
+    try:
+        return TableDescription.model_validate(settings)
+    except ValidationError as error:
+        faults = "; ".join(_explained(error, document))
+        raise ConfigError(f"schema {path}: {faults}; docs/data.md describes all settings") from None
+
+
+def _explained(error: ValidationError, document: Document) -> Iterator[str]:
+    told = set()
+    for fault in error.errors():
+        place = _place_of(fault)
+        if place not in told:  # a column is tried as name and as number: one fault, not two
+            told.add(place)
+            line = document.lines.get(place)
+            yield ("" if line is None else f"line {line}: ") + _explain(fault, place)
+
+
+def _place_of(fault: ErrorDetails) -> tuple[int | str, ...]:
+    place = fault["loc"]
+    return place[: place.index("column") + 1] if "column" in place[:-1] else place
+
+
+def _explain(fault: ErrorDetails, place: tuple[int | str, ...]) -> str:
+    if not place:
+        return in_words(fault)
+    name, value = _name_of(place), shown(fault["input"])
+    if fault["type"] == "extra_forbidden":
+        return _unknown(place)
+    if fault["type"] == "missing":
+        return f"{name} is not given"
+    if place[-1] == "column":
+        owner = _name_of(place[:-1])
+        return (
+            f"{owner} = {value}: must be the name of a column, in quotes where YAML takes it for something else, "
+            "or its number from 1 on"
+        )
+    if fault["type"] == "model_type":
+        return f"{name} = {value}: must be a column, by name or number, or a mapping with `column`"
+    if fault["type"] == "tuple_type":
+        example = fault["input"] if isinstance(fault["input"], str) else "a, b"
+        return f"{name} = {value}: must be a list, as in `{name}: [{example}]`"
+    return f"{name} = {value}: {in_words(fault)}"
+
+
+def _name_of(place: tuple[int | str, ...]) -> str:
+    """As in `categorical[1].column`: entries are counted from 1."""
+    name = ""
+    for part in place:
+        name += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if name else part
+    return name
+
+
+def _unknown(place: tuple[int | str, ...]) -> str:
+    model = _PARTS.get(str(place[0]), TableDescription) if len(place) > 1 else TableDescription
+    valid, given = list(model.model_fields), str(place[-1])
+    close = difflib.get_close_matches(given, valid, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"unknown setting {_name_of(place)!r}{hint}; valid here: {', '.join(valid)}"

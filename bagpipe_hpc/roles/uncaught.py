@@ -1,0 +1,47 @@
+"""Errors that every rank of a program raises: where nothing catches them, one rank says so, in one line."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import NoReturn
+
+from bagpipe_hpc.errors import BagpipeError, JobStopped
+from bagpipe_hpc.exit_codes import exit_code_of
+
+
+class UncaughtErrors:
+    """Takes the place of sys.excepthook for the errors of jobs; all others go to the hook that was there before."""
+
+    def __init__(self) -> None:
+        self._speaks = False
+        self._error: BagpipeError | None = None
+        self._before = sys.excepthook
+
+    def expect(self, error: BagpipeError, speaks: bool) -> None:
+        """This error is about to be raised on all ranks; one of them speaks."""
+        self._error, self._speaks = error, speaks
+        sys.excepthook = self
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """Python's last words about an error that nothing has caught."""
+        if error is not self._error:
+            self._before(kind, error, trace)
+            return
+        if self._speaks and not isinstance(error, JobStopped):  # which the oracle has said
+            print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
+        # Python ends with this code, after MPI_Finalize: no rank is gone before the message is out.
+        raise SystemExit(exit_code_of(self._error))
+
+
+def raise_on_all_ranks(error: BagpipeError, *, speaks: bool) -> NoReturn:
+    """Raise an error that every rank raises.
+
+    Args:
+        speaks: Whether this rank prints it, if nothing catches it.
+    """
+    hook = sys.excepthook
+    if not isinstance(hook, UncaughtErrors):
+        hook = UncaughtErrors()
+    hook.expect(error, speaks)
+    raise error
