@@ -28,6 +28,7 @@ setup(
         "pydantic>=2.7",
         "pyyaml>=6.0",
         "rich>=13.7",
+        "safetensors>=0.4",
         "tensorboardX>=2.6",
         "torch>=2.3",
         "typer>=0.12",

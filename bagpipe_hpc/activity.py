@@ -19,6 +19,7 @@ from bagpipe_hpc.pace import Pace, clock_text
 SECONDS_PER_LINE = 10.0
 SECONDS_PER_REFRESH = 0.2  # of a live line
 
+_USUAL_WIDTH = 80
 _ERASE_LINE = "\r\x1b[K"
 
 
@@ -154,6 +155,6 @@ def _is_watched(stream: TextIO) -> bool:
 
 def _width_of(stream: TextIO) -> int:
     try:
-        return max(20, os.get_terminal_size(stream.fileno()).columns)
+        return os.get_terminal_size(stream.fileno()).columns or _USUAL_WIDTH  # 0: a terminal of unknown size
     except (OSError, ValueError):
-        return 80
+        return _USUAL_WIDTH

@@ -65,17 +65,26 @@ def read_bounded(path: Path, *, max_bytes: int, error: type[BagpipeError], mend:
 def parse_json(content: bytes, path: Path, *, error: type[BagpipeError], mend: str) -> Any:
     """Parse the content of the file at `path`; arguments and errors are those of `read_json`."""
     try:
-        text = content.decode("utf-8")
-        _require_shallow(text)
-        return json.loads(
-            text,
-            parse_int=_bounded_integer,
-            parse_float=_finite_number,
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_distinct,
-        )
-    except ValueError as fault:  # also of UTF-8 and of JSON
+        return load_json(content)
+    except ValueError as fault:
         raise error(f"{path}: is not valid JSON ({fault}); {mend}") from fault
+
+
+def load_json(content: bytes) -> Any:
+    """Parse a text that is part of something else.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, or exceeds a bound.
+    """
+    text = content.decode("utf-8")
+    _require_shallow(text)
+    return json.loads(
+        text,
+        parse_int=_bounded_integer,
+        parse_float=_finite_number,
+        parse_constant=_refuse_constant,
+        object_pairs_hook=_distinct,
+    )
 
 
 def dump_json(tree: Any, *, indent: int | None = 1) -> bytes:
@@ -85,6 +94,20 @@ def dump_json(tree: Any, *, indent: int | None = 1) -> bytes:
         ValueError: a number is not finite. Write null instead.
     """
     return json.dumps(tree, indent=indent, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def dump_line(tree: Any) -> str:
+    """A line of strict JSON, with its newline, that readers without any bound take, too; errors as `dump_json`."""
+    return json.dumps(tree, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def finite(tree: Any) -> Any:
+    """The same tree with null in place of numbers that are not finite, which JSON lacks."""
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return None
+    if isinstance(tree, Mapping):
+        return {name: finite(value) for name, value in tree.items()}
+    return [finite(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
 def with_checksum(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from bagpipe_hpc.strict_yaml import Document, Place, parse_yaml, read_yaml_file
 MAX_ITERATIONS = 10**11  # names of checkpoints have 12 digits
 MAX_SAMPLES = 10**12
 MAX_BATCH_SIZE = 2**26
-MAX_LEARNING_RATE = 1e6
+MAX_LEARNING_RATE = 1e30  # float32 holds it, and it is past every use
 
 
 def _require_plain(value: JsonValue) -> JsonValue:
@@ -403,6 +403,18 @@ class CheckpointConfig(_Section):
     )
 
 
+class WatchdogConfig(_Section):
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="After so long without progress, write the stacks of all ranks to RUN_DIR/watchdog, and tell who "
+        "waits for whom; null: never.",
+    )
+    ends_job: bool = Field(False, description="End the job then, with exit code 1.")
+
+
 class Config(_Section):
     """All settings of a job."""
 
@@ -426,6 +438,7 @@ class Config(_Section):
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
     tensorboard: bool = Field(False, description="Write metrics for TensorBoard, too, into RUN_DIR/tensorboard.")
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-_MAP_NORESERVE = 0x4000  # Linux; Python names it from 3.13 on
+MAP_NORESERVE = 0x4000  # Linux; Python names it from 3.13 on
 
 
 def lazy_zeros(shape: int | tuple[int, ...], dtype: DTypeLike, *, max_huge_bytes: int = 0) -> NDArray[Any]:
@@ -27,7 +27,7 @@ def lazy_zeros(shape: int | tuple[int, ...], dtype: DTypeLike, *, max_huge_bytes
     num_bytes = dtype.itemsize * math.prod(shape if isinstance(shape, tuple) else (shape,))
     if num_bytes == 0:
         return np.zeros(shape, dtype=dtype)
-    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
     # Where the system gives huge pages to every process, they must be refused.
     with suppress(OSError):  # of a kernel that is built without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE if num_bytes <= max_huge_bytes else mmap.MADV_NOHUGEPAGE)

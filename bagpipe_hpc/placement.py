@@ -41,10 +41,11 @@ def order_of_roles(places: Sequence[Place], roles: RolesConfig) -> list[int]:
     is_spared = [not any(fnmatchcase(place.host, pattern) for pattern in roles.server_hosts) for place in places]
     needed, found = 1 + roles.servers, is_spared.count(False)
     if found < needed:
+        fewer = "lower roles.servers, " if roles.servers > 1 else ""
         raise TopologyError(
             f"the hosts of {found} ranks match roles.server_hosts {list(roles.server_hosts)}, the oracle and "
             f"{roles.servers} embedding server(s) need {needed}; the job has {_runs(place.host for place in places)}: "
-            "mend the patterns, start more ranks on those hosts, or lower roles.servers"
+            f"mend the patterns, {fewer}or start more ranks on those hosts"
         )
     return _arrange(places, topology, is_spared)
 

@@ -41,10 +41,12 @@ class Topology:
             raise TopologyError(f"roles.servers is {self.num_servers}; at least 1 embedding server is needed")
         needed = 1 + self.num_servers + 1
         if self.world_size < needed:
+            fewer = ", or lower roles.servers" if self.num_servers > 1 else ""
+            alone = "; bagpipe train --local runs all of them in one process" if self.world_size == 1 else ""
             raise TopologyError(
                 f"the job has {self.world_size} rank{'s' if self.world_size > 1 else ''}, but 1 oracle + "
                 f"{self.num_servers} embedding server{'s' if self.num_servers > 1 else ''} (roles.servers) + at least "
-                f"1 trainer need {needed}: start it with `mpirun -n {needed}` or more ranks, or lower roles.servers"
+                f"1 trainer need {needed}: start it with `mpirun -n {needed}` or more ranks{fewer}{alone}"
             )
 
     @property

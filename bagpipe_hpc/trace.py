@@ -21,6 +21,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bagpipe_hpc.bounded_json import dump_line
 from bagpipe_hpc.errors import TraceError
 
 ALL_ITERATIONS = range(sys.maxsize)
@@ -214,14 +215,18 @@ _NO_SPAN = NoSpan()
 def write_trace(path: Path, events: Iterable[Event], header: dict[str, Any]) -> None:
     """Write a Chrome trace, one event a line, the header last; a reader never sees half of it."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write('{"displayTimeUnit": "ms", "traceEvents": [')
-        separator = "\n"
-        for event in events:
-            file.write(separator + json.dumps(event))
-            separator = ",\n"
-        file.write(f'\n], "otherData": {json.dumps({"format": FORMAT} | header)}}}\n')
-    unfinished.replace(path)
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write('{"displayTimeUnit": "ms", "traceEvents": [')
+            separator = "\n"
+            for event in events:
+                file.write(separator + dump_line(event).rstrip())
+                separator = ",\n"
+            file.write(f'\n], "otherData": {dump_line({"format": FORMAT} | header).rstrip()}}}\n')
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def read_trace(path: Path) -> tuple[list[Event], dict[str, Any]]:

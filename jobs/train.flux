@@ -60,18 +60,18 @@ echo "job $job_id starts from $from" >>"$run_dir/starts.log" || fail "$run_dir c
 starts=$(grep -cxF "job $job_id starts from $from" "$run_dir/starts.log")
 if ((starts > max_restarts + 1)); then give_up; fi
 
-# A signal goes on to the ranks: USR1 before the time limit (they write a checkpoint and exit with 75), TERM to end.
+# A signal goes on to the ranks, which write a checkpoint and exit with 75: USR1 before the time limit, TERM to end.
 launcher='' told='' signals=0 staged='' timer=''
 pass_on() {
   told=$1 signals=$((signals + 1))
-  if [[ -n $launcher ]]; then kill -s "$1" "$launcher"; fi
+  if [[ -n $launcher ]]; then kill -s "$2" "$launcher"; fi
 }
 clean_up() {
   if [[ -n $staged ]]; then rm -rf -- "$staged"; fi
   if [[ -n $timer ]]; then kill "$timer"; fi
 }
-trap 'pass_on USR1' USR1
-trap 'pass_on TERM' TERM
+trap 'pass_on USR1 USR1' USR1
+trap 'pass_on TERM "${end_signal:-TERM}"' TERM
 trap clean_up EXIT
 if [[ -n ${warn_after:-} ]]; then  # the batch system sends no signal before the time limit
   (trap 'kill "$!"; exit' TERM; sleep "$warn_after" & wait "$!"; kill -s USR1 "$$") &
@@ -110,7 +110,10 @@ fi
 # Rank 0 writes DONE last. Exit codes say less: a launcher may lose a node and exit with 0.
 if [[ -e $run_dir/DONE ]]; then say "done"; exit 0; fi
 if [[ $told == TERM ]]; then say "told to end"; exit 143; fi
-case $status in 2 | 126 | 127) fail "the job cannot work as it is (see above)" ;; esac
+case $status in
+  2 | 126 | 127) fail "the job cannot work as it is (see above)" ;;
+  3) say "error: training diverged (see above); another run would end the same way"; exit 3 ;;
+esac
 say "ended with status $status; the newest checkpoint is $(newest)"
 if [[ $(newest) == "$from" ]] && ((starts > max_restarts)); then give_up; fi
 say "goes on in another run"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bagpipe_hpc.bounded_json import read_bounded
 from bagpipe_hpc.checkpoint.dense_file import DenseState, load_dense
 from bagpipe_hpc.checkpoint.durable import file_entry
 from bagpipe_hpc.checkpoint.hdf5 import CHUNK_BYTES, chunk_rows, damaged
@@ -25,11 +26,12 @@ from bagpipe_hpc.checkpoint.layout import (
     servers_to_read,
     trainer_file,
 )
-from bagpipe_hpc.checkpoint.manifest import FileEntry, Manifest, ParentEntry, read_manifest
+from bagpipe_hpc.checkpoint.manifest import MEND, FileEntry, Manifest, ParentEntry, read_manifest
 from bagpipe_hpc.checkpoint.merge import merge_newest
 from bagpipe_hpc.checkpoint.pointer import named_by
 from bagpipe_hpc.checkpoint.row_file import CachedRows, CachedSlots, RowFile, Rows
 from bagpipe_hpc.checkpoint.tree import Tree
+from bagpipe_hpc.data.hdf5 import require_regular_file
 from bagpipe_hpc.digest import ModelDigest
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.sharding import Sharding
@@ -74,6 +76,7 @@ class Saved:
         """
         path = self.path / entry.name
         try:
+            require_regular_file(path)
             num_bytes = path.stat().st_size
             if num_bytes != entry.num_bytes:
                 raise damaged(path, f"it has {num_bytes} bytes, not {entry.num_bytes}")
@@ -82,7 +85,9 @@ class Saved:
         except FileNotFoundError:
             raise CheckpointError(f"{path} is missing; use another checkpoint") from None
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror}; mend permissions or the disk") from error
+            raise CheckpointError(
+                f"{path} cannot be read: {error.strerror or error}; use another checkpoint"
+            ) from error
 
     def row_files(self) -> list[RowFile]:
         """All servers' files, then all trainers'."""
@@ -91,15 +96,18 @@ class Saved:
 
     def server_files(self, servers: range | list[int]) -> list[RowFile]:
         """Files of some servers."""
-        return [self._row_file(server_file(server)) for server in servers]
+        model, num_servers = self.manifest.model, self.manifest.topology.servers
+        return [
+            RowFile(
+                self.path / server_file(server), model.row_width, model.key_space.num_keys, shard=(server, num_servers)
+            )
+            for server in servers
+        ]
 
     def trainer_file(self, trainer: int) -> RowFile:
         """File of one trainer."""
-        return self._row_file(trainer_file(trainer))
-
-    def _row_file(self, name: str) -> RowFile:
-        model = self.manifest.model
-        return RowFile(self.path / name, model.row_width, model.key_space.num_keys)
+        model, path = self.manifest.model, self.path / trainer_file(trainer)
+        return RowFile(path, model.row_width, model.key_space.num_keys, self.manifest.cache_rows)
 
 
 @dataclass(frozen=True)
@@ -195,7 +203,7 @@ class Checkpoint:
         except KeyError:
             raise CheckpointError(f"{self.path} has no file {name}; use another checkpoint") from None
         self.chain[-1].check_file(entry)
-        return (self.path / name).read_bytes()
+        return read_bounded(self.path / name, max_bytes=entry.num_bytes, error=CheckpointError, mend=MEND)
 
     def merged_rows(self) -> Iterator[Rows]:
         """Every touched row once, by ascending key, in pieces; memory does not grow with the checkpoint."""

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bagpipe_hpc.checkpoint.hdf5 import NewHdf5File, damaged, load_array, reading, store_array
+from bagpipe_hpc.checkpoint.hdf5 import (
+    NewHdf5File,
+    damaged,
+    group_of,
+    load_array,
+    not_finite,
+    reading,
+    store_array,
+)
 from bagpipe_hpc.checkpoint.tree import Tree, load_tree, store_tree
 
 FORMAT = "bagpipe_hpc.checkpoint.dense"
@@ -50,7 +57,11 @@ def load_dense(path: Path) -> DenseState:
         found = file.attrs.get("format"), file.attrs.get("format_version")
         if found != (FORMAT, FORMAT_VERSION):
             raise damaged(path, f"format and version are {found}, not {(FORMAT, FORMAT_VERSION)}")
-        parameters: dict[str, NDArray[Any]] = {
-            name: load_array(file["parameters"], name) for name in file["parameters"]
-        }
-        return DenseState(parameters, load_tree(file["state"]))
+        group = group_of(file, "parameters")
+        parameters = {name: load_array(group, name) for name in group}
+        for name, values in parameters.items():
+            if values.dtype != np.float32:
+                raise damaged(path, f"dense parameter {name} is {values.dtype}, not float32")
+            if not np.isfinite(values).all():
+                raise not_finite(path, f"dense parameter {name}")
+        return DenseState(parameters, load_tree(group_of(file, "state")))

@@ -2,7 +2,8 @@
 
 Dense parameters keep their names; table `t` is `embeddings.t.weight`, float32 (num_embeddings, its embedding_dim), and,
 where the model has first-order weights, `first_order.t.weight`, float32 (num_embeddings, 1), with the initial values of
-rows that were never touched. Optimizer state is left out.
+rows that were never touched. Optimizer state is left out. The metadata `bagpipe_hpc` says how to compute with them:
+docs/export.md.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -19,8 +20,10 @@ from typing import BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bagpipe_hpc.bounded_json import dump_json
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.durable import sync_directory, writing
+from bagpipe_hpc.checkpoint.manifest import FeatureEntry
 from bagpipe_hpc.checkpoint.merge import RowStream
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.store.initial import RowInitializer
@@ -31,11 +34,21 @@ Float32Array = NDArray[np.float32]
 _PIECE_BYTES = 16 << 20
 
 
-def export(checkpoint: Checkpoint, output: Path, form: Format) -> None:
+Progress = Callable[[str, int, int], None]
+
+
+def export(
+    checkpoint: Checkpoint,
+    output: Path,
+    form: Format,
+    progress: Progress = lambda phase, done, total: None,
+) -> None:
     """Write dense parameters and whole tables into one file; it has its name once it is complete.
 
     Memory does not grow with the tables. `torch` needs the disk space twice while it works.
 
+    Args:
+        progress: Told what is being written, and how many rows of it are done.
     Raises:
         CheckpointError: the output exists or cannot be written, or the checkpoint is damaged.
     """
@@ -44,8 +57,9 @@ def export(checkpoint: Checkpoint, output: Path, form: Format) -> None:
     safetensors, archive = (output.with_name(f".{output.name}.partial-{kind}") for kind in ("safetensors", "torch"))
     try:
         with writing(output):
-            _write_safetensors(checkpoint, safetensors)
+            _write_safetensors(checkpoint, safetensors, progress)
             if form == "torch":
+                progress("writing the file for torch", 0, 0)
                 _write_torch(safetensors, archive)
             os.replace(archive if form == "torch" else safetensors, output)
             sync_directory(output.parent)
@@ -78,7 +92,35 @@ def complete_rows(
             yield table.name, complete[:, columns or slice(dim)]
 
 
-def _write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
+def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """What the tensors are of; safetensors takes texts only, so `bagpipe_hpc` is JSON."""
+    manifest = checkpoint.manifest
+    model = manifest.model
+    training = manifest.config.get("training")
+    features = model.features or tuple(FeatureEntry(name=table.name, table=table.name) for table in model.tables)
+    described = {
+        "export_version": 1,
+        "model": model.name,
+        "settings": model.settings,
+        "num_dense": model.num_dense,
+        "embedding_dim": model.embedding_dim,
+        "first_order_columns": model.first_order_columns,
+        "tables": [
+            {"name": table.name, "num_embeddings": table.num_embeddings, "embedding_dim": dim}
+            for table, dim in zip(model.tables, model.embedding_dims, strict=True)
+        ],
+        "features": [feature.model_dump(mode="json") for feature in features],
+        "precision": training.get("precision", "float32") if isinstance(training, dict) else "float32",
+        "iteration": manifest.iteration,
+    }
+    return {
+        "format": "pt",
+        "iteration": str(manifest.iteration),
+        "bagpipe_hpc": dump_json(described, indent=None).decode().rstrip(),
+    }
+
+
+def _write_safetensors(checkpoint: Checkpoint, path: Path, progress: Progress) -> None:
     """An 8-byte little-endian length, a JSON header with name, type, shape and place of each tensor, then the bytes."""
     model, dense = checkpoint.manifest.model, checkpoint.dense().parameters
     shapes = {name: values.shape for name, values in dense.items()}
@@ -88,13 +130,14 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
     if width := model.first_order_columns:
         groups.append(slice(model.embedding_dim, model.embedding_dim + width))
         shapes |= {f"first_order.{table.name}.weight": (table.num_embeddings, width) for table in model.tables}
-    header: dict[str, object] = {"__metadata__": {"format": "pt", "iteration": str(checkpoint.manifest.iteration)}}
+    header: dict[str, object] = {"__metadata__": metadata_of(checkpoint)}
     end = 0
     for name, shape in shapes.items():
         start, end = end, end + 4 * math.prod(shape)
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
-    encoded = json.dumps(header).encode()
+    encoded = dump_json(header, indent=None).rstrip()
     encoded += b" " * (-len(encoded) % 8)
+    done = 0
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for values in dense.values():
@@ -102,6 +145,7 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
         for columns in groups:
             for _, rows in complete_rows(checkpoint, max(1, _PIECE_BYTES // (4 * model.row_width)), columns):
                 file.write(np.ascontiguousarray(rows, dtype="<f4").data)
+                progress("writing tables", done := done + len(rows), len(groups) * model.key_space.num_keys)
         _sync(file)
 
 

@@ -44,10 +44,15 @@ def require_newest(root: Path, generation: int) -> None:
 
     Raises:
         FencedError: names both generations.
-        CheckpointError: the directory cannot be read.
+        CheckpointError: the directory cannot be read, or was deleted.
     """
-    with writing(root):
-        newest = newest_generation(root)
+    try:
+        with writing(root):
+            newest = newest_generation(root)
+    except CheckpointError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise CheckpointError(f"{root} was deleted while this job ran; start it again to train anew") from None
+        raise
     if generation < newest:
         raise FencedError(
             f"{root} belongs to generation {newest} of this job and this is generation {generation}: the job was "

@@ -3,11 +3,13 @@
 *Writing.* The HDF5 library cannot close a file whose disk is full, and may crash the process at exit. So it writes
 through a `Sink` (data/hdf5.py), which keeps the first error to itself; the writer asks for it.
 
-*Reading.* All metadata and all chunks carry checksums; whatever is wrong becomes an error that names the file.
+*Reading.* All metadata and all chunks carry checksums; whatever is wrong becomes an error that names the file. Nothing
+that is stored outside the file is read, and no array that takes more memory than its bytes in the file.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,12 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.checkpoint.durable import cannot_write, writing
-from bagpipe_hpc.data.hdf5 import Sink
+from bagpipe_hpc.data.hdf5 import Sink, member_of, require_regular_file
 from bagpipe_hpc.errors import CheckpointError
 
 CHUNK_BYTES = 1 << 18  # of rows; a file takes whole chunks, however few its rows
 
 _LIBVER = ("v110", "v110")  # checksums in all metadata
+_MAX_CHUNK_BYTES = 1 << 26
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
 _ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError)
 
 
@@ -78,6 +82,7 @@ def reading(path: Path) -> Iterator[h5py.File]:
         CheckpointError: names the file and the fault.
     """
     try:
+        require_regular_file(path)
         with h5py.File(path, "r", locking="best-effort") as file:
             yield file
     except FileNotFoundError:
@@ -91,6 +96,13 @@ def reading(path: Path) -> Iterator[h5py.File]:
 def damaged(path: Path, fault: str) -> CheckpointError:
     """What to say of a file that is not as it was written."""
     return CheckpointError(f"{path} is damaged: {fault}; use another checkpoint")
+
+
+def not_finite(path: Path, what: str) -> CheckpointError:
+    """What to say of numbers that no training goes on from."""
+    return CheckpointError(
+        f"{path}: {what} is not finite: training had diverged, or the file is damaged; use an earlier checkpoint"
+    )
 
 
 def chunk_rows(row_width: int) -> int:
@@ -107,6 +119,31 @@ def store_array(group: h5py.Group, name: str, array: NDArray[Any]) -> None:
 
 
 def load_array(group: h5py.Group, name: str) -> NDArray[Any]:
-    """What `store_array` wrote."""
-    array: NDArray[Any] = np.asarray(group[name][()])
+    """What `store_array` wrote; ValueError for anything else."""
+    dataset = dataset_of(group, name)
+    if dataset.dtype.kind not in "biuf":
+        raise ValueError(f"{dataset.name} holds {dataset.dtype}, not numbers")
+    if dataset.nbytes > dataset.id.get_storage_size():
+        raise ValueError(f"{dataset.name} has {dataset.nbytes} bytes, of which the file holds fewer")
+    array: NDArray[Any] = np.asarray(dataset[()])
     return array
+
+
+def dataset_of(group: h5py.Group, name: str) -> h5py.Dataset:
+    """A data set that is in the file itself, in pieces that are not too large; ValueError for anything else."""
+    dataset = member_of(group, name)
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"there is no data set {name} in {group.name}")
+    filters = dataset.id.get_create_plist()
+    unknown = {filters.get_filter(index)[0] for index in range(filters.get_nfilters())} - _FILTERS
+    if unknown or (dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > _MAX_CHUNK_BYTES):
+        raise ValueError(f"{dataset.name} has chunks or filters that no checkpoint has")
+    return dataset
+
+
+def group_of(group: h5py.Group, name: str) -> h5py.Group:
+    """A group that is in the file itself; ValueError for anything else."""
+    found = member_of(group, name)
+    if not isinstance(found, h5py.Group):
+        raise ValueError(f"there is no group {name} in {group.name}")
+    return found

@@ -15,7 +15,15 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from bagpipe_hpc.checkpoint.hdf5 import NewHdf5File, chunk_rows, damaged, reading
+from bagpipe_hpc.checkpoint.hdf5 import (
+    NewHdf5File,
+    chunk_rows,
+    damaged,
+    dataset_of,
+    group_of,
+    not_finite,
+    reading,
+)
 from bagpipe_hpc.checkpoint.manifest import RowEncoding
 from bagpipe_hpc.checkpoint.merge import Rows
 from bagpipe_hpc.checkpoint.tree import Tree, load_tree, store_tree
@@ -31,7 +39,7 @@ Compression = Literal["gzip", "lzf"]
 
 _NAN_BITS = np.uint16(0x7FC0)
 _STATE = "state"
-_VERIFY_ROWS = 1 << 20
+_VERIFY_BYTES = 16 << 20  # of rows at a time
 _ROW_DTYPES: dict[str, DTypeLike] = {"float32": np.float32, "bfloat16": np.uint16}
 
 
@@ -144,11 +152,15 @@ class RowFile:
         path: The file.
         row_width: Columns its rows must have.
         num_keys: Keys must lie in [0, num_keys).
+        cache_rows: Slots of a trainer's cache; None: the file is a server's.
+        shard: Of a server: its index, and how many there are. Keys are dealt to servers by `key % S`.
     """
 
     path: Path
     row_width: int
     num_keys: int
+    cache_rows: int | None = None
+    shard: tuple[int, int] = (0, 1)
 
     def pieces(self, rows_per_piece: int) -> Iterator[Rows]:
         """Rows in ascending key order; of a cache only the dirty ones.
@@ -175,7 +187,7 @@ class RowFile:
     def state(self) -> Tree:
         """What `store_state` wrote."""
         with reading(self.path) as file:
-            return load_tree(file[_STATE])
+            return load_tree(group_of(file, _STATE))
 
     def num_rows(self) -> int:
         """Rows in the file."""
@@ -183,38 +195,76 @@ class RowFile:
             return self._checked_num_rows(file)
 
     def verify(self) -> None:
-        """See that the file has the structure of its format and its keys ascend; raises CheckpointError if not."""
-        for _ in self._read(("keys",), _VERIFY_ROWS):
-            pass
+        """See that all in the file is as its format and the manifest say; raises CheckpointError if not."""
+        names = ("keys", "rows", *(("slots", "dirty") if self.cache_rows is not None else ()))
+        slots = [columns.get("slots") for columns in self._read(names, max(1, _VERIFY_BYTES // (4 * self.row_width)))]
+        if self.cache_rows is not None:
+            self.state()
+            self._require_distinct_slots([some for some in slots if some is not None])
 
     def _read(self, names: tuple[str, ...], rows_per_piece: int) -> Iterator[dict[str, Any]]:
         start, last_key, num_rows = 0, -1, self.num_rows()
+        if self.cache_rows is None:
+            names = tuple(name for name in names if name in ("keys", "rows"))
         while start < num_rows:
             with reading(self.path) as file:
-                columns = {name: file[name][start : start + rows_per_piece] for name in names if name in file}
+                columns = {name: dataset_of(file, name)[start : start + rows_per_piece] for name in names}
             keys = columns["keys"]
             if keys[0] <= last_key or keys[-1] >= self.num_keys or (np.diff(keys) <= 0).any():
                 raise damaged(self.path, f"keys from row {start} on do not ascend within [0, {self.num_keys})")
-            if "rows" in columns and columns["rows"].dtype == np.uint16:
-                columns["rows"] = from_bfloat16(columns["rows"])
+            self._check_shard(keys)
+            if "rows" in columns:
+                columns["rows"] = self._checked_rows(keys, columns["rows"])
+            if "slots" in columns:
+                self._check_slots(columns["slots"])
             yield columns
             start, last_key = start + len(keys), int(keys[-1])
+
+    def _check_shard(self, keys: Int64Array) -> None:
+        server, num_servers = self.shard
+        foreign = keys % num_servers != server
+        if foreign.any():
+            raise damaged(self.path, f"key {keys[foreign][0]} is not one of server {server} of {num_servers}")
+
+    def _checked_rows(self, keys: Int64Array, rows: NDArray[Any]) -> Float32Array:
+        if rows.dtype == np.uint16:
+            rows = from_bfloat16(rows)
+        is_finite = np.isfinite(rows).all(axis=1)
+        if not is_finite.all():
+            raise not_finite(self.path, f"the row of key {keys[~is_finite][0]}")
+        return rows
+
+    def _check_slots(self, slots: NDArray[np.int32]) -> None:
+        assert self.cache_rows is not None
+        outside = (slots < 0) | (slots >= self.cache_rows)
+        if outside.any():
+            raise damaged(self.path, f"slot {slots[outside][0]} is not one of the {self.cache_rows} of a cache")
+
+    def _require_distinct_slots(self, pieces: list[NDArray[np.int32]]) -> None:
+        slots, counts = np.unique(np.concatenate([np.empty(0, np.int32), *pieces]), return_counts=True)
+        if (counts > 1).any():
+            raise damaged(self.path, f"two rows stand in slot {slots[counts > 1][0]}")
 
     def _checked_num_rows(self, file: h5py.File) -> int:
         found = file.attrs.get("format"), file.attrs.get("format_version")
         if found != (FORMAT, FORMAT_VERSION):
             raise damaged(self.path, f"format and version are {found}, not {(FORMAT, FORMAT_VERSION)}")
-        num_rows = int(file.attrs["num_rows"])
-        row_dtype = _ROW_DTYPES[file.attrs["encoding"]]
-        expected = _columns(row_dtype, self.row_width, is_cache="slots" in file or "dirty" in file)
+        num_rows = file.attrs["num_rows"]
+        if not isinstance(num_rows, np.integer) or not 0 <= num_rows <= self.num_keys:
+            raise damaged(self.path, f"num_rows is {num_rows!r}, not 0 to {self.num_keys}")
+        encoding = file.attrs["encoding"]
+        if encoding not in _ROW_DTYPES:
+            raise damaged(self.path, f"encoding is {encoding!r}, not one of {', '.join(_ROW_DTYPES)}")
+        expected = _columns(_ROW_DTYPES[encoding], self.row_width, is_cache=self.cache_rows is not None)
         for name, (dtype, width) in expected.items():
-            if file[name].dtype != dtype or file[name].shape != (num_rows, *width):
+            dataset = dataset_of(file, name)
+            if dataset.dtype != dtype or dataset.shape != (num_rows, *width):
                 raise damaged(
                     self.path,
-                    f"/{name} is {file[name].dtype} of shape {file[name].shape}, not {np.dtype(dtype)} of "
-                    f"{(num_rows, *width)}",
+                    f"/{name} is {dataset.dtype} of shape {dataset.shape}, not {np.dtype(dtype)} of "
+                    f"{(int(num_rows), *width)}",
                 )
-        return num_rows
+        return int(num_rows)
 
 
 def _columns(row_dtype: DTypeLike, row_width: int, *, is_cache: bool) -> dict[str, tuple[DTypeLike, tuple[int, ...]]]:

@@ -2,17 +2,19 @@
 
 Arrays are datasets `0`, `1`, ...; dataset `tree` is UTF-8 JSON with `{"array": "0"}` in their places. Containers are
 `{"dict": [[key, value], ...]}`, `{"list": [...]}` and `{"tuple": [...]}`, so that keys keep their types and order.
+`{"float": "nan"}`, `"inf"` and `"-inf"` are the numbers that JSON lacks.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from bagpipe_hpc.bounded_json import dump_json, load_json
 from bagpipe_hpc.checkpoint.hdf5 import load_array, store_array
 from bagpipe_hpc.errors import CheckpointError
 
@@ -20,6 +22,7 @@ Tree: TypeAlias = Any
 """None, bool, int, float, str, an array of numbers, or a dict (keys: int or str), list or tuple of trees."""
 
 _SKELETON = "tree"
+_SPECIAL_FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def store_tree(group: h5py.Group, tree: Tree) -> None:
@@ -29,7 +32,7 @@ def store_tree(group: h5py.Group, tree: Tree) -> None:
         CheckpointError: a value of another type; names the type.
     """
     arrays: list[NDArray[Any]] = []
-    skeleton = json.dumps(_encode(tree, arrays)).encode()
+    skeleton = dump_json(_encode(tree, arrays), indent=None)
     for index, array in enumerate(arrays):
         store_array(group, str(index), array)
     store_array(group, _SKELETON, np.frombuffer(skeleton, dtype=np.uint8))
@@ -37,10 +40,15 @@ def store_tree(group: h5py.Group, tree: Tree) -> None:
 
 def load_tree(group: h5py.Group) -> Tree:
     """What `store_tree` wrote; errors of HDF5 or ValueError, KeyError, TypeError where it is damaged."""
-    return _decode(json.loads(load_array(group, _SKELETON).tobytes()), group)
+    skeleton = load_array(group, _SKELETON)
+    if skeleton.dtype != np.uint8 or skeleton.ndim != 1:
+        raise ValueError(f"{group.name}/{_SKELETON} is {skeleton.dtype} of shape {skeleton.shape}, not bytes")
+    return _decode(load_json(skeleton.tobytes()), group)
 
 
 def _encode(tree: Tree, arrays: list[NDArray[Any]]) -> Any:
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return {"float": repr(tree)}  # JSON has no such numbers
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
     if isinstance(tree, np.ndarray):
@@ -57,9 +65,22 @@ def _decode(node: Any, group: h5py.Group) -> Tree:
     if not isinstance(node, dict):
         return node
     [(kind, content)] = node.items()
-    if kind == "array":
+    if kind == "array" and isinstance(content, str):
         return load_array(group, content)
+    if kind == "float":
+        return _SPECIAL_FLOATS[content]
+    if not isinstance(content, list):
+        raise ValueError(f"{group.name}/{_SKELETON}: {kind} of {type(content).__name__}")
     if kind == "dict":
-        return {key: _decode(value, group) for key, value in content}
+        pairs = {_key(key): _decode(value, group) for key, value in content}
+        if len(pairs) < len(content):
+            raise ValueError(f"{group.name}/{_SKELETON}: a key is given twice")
+        return pairs
     values = (_decode(value, group) for value in content)
     return {"list": list, "tuple": tuple}[kind](values)
+
+
+def _key(key: Any) -> int | str:
+    if isinstance(key, bool) or not isinstance(key, int | str):
+        raise TypeError(f"{key!r} is no key of a tree")
+    return key

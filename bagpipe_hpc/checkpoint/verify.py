@@ -6,14 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, Saved, saved_checkpoints
+from bagpipe_hpc.checkpoint.hdf5 import damaged
 from bagpipe_hpc.errors import CheckpointError
+
+_SLOTS_PER_PIECE = 1 << 20
 
 
 class Verifier:
-    """Reads every byte of a checkpoint; a directory that several checkpoints build on is read once."""
+    """Reads every byte of a checkpoint; a directory that several checkpoints build on is read once.
 
-    def __init__(self) -> None:
+    Args:
+        progress: Told what is being read, and how many of its bytes are done.
+    """
+
+    def __init__(self, progress: Callable[[str, int, int], None] = lambda phase, done, total: None) -> None:
+        self._progress = progress
         self._faults: dict[tuple[Path, str], CheckpointError | None] = {}
 
     def verify(self, path: Path) -> Checkpoint:
@@ -33,19 +43,40 @@ class Verifier:
         key = saved.path.resolve(), saved.manifest_sha256
         if key not in self._faults:
             try:
-                _verify(saved)
+                self._read(saved)
                 self._faults[key] = None
             except CheckpointError as error:
                 self._faults[key] = error
         return self._faults[key]
 
+    def _read(self, saved: Saved) -> None:
+        phase, done, total = f"reading {saved.path}", 0, 2 * saved.manifest.num_bytes  # for checksums, then for content
+        self._progress(phase, done, total)
+        for entry in saved.manifest.files:
+            saved.check_file(entry)
+            self._progress(phase, done := done + entry.num_bytes, total)
+        for file in saved.row_files():
+            file.verify()
+            self._progress(phase, done := done + saved.manifest.entry(file.path.name).num_bytes, total)
+        _require_single_owners(saved)
+        checkpoint = Checkpoint((saved,))
+        checkpoint.dense()
+        checkpoint.oracle_state()
 
-def _verify(saved: Saved) -> None:
-    for entry in saved.manifest.files:
-        saved.check_file(entry)
-    for file in saved.row_files():
-        file.verify()
-    Checkpoint((saved,)).dense()
+
+def _require_single_owners(saved: Saved) -> None:
+    """A row is in one cache."""
+    files = [saved.trainer_file(trainer) for trainer in range(saved.manifest.topology.trainers)]
+    pieces = [[piece.keys for piece in file.slot_pieces(_SLOTS_PER_PIECE)] for file in files]
+    owned = [np.concatenate([np.empty(0, np.int64), *of_trainer]) for of_trainer in pieces]
+    keys = np.concatenate(owned)
+    owners = np.repeat(np.arange(len(owned)), [len(some) for some in owned])
+    order = np.argsort(keys, kind="stable")
+    keys, owners = keys[order], owners[order]
+    twice = np.flatnonzero(keys[1:] == keys[:-1])
+    if len(twice):
+        first, second = owners[twice[0]], owners[twice[0] + 1]
+        raise damaged(files[second].path, f"key {keys[twice[0]]} is in the cache of trainer {first}, too")
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bagpipe_hpc.bounded_json import dump_json, finite
 from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_INVALID
 
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(help="Measure parts of the system on this machine or cluster.", no_args_is_help=True)
+
+
+def write_figures(path: Path, figures: Any) -> None:
+    """Write figures as strict JSON."""
+    try:
+        path.write_bytes(dump_json(finite(figures), indent=2))
+    except OSError as error:
+        raise BagpipeError(f"{path} cannot be written: {error.strerror}; free space or choose another --json") from None
 
 
 @app.command()
@@ -55,7 +63,7 @@ def oracle(
         figures = measure_oracle(case, progress)
     open_console().print(figures.table())
     if json_file:
-        json_file.write_text(json.dumps(figures.to_json(), indent=2) + "\n", encoding="utf-8")
+        write_figures(json_file, figures.to_json())
 
 
 @app.command()
@@ -103,7 +111,7 @@ def rma(
             if world.rank == 0:
                 open_console().print(figures.table())
                 if json_file:
-                    json_file.write_text(json.dumps(figures.to_json(), indent=2) + "\n", encoding="utf-8")
+                    write_figures(json_file, figures.to_json())
     if traffic is None:
         raise typer.Exit(EXIT_INVALID)
 
@@ -147,7 +155,7 @@ def ladder(
             summaries = steps.read_summaries(run_dir, chosen)
             open_console().print(steps.ladder_table(chosen, summaries))
             if json_file:
-                json_file.write_text(json.dumps(summaries, indent=2) + "\n", encoding="utf-8")
+                write_figures(json_file, summaries)
             for name in steps.wrong_digests(chosen, summaries):
                 print(f"bagpipe: error: {name} ended with another model than the rungs before it", flush=True)
     if code:

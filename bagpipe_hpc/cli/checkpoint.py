@@ -31,13 +31,13 @@ def verify(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoint, or a directory of them: then all.")],
 ) -> None:
     """Read every byte and hold it against the checksums; exit status 1 if anything is damaged."""
+    from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.checkpoint.layout import MANIFEST, iteration_of
     from bagpipe_hpc.checkpoint.pointer import named_by, pointers_in
     from bagpipe_hpc.checkpoint.verify import Verifier
     from bagpipe_hpc.errors import CheckpointError
 
     is_one = iteration_of(directory.resolve().name) is not None or (directory / MANIFEST).exists()
-    verifier = Verifier()
     num_damaged = 0
     for pointer in pointers_in(directory) if not is_one else []:
         try:
@@ -45,13 +45,17 @@ def verify(
         except CheckpointError as error:
             num_damaged += 1
             print(f"damaged  {error}")
-    for path in [directory] if is_one else _found_in(directory):
-        try:
-            verifier.verify(path)
-            print(f"good     {path}")
-        except CheckpointError as error:
-            num_damaged += 1
-            print(f"damaged  {path}: {error}")
+    with showing_activity(f"reading {directory}") as activity:
+        verifier = Verifier(activity)
+        for path in [directory] if is_one else _found_in(directory):
+            fault = ""
+            try:
+                verifier.verify(path)
+            except CheckpointError as error:
+                fault = str(error)
+            with activity.aside():
+                print(f"damaged  {path}: {fault}" if fault else f"good     {path}", flush=True)
+            num_damaged += bool(fault)
     if num_damaged:
         raise typer.Exit(EXIT_FAILURE)
 
@@ -100,9 +104,12 @@ def list_command(root: Root) -> None:
 @app.command()
 def digest(checkpoint: AnyCheckpoint) -> None:
     """Print the model digest: that of a job that ended here."""
+    from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 
-    print(Checkpoint.open(checkpoint).digest())
+    with showing_activity(f"reading {checkpoint}"):
+        found = Checkpoint.open(checkpoint).digest()
+    print(found)
 
 
 @app.command("prune")
@@ -126,10 +133,12 @@ def export_command(
     form: Annotated[FormatChoice, typer.Option("--format", help="What reads it.")] = FormatChoice.SAFETENSORS,
 ) -> None:
     """Write whole tables and dense parameters of a checkpoint as plain tensors."""
+    from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
     from bagpipe_hpc.checkpoint.export import export
 
-    export(Checkpoint.open(checkpoint), output, form.value)
+    with showing_activity(f"reading {checkpoint}") as activity:
+        export(Checkpoint.open(checkpoint), output, form.value, activity)
     print(f"written  {output}")
 
 

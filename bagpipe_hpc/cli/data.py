@@ -160,6 +160,7 @@ def _import(
                 dataset = open_dataset(output)
         if ranks.rank == 0:
             _print_bad_lines(dataset)
+            _print_empty_tables(dataset, settings)
             if description.label is None and settings.vocabulary is None and not _all_hashed(description, settings):
                 typer.echo(
                     "bagpipe: note: values have new rows, not those of any trained model; to predict with one, give "
@@ -167,6 +168,18 @@ def _import(
                     err=True,
                 )
             _print_summary(dataset)
+
+
+def _print_empty_tables(dataset: Dataset, settings: ImportSettings) -> None:
+    """Tables that came out with nothing but the row of missing and rare values, which is hardly what was wanted."""
+    empty = [table.name for table in dataset.schema.own_tables if table.num_embeddings == 1]
+    if empty and settings.vocabulary is None:
+        names = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
+        typer.echo(
+            f"bagpipe: note: no value of {names} was seen {settings.min_count} times or more, so all share row 0; a "
+            "lower --min-count gives them rows of their own",
+            err=True,
+        )
 
 
 def _all_hashed(description: TableDescription, settings: ImportSettings) -> bool:

@@ -74,6 +74,18 @@ def main() -> None:
         await_first_rank(os.environ)
         error.show()
         sys.exit(EXIT_INVALID)
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has seen enough. Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILURE)
+    except OSError as error:
+        # Commands name what they cannot read or write. This is for paths that are refused wherever they are looked at:
+        # names that are too long, directories that may not be searched.
+        if error.filename is None:
+            raise
+        fault = f"{error.filename}: {error.strerror}; check the path and its permissions"
+        print(f"bagpipe: error: {fault}", file=sys.stderr)
+        sys.exit(EXIT_INVALID)
     sys.exit(code if isinstance(code, int) else 0)
 
 

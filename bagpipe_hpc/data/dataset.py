@@ -217,8 +217,8 @@ def require_labels(dataset: Dataset, use: str) -> None:
     """Raise DatasetError where samples have no labels, but `use` needs them."""
     if not dataset.schema.labelled:
         raise DatasetError(
-            f"{dataset.path}: its samples have no labels, which {use} needs; it serves `bagpipe predict` only: import "
-            "files with labels without --no-label, by a schema file with `label`"
+            f"{dataset.path}: its samples have no labels, which {use} needs; it serves `bagpipe predict` only. To have "
+            "labels, import with a schema file that names the label, and without --no-label"
         )
 
 
@@ -290,8 +290,7 @@ class PartialDataset:
             raise DatasetError(f"{self._path}: not one sample came; give an input that has some")
         manifest = Manifest(schema=schema, splits=Splits(train=train, validation=validation), origin=dict(origin))
         try:
-            tree = with_checksum(manifest.model_dump(mode="json", by_alias=True))
-            (self.directory / MANIFEST).write_bytes(dump_json(tree))
+            (self.directory / MANIFEST).write_bytes(_content_of(manifest))
             _sync(self.directory / MANIFEST)
             _sync(self.directory)
             self.directory.rename(self._target)
@@ -412,9 +411,13 @@ def require_samples_per_shard(samples_per_shard: int) -> None:
 
 def refuse_occupied(path: Path) -> None:
     """Raise DatasetError unless a data set can be made at this path."""
-    if path.is_dir() and not any(path.iterdir()):
-        return
-    if path.exists():
+    try:
+        if path.is_dir() and not any(path.iterdir()):
+            return
+        is_there = path.exists()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be made ({error.strerror}); choose another output directory") from error
+    if is_there:
         raise DatasetError(
             f"{path}: already exists and is not empty; choose another output directory, or delete it first"
         )
@@ -423,7 +426,7 @@ def refuse_occupied(path: Path) -> None:
 def read_manifest(path: Path) -> Manifest:
     """dataset.json; no shard is opened. Raises DatasetError."""
     file = path / MANIFEST
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise DatasetError(
             f"{path}: is not a directory; give the output directory of `bagpipe import` or `bagpipe synth`"
         )
@@ -436,6 +439,14 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(json.dumps(rest), strict=True)
     except ValidationError as error:
         raise DatasetError(f"{file}: is not valid ({first_fault(error)}); {_MEND}") from error
+
+
+def _content_of(manifest: Manifest) -> bytes:
+    """Content of dataset.json. Raises DatasetError where that would be no JSON."""
+    try:
+        return dump_json(with_checksum(manifest.model_dump(mode="json", by_alias=True)))
+    except ValueError as error:
+        raise DatasetError(f"the origin of a data set holds what JSON cannot ({error}); give other values") from error
 
 
 def _check_version(file: Path, content: object) -> None:

@@ -145,6 +145,14 @@ def member_of(group: h5py.Group, name: str) -> Any:
     return found
 
 
+def is_locked(error: OSError) -> bool:
+    """Whether a file could not be opened because another program has it open to write it."""
+    return "unable to lock file" in str(error)
+
+
+LOCKED = "is locked: another program has it open to write it, so it is not finished, or is being changed"
+
+
 def require_regular_file(path: Path) -> None:
     """Opening a pipe would block, and a device may have no end.
 

@@ -15,7 +15,15 @@ from pydantic import ValidationError
 from bagpipe_hpc.bounded_json import parse_json
 from bagpipe_hpc.data.batch import Batch, RaggedIds
 from bagpipe_hpc.data.checks import SampleChecks
-from bagpipe_hpc.data.hdf5 import HDF5_ERRORS, ForeignStorageError, NewHdf5File, member_of, require_regular_file
+from bagpipe_hpc.data.hdf5 import (
+    HDF5_ERRORS,
+    LOCKED,
+    ForeignStorageError,
+    NewHdf5File,
+    is_locked,
+    member_of,
+    require_regular_file,
+)
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import ConfigError, DatasetError
 
@@ -347,8 +355,8 @@ def _why_unreadable(path: Path, error: OSError) -> str:
         return "is a directory, not a shard"
     if path.is_file() and not h5py.is_hdf5(path):
         return f"is not an HDF5 file, or has lost its beginning ({path.stat().st_size} bytes)"
-    if "unable to lock file" in str(error):
-        return "is locked: another program has it open to write it, so it is not finished, or is being changed"
+    if is_locked(error):
+        return LOCKED
     if "truncated" in str(error):
         return f"is truncated: it ends after {path.stat().st_size} bytes ({error})"
     return f"cannot be opened ({error})"

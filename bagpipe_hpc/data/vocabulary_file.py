@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from bagpipe_hpc.data.hdf5 import HDF5_ERRORS, member_of, require_regular_file, writing_hdf5
+from bagpipe_hpc.data.hdf5 import HDF5_ERRORS, LOCKED, is_locked, member_of, require_regular_file, writing_hdf5
 from bagpipe_hpc.data.vocabulary import Encoder, HashedVocabulary, Vocabulary
 from bagpipe_hpc.errors import ConfigError, DatasetError
 
@@ -70,6 +70,8 @@ def read_vocabulary(path: Path) -> dict[str, TableVocabulary]:
                 raise ValueError(f"format and version are {found}, not {(FORMAT, FORMAT_VERSION)}")
             return {name: _read_table(file, name) for name in file}
     except (*HDF5_ERRORS, ConfigError) as error:
+        if isinstance(error, OSError) and is_locked(error):
+            raise DatasetError(f"{path / FILE}: {LOCKED}; {_MEND}") from error
         raise DatasetError(f"{path / FILE}: is damaged, or no vocabulary of this release ({error}); {_MEND}") from error
 
 

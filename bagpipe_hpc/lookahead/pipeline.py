@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from bagpipe_hpc import trace
 from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.threaded_job import current_job, put, take
+from bagpipe_hpc.waiting import waiting_for
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -140,8 +141,10 @@ class Pipeline:
                 put(queue, ("error", error))
 
         start_thread(name, run)
+        awaited = f"its thread {name!r}"
         while True:
-            kind, content = take(queue) if meanwhile is None else _get(queue, meanwhile)
+            with waiting_for(awaited):
+                kind, content = take(queue) if meanwhile is None else _get(queue, meanwhile)
             if kind == "error":
                 raise content
             if kind == "end":

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.errors import ConfigError
-from bagpipe_hpc.lookahead.features import Dealer, FeatureTables, Ragged, one_id_per_table
+from bagpipe_hpc.lookahead.features import FeatureTables, Ragged, TableOrder, one_id_per_table
 from bagpipe_hpc.lookahead.lists import count_transfers, exchange_lists, transfer_lists
 from bagpipe_hpc.lookahead.next_use import (
     CompactKeyState,
@@ -150,7 +150,7 @@ class Planner:
         key_space = KeySpace(num_embeddings)
         num_keys = key_space.num_keys
         key_state: KeyState = DenseKeyState(num_keys) if num_keys <= max_dense_keys else CompactKeyState()
-        self._dealer = Dealer(features or one_id_per_table(len(num_embeddings)), key_space.table_offsets)
+        self._table_order = TableOrder(features or one_id_per_table(len(num_embeddings)), key_space.table_offsets)
         self._next_uses = NextUsePass(key_state, window, num_trainers, cores)
         # The window, the iteration before it, what `enter` may be ahead, and the iteration it is entering.
         key_dtype = np.int32 if num_keys < 2**31 else np.int64
@@ -201,8 +201,8 @@ class Planner:
             self._grow(batch.num_ids)
         sample_ends = np.asarray(share_boundaries(len(batch.labels), self.num_trainers), dtype=np.int64)
         keys = self._keys[: batch.num_ids]
-        id_ends = self._dealer.deal(batch.ids, batch.ragged, sample_ends, keys)
-        bags = self._dealer.bags(batch.ragged, sample_ends)
+        id_ends = self._table_order.arrange(batch.ids, batch.ragged, sample_ends, keys)
+        bags = self._table_order.bags(batch.ragged, sample_ends)
         entered = self._next_uses.enter(iteration, keys, id_ends, self._ring)
         self._pending.append(_Pending(batch.read_only, sample_ends, bags, batch.labels, batch.dense, entered))
         self._next_to_enter += 1

@@ -13,6 +13,7 @@ from bagpipe_hpc.sharding import Sharding
 from bagpipe_hpc.store.row_store import RowStore
 from bagpipe_hpc.topology import ORACLE_RANK, Topology
 from bagpipe_hpc.transport.polite import receive_bytes
+from bagpipe_hpc.waiting import note_step, waiting_for
 
 ROWS_PER_PIECE = 1 << 16  # local rows of one server
 
@@ -23,7 +24,9 @@ def send_touched_rows(world: MPI.Intracomm, store: RowStore) -> None:
     """Server: send every touched row to the oracle. Communication: with the oracle."""
     for start in _starts(store.sharding):
         keys, rows = store.touched(start, ROWS_PER_PIECE)
-        world.Send([keys.tobytes() + rows.tobytes(), MPI.BYTE], ORACLE_RANK)
+        with waiting_for("the oracle: to take the model"):
+            world.Send([keys.tobytes() + rows.tobytes(), MPI.BYTE], ORACLE_RANK)
+        note_step()
 
 
 def receive_touched_rows(
@@ -32,7 +35,14 @@ def receive_touched_rows(
     """Oracle: touched rows of all servers in ascending key order. Communication: with every server."""
     for _ in _starts(sharding):
         # Local rows [a, b) of all servers are keys [a * S, b * S): merging piece by piece keeps the order.
-        yield merge_rows(_decode(receive_bytes(world, rank), row_width) for rank in topology.server_ranks)
+        yield merge_rows(_receive(world, topology, rank, row_width) for rank in topology.server_ranks)
+
+
+def _receive(world: MPI.Intracomm, topology: Topology, rank: int, row_width: int) -> Rows:
+    with waiting_for(f"{topology.name_of(rank)}: its part of the model"):
+        message = receive_bytes(world, rank)
+    note_step()
+    return _decode(message, row_width)
 
 
 def _starts(sharding: Sharding) -> range:

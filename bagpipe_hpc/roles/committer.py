@@ -26,11 +26,11 @@ from bagpipe_hpc.checkpoint.manifest import (
 from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
 from bagpipe_hpc.checkpoint.pointer import write_pointer
 from bagpipe_hpc.checkpoint.prune import prune
-from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.lookahead.codec import PlanMessages, Snapshots, encode_snapshot
 from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.roles.course import Course
-from bagpipe_hpc.roles.planning import Boundary, Placed
+from bagpipe_hpc.roles.oracle_state import oracle_tree
+from bagpipe_hpc.roles.planning import Boundary
 from bagpipe_hpc.roles.progress import History
 from bagpipe_hpc.roles.saving import Saved
 from bagpipe_hpc.roles.spec import JobSpec
@@ -209,7 +209,7 @@ class Committer:
         files.append(partial.write_extra(METRICS_FILE, history.lines))
         if checkpoint.evaluations:
             files.append(partial.write_extra(EVALUATIONS_FILE, checkpoint.evaluations))
-        files.append(partial.write_oracle(_oracle_state(history, checkpoint.boundary.placed)))
+        files.append(partial.write_oracle(oracle_tree(history, checkpoint.boundary.placed)))
         manifest = self._manifest(checkpoint, tuple(files))
         path = partial.commit(manifest)
         self._parent, self._depth = Checkpoint.open(path).chain[-1].as_parent, manifest.depth
@@ -249,10 +249,3 @@ class Committer:
         totals.write_seconds += seconds
         totals.slowest_seconds = max(totals.slowest_seconds, seconds)
         totals.stall_seconds += max(saved.stall_seconds for saved in checkpoint.saved)
-
-
-def _oracle_state(history: History, placed: Placed | None) -> Tree:
-    placement = None
-    if placed is not None:
-        placement = {**vars(placed.state), "orders": placed.orders}
-    return {"losses": list(history.losses), "placement": placement}

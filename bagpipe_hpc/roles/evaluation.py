@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from bagpipe_hpc.bounded_json import dump_line, finite, load_json
 from bagpipe_hpc.training.metrics import EvaluationResult
 
 
@@ -65,13 +65,20 @@ class Evaluation:
 
     def to_line(self) -> str:
         """As in evaluations.jsonl."""
-        return json.dumps({"iteration": self.iteration, **asdict(self.result)}) + "\n"
+        return dump_line(finite({"iteration": self.iteration, **asdict(self.result)}))
 
     @classmethod
     def from_line(cls, line: str | bytes) -> Evaluation:
-        """Of a line of evaluations.jsonl."""
-        fields = json.loads(line)
-        return cls(fields.pop("iteration"), EvaluationResult(**fields))
+        """Of a line of evaluations.jsonl; ValueError, KeyError or TypeError if it is none."""
+        fields = load_json(line.encode() if isinstance(line, str) else line)
+        if not isinstance(fields, dict):
+            raise TypeError("a line is no JSON object")
+        iteration, num_samples = fields.pop("iteration"), fields.get("num_samples")
+        if any(type(count) is not int or count < 0 for count in (iteration, num_samples)):
+            raise ValueError("iteration and num_samples of an evaluation must be counts")
+        if any(value is not None and type(value) not in (int, float) for value in fields.values()):
+            raise TypeError("metrics of an evaluation must be numbers or null")
+        return cls(iteration, EvaluationResult(**fields))
 
     def score(self, metric: str) -> float:
         """The metric, turned such that more is better; less than any other where it is undefined."""

@@ -16,6 +16,7 @@ from mpi4py import MPI
 from bagpipe_hpc import trace
 from bagpipe_hpc.errors import BagpipeError, FencedError, RunDirectoryError
 from bagpipe_hpc.exit_codes import EXIT_FAILURE, EXIT_INVALID
+from bagpipe_hpc.roles.limits import hint_of
 from bagpipe_hpc.roles.run_lock import release_all
 
 LAUNCHER_READS_SECONDS = 0.3
@@ -67,4 +68,4 @@ def threads_fail_by(report: Callable[[BaseException], object]) -> Iterator[None]
 
 def describe_error(error: BaseException) -> str:
     """What happened, in one line; of errors that are not the user's with their type."""
-    return str(error) if isinstance(error, BagpipeError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, BagpipeError) else f"{type(error).__name__}: {error}{hint_of(error)}"

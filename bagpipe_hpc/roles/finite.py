@@ -66,6 +66,6 @@ def require_finite_predictions(num_done: int, split: str, logits: Float32Array) 
     if not is_finite.all():
         sample = int(np.argmin(is_finite))
         raise DivergedError(
-            f"sample {sample:,} of the {split} split is predicted as {logits[sample]} after {num_done:,} iterations, "
-            f"and so are {np.count_nonzero(~is_finite):,} of {len(logits):,} samples: {CURE}"
+            f"the prediction for sample {sample:,} of the {split} split is {logits[sample]} after {num_done:,} "
+            f"iterations (not finite: {np.count_nonzero(~is_finite):,} of {len(logits):,} samples): {CURE}"
         )

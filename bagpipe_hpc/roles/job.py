@@ -29,7 +29,8 @@ from bagpipe_hpc.launcher import await_first_rank, check_launcher, launched_rank
 from bagpipe_hpc.placement import Place, describe, order_of_roles
 from bagpipe_hpc.roles.communicators import Communicators, check_thread_level, split_world
 from bagpipe_hpc.roles.course import BEGINNING, Position
-from bagpipe_hpc.roles.failure import whole_job_fails_together
+from bagpipe_hpc.roles.failure import abort_job, whole_job_fails_together
+from bagpipe_hpc.roles.limits import open_files_limit, require_open_files
 from bagpipe_hpc.roles.local import LocalRanks, local_world, require_one_process
 from bagpipe_hpc.roles.placing import place_of_this_rank
 from bagpipe_hpc.roles.run_directory import DONE, refuse_training, writing_to
@@ -44,11 +45,13 @@ from bagpipe_hpc.roles.saving import CheckpointSpec
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.stop import Budget, StopRequests, listening_for_signals, seconds_left
 from bagpipe_hpc.roles.tracing import tracing
+from bagpipe_hpc.roles.watchdog import watching
 from bagpipe_hpc.timeline.merge import delete_traces
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
 from bagpipe_hpc.trace import parse_iterations
 from bagpipe_hpc.training.misfit import misfit, table_misfit
 from bagpipe_hpc.transport.memory import MemoryLink
+from bagpipe_hpc.waiting import name_rank
 
 if TYPE_CHECKING:
     from bagpipe_hpc.data.dataset import Dataset
@@ -154,6 +157,7 @@ class Training:
                 self.error = yield from (_play_local if request.is_local else _play)(self, request)
         finally:
             Training._is_playing = False
+            name_rank("")
 
 
 def _play(training: Training, request: Request) -> Generator[TrainerBatch, None, BagpipeError | None]:
@@ -169,7 +173,11 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
     spec = job.spec
     topology = Topology(world.size, spec.config.roles.servers)
     training.name = name = topology.name_of(world.rank)
-    with whole_job_fails_together(name):
+    name_rank(name)
+    watched = watching(
+        spec.config.watchdog, request.run_path, topology, [world.rank], lambda error: abort_job(name, error)
+    )
+    with whole_job_fails_together(name), watched:
         comms = split_world(world, topology)
         stops = StopRequests(comms.events)
         # Ranks 0 and 1 both print notes, so they are seen even if one of them dies.
@@ -209,6 +217,7 @@ def _play_local(training: Training, request: Request) -> Generator[TrainerBatch,
     rank_job = _Job(job.spec)  # as the ranks but for the oracle see it
 
     def play(world_rank: int) -> Generator[TrainerBatch, None, BagpipeError | None]:
+        name_rank(topology.name_of(world_rank))
         comms = split_world(worlds[world_rank], topology, link)
         stops = StopRequests(comms.events)
         is_trainer = world_rank == trainer
@@ -223,7 +232,11 @@ def _play_local(training: Training, request: Request) -> Generator[TrainerBatch,
 
     error: BagpipeError | None = None
     try:
-        with ranks.ending_together(training.name):
+        all_ranks = list(range(topology.world_size))
+        watched = watching(
+            job.spec.config.watchdog, request.run_path, topology, all_ranks, lambda error: ranks.job.fail("it", error)
+        )
+        with ranks.ending_together(training.name), watched:
             for world_rank in range(topology.world_size):
                 if world_rank != trainer:
                     ranks.start(world_rank, partial(_play_out, play, world_rank))
@@ -241,6 +254,7 @@ def _play_out(play: Callable[[int], Generator[TrainerBatch, None, object]], worl
 
 def _check_local(request: Request) -> tuple[list[MPI.Intracomm], Topology, _Job]:
     require_one_process(os.environ)
+    require_open_files(open_files_limit(), 1)
     config, lines = _read_config(request)
     worlds, topology = local_world(config.roles.servers)
     return worlds, topology, _validate([socket.gethostname()] * topology.world_size, config, lines, request)
@@ -303,9 +317,11 @@ def _agree_on_job(launched: MPI.Intracomm, request: Request) -> tuple[MPI.Intrac
         The world, in the order of roles, and the job; the same error on all ranks where there is none.
     """
     places = launched.gather(place_of_this_rank())
+    open_files = launched.gather(open_files_limit())
     ordered: tuple[Config, list[str], list[int]] | BagpipeError | None = None
     if places:
-        ordered = _attempt(lambda: _order(launched.size, places, request))
+        assert open_files is not None
+        ordered = _attempt(lambda: _order(min(open_files), places, request))
     ordered = launched.bcast(ordered)
     assert ordered is not None
     if isinstance(ordered, BagpipeError):
@@ -331,11 +347,12 @@ def _attempt(work: Callable[[], T]) -> T | BagpipeError:
         return error.with_traceback(None)
 
 
-def _order(num_ranks: int, places: list[Place], request: Request) -> tuple[Config, list[str], list[int]]:
+def _order(open_files: int, places: list[Place], request: Request) -> tuple[Config, list[str], list[int]]:
     """The settings, lines that say where they come from, and the launcher's ranks in the order of roles."""
     command = shlex.join(["bagpipe", *sys.argv[1:]])
-    check_launcher(os.environ, num_ranks, MPI.Get_library_version(), command)
+    check_launcher(os.environ, len(places), MPI.Get_library_version(), command)
     check_thread_level()
+    require_open_files(open_files, len(places))
     config, lines = _read_config(request)
     return config, lines, order_of_roles(places, config.roles)
 
@@ -446,7 +463,7 @@ def _choose_checkpoint(
     config: Config, topology: Topology, dataset: Dataset, request: Request
 ) -> tuple[Position, CheckpointSpec | None]:
     """Where training starts, and from which checkpoint."""
-    from bagpipe_hpc.roles.resume import check_fit, check_position, keeps_caches, open_checkpoints
+    from bagpipe_hpc.roles.resume import check_fit, check_position, keeps_caches, open_checkpoints, require_usable
 
     resume = request.resume
     if not config.checkpoint.enabled and resume is None:
@@ -457,6 +474,7 @@ def _choose_checkpoint(
             print(f"{root} has no good checkpoint: training starts afresh", flush=True)
         return BEGINNING, CheckpointSpec(root, generation)
     start = check_fit(checkpoint, config, dataset)
+    require_usable(checkpoint)
     if not request.evaluates_only:
         check_position(checkpoint, config, dataset)
     print(f"going on from {checkpoint.path}", flush=True)

@@ -11,6 +11,7 @@ imported. A failure of any rank is raised in the caller's thread, and the proces
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
@@ -26,6 +27,7 @@ from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.transport.memory_comm import MemoryComm
 
 NUM_TRAINERS = 1
+END_SECONDS = 5.0  # from a failure until ranks are given up that do not end
 
 
 def require_one_process(environment: Mapping[str, str]) -> None:
@@ -104,8 +106,11 @@ class LocalRanks:
         self._threads.append(start_thread(name, run))
 
     def _join(self) -> None:
-        while any(thread.is_alive() for thread in self._threads):
-            for thread in self._threads:
-                thread.join(0.05)
-            if self.job.failure is not None:
-                self._threads = [thread for thread in self._threads if thread.is_alive()]
+        """Wait for all ranks; after a failure not for one that hangs, in a file system that does not answer."""
+        deadline: float | None = None
+        while alive := [thread for thread in self._threads if thread.is_alive()]:
+            if self.job.failure is not None and deadline is None:
+                deadline = time.monotonic() + END_SECONDS
+            if deadline is not None and time.monotonic() > deadline:
+                return
+            alive[0].join(0.05)

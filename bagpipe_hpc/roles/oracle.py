@@ -14,7 +14,6 @@ planning threads               main thread                                  serv
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from mpi4py import MPI
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.activity import showing_activity
+from bagpipe_hpc.bounded_json import dump_json, finite
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.digest import ModelDigest
 from bagpipe_hpc.errors import BagpipeError, DivergedError, JobStopped
@@ -48,7 +48,7 @@ from bagpipe_hpc.roles.planning import (
 from bagpipe_hpc.roles.progress import Progress
 from bagpipe_hpc.roles.report import LOSS_TAG, REPORT
 from bagpipe_hpc.roles.resume import model_entry, resumed_boundary, resumed_evaluations, resumed_history
-from bagpipe_hpc.roles.run_directory import DONE, writing_to
+from bagpipe_hpc.roles.run_directory import DONE, write_at_once
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.stop import FILES_TAG, Budget, StopRequests
 from bagpipe_hpc.roles.summary import print_summary, summarise
@@ -58,6 +58,7 @@ from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.training.metrics import EvaluationResult
 from bagpipe_hpc.transport.channel import PlanSender
 from bagpipe_hpc.transport.polite import receive_bytes, wait_until
+from bagpipe_hpc.waiting import note_step, waiting_for
 
 PLANS_IN_FLIGHT = 4  # per receiver
 
@@ -85,7 +86,8 @@ def run_oracle(
     with showing_activity("compiling what plans") as activity:
         warm_up_planning(spec.config, spec.schema, topology.num_trainers)
         activity("waiting for servers and trainers")
-        limits = comms.world.gather(None)
+        with waiting_for("all ranks: to start"):
+            limits = comms.world.gather(None)
         assert limits is not None
         cache_rows = comms.world.bcast(min(limits[rank] for rank in topology.trainer_ranks))  # 1
     course = Course.of(spec.config.training, dataset.train.num_samples, spec.start)
@@ -127,11 +129,12 @@ def run_oracle(
         *oracle.evaluation_totals(),
     )
     require_ownership()  # a DONE of this start would end the later one's job script
-    summary_path = run_path / "summary.json"
-    with writing_to(summary_path):
-        summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        print_summary(summary, run_path)  # 8
-        (run_path / DONE).write_text(f"{oracle.end_iteration}\n", encoding="utf-8")
+    write_at_once(run_path / "summary.json", dump_json(finite(summary), indent=2))
+    print_summary(summary, run_path)  # 8
+    if spec.predictions is not None:
+        num_rows = summary["validation_samples"]
+        print(f"predictions {spec.predictions}: {num_rows:,} rows, a float32 click probability each", flush=True)
+    write_at_once(run_path / DONE, f"{oracle.end_iteration}\n".encode())
     return None
 
 
@@ -221,8 +224,9 @@ class _Oracle:
         first = self._course.start.iteration
         for encoded in trace.each("plan wait", self._stream.plans(self._batches, self._poll), first):  # 2
             plan = encoded.plan
-            with trace.span("receiver wait", plan.iteration):
+            with trace.span("receiver wait", plan.iteration), waiting_for(self._slow_receivers):
                 wait_until(lambda: self._poll() or self._sender.has_room())
+            note_step()
             with trace.span("send", plan.iteration):
                 if plan.read_only:
                     self._evaluations.expect(plan)
@@ -236,8 +240,13 @@ class _Oracle:
             self._end_at(end, read_only=True)
         for rank in range(1, self._topology.world_size):
             self._sender.send(rank, encode_end())  # 6
-        wait_until(lambda: self._poll() or self._is_settled())
+        with waiting_for("the last reports, evaluations and checkpoints"):
+            wait_until(lambda: self._poll() or self._is_settled())
         self._evaluations.close()
+
+    def _slow_receivers(self) -> str:
+        names = [self._topology.name_of(rank) for rank in self._sender.slow_receivers()]
+        return f"{', '.join(names) or 'all ranks'}: to take the plans sent"
 
     def _is_boundary(self, plan: IterationPlan) -> bool:
         """Whether a checkpoint is due after a plan. Called by the thread that plans."""
@@ -263,7 +272,8 @@ class _Oracle:
         if self._committer is None or self._committer.has(done):
             return
         if read_only or boundary.is_stop or self._is_wanted(done):
-            wait_until(lambda: self._poll() or self._is_idle())
+            with waiting_for("all ranks: files of the checkpoint before"):
+                wait_until(lambda: self._poll() or self._is_idle())
         elif not self._is_idle():
             self._committer.totals.skipped += 1
             return
@@ -312,6 +322,7 @@ class _Oracle:
 
     def _take_report(self, iteration: int, loss: float, num_samples: int) -> None:
         self._num_reported += 1
+        note_step()
         if self._diverged is not None:
             return
         try:

@@ -4,6 +4,7 @@ TensorBoard in the run directory.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -16,7 +17,9 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
+from bagpipe_hpc.bounded_json import dump_line, finite
 from bagpipe_hpc.config import Config
+from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.roles.console import open_console
 from bagpipe_hpc.roles.evaluation import Evaluation
 from bagpipe_hpc.roles.progress_line import ProgressLine
@@ -75,9 +78,13 @@ class Progress:
         self._metrics_path = run_path / "metrics.jsonl"
         with writing_to(self._metrics_path):
             self._metrics_path.unlink(missing_ok=True)  # an earlier incarnation that still runs has that one open
-            self._metrics = self._metrics_path.open("w", encoding="utf-8")
-            self._metrics.write(history.lines.decode())
-            self._metrics.flush()
+            # Without a buffer: what does not fit on the disk must not come back when the file is closed.
+            self._metrics = self._metrics_path.open("wb", buffering=0)
+            try:
+                _write_all(self._metrics, history.lines)
+            except OSError:
+                self._metrics.close()
+                raise
         self._evaluations_path = run_path / "evaluations.jsonl"
         with writing_to(self._evaluations_path):
             self._evaluations_path.unlink(missing_ok=True)  # of an earlier run
@@ -125,8 +132,11 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._write_metrics()
-        self._metrics.close()
+        try:
+            if kind is None or not issubclass(kind, OSError | BagpipeError):
+                self._write_metrics()
+        finally:
+            self._metrics.close()
         if kind is None and not self._is_silent and self._done > self._first:
             self._show()
         if self._bar:
@@ -190,11 +200,10 @@ class Progress:
         self.last_loss = sum(self._losses) / len(self._losses)
         rate = (self._samples - self._mark_samples) / max(now - self._mark, 1e-9)
         line = {"iteration": self._done, "loss": self.last_loss, "samples_per_second": round(rate, 1)}
-        text = json.dumps(line) + "\n"
+        text = dump_line(finite(line))
         self._lines += text.encode()
         with writing_to(self._metrics_path):
-            self._metrics.write(text)
-            self._metrics.flush()
+            _write_all(self._metrics, text.encode())
         self._add_scalars(line)
         self._losses.clear()
         self._mark, self._mark_samples = now, self._samples
@@ -226,6 +235,13 @@ class Progress:
             self._bar.update(self._task, completed=self._done, figures=self._line.figures(now), refresh=True)
         else:
             print(self._line.text(now), flush=True)
+
+
+def _write_all(file: io.RawIOBase, content: bytes) -> None:
+    """A nearly full disk takes a part first, and says only then that it is full."""
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) or 0 :]
 
 
 def _shown(result: EvaluationResult) -> str:

@@ -9,20 +9,20 @@ import numpy as np
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, saved_checkpoints
 from bagpipe_hpc.checkpoint.generation import claim_generation
-from bagpipe_hpc.checkpoint.layout import EVALUATIONS_FILE, METRICS_FILE
+from bagpipe_hpc.checkpoint.hdf5 import damaged
+from bagpipe_hpc.checkpoint.layout import MANIFEST
 from bagpipe_hpc.checkpoint.manifest import ModelEntry, require_same_model
-from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.checkpoint.verify import Verifier, newest_good
 from bagpipe_hpc.config import Config, ModelConfig, TableConfig
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import CheckpointError
-from bagpipe_hpc.lookahead.placement import PlacementState
 from bagpipe_hpc.lookahead.plan import ends
 from bagpipe_hpc.lookahead.residents import Residents
 from bagpipe_hpc.roles.course import Position
 from bagpipe_hpc.roles.evaluation import Evaluation
-from bagpipe_hpc.roles.planning import Boundary, Placed
+from bagpipe_hpc.roles.oracle_state import evaluations_in, history_in, placed_in
+from bagpipe_hpc.roles.planning import Boundary
 from bagpipe_hpc.roles.progress import History
 from bagpipe_hpc.roles.run_settings import AUTO
 from bagpipe_hpc.roles.spec import JobSpec
@@ -94,6 +94,10 @@ def check_position(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> 
         CheckpointError: there is no such sample, or samples come in another order now.
     """
     position = checkpoint.manifest.position
+    training = checkpoint.manifest.config.get("training")
+    epochs = training.get("epochs") if isinstance(training, dict) else None
+    if isinstance(epochs, int) and position.epoch > epochs:
+        raise damaged(checkpoint.path / MANIFEST, f"it stands in epoch {position.epoch} of a job of {epochs}")
     if position.sample > 0:
         _require_same_order(checkpoint, config)
     if position.sample > dataset.train.num_samples:
@@ -114,24 +118,30 @@ def resumed_boundary(spec: JobSpec) -> Boundary | None:
         return None
     checkpoint = spec.checkpoints.open_resumed()
     assert checkpoint is not None
-    return Boundary(spec.start.iteration - 1, _residents(checkpoint), _placed(checkpoint.oracle_state()))
+    return Boundary(spec.start.iteration - 1, _residents(checkpoint), placed_in(checkpoint))
 
 
 def resumed_history(spec: JobSpec) -> History:
     """Metrics of the iterations before the start."""
     checkpoint = spec.checkpoints.open_resumed() if spec.checkpoints else None
-    state = checkpoint.oracle_state() if checkpoint else None
-    if checkpoint is None or state is None:
-        return History()
-    return History(checkpoint.extra(METRICS_FILE), tuple(state["losses"]))
+    return history_in(checkpoint) if checkpoint is not None else History()
 
 
 def resumed_evaluations(spec: JobSpec) -> list[Evaluation]:
     """Evaluations before the start."""
     checkpoint = spec.checkpoints.open_resumed() if spec.checkpoints else None
-    if checkpoint is None or all(entry.name != EVALUATIONS_FILE for entry in checkpoint.manifest.files):
-        return []
-    return [Evaluation.from_line(line) for line in checkpoint.extra(EVALUATIONS_FILE).splitlines()]
+    return evaluations_in(checkpoint) if checkpoint is not None else []
+
+
+def require_usable(checkpoint: Checkpoint) -> None:
+    """See that what the oracle goes on with is what a job writes, before anybody starts.
+
+    Raises:
+        CheckpointError: names the file at fault.
+    """
+    history_in(checkpoint)
+    placed_in(checkpoint)
+    evaluations_in(checkpoint)
 
 
 def model_entry(config: Config, schema: Schema) -> ModelEntry:
@@ -191,11 +201,3 @@ def _residents(checkpoint: Checkpoint) -> Residents:
         np.concatenate([np.empty(0, np.bool_), *(piece.dirty for piece in pieces)]),
         ends(np.array([sum(len(piece.keys) for piece in cache) for cache in caches])),
     )
-
-
-def _placed(state: Tree) -> Placed | None:
-    if state is None or state["placement"] is None:
-        return None
-    fields = dict(state["placement"])
-    orders = tuple(fields.pop("orders"))
-    return Placed(PlacementState(**fields), orders)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bagpipe_hpc.checkpoint.durable import replace_durably
 from bagpipe_hpc.errors import BagpipeError, RunDirectoryError
 
 DONE = "DONE"  # names the file that says that training is complete
@@ -23,6 +24,16 @@ def refuse_training(run_path: Path) -> None:
             f"{run_path} is the run directory of a training, whose settings, metrics and summary this would replace; "
             "choose another --run-dir"
         )
+
+
+def write_at_once(path: Path, content: bytes) -> None:
+    """Write a whole file, or none: on a full disk an empty DONE would say that a job is complete.
+
+    Raises:
+        BagpipeError: names the file and the cause.
+    """
+    with writing_to(path):
+        replace_durably(path, content)
 
 
 @contextmanager

@@ -89,9 +89,12 @@ class RunLock:
     def release(self) -> None:
         """Let the next start have the directory."""
         with suppress(OSError, BagpipeError):
-            if self._is_mine():
-                released = _write(self._directory, replace(self._owner, is_released=True))
-                released.replace(self._path)
+            if not self._is_mine():
+                return
+            try:
+                _write(self._directory, replace(self._owner, is_released=True)).replace(self._path)
+            except OSError:  # a full disk: without its file, the owner is gone, too
+                self._path.unlink()
 
     def _is_mine(self) -> bool:
         try:
@@ -138,7 +141,7 @@ class Ownership:
     Where one is taken over, the error is raised in that thread, which ends the job.
 
     Args:
-        directories: Each is made if there is none.
+        directories: Each is made if there is none; one may be given twice.
         tell: Takes a line while this start waits for the end of another.
     Raises:
         RunDirectoryError: another start is at work in one of them.
@@ -148,8 +151,9 @@ class Ownership:
         self._locks: list[RunLock] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        distinct = {directory.resolve(): directory for directory in directories}
         try:
-            for directory in directories:
+            for directory in distinct.values():
                 self._locks.append(claim(directory, tell=tell))
         except BaseException:
             self.release()
@@ -264,7 +268,12 @@ def _write(directory: Path, owner: Owner) -> Path:
     """A finished file beside the others, with a name that nobody else uses."""
     path = directory / f"{_UNFINISHED}{owner.token}{'-released' if owner.is_released else ''}"
     path.unlink(missing_ok=True)
-    write_durably(path, dump_json(with_checksum(owner.to_tree())))
+    try:
+        write_durably(path, dump_json(with_checksum(owner.to_tree())))
+    except OSError:
+        with suppress(OSError):
+            path.unlink()
+        raise
     return path
 
 

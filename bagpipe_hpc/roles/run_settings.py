@@ -15,11 +15,10 @@ from typing import Any
 
 from bagpipe_hpc.bounded_json import read_bounded
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
-from bagpipe_hpc.checkpoint.durable import replace_durably
 from bagpipe_hpc.checkpoint.verify import newest_good
 from bagpipe_hpc.config import Config, Settings, SettingsSource, changed_settings, read_settings, settings_in
 from bagpipe_hpc.errors import ConfigError
-from bagpipe_hpc.roles.run_directory import writing_to
+from bagpipe_hpc.roles.run_directory import write_at_once
 from bagpipe_hpc.strict_yaml import MAX_BYTES, decode_yaml, parse_yaml
 
 AUTO = "auto"
@@ -34,8 +33,7 @@ def write_run_settings(run_path: Path, config: Config) -> None:
     """Write config.yaml: its checksum, then all settings, defaults included."""
     text = config.to_yaml().encode()
     header = _HEADER.format(hashlib.sha256(text).hexdigest()).encode() + b"\n"
-    with writing_to(run_path / FILE):
-        replace_durably(run_path / FILE, header + text)
+    write_at_once(run_path / FILE, header + text)
 
 
 def read_run_settings(run_path: Path) -> Settings | None:

@@ -17,6 +17,7 @@ from queue import Queue
 
 from mpi4py import MPI
 
+from bagpipe_hpc.bounded_json import dump_json
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.manifest import FileEntry
 from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
@@ -26,6 +27,7 @@ from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.roles.stop import FILES_TAG
 from bagpipe_hpc.threaded_job import take
 from bagpipe_hpc.topology import ORACLE_RANK
+from bagpipe_hpc.waiting import note_step
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Saved:
     def to_bytes(self) -> bytes:
         """As a message."""
         files = [entry.model_dump() for entry in self.files]
-        return json.dumps([self.iteration, files, self.num_rows, self.stall_seconds, self.fault]).encode()
+        return dump_json([self.iteration, files, self.num_rows, self.stall_seconds, self.fault], indent=None)
 
     @classmethod
     def from_bytes(cls, message: bytes) -> Saved:
@@ -106,3 +108,4 @@ class FileWriter:
     def _run(self) -> None:
         while (order := take(self._orders)) is not None:
             self._events.Send([order().to_bytes(), MPI.BYTE], ORACLE_RANK, FILES_TAG)
+            note_step()

@@ -45,14 +45,16 @@ from bagpipe_hpc.transport.direct import DirectServer
 from bagpipe_hpc.transport.memory import MemoryServer
 from bagpipe_hpc.transport.staged import StagedServer
 from bagpipe_hpc.transport.window import RowWindow
+from bagpipe_hpc.waiting import note_step, waiting_for
 
 
 def run_server(spec: JobSpec, topology: Topology, comms: Communicators) -> None:
     """Serve rows until the plans end. Communication: see the timeline."""
     store, end = _open_store(spec, topology, comms)  # 1
     _restore(spec, topology, store)
-    comms.world.gather(None)  # the trainers' cache limits
-    comms.world.bcast(None)  # ... and what the oracle made of them
+    with waiting_for("all ranks: to start"):
+        comms.world.gather(None)  # the trainers' cache limits
+        comms.world.bcast(None)  # ... and what the oracle made of them
     server = _Server(spec, store, end, FileWriter(comms.events))
     server.serve(PlanReceiver(comms.plans))
     if comms.world.bcast(None):  # training is done
@@ -85,6 +87,7 @@ class _Server:
                 self._absorb()
             self._end.offer(item)  # 4, 5
             self._unabsorbed.append(item)
+            note_step()
         self._absorb_all()  # 7
         self._writer.finish()
 
@@ -139,6 +142,7 @@ class _Server:
         """The same pieces; raises DivergedError at the first row that is not finite."""
         for keys, values in pieces:
             self._finite.require(snapshot.iteration + 1, keys, values)
+            note_step()
             yield keys, values
 
 
@@ -148,6 +152,7 @@ def _restore(spec: JobSpec, topology: Topology, store: RowStore) -> None:
     if resumed is not None:
         for keys, rows in resumed.server_rows(store.server, topology.num_servers):
             store.restore(keys, rows)
+            note_step()
 
 
 def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tuple[RowStore, ServerEnd]:

@@ -132,15 +132,16 @@ class _Hearing:
         if self._asked_at is None:
             self._asked_at = now
             patience = "a checkpoint after the next iteration, then exit code 75; another signal ends it at once"
-            self._say(f"was told to stop ({signum.name}): {patience}. {_CAUSE}")
+            self._say(f"was told to stop ({signum.name}): {patience}")
             self._requests.send(f"{self._name} got {signum.name}")
         elif now - self._asked_at >= REPEAT_SECONDS:
-            self._say(f"was told to stop ({signum.name}) once more and leaves at once. {_CAUSE}")
+            self._say(f"was told to stop ({signum.name}) once more and leaves at once")
             self._end_at_once(signum)
 
     def _say(self, what: str) -> None:
         if self._speaks:
-            note = f"bagpipe: note: {self._name} on host {socket.gethostname()} {what}\n"
+            cause = f". {_CAUSE}" if self._end_at_once is _leave else ""  # else there is no other rank
+            note = f"bagpipe: note: {self._name} on host {socket.gethostname()} {what}{cause}\n"
             with suppress(OSError, ValueError):  # a notebook's stderr has no file number
                 os.write(sys.stderr.fileno(), note.encode())
 

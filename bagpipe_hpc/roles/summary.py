@@ -135,7 +135,9 @@ def print_summary(summary: dict[str, Any], run_path: Path) -> None:
         table.add_row("samples/s", f"{summary['samples_per_second']:,.0f}", f"mean: {summary['samples']:,} samples, "
                       f"{trained:,} iterations in {summary['seconds']:.1f} s")  # fmt: skip
         table.add_row("training loss", f"{summary['loss']:.4f}", "mean of the last iterations")
-    if summary["validation_log_loss"] is not None:
+    if summary["validation_samples"] and summary["validation_log_loss"] is None:
+        table.add_row("samples predicted", f"{summary['validation_samples']:,}", "they have no labels")
+    elif summary["validation_samples"]:
         auc = summary["validation_auc"]
         shown = "undefined" if auc is None else f"{auc:.4f}"
         table.add_row("validation AUC", shown, f"{summary['validation_samples']:,} samples")

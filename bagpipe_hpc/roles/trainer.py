@@ -65,6 +65,7 @@ from bagpipe_hpc.transport.peers import PeerExchange
 from bagpipe_hpc.transport.polite import working_ns
 from bagpipe_hpc.transport.staged import StagedTrainer
 from bagpipe_hpc.transport.window import RowWindow
+from bagpipe_hpc.waiting import note_step, waiting_for
 
 Float32Array = NDArray[np.float32]
 
@@ -86,7 +87,9 @@ def run_trainer(
     set_num_threads(num_threads)
     end = _open_transport(spec.config, topology, comms)
     comms.world.gather(_cache_limit(spec, device, node.size))
-    trainer = _Trainer(spec, comms, device, dense_sum, comms.world.bcast(None), factory)
+    with waiting_for("all ranks: to start"):
+        cache_rows = comms.world.bcast(None)
+    trainer = _Trainer(spec, comms, device, dense_sum, cache_rows, factory)
     prefetcher = _Prefetcher(comms, end, spec.config, device)
     resume_collector()
     yield from trainer.run(prefetcher, end)
@@ -153,7 +156,8 @@ class _Prefetcher:
     def next(self, watch: Stopwatch) -> _Landed | Snapshot | None:
         """The next plan and its rows, or a snapshot between two; waiting is counted by its cause."""
         start = time.perf_counter_ns()
-        landed = take(self._landed)
+        with waiting_for("its prefetch thread"):
+            landed = take(self._landed)
         stop = time.perf_counter_ns()
         if landed is None or isinstance(landed, Snapshot):
             return landed
@@ -239,7 +243,7 @@ class _Trainer:
                     continue
                 following = exchange.submit(meanwhile, previous)
                 yield from self._compute(current)  # 6
-                with self._watch.time("delayed_wait", current.plan.iteration):
+                with self._watch.time("delayed_wait", current.plan.iteration), waiting_for("its exchange thread"):
                     previous, current = current, following.result()  # 8
             if previous is not None:
                 self._finish(previous, end)
@@ -278,6 +282,7 @@ class _Trainer:
                         batch.skip()
                 loss = self._step.apply(iteration, batch)
             self._account(plan, loss)  # 7
+        note_step()
         for laps in (self._work["main"], self._clock, self._watch):
             laps.end(counts=not plan.read_only)
 

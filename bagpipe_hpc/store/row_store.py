@@ -127,5 +127,5 @@ class RowStore:
         self.drop_snapshot()
 
     def _parts(self, num_rows: int) -> Iterator[slice]:
-        step = max(1, _PART_BYTES // self.rows.strides[0])
+        step = max(1, _PART_BYTES // (4 * self.row_width))  # not by strides: those of no rows are 0
         return (slice(start, start + step) for start in range(0, num_rows, step))

@@ -75,10 +75,14 @@ class Timeline:
         raise TraceError(f"--iterations {wanted.start}:{stop} chooses none: the trace has {traced}")
 
     def middle(self, count: int) -> range:
-        """Count iterations in the middle of those traced, or all where they are fewer."""
-        iterations = self.choose()
-        first = iterations.start + max(0, len(iterations) - count) // 2
-        return range(first, min(first + count, iterations.stop))
+        """Count training iterations in the middle of those traced, or all where they are fewer.
+
+        Evaluations may stand between them: their iterations are numbered along.
+        """
+        self.choose()
+        first = max(0, len(self.iterations) - count) // 2
+        chosen = self.iterations[first : first + count]
+        return range(chosen[0], chosen[-1] + 1)
 
     def interval(self, iterations: range) -> tuple[float, float]:
         """From the start of the first trainer's first to the end of the last trainer's last, in milliseconds."""

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from bagpipe_hpc.training.dense_sum import DenseSum
+from bagpipe_hpc.waiting import waiting_for
 
 BUCKET_BYTES = 1 << 20
 
@@ -102,7 +103,8 @@ class _Bucket:
     def finish(self) -> float:
         if not self._is_started:  # some parameter has no part in the loss
             self._begin()
-        self._sum.finish(self._name)
+        with waiting_for("all other trainers: dense gradients"):
+            self._sum.finish(self._name)
         self._is_started = False
         if self._reduced is not self._buffer:
             self._buffer.copy_(self._reduced)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +69,17 @@ def save_predictions(path: Path, logits: Float32Array) -> None:
     Raises:
         BagpipeError: it cannot be written.
     """
+    content = io.BytesIO()  # written at once: NumPy does not tell why a file cannot be written
+    np.save(content, np.exp(_log_sigmoid(logits.astype(np.float64))).astype(np.float32))
     try:
-        with path.open("wb") as file:
-            np.save(file, np.exp(_log_sigmoid(logits.astype(np.float64))).astype(np.float32))
+        with path.open("wb", buffering=0) as file:
+            view = content.getbuffer()
+            while view:
+                view = view[file.write(view) or 0 :]
     except OSError as error:
-        raise BagpipeError(f"{path} cannot be written: {error.strerror}; choose another --output") from None
+        if path.is_file():  # and no device
+            with suppress(OSError):
+                path.unlink()  # half of them is worse than none
+        raise BagpipeError(
+            f"{path} cannot be written: {error.strerror}; free space or choose another --output"
+        ) from None

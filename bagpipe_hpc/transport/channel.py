@@ -9,6 +9,7 @@ from mpi4py import MPI
 from bagpipe_hpc import trace
 from bagpipe_hpc.lookahead.codec import Item, decode_plan
 from bagpipe_hpc.transport.polite import receive_bytes
+from bagpipe_hpc.waiting import note_step, waiting_for
 
 
 class PlanSender:
@@ -30,6 +31,10 @@ class PlanSender:
     def has_room(self) -> bool:
         """Whether every receiver can be sent another plan. Drives progress; never blocks."""
         return max(self._drain().values()) < self._depth
+
+    def slow_receivers(self) -> list[int]:
+        """World ranks that have not taken as many plans as may be in flight. Safe in any thread."""
+        return [rank for rank, queue in self._in_flight.items() if len(queue) >= self._depth]
 
     def is_idle(self) -> bool:
         """Whether every plan sent has been received. Drives progress; never blocks."""
@@ -61,6 +66,9 @@ class PlanReceiver:
     def next(self) -> Item | None:
         """The next plan or snapshot; None after the last. Communication: waits for the oracle."""
         with trace.span("receive plan") as span:
-            plan = decode_plan(receive_bytes(self._comm, 0))
+            with waiting_for("the oracle: the next plan"):
+                message = receive_bytes(self._comm, 0)
+            note_step()
+            plan = decode_plan(message)
             span.iteration = plan.iteration if plan else None
             return plan

@@ -11,6 +11,7 @@ from bagpipe_hpc import trace
 from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
 from bagpipe_hpc.store.row_store import RowStore
 from bagpipe_hpc.threaded_job import take
+from bagpipe_hpc.waiting import waiting_for
 
 Float32Array = NDArray[np.float32]
 
@@ -43,9 +44,13 @@ class MemoryServer:
 
     def absorb(self, plan: ServerPlan) -> None:
         with trace.span("written wait", plan.iteration):
-            pieces = [take(self._link.written[self._server, trainer]) for trainer in range(self._link.num_trainers)]
+            pieces = [self._await_written(trainer, plan.iteration) for trainer in range(self._link.num_trainers)]
         with trace.span("scatter", plan.iteration):
             self._store.scatter(plan.write_back_rows, np.concatenate(pieces))
+
+    def _await_written(self, trainer: int, iteration: int) -> Float32Array:
+        with waiting_for(f"trainer {trainer}: write-backs of iteration {iteration}"):
+            return take(self._link.written[self._server, trainer])
 
     def close(self) -> None:
         pass
@@ -59,13 +64,17 @@ class MemoryTrainer:
 
     def fetch(self, plan: TrainerPlan, out: Float32Array) -> None:
         with trace.span("ready wait", plan.iteration):
-            pieces = [take(self._link.offered[server, self._trainer]) for server in range(self._link.num_servers)]
+            pieces = [self._await_ready(server, plan.iteration) for server in range(self._link.num_servers)]
         with trace.span("get", plan.iteration):
             np.concatenate(pieces, out=out)
 
     def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
         for server, piece in enumerate(np.split(rows, np.cumsum(plan.write_back_counts)[:-1])):
             self._link.written[server, self._trainer].put(piece.copy())
+
+    def _await_ready(self, server: int, iteration: int) -> Float32Array:
+        with waiting_for(f"server {server}: rows of iteration {iteration}"):
+            return take(self._link.offered[server, self._trainer])
 
     def close(self) -> None:
         pass

@@ -6,6 +6,7 @@ from mpi4py import MPI
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.transport.polite import receive_bytes
+from bagpipe_hpc.waiting import waiting_for
 
 
 class Notices:
@@ -35,7 +36,7 @@ class Notices:
     def await_ready(self, iteration: int) -> list[bytes]:
         """Trainer: wait for every server; returns their payloads."""
         with trace.span("ready wait", iteration):
-            return [_receive(self._ready, rank, iteration) for rank in self._servers]
+            return [self._await(self._ready, rank, iteration, f"server {rank}: rows") for rank in self._servers]
 
     def announce_written(self, iteration: int) -> None:
         """Trainer: tell every server."""
@@ -45,8 +46,12 @@ class Notices:
     def await_written(self, iteration: int) -> None:
         """Server: wait for every trainer."""
         with trace.span("written wait", iteration):
-            for rank in self._trainers:
-                _receive(self._written, rank, iteration)
+            for trainer, rank in enumerate(self._trainers):
+                self._await(self._written, rank, iteration, f"trainer {trainer}: write-backs")
+
+    def _await(self, comm: MPI.Intracomm, rank: int, iteration: int, what: str) -> bytes:
+        with waiting_for(f"{what} of iteration {iteration}"):
+            return _receive(comm, rank, iteration)
 
     def progress(self) -> None:
         """Let MPI serve what others want of this rank; returns at once."""

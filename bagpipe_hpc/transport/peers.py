@@ -7,6 +7,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from bagpipe_hpc.transport.polite import wait_all
+from bagpipe_hpc.waiting import waiting_for
 
 WireArray = NDArray[np.float32 | np.int16]  # int16: the bits of 16-bit floats
 Int32Array = NDArray[np.int32]
@@ -46,7 +47,9 @@ class PeerExchange:
         for peer, block in enumerate(_blocks(outgoing, send_counts)):
             if len(block):
                 requests.append(self._comm.Isend([block, len(block), row], peer))
-        wait_all(requests)
+        peers = np.flatnonzero((np.asarray(send_counts) > 0) | (np.asarray(receive_counts) > 0))
+        with waiting_for(lambda: f"trainers {', '.join(map(str, peers))}: rows or gradients"):
+            wait_all(requests)
 
     def _row_type(self, row_bytes: int) -> MPI.Datatype:
         # Counts are in rows, so that nothing overflows at 2 GiB.

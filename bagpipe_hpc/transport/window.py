@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
+import socket
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
+
+from bagpipe_hpc.errors import PlatformError
+from bagpipe_hpc.lazy_memory import MAP_NORESERVE
 
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
@@ -22,13 +27,15 @@ class RowWindow:
         comm: Servers first (rank = server index), then trainers.
         num_rows: Rows on this rank; 0 on trainers.
         row_width: float32 columns of a row.
+    Raises:
+        PlatformError: MPI cannot allocate the memory; names its size and what to do.
     Communication: construction and `free` are collective over comm.
     """
 
     def __init__(self, comm: MPI.Intracomm, num_rows: int, row_width: int) -> None:
         self._row_type = MPI.FLOAT.Create_contiguous(row_width).Commit()
         row_bytes = 4 * row_width
-        self._window = MPI.Win.Allocate(num_rows * row_bytes, row_bytes, comm=comm)
+        self._window = _allocate(num_rows, row_bytes, comm)
         memory: Any = self._window.tomemory()  # a writable buffer; typeshed has no name for it
         self.rows: Float32Array = np.ndarray((num_rows, row_width), dtype=np.float32, buffer=memory)
         self._row_bytes = row_bytes
@@ -74,3 +81,34 @@ class RowWindow:
     def _indexed(self, row_indices: Int64Array) -> MPI.Datatype:
         displacements = (row_indices * self._row_bytes).tolist()
         return self._row_type.Create_hindexed_block(1, displacements).Commit()
+
+
+def _allocate(num_rows: int, row_bytes: int, comm: MPI.Intracomm) -> MPI.Win:
+    num_bytes = num_rows * row_bytes
+    _require_address_space(num_bytes, comm)
+    try:
+        return MPI.Win.Allocate(num_bytes, row_bytes, comm=comm)
+    except MPI.Exception as error:
+        raise _refusal(num_bytes, str(error)) from None
+
+
+def _require_address_space(num_bytes: int, comm: MPI.Intracomm) -> None:
+    """See that this rank can map what all ranks of its host allocate, as MPI does.
+
+    Where it cannot, Open MPI fails here and leaves the other ranks waiting for ever, or waits itself.
+    """
+    host = socket.gethostname()
+    on_this_host = sum(size for name, size in comm.allgather((host, num_bytes)) if name == host)
+    if on_this_host > 0:
+        try:
+            mmap.mmap(-1, on_this_host, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE).close()
+        except OSError as error:
+            raise _refusal(on_this_host, str(error.strerror)) from None
+
+
+def _refusal(num_bytes: int, cause: str) -> PlatformError:
+    return PlatformError(
+        f"a window of rows of {num_bytes / 2**20:,.0f} MiB cannot be allocated or mapped ({cause}): raise the limits "
+        "of memory of this rank (ulimit -v, the batch job's) or the size of /dev/shm, use more roles.servers, or lower "
+        "training.batch_size. With transport=direct windows hold whole tables, with staged the rows of an iteration"
+    )

@@ -13,12 +13,13 @@ from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from tests.launch import Run, run_ranks
 
 START_SECONDS = 90  # until a job trains, on a slow machine
+WATCHDOG = "watchdog.seconds=25"  # so that a job that hangs says where, before the time of its test is up
 END_SECONDS = 10  # from a fault until no process is left
 
 
 def command(dataset: Path, run_dir: Path, *settings: str, options: tuple[str, ...] = ()) -> list[str]:
     """Arguments of `bagpipe train`."""
-    overrides = [word for setting in settings for word in ("--set", setting)]
+    overrides = [word for setting in (WATCHDOG, *settings) for word in ("--set", setting)]
     return ["-m", "bagpipe_hpc", "train", "--data", str(dataset), "--run-dir", str(run_dir), *options, *overrides]
 
 

@@ -115,7 +115,8 @@ def test_early_stopping_is_the_same_in_every_run(small_dataset: Path, tmp_path: 
     assert digest_of(iteration(tmp_path, "stopped", 40)) == summary_of(tmp_path / "short")["model_digest"]
 
     jobs = [job(*STOPPING, run=f"from-{at}", resume=iteration(tmp_path, "stopped", at)) for at in {saved[0], 40}]
-    more = job(*STOPPING[:1], run="more", resume=iteration(tmp_path, "stopped", 40))
+    patient = "evaluation.early_stopping_patience=null"
+    more = job(*STOPPING[:1], patient, run="more", resume=iteration(tmp_path, "stopped", 40))
     finish_all(4, small_dataset, tmp_path, [*jobs, more])
     for going_on in jobs:
         run = going_on["run"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bagpipe_hpc.exit_codes import EXIT_INVALID
+from bagpipe_hpc.exit_codes import EXIT_DIVERGED, EXIT_INVALID
 from tests.integration.jobs import command, finish, summary_of
 from tests.integration.programs.library import COMMON
 from tests.launch import run_python, run_ranks
@@ -58,7 +58,8 @@ def test_local_jobs_of_a_program_have_the_models_of_ranks(small_dataset: Path, t
     predict += ["--set", "training.threads=1"]
     for run, name in ((run_python, "local"), (lambda args, timeout: run_ranks(3, args, timeout=timeout), "ranks")):
         where = ["--output", str(tmp_path / f"{name}.npy"), "--run-dir", str(tmp_path / f"predict-{name}")]
-        finish(run([*predict, *where], timeout=90))
+        out = finish(run([*predict, *where], timeout=90))
+        assert f"predictions {tmp_path / name}.npy: 1,000 rows, a float32 click probability each\n" in out
     assert (tmp_path / "local.npy").read_bytes() == (tmp_path / "ranks.npy").read_bytes()
     assert np.load(tmp_path / "local.npy").shape == (1000,)
 
@@ -98,3 +99,18 @@ for thread in threading.enumerate():
     out = finish(run_python(["-c", program], timeout=60))
     expected = "ValueError of mine" if how == "raise" else "OwnModelError the loop over the session was left in iter"
     assert out.count(f"caught {expected}") == 2, out
+
+
+def test_predictions_that_are_not_finite_are_named_and_not_written(small_dataset: Path, tmp_path: Path) -> None:
+    settings = ("training.batch_size=20", "training.learning_rate=1e6", "training.iterations=2")
+    arguments = command(small_dataset, tmp_path / "run", *settings, options=("--local",))
+    named = "bagpipe: error: the prediction for sample 0 of the validation split is "
+    done = run_python(arguments, timeout=60)
+    finish(done, EXIT_DIVERGED)
+    assert named in done.stderr
+    predict = ["predict", str(tmp_path / "run" / "checkpoints"), "--data", str(small_dataset)]
+    predict += ["--output", str(tmp_path / "clicks.npy"), "--run-dir", str(tmp_path / "predict")]
+    done = run_python(["-m", "bagpipe_hpc", *predict], timeout=60)
+    finish(done, EXIT_DIVERGED)
+    assert named in done.stderr
+    assert not (tmp_path / "clicks.npy").exists()

@@ -13,6 +13,7 @@ import torch
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.export import complete_rows, export
 from bagpipe_hpc.config import ModelConfig
+from bagpipe_hpc.data.dataset import DatasetWriter, open_dataset
 from tests.integration.jobs import digest_of, summary_of
 from tests.integration.ragged_training import MEAN, bag_by_loops, bag_by_torch, make_ragged_dataset, train_plainly
 from tests.launch import run_ranks
@@ -87,6 +88,15 @@ def test_going_on_equals_never_stopping(dataset: Path, tmp_path: Path) -> None:
     assert whole["rows_pushed"] < summaries["contiguous"]["rows_pushed"]
 
 
+def without_labels(dataset: Path, path: Path) -> Path:
+    """The validation split of a data set, without its labels."""
+    labelled = open_dataset(dataset)
+    with DatasetWriter(path, labelled.schema.model_copy(update={"labelled": False})) as writer:
+        for batch in labelled.validation.batches(100):
+            writer.append("validation", batch)
+    return path
+
+
 def test_evaluation_and_prediction(dataset: Path, tmp_path: Path) -> None:
     (trained,) = run_jobs(dataset, tmp_path, 4, {"run": {"set": []}}).values()
     output = tmp_path / "clicks.npy"
@@ -95,6 +105,17 @@ def test_evaluation_and_prediction(dataset: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert summary_of(tmp_path / "predict")["validation_auc"] == pytest.approx(trained["validation_auc"], abs=1e-6)
     assert np.load(output).shape == (500,)
+    unlabelled = without_labels(dataset, tmp_path / "unlabelled")
+    others = [arguments[0], "--data", str(unlabelled), "--run-dir", str(tmp_path / "others")]
+    done = run_ranks(3, ["-m", "bagpipe_hpc", "predict", *others, "--output", str(tmp_path / "others.npy")], timeout=90)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "500 samples predicted, which have no labels" in done.stdout
+    assert np.array_equal(np.load(tmp_path / "others.npy"), np.load(output))
+    assert summary_of(tmp_path / "others")["validation_log_loss"] is None
+    refused = run_ranks(3, ["-m", "bagpipe_hpc", "train", *others[1:]], timeout=90)
+    assert refused.returncode == 2
+    assert refused.stderr.count("its samples have no labels, which training needs") == 1, refused.stderr
+
     wrong = ["--set", f"tables.{MEAN}.pooling=sum", "--output", str(output)]
     refused = run_ranks(3, ["-m", "bagpipe_hpc", "predict", *arguments, *wrong], timeout=90)
     assert refused.returncode == 2

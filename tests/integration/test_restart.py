@@ -11,9 +11,11 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_auroc
 
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+from bagpipe_hpc.checkpoint.export import export
 from bagpipe_hpc.data.dataset import open_dataset
 from tests.integration.jobs import command, digest_of, summary_of, train
-from tests.launch import run_ranks
+from tests.launch import REPO_ROOT, run_python, run_ranks
 
 PROGRAM = str(Path(__file__).parent / "programs" / "train_many.py")
 COMMON = ["training.epochs=3", "training.batch_size=50", "training.learning_rate=0.5", "training.threads=1"]
@@ -162,6 +164,17 @@ def test_a_trained_model_is_evaluated_and_predicts(small_dataset: Path, whole: P
     auc = summary_of(tmp_path / "predict")["validation_auc"]
     assert float(binary_auroc(torch.from_numpy(predicted), torch.from_numpy(labels).int())) == pytest.approx(auc)
     assert auc > 0.75
+
+    # The program that docs/export.md shows predicts the same.
+    program = (REPO_ROOT / "docs" / "export.md").read_text().partition("```python\n")[2].partition("```")[0]
+    export(Checkpoint.open(Path(checkpoints)), tmp_path / "model.safetensors", "safetensors")
+    (tmp_path / "predict.py").write_text(program)
+    arguments = [tmp_path / "model.safetensors", small_dataset / "train", tmp_path / "plain.npy"]
+    done = run_python([str(tmp_path / "predict.py"), *map(str, arguments)], timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert "import bagpipe_hpc" not in program
+    assert "from bagpipe_hpc" not in program
+    np.testing.assert_allclose(np.load(tmp_path / "plain.npy"), predicted, rtol=1e-5, atol=1e-7)
 
 
 def test_more_epochs_go_on_where_training_ended(small_dataset: Path, whole: Path, tmp_path: Path) -> None:

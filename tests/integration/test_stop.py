@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from bagpipe_hpc.checkpoint.verify import newest_good
 from bagpipe_hpc.exit_codes import EXIT_STOPPED
 from bagpipe_hpc.roles.stop import REPEAT_SECONDS
 from tests.integration.jobs import START_SECONDS, command, finish, summary_of, train, wait_for_training, wait_until
-from tests.launch import run_ranks, start_ranks
+from tests.launch import Run, run_python, run_ranks, start_command, start_ranks
 
 SETTINGS = ["training.batch_size=20", "training.epochs=8", "training.threads=1", "checkpoint.every=50"]
 STOP_SECONDS = 40  # seconds on a quiet machine
@@ -39,7 +41,7 @@ def test_signals_to_any_rank(small_dataset: Path, tmp_path: Path, expected: str)
     """Stopped by one signal, by another, then damaged, then finished; settings are given once."""
     run_dir = tmp_path / "run"
     settings = SETTINGS
-    for rank, signum in ((3, signal.SIGTERM), (0, signal.SIGUSR1)):
+    for rank, signum in ((3, signal.SIGHUP), (0, signal.SIGINT)):
         with start_ranks(4, command(small_dataset, run_dir, *settings, options=RESUME)) as run:
             wait_for_training(run, run_dir, num_lines=2 if rank else 8)
             run.kill_rank(rank, signum)
@@ -61,6 +63,52 @@ def test_signals_to_any_rank(small_dataset: Path, tmp_path: Path, expected: str)
     assert f"{damaged} is passed over: {damaged}/server-00000.h5 is damaged" in output
     assert summary_of(run_dir)["model_digest"] == expected
     assert (run_dir / "DONE").exists()
+
+
+def test_mpirun_passes_sigusr1_on(small_dataset: Path, tmp_path: Path) -> None:
+    """Which job scripts rely on."""
+    with start_ranks(3, command(small_dataset, tmp_path / "run", "training.epochs=1000000")) as run:
+        wait_for_training(run, tmp_path / "run")
+        run.process.send_signal(signal.SIGUSR1)
+        output = finish(run.wait(STOP_SECONDS), EXIT_STOPPED)
+    assert "got SIGUSR1; go on with --resume auto" in output
+    newest(tmp_path / "run")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_local_job_stops_and_goes_on(small_dataset: Path, tmp_path: Path, signum: signal.Signals) -> None:
+    arguments = command(small_dataset, tmp_path / "run", "training.epochs=1000000", options=("--local", *RESUME))
+    with start_command([sys.executable, *arguments]) as run:
+        wait_for_training(run, tmp_path / "run")
+        os.kill(run.process.pid, signum)
+        output = finish(run.wait(STOP_SECONDS), EXIT_STOPPED)
+    assert f"this job got {signum.name}; go on with --resume auto" in output
+    iteration = int(newest(tmp_path / "run").name.removeprefix("iteration-"))
+    arguments += ["--set", f"training.iterations={iteration + 1}"]
+    assert "going on from " in finish(run_python(arguments, timeout=START_SECONDS))
+
+
+def test_a_local_job_ends_at_once_when_told_again(small_dataset: Path, tmp_path: Path) -> None:
+    # No checkpoint can be written, so the job would never stop.
+    settings = ["training.epochs=1000000", "lookahead.prefetch_depth=0"]
+    program = (
+        "import sys, time; from bagpipe_hpc.checkpoint.partial import PartialCheckpoint as P; "
+        "P.write_server = lambda *_: time.sleep(1000); "
+        f"sys.argv = {['bagpipe', *command(small_dataset, tmp_path / 'run', *settings, options=('--local',))[2:]]!r}; "
+        "from bagpipe_hpc.cli.main import main; main()"
+    )
+    with start_command([sys.executable, "-c", program]) as run:
+        wait_for_training(run, tmp_path / "run")
+        wait_until(lambda: _is_told_again(run), run)
+        done = run.wait(STOP_SECONDS)
+    assert done.returncode == 130, done.stdout + done.stderr
+    assert "once more and leaves at once" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def _is_told_again(run: Run) -> bool:
+    os.kill(run.process.pid, signal.SIGINT)
+    return "once more" in run.output()
 
 
 def test_the_time_limit(small_dataset: Path, tmp_path: Path) -> None:

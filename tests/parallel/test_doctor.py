@@ -37,6 +37,7 @@ def test_alone_every_check_reports_and_none_fails() -> None:
         "Cores",
         "/dev/shm",
         "Memory",
+        "Open files",
         "GPUs",
         "HDF5",
         "RMA",

@@ -123,7 +123,7 @@ def test_a_known_vocabulary_on_all_ranks(clicks: list[str], tmp_path: Path) -> N
     [
         (["--output", "."], "already exists and is not empty"),
         (["--output", "out", "--min-count", "0"], "the minimum count is 0"),
-        (["--output", "out", "--schema", "none.yaml"], "schema none.yaml cannot be read"),
+        (["--output", "out", "--schema", "none.yaml"], "none.yaml: is missing; check the path of the schema"),
     ],
 )
 def test_a_mistake_is_told_once(clicks: list[str], change: list[str], reason: str) -> None:

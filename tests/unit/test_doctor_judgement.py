@@ -9,7 +9,7 @@ import pytest
 from bagpipe_hpc.cli.doctor.command import merge
 from bagpipe_hpc.cli.doctor.fabric import SLOW_GET_MICROSECONDS, judge_launcher, judge_transfers
 from bagpipe_hpc.cli.doctor.finding import Finding, Status, decode, encode
-from bagpipe_hpc.cli.doctor.node import GIB, judge_bytes, judge_cores
+from bagpipe_hpc.cli.doctor.node import GIB, judge_bytes, judge_cores, judge_open_files
 from bagpipe_hpc.cli.doctor.software import judge_code_cache
 from bagpipe_hpc.compiled import CodeCache
 
@@ -78,3 +78,14 @@ def test_where_machine_code_is_kept(cache: CodeCache, named: str | None, found: 
     status, told, cure = judge_code_cache(cache, named)
     assert found in told
     assert (status is Status.OK) == (not found) == (not cure)
+
+
+@pytest.mark.parametrize(
+    ("limit", "num_ranks", "status"),
+    [(16, 4, Status.FAIL), (1024, 4, Status.OK), (100, 4, Status.WARN), (1024, 1000, Status.FAIL)],
+)
+def test_open_files(limit: int, num_ranks: int, status: Status) -> None:
+    found, text, cure = judge_open_files(limit, num_ranks)
+    assert found is status
+    assert f"{limit:,} files" in text
+    assert ("ulimit -n 4096" in cure) == (status is not Status.OK)

@@ -35,6 +35,7 @@ LAYERS = (
         "version",
         "rank_thread",
         "threaded_job",
+        "waiting",
         "lazy_memory",
         "available_memory",
         "pace",

@@ -37,3 +37,14 @@ def test_too_few_ranks(world_size: int, num_servers: int, needed: int) -> None:
 def test_no_server(num_servers: int) -> None:
     with pytest.raises(TopologyError, match=rf"roles\.servers is {num_servers}; at least 1"):
         Topology(9, num_servers)
+
+
+def test_hints_are_possible() -> None:
+    """One server is not too many, and one process alone may play all ranks."""
+    with pytest.raises(TopologyError) as caught:
+        Topology(1, 1)
+    assert "lower roles.servers" not in str(caught.value)
+    assert "bagpipe train --local" in str(caught.value)
+    with pytest.raises(TopologyError, match=r"or lower roles\.servers") as caught:
+        Topology(3, 2)
+    assert "--local" not in str(caught.value)

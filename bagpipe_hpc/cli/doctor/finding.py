@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bagpipe_hpc.bounded_json import dump_line
+
 if TYPE_CHECKING:
     from mpi4py import MPI
 
@@ -105,7 +107,7 @@ def gather_texts(comm: MPI.Intracomm, text: str) -> list[str]:
 
 def encode(findings: list[Finding]) -> str:
     """Findings as JSON."""
-    return json.dumps([[f.name, f.status, f.found, f.cure] for f in findings])
+    return dump_line([[f.name, f.status, f.found, f.cure] for f in findings])
 
 
 def decode(text: str) -> list[Finding]:

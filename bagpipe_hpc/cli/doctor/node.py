@@ -10,6 +10,8 @@ import numpy as np
 import psutil
 
 from bagpipe_hpc.cli.doctor.finding import Check, Outcome, Status, World
+from bagpipe_hpc.errors import PlatformError
+from bagpipe_hpc.roles.limits import FILES_OF_A_RANK, open_files_limit, require_open_files
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -79,6 +81,22 @@ def memory(world: World) -> Outcome:
     return judge_bytes("available", psutil.virtual_memory().available, _num_ranks(world), _MEMORY_CURE)
 
 
+def open_files(world: World) -> Outcome:
+    """Files that this rank may have open at the same time."""
+    return judge_open_files(open_files_limit(), 1 if world.comm is None else world.comm.size)
+
+
+def judge_open_files(limit: int, num_ranks: int) -> Outcome:
+    """A job refuses to start with too few; several times as many leave room for libraries and many peers."""
+    found = f"{limit:,} files may be open at a time (ulimit -n)"
+    try:
+        require_open_files(limit, num_ranks)
+    except PlatformError:
+        return Status.FAIL, found, _OPEN_FILES_CURE
+    status = Status.OK if limit >= 4 * (FILES_OF_A_RANK + num_ranks) else Status.WARN
+    return status, found, "" if status is Status.OK else _OPEN_FILES_CURE
+
+
 def _num_ranks(world: World) -> int:
     return _node(world, os.sched_getaffinity(0))[0]
 
@@ -94,7 +112,9 @@ def judge_bytes(word: str, num_bytes: int, num_ranks: int, cure: str) -> Outcome
 _SHARED_MEMORY_CURE = (
     "remove stale files there; in a container --shm-size=8g; as root mount -o remount,size=8g /dev/shm"
 )
+_OPEN_FILES_CURE = "ulimit -n 4096 before the job is started, or ask the administrators for a higher limit"
 _MEMORY_CURE = "ask for more memory or more nodes, or start fewer ranks per node"
 CORES = Check("Cores", cores, "check the binding options of the launcher")
 SHM = Check("/dev/shm", shared_memory, _SHARED_MEMORY_CURE)
 MEMORY = Check("Memory", memory, _MEMORY_CURE)
+OPEN_FILES = Check("Open files", open_files, _OPEN_FILES_CURE)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -86,6 +88,9 @@ class Label(_Column):
     def kind(self) -> Kind:
         """What the column's fields must be."""
         return "text" if self.continues else "binary" if self.threshold is None else "rating"
+
+
+T = TypeVar("T", bound=_Feature)
 
 
 class DenseFeature(_Feature):
@@ -172,6 +177,13 @@ class TableDescription(_Part):
         for table in self.tables:
             if types.get(table.table_name, _type_of(table)) != _type_of(table):
                 raise ValueError(f"{table.feature_name} shares {table.shares}, so both must be text or hexadecimal")
+        own = [table.feature_name for table in self.tables if table.shares is None]
+        for table in self.tables:
+            if table.shares is not None and table.shares not in own:
+                raise ValueError(
+                    f"{table.feature_name} shares {table.shares}, but tables with rows of their own are "
+                    f"{', '.join(own) or 'none'}"
+                )
         try:
             self.schema_of([1] * len(self.tables))
         except ValidationError as error:
@@ -210,10 +222,20 @@ class TableDescription(_Part):
 
     def without_label(self) -> TableDescription:
         """The same table for predictions: files may lack the label's column."""
-        copied = self.model_copy(update={"label": None})
-        if self.label is not None and self.columns is not None:
+        if self.label is None or self.columns is None:
+            return self.model_copy(update={"label": None})
+        features = {part: tuple(map(self._by_name, getattr(self, part))) for part in ("dense", "categorical", "lists")}
+        copied = self.model_copy(update={"label": None, **features})
+        with suppress(DatasetError):  # `columns` may lack it already
             copied._label_position = position_of(self.label.column, self.columns)
         return copied
+
+    def _by_name(self, feature: T) -> T:
+        """The same feature by the name of its column, which stays right where a column before it is left out."""
+        columns, column = self.columns or (), feature.column
+        if isinstance(column, int) and column <= len(columns) and columns.count(columns[column - 1]) == 1:
+            return feature.model_copy(update={"column": columns[column - 1], "name": feature.feature_name})
+        return feature
 
     def columns_of(self, num_fields: int) -> list[str]:
         """Names of the columns of a file without a header whose first line has so many fields."""
@@ -264,6 +286,10 @@ def position_of(column: str | int, header: Sequence[str]) -> int:
     if header.count(str(column)) == 1 and isinstance(column, str):
         return header.index(column)
     fault = "is there more than once: give its number" if column in header else "is not there"
+    close = difflib.get_close_matches(str(column).strip().lower(), [name.strip().lower() for name in header], 1, 0.8)
+    if close and column not in header:
+        meant = next(name for name in header if name.strip().lower() == close[0])
+        fault += f" (did you mean {meant!r}?)"
     if isinstance(column, int):
         fault = f"is not there: there are {len(header)} (a name that is a number is given in quotes)"
     raise DatasetError(f"column {column!r} {fault}; columns: {_listed(header)}")

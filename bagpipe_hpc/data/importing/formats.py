@@ -30,6 +30,8 @@ _BEGINNINGS = (
     (b"SQLite format 3\x00", "an SQLite database", "write a table of it as CSV"),
     (b"%PDF-", "a PDF document", "give a table of text"),
     (b"version https://git-lfs.github.com/spec", "a pointer of Git LFS, not the file itself", "fetch it: git lfs pull"),
+    (b'{"', "JSON", "write it as Parquet or CSV"),
+    (b"[{", "JSON", "write it as Parquet or CSV"),
     (b"<!doctype html", "a web page, perhaps that of a failed download", "fetch the file again"),
     (b"<html", "a web page, perhaps that of a failed download", "fetch the file again"),
 )

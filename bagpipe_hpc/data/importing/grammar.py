@@ -18,7 +18,7 @@ pa.enable_signal_handlers(False)  # Arrow takes a SIGTERM that comes while it pa
 
 # The pattern of a field, and that in words. Possessive: nothing is tried twice. Numbers fit float32, integers int64.
 _VALUES: Mapping[Kind, tuple[str, str]] = {
-    "binary": ("[01]", "0 or 1"),
+    "binary": ("[01]", "0 or 1 (other numbers are labels with a `threshold`)"),
     "rating": (
         number := r"-?+(?:[0-9](?:\.[0-9]*+)?+[eE]\+?+(?:[0-2]?[0-9]|3[0-7])(?![0-9])"
         r"|(?:[0-9]{1,18}+(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE](?:-[0-9]{1,3}+|\+?+[01]?[0-9](?![0-9])))?+)",
@@ -139,8 +139,10 @@ class Grammar:
             separated = _OFTEN.get(self._description.delimiter, repr(self._description.delimiter))
             one_less = self._description.columns and len(fields) == len(self._header) - 1
             hint = " (a file without labels? --no-label takes it for predictions)" if one_less else ""
-            hint = hint or self._delimiter_hint(line)
+            hint = self._delimiter_hint(line) or hint if line else " (the line is empty)"
             return f"has {len(fields)} {separated}-separated columns, but {len(self._header)} are needed{hint}"
+        if list(_unquoted(fields)) == list(self._header):
+            return "is a header, but the schema names `columns`, so that files have none; leave `columns` out"
         position = next(i for i in sorted(self._fields) if not re.fullmatch(self._fields[i].encode(), fields[i]))
         value = fields[position][:40].decode("utf-8", "replace")
         return describe_fault(position, self._header, value, _VALUES[self._kinds[position]][1])

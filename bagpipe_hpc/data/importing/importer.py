@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,7 @@ class ImportSettings:
     def check(self) -> None:
         """Raise ConfigError if a setting is out of range."""
         require_min_count(self.min_count)
-        HashedVocabulary(self.hash_rows or 2)
+        HashedVocabulary(2 if self.hash_rows is None else self.hash_rows)
         num_training_samples(1, self.validation_fraction or 0)
         require_samples_per_shard(self.samples_per_shard)
         if self.max_bad_lines < 0:
@@ -162,6 +162,7 @@ class _Import:
         """That of the data set to take it from; rank 0 reads it first, so that a mistake is told once."""
         if (path := self.settings.vocabulary) is None:
             return None
+        self.progress("reading the vocabulary", 0, 0)
         known = self._read_vocabulary(path) if self.ranks.rank == 0 else None
         from_first(self.ranks, lambda: None)
         return known or self._read_vocabulary(path)
@@ -228,9 +229,15 @@ class _Import:
         mine = tasks[first:last]
         start, stop = (mine[0].start, mine[-1].stop) if mine else (0, 0)
         bad = BadLines(self.settings.max_bad_lines, stop)
-        self.progress("writing shards", 0, stop - start)
-        samples = self._watched(reader.read(start, stop, bad), start, stop) if mine else ()
-        shards = write_shards(samples, mine, partial, schema, self.settings.compression)
+
+        def watch(line: int) -> None:
+            self.progress("writing shards", line - start, stop - start)
+
+        watch(start)
+        samples = self._watched(reader.read(start, stop, bad), watch) if mine else ()
+        # A block of lines may be many small shards, and a launcher that was told to end does not wait for long.
+        compression = self.settings.compression
+        shards = write_shards(samples, mine, partial, schema, compression, lambda task: watch(task.stop))
         if self.ranks.size > 1:
             self.progress("waiting for other ranks", 0, 0)
         written = allgather_json(self.ranks, [shard.model_dump() for shard in shards])
@@ -240,12 +247,12 @@ class _Import:
         from_first(self.ranks, lambda: partial.commit(schema, shards, self._origin(command, skipped)))
 
     def _watched(
-        self, samples: Iterator[tuple[Int64Array, Batch]], start: int, stop: int
+        self, samples: Iterator[tuple[Int64Array, Batch]], watch: Callable[[int], None]
     ) -> Iterator[tuple[Int64Array, Batch]]:
         for lines, batch in samples:
             yield lines, batch
             if len(lines):
-                self.progress("writing shards", int(lines[-1]) + 1 - start, stop - start)
+                watch(int(lines[-1]) + 1)
 
     def _origin(self, command: str, skipped: dict[str, JsonValue]) -> dict[str, JsonValue]:
         return {

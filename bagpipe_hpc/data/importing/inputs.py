@@ -52,7 +52,7 @@ class Inputs:
 
     def __init__(self, files: Sequence[Path], description: TableDescription, ranks: Ranks, progress: Progress) -> None:
         self._files = files
-        found = from_first(ranks, lambda: _examine(files, description))
+        found = from_first(ranks, lambda: _examine(files, description, progress))
         self.header: list[str] = found["header"]
         self._rows_of: list[int | None] = found["rows"]
         self._kinds = description.kinds(self.header)
@@ -134,14 +134,19 @@ class Inputs:
         return Rows(np.delete(lines, [index for index, _ in faults]) if faults else lines, table)
 
 
-def _examine(files: Sequence[Path], description: TableDescription) -> dict[str, Any]:
+def _examine(files: Sequence[Path], description: TableDescription, progress: Progress) -> dict[str, Any]:
     """Names of the columns, and the rows of each file (None: text)."""
     headers, rows = [], []
-    for file in files:
+    for number, file in enumerate(files):
+        if number:
+            progress("examining files", number, len(files))
         is_parquet = parquet.is_parquet(file)
         headers.append(parquet.header_of(file) if is_parquet else _text_header(file, description))
         if headers[-1] != headers[0]:
-            raise DatasetError(f"{file}: has other columns than {files[0]}; import files of one layout at a time")
+            difference = _difference(headers[0], headers[-1])
+            raise DatasetError(
+                f"{file}: has other columns than {files[0]} ({difference}); import files of one layout at a time"
+            )
         try:
             description.kinds(headers[-1])
         except DatasetError as error:
@@ -151,6 +156,13 @@ def _examine(files: Sequence[Path], description: TableDescription) -> dict[str, 
             parquet.check_types(file, _use_of(description, headers[-1]))
         rows.append(parquet.num_rows(file) if is_parquet else None)
     return {"header": headers[0], "rows": rows}
+
+
+def _difference(first: Sequence[str], other: Sequence[str]) -> str:
+    for number, (wanted, found) in enumerate(zip(first, other, strict=False), start=1):
+        if wanted != found:
+            return f"column {number} is {found!r}, not {wanted!r}"
+    return f"{len(other)} instead of {len(first)}"
 
 
 def _use_of(description: TableDescription, header: Sequence[str]) -> parquet.Use:

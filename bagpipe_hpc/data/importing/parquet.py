@@ -17,6 +17,7 @@ from pyarrow import parquet
 from bagpipe_hpc.data.importing.description import Kind
 from bagpipe_hpc.data.importing.grammar import describe_fault
 from bagpipe_hpc.data.importing.parquet_types import as_lists, as_numbers, as_text, fault_of, num_leaves
+from bagpipe_hpc.data.importing.text import refuse_pipe
 from bagpipe_hpc.errors import DatasetError
 
 BATCH_ROWS = 16_384
@@ -52,6 +53,7 @@ class Use:
 def is_parquet(file: Path) -> bool:
     """Whether a file is Parquet, told by content."""
     try:
+        refuse_pipe(file)
         with open(file, "rb") as stream:
             return stream.read(len(_MAGIC)) == _MAGIC
     except OSError:
@@ -114,7 +116,9 @@ def _batches(source: parquet.ParquetFile, groups: list[int], positions: list[int
 @contextmanager
 def _open(file: Path) -> Iterator[parquet.ParquetFile]:
     try:
-        with parquet.ParquetFile(file, memory_map=False, buffer_size=1 << 20, pre_buffer=False) as source:
+        with parquet.ParquetFile(
+            file, memory_map=False, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+        ) as source:
             yield source
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         why = " ".join(str(error).split())

@@ -49,8 +49,15 @@ def _explained(error: ValidationError, document: Document) -> Iterator[str]:
         place = _place_of(fault)
         if place not in told:  # a column is tried as name and as number: one fault, not two
             told.add(place)
-            line = document.lines.get(place)
+            line = _line_of(place, document)
             yield ("" if line is None else f"line {line}: ") + _explain(fault, place)
+
+
+def _line_of(place: tuple[int | str, ...], document: Document) -> int | None:
+    """Of the setting, or of the smallest part of the file that it belongs to."""
+    while place and place not in document.lines:
+        place = place[:-1]
+    return document.lines.get(place) if place else None
 
 
 def _place_of(fault: ErrorDetails) -> tuple[int | str, ...]:

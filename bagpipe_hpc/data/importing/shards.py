@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -42,11 +42,13 @@ def write_shards(
     partial: PartialDataset,
     schema: Schema,
     compression: Compression | None,
+    finished: Callable[[ShardTask], None],
 ) -> list[ShardEntry]:
     """Write neighbouring shards.
 
     Args:
         samples: Of the lines of all tasks, in order, with their lines.
+        finished: Called after every shard.
     Returns:
         The shards that hold at least one sample.
     Raises:
@@ -59,6 +61,7 @@ def write_shards(
             for _, piece in pieces:
                 writer.append(piece)
         shards.append(partial.finished(task.split, task.number, writer))
+        finished(task)
     return shards
 
 

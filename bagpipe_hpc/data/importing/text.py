@@ -141,7 +141,7 @@ def first_line(file: Path) -> bytes:
         line = stream.readline(BLOCK_BYTES + 1)
         if fault := no_text(line + stream.read(max(0, BEGINNING_BYTES - len(line)))):
             raise DatasetError(f"{file}: {fault}")
-    if b"\r" in line.removesuffix(b"\n")[:-1] and b"\n" not in line:
+    if line.count(b"\r") > 1 and b"\n" not in line:
         raise DatasetError(f"{file}: has carriage returns alone as line ends; convert them first: tr '\\r' '\\n'")
     if len(line) > BLOCK_BYTES and not line.endswith(b"\n"):
         raise _line_too_long(file, 0)
@@ -177,6 +177,13 @@ def _end_of_lines(text: bytes, num_lines: int, num_all: int) -> int:
     return int(np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))[num_lines - 1]) + 1
 
 
+def refuse_pipe(file: Path) -> None:
+    """Raise DatasetError for what cannot be read again; OSError where there is nothing."""
+    mode = os.stat(file).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DatasetError(f"{file}: is a pipe or device, but is read more than once; give a regular file")
+
+
 @contextmanager
 def open_text(file: Path) -> Iterator[IO[bytes]]:
     """Open a plain or gzip file, told by content.
@@ -185,8 +192,7 @@ def open_text(file: Path) -> Iterator[IO[bytes]]:
         DatasetError: it is missing or damaged, now or while being read.
     """
     try:
-        if stat.S_ISFIFO(os.stat(file).st_mode) or stat.S_ISCHR(os.stat(file).st_mode):
-            raise DatasetError(f"{file}: is a pipe or device, but is read more than once; give a regular file")
+        refuse_pipe(file)
         with open(file, "rb") as raw:
             compressed = raw.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
             raw.seek(0)

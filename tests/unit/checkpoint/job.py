@@ -144,4 +144,4 @@ class Job:
             piece = mine[start : start + 4]
             dirty = np.array([self.cached[key] for key in piece])
             rows = np.array([self.current[key] if self.cached[key] else clean for key in piece])
-            yield CachedRows(np.array(piece), np.arange(len(piece), dtype=np.int32), dirty, rows)
+            yield CachedRows(np.array(piece), np.arange(start, start + len(piece), dtype=np.int32), dirty, rows)

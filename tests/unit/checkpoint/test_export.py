@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from typer.testing import CliRunner
 
+from bagpipe_hpc.bounded_json import load_json
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.export import complete_rows, export
 from bagpipe_hpc.cli.main import app
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.store.initial import RowInitializer
+from tests.small_disk import small_disk
 from tests.unit.checkpoint.job import DENSE, MODEL, Job, Row
 
 
@@ -46,7 +49,8 @@ def read_safetensors(path: Path) -> dict[str, Row]:
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
-    assert header.pop("__metadata__") == {"format": "pt", "iteration": "4"}
+    metadata = header.pop("__metadata__")
+    assert (metadata["format"], metadata["iteration"]) == ("pt", "4")
     assert length % 8 == 0
     assert max(place["data_offsets"][1] for place in header.values()) == len(content) - 8 - length
     tensors = {}
@@ -62,6 +66,43 @@ def test_safetensors(job: Job, tmp_path: Path) -> None:
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values)
+
+
+def test_the_metadata_say_what_the_tensors_are_of(job: Job, tmp_path: Path) -> None:
+    export(Checkpoint.open(job.root), tmp_path / "model.safetensors", "safetensors")
+    with safe_open(str(tmp_path / "model.safetensors"), framework="pt") as file:
+        about = load_json(file.metadata()["bagpipe_hpc"].encode())
+        assert set(file.keys()) == expected_tensors(job).keys()
+    one_hot = {"pooling": None, "weighted": False}
+    assert about == {
+        "export_version": 1,
+        "model": "dlrm",
+        "settings": {},
+        "num_dense": 2,
+        "embedding_dim": 3,
+        "first_order_columns": 0,
+        "tables": [
+            {"name": "ad", "num_embeddings": 40, "embedding_dim": 3},
+            {"name": "site", "num_embeddings": 7, "embedding_dim": 3},
+        ],
+        "features": [{"name": "ad", "table": "ad", **one_hot}, {"name": "site", "table": "site", **one_hot}],
+        "precision": "float32",
+        "iteration": 4,
+    }
+
+
+@pytest.mark.parametrize("form", ["safetensors", "torch"])
+def test_a_full_disk(job: Job, tmp_path: Path, form: str) -> None:
+    """At every size: one line that names the file, and nothing is left."""
+    for num_bytes in (4096, 8192):
+        with small_disk(tmp_path / f"disk-{num_bytes}", num_bytes) as disk:
+            (disk.path / "filler").write_bytes(b"0" * 4096)
+            output = disk.path / "model"
+            done = CliRunner().invoke(app, ["export", str(job.root), "--output", str(output), "--format", form])
+            if num_bytes == 4096 or form == "torch":
+                assert isinstance(done.exception, CheckpointError)
+                assert f"{output} cannot be written: No space left on device" in str(done.exception)
+                assert disk.names() == ["filler"]
 
 
 def test_torch(job: Job, tmp_path: Path) -> None:
@@ -98,14 +139,16 @@ def test_a_failed_export_leaves_nothing(job: Job, tmp_path: Path) -> None:
 
 def test_the_commands(job: Job, tmp_path: Path) -> None:
     runner, root = CliRunner(), str(job.root)
-    assert runner.invoke(app, ["checkpoint", "digest", root]).output.strip() == job.digest()
+    assert runner.invoke(app, ["checkpoint", "digest", root]).stdout.strip() == job.digest()
     listed = runner.invoke(app, ["checkpoint", "list", root]).output
     assert "full" in listed
     assert " on 2 " in listed
     verified = runner.invoke(app, ["checkpoint", "verify", root])
-    assert (verified.exit_code, verified.output.count("good")) == (0, 2)
+    assert (verified.exit_code, verified.stdout.count("good     ")) == (0, 2)
+    assert f"reading {job.root}/iteration-000000000004" in verified.stderr
     exported = runner.invoke(app, ["export", root, "--output", str(tmp_path / "m"), "--format", "torch"])
     assert exported.exit_code == 0
+    assert "writing tables" in exported.stderr
     assert runner.invoke(app, ["checkpoint", "prune", root, "--keep-last", "1"]).output == ""  # the parent is needed
     (job.root / "iteration-000000000002" / "dense.h5").write_bytes(b"")
     verified = runner.invoke(app, ["checkpoint", "verify", root])

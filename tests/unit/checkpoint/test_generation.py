@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,6 +97,13 @@ def test_a_fence_that_falls_while_files_are_written_is_named(tmp_path: Path, mon
     for step in steps:
         with pytest.raises(FencedError, match="belongs to generation 2 of this job and this is generation 1"):
             step()
+
+
+def test_a_directory_that_is_deleted_is_called_deleted(tmp_path: Path) -> None:
+    partial = PartialCheckpoint(tmp_path / "root", claim_generation(tmp_path / "root"), 10, MODEL.row_width)
+    shutil.rmtree(tmp_path / "root")
+    with pytest.raises(CheckpointError, match="root was deleted while this job ran"):
+        partial.create()
 
 
 def test_the_latest_generation_is_newer_whatever_its_iteration(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_only_dirty_cached_rows_supersede(tmp_path: Path) -> None:
     with RowFileWriter(tmp_path / "rows.h5", 4, EXACT, is_cache=True) as writer:
         writer.append_cached(piece)
         writer.store_state(None)
-    file = RowFile(tmp_path / "rows.h5", 4, 10)
+    file = RowFile(tmp_path / "rows.h5", 4, 10, cache_rows=9)
     assert [keys.tolist() for keys, _ in file.pieces(10)] == [[2, 9]]
     [found] = file.cached_pieces(10)
     assert found.slots.tolist() == [8, 0, 3]
@@ -128,7 +128,7 @@ TREES = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.lists(inner, max_size=3).map(tuple)
-        | st.dictionaries(st.text() | st.integers(), inner, max_size=3)
+        | st.dictionaries(st.text() | st.integers(-(2**63), 2**64 - 1), inner, max_size=3)
     ),
     max_leaves=6,
 )

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -102,3 +104,53 @@ def test_help_imports_nothing_heavy():
         "print(sorted({'torch', 'mpi4py', 'h5py', 'numba', 'numpy', 'pyarrow', 'pydantic'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["inspect", "x" * 300], ["synth", "--samples", "1", "--output", "x" * 300], ["report", "x" * 300]]
+)
+def test_a_path_that_cannot_be_is_one_line(monkeypatch, capsys, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bagpipe", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    output = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert output.err.count("\n") == 1
+    assert output.err.startswith("bagpipe: error: ")
+
+
+def test_whoever_reads_the_output_may_leave(tmp_path):
+    bagpipe("synth", "--output", tmp_path / "clicks", "--samples", 100, "--profile", "avazu", "--scale", 0.001)
+    command = [sys.executable, "-m", "bagpipe_hpc", "inspect", str(tmp_path / "clicks")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        run.stdout.close()
+        assert [line for line in run.stderr.read().splitlines() if "reading" not in line] == ["opening all shards"]
+
+
+def test_a_table_without_frequent_values_is_noted(tmp_path):
+    (tmp_path / "clicks.txt").write_text("1" + "\t" * 14 + "\t".join(["c0ffee"] * 26) + "\n")
+    output = bagpipe("import", "criteo", tmp_path / "clicks.txt", "--output", tmp_path / "clicks")
+    assert "no value of C1, C2, C3, C4, C5 and 21 more was seen 4 times or more" in output
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_synth_leaves_nothing(tmp_path, signum):
+    arguments = [
+        "synth",
+        "--output",
+        str(tmp_path / "clicks"),
+        "--samples",
+        "1000000000",
+        "--samples-per-shard",
+        "9000",
+    ]
+    with subprocess.Popen([sys.executable, "-m", "bagpipe_hpc", *arguments], stderr=subprocess.PIPE, text=True) as run:
+        while not list(tmp_path.glob(".clicks.partial-*/train/*.h5")):
+            assert run.poll() is None, run.stderr.read()
+            time.sleep(0.01)
+        run.send_signal(signum)
+        said = run.stderr.read().splitlines()
+    assert run.returncode == 2
+    assert said[-1] == f"bagpipe: error: ended by {signum.name}; what was not finished is deleted"
+    assert not list(tmp_path.iterdir())

@@ -277,3 +277,12 @@ def test_bad_sample_is_named_while_reading(dataset):
         file["one_hot"][3, 0] = 50
     with pytest.raises(DatasetError, match=r"train/shard-00001\.h5: sample 3: table 'user': row id 50 is outside"):
         list(open_dataset(dataset.path).train.batches(7))
+
+
+def test_an_origin_that_is_no_json_is_refused(tmp_path, schema, make_batch):
+    with (
+        pytest.raises(DatasetError, match="the origin of a data set holds what JSON cannot"),
+        DatasetWriter(tmp_path / "clicks", schema, origin={"rate": float("nan")}) as writer,
+    ):
+        writer.append("train", make_batch(schema, 3))
+    assert not list(tmp_path.iterdir())

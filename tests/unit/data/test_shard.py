@@ -4,6 +4,8 @@ import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -345,3 +347,14 @@ class TestWriter:
             genres = replace(bare["genres"], weights=np.ones(len(bare["genres"].ids), np.float32))
             with pytest.raises(DatasetError, match="weights of ragged table 'genres', contrary"):
                 writer.append(replace(batch, ragged={**batch.ragged, "genres": genres}))
+
+
+def test_a_shard_that_another_program_writes_is_called_locked(shard):
+    program = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", program, str(shard)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        with pytest.raises(DatasetError, match="is locked: another program has it open to write it"):
+            ShardReader(shard)
+        writer.stdin.close()
+        writer.stdout.close()

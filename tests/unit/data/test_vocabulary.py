@@ -84,5 +84,5 @@ def test_hashing_spreads():
 
 
 def test_refuses_tables_too_small_to_hash_into():
-    with pytest.raises(ConfigError, match="limit of rows for hashing is 1, but must be at least 2"):
+    with pytest.raises(ConfigError, match="limit of rows for hashing is 1, but must be from 2 to"):
         HashedVocabulary(1)

@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bagpipe_hpc.cli.main import app
+from bagpipe_hpc.exit_codes import EXIT_DIVERGED
 from bagpipe_hpc.jobs.description import JobDescription, describe
 from bagpipe_hpc.jobs.render import render
 from tests.job_files import JOBS, scripts
@@ -310,7 +311,11 @@ def test_launchers(batch: Batch, system: str, template: str, mpi: str, launch: s
 def test_usr1_before_the_time_limit_means_another_run_and_term_the_end(
     batch: Batch, system: str, template: str, signum: signal.Signals, requeues: int, status: int
 ) -> None:
-    batch.prepare(train(system, template), WAITS.format(status=75, signal=signum.name.removeprefix("SIG")))
+    # mpirun passes USR1 on; after TERM, Open MPI's kills all ranks before they can write a checkpoint.
+    is_mpirun = "\nend_signal=USR1" in render(train(system, template))
+    assert is_mpirun == ("launch=(mpirun" in render(train(system, template)))
+    heard = signal.SIGUSR1 if is_mpirun else signum
+    batch.prepare(train(system, template), WAITS.format(status=75, signal=heard.name.removeprefix("SIG")))
     with start_command(batch.command, env=batch.env) as run:
         wait_for(batch.path / "ready", run)
         os.kill(run.process.pid, signum)
@@ -347,6 +352,13 @@ def test_a_job_that_gets_no_further_is_not_started_for_ever(batch: Batch, system
 def test_a_job_that_cannot_work_is_not_run_again(batch: Batch, system: str, status: int) -> None:
     done = batch.run(train(system), f"exit {status}")
     assert (done.returncode, batch.requeues(done, system)) == (2, 0), batch.output(done)
+
+
+@pytest.mark.parametrize("system", list(REQUEUES))
+def test_a_job_that_diverged_is_not_run_again(batch: Batch, system: str) -> None:
+    done = batch.run(train(system), f"exit {EXIT_DIVERGED}")
+    assert (done.returncode, batch.requeues(done, system)) == (EXIT_DIVERGED, 0), batch.output(done)
+    assert "training diverged" in batch.output(done)
 
 
 def test_data_is_staged_and_removed_again(batch: Batch) -> None:

@@ -211,6 +211,14 @@ def test_the_heartbeat_goes_on_and_finds_out(tmp_path: Path, monkeypatch: pytest
     release_all()
 
 
+def test_one_directory_by_two_names_is_owned_once(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    ownership = Ownership([tmp_path / "run", tmp_path / "link", tmp_path / "run" / "." / ".." / "run"])
+    ownership.require()
+    ownership.release()
+
+
 def test_what_is_released_is_free_for_everybody(tmp_path: Path) -> None:
     ownership = Ownership([tmp_path])
     release_all()

@@ -128,3 +128,15 @@ def test_restored_rows_are_touched_but_not_changed(store: RowStore) -> None:
     assert store.num_touched() == 2
     assert snapshot_of(store, is_full=False) == {}
     assert snapshot_of(store, is_full=True).keys() == set(keys.tolist())
+
+
+def test_a_server_may_have_no_rows() -> None:
+    """Where there are more servers than rows."""
+    key_space = KeySpace((2,))
+    sharding = Sharding(key_space.num_keys, 3)
+    rows = np.zeros((sharding.num_local_rows(2), 4), dtype=np.float32)
+    store = RowStore(sharding, 2, RowInitializer(key_space, 4, seed=1), rows)
+    nothing = np.empty(0, dtype=np.int64)
+    store.gather(nothing, np.empty((0, 4), dtype=np.float32))
+    store.scatter(nothing, np.empty((0, 4), dtype=np.float32))
+    assert (len(rows), store.num_touched()) == (0, 0)

@@ -142,3 +142,10 @@ def test_the_picture_shows_who_did_what(timeline: Timeline, tmp_path: Path) -> N
 def test_a_picture_of_no_known_format(timeline: Timeline, tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"a.txt is of no format that can be drawn: end its name in .png, .svg, .pdf"):
         draw_timeline(timeline, range(2), tmp_path / "a.txt")
+
+
+def test_the_middle_is_of_training_iterations_where_evaluations_stand_between_them() -> None:
+    iterations = [0, 1, 2, 23, 24, 25, 46, 47]
+    timeline = Timeline(tracks=[], iterations=iterations, missing_ranks=[], num_dropped=0, clock_error=0.0)
+    assert timeline.middle(2) == range(23, 25)
+    assert timeline.middle(4) == range(2, 26)

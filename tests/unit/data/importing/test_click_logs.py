@@ -104,6 +104,7 @@ class TestImport:
             ("counting values", 9, 9),
             ("writing the vocabulary", 0, 0),
             ("writing shards", 0, 10),
+            ("writing shards", 9, 10),
             ("writing shards", 10, 10),
             ("writing dataset.json", 0, 0),
         ]
@@ -140,7 +141,7 @@ class TestMalformed:
             (line(categories={1: '"1"'}), r"column 15 \(C1\) is '\"1\"'"),
             (line(categories={2: "-1"}), r"column 16 \(C2\) is '-1'"),
             (line(categories={2: "é" * 100}), r"column 16 \(C2\) is 'é{20}'"),
-            ("\n", r"has 1 tab-separated columns, but 40 are needed; mend"),
+            ("\n", r"has 1 tab-separated columns, but 40 are needed .the line is empty.; mend"),
             (line()[:-2] + "\n", r"has 39 tab-separated columns, but 40 are needed \(a file without labels"),
             (line()[:-1] + "\t\n", r"has 41 tab-separated columns"),
         ],

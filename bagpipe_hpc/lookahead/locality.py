@@ -1,18 +1,19 @@
-"""Placement of samples on trainers, so that trainers share few rows (beyond the paper, whose shares are contiguous).
+"""Placement of samples on trainers, so that trainers share few rows. The paper's shares are contiguous.
 
-A row used by one trainer only costs no traffic between trainers. Which samples make up a batch is given, which trainer
-takes which is free. Samples are dealt one by one, in order, as in linear deterministic greedy partitioning of a graph
-stream (Stanton and Kliot, KDD 2012): trainer t gets the sample if it has the largest
+A row that one trainer alone uses costs no traffic between trainers. The samples of a batch are given, but any trainer
+can take any of them. They are assigned one by one, in order, as in linear deterministic greedy partitioning of a graph
+stream (Stanton and Kliot, KDD 2012): the trainer t takes the sample for which this is largest:
 
     (1 + sum of the weights of the sample's keys that t has) * (places left in t's share).
 
-- t *has* a key that it was dealt in this batch already, or whose *home* it is: the trainer that was dealt the key
-  first, and so most likely owns its row. Homes outlast batches: a row comes back to where it is cached.
-- A key in c samples of the batch weighs 4 T - c, at least 0: the more samples use a row, the surer every trainer needs
-  it anyway.
+- t *has* a key if it took an earlier sample of this batch with that key, or if it is the key's *home*: the trainer that
+  took the first sample with the key, and so most likely owns its row. A home lasts longer than a batch, so a row comes
+  back to where it is cached.
+- A key in c samples of the batch weighs max(0, 4 T - c): the more samples use a row, the more likely every trainer
+  needs it anyway.
 
-The rule sees the batches so far and nothing else, neither lookahead window nor caches, so cached and synchronous runs
-place alike.
+The rule depends on the batches so far and on nothing else, neither on the lookahead window nor on caches. So cached and
+synchronous runs place samples alike.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class PlacementState:
 
 
 class LocalityPlacement:
-    """Deals the samples of one batch after the other.
+    """Assigns the samples of one batch after the other to trainers.
 
     Keys share their state with those that are equal modulo `num_buckets`. A bucket is one int64 (32 MiB in all at the
     default, whatever the number of keys): number of its latest entry << 16 | home + 1. *Entries* are the distinct
@@ -77,7 +78,7 @@ class LocalityPlacement:
         self._num_entries = 1  # in all batches so far; buckets that no entry had say 0
 
     def order(self, ids: Int32Array | Int64Array, share_ends: Int64Array, ragged: Sequence[Ragged] = ()) -> Int32Array:
-        """Deal one batch. Batches come in the order of the stream.
+        """Assign the samples of one batch. Batches come in the order of the stream.
 
         Args:
             ids: Row ids of the one-hot features, int32 or int64, shape (num_samples, num_one_hot); not checked.
@@ -91,7 +92,7 @@ class LocalityPlacement:
         entry_of_key = np.empty(len(keys), dtype=np.int32)
         entries = np.empty((len(keys), 3), dtype=np.int32)
         num_entries = _enter(self._num_entries, keys, self._buckets, entry_of_key, entries)
-        trainers = _deal(entry_of_key, key_ends, entries[:num_entries], share_ends)
+        trainers = _assign(entry_of_key, key_ends, entries[:num_entries], share_ends)
         _keep_homes(entries[:num_entries], self._buckets)
         self._num_entries += num_entries
         return _by_trainer(trainers, share_ends)
@@ -135,8 +136,8 @@ def _enter(
 
 
 @compiled
-def _deal(entry_of_key: Int32Array, key_ends: Int64Array, entries: Int32Array, share_ends: Int64Array) -> Int32Array:
-    """Trainer of each sample; entries without a home get one."""
+def _assign(entry_of_key: Int32Array, key_ends: Int64Array, entries: Int32Array, share_ends: Int64Array) -> Int32Array:
+    """Choose the trainer of each sample; entries without a home get one. Returns int32, shape (num_samples,)."""
     num_samples, num_trainers = len(key_ends) - 1, len(share_ends) - 1
     one = np.uint64(1)
     # Which trainers have the entry: bit t % 64 of word t // 64.

@@ -1,0 +1,177 @@
+"""A watchdog: where nothing moves for some time, it tells who waits for whom.
+
+    every rank   no step for `watchdog.seconds`: RUN_DIR/watchdog/rank<r>.txt gets what its threads wait for, and the
+                 stack of each of them
+    oracle       a moment later: prints what all ranks wait for, and names those that have written nothing; ends the
+                 job, if it is to
+    rank 1       does so in its place where the oracle has written nothing
+
+Ranks tell each other by files, because messages may be what does not move.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bagpipe_hpc.config import WatchdogConfig
+from bagpipe_hpc.errors import BagpipeError
+from bagpipe_hpc.topology import Topology
+from bagpipe_hpc.waiting import Wait, note_step, num_steps, open_waits
+
+DIRECTORY = "watchdog"
+START_SECONDS = 60.0  # more, until the first step: libraries are loaded, loops compiled, checkpoints read
+LONGEST_GRACE_SECONDS = 5.0  # for the files of the other ranks
+CLOCKS_DIFFER_SECONDS = 60.0
+REPORTERS = (0, 1)
+MAX_BYTES = 1 << 20
+
+End = Callable[[BagpipeError], object]
+
+
+class StalledJobError(BagpipeError):
+    """Nothing has moved for the time that watchdog.seconds allows."""
+
+
+class Watchdog:
+    """Watches this rank; `look` is called now and then by a thread.
+
+    Args:
+        config: How long, and whether to end the job.
+        run_path: The run directory.
+        topology: The job's ranks.
+        rank: This one.
+        end: Ends the job.
+        clock: Seconds; injected by tests.
+    """
+
+    def __init__(
+        self,
+        config: WatchdogConfig,
+        run_path: Path,
+        topology: Topology,
+        rank: int,
+        end: End,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        assert config.seconds is not None
+        self._seconds, self._ends_job = config.seconds, config.ends_job
+        self._directory = run_path / DIRECTORY
+        self._topology, self._rank, self._end, self._clock = topology, rank, end, clock
+        self._steps, self._since = num_steps(), clock() + START_SECONDS
+        self._has_written = self._has_told = False
+        self.grace_seconds = min(self._seconds, LONGEST_GRACE_SECONDS)
+
+    def look(self) -> None:
+        """See whether something has moved, and do what is due if nothing has."""
+        now, steps = self._clock(), num_steps()
+        if steps != self._steps:
+            self._steps, self._since = steps, now
+            self._has_written = self._has_told = False
+        still_seconds = now - self._since
+        if still_seconds >= self._seconds and not self._has_written:
+            self._has_written = True
+            self._write()
+        turn = REPORTERS.index(self._rank) + 1 if self._rank in REPORTERS else None
+        if turn is not None and still_seconds >= self._seconds + turn * self.grace_seconds and not self._has_told:
+            self._has_told = True
+            self._tell(still_seconds)
+
+    def _write(self) -> None:
+        with suppress(OSError):  # a file system that does not answer may be what all wait for
+            self._directory.mkdir(exist_ok=True)
+            path = self._path(self._rank)
+            unfinished = path.with_suffix(".new")
+            unfinished.write_text(report(self._topology.name_of(self._rank), time.time()), encoding="utf-8")
+            unfinished.replace(path)
+
+    def _tell(self, still_seconds: float) -> None:
+        written = [self._waits_of(rank) for rank in range(self._topology.world_size)]
+        if any(written[rank] is not None for rank in REPORTERS[: REPORTERS.index(self._rank)]):
+            return
+        named = {self._topology.name_of(rank): waits for rank, waits in enumerate(written)}
+        lines = [f"no progress for {still_seconds:.0f} s; stacks of all threads are in {self._directory}", *told(named)]
+        sys.stderr.write("bagpipe: note: " + "\n  ".join(lines) + "\n")
+        sys.stderr.flush()
+        if self._ends_job:
+            self._end(StalledJobError(f"no progress for {still_seconds:.0f} s (watchdog.seconds, watchdog.ends_job)"))
+
+    def _waits_of(self, rank: int) -> list[Wait] | None:
+        """What the threads of a rank wait for; None if it has written nothing since the others have come to a halt."""
+        try:
+            with self._path(rank).open(encoding="utf-8") as file:
+                written, waits = json.loads(file.readline(MAX_BYTES))
+            if abs(time.time() - written) > self._seconds + 2 * LONGEST_GRACE_SECONDS + CLOCKS_DIFFER_SECONDS:
+                return None
+            return [Wait(str(name), str(thread), str(what), float(seconds)) for name, thread, what, seconds in waits]
+        except (OSError, ValueError, TypeError, LookupError):
+            return None
+
+    def _path(self, rank: int) -> Path:
+        return self._directory / f"rank{rank}.txt"
+
+
+def report(name: str, now: float) -> str:
+    """What a rank writes: a line of JSON, what its threads wait for, and their stacks."""
+    waits = [wait for wait in open_waits() if wait.rank_name in (name, "")]
+    lines = [json.dumps([now, [[w.rank_name, w.thread_name, w.what, round(w.seconds, 1)] for w in waits]])]
+    lines.append(f"{name} on host {socket.gethostname()}, process {os.getpid()}")
+    lines += [f"thread {wait.thread_name} has waited {wait.seconds:.0f} s for {wait.what}" for wait in waits]
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    for ident, frame in sys._current_frames().items():
+        lines += [f"\nthread {names.get(ident, ident)}:", "".join(traceback.format_stack(frame)).rstrip()]
+    return "\n".join(lines) + "\n"
+
+
+def told(named: dict[str, list[Wait] | None]) -> list[str]:
+    """A line for each wait, and for each rank that does not wait, or says nothing.
+
+    Args:
+        named: By the name of the rank what its threads wait for; None: it has not said.
+    """
+    lines = []
+    for name, waits in named.items():
+        if waits is None:
+            lines.append(f"{name} has written nothing: the process, or its host, stands still; look there first")
+        elif not waits:
+            lines.append(f"{name} does not wait for anybody: see its stacks")
+        for wait in waits or ():
+            lines.append(f"{name}, thread {wait.thread_name}, has waited {wait.seconds:.0f} s for {wait.what}")
+    return lines
+
+
+@contextmanager
+def watching(config: WatchdogConfig, run_path: Path, topology: Topology, ranks: list[int], end: End) -> Iterator[None]:
+    """Watch the ranks of this process inside the block.
+
+    Args:
+        ranks: Usually one; all of them where they are threads.
+        end: Ends the job.
+    """
+    if config.seconds is None:
+        yield
+        return
+    note_step()
+    dogs = [Watchdog(config, run_path, topology, rank, end) for rank in ranks]
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(min(1.0, dogs[0].grace_seconds / 4)):
+            for dog in dogs:
+                dog.look()
+
+    thread = threading.Thread(target=watch, name="watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()

@@ -1,0 +1,93 @@
+"""What each thread of this process waits for, and whether anything moves: notes for the watchdog.
+
+A note costs about a microsecond, so that every wait for another rank or thread has one, always.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+_rank_name: ContextVar[str] = ContextVar("rank name", default="")
+_of_thread = threading.local()
+_stacks: list[_Stack] = []
+_num_steps = 0
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A thread that waits."""
+
+    rank_name: str
+    thread_name: str
+    what: str
+    seconds: float
+
+
+class _Stack:
+    """The open waits of one thread; only that thread changes them."""
+
+    def __init__(self) -> None:
+        self.thread = threading.current_thread()
+        self.rank_name = _rank_name.get()
+        self.waits: list[waiting_for] = []
+
+
+class waiting_for:  # noqa: N801
+    """Note a wait: `with waiting_for("server 0: rows of iteration 7"): ...`.
+
+    Args:
+        what: What is waited for, or a function that tells when somebody asks, from another thread.
+    """
+
+    __slots__ = ("_start", "_waits", "_what")
+
+    def __init__(self, what: str | Callable[[], str]) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        try:
+            stack: _Stack = _of_thread.stack
+        except AttributeError:
+            stack = _of_thread.stack = _Stack()
+            _stacks[:] = [each for each in _stacks if each.thread.is_alive()]
+            _stacks.append(stack)
+        self._waits = stack.waits
+        self._start = time.monotonic()
+        self._waits.append(self)
+
+    def __exit__(self, *exception: object) -> None:
+        self._waits.pop()
+
+    def told(self, stack: _Stack) -> Wait:
+        """As others see it."""
+        what = self._what if isinstance(self._what, str) else self._what()
+        return Wait(stack.rank_name, stack.thread.name, what, time.monotonic() - self._start)
+
+
+def name_rank(name: str) -> None:
+    """Call the rank of the calling thread, and of those that it starts, by this name."""
+    _rank_name.set(name)
+    _of_thread.__dict__.pop("stack", None)
+
+
+def open_waits() -> Iterator[Wait]:
+    """The innermost wait of every thread that waits."""
+    for stack in list(_stacks):
+        waits = stack.waits[-1:]
+        if waits and stack.thread.is_alive():
+            yield waits[0].told(stack)
+
+
+def note_step() -> None:
+    """Something has moved: an iteration, a piece of a file, a message that was taken."""
+    global _num_steps
+    _num_steps += 1
+
+
+def num_steps() -> int:
+    """Steps so far; two threads that step at the same time may count as one."""
+    return _num_steps

@@ -1,0 +1,93 @@
+"""Mistakes in a schema file are told in its own words, with the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bagpipe_hpc.data.importing.schema_file import load_description
+from bagpipe_hpc.errors import ConfigError
+
+SOUND = "label: y\ncategorical: [c]\n"
+FOREIGN_WORDS = (
+    "pydantic",
+    "Input should",
+    "Extra inputs",
+    "Field required",
+    "validation error",
+    "dictionary",
+    "tuple",
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "reasons"),
+    [
+        (
+            "label: y\ncategoricals: [c]\n",
+            ["line 2: unknown setting 'categoricals' (did you mean categorical?)", "lists"],
+        ),
+        ("labels: y\ncategorical: [c]\n", ["line 1: unknown setting 'labels' (did you mean label?)"]),
+        (SOUND + "foo: 1\n", ["line 3: unknown setting 'foo'; valid here: label, dense, categorical, lists"]),
+        (
+            SOUND + "dense:\n- {column: d, tranform: log}\n",
+            ["line 4: unknown setting 'dense[1].tranform' (did you mean transform?)"],
+        ),
+        ("label: {column: y, treshold: 4}\ncategorical: [c]\n", ["'label.treshold' (did you mean threshold?)"]),
+        ("label: {threshold: 4}\ncategorical: [c]\n", ["label.column is not given"]),
+        ("label: y\n", ["no column is under categorical or lists; put at least one there"]),
+        ("label: y\ncategorical: c\n", ["line 2: categorical = 'c': must be a list, as in `categorical: [c]`"]),
+        ("label: y\ncategorical: {c: text}\n", ["categorical = {'c': 'text'}: must be a list"]),
+        (
+            "label: yes\ncategorical: [c]\n",
+            ["line 1: label = True: must be the name of a column, in quotes where YAML"],
+        ),
+        ("label: y\ncategorical: [c, no]\n", ["categorical[2] = False: must be the name of a column, in quotes"]),
+        ("label: y\ncategorical: [c, 1.5]\n", ["categorical[2] = 1.5: must be the name of a column, in quotes"]),
+        (
+            "label: y\ncategorical: [c, 2020-01-01]\n",
+            ["categorical[2] = ", "must be a column, by name or number, or a mapping"],
+        ),
+        ("label: y\ncategorical: [c, [d]]\n", ["categorical[2] = ['d']: must be a column, by name or number"]),
+        ("label: 0\ncategorical: [c]\n", ["label = 0: must be the name of a column", "or its number from 1 on"]),
+        ("label: -1\ncategorical: [c]\n", ["label = -1: must be the name of a column"]),
+        ("label: y\ncategorical: [{column: c, min_count: 0}]\n", ["categorical[1].min_count = 0: must be at least 1"]),
+        (
+            "label: y\ncategorical: [{column: c, hash_rows: 1e3}]\n",
+            ["categorical[1].hash_rows = '1e3': must be an integer"],
+        ),
+        ("label: y\ncategorical: [{column: c, hash_rows: many}]\n", ["hash_rows = 'many': must be an integer"]),
+        ("label: y\ncategorical: [{column: c, type: txt}]\n", ["type = 'txt': must be 'text' or 'hexadecimal'"]),
+        (SOUND + "missing: 'NULL'\n", ["line 3: missing = 'NULL': must be a list, as in `missing: [NULL]`"]),
+        (SOUND + "missing: [0]\n", ["missing[1] = 0: must be text"]),
+        (SOUND + "missing: ['a,b']\n", ["'a,b' holds the delimiter, a quote or a line end, so no field can be it"]),
+        (SOUND + "delimiter: \\t\n", ["delimiter = ", "must be one ASCII character", r'such as "," or "\t"']),
+        (SOUND + "quoting: maybe\n", ["quoting = 'maybe': must be true or false"]),
+        (SOUND + "columns: []\n", ["columns = []: must hold at least 1, but holds 0"]),
+        ("label: y\ncategorical: [c, c]\n", ["used more often: c; give columns that are used twice a `name`"]),
+        ("label: y\ncategorical: [a b]\n", ["'a b' cannot be a name in the data set", "give the column a name"]),
+        ("label: y\nlabel: z\ncategorical: [c]\n", ["line 2", "label"]),
+        ("- y\n", ["must be a mapping of settings (label, dense, categorical, lists, "]),
+        ("", ["no column is under categorical or lists"]),
+    ],
+)
+def test_mistakes(tmp_path: Path, content: str, reasons: list[str]) -> None:
+    (tmp_path / "schema.yaml").write_text(content)
+    with pytest.raises(ConfigError, match="schema") as refused:
+        load_description(tmp_path / "schema.yaml")
+    said = str(refused.value)
+    assert [reason for reason in reasons if reason not in said] == [], said
+    assert [words for words in FOREIGN_WORDS if words in said] == [], said
+    assert "\n" not in said
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: is missing; check the path of the schema"):
+        load_description(tmp_path / "none.yaml")
+
+
+def test_two_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "schema.yaml").write_text("labels: y\ncategoricals: [c]\n")
+    with pytest.raises(ConfigError, match=r"line 1: .*did you mean label\?.*; line 2: .*did you mean categorical\?"):
+        load_description(tmp_path / "schema.yaml")
