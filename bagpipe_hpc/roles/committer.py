@@ -26,7 +26,7 @@ from bagpipe_hpc.checkpoint.manifest import (
 from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
 from bagpipe_hpc.checkpoint.pointer import write_pointer
 from bagpipe_hpc.checkpoint.prune import prune
-from bagpipe_hpc.lookahead.codec import PlanMessages, encode_snapshot
+from bagpipe_hpc.lookahead.codec import PlanMessages, Snapshots, encode_snapshot
 from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.roles.course import Course
 from bagpipe_hpc.roles.oracle_state import oracle_tree
@@ -155,7 +155,7 @@ class Committer:
         partial.create()
         self._open = _Open(partial, boundary, is_full, time.perf_counter())
         self._latest = partial.iteration
-        return encode_snapshot(boundary.iteration, is_full, boundary.residents, self._topology.num_servers)
+        return encode_snapshot(Snapshots(boundary.iteration, is_full, boundary.residents, self._topology.num_servers))
 
     def receive(self, message: bytes) -> str:
         """One rank has written its files (5); returns why the checkpoint must not be, if the rank says so."""

@@ -31,6 +31,8 @@ LAYERS = (
         "heap",
         "collector",
         "launcher",
+        "cache_hint",
+        "hash_table",
         "version",
         "rank_thread",
         "threaded_job",
