@@ -51,6 +51,8 @@ def read_bounded(path: Path, *, max_bytes: int, error: type[BagpipeError], mend:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             _require_regular(os.fstat(file.fileno()))
             content = file.read(max_bytes + 1)
+    except ValueError as fault:  # a NUL character, or one that the file system has no bytes for
+        raise error(f"{str(path)!r}: is no path ({fault}); {mend}") from None
     except FileNotFoundError as fault:
         raise error(f"{path}: is missing; {mend}") from fault
     except _NotRegularError as fault:

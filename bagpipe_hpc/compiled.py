@@ -19,11 +19,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
 
 PACKAGE = Path(__file__).parent
+Function = TypeVar("Function", bound=Callable[..., Any])
 _NUMBA: Any = numba.config
 
 
@@ -93,14 +94,14 @@ def _is_private(directory: Path) -> bool:
 CODE_CACHE = choose_code_cache(os.environ)
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Function) -> Function:
     """Compile a function at its first call, or load what an earlier start compiled; it releases Python's lock."""
     if CODE_CACHE.directory is None:
-        return numba.njit(nogil=True)(function)
+        return cast(Function, numba.njit(nogil=True)(function))
     with _numba_caches_in(CODE_CACHE.directory):
         dispatcher = numba.njit(nogil=True, cache=True)(function)
     _bear_with_full_disks(dispatcher)
-    return dispatcher
+    return cast(Function, dispatcher)
 
 
 @contextmanager

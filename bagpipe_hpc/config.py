@@ -593,6 +593,10 @@ def read_settings(source: SettingsSource) -> Settings:
         return Settings(copy.deepcopy(dict(source or {})))
     if isinstance(source, Config):
         return Settings(source.model_dump(exclude_unset=True))
+    if not isinstance(source, str | Path) or "\0" in str(source):
+        raise ConfigError(
+            f"settings = {source!r}: give the path of a YAML file, sections of settings by name, or a configuration"
+        )
     return settings_in(read_yaml_file(Path(source), "configuration"), f"configuration {source}")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from bagpipe_hpc.cache_hint import DISTANCE, hint
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.batch import Batch
@@ -27,8 +28,7 @@ from bagpipe_hpc.data.synthetic import synthesize
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.lookahead.next_use import DenseKeyState
-from bagpipe_hpc.lookahead.plan import Int64Array, IterationPlan
-from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
+from bagpipe_hpc.lookahead.plan import Int32Array, Int64Array, IterationPlan
 from bagpipe_hpc.roles.planning import EncodedPlan, PlanStream, sample_batch, warm_up_planning
 from bagpipe_hpc.roles.summary import imbalance
 from bagpipe_hpc.scratch import scratch_directory
@@ -381,9 +381,10 @@ def _random_speed(num_rows: int) -> float:
 
 
 @compiled
-def _touch(array, places):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _touch(array: Int32Array, places: Int64Array) -> None:
+    """Change a value at each place."""
     for j in range(len(places)):
-        prefetch_row(array, places[min(j + DISTANCE, len(places) - 1)])
+        hint(array, places[min(j + DISTANCE, len(places) - 1)])
         array[places[j], 0] += 1
 
 

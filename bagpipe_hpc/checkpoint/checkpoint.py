@@ -17,6 +17,7 @@ from bagpipe_hpc.checkpoint.durable import file_entry
 from bagpipe_hpc.checkpoint.hdf5 import CHUNK_BYTES, chunk_rows, damaged
 from bagpipe_hpc.checkpoint.layout import (
     BEST,
+    CHECKPOINTS,
     DENSE_FILE,
     LATEST,
     MANIFEST,
@@ -126,7 +127,7 @@ class Checkpoint:
 
         Args:
             path: `.../iteration-...`; or `.../best` or `.../latest`, which name one; or the directory of all
-                checkpoints: then the one named by `latest`.
+                checkpoints, or a run directory that has one: then the one named by `latest`.
         Raises:
             CheckpointError: a checkpoint of the chain is missing, damaged or was replaced.
         """
@@ -236,7 +237,21 @@ def saved_checkpoints(root: Path) -> list[Path]:
         raise CheckpointError(f"{root} cannot be read: {error.strerror}; name a directory of checkpoints") from None
 
 
+def directory_of_checkpoints(path: Path) -> Path:
+    """The directory itself; `checkpoints` in it, if it is a run directory."""
+    inside = path / CHECKPOINTS
+    return inside if inside.is_dir() and not _has_checkpoints(path) else path
+
+
+def _has_checkpoints(path: Path) -> bool:
+    is_one = any((path / name).exists() for name in (MANIFEST, LATEST, BEST))
+    return is_one or any(iteration_of(found.name) is not None for found in path.iterdir())
+
+
 def _resolve(path: Path) -> Path:
+    if path.name in (LATEST, BEST) and not path.exists():
+        path = directory_of_checkpoints(path.parent) / path.name
+    path = directory_of_checkpoints(path)
     if path.name in (LATEST, BEST) and path.is_file():
         return named_by(path) or path
     if (path / MANIFEST).exists():

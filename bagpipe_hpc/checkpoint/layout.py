@@ -22,6 +22,7 @@ DENSE_FILE = "dense.h5"
 ORACLE_FILE = "oracle.h5"
 METRICS_FILE, EVALUATIONS_FILE = "metrics.jsonl", "evaluations.jsonl"
 DISCARDED = ".discarded-"
+CHECKPOINTS = "checkpoints"  # directory of them in a run directory, by default
 
 _COMMITTED = re.compile(r"iteration-(\d{12})")
 _PARTIAL = re.compile(r"\.partial-(\d{12})-(\d{12})")

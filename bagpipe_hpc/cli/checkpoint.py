@@ -13,9 +13,12 @@ from bagpipe_hpc.exit_codes import EXIT_FAILURE
 app = typer.Typer(help="Examine, check and thin out checkpoints.", no_args_is_help=True)
 
 
-Root = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of checkpoints.")]
+Root = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of checkpoints, or a run directory.")]
 AnyCheckpoint = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A checkpoint, or a directory of some: then the latest; or DIR/best.")
+    Path,
+    typer.Argument(
+        metavar="DIR", help="A checkpoint, or a directory of some or a run directory: then the latest; or DIR/best."
+    ),
 ]
 
 
@@ -28,16 +31,20 @@ class FormatChoice(StrEnum):
 
 @app.command()
 def verify(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoint, or a directory of them: then all.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A checkpoint; or a directory of them or a run directory: then all.")
+    ],
 ) -> None:
     """Read every byte and hold it against the checksums; exit status 1 if anything is damaged."""
     from bagpipe_hpc.activity import showing_activity
+    from bagpipe_hpc.checkpoint.checkpoint import directory_of_checkpoints
     from bagpipe_hpc.checkpoint.layout import MANIFEST, iteration_of
     from bagpipe_hpc.checkpoint.pointer import named_by, pointers_in
     from bagpipe_hpc.checkpoint.verify import Verifier
     from bagpipe_hpc.errors import CheckpointError
 
     is_one = iteration_of(directory.resolve().name) is not None or (directory / MANIFEST).exists()
+    directory = directory_of_checkpoints(directory)
     num_damaged = 0
     for pointer in pointers_in(directory) if not is_one else []:
         try:
@@ -66,12 +73,13 @@ def list_command(root: Root) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
-    from bagpipe_hpc.checkpoint.checkpoint import Saved
+    from bagpipe_hpc.checkpoint.checkpoint import Saved, directory_of_checkpoints
     from bagpipe_hpc.checkpoint.layout import iteration_of
     from bagpipe_hpc.checkpoint.pointer import named_by, pointers_in
     from bagpipe_hpc.errors import CheckpointError
     from bagpipe_hpc.roles.console import open_console
 
+    root = directory_of_checkpoints(root)
     table = Table("iteration", "generation", "kind", "servers", "trainers", "size", "created", "", box=None)
     faults = []
     pointers = {}
@@ -121,9 +129,10 @@ def prune_command(
     ] = None,
 ) -> None:
     """Delete checkpoints, but not the best one, and none that a kept increment builds on."""
+    from bagpipe_hpc.checkpoint.checkpoint import directory_of_checkpoints
     from bagpipe_hpc.checkpoint.prune import prune
 
-    for path in prune(root, keep_last, keep_every):
+    for path in prune(directory_of_checkpoints(root), keep_last, keep_every):
         print(f"deleted  {path}")
 
 

@@ -12,7 +12,9 @@ from bagpipe_hpc.cli.job import job_request, run_job
 from bagpipe_hpc.launcher import is_alone
 
 Split = Literal["validation", "train"]
-CheckpointArgument = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint, or a directory of some.")]
+CheckpointArgument = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint, a directory of some, or a run directory.")
+]
 DataOption = Annotated[Path, typer.Option(help="Data set, of the schema the model was trained with.")]
 RunDirOption = Annotated[Path, typer.Option(help="Where summary.json goes.")]
 SplitOption = Annotated[Split, typer.Option(help="Samples to read.")]
@@ -40,7 +42,9 @@ def evaluate(
 def predict(
     checkpoint: CheckpointArgument,
     data: DataOption,
-    output: Annotated[Path, typer.Option(help="NumPy file of click probabilities: float32, as the samples come.")],
+    output: Annotated[
+        Path, typer.Option(help="New NumPy file (.npy) of click probabilities: float32, as the samples come.")
+    ],
     run_dir: RunDirOption = Path("runs/predict"),
     split: SplitOption = "validation",
     overrides: OverridesOption = None,

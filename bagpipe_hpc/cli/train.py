@@ -9,6 +9,7 @@ import typer
 
 from bagpipe_hpc.cli.job import job_request, run_job
 from bagpipe_hpc.collector import pause_collector
+from bagpipe_hpc.early_signals import keep_signals
 
 
 def train(
@@ -26,7 +27,9 @@ def train(
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(metavar="auto|PATH", help="Go on from a checkpoint; auto: the newest good one, if any."),
+        typer.Option(
+            metavar="auto|latest|best|PATH", help="Go on from a checkpoint; auto: the newest good one, if any."
+        ),
     ] = None,
     time_limit: Annotated[
         str | None,
@@ -48,6 +51,7 @@ def train(
     SIGTERM, SIGINT, SIGHUP or SIGUSR1 to any rank: a checkpoint, then exit code 75. Another signal ends the job at
     once. Send mpirun SIGUSR1, which it passes on: after other signals, Open MPI's kills all ranks within a second.
     """
+    keep_signals()  # until the job can heed them
     pause_collector()  # until this rank plays its role
     traced = trace_iterations or (":" if trace else None)
     run_job(

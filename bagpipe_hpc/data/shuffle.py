@@ -49,7 +49,7 @@ def permutation(size: int, seed: int, epoch: int, stream: int) -> Int64Array:
 
 
 @compiled
-def _bits(size, seed, epoch, stream):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _bits(size: int, seed: np.uint64, epoch: np.uint64, stream: np.uint64) -> NDArray[np.uint64]:
     weyl = np.uint64(0x9E3779B97F4A7C15)
     state = mix(mix(mix(seed + weyl) + epoch * weyl) + stream * weyl)
     bits = np.empty(size, dtype=np.uint64)

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.data.schema import MAX_ROWS
 from bagpipe_hpc.errors import ConfigError
+from bagpipe_hpc.hash_table import place_of
 from bagpipe_hpc.sharding import Int64Array
 from bagpipe_hpc.splitmix import mix
 
@@ -32,7 +33,7 @@ class Encoder(Protocol):
 class ValueCounter:
     """Counts of distinct values; memory grows with the distinct values, not with the samples.
 
-    An open-addressing hash table with linear probing, at most half full: `keys[slot]`, and `counts[slot]` = 0 if free.
+    A hash table (hash_table.py), at most half full.
 
     Args:
         dtype: Integer type that holds every value.
@@ -83,7 +84,7 @@ class Vocabulary:
 
     def __init__(self, values: NDArray[Any]) -> None:
         self.num_embeddings = 1 + len(values)
-        # Rows start at 1, so a free slot's 0 is already the answer for a value out of the vocabulary.
+        # Rows start at 1, so the mark 0 of a free place is already the answer for a value out of the vocabulary.
         self._keys, self._rows = _empty_table(len(values), values.dtype)
         _insert(values, np.arange(1, self.num_embeddings, dtype=np.uint32), self._keys, self._rows)
 
@@ -126,18 +127,9 @@ class HashedVocabulary:
 
 
 def _empty_table(num_values: int, dtype: DTypeLike) -> tuple[NDArray[Any], NDArray[np.uint32]]:
-    num_slots = 1 << max(10, (2 * num_values - 1).bit_length())
-    return np.zeros(num_slots, dtype), np.zeros(num_slots, np.uint32)
-
-
-@compiled
-def _slot_of(key: int | np.int64, keys: NDArray[Any], values: NDArray[np.uint32]) -> np.uint64:
-    """The key's slot, or the free one where it belongs."""
-    mask = np.uint64(len(keys) - 1)
-    slot = mix(np.uint64(key)) & mask
-    while values[slot] != 0 and np.int64(keys[slot]) != key:
-        slot = (slot + np.uint64(1)) & mask
-    return slot
+    """A table of at least twice as many places as values: keys, and what belongs to each."""
+    num_places = 1 << max(10, (2 * num_values - 1).bit_length())
+    return np.zeros(num_places, dtype), np.zeros(num_places, np.uint32)
 
 
 @compiled
@@ -146,11 +138,11 @@ def _count(values: Int64Array, keys: NDArray[Any], counts: NDArray[np.uint32]) -
     num_new = 0
     for i in range(len(values)):
         if values[i] >= 0:
-            slot = _slot_of(values[i], keys, counts)
-            keys[slot] = values[i]
-            num_new += counts[slot] == 0
-            if counts[slot] < _COUNT_LIMIT:
-                counts[slot] += np.uint32(1)
+            place = place_of(values[i], keys, counts)
+            keys[place] = values[i]
+            num_new += counts[place] == 0
+            if counts[place] < _COUNT_LIMIT:
+                counts[place] += np.uint32(1)
     return num_new
 
 
@@ -161,27 +153,29 @@ def _add_counts(
     """Add counts to those of the same values; returns how many values were new."""
     num_new = 0
     for i in range(len(new)):
-        slot = _slot_of(np.int64(new[i]), keys, counts)
-        keys[slot] = new[i]
-        num_new += counts[slot] == 0
-        counts[slot] += min(new_counts[i], _COUNT_LIMIT - counts[slot])
+        place = place_of(np.int64(new[i]), keys, counts)
+        keys[place] = new[i]
+        num_new += counts[place] == 0
+        counts[place] += min(new_counts[i], _COUNT_LIMIT - counts[place])
     return num_new
 
 
 @compiled
 def _insert(new: NDArray[Any], new_values: NDArray[np.uint32], keys: NDArray[Any], values: NDArray[np.uint32]) -> None:
+    """Insert values that are not there, each with what belongs to it."""
     for i in range(len(new)):
-        slot = _slot_of(np.int64(new[i]), keys, values)
-        keys[slot] = new[i]
-        values[slot] = new_values[i]
+        place = place_of(np.int64(new[i]), keys, values)
+        keys[place] = new[i]
+        values[place] = new_values[i]
 
 
 @compiled
 def _look_up(wanted: Int64Array, keys: NDArray[Any], values: NDArray[np.uint32]) -> Int64Array:
+    """What belongs to each value; 0 for negative values and those that are not there."""
     found = np.zeros(len(wanted), np.int64)
     for i in range(len(wanted)):
         if wanted[i] >= 0:
-            found[i] = values[_slot_of(wanted[i], keys, values)]
+            found[i] = values[place_of(wanted[i], keys, values)]
     return found
 
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import itertools
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,51 +31,10 @@ _VERSION = 4
 _HEADER = struct.Struct("<4sBBH8q")
 _ARRAY = struct.Struct("<BB6x2q")
 _WIRE_DTYPES = (np.dtype("<u2"), np.dtype("<i4"), np.dtype("<i8"), np.dtype("<f4"))
-_END = 3
-
 _INT32, _INT64, _FLOAT32 = np.dtype("<i4"), np.dtype("<i8"), np.dtype("<f4")
-_RINGS = ("fetch_ring_rows", "write_back_ring_rows")
-_KINDS: tuple[tuple[type, tuple[str, ...], tuple[tuple[str, np.dtype[Any]], ...]], ...] = (
-    (
-        TrainerPlan,
-        ("iteration", "read_only", "num_trained", "num_samples", "num_global_samples", "num_own", *_RINGS),
-        (
-            ("labels", _FLOAT32),
-            ("dense", _FLOAT32),
-            ("bag_lengths", _INT32),
-            ("weights", _FLOAT32),
-            ("inverse", _INT32),
-            ("num_ids", _INT32),
-            ("num_uniques", _INT32),
-            ("unique_rows", _INT32),
-            ("fetch_slots", _INT32),
-            ("fetch_counts", _INT32),
-            ("fetch_offsets", _INT64),
-            ("update_slots", _INT32),
-            ("push_index", _INT32),
-            ("push_counts", _INT32),
-            ("replica_counts", _INT32),
-            ("write_back_slots", _INT32),
-            ("write_back_counts", _INT32),
-            ("forced_counts", _INT32),
-            ("write_back_offsets", _INT64),
-        ),
-    ),
-    (
-        ServerPlan,
-        ("iteration", *_RINGS),
-        (
-            ("fetch_rows", _INT64),
-            ("fetch_counts", _INT32),
-            ("fetch_offsets", _INT64),
-            ("write_back_rows", _INT64),
-            ("write_back_counts", _INT32),
-            ("write_back_offsets", _INT64),
-        ),
-    ),
-    (Snapshot, ("iteration", "is_full"), (("keys", _INT64), ("slots", _INT32), ("dirty", _INT32))),
-)
+_TRAINER_PLAN, _SERVER_PLAN, _SNAPSHOT, _END = range(4)  # kinds of messages
 
+P = TypeVar("P")  # what messages are made from
 Item = TrainerPlan | ServerPlan | Snapshot
 """What a rank is told, one after the other."""
 
@@ -92,27 +52,161 @@ class PlanMessages:
         return sum(map(len, self.trainers)) + sum(map(len, self.servers))
 
 
+@dataclass(frozen=True)
+class Snapshots:
+    """Everybody's order to save the state after an iteration.
+
+    Args:
+        iteration: The last training iteration that is part of the state.
+        is_full: Whether every touched row is saved; else those changed since the snapshot before.
+        residents: What the trainers' caches hold.
+    """
+
+    iteration: int
+    is_full: bool
+    residents: Residents
+    num_servers: int
+
+    @property
+    def row_ends(self) -> Int64Array:
+        """int64, shape (T + S + 1,): which cached rows each rank saves; servers save none."""
+        ends = self.residents.owner_ends
+        return np.concatenate([ends, np.full(self.num_servers, ends[-1])])
+
+
 def encode_plan(plan: IterationPlan) -> PlanMessages:
     """Everybody's plan of one iteration."""
-    return PlanMessages(_encode_trainers(plan), _encode_servers(plan))
+    num_trainers, num_servers = plan.fetches.counts.shape
+    trainers = _encode(_TRAINER_PLAN, plan, num_trainers)
+    return PlanMessages(trainers, _encode(_SERVER_PLAN, plan, num_servers))
 
 
-def encode_snapshot(iteration: int, is_full: bool, residents: Residents, num_servers: int) -> PlanMessages:
+def encode_snapshot(snapshots: Snapshots) -> PlanMessages:
     """Everybody's order to save the state after an iteration."""
-    none = np.zeros(num_servers, dtype=np.int64)
-    row_ends = np.concatenate([residents.owner_ends, residents.owner_ends[-1] + none])
-    columns = [
-        _Column(_narrow(array), row_ends)
-        for array in (residents.keys, residents.slots, residents.dirty.astype(np.int32))
-    ]
-    messages = _messages(2, _scalars(len(row_ends) - 1, iteration, is_full), columns)
-    num_trainers = len(row_ends) - 1 - num_servers
+    num_ranks = len(snapshots.row_ends) - 1
+    messages = _encode(_SNAPSHOT, snapshots, num_ranks)
+    num_trainers = num_ranks - snapshots.num_servers
     return PlanMessages(messages[:num_trainers], messages[num_trainers:])
 
 
 def encode_end() -> bytes:
     """The message that follows the last plan."""
     return _HEADER.pack(_MAGIC, _VERSION, _END, 0, *[0] * 8)
+
+
+# -- what is in a message ---------------------------------------------------------------------------------------------
+# Both directions read these tables. The order is the order on the wire.
+
+
+@dataclass(frozen=True)
+class _Scalar(Generic[P]):
+    """A number of every rank: `of` makes it from the plan, one for all ranks or an array of one per rank."""
+
+    name: str
+    of: Callable[[P], Any]
+    kind: type[int] = int
+
+
+@dataclass(frozen=True)
+class _Array(Generic[P]):
+    """An array of every rank.
+
+    Args:
+        name: Of the field that it fills on arrival.
+        dtype: On arrival. Integers travel in the narrowest type that holds the values of all ranks.
+        of: Makes the array of all ranks from the plan, and the ends, int64 (num_ranks + 1,), that cut it.
+        is_narrow: Whether the array is made in the narrowest type.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    of: Callable[[P], tuple[NDArray[Any], Int64Array]]
+    is_narrow: bool = False
+
+
+@dataclass(frozen=True)
+class _Kind(Generic[P]):
+    """A kind of message: what it is made from, what it becomes on arrival, and its content."""
+
+    becomes: type
+    scalars: tuple[_Scalar[P], ...]
+    arrays: tuple[_Array[P], ...]
+
+
+def _even(array: NDArray[Any]) -> tuple[NDArray[Any], Int64Array]:
+    """An array that has one row for each rank, and where it is cut; every rank gets a row, of 1 or 2 dimensions."""
+    num_ranks, length = array.shape[:2]
+    return array.reshape(num_ranks * length, *array.shape[2:]), np.arange(num_ranks + 1, dtype=np.int64) * length
+
+
+_RINGS: tuple[_Scalar[IterationPlan], ...] = (
+    _Scalar("fetch_ring_rows", lambda plan: plan.fetch_ring_rows),
+    _Scalar("write_back_ring_rows", lambda plan: plan.write_back_ring_rows),
+)
+_OF_TRAINERS = _Kind[IterationPlan](
+    TrainerPlan,
+    (
+        _Scalar("iteration", lambda plan: plan.iteration),
+        _Scalar("read_only", lambda plan: plan.read_only, bool),
+        _Scalar("num_trained", lambda plan: plan.num_trained),
+        _Scalar("num_samples", lambda plan: np.diff(plan.sample_ends)),
+        _Scalar("num_global_samples", lambda plan: len(plan.labels)),
+        _Scalar("num_own", lambda plan: plan.exchange.num_own),
+        *_RINGS,
+    ),
+    (
+        _Array("labels", _FLOAT32, lambda plan: (plan.labels, plan.sample_ends)),
+        _Array("dense", _FLOAT32, lambda plan: (plan.dense, plan.sample_ends)),
+        _Array("bag_lengths", _INT32, lambda plan: (plan.bags.lengths, plan.bags.length_ends)),
+        _Array("weights", _FLOAT32, lambda plan: (plan.bags.weights, plan.bags.weight_ends)),
+        _Array("inverse", _INT32, lambda plan: (plan.inverse, ends(plan.num_ids.sum(axis=1))), is_narrow=True),
+        _Array("num_ids", _INT32, lambda plan: _even(plan.num_ids)),
+        _Array("num_uniques", _INT32, lambda plan: _even(plan.num_uniques)),
+        _Array("unique_rows", _INT32, lambda plan: (plan.exchange.unique_rows, plan.exchange.unique_ends)),
+        _Array("fetch_slots", _INT32, lambda plan: (plan.fetches.slots, ends(plan.fetches.counts.sum(axis=1)))),
+        _Array("fetch_counts", _INT32, lambda plan: _even(plan.fetches.counts)),
+        _Array("fetch_offsets", _INT64, lambda plan: _even(plan.fetch_offsets)),
+        _Array("update_slots", _INT32, lambda plan: (plan.exchange.update_slots, plan.exchange.update_ends)),
+        _Array("push_index", _INT32, lambda plan: (plan.exchange.push_index, plan.exchange.push_ends)),
+        _Array("push_counts", _INT32, lambda plan: _even(plan.exchange.replica_counts.transpose(1, 0, 2))),
+        _Array("replica_counts", _INT32, lambda plan: _even(plan.exchange.replica_counts)),
+        _Array("write_back_slots", _INT32, lambda p: (p.write_backs.slots, ends(p.write_backs.counts.sum(axis=1)))),
+        _Array("write_back_counts", _INT32, lambda plan: _even(plan.write_backs.counts)),
+        _Array("forced_counts", _INT32, lambda plan: _even(plan.forced_counts)),
+        _Array("write_back_offsets", _INT64, lambda plan: _even(plan.write_back_offsets)),
+    ),
+)
+_OF_SERVERS = _Kind[IterationPlan](
+    ServerPlan,
+    (_Scalar("iteration", lambda plan: plan.iteration), *_RINGS),
+    (
+        _Array("fetch_rows", _INT64, lambda plan: (plan.fetches.local_rows, ends(plan.fetches.counts.sum(axis=0)))),
+        _Array("fetch_counts", _INT32, lambda plan: _even(plan.fetches.counts.T)),
+        _Array("fetch_offsets", _INT64, lambda plan: _even(plan.fetch_offsets.T)),
+        _Array("write_back_rows", _INT64, lambda p: (p.write_backs.local_rows, ends(p.write_backs.counts.sum(axis=0)))),
+        _Array("write_back_counts", _INT32, lambda plan: _even(plan.write_backs.counts.T)),
+        _Array("write_back_offsets", _INT64, lambda plan: _even(plan.write_back_offsets.T)),
+    ),
+)
+_OF_SNAPSHOTS = _Kind[Snapshots](
+    Snapshot,
+    (
+        _Scalar("iteration", lambda snapshots: snapshots.iteration),
+        _Scalar("is_full", lambda snapshots: snapshots.is_full, bool),
+    ),
+    (
+        _Array("keys", _INT64, lambda snapshots: (snapshots.residents.keys, snapshots.row_ends)),
+        _Array("slots", _INT32, lambda snapshots: (snapshots.residents.slots, snapshots.row_ends)),
+        _Array("dirty", _INT32, lambda snapshots: (snapshots.residents.dirty.astype(np.int32), snapshots.row_ends)),
+    ),
+)
+_KINDS: tuple[_Kind[Any], ...] = (_OF_TRAINERS, _OF_SERVERS, _OF_SNAPSHOTS)  # by number of the kind
+
+
+# -- encoding ---------------------------------------------------------------------------------------------------------
+
+
+_PADDING = [bytes(-length % 8) for length in range(8)]
 
 
 class _Column:
@@ -131,77 +225,23 @@ class _Column:
         self.paddings = [_PADDING[len(piece) % 8] for piece in self.pieces]
 
 
-_PADDING = [bytes(-length % 8) for length in range(8)]
-
-
-def _encode_trainers(plan: IterationPlan) -> list[bytes]:
-    exchange, fetches, write_backs = plan.exchange, plan.fetches, plan.write_backs
-    num_trainers, num_servers = fetches.counts.shape
-    num_tables = plan.num_ids.shape[1]
-    per_server, per_trainer = _regular(num_trainers, num_servers), _regular(num_trainers, num_trainers)
-    scalars = _scalars(
-        num_trainers, plan.iteration, plan.read_only, plan.num_trained, np.diff(plan.sample_ends), len(plan.labels),
-        exchange.num_own, plan.fetch_ring_rows, plan.write_back_ring_rows,
-    )  # fmt: skip
-    columns = [
-        _Column(plan.labels, plan.sample_ends),
-        _Column(plan.dense, plan.sample_ends),
-        _Column(_narrow(plan.bags.lengths), plan.bags.length_ends),
-        _Column(plan.bags.weights, plan.bags.weight_ends),
-        _Column(plan.inverse, ends(plan.num_ids.sum(axis=1))),
-        _Column(_narrow(plan.num_ids).reshape(-1), _regular(num_trainers, num_tables)),
-        _Column(_narrow(plan.num_uniques).reshape(-1), _regular(num_trainers, num_tables)),
-        _Column(_narrow(exchange.unique_rows), exchange.unique_ends),
-        _Column(_narrow(fetches.slots), ends(fetches.counts.sum(axis=1))),
-        _Column(_narrow(fetches.counts).reshape(-1), per_server),
-        _Column(plan.fetch_offsets.reshape(-1), per_server),
-        _Column(_narrow(exchange.update_slots), exchange.update_ends),
-        _Column(_narrow(exchange.push_index), exchange.push_ends),
-        _Column(_narrow(exchange.replica_counts.transpose(1, 0, 2)).reshape(-1, 4), per_trainer),
-        _Column(_narrow(exchange.replica_counts).reshape(-1, 4), per_trainer),
-        _Column(_narrow(write_backs.slots), ends(write_backs.counts.sum(axis=1))),
-        _Column(_narrow(write_backs.counts).reshape(-1), per_server),
-        _Column(_narrow(plan.forced_counts).reshape(-1), per_server),
-        _Column(plan.write_back_offsets.reshape(-1), per_server),
-    ]
-    return _messages(0, scalars, columns)
-
-
-def _encode_servers(plan: IterationPlan) -> list[bytes]:
-    fetches, write_backs = plan.fetches, plan.write_backs
-    num_trainers, num_servers = fetches.counts.shape
-    per_trainer = _regular(num_servers, num_trainers)
-    columns = [
-        _Column(_narrow(fetches.local_rows), ends(fetches.counts.sum(axis=0))),
-        _Column(_narrow(fetches.counts.T).reshape(-1), per_trainer),
-        _Column(plan.fetch_offsets.T.reshape(-1), per_trainer),
-        _Column(_narrow(write_backs.local_rows), ends(write_backs.counts.sum(axis=0))),
-        _Column(_narrow(write_backs.counts.T).reshape(-1), per_trainer),
-        _Column(plan.write_back_offsets.T.reshape(-1), per_trainer),
-    ]
-    scalars = _scalars(num_servers, plan.iteration, plan.fetch_ring_rows, plan.write_back_ring_rows)
-    return _messages(1, scalars, columns)
-
-
-def _messages(kind: int, scalars: Int64Array, columns: list[_Column]) -> list[bytes]:
-    prefix = _HEADER.pack(_MAGIC, _VERSION, kind, len(columns), *[0] * 8)[: -8 * 8]
+def _encode(number: int, source: Any, num_ranks: int) -> list[bytes]:
+    """The messages of one kind to all ranks that get it."""
+    kind = _KINDS[number]
+    scalars = np.zeros((num_ranks, 8), dtype=np.int64)
+    for index, scalar in enumerate(kind.scalars):
+        scalars[:, index] = scalar.of(source)
+    columns = []
+    for field in kind.arrays:
+        array, array_ends = field.of(source)
+        travels = array if field.is_narrow or field.dtype == _FLOAT32 else _narrow(array)
+        columns.append(_Column(travels, array_ends))
+    prefix = _HEADER.pack(_MAGIC, _VERSION, number, len(columns), *[0] * 8)[: -8 * 8]
     heads = np.concatenate([scalars, *(column.entries for column in columns)], axis=1)
     parts = [[prefix] * len(heads), [head.tobytes() for head in heads]]
     for column in columns:
         parts += column.pieces, column.paddings
     return [b"".join(message) for message in zip(*parts, strict=True)]
-
-
-def _scalars(num_ranks: int, *values: Any) -> Int64Array:
-    """The header's scalars of every rank; each value is one for all ranks, or an array of one per rank."""
-    table = np.zeros((num_ranks, 8), dtype=np.int64)
-    for index, value in enumerate(values):
-        table[:, index] = value
-    return table
-
-
-def _regular(num_ranks: int, count: int) -> Int64Array:
-    return np.arange(num_ranks + 1, dtype=np.int64) * count
 
 
 def _narrow(array: NDArray[Any]) -> NDArray[Any]:
@@ -229,23 +269,24 @@ def decode_plan(message: bytes | bytearray | memoryview) -> Item | None:
         )
     if kind == _END:
         return None
-    plan_type, scalar_names, array_names = _KINDS[kind]
-    if num_arrays != len(array_names):
-        raise PlanCodecError(f"plan message has {num_arrays} arrays; {plan_type.__name__} has {len(array_names)}")
-    fields: dict[str, Any] = dict(zip(scalar_names, scalars, strict=False))
+    content = _KINDS[kind]
+    if num_arrays != len(content.arrays):
+        raise PlanCodecError(
+            f"plan message has {num_arrays} arrays; {content.becomes.__name__} has {len(content.arrays)}"
+        )
+    fields: dict[str, Any] = {
+        scalar.name: scalar.kind(value) for scalar, value in zip(content.scalars, scalars, strict=False)
+    }
     position = _HEADER.size + num_arrays * _ARRAY.size
-    for index, (name, dtype) in enumerate(array_names):
+    for index, field in enumerate(content.arrays):
         array, position = _read_array(view, _HEADER.size + index * _ARRAY.size, position)
-        fields[name] = array.astype(dtype, copy=False)
+        fields[field.name] = array.astype(field.dtype, copy=False)
     if position != len(view):
         raise _damaged(view, f"{position} bytes were due")
-    if plan_type is TrainerPlan:
-        fields["read_only"] = bool(fields["read_only"])
+    if kind == _TRAINER_PLAN:
         factors = (fields.pop(name) for name in ("unique_rows", "num_uniques", "num_ids", "inverse"))
         fields["sample_rows"] = _sample_rows(view, *factors)
-    if plan_type is Snapshot:
-        fields["is_full"] = bool(fields["is_full"])
-    plan: Item = plan_type(**fields)
+    plan: Item = content.becomes(**fields)
     return plan
 
 

@@ -1,8 +1,9 @@
 """From row ids, sample by sample, to keys, table by table.
 
 A *feature* is one column of the samples: one id per sample, or, where it is *ragged*, a *bag* of any number of ids.
-Features may share a table. Keys are *dealt*: table by table, so that tables can be looked at one after the other,
-within a table share by share, within a share feature by feature, and within a feature sample by sample.
+Features may share a table. The planner wants keys in *table order*: table by table, so that it can finish one table
+before the next; within a table share by share (a *share* is the samples of one trainer), within a share feature by
+feature, and within a feature sample by sample.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.lookahead.plan import Bags, Float32Array, Int64Array, KeyArray, ends
 
-BLOCK = 64  # samples whose ids stay in the nearest cache while they are dealt to the tables
+BLOCK = 64  # samples whose ids stay in the nearest processor cache while they go to their tables
 
 
 class Ragged(Protocol):
@@ -36,12 +37,12 @@ class Ragged(Protocol):
         """float32, shape (offsets[-1],); None: all count the same."""
 
     def take(self, samples: NDArray[Any]) -> Ragged:
-        """Some samples, in any order."""
+        """The bags of some samples, in any order; samples: integers, shape (n,)."""
 
 
 @dataclass(frozen=True)
 class FeatureTables:
-    """Which feature counts in which table.
+    """Which feature belongs to which table.
 
     Args:
         tables: Table of each feature.
@@ -57,8 +58,8 @@ class FeatureTables:
         return tuple(feature for feature in range(len(self.tables)) if feature not in self.ragged)
 
     @property
-    def dealt(self) -> tuple[int, ...]:
-        """The features in the order in which they are dealt."""
+    def in_table_order(self) -> tuple[int, ...]:
+        """The features, table by table."""
         return tuple(sorted(range(len(self.tables)), key=lambda feature: self.tables[feature]))
 
 
@@ -67,8 +68,8 @@ def one_id_per_table(num_tables: int) -> FeatureTables:
     return FeatureTables(tuple(range(num_tables)))
 
 
-class Dealer:
-    """Deals the ids of batches.
+class TableOrder:
+    """Puts the keys of batches in table order.
 
     Args:
         features: What a sample has.
@@ -77,39 +78,42 @@ class Dealer:
 
     def __init__(self, features: FeatureTables, table_offsets: Int64Array) -> None:
         tables = np.asarray(features.tables, dtype=np.int64)
-        self._dealt = np.asarray(features.dealt, dtype=np.int64)
-        self._first_dealt = np.searchsorted(tables[self._dealt], np.arange(len(table_offsets)))  # of each table
+        self._order = np.asarray(features.in_table_order, dtype=np.int64)
+        self._first_of_table = np.searchsorted(tables[self._order], np.arange(len(table_offsets)))  # of each table
         self._one_hot, self._ragged = list(features.one_hot), features.ragged
-        self._dealt_ragged = [features.ragged.index(f) for f in features.dealt if f in features.ragged]
+        self._ragged_in_order = [features.ragged.index(f) for f in features.in_table_order if f in features.ragged]
         self._offsets = table_offsets[tables]
 
-    def deal(self, ids: NDArray[Any], ragged: Sequence[Ragged], sample_ends: Int64Array, keys: KeyArray) -> Int64Array:
-        """Fill in the keys.
+    def arrange(
+        self, ids: NDArray[Any], ragged: Sequence[Ragged], sample_ends: Int64Array, keys: KeyArray
+    ) -> Int64Array:
+        """Write the keys of a batch in table order.
 
         Args:
             ids: Row ids of the one-hot features, int32 or int64, shape (num_samples, num_one_hot).
-            ragged: Those of the ragged features.
-            sample_ends: int64, shape (T + 1,).
-            keys: Is filled; as many as there are ids.
+            ragged: Row ids of the ragged features.
+            sample_ends: int64, shape (T + 1,): trainer t has the samples from sample_ends[t] to sample_ends[t + 1].
+            keys: int32 or int64, shape (num_ids,): is filled.
         Returns:
-            int64, shape (num_tables, T + 1): where each share of each table begins and ends.
+            int64, shape (num_tables, T + 1): the keys of table f in trainer t's share are
+            keys[returned[f, t]:returned[f, t + 1]].
         """
-        num_tables, num_trainers = len(self._first_dealt) - 1, len(sample_ends) - 1
-        counts = np.empty((len(self._dealt), num_trainers), dtype=np.int64)  # ids of each feature and share
+        num_tables, num_trainers = len(self._first_of_table) - 1, len(sample_ends) - 1
+        counts = np.empty((len(self._order), num_trainers), dtype=np.int64)  # ids of each feature and share
         counts[self._one_hot] = np.diff(sample_ends)
         for feature, bags in zip(self._ragged, ragged, strict=True):
             counts[feature] = np.diff(bags.offsets[sample_ends])
-        ids_before = np.zeros((len(self._dealt) + 1, num_trainers), dtype=np.int64)  # of features dealt earlier
-        np.cumsum(counts[self._dealt], axis=0, out=ids_before[1:])
-        before_tables = ids_before[self._first_dealt]
+        ids_before = np.zeros((len(self._order) + 1, num_trainers), dtype=np.int64)  # of earlier features
+        np.cumsum(counts[self._order], axis=0, out=ids_before[1:])
+        before_tables = ids_before[self._first_of_table]
         begins = ends(np.diff(before_tables, axis=0).reshape(-1))
         share_begins = begins[:-1].reshape(num_tables, num_trainers)
         feature_begins = np.empty_like(counts)
-        feature_begins[self._dealt] = ids_before[:-1] + np.repeat(
-            share_begins - before_tables[:-1], np.diff(self._first_dealt), axis=0
+        feature_begins[self._order] = ids_before[:-1] + np.repeat(
+            share_begins - before_tables[:-1], np.diff(self._first_of_table), axis=0
         )
         shifts = feature_begins[self._one_hot] - sample_ends[:-1]
-        _deal(ids, self._offsets[self._one_hot], sample_ends, shifts, keys)
+        _arrange(ids, self._offsets[self._one_hot], sample_ends, shifts, keys)
         for feature, bags in zip(self._ragged, ragged, strict=True):
             id_ends = bags.offsets[sample_ends]
             for t in range(num_trainers):
@@ -119,8 +123,8 @@ class Dealer:
         return np.concatenate([share_begins, begins[num_trainers::num_trainers, None]], axis=1)
 
     def bags(self, ragged: Sequence[Ragged], sample_ends: Int64Array) -> Bags:
-        """What trainers need of the ragged features beside the keys."""
-        features = [ragged[index] for index in self._dealt_ragged]
+        """What trainers need of the ragged features besides the keys; sample_ends as in `arrange`."""
+        features = [ragged[index] for index in self._ragged_in_order]
         weighted = [(bags.offsets[sample_ends], bags.weights) for bags in features if bags.weights is not None]
         lengths, weights = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         for t in range(len(sample_ends) - 1):
@@ -132,7 +136,10 @@ class Dealer:
 
 
 @compiled
-def _deal(ids, offsets, sample_ends, shifts, keys):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _arrange(
+    ids: NDArray[Any], offsets: Int64Array, sample_ends: Int64Array, shifts: Int64Array, keys: KeyArray
+) -> None:
+    """Write the keys of the one-hot features; shifts, int64 (num_one_hot, T): from a sample to the place of its key."""
     num_columns = ids.shape[1]
     for t in range(len(sample_ends) - 1):
         for first in range(sample_ends[t], sample_ends[t + 1], BLOCK):
@@ -144,7 +151,7 @@ def _deal(ids, offsets, sample_ends, shifts, keys):  # type: ignore[no-untyped-d
 
 
 class KeysBySample:
-    """Keys as they stand in the samples, for what looks at one sample after the other.
+    """Puts the keys of batches in the order of the samples, for code that looks at one sample after the other.
 
     Args:
         features: What a sample has.
@@ -159,8 +166,11 @@ class KeysBySample:
     def keys(self, ids: NDArray[Any], ragged: Sequence[Ragged]) -> tuple[Int64Array, Int64Array]:
         """Keys of a batch, those of a sample's one-hot features first.
 
+        Args:
+            ids: Row ids of the one-hot features, int32 or int64, shape (num_samples, num_one_hot).
+            ragged: Row ids of the ragged features.
         Returns:
-            int64 (num_ids,); int64 (num_samples + 1,): where each sample begins and ends.
+            int64, shape (num_ids,), and int64, shape (num_samples + 1,): where each sample begins and ends.
         """
         num_samples, num_columns = ids.shape
         one_hot = ids + self._one_hot

@@ -1,89 +1,127 @@
-"""The lists of an iteration plan: who pushes what to whom, in which order rows stand at each trainer."""
+"""The lists of an iteration plan: who pushes what to whom, and in which order rows stand at each trainer."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.lookahead.next_use import CODE, NONE, SLOT, UPDATE, EnteredBatch
+from bagpipe_hpc.lookahead.next_use import CODE, NONE, SLOT, UPDATE, EnteredBatch, EntryRing
 from bagpipe_hpc.lookahead.plan import ExchangeLists, Int32Array, Int64Array, TransferLists, ends
 from bagpipe_hpc.lookahead.residency import MovingRows
 
 
-def exchange_lists(
-    batch: EnteredBatch, entry_begins: Int64Array, pair_entries: Int32Array, rows: Int32Array
-) -> ExchangeLists:
+class _Pairs(NamedTuple):
+    """The pairs of an iteration, trainer by trainer, within a trainer table by table: n of them.
+
+    Args:
+        unique_ends: int64, shape (T + 1,): which pairs are whose.
+        codes: int32, shape (n,): Gray code of each pair, see plan.py; own rows share one code.
+        rows: int32, shape (n,): rank among its trainer's rows of that code, then the row itself.
+    """
+
+    unique_ends: Int64Array
+    codes: Int32Array
+    rows: Int32Array
+
+
+class _Blocks(NamedTuple):
+    """Where the rows of a trainer begin, by code.
+
+    Args:
+        counts: int32, shape (T, 4 T): rows of each trainer by code, without its own.
+        num_own: int32, shape (T,).
+        row_begins: int32, shape (T, 4 T): first row of each code.
+        push_offsets: int32, shape (T, 4 T): how far a row is from its place among its owner's pushes.
+        push_ends: int64, shape (T + 1,): pushes stand by owner, then receiver.
+    """
+
+    counts: Int32Array
+    num_own: Int32Array
+    row_begins: Int32Array
+    push_offsets: Int32Array
+    push_ends: Int64Array
+
+    @classmethod
+    def empty(cls, num_trainers: int) -> _Blocks:
+        """No rows yet."""
+        shape = num_trainers, 4 * num_trainers
+        begins, offsets = np.empty((2, *shape), dtype=np.int32)
+        num_own = np.empty(num_trainers, dtype=np.int32)
+        return cls(np.zeros(shape, dtype=np.int32), num_own, begins, offsets, np.zeros(num_trainers + 1, np.int64))
+
+
+def exchange_lists(row: int, batch: EnteredBatch, ring: EntryRing) -> ExchangeLists:
     """Order the rows of every trainer and the pushes of every owner.
 
     Args:
-        entry_begins: int64, shape (num_tables,): first entry of each table.
-        pair_entries: int32, entry of each pair.
-        rows: int32, shape (n, 4): SLOT and CODE of each entry; UPDATE is written.
+        row: Of the iteration in the ring.
+        ring: SLOT and CODE of each entry are there; UPDATE is written.
     """
     num_trainers = batch.pair_ends.shape[1] - 1
     unique_ends = ends(batch.num_uniques.sum(axis=1))
     codes, unique_rows = np.empty((2, unique_ends[-1]), dtype=np.int32)
-    counts = np.zeros((num_trainers, 4 * num_trainers), dtype=np.int32)  # of each trainer's rows, by code
+    pairs, blocks = _Pairs(unique_ends, codes, unique_rows), _Blocks.empty(num_trainers)
     num_updates = np.zeros(num_trainers, dtype=np.int64)
-    _rank(
-        batch.pair_ends, pair_entries, entry_begins, batch.entry_ends, rows, unique_ends,
-        num_updates, counts, codes, unique_rows,
-    )  # fmt: skip
+    _rank(row, batch, ring, pairs, blocks, num_updates)
     update_ends = ends(num_updates)
-    num_own = np.empty(num_trainers, dtype=np.int32)
-    row_begins, push_offsets = np.empty((2, *counts.shape), dtype=np.int32)
-    push_ends = np.zeros(num_trainers + 1, dtype=np.int64)
-    _begin(counts, num_own, row_begins, push_offsets, push_ends)
+    _begin(blocks)
     update_slots = np.empty(update_ends[-1], dtype=np.int32)
-    _list_updates(entry_begins, batch.entry_ends, rows, num_own.copy(), update_ends, update_slots)
-    push_index = np.empty(push_ends[-1] + 1, dtype=np.int32)
-    _list_pushes(
-        batch.pair_ends, pair_entries, rows, unique_ends, codes, row_begins, push_offsets, unique_rows, push_index
-    )
-    replica_counts = counts.reshape(num_trainers, num_trainers, 4)
+    _list_updates(row, batch, ring, blocks.num_own.copy(), update_ends, update_slots)
+    push_index = np.empty(blocks.push_ends[-1] + 1, dtype=np.int32)
+    _list_pushes(row, batch, ring, pairs, blocks, push_index)
+    replica_counts = blocks.counts.reshape(num_trainers, num_trainers, 4)
     return ExchangeLists(
-        num_own, replica_counts, unique_rows, unique_ends, update_slots, update_ends, push_index[:-1], push_ends
+        blocks.num_own,
+        replica_counts,
+        unique_rows,
+        unique_ends,
+        update_slots,
+        update_ends,
+        push_index[:-1],
+        blocks.push_ends,
     )
 
 
 # In the loops over pairs: tables outermost, because the entries of one table fit into a near cache while the pairs of
-# all trainers look at them; and selections instead of branches, because who owns a row is a coin toss.
+# all trainers look at them; and selections instead of branches, because who owns a row cannot be predicted.
 
 
 @compiled
-def _rank(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    pair_ends, pair_entries, entry_begins, entry_ends, rows, unique_ends, num_updates, counts, codes, unique_rows
-):
-    """Code of each pair, and its rank among its trainer's rows of that code; own rows share one code."""
+def _rank(
+    row: int, batch: EnteredBatch, ring: EntryRing, pairs: _Pairs, blocks: _Blocks, num_updates: Int64Array
+) -> None:
+    """Write the code of each pair, and its rank among its trainer's rows of that code."""
+    pair_ends, pair_entries, planned = batch.pair_ends, ring.pair_entries[row], ring.planned
+    codes, unique_rows, counts = pairs.codes, pairs.rows, blocks.counts
     num_tables, num_trainers = pair_ends.shape[0], pair_ends.shape[1] - 1
-    uniques = unique_ends[:-1].copy()
+    uniques = pairs.unique_ends[:-1].copy()
     for table in range(num_tables):
-        for entry in range(entry_begins[table], entry_ends[table]):
-            num_updates[rows[entry, CODE] >> 2] += 1
-            rows[entry, UPDATE] = NONE
+        for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
+            num_updates[planned[entry, CODE] >> 2] += 1
+            planned[entry, UPDATE] = NONE
         for t in range(num_trainers):
             own_code = np.int32(4 * t)
             unique = uniques[t] - pair_ends[table, t]
             for pair in range(pair_ends[table, t], pair_ends[table, t + 1]):
                 entry = pair_entries[pair]
-                code = rows[entry, CODE]
-                update = rows[entry, UPDATE]
+                code = planned[entry, CODE]
+                update = planned[entry, UPDATE]
                 own = code >> 2 == t
                 code = own_code if own else code
                 rank = counts[t, code]
                 counts[t, code] = rank + np.int32(1)
-                rows[entry, UPDATE] = rank if own else update
+                planned[entry, UPDATE] = rank if own else update
                 codes[unique + pair] = code
                 unique_rows[unique + pair] = rank
             uniques[t] = unique + pair_ends[table, t + 1]
 
 
 @compiled
-def _begin(counts, num_own, row_begins, push_offsets, push_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Where the rows of each (trainer, code) begin, and how far a row is from its place among its owner's pushes.
-
-    Pushes stand by owner, then receiver. Own rows are moved from `counts` to `num_own`.
-    """
+def _begin(blocks: _Blocks) -> None:
+    """Find where the rows of each (trainer, code) begin; own rows move from `counts` to `num_own`."""
+    counts, num_own, row_begins, push_offsets = blocks.counts, blocks.num_own, blocks.row_begins, blocks.push_offsets
     num_trainers = len(num_own)
     for t in range(num_trainers):
         num_own[t] = counts[t, 4 * t]
@@ -100,64 +138,76 @@ def _begin(counts, num_own, row_begins, push_offsets, push_ends):  # type: ignor
             for code in range(4 * o, 4 * o + 4):
                 push_offsets[t, code] = offset
                 pushed += counts[t, code]
-        push_ends[o + 1] = pushed
+        blocks.push_ends[o + 1] = pushed
 
 
 @compiled
-def _list_updates(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    entry_begins, entry_ends, rows, num_listed, update_ends, update_slots
-):
-    """Rows an owner uses itself come first in its update list, in the order of its own rows; then all others."""
-    for table in range(len(entry_ends)):
-        for entry in range(entry_begins[table], entry_ends[table]):
-            owner = rows[entry, CODE] >> 2
-            position = rows[entry, UPDATE]
+def _list_updates(
+    row: int,
+    batch: EnteredBatch,
+    ring: EntryRing,
+    num_listed: Int32Array,
+    update_ends: Int64Array,
+    update_slots: Int32Array,
+) -> None:
+    """Rows that an owner uses itself come first in its update list, in the order of its own rows; then all others."""
+    rows, planned = ring.rows[row], ring.planned
+    for table in range(len(batch.entry_ends)):
+        for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
+            owner = planned[entry, CODE] >> 2
+            position = planned[entry, UPDATE]
             if position == NONE:
                 position = num_listed[owner]
                 num_listed[owner] += np.int32(1)
-                rows[entry, UPDATE] = position
+                planned[entry, UPDATE] = position
             update_slots[update_ends[owner] + position] = rows[entry, SLOT]
 
 
 @compiled
-def _list_pushes(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    pair_ends, pair_entries, rows, unique_ends, codes, row_begins, push_offsets, unique_rows, push_index
-):
-    """Ranks become rows; the last element of push_index takes what is not pushed."""
+def _list_pushes(
+    row: int, batch: EnteredBatch, ring: EntryRing, pairs: _Pairs, blocks: _Blocks, push_index: Int32Array
+) -> None:
+    """Turn ranks into rows; the last element of push_index takes what is not pushed."""
+    pair_ends, pair_entries, planned = batch.pair_ends, ring.pair_entries[row], ring.planned
+    codes, unique_rows = pairs.codes, pairs.rows
+    row_begins, push_offsets = blocks.row_begins, blocks.push_offsets
     num_tables, num_trainers = pair_ends.shape[0], pair_ends.shape[1] - 1
-    uniques = unique_ends[:-1].copy()
+    uniques = pairs.unique_ends[:-1].copy()
     nowhere = len(push_index) - 1
     for table in range(num_tables):
         for t in range(num_trainers):
             unique = uniques[t] - pair_ends[table, t]
             for pair in range(pair_ends[table, t], pair_ends[table, t + 1]):
                 code = codes[unique + pair]
-                row = row_begins[t, code] + unique_rows[unique + pair]
-                unique_rows[unique + pair] = row
-                place = push_offsets[t, code] + row
-                push_index[nowhere if code >> 2 == t else place] = rows[pair_entries[pair], UPDATE]
+                place_in_rows = row_begins[t, code] + unique_rows[unique + pair]
+                unique_rows[unique + pair] = place_in_rows
+                place = push_offsets[t, code] + place_in_rows
+                push_index[nowhere if code >> 2 == t else place] = planned[pair_entries[pair], UPDATE]
             uniques[t] = unique + pair_ends[table, t + 1]
 
 
 def transfer_lists(rows: MovingRows, num_trainers: int, num_servers: int) -> TransferLists:
     """Group rows for their stages, keeping the order given within each (trainer, server)."""
     counts = np.zeros((num_trainers, num_servers), dtype=np.int64)
-    slots, local_rows = np.empty(len(rows), dtype=np.int32), np.empty(len(rows), dtype=rows.keys.dtype)
-    _group(rows.keys, rows.owners, rows.slots, counts, slots, local_rows)
-    return TransferLists(counts, slots, local_rows)
+    num_rows = len(rows.keys)
+    slots, local_rows = np.empty(num_rows, dtype=np.int32), np.empty(num_rows, dtype=rows.keys.dtype)
+    transfers = TransferLists(counts, slots, local_rows)
+    _group(rows, transfers)
+    return transfers
 
 
 @compiled
-def count_transfers(keys, trainers, counts):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def count_transfers(rows: MovingRows, counts: Int64Array) -> None:
     """Add to counts, int64 (T, S), the rows of each trainer and server."""
     num_servers = counts.shape[1]
-    for j in range(len(keys)):
-        counts[trainers[j], keys[j] % num_servers] += 1
+    for j in range(len(rows.keys)):
+        counts[rows.owners[j], rows.keys[j] % num_servers] += 1
 
 
 @compiled
-def _group(keys, trainers, slots, counts, slots_out, rows_out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    count_transfers(keys, trainers, counts)
+def _group(rows: MovingRows, transfers: TransferLists) -> None:
+    counts = transfers.counts
+    count_transfers(rows, counts)
     num_trainers, num_servers = counts.shape
     by_trainer = np.empty(counts.shape, dtype=np.int64)
     by_server = np.empty(counts.shape, dtype=np.int64)
@@ -171,9 +221,9 @@ def _group(keys, trainers, slots, counts, slots_out, rows_out):  # type: ignore[
         for t in range(num_trainers):
             by_server[t, s] = position
             position += counts[t, s]
-    for j in range(len(keys)):
-        t, s = trainers[j], keys[j] % num_servers
-        slots_out[by_trainer[t, s]] = slots[j]
+    for j in range(len(rows.keys)):
+        t, s = rows.owners[j], rows.keys[j] % num_servers
+        transfers.slots[by_trainer[t, s]] = rows.slots[j]
         by_trainer[t, s] += 1
-        rows_out[by_server[t, s]] = keys[j] // num_servers
+        transfers.local_rows[by_server[t, s]] = rows.keys[j] // num_servers
         by_server[t, s] += 1

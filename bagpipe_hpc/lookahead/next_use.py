@@ -1,78 +1,92 @@
-"""The next-use pass (paper section 3.2): one look at every id of a batch as it enters the lookahead window.
+"""The next-use pass (paper section 3.2): one look at every id of a batch as the batch enters the lookahead window.
 
 A *pair* is a trainer and a unique key of its share; an *entry* is a unique key of the whole batch. Both are numbered
-table by table in order of first occurrence, from the table's first id on: tables share nothing, so threads may enter
-them at the same time, and the numbers do not depend on how many do.
+table by table in order of first occurrence, and the numbers of a table begin at the position of its first id. Tables
+share nothing, so threads may enter them at the same time, and the numbers do not depend on how many threads do.
 
-State per key is two int32, 8 bytes:
+The state of a key is two int32, 8 bytes:
 
     column STAMP      (iteration + 1, trainer) of the latest use that entered the window; 0: never used
-    column LATEST     number of the key's entry in that iteration; while its table is being entered, of its latest pair
+    column LATEST     number of the key's entry in that iteration; while its table enters, of its latest pair
 
-Most ids repeat a key of their own share: for them the stamp is the current one, and the state is all that is touched.
-A first use in its iteration tells the key's previous use, if that is inside the window, that it is the next one. No
-sorting, no sets: O(ids).
+Most ids repeat a key of their own share: the stamp is the current one, and the loop touches nothing but the state. The
+first use of a key in an iteration tells the key's previous use, if that is inside the window, that it is the next one.
+There is no sorting and there are no sets: the cost is O(ids).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from bagpipe_hpc.cache_hint import DISTANCE, hint
 from bagpipe_hpc.compiled import compiled
+from bagpipe_hpc.hash_table import home_of, place_of
 from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.lookahead.pipeline import Cores
 from bagpipe_hpc.lookahead.plan import Int32Array, Int64Array, KeyArray, NarrowArray, narrowest
-from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
 
 STAMP, LATEST = 0, 1
+UNUSED = -1  # stamp of a key that has a place in a hash table, but no use yet
 NONE = -1
 MAX_STAMP = 2**31 - 1
 MAX_HUGE_BYTES = 1 << 29  # state of 64 million keys
 MIN_IDS_TO_SPLIT = 50_000  # fewer are done before another thread has begun
 
 # Columns of EntryRing.rows.
-SLOT = 0  # slot in the owner's cache; NONE: to be fetched
-OWNER = 1  # owner << 2 | LATE | DIRTY; once the iteration is planned:
-CODE = 1  # owner << 2 | Gray class of its replicas, see plan.py
-CHAIN = 2  # link of the (owner, next use) lists, see residency.py; once the iteration is planned:
-UPDATE = 2  # position among the owner's updates
+SLOT = 0  # slot in the owner's cache; NONE: the row is to be fetched
+OWNER = 1  # owner << 2 | LATE | DIRTY
+CHAIN = 2  # link of the (owner, next use) lists, see residency.py
 LAST_PAIR = 3  # the entry's pair of its highest trainer
-LATE, DIRTY = 2, 1  # updated in the iteration before; differs from the server's row
+LATE, DIRTY = 2, 1  # the row is updated in the iteration before; it differs from the server's row
+
+# Columns of EntryRing.planned.
+CODE = 0  # owner << 2 | Gray class of the entry's replicas, see plan.py
+UPDATE = 1  # position among the owner's updates
 
 
-@dataclass(frozen=True)
-class EntryRing:
+class EntryRing(NamedTuple):
     """What is known of the iterations in the window: arrays with one row per iteration, row = iteration % ring_size.
+
+    Compiled functions take it as it is.
 
     Args:
         ring_size: Rows.
-        capacity: Ids of the largest batch so far: at most so many pairs and entries.
+        capacity: Ids of the largest batch so far, so at most as many pairs and entries.
+        keys: int32 or int64, shape (ring_size, capacity): of each entry.
+        rows: int32, shape (ring_size, capacity, 4): SLOT, OWNER, CHAIN, LAST_PAIR of each entry.
+        next_uses: int32, shape (ring_size, capacity, 2): of each entry the iteration of its next use (NONE: it is not
+            in the window) and its entry there.
+        pair_entries: int32, shape (ring_size, capacity): the entry of each pair.
+        pair_links: int32, shape (ring_size, capacity): the same entry's pair of the next lower trainer; NONE: none.
+        planned: int32, shape (capacity, 2): CODE and UPDATE of each entry of the iteration that is being planned.
     """
 
     ring_size: int
     capacity: int
-    keys: KeyArray  # (ring_size, capacity) of each entry
-    rows: Int32Array  # (ring_size, capacity, 4) of each entry: SLOT, OWNER, CHAIN, LAST_PAIR
-    next_uses: Int32Array  # (ring_size, capacity, 2) of each entry: iteration (NONE: not in the window), entry there
-    pair_entries: Int32Array  # (ring_size, capacity)
-    pair_links: Int32Array  # (ring_size, capacity) the same entry's pair of the next lower trainer; NONE: none
+    keys: KeyArray
+    rows: Int32Array
+    next_uses: Int32Array
+    pair_entries: Int32Array
+    pair_links: Int32Array
+    planned: Int32Array
 
     @classmethod
     def empty(cls, ring_size: int, capacity: int, key_dtype: type[np.int32] | type[np.int64]) -> EntryRing:
-        """A ring without iterations. Pages that are never touched cost no memory."""
+        """A ring without iterations. Memory that is never touched costs nothing."""
         shape = (ring_size, capacity)
         keys, rows = np.empty(shape, dtype=key_dtype), np.empty((*shape, 4), dtype=np.int32)
         next_uses, pairs = np.empty((*shape, 2), dtype=np.int32), np.empty((2, *shape), dtype=np.int32)
-        return cls(ring_size, capacity, keys, rows, next_uses, *pairs)
+        planned = np.empty((capacity, 2), dtype=np.int32)
+        return cls(ring_size, capacity, keys, rows, next_uses, pairs[0], pairs[1], planned)
 
     def grown(self, capacity: int) -> EntryRing:
         """The same content with room for larger batches."""
         ring = EntryRing.empty(self.ring_size, capacity, self.keys.dtype.type)
         for name in ("keys", "rows", "next_uses", "pair_entries", "pair_links"):
             getattr(ring, name)[:, : self.capacity] = getattr(self, name)
+        ring.planned[: self.capacity] = self.planned
         return ring
 
     def row_of(self, iteration: int) -> int:
@@ -86,11 +100,18 @@ class KeyState(Protocol):
     states: Int32Array  # (n, 2) STAMP, LATEST
 
     def places(self, keys: KeyArray, oldest_stamp: int) -> KeyArray:
-        """Row of `states` of each key; keys with a latest use before `oldest_stamp` may be forgotten."""
+        """Row of `states` of each key.
+
+        Args:
+            keys: int32 or int64, shape (num_ids,).
+            oldest_stamp: Keys whose latest use has a lower stamp may be forgotten.
+        Returns:
+            int32 or int64, shape (num_ids,).
+        """
 
     @property
     def num_bytes(self) -> int:
-        """Memory, touched or not."""
+        """Memory in bytes, touched or not."""
 
 
 class DenseKeyState:
@@ -116,10 +137,10 @@ class DenseKeyState:
 
 
 class CompactKeyState:
-    """State of the keys in the window only, by hashing: 16 bytes per place, at least a quarter of the places in use.
+    """State of the keys in the window only, in a hash table: 16 bytes per place, at least a quarter of them in use.
 
-    A key that left the window is as good as one never used. When places run out, those keys are dropped, and the rest
-    moves to a table with room.
+    A key that left the window counts as one that was never used. When places run out, those keys are dropped, and the
+    rest moves to a table with room.
     """
 
     def __init__(self, num_places: int = 1 << 16) -> None:
@@ -128,7 +149,7 @@ class CompactKeyState:
         self._allocate(num_places)
 
     def places(self, keys: KeyArray, oldest_stamp: int) -> KeyArray:
-        """Place of each key; inserts keys that have none."""
+        """Place of each key; a key that has none gets one."""
         if 2 * (self._num_used + len(keys)) > len(self._keys):
             self._make_room(len(keys), oldest_stamp)
         found = np.empty(len(keys), dtype=np.int64)
@@ -142,8 +163,8 @@ class CompactKeyState:
 
     def _make_room(self, num_new: int, oldest_stamp: int) -> None:
         keys, states = self._keys, self.states
-        live = (keys[:, 0] != NONE) & (states[:, STAMP] >= oldest_stamp)
-        keys, states = keys[live, 0], states[live]
+        live = states[:, STAMP] >= oldest_stamp
+        keys, states = keys[live], states[live]
         # Twice what is needed now, so that room lasts for as many insertions as moving cost.
         self._allocate(1 << (4 * (len(keys) + num_new)).bit_length())
         found = np.empty(len(keys), dtype=np.int64)
@@ -152,59 +173,89 @@ class CompactKeyState:
 
     def _allocate(self, num_places: int) -> None:
         self._num_used = 0
-        self._keys = np.full((num_places, 1), NONE, dtype=np.int64)  # 2-D for prefetch_row
-        self.states = np.empty((num_places, 2), dtype=np.int32)
+        self._keys = np.empty(num_places, dtype=np.int64)
+        self.states = np.zeros((num_places, 2), dtype=np.int32)  # the stamps are the marks of the hash table
 
 
 @compiled
-def _locate(keys, table_keys, states, found):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Linear probing. Returns the number of keys inserted."""
-    mask = len(table_keys) - 1
+def _locate(keys: KeyArray, table_keys: Int64Array, states: Int32Array, found: Int64Array) -> int:
+    """Find the place of each key, and insert those that have none; returns how many were inserted."""
     num_inserted = 0
+    stamps = states[:, STAMP]
     for j in range(len(keys)):
-        ahead = _hash(keys[min(j + DISTANCE, len(keys) - 1)], mask)
-        prefetch_row(table_keys, ahead)
-        prefetch_row(states, ahead)
-        key = keys[j]
-        place = _hash(key, mask)
-        while table_keys[place, 0] != key:
-            if table_keys[place, 0] == NONE:
-                table_keys[place, 0] = key
-                states[place, STAMP] = 0
-                num_inserted += 1
-                break
-            place = (place + 1) & mask
+        ahead = home_of(keys[min(j + DISTANCE, len(keys) - 1)], len(table_keys))
+        hint(table_keys, ahead)
+        hint(states, ahead)
+        place = place_of(keys[j], table_keys, stamps)
+        if stamps[place] == 0:
+            table_keys[place] = keys[j]
+            stamps[place] = UNUSED
+            num_inserted += 1
         found[j] = place
     return num_inserted
 
 
-@compiled
-def _hash(key, mask):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
-    return np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(mask))
+class EnteringBatch(NamedTuple):
+    """What the pass looks at.
 
-
-@dataclass(frozen=True)
-class EnteredBatch:
-    """What the pass found in one batch, per table f and trainer t.
-
-    Entries of table f are numbered `id_ends[f, 0]` to `entry_ends[f]`; pairs of (f, t) `pair_ends[f, t]` to
-    `pair_ends[f, t + 1]`.
+    Args:
+        keys: int32 or int64, shape (num_ids,), table by table, within a table share by share.
+        places: int32 or int64, shape (num_ids,): where the state of each key stands.
+        id_ends: int64, shape (num_tables, T + 1): ids of table f in trainer t's share are
+            keys[id_ends[f, t]:id_ends[f, t + 1]].
+        share_begins: int64, shape (T, num_tables): where trainer t's ids of table f begin in `EnteredBatch.inverse`.
     """
 
-    entry_ends: Int64Array  # (num_tables,)
-    pair_ends: Int64Array  # (num_tables, T + 1)
-    num_ids: Int64Array  # (T, num_tables) ids of each share in each table
-    inverse: NarrowArray  # (num_ids.sum(),) share by share: which unique key of its share in its table
+    keys: KeyArray
+    places: KeyArray
+    id_ends: Int64Array
+    share_begins: Int64Array
 
-    def num_entries(self, entry_begins: Int64Array) -> int:
+
+class EnteredBatch(NamedTuple):
+    """What the pass found in one batch, per table f and trainer t.
+
+    Entries of table f have the numbers from `entry_begins[f]` to `entry_ends[f]`; pairs of (f, t) those from
+    `pair_ends[f, t]` to `pair_ends[f, t + 1]`.
+
+    Args:
+        entry_begins: int64, shape (num_tables,).
+        entry_ends: int64, shape (num_tables,).
+        pair_ends: int64, shape (num_tables, T + 1).
+        num_ids: int64, shape (T, num_tables): ids of each share in each table.
+        inverse: uint16 or int32, shape (num_ids.sum(),), share by share: which unique key of its share in its table an
+            id is.
+    """
+
+    entry_begins: Int64Array
+    entry_ends: Int64Array
+    pair_ends: Int64Array
+    num_ids: Int64Array
+    inverse: NarrowArray
+
+    @property
+    def num_entries(self) -> int:
         """Unique keys of the batch."""
-        return int((self.entry_ends - entry_begins).sum())
+        return int((self.entry_ends - self.entry_begins).sum())
 
     @property
     def num_uniques(self) -> Int64Array:
         """Unique keys of each trainer and table; int64, shape (T, num_tables)."""
         return np.diff(self.pair_ends, axis=1).T
+
+
+class Stamps(NamedTuple):
+    """The numbers that say when and by whom a key was used: (iteration + 1) << trainer_bits | trainer.
+
+    Args:
+        iteration: The one that enters.
+        oldest: Lowest stamp inside the window.
+        trainer_bits: Bits of a stamp that hold the trainer.
+    """
+
+    iteration: int
+    oldest: int
+    trainer_bits: int
 
 
 class NextUsePass:
@@ -214,7 +265,7 @@ class NextUsePass:
         key_state: State of the keys.
         window: L.
         num_trainers: T.
-        cores: Tables are dealt to as many threads as there are cores free; None: one.
+        cores: As many threads as there are free cores share the tables among them; None: one thread.
     """
 
     def __init__(self, key_state: KeyState, window: int, num_trainers: int, cores: Cores | None = None) -> None:
@@ -233,31 +284,33 @@ class NextUsePass:
 
         Args:
             iteration: n.
-            keys: int32 or int64, shape (num_ids,), table by table, within a table share by share; not checked.
-            id_ends: int64, shape (num_tables, T + 1): ids of table f in trainer t's share are
-                keys[id_ends[f, t]:id_ends[f, t + 1]].
+            keys: int32 or int64, shape (num_ids,), as in EnteringBatch; they are not checked.
+            id_ends: int64, shape (num_tables, T + 1), as in EnteringBatch.
+            ring: Row n gets the entries and pairs; rows of earlier iterations get their next uses.
         """
         oldest = max(1, iteration + 1 - self._window) << self._trainer_bits
-        places = self.key_state.places(keys, oldest)
+        stamps = Stamps(iteration, oldest, self._trainer_bits)
         num_tables = len(id_ends)
         num_ids = np.diff(id_ends, axis=1).T
         share_begins = (np.cumsum(num_ids) - num_ids.ravel()).reshape(num_ids.shape)
-        inverse = np.empty(len(keys), dtype=narrowest(int(num_ids.max(initial=0))))
-        entry_ends, pair_ends = np.empty(num_tables, dtype=np.int64), np.empty_like(id_ends)
-        row = ring.row_of(iteration)
+        entering = EnteringBatch(keys, self.key_state.places(keys, oldest), id_ends, share_begins)
+        entered = EnteredBatch(
+            entry_begins=id_ends[:, 0].copy(),
+            entry_ends=np.empty(num_tables, dtype=np.int64),
+            pair_ends=np.empty_like(id_ends),
+            num_ids=num_ids,
+            inverse=np.empty(len(keys), dtype=narrowest(int(num_ids.max(initial=0)))),
+        )
+        states = self.key_state.states
 
         def enter_tables(first: int, end: int) -> None:
-            _enter(
-                first, end, iteration, oldest, self._trainer_bits, row, keys, places, id_ends, self.key_state.states,
-                ring.keys[row], ring.rows[row], ring.pair_entries[row], ring.pair_links[row], ring.next_uses,
-                entry_ends, pair_ends, share_begins, inverse,
-            )  # fmt: skip
+            _enter(first, end, stamps, entering, states, ring, entered)
 
         if self._cores is None or len(keys) < MIN_IDS_TO_SPLIT:
             enter_tables(0, num_tables)
         else:
             self._cores.split(enter_tables, lambda num_pieces: _cuts(id_ends[:, -1], num_pieces))
-        return EnteredBatch(entry_ends, pair_ends, num_ids, inverse)
+        return entered
 
 
 def _cuts(id_ends: Int64Array, num_pieces: int) -> list[int]:
@@ -267,11 +320,21 @@ def _cuts(id_ends: Int64Array, num_pieces: int) -> list[int]:
 
 
 @compiled
-def _enter(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    first_table, end_table, n, oldest, trainer_bits, row, keys, places, id_ends, states,
-    ring_keys, ring_rows, pair_entries, pair_links, next_uses, entry_ends, pair_ends, share_begins, inverse,
-):  # fmt: skip
-    ring_size = next_uses.shape[0]
+def _enter(
+    first_table: int,
+    end_table: int,
+    stamps: Stamps,
+    entering: EnteringBatch,
+    states: Int32Array,
+    ring: EntryRing,
+    entered: EnteredBatch,
+) -> None:
+    """Enter the tables from first_table to end_table."""
+    n, trainer_bits = stamps.iteration, stamps.trainer_bits
+    row = n % ring.ring_size
+    keys, places, id_ends, inverse = entering.keys, entering.places, entering.id_ends, entered.inverse
+    ring_keys, ring_rows, next_uses = ring.keys[row], ring.rows[row], ring.next_uses
+    pair_entries, pair_links = ring.pair_entries[row], ring.pair_links[row]
     num_ids = len(keys)
     num_trainers = id_ends.shape[1] - 1
     first_stamp = (n + 1) << trainer_bits
@@ -282,10 +345,10 @@ def _enter(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
         for trainer in range(num_trainers):
             stamp = first_stamp + trainer
             first_pair = num_pairs
-            pair_ends[table, trainer] = first_pair
-            to_share = share_begins[trainer, table] - id_ends[table, trainer]
+            entered.pair_ends[table, trainer] = first_pair
+            to_share = entering.share_begins[trainer, table] - id_ends[table, trainer]
             for j in range(id_ends[table, trainer], id_ends[table, trainer + 1]):
-                prefetch_row(states, places[min(j + DISTANCE, num_ids - 1)])
+                hint(states, places[min(j + DISTANCE, num_ids - 1)])
                 place = places[j]
                 last = states[place, STAMP]
                 latest = states[place, LATEST]
@@ -301,10 +364,10 @@ def _enter(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
                     entry_places[entry - first_entry] = place
                     ring_keys[entry] = keys[j]
                     pair_links[num_pairs] = NONE
-                    if last >= oldest:
+                    if last >= stamps.oldest:
                         previous = row - (n + 1 - (last >> trainer_bits))
                         if previous < 0:
-                            previous += ring_size
+                            previous += ring.ring_size
                         next_uses[previous, latest, 0] = n
                         next_uses[previous, latest, 1] = entry
                 states[place, STAMP] = stamp
@@ -312,8 +375,8 @@ def _enter(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
                 pair_entries[num_pairs] = entry
                 inverse[to_share + j] = num_pairs - first_pair
                 num_pairs += np.int32(1)
-        pair_ends[table, num_trainers] = num_pairs
-        entry_ends[table] = num_entries
+        entered.pair_ends[table, num_trainers] = num_pairs
+        entered.entry_ends[table] = num_entries
         for entry in range(first_entry, num_entries):
             place = entry_places[entry - first_entry]
             ring_rows[entry, SLOT] = NONE

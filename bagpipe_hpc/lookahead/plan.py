@@ -18,7 +18,7 @@ updated in the iteration before; a gradient is *critical* when the row is used i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,9 +47,9 @@ class TrainerPlan:
     # --- the share itself
     labels: Float32Array  # (num_samples,)
     dense: Float32Array  # (num_samples, num_dense)
-    sample_rows: Int32Array  # (num_ids,) position in the rows of this iteration, feature by feature, as dealt
-    bag_lengths: Int32Array  # (num_ragged * num_samples,) ids of each sample in each ragged feature, as dealt
-    weights: Float32Array  # of the ids of the weighted features, as dealt
+    sample_rows: Int32Array  # (num_ids,) position in the rows of this iteration, in table order (features.py)
+    bag_lengths: Int32Array  # (num_ragged * num_samples,) ids of each sample in each ragged feature, in table order
+    weights: Float32Array  # (num_weighted_ids,) of the ids of the weighted features, in table order
 
     # --- cache insertions
     fetch_slots: Int32Array  # slots of the rows that arrive, server by server
@@ -121,18 +121,23 @@ class ExchangeLists:
     push_ends: Int64Array
 
 
-@dataclass(frozen=True)
-class TransferLists:
-    """Rows that travel between trainers and servers in one iteration, in one direction."""
+class TransferLists(NamedTuple):
+    """Rows that travel between trainers and servers in one iteration, in one direction.
 
-    counts: Int64Array  # (T, S)
-    slots: Int32Array  # trainer by trainer, then server by server
-    local_rows: KeyArray  # server by server, then trainer by trainer
+    Args:
+        counts: int64, shape (T, S).
+        slots: int32, shape (counts.sum(),): trainer by trainer, then server by server.
+        local_rows: int32 or int64, shape (counts.sum(),): server by server, then trainer by trainer.
+    """
+
+    counts: Int64Array
+    slots: Int32Array
+    local_rows: KeyArray
 
 
 @dataclass(frozen=True)
 class Bags:
-    """Of the ragged features, trainer by trainer, feature by feature as dealt; all empty where there are none."""
+    """What trainers need of the ragged features: trainer by trainer, in table order. Empty where there are none."""
 
     lengths: Int64Array  # ids of each sample
     length_ends: Int64Array  # (T + 1,) cuts them
@@ -150,8 +155,8 @@ class IterationPlan:
         sample_ends: int64, shape (T + 1,): which samples are whose.
         labels, dense: Of the whole batch, trainer by trainer.
         num_ids: int64, shape (T, num_tables): ids of each share in each table.
-        inverse: uint16 or int32, shape (num_ids.sum(),), share by share, as dealt (features.py): which of the unique
-            keys of its share in its table an id is.
+        inverse: uint16 or int32, shape (num_ids.sum(),), share by share, in table order (features.py): which of the
+            unique keys of its share in its table an id is.
         num_uniques: int64, shape (T, num_tables): unique keys of each share in each table.
         bags: Of the ragged features.
         forced_counts: int64, shape (T, S).

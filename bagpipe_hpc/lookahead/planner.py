@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.errors import ConfigError
-from bagpipe_hpc.lookahead.features import Dealer, FeatureTables, Ragged, one_id_per_table
+from bagpipe_hpc.lookahead.features import FeatureTables, Ragged, TableOrder, one_id_per_table
 from bagpipe_hpc.lookahead.lists import count_transfers, exchange_lists, transfer_lists
 from bagpipe_hpc.lookahead.next_use import (
     CompactKeyState,
@@ -78,7 +78,6 @@ class _Pending:
 
     read_only: bool
     sample_ends: Int64Array
-    id_ends: Int64Array
     bags: Bags
     labels: Float32Array
     dense: Float32Array
@@ -151,7 +150,7 @@ class Planner:
         key_space = KeySpace(num_embeddings)
         num_keys = key_space.num_keys
         key_state: KeyState = DenseKeyState(num_keys) if num_keys <= max_dense_keys else CompactKeyState()
-        self._dealer = Dealer(features or one_id_per_table(len(num_embeddings)), key_space.table_offsets)
+        self._table_order = TableOrder(features or one_id_per_table(len(num_embeddings)), key_space.table_offsets)
         self._next_uses = NextUsePass(key_state, window, num_trainers, cores)
         # The window, the iteration before it, what `enter` may be ahead, and the iteration it is entering.
         key_dtype = np.int32 if num_keys < 2**31 else np.int64
@@ -202,10 +201,10 @@ class Planner:
             self._grow(batch.num_ids)
         sample_ends = np.asarray(share_boundaries(len(batch.labels), self.num_trainers), dtype=np.int64)
         keys = self._keys[: batch.num_ids]
-        id_ends = self._dealer.deal(batch.ids, batch.ragged, sample_ends, keys)
-        bags = self._dealer.bags(batch.ragged, sample_ends)
+        id_ends = self._table_order.arrange(batch.ids, batch.ragged, sample_ends, keys)
+        bags = self._table_order.bags(batch.ragged, sample_ends)
         entered = self._next_uses.enter(iteration, keys, id_ends, self._ring)
-        self._pending.append(_Pending(batch.read_only, sample_ends, id_ends, bags, batch.labels, batch.dense, entered))
+        self._pending.append(_Pending(batch.read_only, sample_ends, bags, batch.labels, batch.dense, entered))
         self._next_to_enter += 1
         return self.num_entered > self.window
 
@@ -235,26 +234,18 @@ class Planner:
 
     def _take_over(self, residents: Residents) -> None:
         # The batches of the first plan's window and no others: more may have entered.
-        first = list(self._pending)[: self.window]
-        entries = [(pending.id_ends[:, 0], pending.entered.entry_ends) for pending in first]
-        take_over(self._residency, self._ring, residents, self._next_to_emit, entries)
+        batches = [pending.entered for pending in list(self._pending)[: self.window]]
+        take_over(self._residency, self._ring, residents, self._next_to_emit, batches)
 
     def _emit(self, pending: _Pending) -> IterationPlan:
         iteration, entered = self._next_to_emit, pending.entered
-        placement = self._residency.place(iteration, pending.read_only, entered, pending.id_ends, self._ring)
-        row = self._ring.row_of(iteration)
-        exchange = exchange_lists(
-            entered,
-            pending.id_ends[:, 0],
-            self._ring.pair_entries[row],
-            self._ring.rows[row],
-        )
-        np.subtract(exchange.push_ends[1:], exchange.push_ends[:-1], out=self._residency.num_pushed)
-        fetches = transfer_lists(placement.fetched, self.num_trainers, self.num_servers)
-        write_backs = transfer_lists(placement.evicted, self.num_trainers, self.num_servers)
+        moves = self._residency.place(iteration, pending.read_only, entered, self._ring)
+        exchange = exchange_lists(self._ring.row_of(iteration), entered, self._ring)
+        np.subtract(exchange.push_ends[1:], exchange.push_ends[:-1], out=self._residency.caches.num_pushed)
+        fetches = transfer_lists(moves.fetched, self.num_trainers, self.num_servers)
+        write_backs = transfer_lists(moves.evicted, self.num_trainers, self.num_servers)
         forced_counts = np.zeros_like(write_backs.counts)
-        n = placement.num_forced
-        count_transfers(placement.evicted.keys[:n], placement.evicted.owners[:n], forced_counts)
+        count_transfers(moves.evicted.first(moves.num_forced), forced_counts)
         self._next_to_emit += 1
         num_trained = self._num_trained
         self._num_trained += not pending.read_only

@@ -1,19 +1,18 @@
 """Who holds which row, where: owners, slots, and exact farthest-next-use eviction (paper section 3.2; Belady 1966).
 
-A row that stays resident leaves its slot and owner at the entry of its next use, so playing an iteration reads them in
+A row that stays resident leaves its slot and owner at the entry of its next use. So planning an iteration reads them in
 entry order and keeps nothing per key. Resident rows are linked in lists, one per (owner, iteration of next use). The
-victim is the head of the non-empty list with the farthest iteration: O(1) amortised, because the search for that list
-only ever moves towards the present, except when a row with a farther next use is retained.
+victim is the head of the non-empty list with the farthest iteration. Finding it costs O(1) amortised, because the
+search for that list moves towards the present only, except when a row with a farther next use is retained.
 
 **One iteration of grace.** Trainers finish the delayed half of iteration i while they compute i + 1, and insert the
-rows of i + 2 meanwhile. So a slot freed after i is given out from i + 2 on, and a row used in i is evicted in i + 2 at
-the earliest, unless it leaves for good.
+rows of i + 2 meanwhile. So a slot that is freed after i is given out from i + 2 on, and a row that is used in i is
+evicted in i + 2 at the earliest, unless it has no next use.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,25 +33,67 @@ from bagpipe_hpc.lookahead.next_use import (
 from bagpipe_hpc.lookahead.plan import Int32Array, Int64Array, KeyArray
 
 
-@dataclass(frozen=True)
-class MovingRows:
-    """Rows on their way between a trainer and a server: keys, owners int32, slots int32."""
+class MovingRows(NamedTuple):
+    """Rows on their way between trainers and servers.
+
+    Args:
+        keys: int32 or int64, shape (n,).
+        owners: int32, shape (n,): the trainer of each row.
+        slots: int32, shape (n,): in its cache.
+    """
 
     keys: KeyArray
     owners: Int32Array
     slots: Int32Array
 
-    def __len__(self) -> int:
-        return len(self.keys)
+    @classmethod
+    def empty(cls, size: int, key_dtype: np.dtype[Any]) -> MovingRows:
+        """Room for so many rows."""
+        return cls(np.empty(size, key_dtype), np.empty(size, np.int32), np.empty(size, np.int32))
+
+    def first(self, count: int) -> MovingRows:
+        """The first rows."""
+        return MovingRows(self.keys[:count], self.owners[:count], self.slots[:count])
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Rows that come and go in one iteration. Of the evicted ones, all dirty, the first `num_forced` make room."""
+class Moves(NamedTuple):
+    """Rows that come and go in one iteration.
+
+    Args:
+        fetched: Rows that come.
+        evicted: Dirty rows that go; the first `num_forced` of them make room for rows of this iteration.
+    """
 
     fetched: MovingRows
     evicted: MovingRows
     num_forced: int
+
+
+class Caches(NamedTuple):
+    """The state of all caches, for compiled functions; R is the number of rows of the entry ring.
+
+    Args:
+        heads: int32, shape (T, R): entry of the row that was retained last, per owner and iteration of next use.
+        farthest: int64, shape (T,): no list of an iteration beyond this one has a row.
+        num_free: int64, shape (T,): slots on the free stack.
+        num_freed: int64, shape (T,): slots that the iteration planned last has freed.
+        num_issued: int64, shape (T,): slots that were ever used: 0 .. num_issued - 1.
+        num_pushed: int64, shape (T,): rows that each trainer pushes in the iteration before, and of the rows fetched so
+            far in this one. A choice of owner balances them; gradients come back for as many.
+    """
+
+    heads: Int32Array
+    farthest: Int64Array
+    num_free: Int64Array
+    num_freed: Int64Array
+    num_issued: Int64Array
+    num_pushed: Int64Array
+
+    @classmethod
+    def empty(cls, num_trainers: int, ring_size: int) -> Caches:
+        """Caches that hold nothing."""
+        counts = np.zeros((5, num_trainers), dtype=np.int64)
+        return cls(np.full((num_trainers, ring_size), NONE, dtype=np.int32), *counts)
 
 
 class Residency:
@@ -68,68 +109,55 @@ class Residency:
     def __init__(self, num_trainers: int, cache_rows: int, prefetch_depth: int, ring_size: int) -> None:
         self.cache_rows = cache_rows
         self.prefetch_depth = prefetch_depth
-        self.heads = np.full((num_trainers, ring_size), NONE, dtype=np.int32)  # entry of the row retained last
-        self.farthest = np.zeros(num_trainers, dtype=np.int64)  # no list beyond this iteration has a row
+        self.caches = Caches.empty(num_trainers, ring_size)
         self.free = np.empty((num_trainers, 64), dtype=np.int32)  # stacks of slots that were used before
-        self.num_free = np.zeros(num_trainers, dtype=np.int64)
-        self.freed = np.empty((num_trainers, 0), dtype=np.int32)  # slots of the iteration just planned: free after next
-        self.num_freed = np.zeros(num_trainers, dtype=np.int64)
-        self.previous: tuple[int, Int64Array, Int64Array] | None = None  # planned last: number, where its entries stand
-        self.num_issued = np.zeros(num_trainers, dtype=np.int64)  # slots ever used: 0 .. num_issued - 1
-        # What a choice of owner balances: rows each trainer pushed in the iteration before, and will push of those
-        # fetched in this one. Gradients come back for as many.
-        self.num_pushed = np.zeros(num_trainers, dtype=np.int64)
+        # Slots that the iteration planned last has freed: they are free for the iteration after the next.
+        self.freed = np.empty((num_trainers, 0), dtype=np.int32)
+        self.previous: tuple[int, EnteredBatch] | None = None  # the iteration planned last, and its batch
 
-    def place(
-        self, iteration: int, read_only: bool, batch: EnteredBatch, id_ends: Int64Array, ring: EntryRing
-    ) -> Placement:
-        """Give every row of one iteration an owner and a slot, then let go of the rows that are not needed again.
+    def place(self, iteration: int, read_only: bool, batch: EnteredBatch, ring: EntryRing) -> Moves:
+        """Give every row of one iteration an owner and a slot, then let go of the rows that have no next use.
 
-        Afterwards the ring's rows of this iteration hold SLOT and CODE; CHAIN is free.
+        Afterwards the ring holds SLOT, OWNER and CODE of every entry of this iteration.
 
+        Args:
+            read_only: Whether the iteration updates no row.
         Raises:
             CacheTooSmallError: the rows of the last and of the next P iterations exceed every trainer's `cache_rows`.
         """
-        row = ring.row_of(iteration)
-        entry_begins = id_ends[:, 0]
-        size = int((batch.entry_ends - entry_begins).sum())
-        fetched = _moving_rows(size, ring.keys.dtype)
-        evicted = _moving_rows(
-            2 * size, ring.keys.dtype
-        )  # at most one forced eviction per fetch and one natural one per entry
+        size = batch.num_entries
+        fetched = MovingRows.empty(size, ring.keys.dtype)
+        # At most one forced eviction per fetch, and one other eviction per entry.
+        evicted = MovingRows.empty(2 * size, ring.keys.dtype)
+        nearest = iteration + self.prefetch_depth
         num_fetched, num_forced, num_unplaced = _admit(
-            iteration, row, self.prefetch_depth, self.cache_rows, entry_begins, batch.entry_ends, batch.pair_ends,
-            ring.keys, ring.rows, ring.pair_links[row],
-            self.heads, self.farthest, self.free, self.num_free, self.num_issued, self.num_pushed,
-            fetched.keys, fetched.owners, fetched.slots, evicted.keys, evicted.owners, evicted.slots,
-        )  # fmt: skip
+            ring.row_of(iteration), nearest, self.cache_rows, batch, ring, self.caches, self.free, fetched, evicted
+        )
         if num_unplaced:
             raise self._too_small(iteration, size, num_unplaced)
         if self.previous is not None:
-            previous, begins, ends = self.previous
-            _let_evict(
-                previous, ring.row_of(previous), begins, ends, ring.rows, ring.next_uses, self.heads, self.farthest
-            )
-        self.previous = iteration, entry_begins, batch.entry_ends
-        self.heads[:, row] = NONE  # these rows are being used now
+            _let_evict(*self.previous, ring, self.caches)
+        self.previous = iteration, batch
+        self.caches.heads[:, ring.row_of(iteration)] = NONE  # these rows are in use now
         self._free_again(size)
-        num_evicted = _retain(
-            iteration, row, read_only, entry_begins, batch.entry_ends, ring.keys[row], ring.rows, ring.next_uses[row],
-            self.freed, self.num_freed, num_forced, evicted.keys, evicted.owners, evicted.slots,
-        )  # fmt: skip
-        return Placement(_first(fetched, num_fetched), _first(evicted, num_evicted), num_forced)
+        num_evicted = _retain(iteration, read_only, batch, ring, self.caches, self.freed, num_forced, evicted)
+        return Moves(fetched.first(num_fetched), evicted.first(num_evicted), num_forced)
+
+    def reserve_free(self, num_slots: int) -> None:
+        """Make the free stacks high enough for so many slots each."""
+        if num_slots > self.free.shape[1]:
+            grown = np.empty((len(self.free), max(num_slots, 2 * self.free.shape[1])), dtype=np.int32)
+            grown[:, : self.free.shape[1]] = self.free
+            self.free = grown
 
     def _free_again(self, num_entries: int) -> None:
         """Move the slots freed by the iteration before to the free stacks; make room for this one's."""
-        needed = int((self.num_free + self.num_freed).max())
-        if needed > self.free.shape[1]:
-            grown = np.empty((len(self.free), max(needed, 2 * self.free.shape[1])), dtype=np.int32)
-            grown[:, : self.free.shape[1]] = self.free
-            self.free = grown
-        for free, first, freed, count in zip(self.free, self.num_free, self.freed, self.num_freed, strict=True):
+        num_free, num_freed = self.caches.num_free, self.caches.num_freed
+        self.reserve_free(int((num_free + num_freed).max()))
+        for free, first, freed, count in zip(self.free, num_free, self.freed, num_freed, strict=True):
             free[first : first + count] = freed[:count]
-        self.num_free += self.num_freed
-        self.num_freed[:] = 0
+        num_free += num_freed
+        num_freed[:] = 0
         if num_entries > self.freed.shape[1]:
             self.freed = np.empty((len(self.free), num_entries), dtype=np.int32)
 
@@ -145,26 +173,19 @@ class Residency:
         )
 
 
-def _moving_rows(size: int, key_dtype: np.dtype[Any]) -> MovingRows:
-    return MovingRows(np.empty(size, dtype=key_dtype), np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32))
-
-
-def _first(rows: MovingRows, count: int) -> MovingRows:
-    return MovingRows(rows.keys[:count], rows.owners[:count], rows.slots[:count])
-
-
 @compiled
-def _victim(owner, nearest, heads, farthest):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _victim(owner: int, nearest: int, caches: Caches) -> int:
     """Iteration whose list at `owner` has the row with the farthest next use, beyond `nearest`; NONE: no such row."""
-    m = farthest[owner]
+    heads = caches.heads
+    m = caches.farthest[owner]
     while m > nearest and heads[owner, m % heads.shape[1]] == NONE:
         m -= 1
-    farthest[owner] = m
+    caches.farthest[owner] = m
     return m if m > nearest else NONE
 
 
 @compiled
-def _user_of(pair, pair_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _user_of(pair: int, pair_ends: Int64Array) -> int:
     """Trainer of a pair, by bisection in the ends of its table."""
     low, high = 0, len(pair_ends) - 1
     while high - low > 1:
@@ -177,54 +198,80 @@ def _user_of(pair, pair_ends):  # type: ignore[no-untyped-def]  # pragma: no cov
 
 
 @compiled
-def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    i, row, prefetch_depth, cache_rows, entry_begins, entry_ends, pair_ends,
-    ring_keys, ring_rows, pair_links, heads, farthest, free, num_free, num_issued, num_pushed,
-    fetched_keys, fetched_owners, fetched_slots, evicted_keys, evicted_owners, evicted_slots,
-):  # fmt: skip
-    """Owner and slot for every row that is not resident. Returns (fetches, forced evictions, rows without a slot)."""
-    num_trainers = len(num_issued)
-    keys, rows = ring_keys[row], ring_rows[row]
-    nearest = i + prefetch_depth
-    num_fetched = 0
-    num_forced = 0  # of dirty rows; clean ones just vanish
-    num_unplaced = 0
-    for table in range(len(entry_ends)):
-        for entry in range(entry_begins[table], entry_ends[table]):
+def _owner_among_users(last_pair: int, pair_links: Int32Array, pair_ends: Int64Array, caches: Caches) -> int:
+    """The user of an entry that pushes the fewest rows, of equals the one with the fewest slots in use."""
+    num_pushed, num_issued, num_free = caches.num_pushed, caches.num_issued, caches.num_free
+    owner = _user_of(last_pair, pair_ends)
+    pair = pair_links[last_pair]
+    num_others = 0
+    while pair != NONE:
+        user = _user_of(pair, pair_ends)
+        if num_pushed[user] < num_pushed[owner] or (
+            num_pushed[user] == num_pushed[owner]
+            and num_issued[user] - num_free[user] <= num_issued[owner] - num_free[owner]
+        ):
+            owner = user
+        num_others += 1
+        pair = pair_links[pair]
+    num_pushed[owner] += num_others
+    return owner
+
+
+@compiled
+def _any_with_room(nearest: int, cache_rows: int, caches: Caches) -> tuple[int, int]:
+    """The trainer with the fewest slots in use among those that have a free slot or a victim; NONE: no such trainer.
+
+    Returns the trainer, and the iteration of its victim's next use (NONE: it has a free slot).
+    """
+    owner = victim_use = NONE
+    for t in range(len(caches.num_issued)):
+        load = caches.num_issued[t] - caches.num_free[t]
+        if owner != NONE and load >= caches.num_issued[owner] - caches.num_free[owner]:
+            continue
+        use = NONE
+        if load == cache_rows:
+            use = _victim(t, nearest, caches)
+        if load < cache_rows or use != NONE:
+            owner = t
+            victim_use = use
+    return owner, victim_use
+
+
+@compiled
+def _admit(
+    row: int,
+    nearest: int,
+    cache_rows: int,
+    batch: EnteredBatch,
+    ring: EntryRing,
+    caches: Caches,
+    free: Int32Array,
+    fetched: MovingRows,
+    evicted: MovingRows,
+) -> tuple[int, int, int]:
+    """Give an owner and a slot to every row that is not resident.
+
+    Returns the numbers of fetched rows, of forced evictions (of dirty rows; clean ones need no write-back), and of rows
+    without a slot.
+    """
+    heads, num_free, num_issued = caches.heads, caches.num_free, caches.num_issued
+    keys, rows, pair_links = ring.keys[row], ring.rows[row], ring.pair_links[row]
+    ring_keys, ring_rows = ring.keys, ring.rows
+    num_fetched = num_forced = num_unplaced = 0
+    for table in range(len(batch.entry_ends)):
+        pair_ends = batch.pair_ends[table]
+        for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
             if rows[entry, SLOT] != NONE:
                 continue
             if num_unplaced > 0:
                 num_unplaced += 1
                 continue
-            pair = rows[entry, LAST_PAIR]
-            owner = _user_of(pair, pair_ends[table])
-            pair = pair_links[pair]
-            num_others = 0
-            while pair != NONE:  # several users: the one that pushes least, of equals the one with the fewest rows
-                user = _user_of(pair, pair_ends[table])
-                if num_pushed[user] < num_pushed[owner] or (
-                    num_pushed[user] == num_pushed[owner]
-                    and num_issued[user] - num_free[user] <= num_issued[owner] - num_free[owner]
-                ):
-                    owner = user
-                num_others += 1
-                pair = pair_links[pair]
-            num_pushed[owner] += num_others
+            owner = _owner_among_users(rows[entry, LAST_PAIR], pair_links, pair_ends, caches)
             victim_use = NONE
             if num_free[owner] == 0 and num_issued[owner] == cache_rows:
-                victim_use = _victim(owner, nearest, heads, farthest)
-                if victim_use == NONE:  # the chosen owner is full of rows that are needed soon: anybody who has room
-                    owner = NONE
-                    for t in range(num_trainers):
-                        load = num_issued[t] - num_free[t]
-                        if owner != NONE and load >= num_issued[owner] - num_free[owner]:
-                            continue
-                        use = NONE
-                        if load == cache_rows:
-                            use = _victim(t, nearest, heads, farthest)
-                        if load < cache_rows or use != NONE:
-                            owner = t
-                            victim_use = use
+                victim_use = _victim(owner, nearest, caches)
+                if victim_use == NONE:  # the chosen owner is full of rows that are needed soon
+                    owner, victim_use = _any_with_room(nearest, cache_rows, caches)
                     if owner == NONE:
                         num_unplaced = 1
                         continue
@@ -234,9 +281,9 @@ def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
                 heads[owner, use_row] = ring_rows[use_row, victim, CHAIN]
                 slot = ring_rows[use_row, victim, SLOT]
                 if ring_rows[use_row, victim, OWNER] & DIRTY:
-                    evicted_keys[num_forced] = ring_keys[use_row, victim]
-                    evicted_owners[num_forced] = owner
-                    evicted_slots[num_forced] = slot
+                    evicted.keys[num_forced] = ring_keys[use_row, victim]
+                    evicted.owners[num_forced] = owner
+                    evicted.slots[num_forced] = slot
                     num_forced += 1
                 ring_rows[use_row, victim, SLOT] = NONE
             elif num_free[owner] > 0:
@@ -247,63 +294,79 @@ def _admit(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
                 num_issued[owner] += 1
             rows[entry, SLOT] = slot
             rows[entry, OWNER] = owner << 2
-            fetched_keys[num_fetched] = keys[entry]
-            fetched_owners[num_fetched] = owner
-            fetched_slots[num_fetched] = slot
+            fetched.keys[num_fetched] = keys[entry]
+            fetched.owners[num_fetched] = owner
+            fetched.slots[num_fetched] = slot
             num_fetched += 1
     return num_fetched, num_forced, num_unplaced
 
 
 @compiled
-def _let_evict(i, row, entry_begins, entry_ends, ring_rows, next_uses, heads, farthest):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _let_evict(i: int, batch: EnteredBatch, ring: EntryRing, caches: Caches) -> None:
     """Rows of iteration i that stay beyond i + 1 may be evicted from now on: link them."""
-    ring_size = heads.shape[1]
-    for table in range(len(entry_ends)):
-        for entry in range(entry_begins[table], entry_ends[table]):
-            use = next_uses[row, entry, 0]
+    heads, farthest = caches.heads, caches.farthest
+    row = i % ring.ring_size
+    rows, next_uses = ring.rows, ring.next_uses[row]
+    for table in range(len(batch.entry_ends)):
+        for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
+            use = next_uses[entry, 0]
             if use == NONE or use == i + 1:
                 continue
             use_row = row + (use - i)
-            if use_row >= ring_size:
-                use_row -= ring_size
-            owner = ring_rows[row, entry, CODE] >> 2
-            next_entry = next_uses[row, entry, 1]
-            ring_rows[use_row, next_entry, CHAIN] = heads[owner, use_row]
+            if use_row >= ring.ring_size:
+                use_row -= ring.ring_size
+            owner = rows[row, entry, OWNER] >> 2
+            next_entry = next_uses[entry, 1]
+            rows[use_row, next_entry, CHAIN] = heads[owner, use_row]
             heads[owner, use_row] = next_entry
             if use > farthest[owner]:
                 farthest[owner] = use
 
 
 @compiled
-def _retain(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    i, row, read_only, entry_begins, entry_ends, keys, ring_rows, next_uses,
-    freed, num_freed, num_evicted, evicted_keys, evicted_owners, evicted_slots,
-):  # fmt: skip
-    """After the iteration: rows with a next use stay, the others leave. Returns the number of evicted dirty rows."""
-    ring_size = len(ring_rows)
+def _retain(
+    i: int,
+    read_only: bool,
+    batch: EnteredBatch,
+    ring: EntryRing,
+    caches: Caches,
+    freed: Int32Array,
+    num_evicted: int,
+    evicted: MovingRows,
+) -> int:
+    """After iteration i: rows with a next use stay, the others leave.
+
+    Args:
+        num_evicted: Dirty rows that are evicted already.
+    Returns:
+        The number of evicted dirty rows, those included.
+    """
+    row = i % ring.ring_size
+    keys, rows, next_uses, planned = ring.keys[row], ring.rows, ring.next_uses[row], ring.planned
+    num_freed = caches.num_freed
     updated = 0 if read_only else DIRTY
-    for table in range(len(entry_ends)):
-        for entry in range(entry_begins[table], entry_ends[table]):
-            slot = ring_rows[row, entry, SLOT]
-            state = ring_rows[row, entry, OWNER]
+    for table in range(len(batch.entry_ends)):
+        for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
+            slot = rows[row, entry, SLOT]
+            state = rows[row, entry, OWNER]
             owner = state >> 2
             dirty = (state & DIRTY) | updated
             use = next_uses[entry, 0]
             # Gray order of (pushed late, gradient needed early): 0 1 3 2.
             late, early = (state & LATE) >> 1, np.int32(use == i + 1)
-            ring_rows[row, entry, CODE] = owner << 2 | late << 1 | (late ^ early)
+            planned[entry, CODE] = owner << 2 | late << 1 | (late ^ early)
             if use != NONE:
                 use_row = row + (use - i)
-                if use_row >= ring_size:
-                    use_row -= ring_size
+                if use_row >= ring.ring_size:
+                    use_row -= ring.ring_size
                 next_entry = next_uses[entry, 1]
-                ring_rows[use_row, next_entry, SLOT] = slot
-                ring_rows[use_row, next_entry, OWNER] = owner << 2 | (early & updated) << 1 | dirty
+                rows[use_row, next_entry, SLOT] = slot
+                rows[use_row, next_entry, OWNER] = owner << 2 | (early & updated) << 1 | dirty
                 continue
             if dirty:
-                evicted_keys[num_evicted] = keys[entry]
-                evicted_owners[num_evicted] = owner
-                evicted_slots[num_evicted] = slot
+                evicted.keys[num_evicted] = keys[entry]
+                evicted.owners[num_evicted] = owner
+                evicted.slots[num_evicted] = slot
                 num_evicted += 1
             freed[owner, num_freed[owner]] = slot
             num_freed[owner] += 1

@@ -1,23 +1,24 @@
-"""The rows in the trainers' caches between two iterations: told for a checkpoint, taken over from one.
+"""The rows in the trainers' caches between two iterations: listed for a checkpoint, taken over from one.
 
 Between iterations a resident row stands at the entry of its next use (`residency.py`). Taking over looks these entries
 up in the first lookahead window of the new run, which may have another L, other cache sizes and other batches than the
-one that was saved. Servers of a new run hold every row, those of the caches included: what is taken over starts clean,
-and what finds no use in the window, or no slot, is let go.
+run that was saved. Servers of a new run hold every row, those of the caches included. So a row that is taken over
+starts clean, and a row that has no use in the window, or no slot, is dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.lookahead.next_use import CHAIN, DIRTY, NONE, OWNER, SLOT, EntryRing
+from bagpipe_hpc.lookahead.next_use import CHAIN, DIRTY, NONE, OWNER, SLOT, EnteredBatch, EntryRing
 from bagpipe_hpc.lookahead.plan import Int32Array, Int64Array, ends
-from bagpipe_hpc.lookahead.residency import Residency
+from bagpipe_hpc.lookahead.residency import Caches, Residency
 
 
 @dataclass(frozen=True)
@@ -47,56 +48,67 @@ class Residents:
 
 
 def residents_between(residency: Residency, ring: EntryRing) -> Residents:
-    """What is cached after the iteration planned last.
+    """What the caches hold after the iteration planned last.
 
-    Rows are linked by their next use, but for those of the iteration planned last: they stand at its entries.
+    Rows are linked by their next use, except those of the iteration planned last: they stand at its entries.
     """
-    num_rows = int((residency.num_issued - residency.num_free - residency.num_freed).sum())
-    keys, slots = np.empty(num_rows, dtype=np.int64), np.empty(num_rows, dtype=np.int32)
-    owners, dirty = np.empty(num_rows, dtype=np.int32), np.empty(num_rows, dtype=np.bool_)
-    columns = keys, slots, owners, dirty
-    count = _walk_lists(residency.heads, ring.keys, ring.rows, *columns)
+    caches = residency.caches
+    found = _Found.empty(int((caches.num_issued - caches.num_free - caches.num_freed).sum()))
+    count = _walk_lists(caches.heads, ring, found)
     if residency.previous is not None:
-        last, begins, stops = residency.previous
-        count = _walk_entries(last, begins, stops, ring.next_uses, ring.keys, ring.rows, count, *columns)
-    assert count == num_rows
-    order = np.lexsort((keys, owners))
-    owner_ends = ends(np.bincount(owners, minlength=len(residency.heads)))
-    return Residents(keys[order], slots[order], dirty[order], owner_ends)
+        count = _walk_entries(*residency.previous, ring, count, found)
+    assert count == len(found.keys)
+    order = np.lexsort((found.keys, found.owners))
+    owner_ends = ends(np.bincount(found.owners, minlength=len(caches.heads)))
+    return Residents(found.keys[order], found.slots[order], found.dirty[order], owner_ends)
+
+
+class _Found(NamedTuple):
+    """Resident rows in the order in which they were found; the arrays of `Residents`, and the owner of each row."""
+
+    keys: Int64Array
+    slots: Int32Array
+    owners: Int32Array
+    dirty: NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, size: int) -> _Found:
+        slots, owners = np.empty((2, size), dtype=np.int32)
+        return cls(np.empty(size, dtype=np.int64), slots, owners, np.empty(size, dtype=np.bool_))
 
 
 @compiled
-def _walk_lists(heads, ring_keys, ring_rows, keys, slots, owners, dirty):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _walk_lists(heads: Int32Array, ring: EntryRing, found: _Found) -> int:
+    """Find the rows of all lists; returns how many there are."""
     count = 0
     for owner in range(heads.shape[0]):
         for row in range(heads.shape[1]):
             entry = heads[owner, row]
             while entry != NONE:
-                keys[count] = ring_keys[row, entry]
-                slots[count] = ring_rows[row, entry, SLOT]
-                owners[count] = owner
-                dirty[count] = ring_rows[row, entry, OWNER] & DIRTY
+                found.keys[count] = ring.keys[row, entry]
+                found.slots[count] = ring.rows[row, entry, SLOT]
+                found.owners[count] = owner
+                found.dirty[count] = ring.rows[row, entry, OWNER] & DIRTY
                 count += 1
-                entry = ring_rows[row, entry, CHAIN]
+                entry = ring.rows[row, entry, CHAIN]
     return count
 
 
 @compiled
-def _walk_entries(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    last, begins, stops, next_uses, ring_keys, ring_rows, count, keys, slots, owners, dirty,
-):  # fmt: skip
-    row = last % len(ring_rows)
-    for table in range(len(stops)):
-        for entry in range(begins[table], stops[table]):
-            use = next_uses[row, entry, 0]
+def _walk_entries(last: int, batch: EnteredBatch, ring: EntryRing, count: int, found: _Found) -> int:
+    """Find the rows of the iteration planned last, behind the first `count`; returns how many there are in all."""
+    row = last % ring.ring_size
+    for table in range(len(batch.entry_ends)):
+        for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
+            use = ring.next_uses[row, entry, 0]
             if use == NONE:
                 continue
-            use_row, next_entry = use % len(ring_rows), next_uses[row, entry, 1]
-            state = ring_rows[use_row, next_entry, OWNER]
-            keys[count] = ring_keys[use_row, next_entry]
-            slots[count] = ring_rows[use_row, next_entry, SLOT]
-            owners[count] = state >> 2
-            dirty[count] = state & DIRTY
+            use_row, next_entry = use % ring.ring_size, ring.next_uses[row, entry, 1]
+            state = ring.rows[use_row, next_entry, OWNER]
+            found.keys[count] = ring.keys[use_row, next_entry]
+            found.slots[count] = ring.rows[use_row, next_entry, SLOT]
+            found.owners[count] = state >> 2
+            found.dirty[count] = state & DIRTY
             count += 1
     return count
 
@@ -106,13 +118,13 @@ def take_over(
     ring: EntryRing,
     residents: Residents,
     first_iteration: int,
-    entries: Sequence[tuple[Int64Array, Int64Array]],
+    batches: Sequence[EnteredBatch],
 ) -> int:
     """Let caches start with what another run left in them; nothing is planned yet.
 
     Args:
         first_iteration: The first one to be planned.
-        entries: First and last + 1 entry of every table, int64 (num_tables,), of the iterations from there on.
+        batches: Of the iterations from there on.
     Returns:
         Rows taken over.
     """
@@ -121,40 +133,40 @@ def take_over(
     keys, slots = residents.keys[fits][by_key], residents.slots[fits][by_key]
     owners = residents.owners[fits][by_key]
     uses = np.full((2, len(keys)), NONE, dtype=np.int64)  # iteration and entry of the first use
-    for iteration, (begins, stops) in reversed(list(enumerate(entries, first_iteration))):
+    for iteration, batch in reversed(list(enumerate(batches, first_iteration))):
         row_keys = ring.keys[ring.row_of(iteration)]
-        numbers = np.concatenate([np.arange(begin, stop) for begin, stop in zip(begins, stops, strict=True)])
+        tables = zip(batch.entry_begins, batch.entry_ends, strict=True)
+        numbers = np.concatenate([np.arange(begin, end) for begin, end in tables])
         places = np.searchsorted(keys, row_keys[numbers])
         found = places < len(keys)
         found[found] = keys[places[found]] == row_keys[numbers[found]]
         uses[:, places[found]] = np.full(found.sum(), iteration), numbers[found]
     used = uses[0] != NONE
     slots, owners, uses = slots[used], owners[used], uses[:, used]
-    _link(slots, owners, uses, residency.heads, residency.farthest, ring.rows)
-    for trainer in range(len(residency.heads)):
+    _link(slots, owners, uses, residency.caches, ring)
+    for trainer in range(len(residency.caches.heads)):
         _occupy(residency, trainer, slots[owners == trainer])
     return len(slots)
 
 
 @compiled
-def _link(slots, owners, uses, heads, farthest, ring_rows):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _link(slots: Int32Array, owners: Int32Array, uses: Int64Array, caches: Caches, ring: EntryRing) -> None:
+    """Put rows at the entries of their first use, and into the lists."""
+    heads, farthest, rows = caches.heads, caches.farthest, ring.rows
     for j in range(len(slots)):
         owner, use, entry = owners[j], uses[0, j], uses[1, j]
         row = use % heads.shape[1]
-        ring_rows[row, entry, SLOT] = slots[j]
-        ring_rows[row, entry, OWNER] = owner << 2
-        ring_rows[row, entry, CHAIN] = heads[owner, row]
+        rows[row, entry, SLOT] = slots[j]
+        rows[row, entry, OWNER] = owner << 2
+        rows[row, entry, CHAIN] = heads[owner, row]
         heads[owner, row] = entry
         farthest[owner] = max(farthest[owner], use)
 
 
 def _occupy(residency: Residency, trainer: int, slots: Int32Array) -> None:
-    """Slots below the highest one in use are free or in use, those above were never issued."""
+    """Slots below the highest one in use are free or in use; those above it were never issued."""
     num_issued = int(slots.max(initial=-1)) + 1
     free = np.setdiff1d(np.arange(num_issued, dtype=np.int32), slots)
-    if len(free) > residency.free.shape[1]:
-        grown = np.empty((len(residency.free), len(free)), dtype=np.int32)
-        grown[:, : residency.free.shape[1]] = residency.free
-        residency.free = grown
+    residency.reserve_free(len(free))
     residency.free[trainer, : len(free)] = free
-    residency.num_free[trainer], residency.num_issued[trainer] = len(free), num_issued
+    residency.caches.num_free[trainer], residency.caches.num_issued[trainer] = len(free), num_issued

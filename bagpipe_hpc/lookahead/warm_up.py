@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bagpipe_hpc.lookahead.codec import encode_plan
-from bagpipe_hpc.lookahead.placement import LocalityPlacement
+from bagpipe_hpc.lookahead.locality import LocalityPlacement
 from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 

@@ -26,7 +26,7 @@ from bagpipe_hpc.checkpoint.manifest import (
 from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
 from bagpipe_hpc.checkpoint.pointer import write_pointer
 from bagpipe_hpc.checkpoint.prune import prune
-from bagpipe_hpc.lookahead.codec import PlanMessages, encode_snapshot
+from bagpipe_hpc.lookahead.codec import PlanMessages, Snapshots, encode_snapshot
 from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.roles.course import Course
 from bagpipe_hpc.roles.oracle_state import oracle_tree
@@ -65,6 +65,7 @@ class CheckpointTotals:
     bytes_written: int = 0
     rows_written: int = 0
     write_seconds: float = 0.0  # from the order to the commit
+    seconds_after_training: float = 0.0  # of write_seconds: the job waited, all its iterations were done
     slowest_seconds: float = 0.0
     stall_seconds: float = 0.0  # of the rank that was held up longest in each
 
@@ -110,6 +111,7 @@ class Committer:
         self._best: int | None = None  # iteration of the one to be named so
         self._named_best: str | None = None  # the one that is
         self._naming = threading.Lock()  # of the best, by the main thread and by that of a commit
+        self._training_ended: float | None = None
         self.totals = CheckpointTotals()
 
     def _resumed_iteration(self) -> int | None:
@@ -141,6 +143,10 @@ class Committer:
             self._commit = self._open = None
         return self._open is None
 
+    def note_end_of_training(self) -> None:
+        """From now on nothing but checkpoints and evaluations keeps the job from its end."""
+        self._training_ended = time.perf_counter()
+
     def begin(self, boundary: Boundary) -> PlanMessages:
         """Start a checkpoint (1); returns what everybody is to be sent (2)."""
         assert self._open is None
@@ -149,7 +155,7 @@ class Committer:
         partial.create()
         self._open = _Open(partial, boundary, is_full, time.perf_counter())
         self._latest = partial.iteration
-        return encode_snapshot(boundary.iteration, is_full, boundary.residents, self._topology.num_servers)
+        return encode_snapshot(Snapshots(boundary.iteration, is_full, boundary.residents, self._topology.num_servers))
 
     def receive(self, message: bytes) -> str:
         """One rank has written its files (5); returns why the checkpoint must not be, if the rank says so."""
@@ -242,10 +248,13 @@ class Committer:
 
     def _count(self, checkpoint: _Open, manifest: Manifest) -> None:
         totals = self.totals
-        seconds = time.perf_counter() - checkpoint.started
+        now = time.perf_counter()
+        seconds = now - checkpoint.started
         totals.written += 1
         totals.bytes_written += manifest.num_bytes
         totals.rows_written += sum(saved.num_rows for saved in checkpoint.saved)
         totals.write_seconds += seconds
+        if self._training_ended is not None:
+            totals.seconds_after_training += max(0.0, now - max(self._training_ended, checkpoint.started))
         totals.slowest_seconds = max(totals.slowest_seconds, seconds)
         totals.stall_seconds += max(saved.stall_seconds for saved in checkpoint.saved)

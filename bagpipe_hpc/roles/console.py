@@ -12,12 +12,15 @@ import sys
 from rich.console import Console
 
 PLAIN_WIDTH = 100
+MIN_WIDTH = 80  # a narrower terminal breaks lines; a narrower table would cut off digits
 
 
 def open_console() -> Console:
     """A console with colours and live lines where a person watches, plain text of fixed width elsewhere."""
     if _seen_on_a_terminal():
-        return Console(markup=False, emoji=False)
+        console = Console(markup=False, emoji=False)
+        console.width = max(MIN_WIDTH, console.width)
+        return console
     return Console(force_terminal=False, width=PLAIN_WIDTH, markup=False, emoji=False)
 
 

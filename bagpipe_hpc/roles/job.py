@@ -67,7 +67,7 @@ class Request:
     Args:
         settings: A YAML file, settings by section, or a configuration; None: the defaults.
         traced: Iterations to trace, as A:B; None: tracing is off.
-        resume: "auto", the path of a checkpoint, or None.
+        resume: "auto", "latest", "best", the path of a checkpoint, or None.
         evaluates_only: Whether to load the checkpoint, with the settings it was made with, and to train no further.
         predictions: Where those of the evaluation go.
         time_limit: A duration; None: until the end of the batch job, where its environment says when that is.
@@ -366,7 +366,10 @@ def _read_config(request: Request) -> tuple[Config, list[str]]:
 
 def _validate(hosts: list[str], config: Config, lines: list[str], request: Request) -> _Job:
     from bagpipe_hpc.data.dataset import open_dataset, require_labels
+    from bagpipe_hpc.training.metrics import require_new_output
 
+    if request.predictions is not None:
+        require_new_output(request.predictions)
     budget = Budget(seconds_left(request.time_limit, os.environ, time.time()), time.perf_counter())
     if not config.dense_optimizer.is_plain_sgd:
         from bagpipe_hpc.training.dense_optimizer import check_dense_optimizer  # imports torch, which takes seconds

@@ -183,6 +183,8 @@ class _Oracle:
             before=resumed_boundary(spec),
         )
         self._num_planned = self._num_reported = 0  # training iterations
+        self._all_planned = False
+        self._is_trained = False
         self._stop_reason = ""
         self._where = ""  # it was stopped
         self._diverged: DivergedError | None = None
@@ -235,6 +237,7 @@ class _Oracle:
                 self._send(encoded.messages)  # 3
             if encoded.boundary is not None:
                 self._end_at(encoded.boundary, plan.read_only)
+        self._all_planned = True
         end = self._stream.end
         if end is not None and (end.is_stop or self._evaluations.stopped_at is not None):
             self._end_at(end, read_only=True)
@@ -317,8 +320,23 @@ class _Oracle:
         slowest_seconds = self._committer.totals.slowest_seconds if self._committer else 0.0
         if self._budget.is_spent(time.perf_counter(), self._progress.seconds_per_iteration, slowest_seconds):
             self._stop("the time limit is near")
-        self._progress.refresh(self._evaluations.progress)
+        self._note_end_of_training()
+        self._progress.refresh(
+            self._evaluations.progress,
+            is_saving=self._is_trained and self._evaluations.is_idle() and not self._is_idle(),
+        )
         return False
+
+    def _note_end_of_training(self) -> None:
+        """From the last report on, the job only evaluates and writes its last checkpoint."""
+        num_planned = self._num_planned
+        all_planned = self._all_planned or num_planned == self._course.end_iteration - self._course.start.iteration
+        if self._is_trained or self._diverged is not None or not all_planned or self._num_reported < num_planned:
+            return
+        self._is_trained = True
+        self._progress.training_is_over()
+        if self._committer is not None:
+            self._committer.note_end_of_training()
 
     def _take_report(self, iteration: int, loss: float, num_samples: int) -> None:
         self._num_reported += 1

@@ -19,7 +19,7 @@ from bagpipe_hpc.checkpoint.hdf5 import damaged
 from bagpipe_hpc.checkpoint.layout import EVALUATIONS_FILE, METRICS_FILE, ORACLE_FILE
 from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.errors import CheckpointError
-from bagpipe_hpc.lookahead.placement import HOME_MASK, NUM_BUCKETS, PlacementState
+from bagpipe_hpc.lookahead.locality import HOME_MASK, NUM_BUCKETS, PlacementState
 from bagpipe_hpc.roles.evaluation import Evaluation
 from bagpipe_hpc.roles.planning import Placed
 from bagpipe_hpc.roles.progress import History

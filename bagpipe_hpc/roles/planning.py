@@ -31,8 +31,8 @@ from bagpipe_hpc.data.dataset import Dataset, Split
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.shuffle import BlockShuffle, shuffled_batches
 from bagpipe_hpc.lookahead.codec import PlanMessages, encode_plan
+from bagpipe_hpc.lookahead.locality import LocalityPlacement, PlacementState
 from bagpipe_hpc.lookahead.pipeline import Cores, Pipeline
-from bagpipe_hpc.lookahead.placement import LocalityPlacement, PlacementState
 from bagpipe_hpc.lookahead.plan import Int32Array, IterationPlan
 from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner, SampleBatch
 from bagpipe_hpc.lookahead.residents import Residents

@@ -98,11 +98,12 @@ class Progress:
         self._num_iterations = num_iterations
         self._clock = clock
         self._losses = list(history.losses)
+        self._has_last_line = False
         self._first = self._done = first_iteration
         self._line = ProgressLine(clock(), first_iteration, num_iterations)
         self._samples = 0
         self.last_loss = _last_loss(history.lines)
-        self._start = self._mark = self._shown = clock()
+        self._start = self._mark = self._reported = self._shown = clock()
         self._mark_samples = 0
         self._console = open_console()
         self._bar: Bar | None = None
@@ -133,7 +134,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None or not issubclass(kind, OSError | BagpipeError):
+            if not self._has_last_line and (kind is None or not issubclass(kind, OSError | BagpipeError)):
                 self._write_metrics()
         finally:
             self._metrics.close()
@@ -154,6 +155,7 @@ class Progress:
         self._samples += num_samples
         self._line.advance(self._clock(), self._done, num_samples)
         self._losses.append(loss)
+        self._reported = self._clock()
         if len(self._losses) >= METRICS_EVERY:
             self._write_metrics()
 
@@ -181,14 +183,26 @@ class Progress:
         """Of the iterations of this start, on average."""
         return (self._clock() - self._start) / max(1, self._done - self._first)
 
-    def refresh(self, evaluated: tuple[int, int] | None = None) -> None:
+    def training_is_over(self) -> None:
+        """All iterations of this start have been noted: write the last line of the metrics.
+
+        `history` stays as it was: a job that goes on from here with more iterations continues the line that has begun.
+        """
+        self._line.is_trained = True
+        if self._losses and not self._has_last_line:
+            self._write_line()
+        self._has_last_line = True
+
+    def refresh(self, evaluated: tuple[int, int] | None = None, *, is_saving: bool = False) -> None:
         """Show where the run stands, if it is time.
 
         Args:
             evaluated: Samples of the evaluation that goes on that have their predictions, and all of its samples.
+            is_saving: Whether all iterations are done and the last checkpoint is still being written.
         """
         now = self._clock()
         self._line.evaluated = evaluated
+        self._line.saving_since = (self._line.saving_since or now) if is_saving else None
         if now - self._shown >= (SECONDS_PER_REFRESH if self._bar else SECONDS_PER_LINE):
             self._shown = now
             self._show()
@@ -196,17 +210,20 @@ class Progress:
     def _write_metrics(self) -> None:
         if not self._losses:
             return
-        now = self._clock()
-        self.last_loss = sum(self._losses) / len(self._losses)
-        rate = (self._samples - self._mark_samples) / max(now - self._mark, 1e-9)
-        line = {"iteration": self._done, "loss": self.last_loss, "samples_per_second": round(rate, 1)}
-        text = dump_line(finite(line))
-        self._lines += text.encode()
-        with writing_to(self._metrics_path):
-            _write_all(self._metrics, text.encode())
-        self._add_scalars(line)
+        self._lines += self._write_line()
         self._losses.clear()
-        self._mark, self._mark_samples = now, self._samples
+        self._mark, self._mark_samples = self._reported, self._samples
+
+    def _write_line(self) -> bytes:
+        """Sum up the iterations since the line before; returns the new line."""
+        self.last_loss = sum(self._losses) / len(self._losses)
+        rate = (self._samples - self._mark_samples) / max(self._reported - self._mark, 1e-9)
+        line = {"iteration": self._done, "loss": self.last_loss, "samples_per_second": round(rate, 1)}
+        content = dump_line(finite(line)).encode()
+        with writing_to(self._metrics_path):
+            _write_all(self._metrics, content)
+        self._add_scalars(line)
+        return content
 
     def _add_scalars(self, line: dict[str, Any]) -> None:
         if self._tensorboard is None:

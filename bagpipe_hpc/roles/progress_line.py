@@ -25,6 +25,8 @@ class ProgressLine:
         self.loss = math.nan
         self.evaluation = ""
         self.evaluated: tuple[int, int] | None = None
+        self.saving_since: float | None = None  # seconds, since when nothing but the last checkpoint is missing
+        self.is_trained = False
 
     def advance(self, now: float, num_done: int, num_samples: int) -> None:
         """So many iterations are done; the last one trained on num_samples."""
@@ -36,21 +38,24 @@ class ProgressLine:
     def figures(self, now: float) -> str:
         """All that is known by now, without the count of iterations.
 
-        The speed is the recent one, of the last half minute: "samples/s now". Nothing is shown that is unknown.
+        The speed is the recent one, of the last half minute: "samples/s now". Nothing is shown that is unknown, and no
+        speed once the job only evaluates or saves.
         """
         parts = []
         if self.evaluated is not None:
             parts.append("evaluating {:,}/{:,} samples".format(*self.evaluated))
         elif self.num_done == self._first < self.num_iterations:
             parts.append(f"waiting for the first iteration, {clock_text(now - self._start)} so far")
-        if (speed := self._samples.per_second()) is not None:
+        elif self.saving_since is not None:
+            parts.append(f"writing the last checkpoint, {clock_text(now - self.saving_since)} so far")
+        if not self.is_trained and (speed := self._samples.per_second()) is not None:
             parts.append(f"{speed:,.0f} samples/s now")
         if not math.isnan(self.loss):
             parts.append(f"loss {self.loss:.4f}")
         if self.evaluation:
             parts.append(self.evaluation)
         left = self._iterations.seconds_left(self.num_iterations)
-        if left is not None and self.num_done < self.num_iterations:
+        if left is not None and not self.is_trained and self.num_done < self.num_iterations:
             parts.append(f"ETA {clock_text(left)}")
         return "  ".join(parts)
 

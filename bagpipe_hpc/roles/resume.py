@@ -24,7 +24,7 @@ from bagpipe_hpc.roles.evaluation import Evaluation
 from bagpipe_hpc.roles.oracle_state import evaluations_in, history_in, placed_in
 from bagpipe_hpc.roles.planning import Boundary
 from bagpipe_hpc.roles.progress import History
-from bagpipe_hpc.roles.run_settings import AUTO
+from bagpipe_hpc.roles.run_settings import AUTO, is_word
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.store.layout import state_columns
 from bagpipe_hpc.topology import Topology
@@ -36,7 +36,8 @@ def open_checkpoints(config: Config, run_path: Path, resume: str | None) -> tupl
     """Become the newest incarnation of the job, and find the checkpoint it goes on from.
 
     Args:
-        resume: "auto": the newest good one, or none; a path: that one; None: the job starts afresh.
+        resume: "auto": the newest good one, or none; "latest" or "best": the one so named; a path: that one;
+            None: the job starts afresh.
     Returns:
         Directory of checkpoints, generation (0 where the job writes none), checkpoint.
     Raises:
@@ -49,11 +50,19 @@ def open_checkpoints(config: Config, run_path: Path, resume: str | None) -> tupl
     if resume is None:
         return root, generation, None
     if resume != AUTO:
-        return root, generation, Verifier().verify(Path(resume))
+        return root, generation, Verifier().verify(_named(root, resume) if is_word(resume) else Path(resume))
     checkpoint, rejected = newest_good(root)
     for bad in rejected:
         print(f"bagpipe: note: {bad.path} is passed over: {bad.fault}", flush=True)
     return root, generation, checkpoint
+
+
+def _named(root: Path, word: str) -> Path:
+    if not (root / word).is_file():
+        raise CheckpointError(
+            f"there is no checkpoint {word!r} in {root}; resume from `auto`, or from the path of a checkpoint"
+        )
+    return root / word
 
 
 def _refuse_used(root: Path) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -253,7 +254,21 @@ def _newest(directory: Path) -> Holder | None:
 
 
 def _generations(directory: Path) -> list[int]:
-    return [int(found[1]) for path in directory.iterdir() if (found := _NAME.fullmatch(path.name))]
+    """Numbers of the owners' files.
+
+    Raises:
+        RunDirectoryError: an entry of such a name is no file, so it was not made by a job.
+    """
+    generations = []
+    for path in directory.iterdir():
+        if found := _NAME.fullmatch(path.name):
+            with suppress(FileNotFoundError):
+                if not stat.S_ISREG(path.lstat().st_mode):
+                    raise RunDirectoryError(
+                        f"{path} is not a file of a job, so nothing says who owns {directory}; delete it"
+                    )
+            generations.append(int(found[1]))
+    return generations
 
 
 def _beat_ns(path: Path) -> int:

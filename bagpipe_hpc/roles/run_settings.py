@@ -15,6 +15,7 @@ from typing import Any
 
 from bagpipe_hpc.bounded_json import read_bounded
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+from bagpipe_hpc.checkpoint.layout import BEST, LATEST
 from bagpipe_hpc.checkpoint.verify import newest_good
 from bagpipe_hpc.config import Config, Settings, SettingsSource, changed_settings, read_settings, settings_in
 from bagpipe_hpc.errors import ConfigError
@@ -81,7 +82,8 @@ def settings_of_job(
     Args:
         source: What the command line, or a program, gives.
         overrides: The same, as `section.key=value`.
-        resume: "auto": the settings of the run directory; a path: those of this checkpoint; None: the defaults.
+        resume: "auto", "latest", "best": the settings of the run directory; a path: those of this checkpoint;
+            None: the defaults.
     Returns:
         The settings, and lines to show.
     Raises:
@@ -95,6 +97,11 @@ def settings_of_job(
     config = given.over(base).overridden(overrides).validated()
     require_named_factory(base, given.overridden(overrides))
     return config, _shown_changes(base, config)
+
+
+def is_word(resume: str) -> bool:
+    """Whether it means a checkpoint of the job's own directory: "auto", "latest" or "best"; not a path."""
+    return resume == AUTO or (resume in (LATEST, BEST) and not Path(resume).exists())
 
 
 def settings_of_checkpoint(checkpoint: Checkpoint) -> Settings:
@@ -128,7 +135,7 @@ def _section(settings: Settings, name: str) -> dict[str, Any]:
 def _settings_before(given: Settings, run_path: Path, resume: str | None) -> Settings | None:
     if resume is None:
         return None
-    if resume != AUTO:
+    if not is_word(resume):
         before = settings_of_checkpoint(Checkpoint.open(Path(resume)))
         # Where the other run wrote its checkpoints: this one has a run directory of its own.
         section = {name: value for name, value in _section(before, "checkpoint").items() if name != "directory"}

@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.errors import OwnModelError
+from bagpipe_hpc.errors import BagpipeError, ConfigError, OwnModelError
 from bagpipe_hpc.launcher import keep_mpi_from_starting
-from bagpipe_hpc.roles.uncaught import raise_on_all_ranks
+from bagpipe_hpc.roles.uncaught import expect_error, expecting_local_errors, raise_on_all_ranks
 
 if TYPE_CHECKING:
     from bagpipe_hpc.roles.job import Request, Training
@@ -43,7 +43,7 @@ def run(
         build_model: Called with ModelInputs, returns the model; None: model.factory or model.name.
         data: Data set directory.
         run_dir: Where config.yaml, metrics.jsonl and summary.json go.
-        resume: "auto", or the path of a checkpoint.
+        resume: "auto", "latest", "best", or the path of a checkpoint.
         time_limit: A duration, as "30:00".
         trace_iterations: As "100:200"; ":" is all.
         local: Run in this process alone, without a launcher: the ranks are threads, with one trainer.
@@ -59,8 +59,9 @@ def run(
         such a failure is raised.
     """
     request, training = _start(config, build_model, data, run_dir, resume, time_limit, trace_iterations, local)
-    for _ in training.play(request):
-        raise AssertionError("a step of the built-in loop is not for others to make")
+    with expecting_local_errors(request.is_local):
+        for _ in training.play(request):
+            raise AssertionError("a step of the built-in loop is not for others to make")
     return _end(training, request)
 
 
@@ -119,9 +120,10 @@ class Session:
     def _play(self) -> Generator[TrainerBatch, None, None]:
         play = self._training.play(self._request)
         try:
-            for batch in play:
-                self._batch = batch
-                yield batch
+            with expecting_local_errors(self._request.is_local):
+                for batch in play:
+                    self._batch = batch
+                    yield batch
         finally:
             play.close()
             self._batch, self._is_over = None, True
@@ -152,6 +154,7 @@ class Session:
         """A loop that does not come to its end ends the job: the other ranks wait for it."""
         if self._is_over:
             return
+        is_local = self._request.is_local
         is_left = error is None
         if error is None:
             where = "before it began" if self._batch is None else f"in iteration {self._batch.iteration}"
@@ -159,13 +162,15 @@ class Session:
                 f"the loop over the session was left {where}, and the other ranks play on: iterate to the end; "
                 "training.iterations says where that is"
             )
-        if not self._request.is_local:
+        if not is_local:
             from bagpipe_hpc.roles.failure import abort_job
 
             abort_job(self._training.name, error)
         assert self._batches is not None
         self._batch, self._is_over = None, True
         self._batches.close()  # which ends the other ranks
+        if is_local and isinstance(error, BagpipeError):
+            expect_error(error, speaks=True)
         if is_left:
             raise error
 
@@ -186,6 +191,9 @@ def _start(
     local: bool,
     has_own_loop: bool = False,
 ) -> tuple[Request, Training]:
+    for name, path in {"data": data, "run_dir": run_dir}.items():
+        if not isinstance(path, str | Path) or "\0" in str(path):
+            raise ConfigError(f"{name} = {path!r} is no path: give the path of a directory")
     if local:
         keep_mpi_from_starting()
     from bagpipe_hpc.roles.job import Request, Training  # starts MPI, where nothing keeps it from that

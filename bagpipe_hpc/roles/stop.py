@@ -5,7 +5,8 @@
     any rank   another one, a second later or more             leaves at once, and the launcher ends the others
 
 A thread waits for signals, so that they are heard while the main thread is inside MPI or Horovod. Launchers and batch
-systems may both pass on one signal: what comes within a second of the first is the same request.
+systems may both pass on one signal: what comes within a second of the first is the same request. A signal that comes
+while a command starts is kept until then (early_signals.py).
 """
 
 from __future__ import annotations
@@ -23,15 +24,13 @@ from queue import Empty, SimpleQueue
 
 from mpi4py import MPI
 
+from bagpipe_hpc.early_signals import GRACEFUL, MAY_BE_IGNORED, REPEAT_SECONDS, take_kept_signals
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.topology import ORACLE_RANK
 from bagpipe_hpc.transport.polite import receive_bytes
 
 STOP_TAG, FILES_TAG = 1, 2  # on Communicators.events
-GRACEFUL = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)  # by nohup, and by shells that start a command in the background
-REPEAT_SECONDS = 1.0
 
 _CAUSE = (
     "If nobody asked for it, another rank failed: its own message or the launcher's says which. If that says killed by "
@@ -95,6 +94,8 @@ def listening_for_signals(
     heard = [signum for signum in GRACEFUL if signum not in MAY_BE_IGNORED or not _is_ignored(signum)]
     before = {signum: signal.signal(signum, lambda *_: None) for signum in heard}
     wakeup_before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    for signum in take_kept_signals():
+        os.write(write_end, bytes([signum]))
     try:
         yield
     finally:

@@ -188,9 +188,12 @@ def _add_costs(table: Table, summary: dict[str, Any], trained: int) -> None:
     table.add_row("rows touched", f"{summary['rows_touched']:,}", "")
     if checkpoints := summary["checkpoints"]:
         table.add_section()
+        after = checkpoints["seconds_after_training"]
+        during = checkpoints["write_seconds"] - after
         table.add_row("checkpoints", f"{checkpoints['written']:,}", f"{_human(checkpoints['bytes_written'])}, written "
-                      f"in {checkpoints['write_seconds']:.1f} s while training went on")  # fmt: skip
-        table.add_row("checkpoint stall", f"{1e3 * checkpoints['stall_seconds']:.1f} ms", "of all together")
+                      f"in {during:.1f} s during training, {after:.1f} s after it")  # fmt: skip
+        table.add_row("checkpoint stall", f"{1e3 * checkpoints['stall_seconds']:.1f} ms",
+                      "training was held up by all checkpoints")  # fmt: skip
     table.add_section()
     for name in (*BYTES, "bytes_plans"):
         table.add_row(name.replace("_", " "), _human(summary[name]), "")

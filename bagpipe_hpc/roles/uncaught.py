@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import NoReturn
 
@@ -40,8 +42,24 @@ def raise_on_all_ranks(error: BagpipeError, *, speaks: bool) -> NoReturn:
     Args:
         speaks: Whether this rank prints it, if nothing catches it.
     """
+    expect_error(error, speaks=speaks)
+    raise error
+
+
+@contextmanager
+def expecting_local_errors(is_local: bool) -> Iterator[None]:
+    """If a BagpipeError leaves the block of a local job and nothing catches it, the program prints it in one line."""
+    try:
+        yield
+    except BagpipeError as error:
+        if is_local:
+            expect_error(error, speaks=True)
+        raise
+
+
+def expect_error(error: BagpipeError, *, speaks: bool) -> None:
+    """The caller raises this error next; arguments as those of `raise_on_all_ranks`."""
     hook = sys.excepthook
     if not isinstance(hook, UncaughtErrors):
         hook = UncaughtErrors()
     hook.expect(error, speaks)
-    raise error

@@ -107,11 +107,11 @@ class Watchdog:
         if any(written[rank] is not None for rank in REPORTERS[: REPORTERS.index(self._rank)]):
             return
         named = {self._topology.name_of(rank): waits for rank, waits in enumerate(written)}
-        lines = [f"no progress for {still_seconds:.0f} s; stacks of all threads are in {self._directory}", *told(named)]
+        lines = [f"no progress for {still_seconds:.3g} s; stacks of all threads are in {self._directory}", *told(named)]
         sys.stderr.write("bagpipe: note: " + "\n  ".join(lines) + "\n")
         sys.stderr.flush()
         if self._ends_job:
-            self._end(StalledJobError(f"no progress for {still_seconds:.0f} s (watchdog.seconds, watchdog.ends_job)"))
+            self._end(StalledJobError(f"no progress for {still_seconds:.3g} s (watchdog.seconds, watchdog.ends_job)"))
 
     def _waits_of(self, rank: int) -> list[Wait] | None:
         """What the threads of a rank wait for; None if it has written nothing since the others have come to a halt."""

@@ -58,7 +58,10 @@ class RowInitializer:
 
 
 @compiled
-def _fill(seed, tables, rows, scales, dims, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _fill(
+    seed: np.uint64, tables: Int64Array, rows: Int64Array, scales: Float32Array, dims: Int64Array, out: Float32Array
+) -> None:
+    """Write the embeddings of rows (tables[j], rows[j])."""
     weyl = np.uint64(0x9E3779B97F4A7C15)
     for j in range(len(tables)):
         stream = mix(mix(seed + weyl) + np.uint64(tables[j]) * weyl + weyl)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,33 @@ def _auc(positive: Float32Array, negative: Float32Array) -> float:
 
 def _log_sigmoid(logits: Float64Array) -> Float64Array:
     return np.minimum(logits, 0) - np.log1p(np.exp(-np.abs(logits)))
+
+
+def require_new_output(path: Path) -> None:
+    """See, before any work, that predictions can be written to a new NumPy file; a device is taken as it is.
+
+    Raises:
+        BagpipeError: says what is wrong with the path, and what mends it.
+    """
+    directory = path.parent
+    problem = ""
+    if path.is_dir():
+        problem = "is a directory; name a file in it, such as clicks.npy"
+    elif path.is_file():
+        problem = "exists; choose another --output or remove it"
+    elif path.exists():
+        return
+    elif path.suffix != ".npy":
+        problem = "is to be a NumPy file; let the name of --output end with .npy"
+    elif not directory.is_dir():
+        problem = f"cannot be written: there is no directory {directory}; make it, or choose another --output"
+    elif not os.access(directory, os.W_OK | os.X_OK):
+        problem = (
+            f"cannot be written: the directory {directory} is not writable; mend its permissions, or choose another "
+            "--output"
+        )
+    if problem:
+        raise BagpipeError(f"{path} {problem}")
 
 
 def save_predictions(path: Path, logits: Float32Array) -> None:

@@ -30,10 +30,10 @@ class Pooling:
     """
 
     def __init__(self, schema: Schema, config: Config) -> None:
-        dealt = schema.features.dealt
-        self._dealt = [schema.tables[feature] for feature in dealt]
-        self._places = [dealt.index(feature) for feature in range(len(dealt))]
-        self._is_dealt_in_order = self._places == sorted(self._places)
+        order = schema.features.in_table_order
+        self._tables = [schema.tables[feature] for feature in order]
+        self._places = [order.index(feature) for feature in range(len(order))]
+        self._is_in_order = self._places == sorted(self._places)
         self._means = {name for name, table in config.tables.items() if table.pooling == "mean"}
         self._mask = _used_columns(schema, config)
 
@@ -48,8 +48,8 @@ class Pooling:
     def _vectors(self, plan: TrainerPlan, rows: torch.Tensor) -> torch.Tensor:
         sample_rows = to_device(plan.sample_rows, rows.device)
         if not len(plan.bag_lengths):
-            sample_rows = sample_rows.view(len(self._dealt), plan.num_samples)
-            if not self._is_dealt_in_order:
+            sample_rows = sample_rows.view(len(self._tables), plan.num_samples)
+            if not self._is_in_order:
                 sample_rows = sample_rows[self._places]
             return functional.embedding(sample_rows.t(), rows)
         bags = list(self._bags(plan, rows.device))
@@ -58,10 +58,10 @@ class Pooling:
         return torch.stack([vectors[place] for place in self._places], dim=1)
 
     def _bags(self, plan: TrainerPlan, device: torch.device) -> Iterator[_OneHot | _Bags]:
-        """Each feature, as dealt."""
+        """Each feature, in table order."""
         all_lengths = iter(plan.bag_lengths.reshape(-1, plan.num_samples).astype(np.int64))
         all_weights = plan.weights
-        for table in self._dealt:
+        for table in self._tables:
             if not table.ragged:
                 yield _OneHot(plan.num_samples)
                 continue

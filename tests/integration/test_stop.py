@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bagpipe_hpc.checkpoint.verify import newest_good
+from bagpipe_hpc.early_signals import REPEAT_SECONDS
 from bagpipe_hpc.exit_codes import EXIT_STOPPED
-from bagpipe_hpc.roles.stop import REPEAT_SECONDS
 from tests.integration.jobs import START_SECONDS, command, finish, summary_of, train, wait_for_training, wait_until
 from tests.launch import Run, run_python, run_ranks, start_command, start_ranks
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 import bagpipe_hpc
+from bagpipe_hpc.config import load_config
+from bagpipe_hpc.errors import ConfigError
 from tests.launch import run_python
 
 
@@ -24,3 +26,15 @@ def test_what_there_is_not() -> None:
     assert {"run", "session", "ModelInputs"} < set(bagpipe_hpc.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'train'"):
         bagpipe_hpc.train  # noqa: B018
+
+
+@pytest.mark.parametrize("config", [5, b"x", [], "\0", "\ud800", "job\0.yaml"])
+def test_settings_that_are_none_are_refused(config: object) -> None:
+    with pytest.raises(ConfigError):
+        load_config(config, [])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["\0", 5, None])
+def test_a_directory_that_is_no_path_is_refused(path: object) -> None:
+    with pytest.raises(ConfigError, match=r"run_dir = .* is no path"):
+        bagpipe_hpc.run(data="clicks", run_dir=path, local=True)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, saved_checkpoints
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, directory_of_checkpoints, saved_checkpoints
 from bagpipe_hpc.checkpoint.layout import LATEST
 from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
 from bagpipe_hpc.checkpoint.pointer import write_pointer
@@ -47,6 +47,19 @@ def test_without_damage_the_newest_is_taken(two: tuple[Path, Path]) -> None:
     assert checkpoint is not None
     assert (checkpoint.path, rejected) == (two[1], [])
     assert Checkpoint.open(two[1].parent).path == two[1]
+
+
+def test_a_run_directory_stands_for_its_checkpoints(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    root.mkdir()
+    job = Job(root)
+    job.train(3)
+    path = job.save()
+    for name in ("", "latest", "checkpoints", "checkpoints/latest", f"checkpoints/{path.name}"):
+        assert Checkpoint.open(tmp_path / name).path == path
+    assert directory_of_checkpoints(tmp_path) == root
+    assert directory_of_checkpoints(root) == root
+    assert directory_of_checkpoints(tmp_path / "absent") == tmp_path / "absent"
 
 
 def test_an_absent_or_empty_directory_has_none(tmp_path: Path) -> None:

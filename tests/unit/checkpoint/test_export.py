@@ -153,4 +153,4 @@ def test_the_commands(job: Job, tmp_path: Path) -> None:
     (job.root / "iteration-000000000002" / "dense.h5").write_bytes(b"")
     verified = runner.invoke(app, ["checkpoint", "verify", root])
     assert (verified.exit_code, verified.output.count("damaged  ")) == (1, 2)
-    assert isinstance(runner.invoke(app, ["checkpoint", "list", str(tmp_path)]).exception, CheckpointError)
+    assert isinstance(runner.invoke(app, ["checkpoint", "list", str(tmp_path / "none")]).exception, CheckpointError)

@@ -78,7 +78,7 @@ class Playback:
         self.window, self.prefetch_depth, self.cache_rows = window, prefetch_depth, cache_rows
         self.num_servers = num_servers
         self.trainers, self.servers = range(num_trainers), range(num_servers)
-        self.dealt = features.dealt
+        self.order = features.in_table_order
         self.uses = [set(batch.keys) for batch in batches]
         self.versions = [0] * sum(num_embeddings)  # what each row must be now
         self.tables = [0] * sum(num_embeddings)  # what the servers hold
@@ -364,8 +364,8 @@ class Playback:
         assert [rows[p].key for p in plan.sample_rows] == keys, "a sample gets another row"
 
     def ids(self, share: Batch) -> list[int]:
-        """Keys of a share's ids, as they are dealt."""
-        return [key for feature in self.dealt for bag in share.bags[feature] for key in bag]
+        """Keys of a share's ids, in table order."""
+        return [key for feature in self.order for bag in share.bags[feature] for key in bag]
 
     def check_classes(self, i: int, replicas: list[Row], counts: Int32Array, new_keys: set[int]) -> None:
         """Late pushes are a suffix, critical gradients one run; both exactly those of the stream."""

@@ -73,7 +73,7 @@ def test_integers_travel_narrow(values: list[int], bytes_per_value: int) -> None
     rows = np.resize(np.array(values, dtype=np.int64), 80)
     lengths = []
     for counts, local_rows in ((full, rows), (none, rows[:0])):
-        fetches = replace(plan.fetches, counts=counts, slots=rows[:0].astype(np.int32), local_rows=local_rows)
+        fetches = plan.fetches._replace(counts=counts, slots=rows[:0].astype(np.int32), local_rows=local_rows)
         messages = encode_plan(replace(plan, fetches=fetches))
         lengths.append(len(messages.servers[0]))
         arrived = decode_plan(messages.servers[0])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from numba.core.registry import CPUDispatcher
 
-from bagpipe_hpc.lookahead import features, lists, next_use, placement, residency
+from bagpipe_hpc.lookahead import features, lists, locality, next_use, residency
 from bagpipe_hpc.lookahead.codec import encode_plan
 from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
 from bagpipe_hpc.lookahead.warm_up import warm_up
 
-MODULES = (features, next_use, residency, lists, placement)
+MODULES = (features, next_use, residency, lists, locality)
 
 
 def num_compiled() -> dict[str, int]:

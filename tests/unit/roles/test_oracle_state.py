@@ -12,7 +12,7 @@ from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.generation import claim_generation
 from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
 from bagpipe_hpc.errors import CheckpointError
-from bagpipe_hpc.lookahead.placement import PlacementState
+from bagpipe_hpc.lookahead.locality import PlacementState
 from bagpipe_hpc.roles.evaluation import Evaluation
 from bagpipe_hpc.roles.oracle_state import evaluations_in, history_in, oracle_tree, placed_in
 from bagpipe_hpc.roles.planning import Placed

@@ -117,6 +117,31 @@ def test_before_the_first_iteration_the_line_says_so(tmp_path: Path, capsys: pyt
         assert capsys.readouterr().out == "iteration 0/100  waiting for the first iteration, 0:01:05 so far\n"
 
 
+def test_the_last_checkpoint_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with Progress(tmp_path, 22, CONFIG, Topology(3, 1), clock) as progress:
+        for iteration in range(22):
+            clock.seconds += 0.5
+            progress.advance(iteration, 0.25, 100)
+        history = progress.history()
+        clock.seconds += 0.01
+        progress.training_is_over()
+        lines = metrics(tmp_path)
+        assert lines[-1] == {"iteration": 22, "loss": 0.25, "samples_per_second": 200.0}
+        assert progress.history() == history  # for a job that goes on with more iterations
+        progress.refresh((300, 300))
+        progress.refresh(is_saving=True)
+        clock.seconds += 20
+        capsys.readouterr()
+        progress.refresh(is_saving=True)
+        assert capsys.readouterr().out == (
+            "iteration 22/22  writing the last checkpoint, 0:00:20 so far  loss 0.2500\n"
+        )
+        progress.refresh()
+    assert capsys.readouterr().out == "iteration 22/22  loss 0.2500\n"
+    assert metrics(tmp_path) == lines
+
+
 def test_the_speed_is_recent() -> None:
     line = ProgressLine(0.0, first_iteration=0, num_iterations=1000)
     for iteration in range(1, 11):

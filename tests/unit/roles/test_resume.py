@@ -1,4 +1,4 @@
-"""A job against the checkpoint that it is to go on from."""
+"""Which checkpoint a job goes on from, and whether the two fit."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from bagpipe_hpc.data.dataset import Dataset, Split
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.roles.course import Position
-from bagpipe_hpc.roles.resume import check_fit, model_entry
+from bagpipe_hpc.roles.resume import check_fit, model_entry, open_checkpoints
+from bagpipe_hpc.roles.run_settings import is_word
+from tests.unit.checkpoint.job import Job
 
-CONFIG = load_config(None, [])
+CONFIG = load_config(None, ["checkpoint.enabled=false"])
 SCHEMA = Schema(dense=("d",), tables=(TableSchema(name="t", num_embeddings=5),))
 PATH = Path("clicks")
 DATASET = Dataset(PATH, SCHEMA, Split("train", PATH, SCHEMA, ()), Split("validation", PATH, SCHEMA, ()), {})
@@ -38,3 +40,26 @@ def test_tables_of_the_same_sizes_with_other_values_are_refused() -> None:
     checkpoint = checkpoint_of(replace(DATASET, vocabulary_sha256="a" * 64))
     with pytest.raises(CheckpointError, match=r"^clicks: has another vocabulary .*`bagpipe import --vocabulary DIR`"):
         check_fit(checkpoint, CONFIG, replace(DATASET, vocabulary_sha256="b" * 64))
+
+
+def test_latest_is_that_of_the_run_directory(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    root.mkdir()
+    job = Job(root)
+    job.train(3)
+    path = job.save()
+    _, _, found = open_checkpoints(CONFIG, tmp_path, "latest")
+    assert found is not None
+    assert found.path == path
+    with pytest.raises(
+        CheckpointError, match=r"there is no checkpoint 'best' in .*checkpoints; resume from `auto`, or"
+    ):
+        open_checkpoints(CONFIG, tmp_path, "best")
+
+
+def test_a_path_of_that_name_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_word("best")
+    (tmp_path / "best").mkdir()
+    assert not is_word("best")
+    assert is_word("auto")

@@ -254,3 +254,17 @@ def test_a_claim_that_fails_gives_back_what_it_had(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError):
         Ownership([tmp_path / "a", tmp_path / "b"])
     assert claim(tmp_path / "a", ME).generation == 2
+
+
+@pytest.mark.parametrize("kind", ["a directory", "a link", "a pipe"])
+def test_an_entry_that_no_job_made_is_named_at_once(tmp_path: Path, kind: str) -> None:
+    entry = tmp_path / ".owner-000001"
+    if kind == "a directory":
+        entry.mkdir()
+    elif kind == "a link":
+        entry.symlink_to("/nowhere/at/all")
+    else:
+        os.mkfifo(entry)
+    with pytest.raises(RunDirectoryError, match=r"\.owner-000001 is not a file of a job.*delete it"):
+        claim(tmp_path, tell=pytest.fail)
+    assert [path.name for path in tmp_path.iterdir()] == [entry.name]

@@ -6,10 +6,9 @@ import signal
 
 import pytest
 
+from bagpipe_hpc.early_signals import GRACEFUL, REPEAT_SECONDS
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.roles.stop import (
-    GRACEFUL,
-    REPEAT_SECONDS,
     Budget,
     _Hearing,
     listening_for_signals,

@@ -95,6 +95,7 @@ def test_state_goes_through_a_checkpoint(name: str, tmp_path: Path) -> None:
         (["name=adam", "arguments.lr=0.9"], ["set dense_optimizer.learning_rate instead"]),
         (["name=adam", "arguments.params=[]"], ["arguments.params: Adam takes betas"]),
         (["name=adam", "arguments.betas=[0.9, 2]"], ["Adam with arguments {'betas': [0.9, 2]}", "Invalid beta"]),
+        (["name=adam", "arguments.betas=[0.9]"], ["Adam with arguments {'betas': [0.9]}", "choose other arguments"]),
         (["name=adam", "arguments.betas=0.9"], ["Adam with arguments", "choose other arguments"]),
         (["arguments.momentum=high"], ["SGD with arguments {'momentum': 'high'}"]),
         (["name=lbfgs"], ["LBFGS with arguments {} cannot train", "closure"]),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from bagpipe_hpc.training.metrics import evaluate_predictions
+from bagpipe_hpc.errors import BagpipeError
+from bagpipe_hpc.training.metrics import evaluate_predictions, require_new_output
 
 
 def test_against_the_definitions() -> None:
@@ -45,3 +48,30 @@ def test_one_class_has_no_auc(label: float) -> None:
 def test_extreme_logits_stay_finite() -> None:
     result = evaluate_predictions(np.array([1e4, -1e4], np.float32), np.array([0, 1], np.float32))
     assert result.log_loss == pytest.approx(1e4)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("directory.npy", "is a directory; name a file in it"),
+        ("old.npy", "exists; choose another --output or remove it"),
+        ("clicks.csv", r"is to be a NumPy file; let the name of --output end with .npy"),
+        (
+            "absent/clicks.npy",
+            r"cannot be written: there is no directory .*absent; make it, or choose another --output",
+        ),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused(tmp_path: Path, name: str, problem: str) -> None:
+    (tmp_path / "directory.npy").mkdir()
+    (tmp_path / "old.npy").write_bytes(b"")
+    with pytest.raises(BagpipeError, match=problem):
+        require_new_output(tmp_path / name)
+
+
+def test_an_output_that_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_new_output(tmp_path / "clicks.npy")
+    require_new_output(Path("/dev/null"))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(BagpipeError, match=r"the directory .* is not writable; mend its permissions"):
+        require_new_output(tmp_path / "clicks.npy")

@@ -1,18 +1,19 @@
-"""Placement of samples on trainers, so that trainers share few rows (beyond the paper, whose shares are contiguous).
+"""Placement of samples on trainers, so that trainers share few rows. The paper's shares are contiguous.
 
-A row used by one trainer only costs no traffic between trainers. Which samples make up a batch is given, which trainer
-takes which is free. Samples are dealt one by one, in order, as in linear deterministic greedy partitioning of a graph
-stream (Stanton and Kliot, KDD 2012): trainer t gets the sample if it has the largest
+A row that one trainer alone uses costs no traffic between trainers. The samples of a batch are given, but any trainer
+can take any of them. They are assigned one by one, in order, as in linear deterministic greedy partitioning of a graph
+stream (Stanton and Kliot, KDD 2012): the trainer t takes the sample for which this is largest:
 
     (1 + sum of the weights of the sample's keys that t has) * (places left in t's share).
 
-- t *has* a key that it was dealt in this batch already, or whose *home* it is: the trainer that was dealt the key
-  first, and so most likely owns its row. Homes outlast batches: a row comes back to where it is cached.
-- A key in c samples of the batch weighs 4 T - c, at least 0: the more samples use a row, the surer every trainer needs
-  it anyway.
+- t *has* a key if it took an earlier sample of this batch with that key, or if it is the key's *home*: the trainer that
+  took the first sample with the key, and so most likely owns its row. A home lasts longer than a batch, so a row comes
+  back to where it is cached.
+- A key in c samples of the batch weighs max(0, 4 T - c): the more samples use a row, the more likely every trainer
+  needs it anyway.
 
-The rule sees the batches so far and nothing else, neither lookahead window nor caches, so cached and synchronous runs
-place alike.
+The rule depends on the batches so far and on nothing else, neither on the lookahead window nor on caches. So cached and
+synchronous runs place samples alike.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ import numpy as np
 from numba.cpython.unsafe.numbers import trailing_zeros
 from numpy.typing import NDArray
 
+from bagpipe_hpc.cache_hint import DISTANCE, hint
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.lookahead.features import FeatureTables, KeysBySample, Ragged, one_id_per_table
-from bagpipe_hpc.lookahead.prefetch import DISTANCE, prefetch_row
 
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
@@ -48,7 +49,7 @@ class PlacementState:
 
 
 class LocalityPlacement:
-    """Deals the samples of one batch after the other.
+    """Assigns the samples of one batch after the other to trainers.
 
     Keys share their state with those that are equal modulo `num_buckets`. A bucket is one int64 (32 MiB in all at the
     default, whatever the number of keys): number of its latest entry << 16 | home + 1. *Entries* are the distinct
@@ -73,11 +74,11 @@ class LocalityPlacement:
     ) -> None:
         self.num_trainers = num_trainers
         self._sampler = KeysBySample(features or one_id_per_table(len(table_offsets) - 1), table_offsets)
-        self._buckets = np.zeros((num_buckets, 1), dtype=np.int64)  # 2-D for prefetch_row
+        self._buckets = np.zeros(num_buckets, dtype=np.int64)
         self._num_entries = 1  # in all batches so far; buckets that no entry had say 0
 
     def order(self, ids: Int32Array | Int64Array, share_ends: Int64Array, ragged: Sequence[Ragged] = ()) -> Int32Array:
-        """Deal one batch. Batches come in the order of the stream.
+        """Assign the samples of one batch. Batches come in the order of the stream.
 
         Args:
             ids: Row ids of the one-hot features, int32 or int64, shape (num_samples, num_one_hot); not checked.
@@ -91,38 +92,39 @@ class LocalityPlacement:
         entry_of_key = np.empty(len(keys), dtype=np.int32)
         entries = np.empty((len(keys), 3), dtype=np.int32)
         num_entries = _enter(self._num_entries, keys, self._buckets, entry_of_key, entries)
-        trainers = _deal(entry_of_key, key_ends, entries[:num_entries], share_ends)
+        trainers = _assign(entry_of_key, key_ends, entries[:num_entries], share_ends)
         _keep_homes(entries[:num_entries], self._buckets)
         self._num_entries += num_entries
-        order: Int32Array = _by_trainer(trainers, share_ends)
-        return order
+        return _by_trainer(trainers, share_ends)
 
     def state(self) -> PlacementState:
         """What later batches depend on."""
         used = np.flatnonzero(self._buckets)
-        return PlacementState(self._num_entries, used, self._buckets[used, 0])
+        return PlacementState(self._num_entries, used, self._buckets[used])
 
     def restore(self, state: PlacementState) -> None:
         """Go on from a state of the same number of trainers and buckets."""
         self._num_entries = state.num_entries
         self._buckets[:] = 0
-        self._buckets[state.used, 0] = state.homes
+        self._buckets[state.used] = state.homes
 
 
 @compiled
-def _enter(first_entry, keys, buckets, entry_of_key, entries):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _enter(
+    first_entry: int, keys: Int64Array, buckets: Int64Array, entry_of_key: Int32Array, entries: Int32Array
+) -> int:
     """Number the entries of the batch, count their uses and recall their homes. Returns how many there are."""
     mask = len(buckets) - 1
     forgotten = first_entry - len(buckets) // 2
     num_entries = 0
     for j in range(len(keys)):
-        prefetch_row(buckets, keys[min(j + DISTANCE, len(keys) - 1)] & mask)
+        hint(buckets, keys[min(j + DISTANCE, len(keys) - 1)] & mask)
         bucket = keys[j] & mask
-        latest = buckets[bucket, 0] >> HOME_BITS
+        latest = buckets[bucket] >> HOME_BITS
         if latest < first_entry:
-            home = buckets[bucket, 0] & HOME_MASK if latest >= forgotten else 0
+            home = buckets[bucket] & HOME_MASK if latest >= forgotten else 0
             latest = first_entry + num_entries
-            buckets[bucket, 0] = latest << HOME_BITS | home
+            buckets[bucket] = latest << HOME_BITS | home
             entries[num_entries, BUCKET] = bucket
             entries[num_entries, HOME] = home
             entries[num_entries, COUNT] = 0
@@ -134,8 +136,8 @@ def _enter(first_entry, keys, buckets, entry_of_key, entries):  # type: ignore[n
 
 
 @compiled
-def _deal(entry_of_key, key_ends, entries, share_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Trainer of each sample; entries without a home get one."""
+def _assign(entry_of_key: Int32Array, key_ends: Int64Array, entries: Int32Array, share_ends: Int64Array) -> Int32Array:
+    """Choose the trainer of each sample; entries without a home get one. Returns int32, shape (num_samples,)."""
     num_samples, num_trainers = len(key_ends) - 1, len(share_ends) - 1
     one = np.uint64(1)
     # Which trainers have the entry: bit t % 64 of word t // 64.
@@ -172,17 +174,17 @@ def _deal(entry_of_key, key_ends, entries, share_ends):  # type: ignore[no-untyp
 
 
 @compiled
-def _keep_homes(entries, buckets):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _keep_homes(entries: Int32Array, buckets: Int64Array) -> None:
     """Write the homes of the batch's entries back to their buckets."""
     for entry in range(len(entries)):
         if entry + DISTANCE < len(entries):
-            prefetch_row(buckets, entries[entry + DISTANCE, BUCKET])
+            hint(buckets, entries[entry + DISTANCE, BUCKET])
         bucket = entries[entry, BUCKET]
-        buckets[bucket, 0] = buckets[bucket, 0] & ~HOME_MASK | entries[entry, HOME]
+        buckets[bucket] = buckets[bucket] & ~HOME_MASK | entries[entry, HOME]
 
 
 @compiled
-def _by_trainer(trainers, share_ends):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _by_trainer(trainers: Int32Array, share_ends: Int64Array) -> Int32Array:
     """Samples grouped by trainer, ascending within each group."""
     order = np.empty(len(trainers), dtype=np.int32)
     next_place = share_ends[:-1].copy()
