@@ -472,7 +472,14 @@ def _choose_checkpoint(
     config: Config, topology: Topology, dataset: Dataset, request: Request
 ) -> tuple[Position, CheckpointSpec | None]:
     """Where training starts, and from which checkpoint."""
-    from bagpipe_hpc.roles.resume import check_fit, check_position, keeps_caches, open_checkpoints, require_usable
+    from bagpipe_hpc.roles.resume import (
+        check_fit,
+        check_position,
+        keeps_caches,
+        open_checkpoints,
+        require_usable,
+        shown_trainers,
+    )
 
     resume = request.resume
     if not config.checkpoint.enabled and resume is None:
@@ -487,4 +494,6 @@ def _choose_checkpoint(
     if not request.evaluates_only:
         check_position(checkpoint, config, dataset)
     print(f"going on from {checkpoint.path}", flush=True)
+    for line in shown_trainers(checkpoint, topology) if not request.evaluates_only else []:
+        print(line, flush=True)
     return start, CheckpointSpec(root, generation, checkpoint.path.resolve(), keeps_caches(checkpoint, topology))
