@@ -100,6 +100,7 @@ def run_oracle(
         first_iteration=course.start.iteration,
         history=resumed_history(spec),
         evaluations=resumed_evaluations(spec),
+        to_evaluate=oracle.to_evaluate,
     ) as progress:
         oracle.plan_all(progress)
         early_end = oracle.early_end
@@ -198,6 +199,11 @@ class _Oracle:
             return None
         going_on = f"go on with {RESUME_AUTO}" if self._committer else "no checkpoint: checkpoint.enabled is false"
         return JobStopped(f"stopped {self._where}; {going_on}")
+
+    @property
+    def to_evaluate(self) -> tuple[int, int]:
+        """Samples and batches of one evaluation."""
+        return self._timetable.num_samples, self._timetable.num_batches
 
     @property
     def bytes_sent(self) -> int:
