@@ -42,7 +42,11 @@ class Topology:
         needed = 1 + self.num_servers + 1
         if self.world_size < needed:
             fewer = ", or lower roles.servers" if self.num_servers > 1 else ""
-            alone = "; bagpipe train --local runs all of them in one process" if self.world_size == 1 else ""
+            alone = (
+                "; bagpipe train --local (in Python: local=True) runs all of them in one process"
+                if self.world_size == 1
+                else ""
+            )
             raise TopologyError(
                 f"the job has {self.world_size} rank{'s' if self.world_size > 1 else ''}, but 1 oracle + "
                 f"{self.num_servers} embedding server{'s' if self.num_servers > 1 else ''} (roles.servers) + at least "

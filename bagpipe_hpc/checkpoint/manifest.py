@@ -229,8 +229,8 @@ def require_same_model(saved: ModelEntry, wanted: ModelEntry) -> None:
     differences = list(_differences("model", *entries))
     if differences:
         raise CheckpointError(
-            f"the job contradicts the checkpoint: {'; '.join(differences)}; continue with the settings and data set of "
-            "the checkpoint, or start without --resume"
+            f"the job contradicts the checkpoint: {'; '.join(differences)}; give the settings and data set of the "
+            "checkpoint, choose another checkpoint, or train afresh"
         )
 
 

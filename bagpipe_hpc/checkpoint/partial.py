@@ -17,8 +17,9 @@ rank fails in 2, rank 0 calls discard() instead of 4.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +49,12 @@ from bagpipe_hpc.checkpoint.pointer import write_pointer
 from bagpipe_hpc.checkpoint.row_file import CachedRows, RowFileWriter, RowOptions, Rows
 from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.errors import CheckpointError
+from bagpipe_hpc.threaded_job import current_job
 
 EXACT = RowOptions()
+DISCARD_SECONDS = 5.0  # longer than this, the end of a job does not wait for a file system
+
+_unfinished: set[tuple[Path, int]] = set()  # directories and generations of the jobs that this process writes for
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,7 @@ class PartialCheckpoint:
     def create(self) -> None:
         """Make the directory; what earlier attempts of this generation left is removed (rank 0, first)."""
         with self._writing(self.path):
-            for path in list(self.root.iterdir()):
-                if generation_of_partial(path.name) == self.generation:
-                    discard_directory(path)
+            _discard_of(self.root, self.generation)
             self.path.mkdir()
         # Again: a later incarnation removes the directories it finds, but could not find this one a moment ago.
         require_newest(self.root, self.generation)
@@ -173,8 +176,15 @@ class PartialCheckpoint:
             store_dense(path, dense)
             return file_entry(path)
 
-    def _writing(self, path: Path) -> AbstractContextManager[None]:
-        return writing_as(self.root, self.generation, path)
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            with writing_as(self.root, self.generation, path):
+                yield
+        except CheckpointError:
+            if (job := current_job()) is not None:
+                job.check()  # a job that is over deletes what it was writing: that is no fault of its own
+            raise
 
     def _require_own(self, manifest: Manifest) -> None:
         mine = self.generation, self.iteration, self.row_width
@@ -183,3 +193,35 @@ class PartialCheckpoint:
             raise CheckpointError(
                 f"{self.path}: the manifest is of (generation, iteration, row width) {given}, the files are of {mine}"
             )
+
+
+def expect_unfinished(root: Path, generation: int) -> None:
+    """From now on, `discard_unfinished` deletes what this generation leaves unfinished."""
+    _unfinished.add((root, generation))
+
+
+def discard_unfinished() -> None:
+    """The job ends by an error: delete its unfinished checkpoint, if the file system lets it, and no other job's."""
+    attempts = list(_unfinished)
+    forget_unfinished()
+    if attempts:
+        thread = threading.Thread(target=_discard_unfinished, args=(attempts,), name="discard", daemon=True)
+        thread.start()
+        thread.join(DISCARD_SECONDS)
+
+
+def forget_unfinished() -> None:
+    """The job has ended well."""
+    _unfinished.clear()
+
+
+def _discard_unfinished(attempts: list[tuple[Path, int]]) -> None:
+    for root, generation in attempts:
+        with suppress(OSError):
+            _discard_of(root, generation)
+
+
+def _discard_of(root: Path, generation: int) -> None:
+    for path in list(root.iterdir()):
+        if generation_of_partial(path.name) == generation:
+            discard_directory(path)

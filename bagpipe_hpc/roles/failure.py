@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from mpi4py import MPI
 
 from bagpipe_hpc import trace
+from bagpipe_hpc.checkpoint.partial import discard_unfinished
 from bagpipe_hpc.errors import BagpipeError, FencedError, RunDirectoryError
 from bagpipe_hpc.exit_codes import EXIT_FAILURE, EXIT_INVALID
 from bagpipe_hpc.roles.limits import hint_of
@@ -33,6 +34,7 @@ def abort_job(name: str, error: BaseException, exit_invalid: int = EXIT_FAILURE)
     release_all()
     # Launchers may forget output that they have not forwarded when the abort reaches them, and nothing tells when.
     time.sleep(LAUNCHER_READS_SECONDS)
+    discard_unfinished()  # last: other ranks that still write to it would complain
     code = exit_invalid if isinstance(error, BagpipeError) else EXIT_FAILURE
     if isinstance(error, FencedError | RunDirectoryError):
         code = EXIT_INVALID  # a job script must not start this job again beside the one that took over

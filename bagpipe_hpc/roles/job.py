@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from mpi4py import MPI
 
 from bagpipe_hpc.activity import showing_activity
+from bagpipe_hpc.checkpoint.partial import discard_unfinished, forget_unfinished
 from bagpipe_hpc.collector import resume_collector
 from bagpipe_hpc.config import Config, Settings
 from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError, JobStopped, OwnModelError
@@ -185,6 +186,7 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
         with tracing(world, topology, spec.traced, request.run_path), speaking:
             error: BagpipeError | None = world.bcast((yield from _play_role(job, topology, comms, stops, request)))
         comms.free()
+        forget_unfinished()
         job.release()
         world.Barrier()  # launchers kill the job at the first exit code that is not 0
         world.Free()
@@ -241,7 +243,9 @@ def _play_local(training: Training, request: Request) -> Generator[TrainerBatch,
                 if world_rank != trainer:
                     ranks.start(world_rank, partial(_play_out, play, world_rank))
             error = yield from play(trainer)
+        forget_unfinished()
     finally:
+        discard_unfinished()  # of a job that failed
         job.release()
     return error
 
@@ -468,7 +472,14 @@ def _choose_checkpoint(
     config: Config, topology: Topology, dataset: Dataset, request: Request
 ) -> tuple[Position, CheckpointSpec | None]:
     """Where training starts, and from which checkpoint."""
-    from bagpipe_hpc.roles.resume import check_fit, check_position, keeps_caches, open_checkpoints, require_usable
+    from bagpipe_hpc.roles.resume import (
+        check_fit,
+        check_position,
+        keeps_caches,
+        open_checkpoints,
+        require_usable,
+        shown_trainers,
+    )
 
     resume = request.resume
     if not config.checkpoint.enabled and resume is None:
@@ -483,4 +494,6 @@ def _choose_checkpoint(
     if not request.evaluates_only:
         check_position(checkpoint, config, dataset)
     print(f"going on from {checkpoint.path}", flush=True)
+    for line in shown_trainers(checkpoint, topology) if not request.evaluates_only else []:
+        print(line, flush=True)
     return start, CheckpointSpec(root, generation, checkpoint.path.resolve(), keeps_caches(checkpoint, topology))

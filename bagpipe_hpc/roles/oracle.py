@@ -48,7 +48,7 @@ from bagpipe_hpc.roles.planning import (
 from bagpipe_hpc.roles.progress import Progress
 from bagpipe_hpc.roles.report import LOSS_TAG, REPORT
 from bagpipe_hpc.roles.resume import model_entry, resumed_boundary, resumed_evaluations, resumed_history
-from bagpipe_hpc.roles.run_directory import DONE, write_at_once
+from bagpipe_hpc.roles.run_directory import DONE, RESUME_AUTO, write_at_once
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.roles.stop import FILES_TAG, Budget, StopRequests
 from bagpipe_hpc.roles.summary import print_summary, summarise
@@ -100,6 +100,7 @@ def run_oracle(
         first_iteration=course.start.iteration,
         history=resumed_history(spec),
         evaluations=resumed_evaluations(spec),
+        to_evaluate=oracle.to_evaluate,
     ) as progress:
         oracle.plan_all(progress)
         early_end = oracle.early_end
@@ -196,8 +197,13 @@ class _Oracle:
             return self._diverged
         if not self._where:
             return None
-        going_on = "go on with --resume auto" if self._committer else "no checkpoint: checkpoint.enabled is false"
+        going_on = f"go on with {RESUME_AUTO}" if self._committer else "no checkpoint: checkpoint.enabled is false"
         return JobStopped(f"stopped {self._where}; {going_on}")
+
+    @property
+    def to_evaluate(self) -> tuple[int, int]:
+        """Samples and batches of one evaluation."""
+        return self._timetable.num_samples, self._timetable.num_batches
 
     @property
     def bytes_sent(self) -> int:

@@ -60,6 +60,7 @@ class Progress:
         first_iteration: Iterations done by earlier starts of the job.
         history: Of these.
         evaluations: Of these.
+        to_evaluate: Samples and batches of one evaluation; zeros where there is none.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Progress:
         first_iteration: int = 0,
         history: History | None = None,
         evaluations: Sequence[Evaluation] = (),
+        to_evaluate: tuple[int, int] = (0, 0),
     ) -> None:
         history = history or History()
         self._config = config
@@ -109,11 +111,18 @@ class Progress:
         self._bar: Bar | None = None
         self._is_silent = False
         self._task = TaskID(0)
-        doing = "training" if num_iterations > first_iteration else "evaluating"
+        model = f"{config.model.title} ({config.mode})"
+        ranks = f"{topology.num_trainers} trainer(s), {topology.num_servers} embedding server(s)"
+        if num_iterations > first_iteration:
+            doing = (
+                f"training {model}: {ranks}, {num_iterations:,} iterations of {config.training.batch_size:,} samples"
+            )
+        elif to_evaluate[1]:
+            doing = "evaluating {:,} samples in {:,} batches".format(*to_evaluate) + f": {model}, {ranks}"
+        else:
+            doing = f"nothing is left to train: {model}, {ranks}"
         self._console.print(
-            f"{doing} {config.model.title} ({config.mode}): {topology.num_trainers} trainer(s), "
-            f"{topology.num_servers} embedding server(s), {num_iterations:,} iterations of "
-            f"{config.training.batch_size:,} samples",
+            doing,
             highlight=False,
             soft_wrap=True,
         )

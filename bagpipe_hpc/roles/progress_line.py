@@ -61,4 +61,6 @@ class ProgressLine:
 
     def text(self, now: float) -> str:
         """The line of a log."""
+        if self._first >= self.num_iterations:
+            return self.figures(now)  # of a job that only evaluates
         return f"iteration {self.num_done:,}/{self.num_iterations:,}  {self.figures(now)}".rstrip()

@@ -24,6 +24,7 @@ from bagpipe_hpc.roles.evaluation import Evaluation
 from bagpipe_hpc.roles.oracle_state import evaluations_in, history_in, placed_in
 from bagpipe_hpc.roles.planning import Boundary
 from bagpipe_hpc.roles.progress import History
+from bagpipe_hpc.roles.run_directory import RESUME_AUTO
 from bagpipe_hpc.roles.run_settings import AUTO, is_word
 from bagpipe_hpc.roles.spec import JobSpec
 from bagpipe_hpc.store.layout import state_columns
@@ -68,8 +69,8 @@ def _named(root: Path, word: str) -> Path:
 def _refuse_used(root: Path) -> None:
     if root.exists() and (found := saved_checkpoints(root)):
         raise CheckpointError(
-            f"{root} has checkpoints of an earlier run, up to {found[-1].name}: go on with --resume auto, choose "
-            "another --run-dir or checkpoint.directory, or delete them"
+            f"{root} has checkpoints of an earlier run, up to {found[-1].name}: go on with {RESUME_AUTO}, "
+            "choose another --run-dir or checkpoint.directory, or delete them"
         )
 
 
@@ -121,6 +122,18 @@ def check_position(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> 
 def keeps_caches(checkpoint: Checkpoint, topology: Topology) -> bool:
     """Whether every trainer finds the cache it had."""
     return checkpoint.manifest.topology.trainers == topology.num_trainers
+
+
+def shown_trainers(checkpoint: Checkpoint, topology: Topology) -> list[str]:
+    """What to tell a user whose job goes on with another number of trainers."""
+    if keeps_caches(checkpoint, topology):
+        return []
+    before, now = checkpoint.manifest.topology.trainers, topology.num_trainers
+    fewer_or_more = "fewer" if now < before else "more"
+    return [
+        f"  trainers: {before} -> {now}: trainers sum up in another order, so from here on the model is that "
+        f"of {fewer_or_more} trainers, not to the bit that of a job that keeps {before}"
+    ]
 
 
 def resumed_boundary(spec: JobSpec) -> Boundary | None:

@@ -10,6 +10,7 @@ from bagpipe_hpc.checkpoint.durable import replace_durably
 from bagpipe_hpc.errors import BagpipeError, RunDirectoryError
 
 DONE = "DONE"  # names the file that says that training is complete
+RESUME_AUTO = '--resume auto (in Python: resume="auto")'  # in messages, which commands and programs print
 
 
 def refuse_training(run_path: Path) -> None:
@@ -48,6 +49,11 @@ def writing_to(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BagpipeError(
-            f"{path} cannot be written: {error.strerror}; free space, mend permissions or choose another --run-dir"
-        ) from None
+        cure = "free space, mend permissions or choose another --run-dir"
+        if isinstance(error, FileExistsError | NotADirectoryError) and (file := _file_in_the_way(path)) is not None:
+            cure = f"{file} is a file, not a directory; choose another --run-dir, or remove the file"
+        raise BagpipeError(f"{path} cannot be written: {error.strerror}; {cure}") from None
+
+
+def _file_in_the_way(path: Path) -> Path | None:
+    return next((one for one in (path, *path.parents) if one.exists() and not one.is_dir()), None)

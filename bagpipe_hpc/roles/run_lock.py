@@ -26,7 +26,7 @@ from pathlib import Path
 from bagpipe_hpc.bounded_json import dump_json, read_json, require_checksum, with_checksum
 from bagpipe_hpc.checkpoint.durable import sync_directory, write_durably
 from bagpipe_hpc.errors import BagpipeError, FencedError, RunDirectoryError
-from bagpipe_hpc.roles.run_directory import writing_to
+from bagpipe_hpc.roles.run_directory import RESUME_AUTO, writing_to
 from bagpipe_hpc.roles.run_owner import HEARTBEAT_SECONDS, STALE_SECONDS, Owner, Verdict, judge, this_process
 
 POLL_SECONDS = 0.5
@@ -79,7 +79,7 @@ class RunLock:
         if holder is None or holder.generation <= self.generation:
             raise RunDirectoryError(
                 f"{self._path} was deleted while this job ran, so nothing says any more whose run directory this is; "
-                "the job stops. Start it again with --resume auto"
+                f"the job stops. Start it again with {RESUME_AUTO}"
             )
         raise FencedError(
             f"generation {holder.generation} ({holder.owner}) took {self._directory} over from this job, which is "

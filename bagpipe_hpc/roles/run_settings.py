@@ -151,7 +151,7 @@ def _settings_before(given: Settings, run_path: Path, resume: str | None) -> Set
 def _shown_changes(base: Settings, config: Config) -> list[str]:
     changes = changed_settings(base.validated(), config)
     if not changes:
-        return [f"{base.source}: taken over, nothing is changed"]
+        return [f"{base.source}: taken over, no setting is changed"]
     lines = [f"{base.source}: taken over, but for what the command line changes:"]
     return [*lines, *(f"  {name}: {_shown(before)} -> {_shown(after)}" for name, before, after in changes)]
 

@@ -20,7 +20,7 @@ from mpi4py import MPI
 from bagpipe_hpc.bounded_json import dump_json
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.manifest import FileEntry
-from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
+from bagpipe_hpc.checkpoint.partial import PartialCheckpoint, expect_unfinished
 from bagpipe_hpc.checkpoint.row_file import RowOptions
 from bagpipe_hpc.config import CheckpointConfig
 from bagpipe_hpc.rank_thread import start_thread
@@ -52,6 +52,7 @@ class CheckpointSpec:
 
     def partial(self, iteration: int, row_width: int) -> PartialCheckpoint:
         """The checkpoint after an iteration, being written."""
+        expect_unfinished(self.root, self.generation)
         return PartialCheckpoint(self.root, self.generation, iteration + 1, row_width)
 
 

@@ -41,7 +41,7 @@ def restore_dense(
         if here != saved:
             raise CheckpointError(
                 f"the job contradicts the checkpoint: dense parameter {name} has shape {saved} in the checkpoint, "
-                f"{here} in the job; continue with the settings of the checkpoint, or start without --resume"
+                f"{here} in the job; give the settings of the checkpoint, choose another one, or train afresh"
             )
     with torch.no_grad():
         for name, parameter in mine.items():

@@ -45,6 +45,7 @@ def test_a_disk_that_fills_up(small_dataset: Path, tmp_path: Path) -> None:
         assert f"{disk}/.partial-" in done.stderr
         assert "No space left on device" in done.stderr
         assert not (tmp_path / "run" / "DONE").exists()
+        assert list(disk.glob(".partial-*")) == []
         checkpoint, rejected = newest_good(disk)
         assert checkpoint is not None
         assert rejected == []

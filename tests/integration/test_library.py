@@ -27,7 +27,7 @@ def check(results: list[str], done: CompletedProcess[str]) -> None:
     assert no_data.startswith("DatasetError: ")
     assert diverged.startswith("DivergedError: "), diverged
     assert stopped.startswith("JobStopped: stopped after iteration ")
-    assert stopped.endswith("the time limit is near; go on with --resume auto")
+    assert stopped.endswith('the time limit is near; go on with --resume auto (in Python: resume="auto")')
     assert after == "as before"
     assert done.returncode == EXIT_INVALID, done.stderr
     assert done.stderr.count("bagpipe: error: ") == 1, done.stderr

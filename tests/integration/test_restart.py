@@ -212,7 +212,7 @@ def test_a_fresh_start_leaves_checkpoints_alone(small_dataset: Path, tmp_path: P
     (run_dir / "checkpoints" / "iteration-000000000007").mkdir(parents=True)
     done = run_ranks(3, command(small_dataset, run_dir), timeout=90)
     assert done.returncode == 2, done.stderr
-    assert "iteration-000000000007: go on with --resume auto, choose another --run-dir" in done.stderr
+    assert "iteration-000000000007: go on with --resume auto (in Python: " in done.stderr
 
 
 def test_resume_auto_without_a_checkpoint_starts_afresh(small_dataset: Path, tmp_path: Path) -> None:

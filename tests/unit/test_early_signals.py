@@ -15,6 +15,7 @@ from tests.launch import Run, start_command
 PROGRAM = """
 import os, signal, sys, time
 from bagpipe_hpc.early_signals import keep_signals, take_kept_signals
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where the tests run under nohup
 keep_signals()
 print("ready", flush=True)
 while not os.path.exists(sys.argv[1]):

@@ -17,12 +17,14 @@ from bagpipe_hpc.errors import DatasetError
 
 pa.enable_signal_handlers(False)  # Arrow takes a SIGTERM that comes while it parses, and may forget it
 
-# The pattern of a field, and that in words. Possessive: nothing is tried twice. Numbers fit float32, integers int64.
+# The pattern of a field, and that in words. Numbers fit float32, integers int64. Single characters are repeated
+# possessively, so that nothing is tried twice; groups are not: Python before 3.11.5 then takes lines for wrong that are
+# right.
 _VALUES: Mapping[Kind, tuple[str, str]] = {
     "binary": ("[01]", "0 or 1 (other numbers are labels with a `threshold`)"),
     "rating": (
-        number := r"-?+(?:[0-9](?:\.[0-9]*+)?+[eE]\+?+(?:[0-2]?[0-9]|3[0-7])(?![0-9])"
-        r"|(?:[0-9]{1,18}+(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE](?:-[0-9]{1,3}+|\+?+[01]?[0-9](?![0-9])))?+)",
+        number := r"-?+(?:[0-9](?:\.[0-9]*+)?[eE]\+?+(?:[0-2]?[0-9]|3[0-7])(?![0-9])"
+        r"|(?:[0-9]{1,18}+(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE](?:-[0-9]{1,3}+|\+?+[01]?[0-9](?![0-9])))?)",
         "a number below 1e37",
     ),
     "number": (f"(?:{number})?", "empty or a number below 1e37"),
@@ -50,11 +52,11 @@ class Grammar:
         self._delimiter = description.delimiter.encode()
         delimiter = re.escape(description.delimiter)
         bare = rf"[^{delimiter}\r\n]*+"
-        self._any = rf'(?:"(?:[^"\r\n]|"")*+"|(?!"){bare})' if description.quoting else bare
+        self._any = rf'(?:"(?:[^"\r\n]++|"")*"|(?!"){bare})' if description.quoting else bare
         self._end = rf'[{delimiter}\r\n"]|\Z' if description.quoting else rf"[{delimiter}\r\n]|\Z"
         self._fields = {position: self._field(kind) for position, kind in kinds.items()}
         fields = (self._fields.get(position, self._any) for position in range(len(header)))
-        self._lines = re.compile(rf"(?:{delimiter.join(fields)}\r?+\n)*+".encode())
+        self._lines = re.compile(rf"(?:{delimiter.join(fields)}\r?+\n)*".encode())
         self._any_field = re.compile(self._any.encode())
 
     def good_lines(self, text: bytes, lines_before: int = 0) -> tuple[bytes, list[tuple[int, str]]]:

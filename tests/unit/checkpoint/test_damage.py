@@ -13,10 +13,11 @@ import pytest
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, directory_of_checkpoints, saved_checkpoints
 from bagpipe_hpc.checkpoint.layout import LATEST
-from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
+from bagpipe_hpc.checkpoint.partial import PartialCheckpoint, discard_unfinished, expect_unfinished
 from bagpipe_hpc.checkpoint.pointer import write_pointer
 from bagpipe_hpc.checkpoint.verify import newest_good
 from bagpipe_hpc.errors import CheckpointError
+from bagpipe_hpc.threaded_job import JobIsOverError, ThreadedJob
 from tests.launch import run_python
 from tests.unit.checkpoint.job import MODEL, Job
 
@@ -255,6 +256,38 @@ def test_a_killed_writer_leaves_every_checkpoint_it_reported(tmp_path: Path) -> 
     done = run_python(["-m", "tests.unit.checkpoint.killed_writer", str(tmp_path), "40"], timeout=120)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 40
+
+
+def test_a_job_that_fails_leaves_nothing_unfinished_of_its_own(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    job.train()
+    job.save()
+    mine = PartialCheckpoint(tmp_path, job.generation, 99, MODEL.row_width)
+    mine.create()
+    mine.write_extra("metrics.jsonl", b"{}")
+    other = PartialCheckpoint(tmp_path, job.generation + 1, 99, MODEL.row_width)
+    other.path.mkdir()
+    expect_unfinished(tmp_path, job.generation)
+    expect_unfinished(tmp_path / "absent", 1)
+    discard_unfinished()
+    assert not mine.path.exists()
+    assert other.path.exists()
+    assert len(saved_checkpoints(tmp_path)) == 1
+
+
+def test_who_still_writes_when_the_job_is_over_does_not_complain(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    partial = PartialCheckpoint(tmp_path, job.generation, 99, MODEL.row_width)
+    threaded = ThreadedJob()
+    threaded.adopt()
+    try:
+        with pytest.raises(CheckpointError, match="No such file"):
+            partial.write_extra("metrics.jsonl", b"{}")
+        threaded.fail("server 0", CheckpointError("on purpose"))
+        with pytest.raises(JobIsOverError):
+            partial.write_extra("metrics.jsonl", b"{}")
+    finally:
+        threaded.leave()
 
 
 def test_a_failed_attempt_is_cleared_by_the_next(tmp_path: Path) -> None:

@@ -41,6 +41,19 @@ def test_it_says_what_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert metrics(tmp_path) == []
 
 
+def test_a_job_that_only_evaluates_says_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with Progress(
+        tmp_path, 200, CONFIG, Topology(4, 2), clock, first_iteration=200, to_evaluate=(11000, 43)
+    ) as progress:
+        clock.seconds += SECONDS_PER_LINE
+        progress.refresh((300, 11000))
+    assert capsys.readouterr().out.splitlines() == [
+        "evaluating 11,000 samples in 43 batches: dlrm (cached), 1 trainer(s), 2 embedding server(s)",
+        "evaluating 300/11,000 samples",
+    ]
+
+
 def test_metrics_are_means_of_their_iterations(tmp_path: Path) -> None:
     clock = Clock()
     with Progress(tmp_path, 50, CONFIG, Topology(3, 1), clock) as progress:

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.data.dataset import Dataset, Split
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.roles.course import Position
-from bagpipe_hpc.roles.resume import check_fit, model_entry, open_checkpoints
+from bagpipe_hpc.roles.resume import check_fit, model_entry, open_checkpoints, shown_trainers
 from bagpipe_hpc.roles.run_settings import is_word
+from bagpipe_hpc.topology import Topology
 from tests.unit.checkpoint.job import Job
 
 CONFIG = load_config(None, ["checkpoint.enabled=false"])
@@ -63,3 +65,13 @@ def test_a_path_of_that_name_is_a_path(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "best").mkdir()
     assert not is_word("best")
     assert is_word("auto")
+
+
+def test_another_number_of_trainers_is_told(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    job.train(3)
+    checkpoint = Checkpoint.open(job.save(trainers=2))
+    (line,) = shown_trainers(checkpoint, Topology(3, 1))
+    assert "trainers: 2 -> 1: " in line
+    assert "from here on the model is that of fewer trainers" in line
+    assert shown_trainers(checkpoint, Topology(5, 2)) == []

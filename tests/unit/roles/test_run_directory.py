@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bagpipe_hpc.errors import RunDirectoryError
-from bagpipe_hpc.roles.run_directory import refuse_training, write_at_once
+from bagpipe_hpc.errors import BagpipeError, RunDirectoryError
+from bagpipe_hpc.roles.run_directory import refuse_training, write_at_once, writing_to
 
 
 def test_an_evaluation_may_use_a_new_directory_and_that_of_an_evaluation(tmp_path: Path) -> None:
@@ -30,3 +30,15 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
         write_at_once(tmp_path / "DONE", content)
         assert (tmp_path / "DONE").read_bytes() == content
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_in_the_place_of_a_directory_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path, fault in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "run", "Not a directory")):
+        with (
+            pytest.raises(
+                BagpipeError, match=rf"cannot be written: {fault}; .*file is a file, not a directory; choose"
+            ),
+            writing_to(path),
+        ):
+            path.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> Path:
 def test_settings_are_taken_over(run: Path) -> None:
     config, lines = settings_of_job(None, [], run, "auto")
     assert config == BEFORE
-    assert lines == [f"configuration {run}/config.yaml: taken over, nothing is changed"]
+    assert lines == [f"configuration {run}/config.yaml: taken over, no setting is changed"]
 
 
 def test_what_the_command_line_changes_is_listed(run: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_file_edited_by_hand_is_taken_without_its_first_line(run: Path) -> Non
     path.write_text(path.read_text().partition("\n")[2])
     config, lines = settings_of_job(None, [], run, "auto")
     assert config.training.epochs == 21
-    assert lines == [f"configuration {path}, edited by hand: taken over, nothing is changed"]
+    assert lines == [f"configuration {path}, edited by hand: taken over, no setting is changed"]
     path.write_text("# mine\n" + path.read_text())
     with pytest.raises(ConfigError, match="begins with a comment that is not its checksum; if you edited it, delete"):
         read_run_settings(run)

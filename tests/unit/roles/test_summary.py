@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bagpipe_hpc.config import Config
+from bagpipe_hpc.roles.committer import CheckpointTotals
 from bagpipe_hpc.roles.summary import BYTES, CAUSES, COUNTERS, DELAYED_CAUSES, imbalance, print_summary, summarise
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.training.metrics import EvaluationResult
@@ -120,3 +121,13 @@ def test_no_label_stands_twice(capsys: pytest.CaptureFixture[str]) -> None:
     print_summary(summary, Path("run"))
     rows = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert sorted(set(rows)) == sorted(rows)
+
+
+def test_checkpoints_written_after_training_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = summary_of(None)
+    totals = CheckpointTotals(written=2, write_seconds=43.5, seconds_after_training=40.25, stall_seconds=0.0006)
+    summary["checkpoints"] = totals.as_dict()
+    print_summary(summary, Path("run"))
+    output = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "written in 3.2 s during training, 40.2 s after it" in output
+    assert "checkpoint stall 0.6 ms training was held up by all checkpoints" in output
