@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from bagpipe_hpc.bench.oracle import OracleCase, measure_oracle
 from bagpipe_hpc.cli.main import app
 from bagpipe_hpc.data.synthetic import synthesize
-from bagpipe_hpc.errors import ConfigError
+from bagpipe_hpc.errors import BagpipeError, ConfigError
+from tests.small_disk import small_disk
 
 SMALL = OracleCase(scale=1e-5, batch=32, lookahead=5, prefetch_depth=2, trainers=3, rounds=2, plans=4, threads=2)
 
@@ -55,3 +56,11 @@ def test_too_short_a_data_set_is_refused(tmp_path: Path) -> None:
 def test_sizes_are_checked(name: str) -> None:
     with pytest.raises(ConfigError, match=f"--{name} is 0; at least 1"):
         OracleCase(**{name: 0})
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_disk(tmp_path / "disk", 16 * 4096) as disk:
+        monkeypatch.setattr("tempfile.tempdir", str(disk.path))
+        with pytest.raises(BagpipeError, match="No space left on device"):
+            measure_oracle(SMALL)
+        assert disk.names() == []
