@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -240,14 +241,17 @@ def test_a_run_that_diverges_ends(small_dataset: Path, tmp_path: Path) -> None:
 
 
 def test_a_disk_that_fills_up_ends_the_job(small_dataset: Path, tmp_path: Path) -> None:
-    path = tmp_path / "summary.json"
-    with start_ranks(3, command(small_dataset, tmp_path, "training.epochs=20")) as run:
-        wait_until((tmp_path / "config.yaml").exists, run)  # earlier summaries are gone by then
-        path.symlink_to("/dev/full")
-        done = run.wait(START_SECONDS)
+    with small_disk(tmp_path / "disk", 2**20) as disk:
+        run_dir = disk.path / "run"
+        with start_ranks(3, long_job(small_dataset, run_dir)) as run:
+            wait_for_training(run, run_dir)
+            with (disk.path / "fill").open("wb", buffering=0) as file, suppress(OSError):
+                while file.write(b"0" * 4096):
+                    pass
+            done = run.wait(START_SECONDS)
     assert done.returncode != 0
     (line,) = errors(done)
-    assert f"{path} cannot be written" in line
+    assert f"{run_dir}/metrics.jsonl cannot be written" in line
     assert "No space left" in line
 
 
