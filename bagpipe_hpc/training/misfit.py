@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bagpipe_hpc.config import Config, ModelConfig
+from bagpipe_hpc.config import Config, ModelConfig, TableConfig
 from bagpipe_hpc.data.schema import Schema
 
 PAIRING = ("dlrm", "deepfm", "fgcnn")
@@ -27,10 +27,11 @@ def table_misfit(config: Config, schema: Schema) -> str:
         if name not in known:
             names = ", ".join(known)
             return f"tables.{name}: the data set has no table of this name; it has {names}"
-        if "pooling" in settings.model_fields_set and not known[name].ragged:
+        # What is as the default is no setting: the config.yaml of a run names all settings of a table.
+        if settings.pooling != TableConfig().pooling and not known[name].ragged:
             ragged = ", ".join(table.name for table in schema.ragged_tables)
             return f"tables.{name}.pooling: {name} has one id per sample; ragged tables are {ragged or 'none'}"
-        given = settings.model_fields_set & {"learning_rate", "embedding_dim"}
+        given = {each for each in ("learning_rate", "embedding_dim") if getattr(settings, each) is not None}
         if given and known[name].shares:
             return f"tables.{name}.{min(given)}: {name} uses the rows of {known[name].shares}; set it there"
         if problem := _dim_misfit(settings.embedding_dim, config.model):

@@ -121,7 +121,7 @@ def test_evaluation_and_prediction(dataset: Path, tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert refused.stderr.count("its samples have no labels, which training needs") == 1, refused.stderr
 
-    wrong = ["--set", f"tables.{MEAN}.pooling=sum", "--output", str(output)]
+    wrong = ["--set", f"tables.{MEAN}.pooling=sum", "--output", str(tmp_path / "wrong.npy")]
     refused = run_ranks(3, ["-m", "bagpipe_hpc", "predict", *arguments, *wrong], timeout=90)
     assert refused.returncode == 2
     assert "pooling is 'mean' in the checkpoint, 'sum' in the job" in refused.stderr

@@ -51,6 +51,11 @@ def test_settings_of_tables_fit_the_data_set() -> None:
     assert "raise that to the largest" in words(tags={"embedding_dim": 9})
     assert "dlrm needs embeddings of one size; take wide_deep or dcn or dcn_v2" in words("dlrm", tags=narrow)
     assert words("dlrm", tags={"embedding_dim": 8}) == ""
+    # A run's config.yaml names every setting of a table, and a job that goes on takes it as it is.
+    config = Config.model_validate(
+        {"model": {"name": "dcn", "embedding_dim": 8}, "tables": {"site": narrow, "seen": mean}}
+    )
+    assert table_misfit(Config.model_validate(config.model_dump(mode="json")), schema) == ""
 
 
 @pytest.mark.parametrize("name", sorted(MODELS.keys() - {"caser"}))
