@@ -158,8 +158,9 @@ def start_command(command: Sequence[str], *, env: Mapping[str, str] | None = Non
     mark = secrets.token_hex(8)
     # Files, not pipes: a process that outlives its parent cannot keep the test waiting for the end of its output.
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        # Shells start background jobs, and nohup all, with signals ignored that tests send.
         process = subprocess.Popen(
-            command,
+            ["env", "--default-signal=INT,HUP", *map(str, command)],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
