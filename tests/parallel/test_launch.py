@@ -30,4 +30,6 @@ def test_the_time_limit_kills_all_ranks_and_shows_the_output() -> None:
     assert time.monotonic() - began < 20
     pids = [int(word) for word in str(error.value).split() if word.isdigit() and int(word) > 10]
     assert len(pids) == 2
-    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+        assert time.monotonic() - began < 30  # a killed process is there until the system has taken it down
+        time.sleep(0.02)
