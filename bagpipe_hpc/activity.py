@@ -139,15 +139,15 @@ def showing_activity(phase: str = "") -> Iterator[Activity]:
 
 
 @contextmanager
-def ticking(tick: Callable[[], None], seconds: float = SECONDS_PER_REFRESH) -> Iterator[None]:
-    """Call a function every so many seconds, in a thread, until the block ends."""
+def ticking(tick: Callable[[], None], seconds: float = SECONDS_PER_REFRESH, name: str = "activity") -> Iterator[None]:
+    """Call a function every so many seconds, in a thread of this name, until the block ends."""
     ended = threading.Event()
 
     def run() -> None:
         while not ended.wait(seconds):
             tick()
 
-    thread = threading.Thread(target=run, name="activity", daemon=True)
+    thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     try:
         yield

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from bagpipe_hpc.activity import ticking
 from bagpipe_hpc.config import WatchdogConfig
 from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.topology import Topology
@@ -170,17 +171,10 @@ def watching(config: WatchdogConfig, run_path: Path, topology: Topology, ranks: 
         return
     note_step()
     dogs = [Watchdog(config, run_path, topology, rank, end) for rank in ranks]
-    is_over = threading.Event()
 
-    def watch() -> None:
-        while not is_over.wait(min(1.0, dogs[0].grace_seconds / 4)):
-            for dog in dogs:
-                dog.look()
+    def look() -> None:
+        for dog in dogs:
+            dog.look()
 
-    thread = threading.Thread(target=watch, name="watchdog", daemon=True)
-    thread.start()
-    try:
+    with ticking(look, min(1.0, dogs[0].grace_seconds / 4), "watchdog"):
         yield
-    finally:
-        is_over.set()
-        thread.join()
