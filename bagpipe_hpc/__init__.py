@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from bagpipe_hpc.version import __version__
 
 if TYPE_CHECKING:
-    from bagpipe_hpc.roles.session import Session, run, session
-    from bagpipe_hpc.training.own_model import ModelInputs
+    from bagpipe_hpc.launch.session import Session, run, session
+    from bagpipe_hpc.trainer.own_model import ModelInputs
 
 _FROM_ELSEWHERE = ("ModelInputs", "Session", "run", "session")
 
@@ -23,5 +23,5 @@ __all__ = ["ModelInputs", "Session", "__version__", "run", "session"]
 def __getattr__(name: str) -> Any:
     if name not in _FROM_ELSEWHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "training.own_model" if name == "ModelInputs" else "roles.session"
+    home = "trainer.own_model" if name == "ModelInputs" else "launch.session"
     return getattr(import_module(f"{__name__}.{home}"), name)

@@ -13,11 +13,14 @@ Where none can be written, every start compiles again.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -26,6 +29,7 @@ import numba
 PACKAGE = Path(__file__).parent
 Function = TypeVar("Function", bound=Callable[..., Any])
 _NUMBA: Any = numba.config
+_IN_KERNELS = re.compile(rb"^@compiled|^class .*NamedTuple", re.MULTILINE)
 
 
 class CodeCache(NamedTuple):
@@ -94,13 +98,27 @@ def _is_private(directory: Path) -> bool:
 CODE_CACHE = choose_code_cache(os.environ)
 
 
+@cache
+def source_stamp(package: Path = PACKAGE) -> str:
+    """Return the digest of all source files that compiled functions are made from.
+
+    By itself numba looks at the file of a function only, and keeps its machine code where a function that it calls, or
+    a NamedTuple that it takes, has changed in another file.
+    """
+    sources = (path.read_bytes() for path in sorted(package.rglob("*.py")))
+    return hashlib.sha256(b"".join(source for source in sources if _IN_KERNELS.search(source))).hexdigest()
+
+
 def compiled(function: Function) -> Function:
     """Compile a function at its first call, or load what an earlier start compiled; it releases Python's lock."""
     if CODE_CACHE.directory is None:
         return cast(Function, numba.njit(nogil=True)(function))
     with _numba_caches_in(CODE_CACHE.directory):
-        dispatcher = numba.njit(nogil=True, cache=True)(function)
-    _bear_with_full_disks(dispatcher)
+        dispatcher: Any = numba.njit(nogil=True, cache=True)(function)
+    _tolerate_full_disks(dispatcher._cache)
+    cache_file = dispatcher._cache._cache_file
+    cache_file._source_stamp = source_stamp()
+    _tolerate_unreadable_indices(cache_file)
     return cast(Function, dispatcher)
 
 
@@ -115,13 +133,28 @@ def _numba_caches_in(directory: Path) -> Iterator[None]:
         _NUMBA.CACHE_DIR = before
 
 
-def _bear_with_full_disks(dispatcher: Any) -> None:
+def _tolerate_full_disks(code_cache: Any) -> None:
     """Go on without keeping the machine code where it cannot be written, for example because a quota is used up."""
-    cache = dispatcher._cache
-    save = cache.save_overload
+    save = code_cache.save_overload
 
     def save_if_possible(signature: Any, result: Any) -> None:
         with suppress(OSError):
             save(signature, result)
 
-    cache.save_overload = save_if_possible
+    code_cache.save_overload = save_if_possible
+
+
+def _tolerate_unreadable_indices(cache_file: Any) -> None:
+    """Take an index that cannot be read for an empty one: the function is compiled again, and the index replaced.
+
+    An index of another version of this package may name modules that no longer exist.
+    """
+    load_index = cache_file._load_index
+
+    def load_index_if_possible() -> Any:
+        try:
+            return load_index()
+        except Exception:
+            return {}
+
+    cache_file._load_index = load_index_if_possible

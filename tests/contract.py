@@ -17,13 +17,13 @@ from queue import Queue
 import numpy as np
 from numpy.typing import NDArray
 
+from bagpipe_hpc.initial_rows import RowInitializer
 from bagpipe_hpc.lookahead.features import FeatureTables
-from bagpipe_hpc.lookahead.plan import TrainerPlan
 from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.protocol.plan import TrainerPlan
 from bagpipe_hpc.rank_thread import start_thread
+from bagpipe_hpc.server.row_store import RowStore
 from bagpipe_hpc.sharding import KeySpace, Sharding
-from bagpipe_hpc.store.initial import RowInitializer
-from bagpipe_hpc.store.row_store import RowStore
 from bagpipe_hpc.transport.base import ServerEnd, TrainerEnd
 from tests.plans import RankPlans, rank_plans
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from bagpipe_hpc.lookahead.codec import decode_plan, encode_plan
-from bagpipe_hpc.lookahead.plan import IterationPlan, ServerPlan, TrainerPlan
+from bagpipe_hpc.protocol.codec import decode_plan, encode_plan
+from bagpipe_hpc.protocol.plan import IterationPlan, ServerPlan, TrainerPlan
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from bagpipe_hpc.data.synthetic import synthesize
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.lookahead.next_use import DenseKeyState
-from bagpipe_hpc.lookahead.plan import Int32Array, Int64Array, IterationPlan
-from bagpipe_hpc.roles.planning import EncodedPlan, PlanStream, sample_batch, warm_up_planning
-from bagpipe_hpc.roles.summary import imbalance
+from bagpipe_hpc.oracle.plan_stream import EncodedPlan, PlanStream, sample_batch, warm_up_planning
+from bagpipe_hpc.oracle.summary import imbalance
+from bagpipe_hpc.protocol.plan import Int32Array, Int64Array, IterationPlan
 from bagpipe_hpc.scratch import scratch_directory
 
 SKIPPED_PLANS = 10  # at the start of a round: made while the yardstick was measured

@@ -2,7 +2,7 @@
 
 Two samples per trainer and rows of four columns take next to no time in kernels and on links; what is left is Python
 and the calls it makes into torch, numpy and MPI. It is counted in CPU time of each thread, less polling while it waits
-(transport/polite.py), so that other processes on the cores hardly change it.
+(transport/polling.py), so that other processes on the cores hardly change it.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.bench.rma_figures import CONTIGUOUS, COPY, SERVER
 from bagpipe_hpc.bench.rma_traffic import Direction, RmaTraffic, RmaTransport, local_rows, server_plan, trainer_plan
+from bagpipe_hpc.initial_rows import RowInitializer
 from bagpipe_hpc.lazy_memory import lazy_zeros
-from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
-from bagpipe_hpc.store.initial import RowInitializer
-from bagpipe_hpc.store.row_store import RowStore
+from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
+from bagpipe_hpc.server.row_store import RowStore
 from bagpipe_hpc.transport.base import ServerEnd, TrainerEnd
 from bagpipe_hpc.transport.direct import DirectServer, DirectTrainer
 from bagpipe_hpc.transport.staged import StagedServer, StagedTrainer

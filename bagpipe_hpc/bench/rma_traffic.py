@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.errors import ConfigError, TopologyError
-from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
+from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
 from bagpipe_hpc.sharding import KeySpace, Sharding
 
 Int64Array = NDArray[np.int64]

@@ -14,8 +14,7 @@ from pathlib import Path
 from bagpipe_hpc.bounded_json import read_bounded
 from bagpipe_hpc.checkpoint.dense_file import DenseState, load_dense
 from bagpipe_hpc.checkpoint.durable import file_entry
-from bagpipe_hpc.checkpoint.hdf5 import CHUNK_BYTES, chunk_rows, damaged
-from bagpipe_hpc.checkpoint.layout import (
+from bagpipe_hpc.checkpoint.file_names import (
     BEST,
     CHECKPOINTS,
     DENSE_FILE,
@@ -27,6 +26,7 @@ from bagpipe_hpc.checkpoint.layout import (
     servers_to_read,
     trainer_file,
 )
+from bagpipe_hpc.checkpoint.hdf5 import CHUNK_BYTES, chunk_rows, damaged
 from bagpipe_hpc.checkpoint.manifest import MEND, FileEntry, Manifest, ParentEntry, read_manifest
 from bagpipe_hpc.checkpoint.merge import merge_newest
 from bagpipe_hpc.checkpoint.pointer import named_by

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bagpipe_hpc.checkpoint.layout import DISCARDED
+from bagpipe_hpc.checkpoint.file_names import DISCARDED
 from bagpipe_hpc.checkpoint.manifest import FileEntry
 from bagpipe_hpc.errors import CheckpointError
 

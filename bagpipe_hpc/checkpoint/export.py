@@ -26,7 +26,7 @@ from bagpipe_hpc.checkpoint.durable import sync_directory, writing
 from bagpipe_hpc.checkpoint.manifest import FeatureEntry
 from bagpipe_hpc.checkpoint.merge import RowStream
 from bagpipe_hpc.errors import CheckpointError
-from bagpipe_hpc.store.initial import RowInitializer
+from bagpipe_hpc.initial_rows import RowInitializer
 
 Format = Literal["safetensors", "torch"]
 Float32Array = NDArray[np.float32]

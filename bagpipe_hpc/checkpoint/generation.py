@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bagpipe_hpc.checkpoint.durable import discard_directory, sync_directory, writing
-from bagpipe_hpc.checkpoint.layout import DISCARDED, generation_name, generation_of_marker, generation_of_partial
+from bagpipe_hpc.checkpoint.file_names import DISCARDED, generation_name, generation_of_marker, generation_of_partial
 from bagpipe_hpc.errors import CheckpointError, FencedError
 
 

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from bagpipe_hpc.bounded_json import dump_json, parse_json, read_bounded, require_checksum, with_checksum
-from bagpipe_hpc.checkpoint.layout import MANIFEST, files_of, iteration_of
+from bagpipe_hpc.checkpoint.file_names import MANIFEST, files_of, iteration_of
 from bagpipe_hpc.data.schema import Name
 from bagpipe_hpc.data.shard import first_fault
 from bagpipe_hpc.errors import CheckpointError

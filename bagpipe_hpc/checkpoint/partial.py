@@ -32,8 +32,7 @@ from bagpipe_hpc.checkpoint.durable import (
     write_durably,
     writing,
 )
-from bagpipe_hpc.checkpoint.generation import require_newest, writing_as
-from bagpipe_hpc.checkpoint.layout import (
+from bagpipe_hpc.checkpoint.file_names import (
     DENSE_FILE,
     LATEST,
     MANIFEST,
@@ -44,6 +43,7 @@ from bagpipe_hpc.checkpoint.layout import (
     server_file,
     trainer_file,
 )
+from bagpipe_hpc.checkpoint.generation import require_newest, writing_as
 from bagpipe_hpc.checkpoint.manifest import FileEntry, Manifest
 from bagpipe_hpc.checkpoint.pointer import write_pointer
 from bagpipe_hpc.checkpoint.row_file import CachedRows, RowFileWriter, RowOptions, Rows

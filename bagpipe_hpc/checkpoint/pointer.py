@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bagpipe_hpc.bounded_json import read_bounded
 from bagpipe_hpc.checkpoint.durable import replace_durably
-from bagpipe_hpc.checkpoint.layout import BEST, LATEST, iteration_of
+from bagpipe_hpc.checkpoint.file_names import BEST, LATEST, iteration_of
 from bagpipe_hpc.errors import CheckpointError
 
 MAX_BYTES = 1 << 10

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bagpipe_hpc.checkpoint.checkpoint import Saved, saved_checkpoints
 from bagpipe_hpc.checkpoint.durable import discard_directory, sync_directory, writing
-from bagpipe_hpc.checkpoint.layout import BEST, iteration_of
+from bagpipe_hpc.checkpoint.file_names import BEST, iteration_of
 from bagpipe_hpc.checkpoint.pointer import named_by
 from bagpipe_hpc.errors import CheckpointError
 

@@ -53,7 +53,7 @@ def oracle(
     """
     from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.bench.oracle import OracleCase, measure_oracle
-    from bagpipe_hpc.roles.console import open_console
+    from bagpipe_hpc.runtime.console import open_console
 
     case = OracleCase(
         profile, scale, data, batch, lookahead, prefetch_depth, trainers, servers, threads, placement, cache_rows,
@@ -85,7 +85,7 @@ def rma(
     """
     from mpi4py import MPI  # starts MPI: from here on a rank that fails must take the others with it
 
-    from bagpipe_hpc.roles.failure import whole_job_fails_together
+    from bagpipe_hpc.runtime.failure import whole_job_fails_together
 
     world = MPI.COMM_WORLD
     traffic: RmaTraffic | None = None
@@ -94,7 +94,7 @@ def rma(
         from bagpipe_hpc.bench.rma import measure
         from bagpipe_hpc.bench.rma_traffic import RmaTraffic, parse_transports
         from bagpipe_hpc.data.dataset import no_progress
-        from bagpipe_hpc.roles.console import open_console
+        from bagpipe_hpc.runtime.console import open_console
 
         try:
             transports = parse_transports(transport)
@@ -134,7 +134,7 @@ def ladder(
     from mpi4py import MPI  # starts MPI: from here on a rank that fails must take the others with it
 
     from bagpipe_hpc.bench import ladder as steps
-    from bagpipe_hpc.roles.failure import whole_job_fails_together
+    from bagpipe_hpc.runtime.failure import whole_job_fails_together
 
     try:
         chosen = steps.rungs_named(rungs)
@@ -142,8 +142,8 @@ def ladder(
         raise typer.BadParameter(str(error)) from None
     world = MPI.COMM_WORLD
     with whole_job_fails_together():
-        from bagpipe_hpc.roles.console import open_console
-        from bagpipe_hpc.roles.job import Request, run_training
+        from bagpipe_hpc.launch.job import Request, run_training
+        from bagpipe_hpc.runtime.console import open_console
 
         code = EXIT_DONE
         for number, rung in enumerate(chosen, start=1):
@@ -174,13 +174,13 @@ def overhead(
     """
     from mpi4py import MPI  # starts MPI: from here on a rank that fails must take the others with it
 
-    from bagpipe_hpc.roles.failure import whole_job_fails_together
+    from bagpipe_hpc.runtime.failure import whole_job_fails_together
 
     world = MPI.COMM_WORLD
     with whole_job_fails_together():
         from bagpipe_hpc.bench.overhead import overhead_table, read_summary, tiny_settings
-        from bagpipe_hpc.roles.console import open_console
-        from bagpipe_hpc.roles.job import Request, run_training
+        from bagpipe_hpc.launch.job import Request, run_training
+        from bagpipe_hpc.runtime.console import open_console
 
         code = run_training(Request(None, data, run_dir, tiny_settings(world.size, iterations)))
         if world.rank == 0 and code == 0:

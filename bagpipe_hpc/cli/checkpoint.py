@@ -38,7 +38,7 @@ def verify(
     """Read every byte and hold it against the checksums; exit status 1 if anything is damaged."""
     from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.checkpoint.checkpoint import directory_of_checkpoints
-    from bagpipe_hpc.checkpoint.layout import MANIFEST, iteration_of
+    from bagpipe_hpc.checkpoint.file_names import MANIFEST, iteration_of
     from bagpipe_hpc.checkpoint.pointer import named_by, pointers_in
     from bagpipe_hpc.checkpoint.verify import Verifier
     from bagpipe_hpc.errors import CheckpointError
@@ -74,10 +74,10 @@ def list_command(root: Root) -> None:
     from rich.table import Table
 
     from bagpipe_hpc.checkpoint.checkpoint import Saved, directory_of_checkpoints
-    from bagpipe_hpc.checkpoint.layout import iteration_of
+    from bagpipe_hpc.checkpoint.file_names import iteration_of
     from bagpipe_hpc.checkpoint.pointer import named_by, pointers_in
     from bagpipe_hpc.errors import CheckpointError
-    from bagpipe_hpc.roles.console import open_console
+    from bagpipe_hpc.runtime.console import open_console
 
     root = directory_of_checkpoints(root)
     table = Table("iteration", "generation", "kind", "servers", "trainers", "size", "created", "", box=None)

@@ -275,7 +275,7 @@ def _verify(directory: Path) -> None:
 def _print_summary(dataset: Dataset) -> None:
     from rich.text import Text
 
-    from bagpipe_hpc.roles.console import open_console
+    from bagpipe_hpc.runtime.console import open_console
 
     console = open_console()
     schema = dataset.schema
@@ -304,7 +304,7 @@ def _samples_of(dataset: Dataset) -> str:
 
 
 def _print_report(dataset: Dataset, report: DatasetReport) -> None:
-    from bagpipe_hpc.roles.console import open_console
+    from bagpipe_hpc.runtime.console import open_console
 
     console = open_console()
     console.print(f"{dataset.path}", style="bold", soft_wrap=True)

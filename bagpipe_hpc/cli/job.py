@@ -10,7 +10,7 @@ import typer
 from bagpipe_hpc.launcher import keep_mpi_from_starting
 
 if TYPE_CHECKING:
-    from bagpipe_hpc.roles.job import Request
+    from bagpipe_hpc.launch.job import Request
 
 
 def run_job(make_request: Callable[[], Request], *, is_local: bool) -> None:
@@ -25,7 +25,7 @@ def run_job(make_request: Callable[[], Request], *, is_local: bool) -> None:
         code = _run(make_request)
     else:
         # Starts MPI: from here on a rank that fails must take the others with it.
-        from bagpipe_hpc.roles.failure import whole_job_fails_together
+        from bagpipe_hpc.runtime.failure import whole_job_fails_together
 
         with whole_job_fails_together():
             code = _run(make_request)
@@ -34,13 +34,13 @@ def run_job(make_request: Callable[[], Request], *, is_local: bool) -> None:
 
 
 def _run(make_request: Callable[[], Request]) -> int:
-    from bagpipe_hpc.roles.job import run_training
+    from bagpipe_hpc.launch.job import run_training
 
     return run_training(make_request())
 
 
 def job_request(*args: Any, **more: Any) -> Request:
-    """A request; see roles/job.py."""
-    from bagpipe_hpc.roles.job import Request
+    """A request; see launch/job.py."""
+    from bagpipe_hpc.launch.job import Request
 
     return Request(*args, **more)

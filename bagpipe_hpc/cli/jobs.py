@@ -133,6 +133,6 @@ def check_settings(job: JobDescription) -> None:
     for task in job.sweep or (None,):
         config = load_config(source, base if task is None else [*base, task])
         if not config.dense_optimizer.is_plain_sgd:
-            from bagpipe_hpc.training.dense_optimizer import check_dense_optimizer  # imports torch, which takes seconds
+            from bagpipe_hpc.trainer.dense_optimizer import check_dense_optimizer  # imports torch, which takes seconds
 
             check_dense_optimizer(config.dense_optimizer)

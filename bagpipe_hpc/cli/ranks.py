@@ -76,7 +76,7 @@ def ranks_of_launch() -> Iterator[Ranks]:
             return
         from mpi4py import MPI
 
-        from bagpipe_hpc.roles.failure import whole_job_fails_together
+        from bagpipe_hpc.runtime.failure import whole_job_fails_together
 
         with whole_job_fails_together(exit_invalid=EXIT_INVALID):
             try:

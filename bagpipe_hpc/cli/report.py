@@ -28,7 +28,7 @@ def report(
 ) -> None:
     """Show where the time of a traced run went, and draw its timeline."""
     from bagpipe_hpc.errors import TraceError
-    from bagpipe_hpc.roles.console import open_console
+    from bagpipe_hpc.runtime.console import open_console
     from bagpipe_hpc.timeline.breakdown import break_down
     from bagpipe_hpc.timeline.merge import find_trace
     from bagpipe_hpc.timeline.picture import draw_timeline

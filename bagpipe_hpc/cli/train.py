@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from bagpipe_hpc.cli.job import job_request, run_job
-from bagpipe_hpc.collector import pause_collector
 from bagpipe_hpc.early_signals import keep_signals
+from bagpipe_hpc.garbage_collection import pause_collector
 
 
 def train(

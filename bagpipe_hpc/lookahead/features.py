@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.lookahead.plan import Bags, Float32Array, Int64Array, KeyArray, ends
+from bagpipe_hpc.protocol.plan import Bags, Float32Array, Int64Array, KeyArray, ends
 
 BLOCK = 64  # samples whose ids stay in the nearest processor cache while they go to their tables
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.lookahead.next_use import CODE, NONE, SLOT, UPDATE, EnteredBatch, EntryRing
-from bagpipe_hpc.lookahead.plan import ExchangeLists, Int32Array, Int64Array, TransferLists, ends
 from bagpipe_hpc.lookahead.residency import MovingRows
+from bagpipe_hpc.protocol.plan import ExchangeLists, Int32Array, Int64Array, TransferLists, ends
 
 
 class _Pairs(NamedTuple):

@@ -24,8 +24,8 @@ from bagpipe_hpc.cache_hint import DISTANCE, hint
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.hash_table import home_of, place_of
 from bagpipe_hpc.lazy_memory import lazy_zeros
-from bagpipe_hpc.lookahead.pipeline import Cores
-from bagpipe_hpc.lookahead.plan import Int32Array, Int64Array, KeyArray, NarrowArray, narrowest
+from bagpipe_hpc.pipeline import Cores
+from bagpipe_hpc.protocol.plan import Int32Array, Int64Array, KeyArray, NarrowArray, narrowest
 
 STAMP, LATEST = 0, 1
 UNUSED = -1  # stamp of a key that has a place in a hash table, but no use yet

@@ -32,10 +32,10 @@ from bagpipe_hpc.lookahead.next_use import (
     KeyState,
     NextUsePass,
 )
-from bagpipe_hpc.lookahead.pipeline import Cores
-from bagpipe_hpc.lookahead.plan import Bags, Float32Array, Int64Array, IterationPlan, KeyArray
 from bagpipe_hpc.lookahead.residency import Residency
-from bagpipe_hpc.lookahead.residents import Residents, residents_between, take_over
+from bagpipe_hpc.lookahead.residents import residents_between, take_over
+from bagpipe_hpc.pipeline import Cores
+from bagpipe_hpc.protocol.plan import Bags, Float32Array, Int64Array, IterationPlan, KeyArray, Residents
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 MIN_RING_ROWS = 1024

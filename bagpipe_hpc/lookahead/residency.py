@@ -30,7 +30,7 @@ from bagpipe_hpc.lookahead.next_use import (
     EnteredBatch,
     EntryRing,
 )
-from bagpipe_hpc.lookahead.plan import Int32Array, Int64Array, KeyArray
+from bagpipe_hpc.protocol.plan import Int32Array, Int64Array, KeyArray
 
 
 class MovingRows(NamedTuple):

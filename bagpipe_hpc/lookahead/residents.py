@@ -9,7 +9,6 @@ starts clean, and a row that has no use in the window, or no slot, is dropped.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,34 +16,8 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.lookahead.next_use import CHAIN, DIRTY, NONE, OWNER, SLOT, EnteredBatch, EntryRing
-from bagpipe_hpc.lookahead.plan import Int32Array, Int64Array, ends
 from bagpipe_hpc.lookahead.residency import Caches, Residency
-
-
-@dataclass(frozen=True)
-class Residents:
-    """Rows in caches, trainer by trainer, within a trainer by ascending key.
-
-    Args:
-        keys: int64, shape (n,).
-        slots: int32, shape (n,).
-        dirty: bool, shape (n,): differs from the server's row.
-        owner_ends: int64, shape (T + 1,): which rows are whose.
-    """
-
-    keys: Int64Array
-    slots: Int32Array
-    dirty: NDArray[np.bool_]
-    owner_ends: Int64Array
-
-    def of(self, trainer: int) -> slice:
-        """Where one trainer's rows stand."""
-        return slice(int(self.owner_ends[trainer]), int(self.owner_ends[trainer + 1]))
-
-    @property
-    def owners(self) -> Int32Array:
-        """int32, shape (n,)."""
-        return np.repeat(np.arange(len(self.owner_ends) - 1, dtype=np.int32), np.diff(self.owner_ends))
+from bagpipe_hpc.protocol.plan import Int32Array, Int64Array, Residents, ends
 
 
 def residents_between(residency: Residency, ring: EntryRing) -> Residents:

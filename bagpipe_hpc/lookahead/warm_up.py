@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bagpipe_hpc.lookahead.codec import encode_plan
 from bagpipe_hpc.lookahead.locality import LocalityPlacement
 from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.protocol.codec import encode_plan
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 _MANY_IDS = 2**16 + 1  # of a share in a table: more than uint16 counts

@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
+from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
 
 Float32Array = NDArray[np.float32]
 

@@ -7,8 +7,8 @@ from collections import deque
 from mpi4py import MPI
 
 from bagpipe_hpc import trace
-from bagpipe_hpc.lookahead.codec import Item, decode_plan
-from bagpipe_hpc.transport.polite import receive_bytes
+from bagpipe_hpc.protocol.codec import Item, decode_plan
+from bagpipe_hpc.transport.polling import receive_bytes
 from bagpipe_hpc.waiting import note_step, waiting_for
 
 

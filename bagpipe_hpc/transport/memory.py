@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
-from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
-from bagpipe_hpc.store.row_store import RowStore
+from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
+from bagpipe_hpc.server.row_store import RowStore
 from bagpipe_hpc.threaded_job import take
 from bagpipe_hpc.waiting import waiting_for
 

@@ -15,8 +15,8 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
-from bagpipe_hpc.lookahead.plan import ServerPlan, TrainerPlan
-from bagpipe_hpc.store.row_store import RowStore
+from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
+from bagpipe_hpc.server.row_store import RowStore
 from bagpipe_hpc.transport.notices import Notices
 from bagpipe_hpc.transport.window import RowWindow
 

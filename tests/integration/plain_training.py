@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional
 
 from bagpipe_hpc.config import ModelConfig
+from bagpipe_hpc.initial_rows import RowInitializer
 from bagpipe_hpc.sharding import KeySpace
-from bagpipe_hpc.store.initial import RowInitializer
-from bagpipe_hpc.training.models import build_model
+from bagpipe_hpc.trainer.models import build_model
 from tests.integration.conftest import NUM_EMBEDDINGS
 
 ROW_OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, float], list[str]]] = {

@@ -17,9 +17,9 @@ from bagpipe_hpc.config import ModelConfig
 from bagpipe_hpc.data.batch import Batch, RaggedIds
 from bagpipe_hpc.data.dataset import DatasetWriter, open_dataset
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.initial_rows import RowInitializer
 from bagpipe_hpc.sharding import KeySpace
-from bagpipe_hpc.store.initial import RowInitializer
-from bagpipe_hpc.training.models import build_model
+from bagpipe_hpc.trainer.models import build_model
 
 SCHEMA = Schema(
     dense=("d0", "d1"),

@@ -87,7 +87,7 @@ def test_a_local_loop_that_fails_raises_and_leaves_no_thread(small_dataset: Path
     program = f"""
 import threading
 import bagpipe_hpc
-from bagpipe_hpc.training.trainer_batch import train_on_labels
+from bagpipe_hpc.trainer.trainer_batch import train_on_labels
 
 settings = {{"training": {{"batch_size": 50, "epochs": 100}}}}
 for attempt in range(2):

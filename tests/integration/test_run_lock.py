@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from bagpipe_hpc.exit_codes import EXIT_INVALID
-from bagpipe_hpc.roles.run_lock import claim
-from bagpipe_hpc.roles.run_owner import this_process
+from bagpipe_hpc.runtime.run_lock import claim
+from bagpipe_hpc.runtime.run_owner import this_process
 from tests.integration.jobs import START_SECONDS, command, wait_for_training
 from tests.launch import run_ranks, start_ranks
 

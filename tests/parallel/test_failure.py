@@ -12,7 +12,7 @@ from tests.launch import run_python, run_ranks
 
 PROGRAM = str(Path(__file__).parent / "programs" / "failure.py")
 AN_ABORT_RETURNS = """
-from bagpipe_hpc.roles import failure
+from bagpipe_hpc.runtime import failure
 
 class MPI:
     class COMM_WORLD:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bagpipe_hpc.compiled import CodeCache, choose_code_cache
+from bagpipe_hpc.compiled import CodeCache, choose_code_cache, source_stamp
 from tests.launch import REPO_ROOT
 
 NOWHERE = Path("/proc/nowhere")  # no user, not even root, can make a directory there
@@ -78,3 +78,35 @@ def test_compiled_code_works_where_nothing_can_be_written(tmp_path: Path, caches
     assert done.returncode == 0, done.stderr
     expected = CodeCache(scratch, "NUMBA_CACHE_DIR") if caches_in else CodeCache(None, "")
     assert (done.stdout.strip(), done.stderr) == (str(expected), "")
+
+
+def test_machine_code_is_made_anew_where_any_source_of_it_has_changed(tmp_path: Path) -> None:
+    def stamp(function: str, other: str = "") -> str:
+        (tmp_path / "function.py").write_text(function)
+        (tmp_path / "other.py").write_text(other)
+        return source_stamp.__wrapped__(tmp_path)
+
+    before = stamp("@compiled\ndef f(): ...", "class Pair(NamedTuple):\n    a: int")
+    assert stamp("@compiled\ndef f(): ...", "class Pair(NamedTuple):\n    b: int") != before
+    assert stamp("@compiled\ndef g(): ...", "class Pair(NamedTuple):\n    a: int") != before
+    without = stamp("@compiled\ndef f(): ...", "nothing compiled")
+    assert stamp("@compiled\ndef f(): ...", "nothing compiled, and changed") == without
+
+
+def test_an_index_that_cannot_be_read_is_replaced(tmp_path: Path) -> None:
+    """An index may name modules that this version of the package does not have."""
+    environment = {"PATH": os.environ["PATH"], "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", MIX], capture_output=True, text=True, env=environment, cwd=REPO_ROOT, timeout=120
+        )
+
+    assert run().returncode == 0
+    (index,) = tmp_path.rglob("splitmix.mix*.nbi")
+    content = index.read_bytes()
+    index.write_bytes(content.replace(b"numba.core.types", b"numba.gone.types"))
+    assert index.read_bytes() != content
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert b"numba.gone" not in index.read_bytes()

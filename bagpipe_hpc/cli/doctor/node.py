@@ -11,7 +11,7 @@ import psutil
 
 from bagpipe_hpc.cli.doctor.finding import Check, Outcome, Status, World
 from bagpipe_hpc.errors import PlatformError
-from bagpipe_hpc.roles.limits import FILES_OF_A_RANK, open_files_limit, require_open_files
+from bagpipe_hpc.runtime.process_limits import FILES_OF_A_RANK, open_files_limit, require_open_files
 
 if TYPE_CHECKING:
     from mpi4py import MPI

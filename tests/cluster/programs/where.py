@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-from bagpipe_hpc.roles.communicators import split_world, trainers_of_node
 from bagpipe_hpc.topology import Topology
+from bagpipe_hpc.transport.communicators import split_world, trainers_of_node
 
 
 def main(run_dir: Path, num_servers: int) -> None:
@@ -21,7 +21,7 @@ def main(run_dir: Path, num_servers: int) -> None:
     topology = Topology(world.size, num_servers)
     comms = split_world(world, topology)
     gpu = None
-    if world.rank in topology.trainer_ranks:  # by the rule of training/device.py, which has no GPU here
+    if world.rank in topology.trainer_ranks:  # by the rule of trainer/device.py, which has no GPU here
         visible = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
         gpu = visible[trainers_of_node(comms).rank % len(visible)]
     ranks = world.gather((platform.node(), gpu))

@@ -7,7 +7,7 @@ import sys
 from mpi4py import MPI
 
 import bagpipe_hpc
-from bagpipe_hpc.training.trainer_batch import train_on_labels
+from bagpipe_hpc.trainer.trainer_batch import train_on_labels
 
 if __name__ == "__main__":
     data, run_dir, how = sys.argv[1:]

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from bagpipe_hpc import ModelInputs, Session
 from bagpipe_hpc.config import ModelConfig
-from bagpipe_hpc.training.models.dlrm import DLRM
+from bagpipe_hpc.trainer.models.dlrm import DLRM
 
 
 def dlrm(inputs: ModelInputs) -> nn.Module:

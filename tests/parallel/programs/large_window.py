@@ -8,9 +8,9 @@ import numpy as np
 from mpi4py import MPI
 
 from bagpipe_hpc.bench.rma_traffic import Direction, RmaTraffic, server_plan, trainer_plan
+from bagpipe_hpc.initial_rows import RowInitializer
+from bagpipe_hpc.server.row_store import RowStore
 from bagpipe_hpc.sharding import Sharding
-from bagpipe_hpc.store.initial import RowInitializer
-from bagpipe_hpc.store.row_store import RowStore
 from bagpipe_hpc.transport.staged import StagedServer, StagedTrainer
 from bagpipe_hpc.transport.window import RowWindow
 

@@ -15,9 +15,9 @@ from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.merge import RowStream, merge_newest
 from bagpipe_hpc.checkpoint.row_file import RowOptions
 from bagpipe_hpc.errors import CheckpointError
+from bagpipe_hpc.initial_rows import RowInitializer
+from bagpipe_hpc.server.row_store import RowStore
 from bagpipe_hpc.sharding import Sharding
-from bagpipe_hpc.store.initial import RowInitializer
-from bagpipe_hpc.store.row_store import RowStore
 from tests.unit.checkpoint.job import DENSE, Job, Row
 
 TOPOLOGIES = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=4)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, directory_of_checkpoints, saved_checkpoints
-from bagpipe_hpc.checkpoint.layout import LATEST
+from bagpipe_hpc.checkpoint.file_names import LATEST
 from bagpipe_hpc.checkpoint.partial import PartialCheckpoint, discard_unfinished, expect_unfinished
 from bagpipe_hpc.checkpoint.pointer import write_pointer
 from bagpipe_hpc.checkpoint.verify import newest_good

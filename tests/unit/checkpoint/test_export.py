@@ -17,7 +17,7 @@ from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.export import complete_rows, export
 from bagpipe_hpc.cli.main import app
 from bagpipe_hpc.errors import CheckpointError
-from bagpipe_hpc.store.initial import RowInitializer
+from bagpipe_hpc.initial_rows import RowInitializer
 from tests.small_disk import small_disk
 from tests.unit.checkpoint.job import DENSE, MODEL, Job, Row
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from bagpipe_hpc.bounded_json import dump_json, with_checksum
-from bagpipe_hpc.checkpoint.layout import MANIFEST, files_of
+from bagpipe_hpc.checkpoint.file_names import MANIFEST, files_of
 from bagpipe_hpc.checkpoint.manifest import (
     FileEntry,
     Manifest,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bagpipe_hpc.checkpoint.layout import checkpoint_name
+from bagpipe_hpc.checkpoint.file_names import checkpoint_name
 from bagpipe_hpc.checkpoint.pointer import named_by, write_pointer
 from bagpipe_hpc.errors import CheckpointError
 

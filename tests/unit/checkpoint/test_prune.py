@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, saved_checkpoints
-from bagpipe_hpc.checkpoint.layout import checkpoint_name, iteration_of
+from bagpipe_hpc.checkpoint.file_names import checkpoint_name, iteration_of
 from bagpipe_hpc.checkpoint.pointer import write_pointer
 from bagpipe_hpc.checkpoint.prune import names_to_keep, prune
 from bagpipe_hpc.errors import CheckpointError

@@ -15,7 +15,7 @@ import numpy as np
 
 from bagpipe_hpc.errors import CacheTooSmallError
 from bagpipe_hpc.lookahead.features import FeatureTables
-from bagpipe_hpc.lookahead.plan import (
+from bagpipe_hpc.protocol.plan import (
     Float32Array,
     Int32Array,
     Int64Array,

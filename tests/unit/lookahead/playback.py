@@ -17,7 +17,7 @@ from typing import get_type_hints
 import numpy as np
 
 from bagpipe_hpc.lookahead.features import FeatureTables
-from bagpipe_hpc.lookahead.plan import (
+from bagpipe_hpc.protocol.plan import (
     Float32Array,
     Int32Array,
     Int64Array,

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from bagpipe_hpc.data.batch import RaggedIds
 from bagpipe_hpc.lookahead.features import FeatureTables
 from bagpipe_hpc.lookahead.locality import LocalityPlacement
-from bagpipe_hpc.lookahead.plan import Int32Array, Int64Array
 from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.protocol.plan import Int32Array, Int64Array
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 REAL = Path(__file__).parents[4] / "shared/data/criteo_kaggle_110k.txt.gz"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bagpipe_hpc.errors import CacheTooSmallError
 from bagpipe_hpc.lookahead.features import FeatureTables
 from bagpipe_hpc.lookahead.planner import Planner
-from bagpipe_hpc.lookahead.residents import Residents
+from bagpipe_hpc.protocol.plan import Residents
 from tests.plans import RankPlans, rank_plans
 
 from .playback import Playback, Row

@@ -7,9 +7,9 @@ import pytest
 from numba.core.registry import CPUDispatcher
 
 from bagpipe_hpc.lookahead import features, lists, locality, next_use, residency
-from bagpipe_hpc.lookahead.codec import encode_plan
 from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
 from bagpipe_hpc.lookahead.warm_up import warm_up
+from bagpipe_hpc.protocol.codec import encode_plan
 
 MODULES = (features, next_use, residency, lists, locality)
 

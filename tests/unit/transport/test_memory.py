@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bagpipe_hpc.store.row_store import RowStore
+from bagpipe_hpc.server.row_store import RowStore
 from bagpipe_hpc.threaded_job import ThreadedJob
 from bagpipe_hpc.transport.memory import MemoryLink, MemoryServer, MemoryTrainer
 from tests.contract import SCENARIOS, Play, Scenario, play_server, play_trainer

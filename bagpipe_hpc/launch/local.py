@@ -1,0 +1,116 @@
+"""A job in one process: the ranks are threads, and communicators, windows and the dense sum their in-memory twins.
+
+    main thread               threads
+      1 trainer 0               2 the oracle, the servers
+      3 all have ended, or the first failure has ended all
+
+The caller's thread is the trainer, because a loop of the user's own runs there. MPI is not started and Horovod is not
+imported. A failure of any rank is raised in the caller's thread, and the process lives on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+from mpi4py import MPI
+
+from bagpipe_hpc.errors import BagpipeError, PlatformError
+from bagpipe_hpc.launcher import launched_sizes
+from bagpipe_hpc.rank_thread import start_thread
+from bagpipe_hpc.runtime.failure import threads_fail_by
+from bagpipe_hpc.threaded_job import JobIsOverError, ThreadedJob
+from bagpipe_hpc.topology import Topology
+from bagpipe_hpc.transport.memory_comm import MemoryComm
+
+NUM_TRAINERS = 1
+END_SECONDS = 5.0  # from a failure until ranks are given up that do not end
+
+
+def require_one_process(environment: Mapping[str, str]) -> None:
+    """See that no launcher has started more processes than this one.
+
+    Raises:
+        PlatformError: it has.
+    """
+    announced = launched_sizes(environment)
+    if MPI.Is_initialized() and not MPI.Is_finalized():
+        announced["MPI_COMM_WORLD"] = MPI.COMM_WORLD.size
+    for name, size in announced.items():
+        if size > 1:
+            raise PlatformError(
+                f"a local job is one process, but {name} says that {size} were launched: start it without mpirun or "
+                "srun, or leave out --local (local=True)"
+            )
+
+
+def local_world(num_servers: int) -> tuple[list[MPI.Intracomm], Topology]:
+    """Each rank's end of the world, and who is who."""
+    topology = Topology(1 + num_servers + NUM_TRAINERS, num_servers)
+    # The twins have all that a job asks of a communicator.
+    return cast(list[MPI.Intracomm], MemoryComm.world(topology.world_size)), topology
+
+
+class LocalRanks:
+    """Runs ranks as threads; those still running when the block ends are ended, too.
+
+    Args:
+        topology: The roles.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self.job = ThreadedJob()
+        self._topology = topology
+        self._threads: list[threading.Thread] = []
+
+    @contextmanager
+    def ending_together(self, caller: str) -> Iterator[None]:
+        """Inside the block, the calling thread is one of the ranks, and the first failure of any rank ends all.
+
+        Args:
+            caller: Name of the calling thread's rank.
+        Raises:
+            The error of the rank that failed first; its notes say which one that was.
+        """
+        self.job.adopt()
+        try:
+            with threads_fail_by(lambda error: self.job.fail("a thread", error)):
+                yield
+                self._join()
+        except BaseException as error:
+            self.job.fail(caller, error)
+            self._join()
+        finally:
+            self.job.leave()
+        if self.job.failure is not None:
+            name, cause = self.job.failure
+            if not isinstance(cause, (BagpipeError, GeneratorExit)):
+                cause.add_note(f"bagpipe: {name} failed")
+            raise cause
+
+    def start(self, world_rank: int, play: Callable[[], object]) -> None:
+        """Play a rank in a thread."""
+        name = self._topology.name_of(world_rank)
+
+        def run() -> None:
+            try:
+                play()
+            except JobIsOverError:
+                raise
+            except BaseException as error:
+                self.job.fail(name, error)
+
+        self._threads.append(start_thread(name, run))
+
+    def _join(self) -> None:
+        """Wait for all ranks; after a failure not for one that hangs, in a file system that does not answer."""
+        deadline: float | None = None
+        while alive := [thread for thread in self._threads if thread.is_alive()]:
+            if self.job.failure is not None and deadline is None:
+                deadline = time.monotonic() + END_SECONDS
+            if deadline is not None and time.monotonic() > deadline:
+                return
+            alive[0].join(0.05)

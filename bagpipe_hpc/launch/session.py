@@ -1,0 +1,222 @@
+"""The Python API: a whole job by `run`, or one with a training loop of your own by `session`.
+
+A program that uses it is started on all ranks, as `bagpipe train` is, or runs its jobs in one process (local=True).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.errors import BagpipeError, ConfigError, OwnModelError
+from bagpipe_hpc.launch.uncaught import expect_error, expecting_local_errors, raise_on_all_ranks
+from bagpipe_hpc.launcher import keep_mpi_from_starting
+
+if TYPE_CHECKING:
+    from bagpipe_hpc.launch.job import Request, Training
+    from bagpipe_hpc.trainer.own_model import Model, ModelFactory
+    from bagpipe_hpc.trainer.trainer_batch import Tensor, TrainerBatch
+
+Settings = Config | Mapping[str, Any] | str | Path | None
+Summary = dict[str, Any]
+
+
+def run(
+    config: Settings = None,
+    build_model: ModelFactory | None = None,
+    *,
+    data: str | Path,
+    run_dir: str | Path,
+    resume: str | Path | None = None,
+    time_limit: str | None = None,
+    trace_iterations: str | None = None,
+    local: bool = False,
+) -> Summary | None:
+    """Train; the same as `bagpipe train`, whose options these are.
+
+    Args:
+        config: Path of a YAML file, settings by section (`{"training": {"epochs": 2}}`), or a configuration.
+        build_model: Called with ModelInputs, returns the model; None: model.factory or model.name.
+        data: Data set directory.
+        run_dir: Where config.yaml, metrics.jsonl and summary.json go.
+        resume: "auto", "latest", "best", or the path of a checkpoint.
+        time_limit: A duration, as "30:00".
+        trace_iterations: As "100:200"; ":" is all.
+        local: Run in this process alone, without a launcher: the ranks are threads, with one trainer.
+    Returns:
+        What summary.json holds, at rank 0; None at the others.
+    Raises:
+        ConfigError, DatasetError, ...: settings, data, checkpoint or model are wrong. Nothing was done.
+        JobStopped: a signal or the time limit ended the job; its text says where, and how to go on.
+        DivergedError: the loss, the model or a prediction is not finite any more.
+        All of them are BagpipeErrors, and are raised on all ranks. If nothing catches them, one rank prints them, and
+        the program ends with the exit code of `bagpipe train`.
+    Communication: collective over MPI_COMM_WORLD. A rank that fails in any other way ends all; where the job is local,
+        such a failure is raised.
+    """
+    request, training = _start(config, build_model, data, run_dir, resume, time_limit, trace_iterations, local)
+    with expecting_local_errors(request.is_local):
+        for _ in training.play(request):
+            raise AssertionError("a step of the built-in loop is not for others to make")
+    return _end(training, request)
+
+
+def session(
+    config: Settings = None,
+    build_model: ModelFactory | None = None,
+    *,
+    data: str | Path,
+    run_dir: str | Path,
+    resume: str | Path | None = None,
+    time_limit: str | None = None,
+    trace_iterations: str | None = None,
+    local: bool = False,
+) -> Session:
+    """The same with a training loop of your own; see `Session` for the loop, and `run` for the arguments."""
+    return Session(*_start(config, build_model, data, run_dir, resume, time_limit, trace_iterations, local, True))
+
+
+class Session:
+    """A job whose steps the program makes.
+
+        with bagpipe_hpc.session(config, build_model, data=..., run_dir=...) as session:
+            for batch in session:
+                losses = loss_function(session.model(batch.dense, batch.embedded), batch.labels)  # one per sample
+                session.step(batch.mean(losses))
+
+    The body runs at trainers only, once for every iteration in which they have samples; the oracle and the embedding
+    servers play their roles inside the iterator. The model is what is evaluated, and what has the dense parameters.
+
+    `summary` is as `run` returns it, once the loop is over.
+    """
+
+    def __init__(self, request: Request, training: Training) -> None:
+        self.summary: Summary | None = None
+        self._request, self._training = request, training
+        # Kept here: a loop that is left must not close it, but come to __exit__ first.
+        self._batches: Generator[TrainerBatch, None, None] | None = None
+        self._batch: TrainerBatch | None = None
+        self._is_over = False
+
+    def __enter__(self) -> Session:
+        self._batches = self._play()
+        return self
+
+    def __iter__(self) -> Iterator[TrainerBatch]:
+        """Play this rank's role to the end of the job.
+
+        Raises:
+            BagpipeError: as `run`.
+            OwnModelError: outside of a `with` block.
+        """
+        if self._batches is None:
+            raise OwnModelError("a session wants to be entered: `with bagpipe_hpc.session(...) as session:`")
+        return self._batches
+
+    def _play(self) -> Generator[TrainerBatch, None, None]:
+        play = self._training.play(self._request)
+        try:
+            with expecting_local_errors(self._request.is_local):
+                for batch in play:
+                    self._batch = batch
+                    yield batch
+        finally:
+            play.close()
+            self._batch, self._is_over = None, True
+        self.summary = _end(self._training, self._request)
+
+    @property
+    def model(self) -> Model:
+        """What build_model, or the configuration, has made.
+
+        Raises:
+            OwnModelError: outside of the loop, or at a rank that is no trainer.
+        """
+        return self._current("model").model
+
+    def step(self, loss: Tensor) -> None:
+        """Train on the batch: gradients of all trainers' losses together, one step of every optimizer.
+
+        Args:
+            loss: A scalar, this trainer's part of the loss over the global batch: `batch.mean(losses)`, or what is
+                summed over its samples / `batch.num_global_samples`.
+        Raises:
+            OwnModelError: it is no such loss, or the second of this batch.
+        Communication: starts the allreduce of dense gradients.
+        """
+        self._current("step").step(loss)
+
+    def __exit__(self, _: object, error: BaseException | None, __: TracebackType | None) -> None:
+        """A loop that does not come to its end ends the job: the other ranks wait for it."""
+        if self._is_over:
+            return
+        is_local = self._request.is_local
+        is_left = error is None
+        if error is None:
+            where = "before it began" if self._batch is None else f"in iteration {self._batch.iteration}"
+            error = OwnModelError(
+                f"the loop over the session was left {where}, and the other ranks play on: iterate to the end; "
+                "training.iterations says where that is"
+            )
+        if not is_local:
+            from bagpipe_hpc.runtime.failure import abort_job
+
+            abort_job(self._training.name, error)
+        assert self._batches is not None
+        self._batch, self._is_over = None, True
+        self._batches.close()  # which ends the other ranks
+        if is_local and isinstance(error, BagpipeError):
+            expect_error(error, speaks=True)
+        if is_left:
+            raise error
+
+    def _current(self, what: str) -> TrainerBatch:
+        if self._batch is None:
+            raise OwnModelError(f"session.{what} is for the body of `for batch in session:`, which runs at trainers")
+        return self._batch
+
+
+def _start(
+    config: Settings,
+    build_model: ModelFactory | None,
+    data: str | Path,
+    run_dir: str | Path,
+    resume: str | Path | None,
+    time_limit: str | None,
+    trace_iterations: str | None,
+    local: bool,
+    has_own_loop: bool = False,
+) -> tuple[Request, Training]:
+    for name, path in {"data": data, "run_dir": run_dir}.items():
+        if not isinstance(path, str | Path) or "\0" in str(path):
+            raise ConfigError(f"{name} = {path!r} is no path: give the path of a directory")
+    if local:
+        keep_mpi_from_starting()
+    from bagpipe_hpc.launch.job import Request, Training  # starts MPI, where nothing keeps it from that
+
+    request = Request(
+        config,
+        Path(data),
+        Path(run_dir),
+        [],
+        traced=trace_iterations,
+        resume=None if resume is None else str(resume),
+        time_limit=time_limit,
+        build_model=build_model,
+        has_own_loop=has_own_loop,
+        is_local=local,
+    )
+    return request, Training()
+
+
+def _end(training: Training, request: Request) -> Summary | None:
+    if training.error is not None:
+        raise_on_all_ranks(training.error, speaks=training.speaks)
+    if not training.speaks:
+        return None
+    summary: Summary = json.loads((request.run_path / "summary.json").read_text(encoding="utf-8"))
+    return summary

@@ -1,0 +1,260 @@
+"""The oracle's side of checkpoints: when one starts, what everybody has written of it, the commit. See saving.py."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from mpi4py import MPI
+
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+from bagpipe_hpc.checkpoint.durable import writing
+from bagpipe_hpc.checkpoint.file_names import BEST, EVALUATIONS_FILE, METRICS_FILE, checkpoint_name
+from bagpipe_hpc.checkpoint.manifest import (
+    FileEntry,
+    Manifest,
+    ModelEntry,
+    ParentEntry,
+    PositionEntry,
+    TopologyEntry,
+)
+from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
+from bagpipe_hpc.checkpoint.pointer import write_pointer
+from bagpipe_hpc.checkpoint.prune import prune
+from bagpipe_hpc.oracle.plan_stream import Boundary
+from bagpipe_hpc.oracle.progress import History
+from bagpipe_hpc.oracle.saved_state import oracle_tree
+from bagpipe_hpc.protocol.codec import PlanMessages, Snapshots, encode_snapshot
+from bagpipe_hpc.rank_thread import start_thread
+from bagpipe_hpc.runtime.data_position import Course
+from bagpipe_hpc.runtime.file_writer import Saved
+from bagpipe_hpc.runtime.spec import JobSpec
+from bagpipe_hpc.topology import Topology
+
+
+@dataclass
+class _Open:
+    """A checkpoint that is being written."""
+
+    partial: PartialCheckpoint
+    boundary: Boundary
+    is_full: bool
+    started: float
+    saved: list[Saved] = field(default_factory=list)
+    history: History | None = None
+    evaluations: bytes | None = None
+    is_abandoned: bool = False  # deleted instead of committed, once no rank writes to it any more
+
+    @property
+    def is_complete(self) -> bool:
+        """But for the files of the ranks."""
+        return self.history is not None and self.evaluations is not None
+
+
+@dataclass
+class CheckpointTotals:
+    """Of all checkpoints of this start."""
+
+    written: int = 0
+    skipped: int = 0  # the one before was still being written
+    bytes_written: int = 0
+    rows_written: int = 0
+    write_seconds: float = 0.0  # from the order to the commit
+    seconds_after_training: float = 0.0  # of write_seconds: the job waited, all its iterations were done
+    slowest_seconds: float = 0.0
+    stall_seconds: float = 0.0  # of the rank that was held up longest in each
+
+    def as_dict(self) -> dict[str, Any]:
+        """For summary.json."""
+        return dict(vars(self))
+
+
+class Committer:
+    """At most one checkpoint at a time.
+
+    Args:
+        spec: The job; it has checkpoints.
+        topology: Ranks of the job.
+        course: Iterations of the job.
+        model: What a job that resumes must agree on.
+        cache_rows: Slots per trainer.
+        is_pinned: Whether not to delete the checkpoint of an iteration. Called by a thread of its own.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        topology: Topology,
+        course: Course,
+        model: ModelEntry,
+        cache_rows: int,
+        is_pinned: Callable[[int], bool],
+    ) -> None:
+        assert spec.checkpoints is not None
+        self._spec, self._checkpoints = spec, spec.checkpoints
+        self._config = spec.config.checkpoint
+        self._topology = topology
+        self._course = course
+        self._model = model
+        self._cache_rows = cache_rows
+        self._open: _Open | None = None
+        self._commit: threading.Thread | None = None
+        self._parent: ParentEntry | None = None  # of the next increment; None: the next one is full
+        self._depth = 0
+        self._is_pinned = is_pinned
+        self._latest = self._resumed_iteration()  # of the checkpoint begun last, or gone on from
+        self._best: int | None = None  # iteration of the one to be named so
+        self._named_best: str | None = None  # the one that is
+        self._naming = threading.Lock()  # of the best, by the main thread and by that of a commit
+        self._training_ended: float | None = None
+        self.totals = CheckpointTotals()
+
+    def _resumed_iteration(self) -> int | None:
+        resumed = self._checkpoints.resumed
+        is_ours = resumed is not None and resumed.parent == self._checkpoints.root.resolve()
+        return self._course.start.iteration if is_ours else None
+
+    def has(self, iteration: int) -> bool:
+        """Whether the state after so many iterations is there, or being written."""
+        return self._latest == iteration
+
+    def name_best(self, iteration: int) -> None:
+        """Name the checkpoint of this iteration the best, once it is there."""
+        self._best = iteration
+        self._name_best()
+
+    def _name_best(self) -> None:
+        with self._naming:
+            root = self._checkpoints.root
+            name = None if self._best is None else checkpoint_name(self._best)
+            if name is not None and name != self._named_best and (root / name).exists():
+                with writing(root / BEST):
+                    write_pointer(root / BEST, name)
+                self._named_best = name
+
+    def is_idle(self) -> bool:
+        """Whether no checkpoint is being written; never blocks."""
+        if self._commit is not None and not self._commit.is_alive():
+            self._commit = self._open = None
+        return self._open is None
+
+    def note_end_of_training(self) -> None:
+        """From now on nothing but checkpoints and evaluations keeps the job from its end."""
+        self._training_ended = time.perf_counter()
+
+    def begin(self, boundary: Boundary) -> PlanMessages:
+        """Start a checkpoint (1); returns what everybody is to be sent (2)."""
+        assert self._open is None
+        is_full = self._parent is None or self._depth + 1 >= self._config.full_every
+        partial = self._checkpoints.partial(boundary.iteration, self._model.row_width)
+        partial.create()
+        self._open = _Open(partial, boundary, is_full, time.perf_counter())
+        self._latest = partial.iteration
+        return encode_snapshot(Snapshots(boundary.iteration, is_full, boundary.residents, self._topology.num_servers))
+
+    def receive(self, message: bytes) -> str:
+        """One rank has written its files (5); returns why the checkpoint must not be, if the rank says so."""
+        saved = Saved.from_bytes(message)
+        assert self._open is not None
+        assert saved.iteration == self._open.boundary.iteration
+        self._open.saved.append(saved)
+        if saved.fault:
+            self._open.is_abandoned = True
+        self._commit_if_complete()
+        return saved.fault
+
+    def abandon(self) -> None:
+        """Training has diverged: a checkpoint whose history is not complete never will be."""
+        if self._open is not None and not self._open.is_complete:
+            self._open.is_abandoned = True
+            self._commit_if_complete()
+
+    @property
+    def awaits_history_of(self) -> int | None:
+        """After how many iterations `note_history` is due, if it is."""
+        return self._open.partial.iteration if self._open is not None and self._open.history is None else None
+
+    def note_history(self, history: History) -> None:
+        """The metrics up to the checkpoint."""
+        assert self._open is not None
+        self._open.history = history
+        self._commit_if_complete()
+
+    @property
+    def awaits_evaluations_before(self) -> int | None:
+        """Before how many iterations those are that `note_evaluations` is to have, if it is due."""
+        return self._open.partial.iteration if self._open is not None and self._open.evaluations is None else None
+
+    def note_evaluations(self, lines: bytes) -> None:
+        """The evaluations before the checkpoint."""
+        assert self._open is not None
+        self._open.evaluations = lines
+        self._commit_if_complete()
+
+    def _commit_if_complete(self) -> None:
+        checkpoint = self._open
+        assert checkpoint is not None
+        if len(checkpoint.saved) < self._topology.world_size - 1:
+            return
+        if checkpoint.is_abandoned:
+            checkpoint.partial.discard()
+            self._open = None
+        elif checkpoint.is_complete and self._commit is None:
+            self._commit = start_thread("commit", self._finish, checkpoint)
+
+    def _finish(self, checkpoint: _Open) -> None:
+        """Write the oracle's own files, commit, thin out (6)."""
+        assert checkpoint.history is not None
+        partial, history = checkpoint.partial, checkpoint.history
+        files = [entry for saved in checkpoint.saved for entry in saved.files]
+        files.append(partial.write_extra(METRICS_FILE, history.lines))
+        if checkpoint.evaluations:
+            files.append(partial.write_extra(EVALUATIONS_FILE, checkpoint.evaluations))
+        files.append(partial.write_oracle(oracle_tree(history, checkpoint.boundary.placed)))
+        manifest = self._manifest(checkpoint, tuple(files))
+        path = partial.commit(manifest)
+        self._parent, self._depth = Checkpoint.open(path).chain[-1].as_parent, manifest.depth
+        self._name_best()
+        prune(self._checkpoints.root, self._config.keep_last, self._config.keep_every, self._is_pinned)
+        self._count(checkpoint, manifest)
+
+    def _manifest(self, checkpoint: _Open, files: tuple[FileEntry, ...]) -> Manifest:
+        config = self._spec.config
+        position = self._course.position(checkpoint.partial.iteration)
+        return Manifest(
+            iteration=checkpoint.partial.iteration,
+            generation=self._checkpoints.generation,
+            parent=None if checkpoint.is_full else self._parent,
+            depth=0 if checkpoint.is_full else self._depth + 1,
+            created=datetime.now(UTC),
+            topology=TopologyEntry(servers=self._topology.num_servers, trainers=self._topology.num_trainers),
+            window=config.window,
+            prefetch_depth=config.prefetch_depth,
+            cache_rows=self._cache_rows,
+            model=self._model,
+            position=PositionEntry(epoch=position.epoch, sample=position.sample),
+            config=config.model_dump(mode="json"),
+            versions={
+                **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "horovod", "mpi4py")},
+                "mpi": MPI.Get_library_version().splitlines()[0].rstrip("\0"),
+            },
+            files=files,
+        )
+
+    def _count(self, checkpoint: _Open, manifest: Manifest) -> None:
+        totals = self.totals
+        now = time.perf_counter()
+        seconds = now - checkpoint.started
+        totals.written += 1
+        totals.bytes_written += manifest.num_bytes
+        totals.rows_written += sum(saved.num_rows for saved in checkpoint.saved)
+        totals.write_seconds += seconds
+        if self._training_ended is not None:
+            totals.seconds_after_training += max(0.0, now - max(self._training_ended, checkpoint.started))
+        totals.slowest_seconds = max(totals.slowest_seconds, seconds)
+        totals.stall_seconds += max(saved.stall_seconds for saved in checkpoint.saved)

@@ -1,0 +1,310 @@
+"""From shards to plan messages: the oracle's chain of work, a pipeline of threads that share `oracle.threads` cores.
+
+    read batch       shards -> batches: decompression, checks
+    place samples    which sample goes to which trainer; only with `oracle.placement: locality`
+    enter batch      the next-use pass, over groups of tables
+    plan             owners, slots, evictions, lists
+    encode           one message per rank
+
+Every stage may be a few batches ahead of the next; plan i is made when batch i + L has entered. No MPI here.
+
+Evaluation is read-only batches between training batches. They are numbered along, looked ahead to and cached like all
+others, but not placed: so placement, as everything that decides on the model, sees the training batches alone.
+
+A *boundary* is where the job may stop and go on later: what the caches hold there, and how the samples of batches that
+were placed already stand. It is taken when the plan before it is made, so that no stage waits for another.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.data.dataset import Dataset, Split
+from bagpipe_hpc.data.schema import Schema
+from bagpipe_hpc.data.shuffle import BlockShuffle, shuffled_batches
+from bagpipe_hpc.lookahead.locality import LocalityPlacement, PlacementState
+from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner, SampleBatch
+from bagpipe_hpc.lookahead.warm_up import warm_up
+from bagpipe_hpc.oracle.evaluation import Timetable
+from bagpipe_hpc.pipeline import Cores, Pipeline
+from bagpipe_hpc.protocol.codec import PlanMessages, encode_plan
+from bagpipe_hpc.protocol.plan import Int32Array, IterationPlan, Residents
+from bagpipe_hpc.runtime.data_position import Course
+from bagpipe_hpc.sharding import KeySpace, share_boundaries
+
+
+@dataclass(frozen=True)
+class Placed:
+    """How samples are placed: what batches to come depend on, and the order of those placed already."""
+
+    state: PlacementState
+    orders: tuple[Int32Array, ...]
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Between a plan and the next.
+
+    Args:
+        iteration: The training iteration before it.
+        residents: What the caches hold.
+        placed: Of the batches to come; None where samples stay in order.
+        is_stop: Whether no plan follows, because the stream was stopped.
+    """
+
+    iteration: int
+    residents: Residents
+    placed: Placed | None
+    is_stop: bool = False
+
+
+@dataclass(frozen=True)
+class EncodedPlan:
+    """One iteration's plan and its messages; the boundary behind it, if there is to be one."""
+
+    plan: IterationPlan
+    messages: PlanMessages
+    boundary: Boundary | None
+
+
+class PlanStream:
+    """Plans of all batches of a job.
+
+    Args:
+        config: All settings.
+        schema: Of the samples.
+        num_trainers: T.
+        num_servers: S.
+        cache_rows: Slots per trainer.
+        num_batches: Batches of the whole stream: no window is larger.
+        is_boundary: Whether the job may stop after a plan. Called by a thread of its own.
+        admits: Whether the stream goes on with a batch; may block. Called with every batch by a thread of its own.
+        first_iteration: Number of the first batch.
+        before: The boundary that the first batch follows; None: the job starts there with empty caches.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        schema: Schema,
+        *,
+        num_trainers: int,
+        num_servers: int,
+        cache_rows: int,
+        num_batches: int,
+        is_boundary: Callable[[IterationPlan], bool] = lambda plan: False,
+        admits: Callable[[SampleBatch], bool] = lambda batch: True,
+        first_iteration: int = 0,
+        before: Boundary | None = None,
+    ) -> None:
+        cores = Cores(config.oracle.threads)
+        self._pipeline = Pipeline(cores, BATCHES_AHEAD, first_iteration)
+        self._window = max(config.prefetch_depth, min(config.window, num_batches))
+        self._planner = Planner(
+            num_embeddings=schema.num_embeddings,
+            features=schema.features,
+            num_trainers=num_trainers,
+            num_servers=num_servers,
+            window=self._window,
+            prefetch_depth=config.prefetch_depth,
+            cache_rows=cache_rows,
+            max_dense_keys=config.oracle.max_dense_keys,
+            cores=cores,
+            first_iteration=first_iteration,
+            residents=before.residents if before else None,
+        )
+        self._placement: _Placement | None = None
+        if config.oracle.placement == "locality" and num_trainers > 1:
+            table_offsets = KeySpace(schema.num_embeddings).table_offsets
+            placement = LocalityPlacement(num_trainers, table_offsets, schema.features)
+            self._placement = _Placement(placement, before.placed if before else None)
+        self._is_boundary, self._admits = is_boundary, admits
+        self._stop = threading.Event()
+        self._is_stopped = False
+        self._is_cut = False  # a batch was not admitted
+        self._num_trained = first_iteration  # behind the plan made last
+        self.end: Boundary | None = None  # behind the last plan, once the stream has ended without being stopped
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time that each stage has worked so far."""
+        return dict(self._pipeline.seconds)
+
+    def stop(self) -> None:
+        """Make the plan that is due next the last one, with a boundary behind it."""
+        self._stop.set()
+
+    @property
+    def key_state_bytes(self) -> int:
+        """Memory of the planner's state per key, touched or not."""
+        return self._planner.key_state_bytes
+
+    def plans(
+        self, batches: Iterator[SampleBatch], meanwhile: Callable[[], object] | None = None
+    ) -> Iterator[EncodedPlan]:
+        """Plans of all batches, in order.
+
+        Args:
+            meanwhile: Called now and then while the caller waits for a plan.
+        Raises:
+            CacheTooSmallError: as the planner.
+            DatasetError: a batch cannot be read.
+        """
+        pipeline = self._pipeline
+        read = pipeline.source("read batch", itertools.takewhile(self._goes_on, batches))
+        placed = read = self._admitted(read)
+        if self._placement is not None:
+            placed = pipeline.stage("place samples", self._place, read)
+        due = pipeline.stage("enter batch", self._enter, placed, at_end=self._still_due)
+        plans = pipeline.stage("plan", self._plan, due, at_end=self._note_end)
+        return pipeline.stage("encode", _encode, plans, meanwhile=meanwhile)
+
+    def _goes_on(self, _: SampleBatch) -> bool:
+        return not (self._is_stopped or self._is_cut)
+
+    def _admitted(self, batches: Iterator[SampleBatch]) -> Iterator[SampleBatch]:
+        # Between two stages, where whoever waits holds no core.
+        for batch in batches:
+            if not self._admits(batch):
+                self._is_cut = True
+                deque(batches, maxlen=0)  # those read already, so that the thread that reads comes to its end
+                return
+            yield batch
+
+    def _place(self, batch: SampleBatch) -> Iterable[SampleBatch]:
+        assert self._placement is not None
+        yield batch if batch.read_only else batch.take(self._placement.order(batch))
+
+    def _enter(self, batch: SampleBatch) -> Iterable[None]:
+        """As many items as plans are due."""
+        return [None] if self._planner.enter(batch) else []
+
+    def _plan(self, _: None) -> Iterable[tuple[IterationPlan, Boundary | None]]:
+        if self._is_stopped:
+            return
+        plan = self._planner.emit()
+        if self._placement is not None and not plan.read_only:
+            self._placement.forget_first()
+        self._num_trained = plan.num_done
+        self._is_stopped = self._stop.is_set()
+        is_boundary = self._is_stopped or self._is_boundary(plan)
+        yield plan, self._boundary(self._is_stopped) if is_boundary else None
+
+    def _boundary(self, is_stop: bool) -> Boundary:
+        placed = self._placement.placed() if self._placement is not None else None
+        return Boundary(self._num_trained - 1, self._planner.residents(), placed, is_stop)
+
+    def _note_end(self) -> tuple[()]:
+        if not self._is_stopped:
+            self.end = self._boundary(self._is_cut and self._stop.is_set())
+        return ()
+
+    def _still_due(self) -> Iterable[None]:
+        return [None] * min(self._window, self._planner.num_entered)
+
+
+def _encode(planned: tuple[IterationPlan, Boundary | None]) -> Iterable[EncodedPlan]:
+    plan, boundary = planned
+    return [EncodedPlan(plan, encode_plan(plan), boundary)]
+
+
+class _Placement:
+    """Locality placement that can tell, at any boundary, how it goes on. Two threads share it."""
+
+    def __init__(self, placement: LocalityPlacement, before: Placed | None) -> None:
+        self._placement = placement
+        self._lock = threading.Lock()
+        self._orders: deque[Int32Array] = deque()  # of batches that were placed, but not planned
+        self._due: deque[Int32Array] = deque()  # of batches to come that were placed before the boundary
+        if before is not None:
+            placement.restore(before.state)
+            self._due.extend(before.orders)
+
+    def order(self, batch: SampleBatch) -> Int32Array:
+        """Place the next batch."""
+        num_samples = len(batch.labels)
+        share_ends = np.asarray(share_boundaries(num_samples, self._placement.num_trainers), dtype=np.int64)
+        with self._lock:
+            if self._due and len(self._due[0]) != num_samples:
+                self._due.clear()  # batches of another size than when they were placed
+            order = self._due.popleft() if self._due else self._placement.order(batch.ids, share_ends, batch.ragged)
+            self._orders.append(order)
+        return order
+
+    def forget_first(self) -> None:
+        """The first of the batches placed has its plan."""
+        with self._lock:
+            self._orders.popleft()
+
+    def placed(self) -> Placed:
+        """What the batches without a plan depend on."""
+        with self._lock:
+            return Placed(self._placement.state(), (*self._orders, *self._due))
+
+
+def warm_up_planning(config: Config, schema: Schema, num_trainers: int) -> None:
+    """Compile all that a `PlanStream` will use, so that no iteration waits for it."""
+    is_wide = any(table.num_embeddings >= 2**31 for table in schema.one_hot_tables)
+    id_dtype = np.dtype(np.int64 if is_wide else np.int32)
+    largest_batch = max(config.training.batch_size, config.evaluation.batch_size or 0)
+    largest_share = -(-largest_batch // num_trainers)
+    if schema.ragged_tables:
+        largest_share *= 1000  # as if so many samples had one id each: no bound on the ids of a sample is known
+    warm_up(sum(schema.num_embeddings), id_dtype, config.oracle.max_dense_keys, largest_share)
+
+
+def timetable_of(config: Config, dataset: Dataset, course: Course) -> Timetable:
+    """When a course evaluates."""
+    batch_size = config.evaluation.batch_size or config.training.batch_size
+    split = dataset.split(config.evaluation.split)
+    num_batches = split.num_batches(batch_size) if config.evaluation.enabled else 0
+    every = config.evaluation.every
+    return Timetable(course.start.iteration, course.end_iteration, num_batches, every, split.num_samples)
+
+
+def count_batches(course: Course, timetable: Timetable) -> int:
+    """Batches of a course and of its evaluations."""
+    num_evaluated = timetable.num_evaluations * timetable.num_batches
+    return course.end_iteration - course.start.iteration + num_evaluated
+
+
+def sample_batches(config: Config, dataset: Dataset, course: Course, timetable: Timetable) -> Iterator[SampleBatch]:
+    """All batches of a course, epoch by epoch; between them, when it is time, those to evaluate on, read-only."""
+    start = course.start
+    epochs = (
+        _epoch(config, dataset.train, epoch, start.sample if epoch == start.epoch else 0)
+        for epoch in range(start.epoch, course.epochs)
+    )
+    batches = itertools.chain.from_iterable(epochs)
+    for iteration in range(start.iteration, course.end_iteration + 1):
+        if timetable.is_due(iteration):
+            yield from _evaluation(config, dataset)
+        if iteration < course.end_iteration:
+            yield sample_batch(next(batches))
+
+
+def _evaluation(config: Config, dataset: Dataset) -> Iterator[SampleBatch]:
+    batch_size = config.evaluation.batch_size or config.training.batch_size
+    for batch in dataset.split(config.evaluation.split).batches(batch_size):
+        yield sample_batch(batch, read_only=True)
+
+
+def _epoch(config: Config, train: Split, epoch: int, start_sample: int) -> Iterator[Batch]:
+    training = config.training
+    if training.shuffle_block is None:
+        return train.batches(training.batch_size, start_sample=start_sample)
+    shuffle = BlockShuffle(training.shuffle_block, training.seed)
+    return shuffled_batches(train, shuffle, epoch, training.batch_size, start_sample)
+
+
+def sample_batch(batch: Batch, *, read_only: bool = False) -> SampleBatch:
+    """A batch as the planner sees it."""
+    return SampleBatch(batch.ids, batch.labels, batch.dense, read_only, tuple(batch.ragged.values()))

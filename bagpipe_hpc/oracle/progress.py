@@ -1,0 +1,290 @@
+"""Progress of a run: a live line on a terminal, plain lines elsewhere; metrics.jsonl, evaluations.jsonl and scalars for
+TensorBoard in the run directory.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
+
+from bagpipe_hpc.bounded_json import dump_line, finite
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.errors import BagpipeError
+from bagpipe_hpc.learning_rate import LearningRate
+from bagpipe_hpc.oracle.evaluation import Evaluation
+from bagpipe_hpc.oracle.metrics import EvaluationResult
+from bagpipe_hpc.oracle.progress_line import ProgressLine
+from bagpipe_hpc.oracle.tensorboard import TensorBoard
+from bagpipe_hpc.runtime.console import open_console
+from bagpipe_hpc.runtime.run_directory import writing_to
+from bagpipe_hpc.topology import Topology
+
+METRIC_NAMES = {
+    "auc": "AUC",
+    "log_loss": "log loss",
+    "normalised_entropy": "normalised entropy",
+    "calibration": "calibration",
+}
+METRICS_EVERY = 20  # iterations per line of metrics.jsonl
+SECONDS_PER_LINE = 5.0
+SECONDS_PER_REFRESH = 0.2
+
+
+@dataclass(frozen=True)
+class History:
+    """Metrics of the iterations so far: content of metrics.jsonl, and losses that are in no line yet."""
+
+    lines: bytes = b""
+    losses: tuple[float, ...] = ()
+
+
+class Progress:
+    """Shows recent samples/s, loss, the latest evaluation and the time left.
+
+    One line of metrics.jsonl per `METRICS_EVERY` iterations, one of evaluations.jsonl per evaluation.
+
+    Args:
+        run_path: Where files go.
+        num_iterations: Training iterations of the job.
+        clock: Seconds; injected by tests.
+        first_iteration: Iterations done by earlier starts of the job.
+        history: Of these.
+        evaluations: Of these.
+        to_evaluate: Samples and batches of one evaluation; zeros where there is none.
+    """
+
+    def __init__(
+        self,
+        run_path: Path,
+        num_iterations: int,
+        config: Config,
+        topology: Topology,
+        clock: Callable[[], float] = time.perf_counter,
+        first_iteration: int = 0,
+        history: History | None = None,
+        evaluations: Sequence[Evaluation] = (),
+        to_evaluate: tuple[int, int] = (0, 0),
+    ) -> None:
+        history = history or History()
+        self._config = config
+        self._metrics_path = run_path / "metrics.jsonl"
+        with writing_to(self._metrics_path):
+            self._metrics_path.unlink(missing_ok=True)  # an earlier incarnation that still runs has that one open
+            # Without a buffer: what does not fit on the disk must not come back when the file is closed.
+            self._metrics = self._metrics_path.open("wb", buffering=0)
+            try:
+                _write_all(self._metrics, history.lines)
+            except OSError:
+                self._metrics.close()
+                raise
+        self._evaluations_path = run_path / "evaluations.jsonl"
+        with writing_to(self._evaluations_path):
+            self._evaluations_path.unlink(missing_ok=True)  # of an earlier run
+        self._evaluation: Evaluation | None = None
+        self._tensorboard = TensorBoard(run_path / "tensorboard", first_iteration) if config.tensorboard else None
+        for line in history.lines.splitlines():
+            self._add_scalars(json.loads(line))
+        for evaluation in evaluations:
+            self._keep(evaluation)
+        self._lines = bytearray(history.lines)
+        self._num_iterations = num_iterations
+        self._clock = clock
+        self._losses = list(history.losses)
+        self._has_last_line = False
+        self._first = self._done = first_iteration
+        self._line = ProgressLine(clock(), first_iteration, num_iterations)
+        self._samples = 0
+        self.last_loss = _last_loss(history.lines)
+        self._start = self._mark = self._reported = self._shown = clock()
+        self._mark_samples = 0
+        self._console = open_console()
+        self._bar: Bar | None = None
+        self._is_silent = False
+        self._task = TaskID(0)
+        model = f"{config.model.title} ({config.mode})"
+        ranks = f"{topology.num_trainers} trainer(s), {topology.num_servers} embedding server(s)"
+        if num_iterations > first_iteration:
+            doing = (
+                f"training {model}: {ranks}, {num_iterations:,} iterations of {config.training.batch_size:,} samples"
+            )
+        elif to_evaluate[1]:
+            doing = "evaluating {:,} samples in {:,} batches".format(*to_evaluate) + f": {model}, {ranks}"
+        else:
+            doing = f"nothing is left to train: {model}, {ranks}"
+        self._console.print(
+            doing,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._bar = Bar(
+                BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
+                console=self._console, auto_refresh=False,
+            )  # fmt: skip
+            self._task = self._bar.add_task(
+                "training", total=self._num_iterations, completed=self._done, figures=self._line.figures(self._clock())
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if not self._has_last_line and (kind is None or not issubclass(kind, OSError | BagpipeError)):
+                self._write_metrics()
+        finally:
+            self._metrics.close()
+        if kind is None and not self._is_silent and self._done > self._first:
+            self._show()
+        if self._bar:
+            self._bar.stop()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+    def fall_silent(self) -> None:
+        """Show nothing more: why the job ends early is the last that anybody should read."""
+        self._is_silent = True
+
+    def advance(self, iteration: int, loss: float, num_samples: int) -> None:
+        """Note the end of one training iteration over a batch of num_samples."""
+        self._done = iteration + 1
+        self._samples += num_samples
+        self._line.advance(self._clock(), self._done, num_samples)
+        self._losses.append(loss)
+        self._reported = self._clock()
+        if len(self._losses) >= METRICS_EVERY:
+            self._write_metrics()
+
+    def evaluated(self, evaluation: Evaluation, is_best: bool) -> None:
+        """Note the result of an evaluation."""
+        self._keep(evaluation)
+        best = ", the best so far" if is_best and evaluation.iteration < self._num_iterations else ""
+        self._console.print(
+            f"evaluation after {evaluation.iteration:,} iterations: {_shown(evaluation.result)}{best}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def history(self) -> History:
+        """What a later start of the job needs to go on with the metrics."""
+        return History(bytes(self._lines), tuple(self._losses))
+
+    @property
+    def num_done(self) -> int:
+        """Iterations of the job that have ended."""
+        return self._done
+
+    @property
+    def seconds_per_iteration(self) -> float:
+        """Of the iterations of this start, on average."""
+        return (self._clock() - self._start) / max(1, self._done - self._first)
+
+    def training_is_over(self) -> None:
+        """All iterations of this start have been noted: write the last line of the metrics.
+
+        `history` stays as it was: a job that goes on from here with more iterations continues the line that has begun.
+        """
+        self._line.is_trained = True
+        if self._losses and not self._has_last_line:
+            self._write_line()
+        self._has_last_line = True
+
+    def refresh(self, evaluated: tuple[int, int] | None = None, *, is_saving: bool = False) -> None:
+        """Show where the run stands, if it is time.
+
+        Args:
+            evaluated: Samples of the evaluation that goes on that have their predictions, and all of its samples.
+            is_saving: Whether all iterations are done and the last checkpoint is still being written.
+        """
+        now = self._clock()
+        self._line.evaluated = evaluated
+        self._line.saving_since = (self._line.saving_since or now) if is_saving else None
+        if now - self._shown >= (SECONDS_PER_REFRESH if self._bar else SECONDS_PER_LINE):
+            self._shown = now
+            self._show()
+
+    def _write_metrics(self) -> None:
+        if not self._losses:
+            return
+        self._lines += self._write_line()
+        self._losses.clear()
+        self._mark, self._mark_samples = self._reported, self._samples
+
+    def _write_line(self) -> bytes:
+        """Sum up the iterations since the line before; returns the new line."""
+        self.last_loss = sum(self._losses) / len(self._losses)
+        rate = (self._samples - self._mark_samples) / max(self._reported - self._mark, 1e-9)
+        line = {"iteration": self._done, "loss": self.last_loss, "samples_per_second": round(rate, 1)}
+        content = dump_line(finite(line)).encode()
+        with writing_to(self._metrics_path):
+            _write_all(self._metrics, content)
+        self._add_scalars(line)
+        return content
+
+    def _add_scalars(self, line: dict[str, Any]) -> None:
+        if self._tensorboard is None:
+            return
+        config, done = self._config, int(line["iteration"])
+        rates = {"learning_rate": config.dense_learning_rate, "row_learning_rate": config.row_learning_rate}
+        scalars = {f"train/{name}": LearningRate(rate, config.schedule)(done - 1) for name, rate in rates.items()}
+        scalars |= {f"train/{name}": line[name] for name in ("loss", "samples_per_second")}
+        self._tensorboard.add(done, scalars)
+
+    def _keep(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
+        with writing_to(self._evaluations_path), self._evaluations_path.open("a", encoding="utf-8") as file:
+            file.write(evaluation.to_line())
+        if self._tensorboard:
+            metrics = asdict(evaluation.result)
+            del metrics["num_samples"]
+            self._tensorboard.add(evaluation.iteration, {f"eval/{name}": value for name, value in metrics.items()})
+
+    def _show(self) -> None:
+        is_early = math.isnan(self.last_loss) and self._losses
+        self._line.loss = sum(self._losses) / len(self._losses) if is_early else self.last_loss
+        self._line.evaluation = "" if self._evaluation is None else _in_short(self._evaluation)
+        now = self._clock()
+        if self._bar:
+            self._bar.update(self._task, completed=self._done, figures=self._line.figures(now), refresh=True)
+        else:
+            print(self._line.text(now), flush=True)
+
+
+def _write_all(file: io.RawIOBase, content: bytes) -> None:
+    """A nearly full disk takes a part first, and says only then that it is full."""
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) or 0 :]
+
+
+def _shown(result: EvaluationResult) -> str:
+    metrics = asdict(result)
+    if result.log_loss is None:
+        return f"{result.num_samples:,} samples predicted, which have no labels to compare with"
+    return ", ".join(
+        f"{name} {metrics[field]:.4f}" for field, name in METRIC_NAMES.items() if metrics[field] is not None
+    )
+
+
+def _in_short(evaluation: Evaluation) -> str:
+    auc, log_loss = evaluation.result.auc, evaluation.result.log_loss
+    if log_loss is None:
+        return f"{evaluation.result.num_samples:,} samples predicted"
+    return f"AUC {auc:.4f}" if auc is not None else f"log loss {log_loss:.4f}"
+
+
+def _last_loss(lines: bytes) -> float:
+    return float(json.loads(lines.splitlines()[-1])["loss"]) if lines else float("nan")

@@ -1,0 +1,207 @@
+"""How a run ended: summary.json and the closing table, the same figures by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.oracle.metrics import EvaluationResult
+from bagpipe_hpc.runtime.console import open_console
+from bagpipe_hpc.topology import Topology
+
+# Causes of trainer/step.py's stopwatches, in the order of an iteration. The first can be waited for, the others happen
+# while the next iteration computes; where nothing is delayed, they come to the first.
+CAUSES = {
+    "plan_wait": "plan wait",
+    "prefetch_wait": "prefetch wait",
+    "delayed_wait": "delayed wait",
+    "exchange": "exchange",
+    "cache": "cache",
+    "compute": "compute",
+    "update": "update",
+    "dense": "dense",
+}
+DELAYED_CAUSES = {
+    "delayed_gradients": "delayed gradients",
+    "drain": "drain",
+    "write_back": "write-back",
+    "insert": "insert",
+    "early_pushes": "early pushes",
+    "checkpoint": "checkpoint",
+}
+COUNTERS = ("rows_fetched", "rows_written_back", "rows_pushed")
+BYTES = ("bytes_fetched", "bytes_written_back", "bytes_exchanged", "bytes_dense")
+
+
+def imbalance(counts: Sequence[int] | NDArray[np.int64]) -> float:
+    """The largest to the mean; 1 where all are 0."""
+    mean = float(np.mean(counts))
+    return float(np.max(counts)) / mean if mean else 1.0
+
+
+def summarise(
+    config: Config,
+    topology: Topology,
+    totals: list[dict[str, Any]],
+    digest: str,
+    loss: float,
+    bytes_plans: int,
+    num_iterations: int,
+    first_iteration: int = 0,
+    checkpoints: dict[str, Any] | None = None,
+    evaluation: EvaluationResult | None = None,
+    evaluations: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Figures of this start of the job from every rank's totals (by world rank); times are means over the trainers.
+
+    Args:
+        evaluation: The last one.
+        evaluations: Figures of all of them.
+    """
+    trainers = [totals[rank] for rank in topology.trainer_ranks]
+    seconds = max(trainer["seconds"] for trainer in trainers)
+    samples = sum(trainer["samples"] for trainer in trainers)
+    return {
+        "model": config.model.title,
+        "mode": config.mode,
+        "trainers": topology.num_trainers,
+        "servers": topology.num_servers,
+        "iterations": num_iterations,
+        "first_iteration": first_iteration,
+        "samples": samples,
+        "seconds": seconds,
+        "samples_per_second": samples / seconds if seconds else 0.0,
+        "loss": loss,
+        "validation_auc": evaluation.auc if evaluation else None,
+        "validation_log_loss": evaluation.log_loss if evaluation else None,
+        "validation_normalised_entropy": evaluation.normalised_entropy if evaluation else None,
+        "validation_calibration": evaluation.calibration if evaluation else None,
+        "validation_samples": evaluation.num_samples if evaluation else 0,
+        "evaluations": {
+            **(evaluations or {}),
+            "seconds": max(trainer["evaluation_seconds"] for trainer in trainers),
+        },
+        "steady_milliseconds": 1e3 * _steady_seconds([trainer["iteration_seconds"] for trainer in trainers]),
+        "working_milliseconds": {
+            thread: 1e3 * _steady_seconds([trainer["working_seconds"][thread] for trainer in trainers])
+            for thread in trainers[0]["working_seconds"]
+        },
+        "milliseconds_per_iteration": {
+            cause: _milliseconds(trainers, "seconds_by_cause", cause) for cause in {**CAUSES, **DELAYED_CAUSES}
+        },
+        "milliseconds_meanwhile": {
+            cause: _milliseconds(trainers, "delayed_seconds_by_cause", cause) for cause in {**CAUSES, **DELAYED_CAUSES}
+        },
+        **{name: sum(trainer[name] for trainer in trainers) for name in (*COUNTERS, *BYTES)},
+        "imbalance": {name: imbalance([trainer[name] for trainer in trainers]) for name in COUNTERS},
+        "bytes_plans": bytes_plans,
+        "rows_touched": sum(totals[rank]["rows_touched"] for rank in topology.server_ranks),
+        "devices": sorted({trainer["device"] for trainer in trainers}),
+        "threads_per_trainer": trainers[0]["threads"],
+        "checkpoints": checkpoints or {},
+        "model_digest": digest,
+    }
+
+
+def _milliseconds(trainers: list[dict[str, Any]], where: str, cause: str) -> float:
+    """Per iteration of a trainer, the mean."""
+    seconds = [trainer[where].get(cause, 0.0) for trainer in trainers]
+    return 1e3 * sum(seconds) / max(1, sum(trainer["iterations"] for trainer in trainers))
+
+
+def _steady_seconds(iteration_seconds: list[NDArray[np.float64]]) -> float:
+    """Median over the middle third of the job's iterations: no start, no end."""
+    num_iterations = len(iteration_seconds[0])
+    if num_iterations == 0:
+        return 0.0
+    middle = slice(num_iterations // 3, max(num_iterations // 3 + 1, 2 * num_iterations // 3))
+    return float(np.median([seconds[middle] for seconds in iteration_seconds]))
+
+
+def print_summary(summary: dict[str, Any], run_path: Path) -> None:
+    """The closing table."""
+    trained = summary["iterations"] - summary["first_iteration"]
+    table = Table(title=f"{summary['model']}, {summary['mode']}", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    if trained:
+        table.add_row("samples/s", f"{summary['samples_per_second']:,.0f}", f"mean: {summary['samples']:,} samples, "
+                      f"{trained:,} iterations in {summary['seconds']:.1f} s")  # fmt: skip
+        table.add_row("training loss", f"{summary['loss']:.4f}", "mean of the last iterations")
+    if summary["validation_samples"] and summary["validation_log_loss"] is None:
+        table.add_row("samples predicted", f"{summary['validation_samples']:,}", "they have no labels")
+    elif summary["validation_samples"]:
+        auc = summary["validation_auc"]
+        shown = "undefined" if auc is None else f"{auc:.4f}"
+        table.add_row("validation AUC", shown, f"{summary['validation_samples']:,} samples")
+        table.add_row("validation log loss", f"{summary['validation_log_loss']:.4f}", "")
+        if auc is not None:
+            table.add_row("normalised entropy", f"{summary['validation_normalised_entropy']:.4f}",
+                          "log loss to that of the mean label")  # fmt: skip
+            table.add_row("calibration", f"{summary['validation_calibration']:.4f}", "mean prediction to mean label")
+    _add_evaluations(table, summary["evaluations"])
+    if trained:
+        _add_costs(table, summary, trained)
+    console = open_console()
+    console.print(table)
+    console.print(f"model digest {summary['model_digest']}", highlight=False, soft_wrap=True)
+    console.print(f"run directory {run_path}", highlight=False, soft_wrap=True)
+
+
+def _add_evaluations(table: Table, evaluations: dict[str, Any]) -> None:
+    """Where there was more than one."""
+    if evaluations.get("number", 0) > 1:
+        table.add_row("evaluations", f"{evaluations['number']:,}", f"{evaluations['seconds']:.1f} s, and "
+                      f"{evaluations['metric_seconds']:.1f} s of metrics while training went on")  # fmt: skip
+        best = "undefined" if evaluations["best"] is None else f"{evaluations['best']:.4f}"
+        table.add_row(f"best {evaluations['metric']}", best, f"after {evaluations['best_iteration']:,} iterations")
+    if reason := evaluations.get("stopped_early"):
+        table.add_row("stopped early", "", reason)
+
+
+def _add_costs(table: Table, summary: dict[str, Any], trained: int) -> None:
+    """Time by cause, rows and bytes."""
+    table.add_section()
+    times = summary["milliseconds_per_iteration"]
+    total = sum(times.values()) or 1.0
+    for cause, name in {**CAUSES, **DELAYED_CAUSES}.items():
+        if times[cause] or cause in CAUSES:
+            table.add_row(name, f"{times[cause]:.2f} ms", f"{times[cause] / total:.0%} of an iteration")
+    table.add_row("iteration", f"{summary['steady_milliseconds']:.2f} ms", "median of the middle third")
+    table.add_section()
+    if any(summary["milliseconds_meanwhile"].values()):
+        for cause, milliseconds in summary["milliseconds_meanwhile"].items():
+            if milliseconds:
+                name = {**CAUSES, **DELAYED_CAUSES}[cause]
+                table.add_row(f"{name}, overlapped", f"{milliseconds:.2f} ms", "while an iteration computes")
+        table.add_section()
+    for name in COUNTERS:
+        table.add_row(name.replace("_", " "), f"{summary[name]:,}", f"{summary[name] / max(1, trained):,.0f} per "
+                      f"iteration, most of one trainer {summary['imbalance'][name]:.2f} x mean")  # fmt: skip
+    table.add_row("rows touched", f"{summary['rows_touched']:,}", "")
+    if checkpoints := summary["checkpoints"]:
+        table.add_section()
+        after = checkpoints["seconds_after_training"]
+        during = checkpoints["write_seconds"] - after
+        table.add_row("checkpoints", f"{checkpoints['written']:,}", f"{_human(checkpoints['bytes_written'])}, written "
+                      f"in {during:.1f} s during training, {after:.1f} s after it")  # fmt: skip
+        table.add_row("checkpoint stall", f"{1e3 * checkpoints['stall_seconds']:.1f} ms",
+                      "training was held up by all checkpoints")  # fmt: skip
+    table.add_section()
+    for name in (*BYTES, "bytes_plans"):
+        table.add_row(name.replace("_", " "), _human(summary[name]), "")
+
+
+def _human(num_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:,.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:,.1f} TiB"

@@ -1,0 +1,1 @@
+"""What ranks say to each other. Pure: knows no MPI."""

@@ -1,1 +1,0 @@
-"""What each rank does, from start to end: wiring only."""

@@ -1,0 +1,1 @@
+"""What every rank has: the job, its run directory, signals, failures, tracing."""

@@ -1,0 +1,1 @@
+"""One embedding server and its rows."""

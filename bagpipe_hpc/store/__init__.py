@@ -1,1 +1,0 @@
-"""A server's rows: gather, scatter, lazy initialisation."""

@@ -1,0 +1,1 @@
+"""One trainer: its model, its cache and one iteration."""

@@ -1,0 +1,118 @@
+"""Dense parameters: replicated on every trainer, gradients summed over the trainers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bagpipe_hpc.trainer.dense_sum import DenseSum
+from bagpipe_hpc.waiting import waiting_for
+
+BUCKET_BYTES = 1 << 20
+
+
+class DenseSynchronizer:
+    """Sums gradients, and the loss with them, over the trainers while backward still runs.
+
+    Parameters are dealt to buckets from the model's end, where backward begins. A bucket is one flat buffer, summed by
+    one allreduce as soon as all its gradients are there. Buckets depend on the model only, so the order of summation is
+    MPI's for each size and does not depend on timing.
+
+    Args:
+        model: Its parameters get the summed gradients, but for those that are frozen (not requires_grad).
+        dense_sum: Adds up what all trainers have.
+    """
+
+    def __init__(self, model: torch.nn.Module, dense_sum: DenseSum) -> None:
+        self._sum = dense_sum
+        self._buckets: list[_Bucket] = []
+        pending: list[torch.nn.Parameter] = []
+        for parameter in reversed([each for each in model.parameters() if each.requires_grad]):
+            pending.append(parameter)
+            if 4 * sum(p.numel() for p in pending) >= BUCKET_BYTES:
+                self._add_bucket(pending)
+                pending = []
+        if pending:
+            self._add_bucket(pending)
+
+    def _add_bucket(self, parameters: list[torch.nn.Parameter]) -> None:
+        self._buckets.append(_Bucket(f"dense_gradients_{len(self._buckets)}", parameters, self._sum))
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of an iteration's allreduces."""
+        return sum(bucket.num_bytes for bucket in self._buckets)
+
+    def start(self, loss: torch.Tensor) -> None:
+        """Expect a backward pass; the loss goes with every bucket.
+
+        Communication: from here to `finish`, collective over the trainers.
+        """
+        for bucket in self._buckets:
+            bucket.expect(loss.detach())
+
+    def finish(self) -> float:
+        """Replace every gradient by its sum over the trainers; returns the summed loss."""
+        losses = [bucket.finish() for bucket in self._buckets]
+        return losses[0]
+
+
+class _Bucket:
+    """Gradients that are summed together. Every buffer ends with the loss, which costs four bytes."""
+
+    def __init__(self, name: str, parameters: list[torch.nn.Parameter], dense_sum: DenseSum) -> None:
+        self._name = name
+        self._sum = dense_sum
+        self._parameters = parameters
+        device = parameters[0].device
+        sizes = [p.numel() for p in parameters]
+        self._buffer = torch.zeros(sum(sizes) + 1, dtype=torch.float32, device=device)
+        in_place = device.type == "cpu" or dense_sum.sums_gpu_memory
+        self._reduced = self._buffer if in_place else torch.empty_like(self._buffer, device="cpu", pin_memory=True)
+        self._views = [v.view_as(p) for v, p in zip(self._buffer[:-1].split(sizes), parameters, strict=True)]
+        self._num_missing = 0
+        self._is_started = False
+        for parameter in parameters:
+            parameter.register_post_accumulate_grad_hook(self._arrived)
+
+    @property
+    def num_bytes(self) -> int:
+        return self._buffer.numel() * 4
+
+    def expect(self, loss: torch.Tensor) -> None:
+        self._buffer[-1] = loss
+        self._num_missing = len(self._parameters)
+
+    def _arrived(self, _: torch.Tensor) -> None:
+        self._num_missing -= 1
+        if self._num_missing == 0:
+            self._begin()
+
+    def _begin(self) -> None:
+        for view, parameter in zip(self._views, self._parameters, strict=True):
+            if parameter.grad is None:
+                view.zero_()
+            else:
+                view.copy_(parameter.grad)
+        if self._reduced is not self._buffer:
+            self._reduced.copy_(self._buffer)
+        self._sum.start(self._name, self._reduced)
+        self._is_started = True
+
+    def finish(self) -> float:
+        if not self._is_started:  # some parameter has no part in the loss
+            self._begin()
+        with waiting_for("all other trainers: dense gradients"):
+            self._sum.finish(self._name)
+        self._is_started = False
+        if self._reduced is not self._buffer:
+            self._buffer.copy_(self._reduced)
+        for view, parameter in zip(self._views, self._parameters, strict=True):
+            parameter.grad = view
+        return float(self._buffer[-1])
+
+
+def dense_parameters(model: torch.nn.Module) -> dict[str, NDArray[np.float32]]:
+    """All dense parameters by name, as host arrays."""
+    return {name: parameter.detach().cpu().numpy() for name, parameter in model.named_parameters()}

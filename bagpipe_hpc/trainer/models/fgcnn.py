@@ -1,0 +1,79 @@
+"""Feature Generation by Convolutional Neural Network (Liu et al. 2019, arXiv 1904.04447)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bagpipe_hpc.config import ModelConfig
+from bagpipe_hpc.trainer.models.layers import Fields, InnerProducts, initialised, mlp
+
+
+class GenerationLayer(nn.Module):
+    """Convolution along the fields, max-pooling, and recombination into new features.
+
+    Parameters: (in_maps * height + 1) * out_maps + (pooled * dim * out_maps + 1) * pooled * dim * new_features.
+    """
+
+    def __init__(
+        self, config: ModelConfig, in_maps: int, out_maps: int, pooled: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self._pool, self._dim = config.cnn_pooling, config.embedding_dim
+        kernel = (config.cnn_height, 1)
+        self.convolution = initialised(nn.Conv2d(in_maps, out_maps, kernel, padding="same"), generator)
+        size = pooled * self._dim
+        self.recombination = initialised(nn.Linear(out_maps * size, config.cnn_new_features * size), generator)
+
+    def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pooled maps (b, out_maps, pooled, dim) and new features (b, n, dim) from maps (b, in_maps, height, dim)."""
+        maps = functional.max_pool2d(self.convolution(maps).tanh(), (self._pool, 1), ceil_mode=True)
+        features = self.recombination(maps.flatten(1)).tanh()
+        return maps, features.unflatten(1, (-1, self._dim))
+
+
+class FGCNN(nn.Module):
+    """Convolutions over the fields generate new features; raw and new ones meet in a product network.
+
+    logit = top([v_1, v_2, ..., <v_i, v_j> for i > j]), where the v_i are the fields (of a dense feature, a vector times
+    its value) and the features generated. These come from second vectors of the same fields, so that the two uses do
+    not pull at one embedding. No batch normalisation: with it a sample's logit would depend on its neighbours.
+
+    Parameters, n_0 = num_dense + num_tables fields, n_l = n_{l-1} / cnn_pooling rounded up, m_0 = 1 and m_l of
+    cnn_channels, n = n_0 + cnn_new_features * sum of n_l:
+    2 * num_dense * dim + sum over l of (m_{l-1} * cnn_height + 1) * m_l + (n_l * dim * m_l + 1) * n_l * dim *
+    cnn_new_features, + mlp(n * dim + n (n - 1) / 2, *top_mlp, 1). Rows are [embedding | embedding for convolutions].
+
+    Args:
+        config: Sizes.
+        num_dense: Dense features; may be 0.
+        num_tables: Sparse features.
+        generator: Source of the initial parameters.
+    """
+
+    def __init__(self, config: ModelConfig, num_dense: int, num_tables: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.fields = Fields(num_dense, 2 * config.embedding_dim, generator)
+        self.generation = nn.ModuleList()
+        num_features = height = num_dense + num_tables
+        in_maps = 1
+        for out_maps in config.cnn_channels:
+            height = -(-height // config.cnn_pooling)
+            self.generation.append(GenerationLayer(config, in_maps, out_maps, height, generator))
+            num_features += config.cnn_new_features * height
+            in_maps = out_maps
+        self.products = InnerProducts(num_features)
+        num_inputs = num_features * config.embedding_dim + num_features * (num_features - 1) // 2
+        self.top = mlp([num_inputs, *config.top_mlp, 1], generator)
+
+    def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        """Logits (b,) from dense (b, num_dense) and embedded (b, num_tables, 2 * embedding_dim)."""
+        raw, source = self.fields(dense, embedded).chunk(2, dim=2)
+        features, maps = [raw], source.unsqueeze(1)
+        for layer in self.generation:
+            maps, generated = layer(maps)
+            features.append(generated)
+        vectors = torch.cat(features, dim=1)
+        logits: torch.Tensor = self.top(torch.cat([vectors.flatten(1), self.products(vectors)], dim=1)).squeeze(1)
+        return logits

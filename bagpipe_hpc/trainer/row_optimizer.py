@@ -1,0 +1,164 @@
+"""Optimizers of embedding rows: one step per row and iteration, at the row's owner.
+
+Every row is a parameter of its own: a row that an iteration does not use has no gradient and stays as it is, state
+included. All arithmetic is elementwise within a row, or in an order that the row's width alone decides, so a row's
+neighbours do not matter. docs/optimizers.md has the formulas and says where PyTorch does the same to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Protocol
+
+import torch
+
+from bagpipe_hpc.config import Config, RowOptimizerConfig
+from bagpipe_hpc.data.schema import Schema
+from bagpipe_hpc.learning_rate import LearningRate
+from bagpipe_hpc.trainer.ordered_sum import ordered_sum
+
+
+class RowOptimizer(Protocol):
+    """State lives in the row, behind the trained columns, and travels with it."""
+
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+        """Update rows in place.
+
+        Args:
+            rows: float32 (n, row_width); see row_layout.py.
+            gradients: float32 (n, row_dim), summed over the trainers; may be overwritten.
+            iteration: That the gradients are of, counted from the job's beginning.
+        """
+
+
+class RowSGD:
+    """Plain stochastic gradient descent, as torch.optim.SGD."""
+
+    def __init__(self, learning_rate: LearningRate) -> None:
+        self._learning_rate = learning_rate
+
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+        rows.add_(gradients, alpha=-self._learning_rate(iteration))
+
+
+class RowMomentum:
+    """torch.optim.SGD with momentum and, if asked for, Nesterov's. State: the momentum buffer."""
+
+    def __init__(self, learning_rate: LearningRate, momentum: float, nesterov: bool) -> None:
+        self._learning_rate, self._momentum, self._nesterov = learning_rate, momentum, nesterov
+
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+        weights, buffer = rows.tensor_split([gradients.shape[1]], dim=1)
+        buffer.mul_(self._momentum).add_(gradients)
+        direction = gradients.add_(buffer, alpha=self._momentum) if self._nesterov else buffer
+        weights.add_(direction, alpha=-self._learning_rate(iteration))
+
+
+class RowAdagrad:
+    """torch.optim.Adagrad. State: the sum of squared gradients."""
+
+    def __init__(self, learning_rate: LearningRate, eps: float) -> None:
+        self._learning_rate, self._eps = learning_rate, eps
+
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+        weights, sums = rows.tensor_split([gradients.shape[1]], dim=1)
+        sums.addcmul_(gradients, gradients)
+        weights.addcdiv_(gradients, sums.sqrt().add_(self._eps), value=-self._learning_rate(iteration))
+
+
+class RowwiseAdagrad:
+    """Adagrad with one rate per row, as in FBGEMM and TorchRec. State: the sum of mean squared gradients.
+
+    Args:
+        num_unused: Columns of a row that are not trained; their gradients are zero.
+    """
+
+    def __init__(self, learning_rate: LearningRate, eps: float, num_unused: int = 0) -> None:
+        self._learning_rate, self._eps, self._num_unused = learning_rate, eps, num_unused
+
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+        weights, sums = rows.tensor_split([gradients.shape[1]], dim=1)  # sums: (n, 1)
+        sums.add_(ordered_sum(gradients.square()) / (gradients.shape[1] - self._num_unused))
+        weights.sub_(gradients.mul_(self._learning_rate(iteration) / sums.sqrt().add_(self._eps)))
+
+
+class RowAdam:
+    """torch.optim.SparseAdam: moments of the rows used, the job's iterations as steps. State: both moments."""
+
+    def __init__(self, learning_rate: LearningRate, betas: tuple[float, float], eps: float) -> None:
+        self._learning_rate, self._betas, self._eps = learning_rate, betas, eps
+
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+        dim = gradients.shape[1]
+        weights, means, squares = rows.tensor_split([dim, 2 * dim], dim=1)
+        beta1, beta2 = self._betas
+        means.add_(gradients.sub(means).mul_(1 - beta1))
+        squares.add_(gradients.square().sub_(squares).mul_(1 - beta2))
+        unbias1, unbias2 = (1 - beta ** (iteration + 1) for beta in self._betas)
+        step_size = self._learning_rate(iteration) * math.sqrt(unbias2) / unbias1
+        weights.add_(means.div(squares.sqrt().add_(self._eps)).mul_(-step_size))
+
+
+class ClippedByValue:
+    """An optimizer that gets every element of a gradient cut to [-limit, limit]."""
+
+    def __init__(self, optimizer: RowOptimizer, limit: float) -> None:
+        self._optimizer, self._limit = optimizer, limit
+
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+        self._optimizer.step(rows, gradients.clamp_(-self._limit, self._limit), iteration)
+
+
+class ByTable:
+    """An optimizer for each table; the last column of a row is the number of its table.
+
+    Args:
+        optimizers: Tables may share one.
+    """
+
+    def __init__(self, optimizers: Sequence[RowOptimizer]) -> None:
+        self._optimizers = list(dict.fromkeys(optimizers))
+        self._numbers = torch.tensor([self._optimizers.index(optimizer) for optimizer in optimizers])
+
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+        numbers = self._numbers.to(rows.device)[rows[:, -1].long()]
+        for number, optimizer in enumerate(self._optimizers):
+            chosen = (numbers == number).nonzero().squeeze(1)
+            part = rows[chosen, :-1]
+            optimizer.step(part, gradients[chosen], iteration)
+            rows[chosen, :-1] = part
+
+
+def build_optimizer_of_tables(config: Config, schema: Schema) -> RowOptimizer:
+    """The optimizer of all rows of a job."""
+
+    @cache
+    def build(rate: float, num_unused: int) -> RowOptimizer:
+        return build_row_optimizer(config.row_optimizer, LearningRate(rate, config.schedule), num_unused)
+
+    if not config.optimizes_by_table:
+        return build(config.row_learning_rate, 0)
+    names = [table.name for table in schema.own_tables]
+    return ByTable([build(config.row_learning_rate_of(name), config.unused_columns_of(name)) for name in names])
+
+
+def build_row_optimizer(config: RowOptimizerConfig, learning_rate: LearningRate, num_unused: int = 0) -> RowOptimizer:
+    """The optimizer a configuration names; num_unused columns of a row are not trained."""
+    optimizer = _build_unclipped(config, learning_rate, num_unused)
+    return optimizer if config.clip_value is None else ClippedByValue(optimizer, config.clip_value)
+
+
+def _build_unclipped(config: RowOptimizerConfig, learning_rate: LearningRate, num_unused: int) -> RowOptimizer:
+    match config.name:
+        case "sgd":
+            return RowSGD(learning_rate)
+        case "momentum":
+            return RowMomentum(learning_rate, config.momentum, config.nesterov)
+        case "adagrad":
+            return RowAdagrad(learning_rate, config.effective_eps)
+        case "rowwise_adagrad":
+            return RowwiseAdagrad(learning_rate, config.effective_eps, num_unused)
+        case "adam":
+            return RowAdam(learning_rate, config.betas, config.effective_eps)

@@ -1,0 +1,82 @@
+"""A trainer's part of a checkpoint: its cached rows and, at trainer 0, the dense parameters and their optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+from bagpipe_hpc.checkpoint.dense_file import DenseState
+from bagpipe_hpc.checkpoint.row_file import CachedRows
+from bagpipe_hpc.errors import DivergedError
+from bagpipe_hpc.protocol.plan import Snapshot
+from bagpipe_hpc.row_layout import row_width
+from bagpipe_hpc.runtime.file_writer import Saved, row_options
+from bagpipe_hpc.runtime.finite import FiniteRows, require_finite_parameters
+from bagpipe_hpc.runtime.spec import JobSpec
+from bagpipe_hpc.trainer.cache import to_device, to_host
+from bagpipe_hpc.trainer.dense_state import keep_dense, keep_optimizer, restore_dense
+from bagpipe_hpc.trainer.random_state import keep_random_state, restore_random_state
+from bagpipe_hpc.trainer.step import TrainingStep
+
+
+class TrainerState:
+    """Saves and restores; both between two iterations, on the thread that plays them.
+
+    Args:
+        spec: The job.
+        step: Has cache, model and dense optimizer.
+        trainer: This trainer's rank.
+    """
+
+    def __init__(self, spec: JobSpec, step: TrainingStep, trainer: int) -> None:
+        self._spec, self._step, self._trainer = spec, step, trainer
+        self._row_width = row_width(spec.config)
+        self._finite = FiniteRows(spec.config, spec.schema)
+
+    def restore(self) -> None:
+        """Take over the checkpoint this start goes on from, if there is one. Communication: none."""
+        checkpoints = self._spec.checkpoints
+        resumed = checkpoints.open_resumed() if checkpoints else None
+        if checkpoints is None or resumed is None:
+            return
+        dense = resumed.dense()
+        restore_dense(self._step.model, self._step.dense_optimizer, dense.parameters, dense.state)
+        if checkpoints.keeps_caches:
+            self._restore_cache(resumed)
+            restore_random_state(self._step.cache.device, resumed.trainer_state(self._trainer))
+
+    def keep(self, snapshot: Snapshot) -> Callable[[float], Saved]:
+        """Copy the state as it is; what is returned writes it, in any thread, and is told how long training stood."""
+        assert self._spec.checkpoints is not None
+        rows = to_host(self._step.cache.read(snapshot.slots))
+        cached = CachedRows(snapshot.keys, snapshot.slots, snapshot.dirty.astype(np.bool_), rows)
+        state = keep_random_state(self._step.cache.device)
+        dense = None
+        if self._trainer == 0:
+            dense = DenseState(keep_dense(self._step.model), keep_optimizer(self._step.dense_optimizer))
+        partial = self._spec.checkpoints.partial(snapshot.iteration, self._row_width)
+        options = row_options(self._spec.config.checkpoint, is_full=snapshot.is_full)
+
+        def write(stall_seconds: float) -> Saved:
+            num_done = snapshot.iteration + 1
+            try:
+                self._finite.require(num_done, cached.keys, cached.rows)
+                if dense is not None:
+                    require_finite_parameters(num_done, dense.parameters)
+            except DivergedError as error:
+                return Saved(snapshot.iteration, (), 0, stall_seconds, str(error))
+            files = [partial.write_trainer(self._trainer, [cached], state, options)]
+            if dense is not None:
+                files.append(partial.write_dense(dense))
+            return Saved(snapshot.iteration, tuple(files), len(cached.keys), stall_seconds)
+
+        return write
+
+    def _restore_cache(self, resumed: Checkpoint) -> None:
+        """Rows in slots that this start does not have are on the servers, as all are."""
+        cache = self._step.cache
+        for piece in resumed.cached_rows(self._trainer):
+            fits = piece.slots < cache.num_slots
+            cache.write(piece.slots[fits], to_device(piece.rows[fits], cache.device))

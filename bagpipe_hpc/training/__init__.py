@@ -1,1 +1,0 @@
-"""A trainer's work: cache, exchange, models, one iteration."""

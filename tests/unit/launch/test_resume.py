@@ -1,0 +1,77 @@
+"""Which checkpoint a job goes on from, and whether the two fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+from bagpipe_hpc.config import load_config
+from bagpipe_hpc.data.dataset import Dataset, Split
+from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.errors import CheckpointError
+from bagpipe_hpc.launch.resume import check_fit, model_entry, open_checkpoints, shown_trainers
+from bagpipe_hpc.launch.run_settings import is_word
+from bagpipe_hpc.runtime.data_position import Position
+from bagpipe_hpc.topology import Topology
+from tests.unit.checkpoint.job import Job
+
+CONFIG = load_config(None, ["checkpoint.enabled=false"])
+SCHEMA = Schema(dense=("d",), tables=(TableSchema(name="t", num_embeddings=5),))
+PATH = Path("clicks")
+DATASET = Dataset(PATH, SCHEMA, Split("train", PATH, SCHEMA, ()), Split("validation", PATH, SCHEMA, ()), {})
+
+
+def checkpoint_of(dataset: Dataset) -> Any:
+    """What `check_fit` reads of a checkpoint that was trained on a data set."""
+    position = SimpleNamespace(epoch=1, sample=64)
+    return SimpleNamespace(manifest=SimpleNamespace(model=model_entry(CONFIG, dataset), iteration=7, position=position))
+
+
+@pytest.mark.parametrize(("saved", "given"), [(None, None), ("a" * 64, "a" * 64), ("a" * 64, None), (None, "a" * 64)])
+def test_a_vocabulary_that_may_be_the_same_goes_on(saved: str | None, given: str | None) -> None:
+    checkpoint = checkpoint_of(replace(DATASET, vocabulary_sha256=saved))
+    assert check_fit(checkpoint, CONFIG, replace(DATASET, vocabulary_sha256=given)) == Position(7, 1, 64)
+
+
+def test_tables_of_the_same_sizes_with_other_values_are_refused() -> None:
+    checkpoint = checkpoint_of(replace(DATASET, vocabulary_sha256="a" * 64))
+    with pytest.raises(CheckpointError, match=r"^clicks: has another vocabulary .*`bagpipe import --vocabulary DIR`"):
+        check_fit(checkpoint, CONFIG, replace(DATASET, vocabulary_sha256="b" * 64))
+
+
+def test_latest_is_that_of_the_run_directory(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    root.mkdir()
+    job = Job(root)
+    job.train(3)
+    path = job.save()
+    _, _, found = open_checkpoints(CONFIG, tmp_path, "latest")
+    assert found is not None
+    assert found.path == path
+    with pytest.raises(
+        CheckpointError, match=r"there is no checkpoint 'best' in .*checkpoints; resume from `auto`, or"
+    ):
+        open_checkpoints(CONFIG, tmp_path, "best")
+
+
+def test_a_path_of_that_name_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_word("best")
+    (tmp_path / "best").mkdir()
+    assert not is_word("best")
+    assert is_word("auto")
+
+
+def test_another_number_of_trainers_is_told(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    job.train(3)
+    checkpoint = Checkpoint.open(job.save(trainers=2))
+    (line,) = shown_trainers(checkpoint, Topology(3, 1))
+    assert "trainers: 2 -> 1: " in line
+    assert "from here on the model is that of fewer trainers" in line
+    assert shown_trainers(checkpoint, Topology(5, 2)) == []

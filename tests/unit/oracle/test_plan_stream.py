@@ -1,0 +1,103 @@
+"""The stream of batches and of their plans: evaluations in between, and where it ends."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bagpipe_hpc.config import load_config
+from bagpipe_hpc.data.dataset import Dataset, open_dataset
+from bagpipe_hpc.lookahead.planner import SampleBatch
+from bagpipe_hpc.oracle.plan_stream import EncodedPlan, PlanStream, count_batches, sample_batches, timetable_of
+from bagpipe_hpc.runtime.data_position import BEGINNING, Course, Position
+from tests.integration.conftest import make_dataset
+
+SETTINGS = ["training.batch_size=200", "evaluation.batch_size=400", "evaluation.every=2", "lookahead.window=3",
+            "lookahead.prefetch_depth=1"]  # fmt: skip
+E, T = "E", "T"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """1,000 samples to train on, 1,000 to evaluate on."""
+    return open_dataset(make_dataset(tmp_path_factory.mktemp("data") / "small"))
+
+
+def batches_of(dataset: Dataset, start: Position = BEGINNING, *settings: str) -> list[SampleBatch]:
+    config = load_config(None, [*SETTINGS, *settings])
+    course = Course.of(config.training, dataset.train.num_samples, start)
+    timetable = timetable_of(config, dataset, course)
+    batches = list(sample_batches(config, dataset, course, timetable))
+    assert len(batches) == count_batches(course, timetable)
+    return batches
+
+
+def kinds(batches: list[SampleBatch]) -> str:
+    return "".join(E if batch.read_only else T for batch in batches)
+
+
+def test_evaluations_come_after_their_iterations(dataset: Dataset) -> None:
+    assert kinds(batches_of(dataset)) == "TTEEETTEEETEEE"
+    assert kinds(batches_of(dataset, Position(2, 0, 400))) == "EEETTEEETEEE"
+    assert kinds(batches_of(dataset, Position(3, 0, 600))) == "TEEETEEE"
+    assert kinds(batches_of(dataset, Position(5, 1, 0))) == "EEE"
+    assert kinds(batches_of(dataset, BEGINNING, "training.iterations=4")) == "TTEEETTEEE"
+    assert kinds(batches_of(dataset, BEGINNING, "evaluation.every=null")) == "TTTTTEEE"
+    assert kinds(batches_of(dataset, BEGINNING, "evaluation.enabled=false")) == "TTTTT"
+
+
+def test_training_batches_are_the_same_with_and_without(dataset: Dataset) -> None:
+    shuffled = ["training.shuffle_block=64", "training.epochs=2"]
+    trained = [batch for batch in batches_of(dataset, BEGINNING, *shuffled) if not batch.read_only]
+    for batch, other in zip(
+        trained, batches_of(dataset, BEGINNING, *shuffled, "evaluation.enabled=false"), strict=True
+    ):
+        assert np.array_equal(batch.ids, other.ids)
+
+
+def plan(
+    dataset: Dataset, stop_after: int | None = None, cut_at: int | None = None
+) -> tuple[PlanStream, list[EncodedPlan]]:
+    """Plans of the whole stream; `cut_at` batches are admitted, `stop_after` so many plans it is stopped."""
+    config = load_config(None, SETTINGS)
+    batches = batches_of(dataset)
+    admitted = iter(range(len(batches)))
+    stream = PlanStream(
+        config, dataset.schema, num_trainers=2, num_servers=1, cache_rows=5000, num_batches=len(batches),
+        admits=lambda _: cut_at is None or next(admitted) < cut_at,
+    )  # fmt: skip
+    plans = []
+    for encoded in stream.plans(iter(batches), meanwhile=lambda: None):
+        plans.append(encoded)
+        if len(plans) == stop_after:
+            stream.stop()
+    return stream, plans
+
+
+def test_plans_have_a_place_and_a_training_iteration(dataset: Dataset) -> None:
+    stream, plans = plan(dataset)
+    assert [encoded.plan.iteration for encoded in plans] == list(range(14))
+    assert [encoded.plan.num_trained for encoded in plans] == [0, 1, 2, 2, 2, 2, 3, 4, 4, 4, 4, 5, 5, 5]
+    assert [encoded.plan.num_done for encoded in plans] == [1, 2, 2, 2, 2, 3, 4, 4, 4, 4, 5, 5, 5, 5]
+    assert stream.end is not None
+    assert (stream.end.iteration, stream.end.is_stop, len(stream.end.residents.keys)) == (4, False, 0)
+
+
+def test_a_stream_that_is_cut_ends_as_one_that_is_over(dataset: Dataset) -> None:
+    stream, plans = plan(dataset, cut_at=10)
+    assert len(plans) == 10
+    assert stream.end is not None
+    assert (stream.end.iteration, stream.end.is_stop, len(stream.end.residents.keys)) == (3, False, 0)
+    trained = {key for batch in batches_of(dataset)[:10] if not batch.read_only for key in batch.ids[:, 3].tolist()}
+    written_back = np.concatenate([encoded.plan.write_backs.local_rows for encoded in plans])
+    offset = sum(dataset.schema.num_embeddings[:3])
+    assert trained <= set((written_back - offset).tolist())
+
+
+def test_a_stream_that_is_stopped_within_an_evaluation(dataset: Dataset) -> None:
+    stream, plans = plan(dataset, stop_after=1)
+    boundary = plans[-1].boundary
+    assert boundary is not None
+    assert boundary.is_stop
+    assert boundary.iteration == plans[-1].plan.num_done - 1
+    assert stream.end is None

@@ -1,0 +1,101 @@
+"""What the oracle goes on with is held against what a job writes; whatever else a checkpoint holds is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+from bagpipe_hpc.checkpoint.generation import claim_generation
+from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
+from bagpipe_hpc.errors import CheckpointError
+from bagpipe_hpc.lookahead.locality import PlacementState
+from bagpipe_hpc.oracle.evaluation import Evaluation
+from bagpipe_hpc.oracle.metrics import EvaluationResult
+from bagpipe_hpc.oracle.plan_stream import Placed
+from bagpipe_hpc.oracle.progress import History
+from bagpipe_hpc.oracle.saved_state import evaluations_in, history_in, oracle_tree, placed_in
+from tests.unit.checkpoint.job import DENSE, MODEL, manifest_of
+
+LINES = b'{"iteration": 10, "loss": 0.5, "samples_per_second": 7.0}\n'
+EVALUATION = Evaluation(10, EvaluationResult(100, 0.5, 0.25, None, 1.0))
+PLACED = Placed(PlacementState(3, np.array([1, 5]), np.array([2 << 16 | 1, 1 << 16])), (np.array([1, 0, 2], np.int32),))
+
+
+def saved(
+    root: Path, tree: Any, metrics: bytes = LINES, evaluations: bytes = EVALUATION.to_line().encode()
+) -> Checkpoint:
+    """A checkpoint that the oracle had this to save for."""
+    partial = PartialCheckpoint(root, claim_generation(root), 10, MODEL.row_width)
+    partial.create()
+    files = [partial.write_server(0, []), partial.write_trainer(0, []), partial.write_dense(DENSE)]
+    files += [partial.write_extra("metrics.jsonl", metrics), partial.write_extra("evaluations.jsonl", evaluations)]
+    files.append(partial.write_oracle(tree))
+    return Checkpoint.open(partial.commit(manifest_of(tuple(files))))
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, oracle_tree(History(LINES, (0.5, 0.25)), PLACED))
+    assert history_in(checkpoint) == History(LINES, (0.5, 0.25))
+    assert evaluations_in(checkpoint) == [EVALUATION]
+    placed = placed_in(checkpoint)
+    assert placed is not None
+    assert placed.state.num_entries == 3
+    np.testing.assert_array_equal(placed.state.used, [1, 5])
+    np.testing.assert_array_equal(placed.orders[0], [1, 0, 2])
+    assert placed_in(saved(tmp_path / "ordered", oracle_tree(History(), None))) is None
+
+
+def placement(**parts: Any) -> dict[str, Any]:
+    return {"losses": [], "placement": {**vars(PLACED.state), "orders": list(PLACED.orders), **parts}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ([], "its state is not that of an oracle"),
+        (None, "its state is not that of an oracle"),
+        ({"losses": []}, "its state is not that of an oracle"),
+        ({"losses": 7, "placement": None}, "losses are no list of numbers"),
+        ({"losses": [0.5, "0.5"], "placement": None}, "losses are no list of numbers"),
+        ({"losses": [float("nan")], "placement": None}, "losses are no list of numbers"),
+        ({"losses": [True], "placement": None}, "losses are no list of numbers"),
+        ({"losses": [], "placement": []}, "placement is no mapping"),
+        (placement(more=1), "placement has other parts"),
+        (placement(num_entries=-1), "num_entries is out of range"),
+        (placement(num_entries=2**60), "num_entries is out of range"),
+        (placement(used=np.array([1.0, 5.0])), "used is no int64"),
+        (placement(used=np.array([5, 1])), "used does not ascend"),
+        (placement(used=np.array([-1, 5])), "used is out of range"),
+        (placement(used=np.array([1, 1 << 30])), "used is out of range"),
+        (placement(used=np.array([1])), "different lengths"),
+        (placement(homes=np.array([1, 9])), "homes are no trainers"),
+        (placement(orders=[np.array([0, 0], np.int32)]), "an order is no permutation"),
+        (placement(orders=[np.array([0, 1])]), "an order is no permutation"),
+        (placement(orders=7), "not iterable"),
+    ],
+)
+def test_another_state_is_named(tmp_path: Path, tree: Any, said: str) -> None:
+    checkpoint = saved(tmp_path, tree)
+    with pytest.raises(CheckpointError, match=rf"oracle.h5 is damaged: .*{said}"):
+        (history_in(checkpoint), placed_in(checkpoint))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [b"{", b"[]\n", b"7\n", b'{"iteration": 1}\n', LINES.replace(b"10", b'"10"'), LINES.replace(b"0.5", b"NaN")],
+)
+def test_other_metrics_are_named(tmp_path: Path, lines: bytes) -> None:
+    checkpoint = saved(tmp_path, oracle_tree(History(), None), metrics=lines)
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl is damaged"):
+        history_in(checkpoint)
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]\n", b'{"iteration": 1}\n', b'{"iteration": true, "num_samples": 3}\n'])
+def test_other_evaluations_are_named(tmp_path: Path, line: bytes) -> None:
+    checkpoint = saved(tmp_path, oracle_tree(History(), None), evaluations=line)
+    with pytest.raises(CheckpointError, match=r"evaluations\.jsonl is damaged"):
+        evaluations_in(checkpoint)

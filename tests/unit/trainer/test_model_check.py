@@ -1,0 +1,103 @@
+"""Which data sets a model can learn from, and what is said about the others."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from bagpipe_hpc.config import Config, ModelConfig
+from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.trainer.model_check import misfit, table_misfit
+from bagpipe_hpc.trainer.models import MODELS
+from tests.launch import run_python
+
+SEQUENCE = (900, 50, 50, 50)
+
+
+def words(name: str, num_dense: int, sizes: tuple[int, ...], ragged: bool = False) -> str:
+    tables = tuple(
+        TableSchema(name=f"t{index}", num_embeddings=size, ragged=ragged) for index, size in enumerate(sizes)
+    )
+    dense = tuple(f"d{index}" for index in range(num_dense))
+    return misfit(ModelConfig.model_validate({"name": name}), Schema(dense=dense, tables=tables))
+
+
+def test_every_name_has_a_model() -> None:
+    assert set(get_args(ModelConfig.model_fields["name"].annotation)) == MODELS.keys()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_only_a_sequence_has_no_ragged_tables(name: str) -> None:
+    expected = "has ragged tables (t0, t1, t2, t3): caser needs " if name == "caser" else ""
+    assert words(name, 0, SEQUENCE, ragged=True)[: len(expected) or None] == expected
+
+
+def test_settings_of_tables_fit_the_data_set() -> None:
+    seen = TableSchema(name="seen", num_embeddings=5, ragged=True, shares="site")
+    site, tags = TableSchema(name="site", num_embeddings=5), TableSchema(name="tags", num_embeddings=9, ragged=True)
+    schema = Schema(tables=(site, tags, seen))
+
+    def words(model: str = "dcn", **tables: dict[str, object]) -> str:
+        settings = {"model": {"name": model, "embedding_dim": 8}, "tables": tables}
+        return table_misfit(Config.model_validate(settings), schema)
+
+    mean, narrow = {"pooling": "mean"}, {"embedding_dim": 4}
+    assert words(tags=mean, site={"learning_rate": 1, **narrow}, seen=mean) == ""
+    assert words(tag=mean) == "tables.tag: the data set has no table of this name; it has site, tags, seen"
+    assert words(site=mean).startswith("tables.site.pooling: site has one id per sample; ragged tables are tags, seen")
+    assert words(seen=narrow) == "tables.seen.embedding_dim: seen uses the rows of site; set it there"
+    assert words(seen={"learning_rate": 1}).startswith("tables.seen.learning_rate: seen uses the rows of site")
+    assert "raise that to the largest" in words(tags={"embedding_dim": 9})
+    assert "dlrm needs embeddings of one size; take wide_deep or dcn or dcn_v2" in words("dlrm", tags=narrow)
+    assert words("dlrm", tags={"embedding_dim": 8}) == ""
+    # A run's config.yaml names every setting of a table, and a job that goes on takes it as it is.
+    config = Config.model_validate(
+        {"model": {"name": "dcn", "embedding_dim": 8}, "tables": {"site": narrow, "seen": mean}}
+    )
+    assert table_misfit(Config.model_validate(config.model_dump(mode="json")), schema) == ""
+
+
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"caser"}))
+def test_click_logs_fit_every_other_model(name: str) -> None:
+    assert words(name, 13, (7, 400, 3)) == words(name, 0, (7, 400)) == words(name, 1, (7,)) == ""
+
+
+@pytest.mark.parametrize("name", ["dlrm", "deepfm", "fgcnn"])
+def test_one_vector_has_nothing_to_interact_with(name: str) -> None:
+    assert words(name, 0, (7,)).endswith(f"no dense features: {name} needs two vectors to interact; add a feature")
+
+
+def test_an_own_model_says_itself_what_it_cannot_learn_from() -> None:
+    model = ModelConfig(factory="my_model:build")
+    assert misfit(model, Schema(dense=(), tables=(TableSchema(name="t", num_embeddings=7),))) == ""
+
+
+@pytest.mark.parametrize("name", ["wide_deep", "dcn", "dcn_v2"])
+def test_one_table_is_enough_for_models_without_pairs(name: str) -> None:
+    assert words(name, 0, (7,)) == ""
+
+
+def test_caser_takes_user_candidate_and_items() -> None:
+    assert words("caser", 0, SEQUENCE) == words("caser", 0, (900, 50, 50)) == ""
+
+
+@pytest.mark.parametrize(
+    ("num_dense", "sizes", "found"),
+    [
+        (13, SEQUENCE, "has 13 dense features: "),
+        (0, (900,), "has 1 table: "),
+        (0, (900, 50), "has 2 tables: "),
+        (0, (900, 50, 50, 49), "has tables of different sizes after the first (t1: 50, t2: 50, t3: 49): "),
+    ],
+)
+def test_caser_refuses_what_is_no_sequence(num_dense: int, sizes: tuple[int, ...], found: str) -> None:
+    said = words("caser", num_dense, sizes)
+    assert said.startswith(f"{found}caser needs the tables user, candidate item and last items, oldest first, ")
+    assert said.endswith("make the data set again so, or choose another model.name")
+
+
+def test_asking_needs_no_torch() -> None:
+    """Oracle and servers have no use for it."""
+    done = run_python(["-c", "import sys, bagpipe_hpc.trainer.model_check; print('torch' in sys.modules)"], timeout=60)
+    assert done.stdout.strip() == "False", done.stderr

@@ -1,0 +1,469 @@
+"""One iteration after the other on T trainers in threads, against a plain PyTorch loop, bit for bit."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from operator import add
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from bagpipe_hpc.config import Config, ModelConfig, ScheduleConfig
+from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.learning_rate import LearningRate
+from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.sharding import KeySpace, Sharding, share_boundaries
+from bagpipe_hpc.trainer.cache import RowCache
+from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
+from bagpipe_hpc.trainer.models import build_model
+from bagpipe_hpc.trainer.pooling import Pooling
+from bagpipe_hpc.trainer.row_optimizer import RowSGD
+from bagpipe_hpc.trainer.step import OpenIteration, Stopwatch, TrainingStep
+from bagpipe_hpc.trainer.wire import Wire, WireArray, WireDtype, gradient_scale
+from tests.plans import RankPlans, rank_plans
+
+Float32Array = NDArray[np.float32]
+
+KEY_SPACE = KeySpace((4, 30, 11))
+NUM_TABLES, NUM_DENSE, DIM = 3, 2, 5
+SCHEMA = Schema(tables=tuple(TableSchema(name=f"t{n}", num_embeddings=n) for n in KEY_SPACE.num_embeddings))
+RATE = LearningRate(0.3, ScheduleConfig(warm_up_iterations=4, decay="inverse_sqrt"))
+MODEL = ModelConfig(embedding_dim=DIM, bottom_mlp=(7,), top_mlp=(6,))
+READ_ONLY = {5, 11, 12}
+SIZES = (7, 7, 1, 7, 2, 7, 7, 5, 7, 7, 7, 4, 6)  # some shares are empty
+TIMEOUT = 20.0
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def batches() -> list[SampleBatch]:
+    random = np.random.default_rng(0)
+    stream = []
+    for iteration, size in enumerate(SIZES):
+        ids = [(random.random(size) ** 2 * num_rows).astype(np.int64) for num_rows in KEY_SPACE.num_embeddings]
+        labels = random.integers(0, 2, size).astype(np.float32)
+        dense = random.normal(size=(size, NUM_DENSE)).astype(np.float32)
+        stream.append(SampleBatch(np.stack(ids, axis=1), labels, dense, iteration in READ_ONLY))
+    return stream
+
+
+def numbered_batches() -> Iterator[tuple[int, SampleBatch]]:
+    """Each with the training iterations before it, which learning rates depend on."""
+    num_trained = 0
+    for batch in batches():
+        yield num_trained, batch
+        num_trained += not batch.read_only
+
+
+def initial_rows() -> Float32Array:
+    return np.random.default_rng(1).normal(size=(KEY_SPACE.num_keys, DIM)).astype(np.float32)
+
+
+@dataclass
+class Outcome:
+    """What there is to compare."""
+
+    rows: Float32Array
+    dense: list[dict[str, Any]]  # of each trainer
+    losses: list[float] = field(default_factory=list)
+    logits: list[Float32Array] = field(default_factory=list)  # of each iteration
+    allocations: list[int] = field(default_factory=list)  # of communication buffers, up to each iteration
+
+
+def plain_training(num_shares: int) -> Outcome:
+    """nn.Embedding tables, torch.optim.SGD, gradients accumulated over the shares of each batch."""
+    model = build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3)
+    pieces = np.split(initial_rows(), KEY_SPACE.table_offsets[1:-1])
+    tables = nn.ModuleList(nn.Embedding.from_pretrained(torch.tensor(piece), freeze=False) for piece in pieces)
+    optimizer = torch.optim.SGD([*model.parameters(), *tables.parameters()])
+    outcome = Outcome(np.empty(0, np.float32), [])
+    for num_trained, batch in numbered_batches():
+        ids = torch.from_numpy(batch.ids)
+        optimizer.param_groups[0]["lr"] = RATE(num_trained)
+        optimizer.zero_grad()
+        logits, losses = [], []
+        for share in torch.arange(len(ids)).tensor_split(num_shares):
+            embedded = torch.stack([table(ids[share, index]) for index, table in enumerate(tables)], dim=1)
+            logits.append(model(torch.from_numpy(batch.dense)[share], embedded))
+            labels = torch.from_numpy(batch.labels)[share]
+            loss = functional.binary_cross_entropy_with_logits(logits[-1], labels, reduction="sum") / len(ids)
+            loss.backward()
+            losses.append(loss.detach())
+        if not batch.read_only:
+            optimizer.step()
+            outcome.losses.append(float(sum(losses)))
+        outcome.logits.append(torch.cat(logits).detach().numpy())
+    outcome.rows = np.concatenate([table.weight.detach().numpy() for table in tables])
+    outcome.dense = [model.state_dict()]
+    return outcome
+
+
+def plain_rounded_training(num_shares: int, name: WireDtype) -> Outcome:
+    """The same where all that is read, and every share's gradient of it, is rounded; rows themselves are not."""
+    model, wire = build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3), Wire(name)
+    optimizer = torch.optim.SGD(model.parameters())
+    rows = torch.from_numpy(initial_rows())
+    outcome = Outcome(rows.numpy(), [model.state_dict()])
+    for num_trained, batch in numbered_batches():
+        optimizer.param_groups[0]["lr"] = RATE(num_trained)
+        keys, scale = torch.from_numpy(batch.ids + KEY_SPACE.table_offsets[:-1]), gradient_scale(len(batch.ids))
+        optimizer.zero_grad()
+        logits, gradients = [], torch.zeros_like(rows)
+        for share in torch.arange(len(keys)).tensor_split(num_shares):
+            read = wire.unpack(wire.pack(rows.clone())).requires_grad_()
+            logits.append(model(torch.from_numpy(batch.dense)[share], functional.embedding(keys[share], read)))
+            labels = torch.from_numpy(batch.labels)[share]
+            loss = functional.binary_cross_entropy_with_logits(logits[-1], labels, reduction="sum") / len(keys)
+            loss.backward()
+            assert read.grad is not None
+            gradients += wire.unpack(wire.pack(read.grad, scale), scale)
+        if not batch.read_only:
+            optimizer.step()
+            rows.add_(gradients, alpha=-RATE(num_trained))
+        outcome.logits.append(torch.cat(logits).detach().numpy())
+    return outcome
+
+
+class Board:
+    """What trainers in threads show each other."""
+
+    def __init__(self, num_trainers: int) -> None:
+        self.barrier = Barrier(num_trainers, timeout=TIMEOUT)
+        self.shown: list[Any] = [None] * num_trainers
+
+    def show(self, trainer: int, item: Any) -> list[Any]:
+        """Show an item; returns everybody's."""
+        self.shown[trainer] = item
+        self.barrier.wait()
+        items = list(self.shown)
+        self.barrier.wait()
+        return items
+
+
+class ThreadPeers:
+    """The exchange between trainers, by copying."""
+
+    def __init__(self, board: Board, trainer: int) -> None:
+        self.board, self.trainer = board, trainer
+
+    def swap(
+        self, outgoing: WireArray, send_counts: NDArray[np.int32], incoming: WireArray,
+        receive_counts: NDArray[np.int32],
+    ) -> None:  # fmt: skip
+        assert (send_counts.sum(), receive_counts.sum()) == (len(outgoing), len(incoming))
+        assert send_counts[self.trainer] == receive_counts[self.trainer] == 0
+        assert outgoing.flags.c_contiguous
+        blocks = np.split(outgoing.copy(), np.cumsum(send_counts)[:-1])
+        landed = [theirs[self.trainer] for theirs in self.board.show(self.trainer, blocks)]
+        assert [len(block) for block in landed] == receive_counts.tolist()
+        incoming[:] = np.concatenate(landed)
+
+
+class NobodyElse:
+    """The exchange of a trainer that is alone."""
+
+    def swap(
+        self, outgoing: WireArray, send_counts: NDArray[np.int32], incoming: WireArray,
+        receive_counts: NDArray[np.int32],
+    ) -> None:  # fmt: skip
+        assert (len(outgoing), send_counts.tolist(), len(incoming), receive_counts.tolist()) == (0, [0], 0, [0])
+
+
+class ThreadDense:
+    """Sums dense gradients and losses in ascending trainer order."""
+
+    def __init__(self, board: Board, trainer: int, model: nn.Module) -> None:
+        self.board, self.trainer, self.parameters = board, trainer, list(model.parameters())
+
+    num_bytes = 0
+
+    def start(self, loss: torch.Tensor) -> None:
+        self.loss = loss.detach()
+
+    def finish(self) -> float:
+        mine = [self.loss, *(parameter.grad for parameter in self.parameters)]
+        everybody = self.board.show(self.trainer, [item.clone() for item in mine])
+        loss_sum, *gradients = (sum(items[1:], start=items[0]) for items in zip(*everybody, strict=True))
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return float(loss_sum)
+
+
+class CountingSGD(RowSGD):
+    """Keeps as a row's state how often it was updated."""
+
+    state_width = 1
+
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+        super().step(rows[:, :DIM], gradients, iteration)
+        rows[:, DIM] += 1
+
+
+class Servers:
+    """All rows in one array; write-backs arrive P + 1 iterations late, as they may."""
+
+    def __init__(self, sharding: Sharding, prefetch_depth: int, rows: Float32Array) -> None:
+        self.sharding, self.prefetch_depth, self.rows = sharding, prefetch_depth, rows
+        self.written: deque[tuple[RankPlans, list[Float32Array]]] = deque()
+        self.num_scattered = 0
+
+    def fetch(self, plan: RankPlans) -> list[Float32Array]:
+        """Rows for every trainer."""
+        while self.num_scattered < plan.iteration - self.prefetch_depth:
+            self.scatter()
+        return [self.rows[keys] for keys in self.keys(plan, "fetch")]
+
+    def scatter(self) -> None:
+        plan, blocks = self.written.popleft()
+        self.num_scattered += 1
+        for keys, rows in zip(self.keys(plan, "write_back"), blocks, strict=True):
+            self.rows[keys] = rows
+
+    def keys(self, plan: RankPlans, direction: str) -> list[NDArray[np.int64]]:
+        """Keys of every trainer's rows, server by server."""
+        parts = []
+        for server, script in enumerate(plan.servers):
+            keys = self.sharding.keys_of(server, getattr(script, f"{direction}_rows"))
+            parts.append(np.split(keys, np.cumsum(getattr(script, f"{direction}_counts"))[:-1]))
+        return [np.concatenate(mine) for mine in zip(*parts, strict=True)]
+
+
+def planned_training(
+    num_trainers: int,
+    window: int,
+    prefetch_depth: int,
+    cache_rows: int = 2 * KEY_SPACE.num_keys,
+    order: str = "one after the other",
+    wire: WireDtype = "float32",
+    num_epochs: int = 1,
+) -> Outcome:
+    """The same by plans."""
+    stream = batches() * num_epochs
+    sizes = {"num_trainers": num_trainers, "num_servers": 2, "window": window, "prefetch_depth": prefetch_depth}
+    planner = Planner(num_embeddings=KEY_SPACE.num_embeddings, cache_rows=cache_rows, **sizes)
+    rows = np.concatenate([initial_rows(), np.zeros((KEY_SPACE.num_keys, 1), np.float32)], axis=1)
+    models = [build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3) for _ in range(num_trainers)]
+    outcome = Outcome(rows, [model.state_dict() for model in models])
+    steps = make_steps(models, cache_rows, order != "one after the other", wire)
+    servers = Servers(Sharding(KEY_SPACE.num_keys, 2), prefetch_depth, rows)
+    with Players(steps, servers, outcome) as players:
+        ORDERS[order](players, list(rank_plans(planner.plans(stream))))
+    while servers.written:
+        servers.scatter()
+    return outcome
+
+
+def compute(step: TrainingStep, iteration: OpenIteration) -> tuple[float, Float32Array]:
+    """Loss and logits, by a training loop of our own."""
+    batch = step.gather(iteration)
+    if iteration.plan.read_only:
+        return float("nan"), step.predict(batch)
+    logits = batch.logits()
+    batch.step(batch.mean(functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")))
+    return step.apply(iteration, batch), logits.detach().numpy()
+
+
+class Players:
+    """All trainers, each in two threads: one computes, one does what may be done meanwhile."""
+
+    def __init__(self, steps: list[TrainingStep], servers: Servers, outcome: Outcome) -> None:
+        self.steps, self.servers, self.outcome = steps, servers, outcome
+        self.main, self.exchange = ThreadPoolExecutor(len(steps)), ThreadPoolExecutor(len(steps))
+
+    def __enter__(self) -> Players:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.main.shutdown()
+        self.exchange.shutdown()
+
+    def start(self, plan: RankPlans) -> list[OpenIteration]:
+        return list(self.exchange.map(TrainingStep.start, self.steps, plan.trainers, self.servers.fetch(plan)))
+
+    def begin_compute(self, iterations: list[OpenIteration]) -> list[Future[tuple[float, Float32Array]]]:
+        return [self.main.submit(compute, step, each) for step, each in zip(self.steps, iterations, strict=True)]
+
+    def end_compute(self, played: list[Future[tuple[float, Float32Array]]], read_only: bool) -> None:
+        results = [future.result(TIMEOUT) for future in played]
+        losses = {loss for loss, _ in results}
+        if not read_only:
+            self.outcome.losses.append(losses.pop())
+            assert not losses, "trainers disagree on the loss"
+        self.outcome.logits.append(np.concatenate([logits for _, logits in results]))
+
+    def compute(self, iterations: list[OpenIteration]) -> None:
+        self.end_compute(self.begin_compute(iterations), iterations[0].plan.read_only)
+
+    def finish(self, plan: RankPlans, iterations: list[OpenIteration]) -> None:
+        leaving = self.exchange.map(TrainingStep.finish, self.steps, iterations)
+        self.servers.written.append((plan, [rows.copy() for rows in leaving]))
+        self.outcome.allocations.append(sum(step.memory.num_allocations for step in self.steps))
+
+
+def one_after_the_other(players: Players, plans: list[RankPlans]) -> None:
+    for plan in plans:
+        iterations = players.start(plan)
+        players.compute(iterations)
+        players.finish(plan, iterations)
+
+
+def overlapped(players: Players, plans: list[RankPlans], when: str) -> None:
+    """Finish i - 1 and start i + 1 before, after or while i computes."""
+    current = players.start(plans[0])
+    previous: list[OpenIteration] | None = None
+    for i, plan in enumerate(plans):
+        if when == "after":
+            players.compute(current)
+        elif when == "while":
+            computing = players.begin_compute(current)
+        if previous is not None:
+            players.finish(plans[i - 1], previous)
+        following = players.start(plans[i + 1]) if i + 1 < len(plans) else []
+        if when == "before":
+            players.compute(current)
+        elif when == "while":
+            players.end_compute(computing, plan.trainers[0].read_only)
+        previous, current = current, following
+    assert previous is not None
+    players.finish(plans[-1], previous)
+
+
+ORDERS = {
+    "one after the other": one_after_the_other,
+    **{when: partial(overlapped, when=when) for when in ("before", "after", "while")},
+}
+
+
+def make_steps(models: list[nn.Module], cache_rows: int, overlapped: bool, wire: WireDtype) -> list[TrainingStep]:
+    board, delayed_board = Board(len(models)), Board(len(models))
+    dense_board = Board(len(models))
+
+    def peers(board: Board, trainer: int) -> ThreadPeers | NobodyElse:
+        return ThreadPeers(board, trainer) if len(models) > 1 else NobodyElse()
+
+    return [
+        TrainingStep(
+            trainer_rank=trainer,
+            model=model,
+            row_dim=DIM,
+            table_names=tuple("abc"),
+            pooling=Pooling(SCHEMA, Config()),
+            cache=RowCache(cache_rows, DIM + 1, torch.device("cpu")),
+            row_optimizer=CountingSGD(RATE),
+            dense_optimizer=DenseOptimizer(torch.optim.SGD(model.parameters()), RATE),
+            dense=ThreadDense(dense_board, trainer, model),
+            peers=peers(board, trainer),
+            delayed_peers=peers(delayed_board, trainer) if overlapped else None,
+            wire=Wire(wire),
+            stopwatch=Stopwatch(),
+            delayed_stopwatch=Stopwatch(),
+        )
+        for trainer, model in enumerate(models)
+    ]
+
+
+def tight_cache_rows(num_trainers: int, prefetch_depth: int) -> int:
+    stream = [(batch.ids + KEY_SPACE.table_offsets[:-1]).ravel() for batch in batches()]
+    near = [len(np.unique(np.concatenate(stream[i : i + prefetch_depth + 1]))) for i in range(len(stream))]
+    before = [0, *(len(np.unique(keys)) for keys in stream)]  # their slots are not free yet
+    return -(-max(map(add, near, before)) // num_trainers)
+
+
+SIZES_OF_PLANS = [  # L, P, as few slots as will do
+    (0, 0, False), (1, 1, False), (4, 0, False), (4, 2, False), (20, 3, False), (20, 0, True), (20, 1, True)
+]  # fmt: skip
+IN_ORDER = [(*sizes, "one after the other") for sizes in SIZES_OF_PLANS]
+OVERLAPPED = [(*sizes, order) for sizes in SIZES_OF_PLANS if sizes[1] for order in ("before", "after", "while")]
+
+
+@pytest.mark.parametrize("num_trainers", [1, 2, 3])
+@pytest.mark.parametrize(("window", "prefetch_depth", "tight", "order"), IN_ORDER + OVERLAPPED)
+def test_equal_to_plain_training(num_trainers: int, window: int, prefetch_depth: int, tight: bool, order: str) -> None:
+    cache_rows = tight_cache_rows(num_trainers, prefetch_depth) if tight else 2 * KEY_SPACE.num_keys
+    ours = planned_training(num_trainers, window, prefetch_depth, cache_rows, order)
+    theirs = plain_training(num_trainers)
+    assert ours.losses == theirs.losses
+    for iteration, (mine, plain) in enumerate(zip(ours.logits, theirs.logits, strict=True)):
+        np.testing.assert_array_equal(mine, plain, f"logits of iteration {iteration}")
+    np.testing.assert_array_equal(ours.rows[:, :DIM], theirs.rows)
+    for dense in ours.dense:
+        assert all(torch.equal(dense[name], theirs.dense[0][name]) for name in dense)
+
+
+@pytest.mark.parametrize("num_trainers", [1, 2, 3])
+@pytest.mark.parametrize("wire", ["float16", "bfloat16"])
+def test_16_bits_depend_on_neither_owners_nor_order(num_trainers: int, wire: WireDtype) -> None:
+    theirs = plain_rounded_training(num_trainers, wire)
+    sizes = [(0, 0, "one after the other"), (20, 0, "one after the other"), (1, 1, "while"), (20, 3, "while")]
+    for window, prefetch_depth, order in sizes:
+        cache_rows = tight_cache_rows(num_trainers, prefetch_depth) if window else 2 * KEY_SPACE.num_keys
+        ours = planned_training(num_trainers, window, prefetch_depth, cache_rows, order, wire)
+        np.testing.assert_array_equal(ours.rows[:, :DIM], theirs.rows)
+        for iteration, (mine, plain) in enumerate(zip(ours.logits, theirs.logits, strict=True)):
+            np.testing.assert_array_equal(mine, plain, f"logits of iteration {iteration}")
+    exact = plain_training(num_trainers).rows
+    assert 0 < np.abs(theirs.rows - exact).max() < 0.05
+
+
+@pytest.mark.parametrize("num_trainers", [1, 3])
+@pytest.mark.parametrize(("window", "prefetch_depth"), [(0, 0), (4, 2)])
+def test_state_travels_and_every_use_is_one_step(num_trainers: int, window: int, prefetch_depth: int) -> None:
+    expected = np.zeros(KEY_SPACE.num_keys)
+    for batch in batches():
+        if not batch.read_only:
+            expected[np.unique(batch.ids + KEY_SPACE.table_offsets[:-1])] += 1
+    np.testing.assert_array_equal(planned_training(num_trainers, window, prefetch_depth).rows[:, DIM], expected)
+
+
+@pytest.mark.parametrize(("order", "most"), [("one after the other", 0), ("while", 12)])
+def test_communication_buffers_are_allocated_once(order: str, most: int) -> None:
+    """After three epochs nothing is allocated; but where threads hand buffers on, each of the four of a trainer may
+    meet a larger iteration late. (In the last epoch all rows leave, which is more than before.)"""
+    allocations = planned_training(3, 4, 2, order=order, num_epochs=9).allocations
+    warm, late = allocations[3 * len(SIZES)], allocations[8 * len(SIZES) - 1]
+    assert late >= warm > 0
+    assert late - warm <= most
+
+
+def test_the_stream_is_what_it_should_be() -> None:
+    """Shares without samples, rows that trainers share, rows that leave early: all of it happens."""
+    sizes = {
+        "num_embeddings": KEY_SPACE.num_embeddings,
+        "num_trainers": 3,
+        "num_servers": 2,
+        "window": 20,
+        "prefetch_depth": 0,
+    }
+    plans = rank_plans(Planner(cache_rows=tight_cache_rows(3, 0), **sizes).plans(batches()))
+    scripts = [script for plan in plans for script in plan.trainers]
+    assert any(share_boundaries(size, 3)[-2:] == [size, size] for size in SIZES)
+    assert any(script.num_samples == 0 for script in scripts)
+    assert sum(script.push_counts.sum() for script in scripts) > 50
+    assert sum(script.forced_counts.sum() for script in scripts) > 3
+
+
+def test_a_stopwatch_adds_up() -> None:
+    watch = Stopwatch()
+    with watch.time("compute"):
+        pass
+    first = watch.seconds["compute"]
+    with watch.time("compute"), watch.time("cache"):
+        pass
+    assert 0 <= first <= watch.seconds["compute"]
+    assert set(watch.seconds) == {"compute", "cache"}
