@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from mpi4py import MPI
 
+from bagpipe_hpc.polling import wait_until
 from bagpipe_hpc.protocol.codec import encode_end, encode_plan
 from bagpipe_hpc.protocol.plan import Bags, ExchangeLists, Int64Array, IterationPlan, ServerPlan, TransferLists
 from bagpipe_hpc.transport.channel import PlanReceiver, PlanSender
-from bagpipe_hpc.polling import wait_until
 
 DEPTH = 3
 NUM_PLANS = 60
