@@ -105,6 +105,7 @@ def test_a_host_without_power_is_silent_and_the_others_go_on(cluster: VirtualClu
     assert cluster.run("bp1", ["hostname"]) == "bp1\n"
 
 
+@pytest.mark.usefixtures("cluster")
 def test_nothing_outlives_a_process_that_is_killed() -> None:
     program = (
         "import time; from tests.cluster.hosts import VirtualCluster; from tests.launch import MARK\n"

@@ -11,8 +11,7 @@ from bagpipe_hpc.data.importing.click_logs import AVAZU, CRITEO
 from bagpipe_hpc.data.importing.description import TableDescription
 from bagpipe_hpc.data.importing.importer import import_files
 from bagpipe_hpc.errors import ConfigError, DatasetError
-
-SHARED = Path(__file__).parents[5] / "shared/data"
+from tests.parts import real_clicks
 
 
 def line(label="0", integers=None, categories=None):
@@ -195,13 +194,6 @@ def test_extreme_values(import_criteo, tmp_path):
     assert batch.ids[:, 25].tolist() == [0, 1, 1, 3, 3, 2, 2]
 
 
-def real(name):
-    """A file of real clicks; the test is skipped where they are not beside the repository."""
-    if not (SHARED / name).exists():
-        pytest.skip(f"no {name} in ../shared/data beside the repository")
-    return SHARED / name
-
-
 def all_labels(dataset):
     return np.concatenate(
         [batch.labels for split in (dataset.train, dataset.validation) for batch in split.batches(16_384)]
@@ -210,14 +202,14 @@ def all_labels(dataset):
 
 class TestRealClicks:
     def test_criteo(self, import_criteo, tmp_path):
-        dataset = import_criteo([real("criteo_kaggle_110k.txt.gz")], tmp_path / "clicks", min_count=4)
+        dataset = import_criteo([real_clicks("criteo_kaggle_110k.txt.gz")], tmp_path / "clicks", min_count=4)
         assert (dataset.train.num_samples, dataset.validation.num_samples) == (99_000, 11_000)
         assert int(all_labels(dataset).sum()) == 28_243
         assert next(dataset.train.batches(1)).dense[0, 1] == np.log1p(np.float32(1))
         assert all(n > 1 for n in dataset.schema.num_embeddings)
 
     def test_avazu(self, import_table, tmp_path):
-        dataset = import_table([real("avazu_23k.csv.gz")], tmp_path / "clicks", AVAZU, min_count=1)
+        dataset = import_table([real_clicks("avazu_23k.csv.gz")], tmp_path / "clicks", AVAZU, min_count=1)
         assert dataset.train.num_samples + dataset.validation.num_samples == 23_299
         assert 0.16 < all_labels(dataset).mean() < 0.18
         assert dataset.schema.num_dense == 0
@@ -232,7 +224,7 @@ class TestRealClicks:
                 "categorical": ["user_id", "click_article_id"],
             }
         )
-        files = [real("globo_clicks_1m.csv.gz")]
+        files = [real_clicks("globo_clicks_1m.csv.gz")]
         dataset = import_table(files, tmp_path / "clicks", description, min_count=1, validation_fraction=0)
         assert dataset.train.num_samples == 1_000_000
         assert dataset.schema.num_embeddings == (1 + 185_656, 1 + 18_761)
