@@ -111,8 +111,9 @@ def summarise(
 
 def _milliseconds(trainers: list[dict[str, Any]], where: str, cause: str) -> float:
     """Per iteration of a trainer, the mean."""
-    seconds = [trainer[where].get(cause, 0.0) for trainer in trainers]
-    return 1e3 * sum(seconds) / max(1, sum(trainer["iterations"] for trainer in trainers))
+    seconds: list[float] = [trainer[where].get(cause, 0.0) for trainer in trainers]
+    iterations: list[int] = [trainer["iterations"] for trainer in trainers]
+    return 1e3 * sum(seconds) / max(1, sum(iterations))
 
 
 def _steady_seconds(iteration_seconds: list[NDArray[np.float64]]) -> float:
