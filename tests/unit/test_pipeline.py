@@ -87,7 +87,8 @@ def test_no_more_stages_work_than_there_are_cores() -> None:
 
 @pytest.mark.parametrize("num_cores", [1, 2, 4])
 def test_pieces_cover_the_whole(num_cores: int) -> None:
-    cores, done, lock = Cores(num_cores), [], threading.Lock()
+    cores, lock = Cores(num_cores), threading.Lock()
+    done: list[int] = []
 
     def work(begin: int, end: int) -> None:
         with lock:

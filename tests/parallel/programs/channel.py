@@ -35,7 +35,7 @@ def message_of(rank: int, iteration: int) -> bytes:
         num_ids=none,
         inverse=row[:0],
         num_uniques=none,
-        bags=Bags(row[:0], ends, np.zeros(0, dtype=np.float32), ends),
+        bags=Bags(none[:0], ends, np.zeros(0, dtype=np.float32), ends),
         exchange=ExchangeLists(row, np.zeros((1, 1, 4), dtype=np.int32), row[:0], ends, row[:0], ends, row[:0], ends),
         fetches=TransferLists(none + len(rows), row[:0], rows),
         fetch_offsets=none,

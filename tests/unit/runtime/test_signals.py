@@ -60,7 +60,8 @@ class Requests:
 
 def test_one_signal_stops_and_another_one_later_ends() -> None:
     """Launchers and batch systems may both pass on the same one."""
-    requests, now, ended = Requests(), 0.0, []
+    requests, now = Requests(), 0.0
+    ended: list[signal.Signals] = []
     hearing = _Hearing(requests, "server 0", speaks=False, end_at_once=ended.append, clock=lambda: now)  # type: ignore[arg-type]
     hearing.take(signal.SIGHUP)
     now = 0.9
