@@ -23,7 +23,6 @@ class JobSpec:
         checkpoints: None: none are written, and the job goes on from none.
         predictions: Where those of the evaluation go; None: nowhere.
         evaluates_only: Whether there is nothing to train.
-        table_names: Of each table.
     """
 
     config: Config

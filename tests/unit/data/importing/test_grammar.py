@@ -102,7 +102,7 @@ def test_faults(line: bytes, reason: str) -> None:
     text = b"1,2,3,a,b\n" + line + b"\n0,,,,\n"
     columns, [(number, fault)] = parse(grammar(), text)
     assert number == 1
-    assert fault.startswith(reason) or reason in fault
+    assert reason in fault
     assert columns["0"] == [1, 0]
     assert parse(grammar(), line + b"\n")[1] == [(0, fault)]
 
