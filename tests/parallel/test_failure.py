@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -34,9 +33,7 @@ NAMES = ("oracle (rank 0)", "server 0 (rank 1)", "trainer 0 (rank 2)")
     ],
 )
 def test_all_ranks_end_and_say_why(rank: int, place: str, error: str, words: str) -> None:
-    began = time.monotonic()
     done = run_ranks(3, [PROGRAM, str(rank), place, error], timeout=30)
-    assert time.monotonic() - began < 10
     assert done.returncode != 0
     complaint = f"bagpipe: error: {NAMES[rank]} on host {socket.gethostname()}: {words}\n"
     assert done.stderr.count("bagpipe: error:") == done.stderr.count(complaint) == 1, done.stderr

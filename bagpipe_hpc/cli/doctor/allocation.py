@@ -142,7 +142,7 @@ def judge_binding(bindings: Sequence[Binding]) -> Outcome:
 
 def clocks(world: World) -> Outcome:
     """Every rank on another host compares its clock with rank 0's."""
-    from bagpipe_hpc.runtime.tracing import common_origin
+    from bagpipe_hpc.transport.common_clock import common_origin
 
     comm = world.ranks
     moment, error = common_origin(comm, time.time_ns, platform.node())

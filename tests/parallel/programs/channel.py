@@ -7,7 +7,15 @@ from mpi4py import MPI
 
 from bagpipe_hpc.polling import wait_until
 from bagpipe_hpc.protocol.codec import encode_end, encode_plan
-from bagpipe_hpc.protocol.plan import Bags, ExchangeLists, Int64Array, IterationPlan, ServerPlan, TransferLists
+from bagpipe_hpc.protocol.plan import (
+    Bags,
+    ExchangeLists,
+    Int64Array,
+    IterationPlan,
+    ServerPlan,
+    TrainerPlan,
+    TransferLists,
+)
 from bagpipe_hpc.transport.channel import PlanReceiver, PlanSender
 
 DEPTH = 3
@@ -35,7 +43,7 @@ def message_of(rank: int, iteration: int) -> bytes:
         num_ids=none,
         inverse=row[:0],
         num_uniques=none,
-        bags=Bags(row[:0], ends, np.zeros(0, dtype=np.float32), ends),
+        bags=Bags(none[:0], ends, np.zeros(0, dtype=np.float32), ends),
         exchange=ExchangeLists(row, np.zeros((1, 1, 4), dtype=np.int32), row[:0], ends, row[:0], ends, row[:0], ends),
         fetches=TransferLists(none + len(rows), row[:0], rows),
         fetch_offsets=none,
@@ -99,7 +107,7 @@ def what_is_in_flight_is_bounded(comm: MPI.Intracomm) -> None:
         receiver = PlanReceiver(plans)
         for iteration in range(DEPTH):
             plan = receiver.next()
-            assert plan is not None
+            assert isinstance(plan, ServerPlan)
             assert plan.stream_position == iteration
         if comm.rank == 1:
             steps.send(None, 0)
