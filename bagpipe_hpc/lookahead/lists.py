@@ -199,14 +199,15 @@ def transfer_lists(rows: MovingRows, num_trainers: int, num_servers: int) -> Tra
 @compiled
 def count_transfers(rows: MovingRows, counts: Int64Array) -> None:
     """Add to counts, int64 (T, S), the rows of each trainer and server."""
-    num_servers = counts.shape[1]
-    for j in range(len(rows.keys)):
-        counts[rows.owners[j], rows.keys[j] % num_servers] += 1
+    keys, owners, num_servers = rows.keys, rows.owners, counts.shape[1]
+    for j in range(len(keys)):
+        counts[owners[j], keys[j] % num_servers] += 1
 
 
 @compiled
 def _group(rows: MovingRows, transfers: TransferLists) -> None:
-    counts = transfers.counts
+    keys, owners, slots = rows.keys, rows.owners, rows.slots
+    counts, grouped_slots, local_rows = transfers.counts, transfers.slots, transfers.local_rows
     count_transfers(rows, counts)
     num_trainers, num_servers = counts.shape
     by_trainer = np.empty(counts.shape, dtype=np.int64)
@@ -221,9 +222,9 @@ def _group(rows: MovingRows, transfers: TransferLists) -> None:
         for t in range(num_trainers):
             by_server[t, s] = position
             position += counts[t, s]
-    for j in range(len(rows.keys)):
-        t, s = rows.owners[j], rows.keys[j] % num_servers
-        transfers.slots[by_trainer[t, s]] = rows.slots[j]
+    for j in range(len(keys)):
+        t, s = owners[j], keys[j] % num_servers
+        grouped_slots[by_trainer[t, s]] = slots[j]
         by_trainer[t, s] += 1
-        transfers.local_rows[by_server[t, s]] = rows.keys[j] // num_servers
+        local_rows[by_server[t, s]] = keys[j] // num_servers
         by_server[t, s] += 1
