@@ -156,10 +156,11 @@ def _list_updates(
         for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
             owner = planned[entry, CODE] >> 2
             position = planned[entry, UPDATE]
-            if position == NONE:
-                position = num_listed[owner]
-                num_listed[owner] += np.int32(1)
-                planned[entry, UPDATE] = position
+            listed = num_listed[owner]
+            is_used_elsewhere = position == NONE
+            position = listed if is_used_elsewhere else position
+            num_listed[owner] = listed + np.int32(is_used_elsewhere)
+            planned[entry, UPDATE] = position
             update_slots[update_ends[owner] + position] = rows[entry, SLOT]
 
 
