@@ -240,7 +240,7 @@ class Planner:
     def _emit(self, pending: _Pending) -> IterationPlan:
         iteration, entered = self._next_to_emit, pending.entered
         moves = self._residency.place(iteration, pending.read_only, entered, self._ring)
-        exchange = exchange_lists(self._ring.row_of(iteration), entered, self._ring)
+        exchange = exchange_lists(iteration, entered, self._ring)
         np.subtract(exchange.push_ends[1:], exchange.push_ends[:-1], out=self._residency.caches.num_pushed)
         fetches = transfer_lists(moves.fetched, self.num_trainers, self.num_servers)
         write_backs = transfer_lists(moves.evicted, self.num_trainers, self.num_servers)
