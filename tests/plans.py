@@ -24,4 +24,4 @@ def rank_plans(plans: Iterable[IterationPlan]) -> Iterator[RankPlans]:
         messages = encode_plan(plan)
         trainers = tuple(decode_plan(bytearray(message)) for message in messages.trainers)
         servers = tuple(decode_plan(bytearray(message)) for message in messages.servers)
-        yield RankPlans(plan.iteration, trainers, servers)  # type: ignore[arg-type]
+        yield RankPlans(plan.stream_position, trainers, servers)  # type: ignore[arg-type]

@@ -141,7 +141,7 @@ def resumed_boundary(spec: JobSpec) -> Boundary | None:
         return None
     checkpoint = spec.checkpoints.open_resumed()
     assert checkpoint is not None
-    return Boundary(spec.start.iteration - 1, _residents(checkpoint), placed_in(checkpoint))
+    return Boundary(spec.start.iteration, _residents(checkpoint), placed_in(checkpoint))
 
 
 def resumed_history(spec: JobSpec) -> History:

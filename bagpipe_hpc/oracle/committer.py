@@ -29,7 +29,7 @@ from bagpipe_hpc.checkpoint.prune import prune
 from bagpipe_hpc.oracle.plan_stream import Boundary
 from bagpipe_hpc.oracle.progress import History
 from bagpipe_hpc.oracle.saved_state import oracle_tree
-from bagpipe_hpc.protocol.codec import PlanMessages, Snapshots, encode_snapshot
+from bagpipe_hpc.protocol.codec import PlanMessages, SnapshotOrders, encode_snapshot
 from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.runtime.data_position import Course
 from bagpipe_hpc.runtime.file_writer import Saved
@@ -151,17 +151,19 @@ class Committer:
         """Start a checkpoint (1); returns what everybody is to be sent (2)."""
         assert self._open is None
         is_full = self._parent is None or self._depth + 1 >= self._config.full_every
-        partial = self._checkpoints.partial(boundary.iteration, self._model.row_width)
+        partial = self._checkpoints.partial(boundary.num_trained, self._model.row_width)
         partial.create()
         self._open = _Open(partial, boundary, is_full, time.perf_counter())
         self._latest = partial.iteration
-        return encode_snapshot(Snapshots(boundary.iteration, is_full, boundary.residents, self._topology.num_servers))
+        return encode_snapshot(
+            SnapshotOrders(boundary.num_trained, is_full, boundary.residents, self._topology.num_servers)
+        )
 
     def receive(self, message: bytes) -> str:
         """One rank has written its files (5); returns why the checkpoint must not be, if the rank says so."""
         saved = Saved.from_bytes(message)
         assert self._open is not None
-        assert saved.iteration == self._open.boundary.iteration
+        assert saved.num_trained == self._open.boundary.num_trained
         self._open.saved.append(saved)
         if saved.fault:
             self._open.is_abandoned = True

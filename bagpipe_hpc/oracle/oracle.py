@@ -232,10 +232,10 @@ class _Oracle:
         first = self._course.start.iteration
         for encoded in trace.each("plan wait", self._stream.plans(self._batches, self._poll), first):  # 2
             plan = encoded.plan
-            with trace.span("receiver wait", plan.iteration), waiting_for(self._slow_receivers):
+            with trace.span("receiver wait", plan.stream_position), waiting_for(self._slow_receivers):
                 wait_until(lambda: self._poll() or self._sender.has_room())
             note_step()
-            with trace.span("send", plan.iteration):
+            with trace.span("send", plan.stream_position):
                 if plan.read_only:
                     self._evaluations.expect(plan)
                 else:
@@ -261,7 +261,7 @@ class _Oracle:
         """Whether a checkpoint is due after a plan. Called by the thread that plans."""
         if self._committer is None or plan.read_only:
             return False
-        done, every = plan.num_done, self._config.checkpoint.every
+        done, every = plan.num_trained_after, self._config.checkpoint.every
         return self._is_wanted(done) or (every is not None and done % every == 0)
 
     def _is_wanted(self, done: int) -> bool:
@@ -274,7 +274,7 @@ class _Oracle:
 
     def _end_at(self, boundary: Boundary, read_only: bool) -> None:
         """A checkpoint, unless there is one of this state, or one is being written and this one may be left out (5)."""
-        done = boundary.iteration + 1
+        done = boundary.num_trained
         if boundary.is_stop:
             where = f"after iteration {done:,}, while evaluating" if read_only else f"after iteration {done:,}"
             self._where = f"{where}: {self._stop_reason}"

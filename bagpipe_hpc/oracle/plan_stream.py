@@ -54,13 +54,13 @@ class Boundary:
     """Between a plan and the next.
 
     Args:
-        iteration: The training iteration before it.
+        num_trained: Training iterations of the whole job before it.
         residents: What the caches hold.
         placed: Of the batches to come; None where samples stay in order.
         is_stop: Whether no plan follows, because the stream was stopped.
     """
 
-    iteration: int
+    num_trained: int
     residents: Residents
     placed: Placed | None
     is_stop: bool = False
@@ -193,14 +193,14 @@ class PlanStream:
         plan = self._planner.emit()
         if self._placement is not None and not plan.read_only:
             self._placement.forget_first()
-        self._num_trained = plan.num_done
+        self._num_trained = plan.num_trained_after
         self._is_stopped = self._stop.is_set()
         is_boundary = self._is_stopped or self._is_boundary(plan)
         yield plan, self._boundary(self._is_stopped) if is_boundary else None
 
     def _boundary(self, is_stop: bool) -> Boundary:
         placed = self._placement.placed() if self._placement is not None else None
-        return Boundary(self._num_trained - 1, self._planner.residents(), placed, is_stop)
+        return Boundary(self._num_trained, self._planner.residents(), placed, is_stop)
 
     def _note_end(self) -> tuple[()]:
         if not self._is_stopped:

@@ -50,10 +50,10 @@ class CheckpointSpec:
         """The checkpoint this start goes on from."""
         return Checkpoint.open(self.resumed) if self.resumed is not None else None
 
-    def partial(self, iteration: int, row_width: int) -> PartialCheckpoint:
-        """The checkpoint after an iteration, being written."""
+    def partial(self, num_trained: int, row_width: int) -> PartialCheckpoint:
+        """Return the checkpoint after so many training iterations, which is being written."""
         expect_unfinished(self.root, self.generation)
-        return PartialCheckpoint(self.root, self.generation, iteration + 1, row_width)
+        return PartialCheckpoint(self.root, self.generation, num_trained, row_width)
 
 
 def row_options(config: CheckpointConfig, *, is_full: bool) -> RowOptions:
@@ -65,7 +65,7 @@ def row_options(config: CheckpointConfig, *, is_full: bool) -> RowOptions:
 class Saved:
     """One rank's part of a checkpoint; its fault is why there must be no such checkpoint, or empty."""
 
-    iteration: int
+    num_trained: int
     files: tuple[FileEntry, ...]
     num_rows: int
     stall_seconds: float
@@ -74,13 +74,13 @@ class Saved:
     def to_bytes(self) -> bytes:
         """As a message."""
         files = [entry.model_dump() for entry in self.files]
-        return dump_json([self.iteration, files, self.num_rows, self.stall_seconds, self.fault], indent=None)
+        return dump_json([self.num_trained, files, self.num_rows, self.stall_seconds, self.fault], indent=None)
 
     @classmethod
     def from_bytes(cls, message: bytes) -> Saved:
         """From a message."""
-        iteration, files, num_rows, stall_seconds, fault = json.loads(message)
-        return cls(iteration, tuple(FileEntry(**entry) for entry in files), num_rows, stall_seconds, fault)
+        num_trained, files, num_rows, stall_seconds, fault = json.loads(message)
+        return cls(num_trained, tuple(FileEntry(**entry) for entry in files), num_rows, stall_seconds, fault)
 
 
 class FileWriter:

@@ -30,7 +30,7 @@ from bagpipe_hpc.initial_rows import RowInitializer
 from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.protocol.codec import Item
 from bagpipe_hpc.protocol.model_collection import send_touched_rows
-from bagpipe_hpc.protocol.plan import ServerPlan, Snapshot
+from bagpipe_hpc.protocol.plan import ServerPlan, SnapshotOrder
 from bagpipe_hpc.row_layout import initial_tails, row_width
 from bagpipe_hpc.runtime.file_writer import FileWriter, Saved, row_options
 from bagpipe_hpc.runtime.finite import FiniteRows
@@ -69,7 +69,7 @@ class _Server:
     def __init__(self, spec: JobSpec, store: RowStore, end: ServerEnd, writer: FileWriter) -> None:
         self._spec, self._store, self._end, self._writer = spec, store, end, writer
         self._unabsorbed: deque[ServerPlan] = deque()
-        self._due: tuple[Snapshot, ServerPlan] | None = None  # and the plan that it follows
+        self._due: tuple[SnapshotOrder, ServerPlan] | None = None  # and the plan that it follows
         # Trainers write into the table itself, as soon as they know the next plan's rows: from 4 on.
         self._is_direct = isinstance(end, DirectServer)
         self._finite = FiniteRows(spec.config, spec.schema)
@@ -77,7 +77,7 @@ class _Server:
     def serve(self, plans: PlanReceiver) -> None:
         """Play every plan; all files are written then."""
         while (item := self._next(plans)) is not None:
-            if isinstance(item, Snapshot):
+            if isinstance(item, SnapshotOrder):
                 self._due = item, self._unabsorbed[-1]
                 if self._is_direct:
                     self._absorb_all()
@@ -107,7 +107,7 @@ class _Server:
             self._save(self._due[0])
             self._due = None
 
-    def _save(self, snapshot: Snapshot) -> None:
+    def _save(self, snapshot: SnapshotOrder) -> None:
         """Keep the state as it is (6)."""
         assert self._spec.checkpoints is not None
         start = time.perf_counter()
@@ -121,7 +121,7 @@ class _Server:
             rows.find_rows()
             pieces = list(pieces)
         start_seconds = time.perf_counter() - start
-        partial = self._spec.checkpoints.partial(snapshot.iteration, store.row_width)
+        partial = self._spec.checkpoints.partial(snapshot.num_trained, store.row_width)
         options = row_options(self._spec.config.checkpoint, is_full=snapshot.is_full)
 
         def write() -> Saved:
@@ -134,14 +134,14 @@ class _Server:
             except DivergedError as error:
                 fault = str(error)
             store.drop_snapshot()
-            return Saved(snapshot.iteration, files, rows.num_rows, start_seconds + rows.stall_seconds, fault)
+            return Saved(snapshot.num_trained, files, rows.num_rows, start_seconds + rows.stall_seconds, fault)
 
         self._writer.write(write)
 
-    def _checked(self, snapshot: Snapshot, pieces: Iterable[Rows]) -> Iterator[Rows]:
+    def _checked(self, snapshot: SnapshotOrder, pieces: Iterable[Rows]) -> Iterator[Rows]:
         """The same pieces; raises DivergedError at the first row that is not finite."""
         for keys, values in pieces:
-            self._finite.require(snapshot.iteration + 1, keys, values)
+            self._finite.require(snapshot.num_trained, keys, values)
             note_step()
             yield keys, values
 

@@ -35,7 +35,7 @@ from bagpipe_hpc.config import Config
 from bagpipe_hpc.garbage_collection import resume_collector
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.oracle.evaluator import PredictionSender
-from bagpipe_hpc.protocol.plan import Snapshot, TrainerPlan
+from bagpipe_hpc.protocol.plan import SnapshotOrder, TrainerPlan
 from bagpipe_hpc.protocol.report import LOSS_TAG, REPORT
 from bagpipe_hpc.rank_thread import single_thread_pool, start_thread
 from bagpipe_hpc.row_layout import row_width
@@ -135,12 +135,12 @@ class _Prefetcher:
         self._plans = PlanReceiver(comms.plans)
         self._end = end
         self._row_width = row_width(config)
-        self._landed: Queue[_Landed | Snapshot | None] = Queue(maxsize=max(1, config.prefetch_depth))
+        self._landed: Queue[_Landed | SnapshotOrder | None] = Queue(maxsize=max(1, config.prefetch_depth))
         start_thread("prefetch", self._run)
 
     def _run(self) -> None:
         while (plan := self._plans.next()) is not None:  # 1
-            if isinstance(plan, Snapshot):
+            if isinstance(plan, SnapshotOrder):
                 put(self._landed, plan)  # 9
                 continue
             assert isinstance(plan, TrainerPlan)
@@ -149,21 +149,21 @@ class _Prefetcher:
             rows = buffer.rows(len(plan.fetch_slots), self._row_width)
             self._end.fetch(plan, rows)  # 2
             self.work.end(counts=not plan.read_only)
-            with trace.span("queue wait", plan.iteration):
+            with trace.span("queue wait", plan.stream_position):
                 put(self._landed, _Landed(plan, rows, buffer, planned_at))  # 3
         put(self._landed, None)  # 10
 
-    def next(self, watch: Stopwatch) -> _Landed | Snapshot | None:
+    def next(self, watch: Stopwatch) -> _Landed | SnapshotOrder | None:
         """The next plan and its rows, or a snapshot between two; waiting is counted by its cause."""
         start = time.perf_counter_ns()
         with waiting_for("its prefetch thread"):
             landed = take(self._landed)
         stop = time.perf_counter_ns()
-        if landed is None or isinstance(landed, Snapshot):
+        if landed is None or isinstance(landed, SnapshotOrder):
             return landed
         planned_at = min(max(start, landed.planned_at), stop)
-        watch.add("plan_wait", start, planned_at, landed.plan.iteration)
-        watch.add("prefetch_wait", planned_at, stop, landed.plan.iteration)
+        watch.add("plan_wait", start, planned_at, landed.plan.stream_position)
+        watch.add("prefetch_wait", planned_at, stop, landed.plan.stream_position)
         return landed
 
 
@@ -218,7 +218,7 @@ class _Trainer:
             yield from self._run_overlapped(prefetcher, end)
         else:
             while (item := self._start_next(prefetcher, self._watch)) is not None:  # 5
-                if isinstance(item, Snapshot):
+                if isinstance(item, SnapshotOrder):
                     self._save(item, None, end)  # 9
                 else:
                     yield from self._compute(item)  # 6
@@ -227,7 +227,7 @@ class _Trainer:
         self._predictions.finish()
 
     def _run_overlapped(self, prefetcher: _Prefetcher, end: TrainerEnd) -> Iterator[TrainerBatch]:
-        def meanwhile(previous: OpenIteration | None) -> OpenIteration | Snapshot | None:
+        def meanwhile(previous: OpenIteration | None) -> OpenIteration | SnapshotOrder | None:
             if previous is not None:
                 self._finish(previous, end)  # 4
             following = self._start_next(prefetcher, self._delayed_watch)  # 5
@@ -237,39 +237,39 @@ class _Trainer:
         with single_thread_pool("exchange") as exchange:
             previous, current = None, self._start_next(prefetcher, self._watch)
             while current is not None:
-                if isinstance(current, Snapshot):
+                if isinstance(current, SnapshotOrder):
                     self._save(current, previous, end)  # 9
                     previous, current = None, self._start_next(prefetcher, self._watch)
                     continue
                 following = exchange.submit(meanwhile, previous)
                 yield from self._compute(current)  # 6
-                with self._watch.time("delayed_wait", current.plan.iteration), waiting_for("its exchange thread"):
+                with self._watch.time("delayed_wait", current.plan.stream_position), waiting_for("its exchange thread"):
                     previous, current = current, following.result()  # 8
             if previous is not None:
                 self._finish(previous, end)
 
-    def _start_next(self, prefetcher: _Prefetcher, watch: Stopwatch) -> OpenIteration | Snapshot | None:
+    def _start_next(self, prefetcher: _Prefetcher, watch: Stopwatch) -> OpenIteration | SnapshotOrder | None:
         landed = prefetcher.next(watch)
-        if landed is None or isinstance(landed, Snapshot):
+        if landed is None or isinstance(landed, SnapshotOrder):
             return landed
-        with trace.span("start", landed.plan.iteration):
+        with trace.span("start", landed.plan.stream_position):
             iteration = self._step.start(landed.plan, landed.rows)
         prefetcher.buffers.give_back(landed.buffer)
         return iteration
 
-    def _save(self, snapshot: Snapshot, previous: OpenIteration | None, end: TrainerEnd) -> None:
+    def _save(self, snapshot: SnapshotOrder, previous: OpenIteration | None, end: TrainerEnd) -> None:
         """Copy the state after an iteration; what is left of that iteration comes first, and counts as stall."""
         start = time.perf_counter_ns()
         if previous is not None:
             self._finish(previous, end)
         kept = self._state.keep(snapshot)
         stop = time.perf_counter_ns()
-        self._watch.add("checkpoint", start, stop, snapshot.iteration)
+        self._watch.add("checkpoint", start, stop, snapshot.num_trained)
         self._writer.write(lambda: kept((stop - start) / 1e9))
 
     def _compute(self, iteration: OpenIteration) -> Iterator[TrainerBatch]:
         plan = iteration.plan
-        with trace.span("evaluation" if plan.read_only else "iteration", plan.iteration):
+        with trace.span("evaluation" if plan.read_only else "iteration", plan.stream_position):
             batch = self._step.gather(iteration)
             loss = float("nan")
             if plan.read_only:
@@ -287,7 +287,7 @@ class _Trainer:
             laps.end(counts=not plan.read_only)
 
     def _finish(self, iteration: OpenIteration, end: TrainerEnd) -> None:
-        with trace.span("finish", iteration.plan.iteration):
+        with trace.span("finish", iteration.plan.stream_position):
             leaving = self._step.finish(iteration)
             watch = self._delayed_watch if self._step.is_overlapped else self._watch
             with watch.time("write_back"):

@@ -41,7 +41,7 @@ class TrainerBatch:
         in_bfloat16: bool,
         before_backward: Callable[[Tensor], None],
     ) -> None:
-        self.iteration, self.num_global_samples = plan.iteration, plan.num_global_samples
+        self.iteration, self.num_global_samples = plan.stream_position, plan.num_global_samples
         self.dense, self.embedded = dense, embedded
         self.labels = torch.from_numpy(plan.labels).to(dense.device)
         self.model = model

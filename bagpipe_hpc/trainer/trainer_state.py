@@ -10,7 +10,7 @@ from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.dense_file import DenseState
 from bagpipe_hpc.checkpoint.row_file import CachedRows
 from bagpipe_hpc.errors import DivergedError
-from bagpipe_hpc.protocol.plan import Snapshot
+from bagpipe_hpc.protocol.plan import SnapshotOrder
 from bagpipe_hpc.row_layout import row_width
 from bagpipe_hpc.runtime.file_writer import Saved, row_options
 from bagpipe_hpc.runtime.finite import FiniteRows, require_finite_parameters
@@ -47,7 +47,7 @@ class TrainerState:
             self._restore_cache(resumed)
             restore_random_state(self._step.cache.device, resumed.trainer_state(self._trainer))
 
-    def keep(self, snapshot: Snapshot) -> Callable[[float], Saved]:
+    def keep(self, snapshot: SnapshotOrder) -> Callable[[float], Saved]:
         """Copy the state as it is; what is returned writes it, in any thread, and is told how long training stood."""
         assert self._spec.checkpoints is not None
         rows = to_host(self._step.cache.read(snapshot.slots))
@@ -56,21 +56,21 @@ class TrainerState:
         dense = None
         if self._trainer == 0:
             dense = DenseState(keep_dense(self._step.model), keep_optimizer(self._step.dense_optimizer))
-        partial = self._spec.checkpoints.partial(snapshot.iteration, self._row_width)
+        partial = self._spec.checkpoints.partial(snapshot.num_trained, self._row_width)
         options = row_options(self._spec.config.checkpoint, is_full=snapshot.is_full)
 
         def write(stall_seconds: float) -> Saved:
-            num_done = snapshot.iteration + 1
+            num_done = snapshot.num_trained
             try:
                 self._finite.require(num_done, cached.keys, cached.rows)
                 if dense is not None:
                     require_finite_parameters(num_done, dense.parameters)
             except DivergedError as error:
-                return Saved(snapshot.iteration, (), 0, stall_seconds, str(error))
+                return Saved(snapshot.num_trained, (), 0, stall_seconds, str(error))
             files = [partial.write_trainer(self._trainer, [cached], state, options)]
             if dense is not None:
                 files.append(partial.write_dense(dense))
-            return Saved(snapshot.iteration, tuple(files), len(cached.keys), stall_seconds)
+            return Saved(snapshot.num_trained, tuple(files), len(cached.keys), stall_seconds)
 
         return write
 

@@ -26,7 +26,7 @@ def message_of(rank: int, iteration: int) -> bytes:
     rows = rows_of(rank, iteration)
     ends = np.zeros(2, dtype=np.int64)
     plan = IterationPlan(
-        iteration=iteration,
+        stream_position=iteration,
         read_only=False,
         num_trained=iteration,
         sample_ends=ends,
@@ -63,7 +63,7 @@ def receive_all(receiver: PlanReceiver, rank: int) -> None:
     for iteration in range(NUM_PLANS):
         plan = receiver.next()
         assert isinstance(plan, ServerPlan)
-        assert plan.iteration == iteration
+        assert plan.stream_position == iteration
         np.testing.assert_array_equal(plan.fetch_rows, rows_of(rank, iteration))
     assert receiver.next() is None
 
@@ -100,7 +100,7 @@ def what_is_in_flight_is_bounded(comm: MPI.Intracomm) -> None:
         for iteration in range(DEPTH):
             plan = receiver.next()
             assert plan is not None
-            assert plan.iteration == iteration
+            assert plan.stream_position == iteration
         if comm.rank == 1:
             steps.send(None, 0)
     plans.Free()

@@ -60,7 +60,7 @@ def test_servers_and_trainers_plans_fit_together(direction: Direction) -> None:
         servers = [server_plan(TRAFFIC, server, iteration, direction) for server in range(2)]
         trainers = [trainer_plan(TRAFFIC, trainer, iteration, direction) for trainer in range(3)]
         for plan in (*servers, *trainers):
-            assert plan.iteration == iteration
+            assert plan.stream_position == iteration
             assert not getattr(plan, f"{other}_counts").any()
             assert plan.fetch_ring_rows == plan.write_back_ring_rows == 9
         for trainer, plan in enumerate(trainers):

@@ -151,7 +151,7 @@ class BruteForcePlanner:
             )
             servers = tuple(
                 ServerPlan(
-                    iteration=i,
+                    stream_position=i,
                     fetch_rows=self.local_rows(fetch, s),
                     fetch_counts=int32([fetch.count(t, s) for t in self.trainers]),
                     fetch_offsets=int64([fetch.offset(t, s) for t in self.trainers]),
@@ -307,7 +307,7 @@ class BruteForcePlanner:
         share = self.samples(i, t)
         ragged = [f for f in self.dealt() if f in self.ragged]
         return {
-            "iteration": i,
+            "stream_position": i,
             "read_only": share.read_only,
             "num_trained": sum(not earlier.read_only for earlier in self.stream[:i]),
             "num_samples": len(share.labels),

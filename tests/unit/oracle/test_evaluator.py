@@ -45,14 +45,16 @@ def play(evaluations: Evaluations, batches: list[SampleBatch], first_iteration: 
     planner = Planner(num_embeddings=(1,), num_trainers=2, num_servers=1, window=0, prefetch_depth=0, cache_rows=9,
                       first_iteration=first_iteration)  # fmt: skip
     plans = [plan for plan in planner.plans(batches) if plan.read_only]
-    logits = {plan.iteration: np.arange(len(plan.labels), dtype=np.float32) - plan.iteration for plan in plans}
+    logits = {
+        plan.stream_position: np.arange(len(plan.labels), dtype=np.float32) - plan.stream_position for plan in plans
+    }
     for plan in plans:
         evaluations.expect(plan)
     for trainer in range(2):
         for plan in plans:
             assert not evaluations.is_idle()
             share = slice(plan.sample_ends[trainer], plan.sample_ends[trainer + 1])
-            evaluations.take(trainer, logits[plan.iteration][share])
+            evaluations.take(trainer, logits[plan.stream_position][share])
     return logits
 
 

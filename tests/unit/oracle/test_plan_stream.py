@@ -76,9 +76,9 @@ def plan(
 
 def test_plans_have_a_place_and_a_training_iteration(dataset: Dataset) -> None:
     stream, plans = plan(dataset)
-    assert [encoded.plan.iteration for encoded in plans] == list(range(14))
+    assert [encoded.plan.stream_position for encoded in plans] == list(range(14))
     assert [encoded.plan.num_trained for encoded in plans] == [0, 1, 2, 2, 2, 2, 3, 4, 4, 4, 4, 5, 5, 5]
-    assert [encoded.plan.num_done for encoded in plans] == [1, 2, 2, 2, 2, 3, 4, 4, 4, 4, 5, 5, 5, 5]
+    assert [encoded.plan.num_trained_after for encoded in plans] == [1, 2, 2, 2, 2, 3, 4, 4, 4, 4, 5, 5, 5, 5]
     assert stream.end is not None
     assert (stream.end.iteration, stream.end.is_stop, len(stream.end.residents.keys)) == (4, False, 0)
 
@@ -99,5 +99,5 @@ def test_a_stream_that_is_stopped_within_an_evaluation(dataset: Dataset) -> None
     boundary = plans[-1].boundary
     assert boundary is not None
     assert boundary.is_stop
-    assert boundary.iteration == plans[-1].plan.num_done - 1
+    assert boundary.num_trained == plans[-1].plan.num_trained_after
     assert stream.end is None

@@ -225,7 +225,7 @@ class Servers:
 
     def fetch(self, plan: RankPlans) -> list[Float32Array]:
         """Rows for every trainer."""
-        while self.num_scattered < plan.iteration - self.prefetch_depth:
+        while self.num_scattered < plan.stream_position - self.prefetch_depth:
             self.scatter()
         return [self.rows[keys] for keys in self.keys(plan, "fetch")]
 
