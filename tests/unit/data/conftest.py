@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bagpipe_hpc.data.batch import Batch, RaggedIds
+from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.data.dataset import Dataset, DatasetWriter, open_dataset
 from bagpipe_hpc.data.schema import Schema, TableSchema
 
@@ -24,16 +24,16 @@ SCHEMA = Schema(
 def _make_batch(schema: Schema, num_samples: int, seed: int = 0) -> Batch:
     rng = np.random.default_rng(seed)
     limits = [table.num_embeddings for table in schema.one_hot_tables]
-    ragged = {}
+    bags = {}
     for table in schema.ragged_tables:
         offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 4, num_samples))]).astype(np.int64)
         weights = rng.random(offsets[-1]).astype(np.float32) if table.weighted else None
-        ragged[table.name] = RaggedIds(offsets, rng.integers(0, table.num_embeddings, offsets[-1]), weights)
+        bags[table.name] = Bags(offsets, rng.integers(0, table.num_embeddings, offsets[-1]), weights)
     return Batch(
         labels=rng.integers(0, 2, num_samples).astype(np.float32),
         dense=rng.normal(size=(num_samples, schema.num_dense)).astype(np.float32),
         ids=rng.integers(0, limits, (num_samples, len(limits))),
-        ragged=ragged,
+        bags=bags,
     )
 
 
@@ -43,13 +43,13 @@ def _assert_equal(actual: Batch, expected: Batch) -> None:
     for got, wanted in (
         (actual.labels, expected.labels),
         (actual.dense, expected.dense),
-        *((actual.ragged[name].offsets, ragged.offsets) for name, ragged in expected.ragged.items()),
-        *((actual.ragged[name].ids, ragged.ids) for name, ragged in expected.ragged.items()),
-        *((actual.ragged[name].weights, r.weights) for name, r in expected.ragged.items() if r.weights is not None),
+        *((actual.bags[name].offsets, ragged.offsets) for name, ragged in expected.bags.items()),
+        *((actual.bags[name].ids, ragged.ids) for name, ragged in expected.bags.items()),
+        *((actual.bags[name].weights, r.weights) for name, r in expected.bags.items() if r.weights is not None),
     ):
         assert got.dtype == wanted.dtype
         np.testing.assert_array_equal(got, wanted)
-    assert actual.ragged.keys() == expected.ragged.keys()
+    assert actual.bags.keys() == expected.bags.keys()
 
 
 @pytest.fixture(scope="session")

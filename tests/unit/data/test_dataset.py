@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.bounded_json import dump_json, with_checksum
-from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import DatasetWriter, num_training_samples, open_dataset, read_manifest
 from bagpipe_hpc.data.verify import verify_files
 from bagpipe_hpc.errors import ConfigError, DatasetError

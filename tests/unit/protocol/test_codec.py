@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.errors import PlanCodecError
-from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.protocol.codec import decode_plan, encode_end, encode_plan
 from bagpipe_hpc.protocol.plan import IterationPlan, ServerPlan, TrainerPlan
 
@@ -24,7 +25,7 @@ def iteration_plan() -> IterationPlan:
     rng = np.random.default_rng(0)
     sizes = {"num_trainers": 2, "num_servers": 2, "window": 2, "prefetch_depth": 1, "cache_rows": 50}
     batches = [
-        SampleBatch(rng.integers(0, 50, (8, 3)), np.arange(8, dtype=np.float32), np.ones((8, 2), np.float32))
+        Batch(np.arange(8, dtype=np.float32), np.ones((8, 2), np.float32), rng.integers(0, 50, (8, 3)))
         for _ in range(4)
     ]
     return list(Planner(num_embeddings=(50, 50, 50), **sizes).plans(batches))[2]

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bagpipe_hpc.data.batch import Batch, RaggedIds
+from bagpipe_hpc.batch import Bags, Batch
 
 
 @given(cuts=st.lists(st.integers(0, 20), max_size=4), seed=st.integers(0, 100))
@@ -18,7 +18,7 @@ def test_slices_put_together_give_the_whole(schema, make_batch, assert_equal, cu
 
 
 def test_ragged_slice():
-    ragged = RaggedIds(np.array([0, 2, 2, 5]), np.array([10, 11, 12, 13, 14]))
+    ragged = Bags(np.array([0, 2, 2, 5]), np.array([10, 11, 12, 13, 14]))
     piece = ragged.slice(1, 3)
     assert piece.offsets.tolist() == [0, 0, 3]
     assert piece.ids.tolist() == [12, 13, 14]
