@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bagpipe_hpc.errors import PlanCodecError
+from bagpipe_hpc.errors import ProtocolError
 from bagpipe_hpc.protocol.plan import Int64Array, IterationPlan, Residents, ServerPlan, SnapshotOrder, TrainerPlan, ends
 
 _MAGIC = b"BPPL"
@@ -251,14 +251,14 @@ def decode_plan(message: bytes | bytearray | memoryview) -> Item | None:
     """One rank's plan, or a snapshot between two; None for the end message.
 
     Raises:
-        PlanCodecError: truncated, foreign or of another version.
+        ProtocolError: truncated, foreign or of another version.
     """
     view = memoryview(message)
     if len(view) < _HEADER.size:
-        raise PlanCodecError(f"plan message of {len(view)} bytes is shorter than its header ({_HEADER.size} bytes)")
+        raise ProtocolError(f"plan message of {len(view)} bytes is shorter than its header ({_HEADER.size} bytes)")
     magic, version, kind, num_arrays, *scalars = _HEADER.unpack_from(view)
     if magic != _MAGIC or version != _VERSION or kind > _END:
-        raise PlanCodecError(
+        raise ProtocolError(
             f"plan message has magic {magic!r}, version {version}, kind {kind}; expected {_MAGIC!r}, version "
             f"{_VERSION}: do all ranks run the same bagpipe_hpc?"
         )
@@ -266,7 +266,7 @@ def decode_plan(message: bytes | bytearray | memoryview) -> Item | None:
         return None
     content = _KINDS[kind]
     if num_arrays != len(content.arrays):
-        raise PlanCodecError(
+        raise ProtocolError(
             f"plan message has {num_arrays} arrays; {content.becomes.__name__} has {len(content.arrays)}"
         )
     fields: dict[str, Any] = {
@@ -312,5 +312,5 @@ def _read_array(view: memoryview, entry: int, position: int) -> tuple[NDArray[An
     return array, position + array.nbytes + -array.nbytes % 8
 
 
-def _damaged(view: memoryview, why: str) -> PlanCodecError:
-    return PlanCodecError(f"plan message of {len(view)} bytes is damaged or truncated: {why}")
+def _damaged(view: memoryview, why: str) -> ProtocolError:
+    return ProtocolError(f"plan message of {len(view)} bytes is damaged or truncated: {why}")

@@ -73,6 +73,11 @@ class TrainerPlan:
     fetch_ring_rows: int
     write_back_ring_rows: int
 
+    @property
+    def num_trained_after(self) -> int:
+        """Training iterations of the whole job up to and including this plan."""
+        return self.num_trained + (not self.read_only)
+
 
 @dataclass(frozen=True)
 class ServerPlan:

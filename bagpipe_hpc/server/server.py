@@ -29,12 +29,23 @@ from bagpipe_hpc.errors import DivergedError
 from bagpipe_hpc.initial_rows import RowInitializer
 from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.protocol.codec import Item
-from bagpipe_hpc.protocol.model_collection import send_touched_rows
+from bagpipe_hpc.protocol.handshakes import (
+    ROWS_PER_PIECE,
+    agree_on_cache_rows,
+    agree_on_end,
+    piece_starts,
+    send_model_rows,
+    send_totals,
+)
+from bagpipe_hpc.protocol.inbox import Outbox
+from bagpipe_hpc.protocol.messages import FilesSaved
 from bagpipe_hpc.protocol.plan import ServerPlan, SnapshotOrder
+from bagpipe_hpc.protocol.totals import ServerTotals
 from bagpipe_hpc.row_layout import initial_tails, row_width
-from bagpipe_hpc.runtime.file_writer import FileWriter, Saved, row_options
+from bagpipe_hpc.runtime.file_writer import FileWriter, row_options, saved_files
 from bagpipe_hpc.runtime.finite import FiniteRows
 from bagpipe_hpc.runtime.spec import JobSpec
+from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.server.row_store import RowStore
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.topology import Topology
@@ -45,21 +56,22 @@ from bagpipe_hpc.transport.direct import DirectServer
 from bagpipe_hpc.transport.memory import MemoryServer
 from bagpipe_hpc.transport.staged import StagedServer
 from bagpipe_hpc.transport.window import RowWindow
-from bagpipe_hpc.waiting import note_step, waiting_for
+from bagpipe_hpc.waiting import note_step
 
 
-def run_server(spec: JobSpec, topology: Topology, comms: Communicators) -> None:
+def run_server(spec: JobSpec, start: StartingPoint, topology: Topology, comms: Communicators) -> None:
     """Serve rows until the plans end. Communication: see the timeline."""
     store, end = _open_store(spec, topology, comms)  # 1
-    _restore(spec, topology, store)
-    with waiting_for("all ranks: to start"):
-        comms.world.gather(None)  # the trainers' cache limits
-        comms.world.bcast(None)  # ... and what the oracle made of them
-    server = _Server(spec, store, end, FileWriter(comms.events))
+    _restore(start, topology, store)
+    agree_on_cache_rows(comms.world, None)
+    outbox = Outbox(comms.mailbox)
+    server = _Server(spec, store, end, FileWriter(outbox))
     server.serve(PlanReceiver(comms.plans))
-    if comms.world.bcast(None):  # training is done
-        comms.world.gather({"rows_touched": store.num_touched()})
-        send_touched_rows(comms.world, store)  # 8
+    outbox.finish()
+    if agree_on_end(comms.world, None):
+        send_totals(comms.world, ServerTotals(store.num_touched()))
+        pieces = (store.touched(start_row, ROWS_PER_PIECE) for start_row in piece_starts(store.sharding))
+        send_model_rows(comms.world, store.sharding, pieces)  # 8
     end.close()
 
 
@@ -124,17 +136,18 @@ class _Server:
         partial = self._spec.checkpoints.partial(snapshot.num_trained, store.row_width)
         options = row_options(self._spec.config.checkpoint, is_full=snapshot.is_full)
 
-        def write() -> Saved:
+        def write() -> FilesSaved:
             if not self._is_direct:
                 rows.find_rows()
-            files: tuple[FileEntry, ...] = ()
+            entries: list[FileEntry] = []
             fault = ""
             try:
-                files = (partial.write_server(store.server, self._checked(snapshot, pieces), options),)
+                entries.append(partial.write_server(store.server, self._checked(snapshot, pieces), options))
             except DivergedError as error:
                 fault = str(error)
             store.drop_snapshot()
-            return Saved(snapshot.num_trained, files, rows.num_rows, start_seconds + rows.stall_seconds, fault)
+            stall_seconds = start_seconds + rows.stall_seconds
+            return FilesSaved(snapshot.num_trained, saved_files(entries), rows.num_rows, stall_seconds, fault)
 
         self._writer.write(write)
 
@@ -146,11 +159,10 @@ class _Server:
             yield keys, values
 
 
-def _restore(spec: JobSpec, topology: Topology, store: RowStore) -> None:
-    """Rows of the checkpoint this start goes on from, cached ones included."""
-    resumed = spec.checkpoints.open_resumed() if spec.checkpoints else None
-    if resumed is not None:
-        for keys, rows in resumed.server_rows(store.server, topology.num_servers):
+def _restore(start: StartingPoint, topology: Topology, store: RowStore) -> None:
+    """Take over the rows of the checkpoint that the job goes on from, those in caches included."""
+    if start.checkpoint is not None:
+        for keys, rows in start.checkpoint.server_rows(store.server, topology.num_servers):
             store.restore(keys, rows)
             note_step()
 
@@ -169,8 +181,8 @@ def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tupl
         store = RowStore(sharding, server, initializer, lazy_zeros(shape, np.float32))
         return store, MemoryServer(comms.link, server, store)
     if config.transport == "direct":
-        window = RowWindow(comms.rows, *shape)
+        window = RowWindow(comms.row_comm, *shape)
         store = RowStore(sharding, server, initializer, window.rows)
-        return store, DirectServer(comms.rows, topology.num_servers, window, store)
+        return store, DirectServer(comms.row_comm, topology.num_servers, window, store)
     store = RowStore(sharding, server, initializer, lazy_zeros(shape, np.float32))
-    return store, StagedServer(comms.rows, topology.num_servers, config.prefetch_depth + 1, store)
+    return store, StagedServer(comms.row_comm, topology.num_servers, config.prefetch_depth + 1, store)

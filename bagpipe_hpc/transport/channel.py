@@ -9,7 +9,7 @@ from mpi4py import MPI
 from bagpipe_hpc import trace
 from bagpipe_hpc.protocol.codec import Item, decode_plan
 from bagpipe_hpc.protocol.plan import SnapshotOrder
-from bagpipe_hpc.transport.polling import receive_bytes
+from bagpipe_hpc.transport.byte_messages import receive_bytes
 from bagpipe_hpc.waiting import note_step, waiting_for
 
 

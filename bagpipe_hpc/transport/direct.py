@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
-from bagpipe_hpc.server.row_store import RowStore
+from bagpipe_hpc.transport.base import ServedRows
 from bagpipe_hpc.transport.notices import Notices
 from bagpipe_hpc.transport.window import RowWindow
 
@@ -31,7 +31,7 @@ class DirectServer:
     Communication: construction is collective over comm.
     """
 
-    def __init__(self, comm: MPI.Intracomm, num_servers: int, window: RowWindow, store: RowStore) -> None:
+    def __init__(self, comm: MPI.Intracomm, num_servers: int, window: RowWindow, store: ServedRows) -> None:
         self._notices = Notices(comm, num_servers)
         self._window = window
         self._store = store

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
-from bagpipe_hpc.server.row_store import RowStore
 from bagpipe_hpc.threaded_job import take
+from bagpipe_hpc.transport.base import ServedRows
 from bagpipe_hpc.waiting import waiting_for
 
 Float32Array = NDArray[np.float32]
@@ -32,7 +32,7 @@ class MemoryLink:
 class MemoryServer:
     """Server end of a MemoryLink."""
 
-    def __init__(self, link: MemoryLink, server: int, store: RowStore) -> None:
+    def __init__(self, link: MemoryLink, server: int, store: ServedRows) -> None:
         self._link, self._server, self._store = link, server, store
 
     def offer(self, plan: ServerPlan) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
-from bagpipe_hpc.server.row_store import RowStore
+from bagpipe_hpc.transport.base import ServedRows
 from bagpipe_hpc.transport.notices import Notices
 from bagpipe_hpc.transport.window import RowWindow
 
@@ -57,7 +57,7 @@ class StagedServer:
     Communication: construction is collective over comm.
     """
 
-    def __init__(self, comm: MPI.Intracomm, num_servers: int, num_stages: int, store: RowStore) -> None:
+    def __init__(self, comm: MPI.Intracomm, num_servers: int, num_stages: int, store: ServedRows) -> None:
         self._notices = Notices(comm, num_servers)
         self._rings = _StageRings(comm, num_stages, store.row_width, is_server=True)
         self._store = store

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from mpi4py import MPI
 
+from bagpipe_hpc.polling import wait_until
 from bagpipe_hpc.protocol.codec import encode_end, encode_plan
 from bagpipe_hpc.protocol.plan import (
     BagLists,
@@ -16,7 +17,6 @@ from bagpipe_hpc.protocol.plan import (
     TransferLists,
 )
 from bagpipe_hpc.transport.channel import PlanReceiver, PlanSender
-from bagpipe_hpc.transport.polling import wait_until
 
 DEPTH = 3
 NUM_PLANS = 60

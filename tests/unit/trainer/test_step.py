@@ -96,7 +96,7 @@ def plain_training(num_shares: int) -> Outcome:
     outcome = Outcome(np.empty(0, np.float32), [])
     for num_trained, batch in numbered_batches():
         ids = torch.from_numpy(batch.ids)
-        optimizer.param_groups[0]["lr"] = RATE(num_trained)
+        optimizer.param_groups[0]["lr"] = RATE(num_trained + 1)
         optimizer.zero_grad()
         logits, losses = [], []
         for share in torch.arange(len(ids)).tensor_split(num_shares):
@@ -122,7 +122,7 @@ def plain_rounded_training(num_shares: int, name: WireDtype) -> Outcome:
     rows = torch.from_numpy(initial_rows())
     outcome = Outcome(rows.numpy(), [model.state_dict()])
     for num_trained, batch in numbered_batches():
-        optimizer.param_groups[0]["lr"] = RATE(num_trained)
+        optimizer.param_groups[0]["lr"] = RATE(num_trained + 1)
         keys, scale = torch.from_numpy(batch.ids + KEY_SPACE.table_offsets[:-1]), gradient_scale(len(batch.ids))
         optimizer.zero_grad()
         logits, gradients = [], torch.zeros_like(rows)
@@ -136,7 +136,7 @@ def plain_rounded_training(num_shares: int, name: WireDtype) -> Outcome:
             gradients += wire.unpack(wire.pack(read.grad, scale), scale)
         if not batch.read_only:
             optimizer.step()
-            rows.add_(gradients, alpha=-RATE(num_trained))
+            rows.add_(gradients, alpha=-RATE(num_trained + 1))
         outcome.logits.append(torch.cat(logits).detach().numpy())
     return outcome
 
@@ -211,8 +211,8 @@ class CountingSGD(RowSGD):
 
     state_width = 1
 
-    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
-        super().step(rows[:, :DIM], gradients, iteration)
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
+        super().step(rows[:, :DIM], gradients, num_trained)
         rows[:, DIM] += 1
 
 
