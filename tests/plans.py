@@ -13,7 +13,7 @@ from bagpipe_hpc.protocol.plan import IterationPlan, ServerPlan, TrainerPlan
 class RankPlans:
     """Everybody's part of one iteration."""
 
-    iteration: int
+    stream_position: int
     trainers: tuple[TrainerPlan, ...]
     servers: tuple[ServerPlan, ...]
 

@@ -164,7 +164,7 @@ class BruteForcePlanner:
                 for s in self.servers
             )
             self.num_pushed = [len(trainer.push_index) for trainer in trainers]
-            yield RankPlans(iteration=i, trainers=trainers, servers=servers)
+            yield RankPlans(stream_position=i, trainers=trainers, servers=servers)
 
     # --- what the stream says
 

@@ -215,7 +215,7 @@ class Playback:
         """Set forced rows aside, insert the fetched ones; what is pushed early can be pushed now."""
         self.serve_until(i)
         plans = self.plans[i].trainers
-        assert self.plans[i].iteration == i, "iteration"
+        assert self.plans[i].stream_position == i, "iteration"
         for t, plan in enumerate(plans):
             self.check_share(i, t, plan)
         self.forced[i] = [self.set_aside(i, t, plan) for t, plan in enumerate(plans)]

@@ -29,7 +29,7 @@ from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.trainer.models import build_model
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.row_optimizer import RowSGD
-from bagpipe_hpc.trainer.step import OpenIteration, Stopwatch, TrainingStep
+from bagpipe_hpc.trainer.step import OpenIteration, Stopwatch, TrainingStep, _evaluation_mode
 from bagpipe_hpc.trainer.wire import Wire, WireArray, WireDtype, gradient_scale
 from tests.plans import RankPlans, rank_plans
 
@@ -368,7 +368,7 @@ def make_steps(models: list[nn.Module], cache_rows: int, overlapped: bool, wire:
             cache=RowCache(cache_rows, DIM + 1, torch.device("cpu")),
             row_optimizer=CountingSGD(RATE),
             dense_optimizer=DenseOptimizer(torch.optim.SGD(model.parameters()), RATE),
-            dense=ThreadDense(dense_board, trainer, model),
+            dense_gradients=ThreadDense(dense_board, trainer, model),
             peers=peers(board, trainer),
             delayed_peers=peers(delayed_board, trainer) if overlapped else None,
             wire=Wire(wire),
@@ -468,3 +468,38 @@ def test_a_stopwatch_adds_up() -> None:
         pass
     assert 0 <= first <= watch.seconds["compute"]
     assert set(watch.seconds) == {"compute", "cache"}
+
+
+class Drawing(nn.Module):
+    """Draws a random number whatever the mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand(())
+
+
+def drawing_model() -> nn.Sequential:
+    built = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5), Drawing(), nn.BatchNorm1d(3))
+    built[4].eval()  # as somebody left it
+    return built
+
+
+def test_modes_buffers_and_random_numbers_stay() -> None:
+    torch.manual_seed(3)
+    predicting, left_alone = drawing_model(), drawing_model()
+    left_alone.load_state_dict(predicting.state_dict())
+    state = torch.get_rng_state()
+    with _evaluation_mode(predicting, torch.device("cpu")):
+        assert not any(module.training for module in predicting.modules())
+        assert not predicting(torch.ones(2, 3)).requires_grad
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in predicting.modules()] == [module.training for module in left_alone.modules()]
+    for name, value in left_alone.state_dict().items():
+        assert torch.equal(predicting.state_dict()[name], value), name
+
+
+def test_modes_stay_after_a_failure() -> None:
+    failing = nn.Sequential(nn.Linear(3, 3))
+    with pytest.raises(RuntimeError), _evaluation_mode(failing, torch.device("cpu")):
+        failing(torch.ones(2, 4))
+    assert failing.training
+    assert torch.is_grad_enabled()
