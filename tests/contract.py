@@ -226,14 +226,14 @@ def _play_iteration(
     play: Play, end: TrainerEnd, trainer: int, cache: Float32Array, keys: Int64Array, plan: TrainerPlan,
     fetched: Float32Array,
 ) -> None:  # fmt: skip
-    fetched_keys = play.fetched_keys(trainer, plan.iteration)
-    expected = play.rows_before[plan.iteration][fetched_keys]
-    np.testing.assert_array_equal(fetched, expected, f"rows fetched by trainer {trainer} in {plan.iteration}")
+    fetched_keys = play.fetched_keys(trainer, plan.stream_position)
+    expected = play.rows_before[plan.stream_position][fetched_keys]
+    np.testing.assert_array_equal(fetched, expected, f"rows fetched by trainer {trainer} in {plan.stream_position}")
     forced = np.concatenate([np.arange(n) < f for n, f in zip(plan.write_back_counts, plan.forced_counts, strict=True)])
     leaving = cache[plan.write_back_slots]
     cache[plan.fetch_slots], keys[plan.fetch_slots] = fetched, fetched_keys
     if not plan.read_only:
-        cache[plan.update_slots] += change(keys[plan.update_slots], plan.iteration)
+        cache[plan.update_slots] += change(keys[plan.update_slots], plan.stream_position)
     leaving[~forced] = cache[plan.write_back_slots[~forced]]
     end.write_back(plan, leaving)
     leaving.fill(np.nan)  # it is the trainer's again

@@ -17,7 +17,8 @@ from bagpipe_hpc.launch.uncaught import expect_error, expecting_local_errors, ra
 from bagpipe_hpc.launcher import keep_mpi_from_starting
 
 if TYPE_CHECKING:
-    from bagpipe_hpc.launch.job import Request, Training
+    from bagpipe_hpc.launch.job import Training
+    from bagpipe_hpc.launch.request import Request
     from bagpipe_hpc.trainer.own_model import Model, ModelFactory
     from bagpipe_hpc.trainer.trainer_batch import Tensor, TrainerBatch
 
@@ -197,7 +198,8 @@ def _start(
             raise ConfigError(f"{name} = {path!r} is no path: give the path of a directory")
     if local:
         keep_mpi_from_starting()
-    from bagpipe_hpc.launch.job import Request, Training  # starts MPI, where nothing keeps it from that
+    from bagpipe_hpc.launch.job import Training
+    from bagpipe_hpc.launch.request import Request  # starts MPI, where nothing keeps it from that
 
     request = Request(
         config,

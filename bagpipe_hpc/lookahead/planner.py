@@ -250,7 +250,7 @@ class Planner:
         num_trained = self._num_trained
         self._num_trained += not pending.read_only
         return IterationPlan(
-            iteration=iteration,
+            stream_position=iteration,
             read_only=pending.read_only,
             num_trained=num_trained,
             sample_ends=pending.sample_ends,

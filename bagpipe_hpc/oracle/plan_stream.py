@@ -37,7 +37,7 @@ from bagpipe_hpc.oracle.evaluation import Timetable
 from bagpipe_hpc.pipeline import Cores, Pipeline
 from bagpipe_hpc.protocol.codec import PlanMessages, encode_plan
 from bagpipe_hpc.protocol.plan import Int32Array, IterationPlan, Residents
-from bagpipe_hpc.runtime.data_position import Course
+from bagpipe_hpc.runtime.data_position import TrainingRange
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 
@@ -54,13 +54,13 @@ class Boundary:
     """Between a plan and the next.
 
     Args:
-        iteration: The training iteration before it.
+        num_trained: Training iterations of the whole job before it.
         residents: What the caches hold.
         placed: Of the batches to come; None where samples stay in order.
         is_stop: Whether no plan follows, because the stream was stopped.
     """
 
-    iteration: int
+    num_trained: int
     residents: Residents
     placed: Placed | None
     is_stop: bool = False
@@ -87,7 +87,7 @@ class PlanStream:
         num_batches: Batches of the whole stream: no window is larger.
         is_boundary: Whether the job may stop after a plan. Called by a thread of its own.
         admits: Whether the stream goes on with a batch; may block. Called with every batch by a thread of its own.
-        first_iteration: Number of the first batch.
+        start: Training iterations of earlier starts of the job.
         before: The boundary that the first batch follows; None: the job starts there with empty caches.
     """
 
@@ -102,11 +102,11 @@ class PlanStream:
         num_batches: int,
         is_boundary: Callable[[IterationPlan], bool] = lambda plan: False,
         admits: Callable[[SampleBatch], bool] = lambda batch: True,
-        first_iteration: int = 0,
+        start: int = 0,
         before: Boundary | None = None,
     ) -> None:
         cores = Cores(config.oracle.threads)
-        self._pipeline = Pipeline(cores, BATCHES_AHEAD, first_iteration)
+        self._pipeline = Pipeline(cores, BATCHES_AHEAD, start)
         self._window = max(config.prefetch_depth, min(config.window, num_batches))
         self._planner = Planner(
             num_embeddings=schema.num_embeddings,
@@ -118,7 +118,7 @@ class PlanStream:
             cache_rows=cache_rows,
             max_dense_keys=config.oracle.max_dense_keys,
             cores=cores,
-            first_iteration=first_iteration,
+            first_iteration=start,
             residents=before.residents if before else None,
         )
         self._placement: _Placement | None = None
@@ -130,7 +130,7 @@ class PlanStream:
         self._stop = threading.Event()
         self._is_stopped = False
         self._is_cut = False  # a batch was not admitted
-        self._num_trained = first_iteration  # behind the plan made last
+        self._num_trained = start  # after the plan made last
         self.end: Boundary | None = None  # behind the last plan, once the stream has ended without being stopped
 
     @property
@@ -193,14 +193,14 @@ class PlanStream:
         plan = self._planner.emit()
         if self._placement is not None and not plan.read_only:
             self._placement.forget_first()
-        self._num_trained = plan.num_done
+        self._num_trained = plan.num_trained_after
         self._is_stopped = self._stop.is_set()
         is_boundary = self._is_stopped or self._is_boundary(plan)
         yield plan, self._boundary(self._is_stopped) if is_boundary else None
 
     def _boundary(self, is_stop: bool) -> Boundary:
         placed = self._placement.placed() if self._placement is not None else None
-        return Boundary(self._num_trained - 1, self._planner.residents(), placed, is_stop)
+        return Boundary(self._num_trained, self._planner.residents(), placed, is_stop)
 
     def _note_end(self) -> tuple[()]:
         if not self._is_stopped:
@@ -261,33 +261,35 @@ def warm_up_planning(config: Config, schema: Schema, num_trainers: int) -> None:
     warm_up(sum(schema.num_embeddings), id_dtype, config.oracle.max_dense_keys, largest_share)
 
 
-def timetable_of(config: Config, dataset: Dataset, course: Course) -> Timetable:
-    """When a course evaluates."""
+def timetable_of(config: Config, dataset: Dataset, training_range: TrainingRange) -> Timetable:
+    """Return when a job evaluates."""
     batch_size = config.evaluation.batch_size or config.training.batch_size
     split = dataset.split(config.evaluation.split)
     num_batches = split.num_batches(batch_size) if config.evaluation.enabled else 0
     every = config.evaluation.every
-    return Timetable(course.start.iteration, course.end_iteration, num_batches, every, split.num_samples)
+    return Timetable(training_range.start.num_trained, training_range.end, num_batches, every, split.num_samples)
 
 
-def count_batches(course: Course, timetable: Timetable) -> int:
-    """Batches of a course and of its evaluations."""
+def count_batches(training_range: TrainingRange, timetable: Timetable) -> int:
+    """Return the number of batches of this start: those to train on and those of evaluations."""
     num_evaluated = timetable.num_evaluations * timetable.num_batches
-    return course.end_iteration - course.start.iteration + num_evaluated
+    return training_range.num_iterations + num_evaluated
 
 
-def sample_batches(config: Config, dataset: Dataset, course: Course, timetable: Timetable) -> Iterator[SampleBatch]:
-    """All batches of a course, epoch by epoch; between them, when it is time, those to evaluate on, read-only."""
-    start = course.start
+def sample_batches(
+    config: Config, dataset: Dataset, training_range: TrainingRange, timetable: Timetable
+) -> Iterator[SampleBatch]:
+    """Yield all batches to train on, epoch by epoch, and those of each evaluation, read-only, when it is due."""
+    start = training_range.start
     epochs = (
         _epoch(config, dataset.train, epoch, start.sample if epoch == start.epoch else 0)
-        for epoch in range(start.epoch, course.epochs)
+        for epoch in range(start.epoch, training_range.epochs)
     )
     batches = itertools.chain.from_iterable(epochs)
-    for iteration in range(start.iteration, course.end_iteration + 1):
-        if timetable.is_due(iteration):
+    for num_trained in range(start.num_trained, training_range.end + 1):
+        if timetable.is_due(num_trained):
             yield from _evaluation(config, dataset)
-        if iteration < course.end_iteration:
+        if num_trained < training_range.end:
             yield sample_batch(next(batches))
 
 

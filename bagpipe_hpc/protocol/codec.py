@@ -22,8 +22,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bagpipe_hpc.errors import PlanCodecError
-from bagpipe_hpc.protocol.plan import Int64Array, IterationPlan, Residents, ServerPlan, Snapshot, TrainerPlan, ends
+from bagpipe_hpc.errors import ProtocolError
+from bagpipe_hpc.protocol.plan import Int64Array, IterationPlan, Residents, ServerPlan, SnapshotOrder, TrainerPlan, ends
 
 _MAGIC = b"BPPL"
 _VERSION = 4
@@ -34,7 +34,7 @@ _INT32, _INT64, _FLOAT32 = np.dtype("<i4"), np.dtype("<i8"), np.dtype("<f4")
 _TRAINER_PLAN, _SERVER_PLAN, _SNAPSHOT, _END = range(4)  # kinds of messages
 
 P = TypeVar("P")  # what messages are made from
-Item = TrainerPlan | ServerPlan | Snapshot
+Item = TrainerPlan | ServerPlan | SnapshotOrder
 """What a rank is told, one after the other."""
 
 
@@ -52,16 +52,16 @@ class PlanMessages:
 
 
 @dataclass(frozen=True)
-class Snapshots:
+class SnapshotOrders:
     """Everybody's order to save the state after an iteration.
 
     Args:
-        iteration: The last training iteration that is part of the state.
+        num_trained: Training iterations that are part of the state.
         is_full: Whether every touched row is saved; else those changed since the snapshot before.
         residents: What the trainers' caches hold.
     """
 
-    iteration: int
+    num_trained: int
     is_full: bool
     residents: Residents
     num_servers: int
@@ -80,7 +80,7 @@ def encode_plan(plan: IterationPlan) -> PlanMessages:
     return PlanMessages(trainers, _encode(_SERVER_PLAN, plan, num_servers))
 
 
-def encode_snapshot(snapshots: Snapshots) -> PlanMessages:
+def encode_snapshot(snapshots: SnapshotOrders) -> PlanMessages:
     """Everybody's order to save the state after an iteration."""
     num_ranks = len(snapshots.row_ends) - 1
     messages = _encode(_SNAPSHOT, snapshots, num_ranks)
@@ -145,7 +145,7 @@ _RINGS: tuple[_Scalar[IterationPlan], ...] = (
 _OF_TRAINERS = _Kind[IterationPlan](
     TrainerPlan,
     (
-        _Scalar("iteration", lambda plan: plan.iteration),
+        _Scalar("stream_position", lambda plan: plan.stream_position),
         _Scalar("read_only", lambda plan: plan.read_only, bool),
         _Scalar("num_trained", lambda plan: plan.num_trained),
         _Scalar("num_samples", lambda plan: np.diff(plan.sample_ends)),
@@ -177,7 +177,7 @@ _OF_TRAINERS = _Kind[IterationPlan](
 )
 _OF_SERVERS = _Kind[IterationPlan](
     ServerPlan,
-    (_Scalar("iteration", lambda plan: plan.iteration), *_RINGS),
+    (_Scalar("stream_position", lambda plan: plan.stream_position), *_RINGS),
     (
         _Array("fetch_rows", _INT64, lambda plan: (plan.fetches.local_rows, ends(plan.fetches.counts.sum(axis=0)))),
         _Array("fetch_counts", _INT32, lambda plan: _even(plan.fetches.counts.T)),
@@ -187,10 +187,10 @@ _OF_SERVERS = _Kind[IterationPlan](
         _Array("write_back_offsets", _INT64, lambda plan: _even(plan.write_back_offsets.T)),
     ),
 )
-_OF_SNAPSHOTS = _Kind[Snapshots](
-    Snapshot,
+_OF_SNAPSHOTS = _Kind[SnapshotOrders](
+    SnapshotOrder,
     (
-        _Scalar("iteration", lambda snapshots: snapshots.iteration),
+        _Scalar("num_trained", lambda snapshots: snapshots.num_trained),
         _Scalar("is_full", lambda snapshots: snapshots.is_full, bool),
     ),
     (
@@ -255,14 +255,14 @@ def decode_plan(message: bytes | bytearray | memoryview) -> Item | None:
     """One rank's plan, or a snapshot between two; None for the end message.
 
     Raises:
-        PlanCodecError: truncated, foreign or of another version.
+        ProtocolError: truncated, foreign or of another version.
     """
     view = memoryview(message)
     if len(view) < _HEADER.size:
-        raise PlanCodecError(f"plan message of {len(view)} bytes is shorter than its header ({_HEADER.size} bytes)")
+        raise ProtocolError(f"plan message of {len(view)} bytes is shorter than its header ({_HEADER.size} bytes)")
     magic, version, kind, num_arrays, *scalars = _HEADER.unpack_from(view)
     if magic != _MAGIC or version != _VERSION or kind > _END:
-        raise PlanCodecError(
+        raise ProtocolError(
             f"plan message has magic {magic!r}, version {version}, kind {kind}; expected {_MAGIC!r}, version "
             f"{_VERSION}: do all ranks run the same bagpipe_hpc?"
         )
@@ -270,7 +270,7 @@ def decode_plan(message: bytes | bytearray | memoryview) -> Item | None:
         return None
     content = _KINDS[kind]
     if num_arrays != len(content.arrays):
-        raise PlanCodecError(
+        raise ProtocolError(
             f"plan message has {num_arrays} arrays; {content.becomes.__name__} has {len(content.arrays)}"
         )
     fields: dict[str, Any] = {
@@ -316,5 +316,5 @@ def _read_array(view: memoryview, entry: int, position: int) -> tuple[NDArray[An
     return array, position + array.nbytes + -array.nbytes % 8
 
 
-def _damaged(view: memoryview, why: str) -> PlanCodecError:
-    return PlanCodecError(f"plan message of {len(view)} bytes is damaged or truncated: {why}")
+def _damaged(view: memoryview, why: str) -> ProtocolError:
+    return ProtocolError(f"plan message of {len(view)} bytes is damaged or truncated: {why}")

@@ -38,9 +38,9 @@ class TrainerPlan:
     evictions; write back.
     """
 
-    iteration: int  # its place in the stream of plans: evaluation counts
+    stream_position: int  # this plan's place in the stream of plans; plans of evaluations count
     read_only: bool  # evaluation: no gradients, no updates
-    num_trained: int  # training iterations before it
+    num_trained: int  # training iterations of the whole job before this plan
     num_samples: int  # of this trainer's share
     num_global_samples: int  # of the whole batch: what the mean loss divides by
 
@@ -73,6 +73,11 @@ class TrainerPlan:
     fetch_ring_rows: int
     write_back_ring_rows: int
 
+    @property
+    def num_trained_after(self) -> int:
+        """Training iterations of the whole job up to and including this plan."""
+        return self.num_trained + (not self.read_only)
+
 
 @dataclass(frozen=True)
 class ServerPlan:
@@ -82,7 +87,7 @@ class ServerPlan:
     of that trainer's `fetch_slots` / `write_back_slots`.
     """
 
-    iteration: int
+    stream_position: int
     fetch_rows: Int64Array
     fetch_counts: Int32Array  # (T,)
     fetch_offsets: Int64Array  # (T,) first row of each trainer's stage in this server's fetch window
@@ -94,10 +99,10 @@ class ServerPlan:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class SnapshotOrder:
     """Between two plans: save the state after the iterations so far. For servers the arrays are empty."""
 
-    iteration: int  # the last training iteration that is part of the state
+    num_trained: int  # training iterations that are part of the state
     is_full: bool  # every touched row; else those changed since the snapshot before
     keys: Int64Array  # (n,) int64: rows in this trainer's cache, ascending
     slots: Int32Array  # (n,)
@@ -150,8 +155,8 @@ class IterationPlan:
     """Everybody's part of iteration i, in flat arrays: `codec.py` cuts them into one message per rank.
 
     Args:
-        iteration: Its place in the stream of plans.
-        num_trained: Training iterations before it.
+        stream_position: The place of this plan in the stream of plans. Plans of evaluations count.
+        num_trained: Training iterations of the whole job before this plan.
         sample_ends: int64, shape (T + 1,): which samples are whose.
         labels, dense: Of the whole batch, trainer by trainer.
         num_ids: int64, shape (T, num_tables): ids of each share in each table.
@@ -163,7 +168,7 @@ class IterationPlan:
         fetch_offsets, write_back_offsets: int64, shape (T, S).
     """
 
-    iteration: int
+    stream_position: int
     read_only: bool
     num_trained: int
     sample_ends: Int64Array
@@ -183,8 +188,8 @@ class IterationPlan:
     write_back_ring_rows: int
 
     @property
-    def num_done(self) -> int:
-        """Training iterations behind it."""
+    def num_trained_after(self) -> int:
+        """Training iterations of the whole job up to and including this plan."""
         return self.num_trained + (not self.read_only)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from mpi4py import MPI
 
+from bagpipe_hpc.polling import wait_until
 from bagpipe_hpc.protocol.codec import encode_end, encode_plan
 from bagpipe_hpc.protocol.plan import Bags, ExchangeLists, Int64Array, IterationPlan, ServerPlan, TransferLists
 from bagpipe_hpc.transport.channel import PlanReceiver, PlanSender
-from bagpipe_hpc.transport.polling import wait_until
 
 DEPTH = 3
 NUM_PLANS = 60
@@ -26,7 +26,7 @@ def message_of(rank: int, iteration: int) -> bytes:
     rows = rows_of(rank, iteration)
     ends = np.zeros(2, dtype=np.int64)
     plan = IterationPlan(
-        iteration=iteration,
+        stream_position=iteration,
         read_only=False,
         num_trained=iteration,
         sample_ends=ends,
@@ -63,7 +63,7 @@ def receive_all(receiver: PlanReceiver, rank: int) -> None:
     for iteration in range(NUM_PLANS):
         plan = receiver.next()
         assert isinstance(plan, ServerPlan)
-        assert plan.iteration == iteration
+        assert plan.stream_position == iteration
         np.testing.assert_array_equal(plan.fetch_rows, rows_of(rank, iteration))
     assert receiver.next() is None
 
@@ -99,8 +99,8 @@ def what_is_in_flight_is_bounded(comm: MPI.Intracomm) -> None:
         receiver = PlanReceiver(plans)
         for iteration in range(DEPTH):
             plan = receiver.next()
-            assert plan is not None
-            assert plan.iteration == iteration
+            assert isinstance(plan, ServerPlan)
+            assert plan.stream_position == iteration
         if comm.rank == 1:
             steps.send(None, 0)
     plans.Free()

@@ -62,7 +62,7 @@ def test_servers_and_trainers_plans_fit_together(direction: Direction) -> None:
         trainers = [trainer_plan(TRAFFIC, trainer, iteration, direction) for trainer in range(3)]
         plans: list[ServerPlan | TrainerPlan] = [*servers, *trainers]
         for plan in plans:
-            assert plan.iteration == iteration
+            assert plan.stream_position == iteration
             assert not getattr(plan, f"{other}_counts").any()
             assert plan.fetch_ring_rows == plan.write_back_ring_rows == 9
         for trainer, plan in enumerate(trainers):

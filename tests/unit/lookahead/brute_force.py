@@ -152,7 +152,7 @@ class BruteForcePlanner:
             )
             servers = tuple(
                 ServerPlan(
-                    iteration=i,
+                    stream_position=i,
                     fetch_rows=self.local_rows(fetch, s),
                     fetch_counts=int32([fetch.count(t, s) for t in self.trainers]),
                     fetch_offsets=int64([fetch.offset(t, s) for t in self.trainers]),
@@ -165,7 +165,7 @@ class BruteForcePlanner:
                 for s in self.servers
             )
             self.num_pushed = [len(trainer.push_index) for trainer in trainers]
-            yield RankPlans(iteration=i, trainers=trainers, servers=servers)
+            yield RankPlans(stream_position=i, trainers=trainers, servers=servers)
 
     # --- what the stream says
 
@@ -308,7 +308,7 @@ class BruteForcePlanner:
         share = self.samples(i, t)
         ragged = [f for f in self.dealt() if f in self.ragged]
         return {
-            "iteration": i,
+            "stream_position": i,
             "read_only": share.read_only,
             "num_trained": sum(not earlier.read_only for earlier in self.stream[:i]),
             "num_samples": len(share.labels),

@@ -142,7 +142,7 @@ def test_reads_no_further_than_the_lookahead_window() -> None:
 
     sizes = {**one_table(4, 2), "num_trainers": 1, "num_servers": 1, "window": 3, "prefetch_depth": 2, "cache_rows": 4}
     for i, plan in enumerate(Planner(**sizes).plans(stream())):
-        assert plan.iteration == i
+        assert plan.stream_position == i
         assert num_read <= i + sizes["window"] + 1
 
 

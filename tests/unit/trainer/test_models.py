@@ -193,7 +193,7 @@ def row_training(case: str, num_dense: int) -> tuple[torch.Tensor, nn.Module]:
         optimizer.step()
         assert gathered.grad is not None
         updated = gathered.detach()
-        RowSGD(LearningRate(LEARNING_RATE)).step(updated, gathered.grad, 0)
+        RowSGD(LearningRate(LEARNING_RATE)).step(updated, gathered.grad, 1)
         rows[keys] = updated
     return rows, model
 

@@ -28,7 +28,7 @@ from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.trainer.models import build_model
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.row_optimizer import RowSGD
-from bagpipe_hpc.trainer.step import OpenIteration, Stopwatch, TrainingStep
+from bagpipe_hpc.trainer.step import OpenIteration, Stopwatch, TrainingStep, _evaluation_mode
 from bagpipe_hpc.trainer.wire import Wire, WireArray, WireDtype, gradient_scale
 from tests.plans import RankPlans, rank_plans
 
@@ -95,7 +95,7 @@ def plain_training(num_shares: int) -> Outcome:
     outcome = Outcome(np.empty(0, np.float32), [])
     for num_trained, batch in numbered_batches():
         ids = torch.from_numpy(batch.ids)
-        optimizer.param_groups[0]["lr"] = RATE(num_trained)
+        optimizer.param_groups[0]["lr"] = RATE(num_trained + 1)
         optimizer.zero_grad()
         logits, losses = [], []
         for share in torch.arange(len(ids)).tensor_split(num_shares):
@@ -121,7 +121,7 @@ def plain_rounded_training(num_shares: int, name: WireDtype) -> Outcome:
     rows = torch.from_numpy(initial_rows())
     outcome = Outcome(rows.numpy(), [model.state_dict()])
     for num_trained, batch in numbered_batches():
-        optimizer.param_groups[0]["lr"] = RATE(num_trained)
+        optimizer.param_groups[0]["lr"] = RATE(num_trained + 1)
         keys, scale = torch.from_numpy(batch.ids + KEY_SPACE.table_offsets[:-1]), gradient_scale(len(batch.ids))
         optimizer.zero_grad()
         logits, gradients = [], torch.zeros_like(rows)
@@ -135,7 +135,7 @@ def plain_rounded_training(num_shares: int, name: WireDtype) -> Outcome:
             gradients += wire.unpack(wire.pack(read.grad, scale), scale)
         if not batch.read_only:
             optimizer.step()
-            rows.add_(gradients, alpha=-RATE(num_trained))
+            rows.add_(gradients, alpha=-RATE(num_trained + 1))
         outcome.logits.append(torch.cat(logits).detach().numpy())
     return outcome
 
@@ -211,8 +211,8 @@ class CountingSGD(RowSGD):
 
     state_width = 1
 
-    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
-        super().step(rows[:, :DIM], gradients, iteration)
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
+        super().step(rows[:, :DIM], gradients, num_trained)
         rows[:, DIM] += 1
 
 
@@ -226,7 +226,7 @@ class Servers:
 
     def fetch(self, plan: RankPlans) -> list[Float32Array]:
         """Rows for every trainer."""
-        while self.num_scattered < plan.iteration - self.prefetch_depth:
+        while self.num_scattered < plan.stream_position - self.prefetch_depth:
             self.scatter()
         return [self.rows[keys] for keys in self.keys(plan, "fetch")]
 
@@ -374,7 +374,7 @@ def make_steps(models: list[nn.Module], cache_rows: int, overlapped: bool, wire:
             cache=RowCache(cache_rows, DIM + 1, torch.device("cpu")),
             row_optimizer=CountingSGD(RATE),
             dense_optimizer=DenseOptimizer(torch.optim.SGD(model.parameters()), RATE),
-            dense=ThreadDense(dense_board, trainer, model),
+            dense_gradients=ThreadDense(dense_board, trainer, model),
             peers=peers(board, trainer),
             delayed_peers=peers(delayed_board, trainer) if overlapped else None,
             wire=Wire(wire),
@@ -473,7 +473,42 @@ def test_a_stopwatch_adds_up() -> None:
     watch.add("compute", 0, 2 * 10**9)
     watch.add("cache", 0, 5 * 10**8)
     assert watch.seconds == {"compute": 3.0, "cache": 0.5}
-    watch.end(counts=True)
+    watch.end_iteration(counts=True)
     watch.add("compute", 0, 10**9)
-    watch.end(counts=False)
+    watch.end_iteration(counts=False)
     assert (watch.seconds, watch.counted) == ({}, {"compute": 3.0, "cache": 0.5})
+
+
+class Drawing(nn.Module):
+    """Draws a random number whatever the mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand(())
+
+
+def drawing_model() -> nn.Sequential:
+    built = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5), Drawing(), nn.BatchNorm1d(3))
+    built[4].eval()  # as somebody left it
+    return built
+
+
+def test_modes_buffers_and_random_numbers_stay() -> None:
+    torch.manual_seed(3)
+    predicting, left_alone = drawing_model(), drawing_model()
+    left_alone.load_state_dict(predicting.state_dict())
+    state = torch.get_rng_state()
+    with _evaluation_mode(predicting, torch.device("cpu")):
+        assert not any(module.training for module in predicting.modules())
+        assert not predicting(torch.ones(2, 3)).requires_grad
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in predicting.modules()] == [module.training for module in left_alone.modules()]
+    for name, value in left_alone.state_dict().items():
+        assert torch.equal(predicting.state_dict()[name], value), name
+
+
+def test_modes_stay_after_a_failure() -> None:
+    failing = nn.Sequential(nn.Linear(3, 3))
+    with pytest.raises(RuntimeError), _evaluation_mode(failing, torch.device("cpu")):
+        failing(torch.ones(2, 4))
+    assert failing.training
+    assert torch.is_grad_enabled()
