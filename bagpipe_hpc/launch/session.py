@@ -46,7 +46,7 @@ def run(
         data: Data set directory.
         run_dir: Where config.yaml, metrics.jsonl and summary.json go.
         resume: "auto", "latest", "best", or the path of a checkpoint.
-        time_limit: A duration, as "30:00".
+        time_limit: A duration in the notation of Slurm ("30:00"; a bare number means minutes), or with a unit ("90s").
         trace_iterations: As "100:200"; ":" is all.
         local: Run in this process alone, without a launcher: the ranks are threads, with one trainer.
     Returns:
