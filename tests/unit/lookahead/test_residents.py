@@ -89,7 +89,7 @@ def test_nothing_is_fetched_that_is_cached(case: Case, data: st.DataObject) -> N
     whole = list(rank_plans(Planner(**sizes).plans(batches_of(case))))
     _, residents = plan_up_to(case, cut)
     for mine, other in zip(plan_on(case, cut, residents), whole[cut:], strict=True):
-        assert mine.iteration == other.iteration
+        assert mine.stream_position == other.stream_position
         for server, expected in zip(mine.servers, other.servers, strict=True):
             assert sorted(server.fetch_rows) == sorted(expected.fetch_rows)
 
