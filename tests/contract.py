@@ -124,7 +124,7 @@ class Play:
         for iteration, batch in enumerate(self._batches):
             rows = rows.copy()
             if not batch.read_only:
-                keys = np.unique(batch.ids)
+                keys: Int64Array = np.unique(batch.ids)
                 rows[keys] += change(keys, iteration)
             history.append(rows)
         return history
@@ -160,13 +160,14 @@ class Play:
         uses, depth = [batch.ids.ravel() for batch in self._batches], self.scenario.prefetch_depth
         near = [len(np.unique(np.concatenate(uses[i : i + depth + 1]))) for i in range(len(uses))]
         before = [0, *(len(np.unique(keys)) for keys in uses)]
-        return -(-max(map(add, near, before)) // self.num_trainers)
+        most: int = max(map(add, near, before))
+        return -(-most // self.num_trainers)
 
 
 def change(keys: Int64Array, iteration: int) -> Float32Array:
     """What an iteration adds to rows."""
     column: Float32Array = ((keys * 31 + iteration * 17) % 1009).astype(np.float32)[:, np.newaxis]
-    return column / 8 + 1
+    return column / np.float32(8) + np.float32(1)
 
 
 def play_server(play: Play, end: ServerEnd, store: RowStore) -> None:

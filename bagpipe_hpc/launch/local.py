@@ -72,7 +72,7 @@ class LocalRanks:
         Args:
             caller: Name of the calling thread's rank.
         Raises:
-            The error of the rank that failed first; its notes say which one that was.
+            BaseException: the error of the rank that failed first; its notes name that rank.
         """
         self.job.adopt()
         try:

@@ -143,7 +143,8 @@ def _require_function(factory: Any, title: str) -> ModelFactory:
             f"{title} is a {type(factory).__name__}, but must be a function that takes ModelInputs and returns a "
             "torch.nn.Module: every trainer builds its own, from the same seed"
         )
-    return factory
+    function: ModelFactory = factory
+    return function
 
 
 def _check_parameters(model: Model, title: str) -> None:

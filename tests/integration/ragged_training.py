@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,7 +116,7 @@ def train_plainly(
     ]
     widths = [dims.get(table.shares or table.name, config.embedding_dim) for table in SCHEMA.tables]
     model = build_model(config, SCHEMA.num_dense, SCHEMA.num_tables, 0, widths)
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [weight], "lr": rates.get(table.name, learning_rate)}
         for table, weight in zip(SCHEMA.own_tables, weights, strict=True)
     ]

@@ -156,7 +156,8 @@ def test_a_run_directory_that_cannot_be_made_is_refused(small_dataset: Path, tmp
 
 
 def test_a_fault_of_the_program_before_the_start_ends_all_ranks() -> None:
-    program = "from pathlib import Path; from bagpipe_hpc.launch import job; job._read_config = lambda _: 1 / 0; "
+    program = "from pathlib import Path; from bagpipe_hpc.launch import job, validation; "
+    program += "validation.read_config = lambda _: 1 / 0; "
     program += "job.run_training(job.Request(None, Path('data'), Path('run'), []))"
     done = run_ranks(3, ["-c", program], timeout=START_SECONDS)
     assert done.returncode == 1, done.stderr

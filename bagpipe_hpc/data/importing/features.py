@@ -40,7 +40,8 @@ class Features:
         if label is None:
             return np.zeros(len(rows), np.float32)
         values = self._column(rows, label.column).to_numpy()
-        return (values if label.threshold is None else values >= label.threshold).astype(np.float32)
+        labels: Float32Array = (values if label.threshold is None else values >= label.threshold).astype(np.float32)
+        return labels
 
     def keys_of_runs(self, rows: pa.Table) -> Int64Array:
         """Values of the label's column, for a label that says whether a run continues; -1 for a missing one."""

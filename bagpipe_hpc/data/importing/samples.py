@@ -71,4 +71,5 @@ class SampleReader:
 
 
 def _continues(keys: Int64Array) -> Float32Array:
-    return ((keys[:-1] == keys[1:]) & (keys[:-1] >= 0)).astype(np.float32)
+    continues: Float32Array = ((keys[:-1] == keys[1:]) & (keys[:-1] >= 0)).astype(np.float32)
+    return continues

@@ -39,7 +39,7 @@ def message_of(rank: int, iteration: int) -> bytes:
         samples=Samples(
             np.zeros(0, dtype=np.float32),
             np.zeros((0, 0), dtype=np.float32),
-            BagLists(row[:0], ends, np.zeros(0, dtype=np.float32), ends),
+            BagLists(none[0], ends, np.zeros(0, dtype=np.float32), ends),
             ends,
             read_only=False,
         ),
@@ -109,7 +109,7 @@ def what_is_in_flight_is_bounded(comm: MPI.Intracomm) -> None:
         receiver = PlanReceiver(plans)
         for iteration in range(DEPTH):
             plan = receiver.next()
-            assert plan is not None
+            assert isinstance(plan, ServerPlan)
             assert plan.stream_position == iteration
         if comm.rank == 1:
             steps.send(None, 0)

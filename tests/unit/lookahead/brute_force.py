@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from typing import Any
 
 import numpy as np
 
@@ -302,7 +303,7 @@ class BruteForcePlanner:
         """0..3: when the push of a row may start and when its gradient is needed."""
         return GRAY_CLASS[key in late, self.next_use(i, key) == i + 1]
 
-    def share_fields(self, i: int, t: int, order: list[int]) -> dict:
+    def share_fields(self, i: int, t: int, order: list[int]) -> dict[str, Any]:
         """The share itself."""
         share = self.samples(i, t)
         ragged = [f for f in self.dealt() if f in self.ragged]
@@ -321,7 +322,7 @@ class BruteForcePlanner:
 
     def exchange_fields(
         self, i: int, t: int, rows: dict[int, Residency], orders: list[list[int]], late: set[int]
-    ) -> dict:
+    ) -> dict[str, Any]:
         """Exchange of trainer t with the others."""
         own = [key for key in orders[t] if rows[key].owner == t]
         updated = own + [key for key in self.unique[i] if rows[key].owner == t and key not in own]
@@ -341,7 +342,7 @@ class BruteForcePlanner:
         }
 
 
-def int32(values: Sequence) -> Int32Array:
+def int32(values: Sequence[int] | Sequence[Sequence[int]]) -> Int32Array:
     """A plan's array."""
     return np.array(values, dtype=np.int32)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class Row:
     dirty: bool = False
 
 
-def play(batches: Sequence[Batch], plans: Sequence[RankPlans], **sizes: int) -> None:
+def play(batches: Sequence[Batch], plans: Sequence[RankPlans], **sizes: Any) -> None:
     """Play the plans twice, with the servers as early and as late as they may be.
 
     Args:
@@ -418,7 +418,8 @@ def parts(counts: Int32Array) -> Iterator[slice]:
 def destination(plan: TrainerPlan, t: int) -> list[int]:
     """Positions in update_slots of the rows pushed to trainer t."""
     assert plan.push_counts.sum() == len(plan.push_index), "push_counts"
-    return plan.push_index[list(parts(plan.push_counts.sum(axis=1)))[t]].tolist()
+    positions: list[int] = plan.push_index[list(parts(plan.push_counts.sum(axis=1)))[t]].tolist()
+    return positions
 
 
 def check_arrays(plan: TrainerPlan | ServerPlan) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import itertools
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +17,9 @@ from bagpipe_hpc.lookahead.locality import LocalityAssigner
 from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.protocol.plan import Int32Array, Int64Array
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
+from tests.parts import real_clicks
 
-REAL = Path(__file__).parents[4] / "shared/data/criteo_kaggle_110k.txt.gz"
+REAL = "criteo_kaggle_110k.txt.gz"
 
 
 class BruteForceAssigner:
@@ -190,7 +190,7 @@ def test_fewer_replicas_where_samples_form_clusters() -> None:
 
 def criteo_batches(batch_size: int, num_batches: int) -> tuple[list[Int64Array], Int64Array]:
     """Row ids of the first lines of the log, and the table offsets; rare values are rows like all others."""
-    with gzip.open(REAL, "rt", encoding="ascii") as lines:
+    with gzip.open(real_clicks(REAL), "rt", encoding="ascii") as lines:
         rows = [line.rstrip("\n").split("\t")[14:] for line in itertools.islice(lines, batch_size * num_batches)]
     columns = [np.unique(column, return_inverse=True) for column in np.array(rows).T]
     ids = np.ascontiguousarray(np.stack([column for _, column in columns], axis=1))
@@ -211,7 +211,6 @@ def num_pushed(batches: list[Int64Array], offsets: Int64Array, num_trainers: int
     return sum(len(plan.exchange.push_index) for plan in planner.plans(stream))
 
 
-@pytest.mark.skipif(not REAL.exists(), reason=f"needs {REAL}")
 def test_fewer_rows_are_pushed_on_a_real_click_log() -> None:
     batches, offsets = criteo_batches(batch_size=2048, num_batches=10)
     num_trainers = 8

@@ -48,7 +48,7 @@ def bags_of(b: TwinBatch, feature: int, offset: int) -> Bags:
     return Bags(np.concatenate([[0], np.cumsum([len(bag) for bag in bags])]).astype(np.int64), ids, weights)
 
 
-def plan_fast(case: Case, **options: int) -> Iterator[RankPlans]:
+def plan_fast(case: Case, **options: Any) -> Iterator[RankPlans]:
     """The planner's plans."""
     return rank_plans(Planner(**case.sizes, **options).plans(batches_of(case)))
 
@@ -75,9 +75,10 @@ def assert_equal(actual: object, expected: object, where: str = "plan") -> None:
     if isinstance(expected, np.ndarray):
         np.testing.assert_array_equal(actual, expected, err_msg=where, strict=True)
     elif isinstance(expected, list | tuple):
-        assert len(actual) == len(expected), where  # type: ignore[arg-type]
+        assert isinstance(actual, list | tuple)
+        assert len(actual) == len(expected), where
         for index, item in enumerate(expected):
-            assert_equal(actual[index], item, f"{where}[{index}]")  # type: ignore[index]
+            assert_equal(actual[index], item, f"{where}[{index}]")
     elif is_dataclass(expected):
         for field in fields(expected):
             assert_equal(getattr(actual, field.name), getattr(expected, field.name), f"{where}.{field.name}")
@@ -182,7 +183,13 @@ def test_ten_billion_keys() -> None:
     """A key space that no array could hold."""
     rng = np.random.default_rng(0)
     big = 10**10
-    sizes = {"num_trainers": 2, "num_servers": 2, "window": 3, "prefetch_depth": 1, "cache_rows": 4000}
+    sizes: dict[str, Any] = {
+        "num_trainers": 2,
+        "num_servers": 2,
+        "window": 3,
+        "prefetch_depth": 1,
+        "cache_rows": 4000,
+    }
     ids = [rng.integers(0, big, (300, 2)) // 10**6 * 10**6 for _ in range(12)]
     batches = [Batch(np.zeros(300, np.float32), np.zeros((300, 0), np.float32), i) for i in ids]
     plans = list(rank_plans(Planner(num_embeddings=(big, big), **sizes).plans(batches)))

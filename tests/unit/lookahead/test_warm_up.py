@@ -50,7 +50,7 @@ def test_large_shares_are_warmed_up_too() -> None:
     num_samples = 2**16 + 1
     ids = np.zeros((num_samples, 1), dtype=np.int32)
     batch = Batch(np.zeros(num_samples, np.float32), np.zeros((num_samples, 0), np.float32), ids)
-    sizes = {"num_trainers": 1, "num_servers": 1, "window": 0, "prefetch_depth": 0, "cache_rows": 8}
-    (plan,) = Planner(num_embeddings=(8,), **sizes).plans([batch])
+    planner = Planner(num_embeddings=(8,), num_trainers=1, num_servers=1, window=0, prefetch_depth=0, cache_rows=8)
+    (plan,) = planner.plans([batch])
     encode_plan(plan)
     assert num_compiled() == before

@@ -23,12 +23,14 @@ NUM_ARRAYS = 19  # of a trainer's message
 
 def iteration_plan() -> IterationPlan:
     rng = np.random.default_rng(0)
-    sizes = {"num_trainers": 2, "num_servers": 2, "window": 2, "prefetch_depth": 1, "cache_rows": 50}
     batches = [
         Batch(np.arange(8, dtype=np.float32), np.ones((8, 2), np.float32), rng.integers(0, 50, (8, 3)))
         for _ in range(4)
     ]
-    return list(Planner(num_embeddings=(50, 50, 50), **sizes).plans(batches))[2]
+    planner = Planner(
+        num_embeddings=(50, 50, 50), num_trainers=2, num_servers=2, window=2, prefetch_depth=1, cache_rows=50
+    )
+    return list(planner.plans(batches))[2]
 
 
 def real_message() -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -110,7 +110,7 @@ def plain_training(num_shares: int) -> Outcome:
             optimizer.step()
             outcome.losses.append(float(sum(losses)))
         outcome.logits.append(torch.cat(logits).detach().numpy())
-    outcome.rows = np.concatenate([table.weight.detach().numpy() for table in tables])
+    outcome.rows = np.concatenate([weight.detach().numpy() for weight in tables.parameters()])
     outcome.dense = [model.state_dict()]
     return outcome
 
@@ -198,10 +198,11 @@ class ThreadDense:
         self.loss = loss.detach()
 
     def finish(self) -> float:
-        mine = [self.loss, *(parameter.grad for parameter in self.parameters)]
+        gradients = [parameter.grad for parameter in self.parameters]
+        mine = [self.loss, *(gradient for gradient in gradients if gradient is not None)]
         everybody = self.board.show(self.trainer, [item.clone() for item in mine])
-        loss_sum, *gradients = (sum(items[1:], start=items[0]) for items in zip(*everybody, strict=True))
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+        loss_sum, *sums = (sum(items[1:], start=items[0]) for items in zip(*everybody, strict=True))
+        for parameter, gradient in zip(self.parameters, sums, strict=True):
             parameter.grad = gradient
         return float(loss_sum)
 
@@ -256,8 +257,14 @@ def planned_training(
 ) -> Outcome:
     """The same by plans."""
     stream = batches() * num_epochs
-    sizes = {"num_trainers": num_trainers, "num_servers": 2, "window": window, "prefetch_depth": prefetch_depth}
-    planner = Planner(num_embeddings=KEY_SPACE.num_embeddings, cache_rows=cache_rows, **sizes)
+    planner = Planner(
+        num_embeddings=KEY_SPACE.num_embeddings,
+        num_trainers=num_trainers,
+        num_servers=2,
+        window=window,
+        prefetch_depth=prefetch_depth,
+        cache_rows=cache_rows,
+    )
     rows = np.concatenate([initial_rows(), np.zeros((KEY_SPACE.num_keys, 1), np.float32)], axis=1)
     models = [build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3) for _ in range(num_trainers)]
     outcome = Outcome(rows, [model.state_dict() for model in models])
@@ -345,7 +352,7 @@ def overlapped(players: Players, plans: list[RankPlans], when: str) -> None:
     players.finish(plans[-1], previous)
 
 
-ORDERS = {
+ORDERS: dict[str, Callable[[Players, list[RankPlans]], None]] = {
     "one after the other": one_after_the_other,
     **{when: partial(overlapped, when=when) for when in ("before", "after", "while")},
 }
@@ -383,7 +390,8 @@ def tight_cache_rows(num_trainers: int, prefetch_depth: int) -> int:
     stream = [(batch.ids + KEY_SPACE.table_offsets[:-1]).ravel() for batch in batches()]
     near = [len(np.unique(np.concatenate(stream[i : i + prefetch_depth + 1]))) for i in range(len(stream))]
     before = [0, *(len(np.unique(keys)) for keys in stream)]  # their slots are not free yet
-    return -(-max(map(add, near, before)) // num_trainers)
+    most: int = max(map(add, near, before))
+    return -(-most // num_trainers)
 
 
 SIZES_OF_PLANS = [  # L, P, as few slots as will do
@@ -444,14 +452,15 @@ def test_communication_buffers_are_allocated_once(order: str, most: int) -> None
 
 def test_the_stream_is_what_it_should_be() -> None:
     """Shares without samples, rows that trainers share, rows that leave early: all of it happens."""
-    sizes = {
-        "num_embeddings": KEY_SPACE.num_embeddings,
-        "num_trainers": 3,
-        "num_servers": 2,
-        "window": 20,
-        "prefetch_depth": 0,
-    }
-    plans = rank_plans(Planner(cache_rows=tight_cache_rows(3, 0), **sizes).plans(batches()))
+    planner = Planner(
+        num_embeddings=KEY_SPACE.num_embeddings,
+        num_trainers=3,
+        num_servers=2,
+        window=20,
+        prefetch_depth=0,
+        cache_rows=tight_cache_rows(3, 0),
+    )
+    plans = rank_plans(planner.plans(batches()))
     scripts = [script for plan in plans for script in plan.trainers]
     assert any(share_boundaries(size, 3)[-2:] == [size, size] for size in SIZES)
     assert any(script.num_samples == 0 for script in scripts)
@@ -461,13 +470,14 @@ def test_the_stream_is_what_it_should_be() -> None:
 
 def test_a_stopwatch_adds_up() -> None:
     watch = Stopwatch()
-    with watch.time("compute"):
-        pass
-    first = watch.seconds["compute"]
-    with watch.time("compute"), watch.time("cache"):
-        pass
-    assert 0 <= first <= watch.seconds["compute"]
-    assert set(watch.seconds) == {"compute", "cache"}
+    watch.add("compute", 5, 10**9 + 5)
+    watch.add("compute", 0, 2 * 10**9)
+    watch.add("cache", 0, 5 * 10**8)
+    assert watch.seconds == {"compute": 3.0, "cache": 0.5}
+    watch.end_iteration(counts=True)
+    watch.add("compute", 0, 10**9)
+    watch.end_iteration(counts=False)
+    assert (watch.seconds, watch.counted) == ({}, {"compute": 3.0, "cache": 0.5})
 
 
 class Drawing(nn.Module):
