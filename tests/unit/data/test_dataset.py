@@ -167,7 +167,7 @@ class TestWriter:
 
     def test_refuses_no_training_samples(self, tmp_path, schema, batch):
         with (
-            pytest.raises(DatasetError, match="not one training sample"),
+            pytest.raises(DatasetError, match="the input has no training sample"),
             DatasetWriter(tmp_path / "clicks", schema) as writer,
         ):
             writer.append("validation", batch)
@@ -186,7 +186,7 @@ class TestOpening:
         self.check(tmp_path / "none", "is not a directory")
 
     def test_no_dataset_json(self, tmp_path):
-        self.check(tmp_path, "has no dataset.json, so it is not a data set, or not a whole one")
+        self.check(tmp_path, "has no dataset.json, so it is not a data set, or an incomplete one")
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -283,7 +283,7 @@ def test_bad_sample_is_named_while_reading(dataset):
 
 def test_an_origin_that_is_no_json_is_refused(tmp_path, schema, make_batch):
     with (
-        pytest.raises(DatasetError, match="the origin of a data set holds what JSON cannot"),
+        pytest.raises(DatasetError, match="the origin of a data set has values that JSON cannot hold"),
         DatasetWriter(tmp_path / "clicks", schema, origin={"rate": float("nan")}) as writer,
     ):
         writer.append("train", make_batch(schema, 3))
