@@ -132,7 +132,7 @@ LINES = b"y,c\n1,a\n0,b\n" * 50
         (b"\n1,a\n", "is empty, or begins with an empty line, so it has no header"),
         (
             b"y;c\n1;a\n",
-            r"column 'y' does not exist; columns: y;c \(all columns exist with the delimiter semicolon .*`delimiter: \";\"`",
+            r"column 'y' does not exist; columns: y;c \(all columns .* delimiter semicolon.*`delimiter: \";\"`",
         ),
         (
             b"y\tc\n1\ta\n",
@@ -141,7 +141,7 @@ LINES = b"y,c\n1,a\n0,b\n" * 50
         (b"id,click\n1,a\n", "column 'y' does not exist; columns: id, click; correct the schema"),
         (
             b"1,a\n0,b\n",
-            r"column 'y' does not exist; columns: 1, a \(line 1 looks like values: .*`columns: \[...\]`\);",
+            r"column 'y' does not exist; columns: 1, a \(line 1 looks like values.*`columns: \[...\]`\);",
         ),
     ],
     # The bytes of an archive hold the time, and every process of a parallel run must give a test the same name.
@@ -167,9 +167,7 @@ def test_without_a_header_a_delimiter_is_guessed_too(import_table: ImportTable, 
 def test_what_can_be_read_only_once_is_refused(import_table: ImportTable, tmp_path: Path, target: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "a.csv").symlink_to(target)
-    with pytest.raises(
-        DatasetError, match="is a pipe or device, but the import reads it more than once; give a regular file"
-    ):
+    with pytest.raises(DatasetError, match="is a pipe or device, but the import reads it more than once; give a"):
         import_table([tmp_path / "a.csv"], tmp_path / "out", UNNAMED, **EVERYTHING)
 
 
@@ -229,9 +227,7 @@ def test_a_header_where_there_should_be_none(import_table: ImportTable, tmp_path
 def test_a_header_in_the_middle(import_table: ImportTable, tmp_path: Path, description: TableDescription) -> None:
     header = "" if description.columns else "y,c\n"
     (tmp_path / "a.csv").write_text(f"{header}1,a\n0,b\ny,c\n1,a\n")
-    with pytest.raises(
-        DatasetError, match=r"line [34]: is a header in the middle of the file; .* with cat; correct the"
-    ):
+    with pytest.raises(DatasetError, match=r"line [34]: is a header in the middle of the file; .* with cat; correct"):
         import_table([tmp_path / "a.csv"], tmp_path / "out", description, **EVERYTHING)
 
 

@@ -63,7 +63,7 @@ FOREIGN_WORDS = (
         (SOUND + "missing: [0]\n", ["missing[1] = 0: must be text"]),
         (
             SOUND + "missing: ['a,b']\n",
-            ["'a,b' contains the delimiter, a quote or a line end, so it cannot be a field"],
+            ["'a,b' contains the delimiter, a quote or a line end, so it cannot"],
         ),
         (SOUND + "delimiter: \\t\n", ["delimiter = ", "must be one ASCII character", r'such as "," or "\t"']),
         (SOUND + "quoting: maybe\n", ["quoting = 'maybe': must be true or false"]),
