@@ -27,8 +27,8 @@ class CacheTooSmallError(BagpipeError):
     """The rows that must be resident at once do not fit into `cache.rows`."""
 
 
-class PlanCodecError(BagpipeError):
-    """A plan message is not one of this version's."""
+class ProtocolError(BagpipeError):
+    """A message between ranks is damaged, or comes from another version of this package."""
 
 
 class CheckpointError(BagpipeError):

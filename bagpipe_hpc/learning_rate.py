@@ -1,6 +1,7 @@
 """Learning rates: functions of the iteration alone, so neither a restart nor an overlap of iterations can shift them.
 
-Pure.
+Pure. An iteration is named by `num_trained`, the training iterations of the whole job up to and including it: the first
+one is 1.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ CONSTANT = ScheduleConfig()
 
 @dataclass(frozen=True)
 class LearningRate:
-    """A rate, and what a schedule makes of it; call it with an iteration, counted from the job's beginning."""
+    """A base rate and its schedule. Call it with num_trained to get the rate of that iteration."""
 
     base: float
     schedule: ScheduleConfig = CONSTANT
 
-    def __call__(self, iteration: int) -> float:
-        return self.base * factor(self.schedule, iteration)
+    def __call__(self, num_trained: int) -> float:
+        return self.base * factor(self.schedule, num_trained)
 
 
-def factor(schedule: ScheduleConfig, iteration: int) -> float:
-    """The part of the base rate that an iteration gets, in [0, 1]: 1 in the last iteration of the warm-up."""
+def factor(schedule: ScheduleConfig, num_trained: int) -> float:
+    """Return the part of the base rate that an iteration gets, in [0, 1]: 1 in the last iteration of the warm-up."""
     warm_up = schedule.warm_up_iterations
-    if iteration < warm_up:
-        return (iteration + 1) / warm_up
-    done = iteration + 1 - warm_up  # iterations since the rate was whole
+    if num_trained <= warm_up:
+        return num_trained / warm_up
+    done = num_trained - warm_up  # iterations since the rate was whole
     last, length = schedule.decay_factor, schedule.decay_iterations or 1
     match schedule.decay:
         case "constant":

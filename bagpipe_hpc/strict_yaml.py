@@ -114,7 +114,7 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[int, int] = {}  # of finished nodes, by identity, with aliases written out
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs of yaml leave it without types
         if self.check_event(yaml.AliasEvent):
             node = super().compose_node(parent, index)
             size = self._sizes.get(id(node))

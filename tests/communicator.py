@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from bagpipe_hpc.transport.polling import receive_bytes, take_bytes, wait_all, wait_until
+from bagpipe_hpc.polling import wait_until
+from bagpipe_hpc.transport.byte_messages import receive_bytes, take_bytes, wait_all
 
 SIZE = 3
 

@@ -17,9 +17,10 @@ from queue import Queue
 import numpy as np
 from numpy.typing import NDArray
 
+from bagpipe_hpc.batch import Batch
+from bagpipe_hpc.feature_tables import FeatureTables
 from bagpipe_hpc.initial_rows import RowInitializer
-from bagpipe_hpc.lookahead.features import FeatureTables
-from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.protocol.plan import TrainerPlan
 from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.server.row_store import RowStore
@@ -53,7 +54,7 @@ class Scenario:
     read_only: frozenset[int] = frozenset()
     tight: bool = False
 
-    def batches(self) -> list[SampleBatch]:
+    def batches(self) -> list[Batch]:
         """Half the ids are hot, so that rows have long and short residencies."""
         random = np.random.default_rng(len(self.name))
         batches = []
@@ -62,7 +63,7 @@ class Scenario:
             hot = random.random(keys.shape) < 0.5
             keys[hot] //= 8
             labels, dense = np.zeros(size, np.float32), np.zeros((size, 0), np.float32)
-            batches.append(SampleBatch(keys, labels, dense, iteration in self.read_only))
+            batches.append(Batch(labels, dense, keys, read_only=iteration in self.read_only))
         return batches
 
 
@@ -123,7 +124,7 @@ class Play:
         for iteration, batch in enumerate(self._batches):
             rows = rows.copy()
             if not batch.read_only:
-                keys = np.unique(batch.ids)
+                keys: Int64Array = np.unique(batch.ids)
                 rows[keys] += change(keys, iteration)
             history.append(rows)
         return history
@@ -159,13 +160,14 @@ class Play:
         uses, depth = [batch.ids.ravel() for batch in self._batches], self.scenario.prefetch_depth
         near = [len(np.unique(np.concatenate(uses[i : i + depth + 1]))) for i in range(len(uses))]
         before = [0, *(len(np.unique(keys)) for keys in uses)]
-        return -(-max(map(add, near, before)) // self.num_trainers)
+        most: int = max(map(add, near, before))
+        return -(-most // self.num_trainers)
 
 
 def change(keys: Int64Array, iteration: int) -> Float32Array:
     """What an iteration adds to rows."""
     column: Float32Array = ((keys * 31 + iteration * 17) % 1009).astype(np.float32)[:, np.newaxis]
-    return column / 8 + 1
+    return column / np.float32(8) + np.float32(1)
 
 
 def play_server(play: Play, end: ServerEnd, store: RowStore) -> None:
@@ -225,14 +227,14 @@ def _play_iteration(
     play: Play, end: TrainerEnd, trainer: int, cache: Float32Array, keys: Int64Array, plan: TrainerPlan,
     fetched: Float32Array,
 ) -> None:  # fmt: skip
-    fetched_keys = play.fetched_keys(trainer, plan.iteration)
-    expected = play.rows_before[plan.iteration][fetched_keys]
-    np.testing.assert_array_equal(fetched, expected, f"rows fetched by trainer {trainer} in {plan.iteration}")
+    fetched_keys = play.fetched_keys(trainer, plan.stream_position)
+    expected = play.rows_before[plan.stream_position][fetched_keys]
+    np.testing.assert_array_equal(fetched, expected, f"rows fetched by trainer {trainer} in {plan.stream_position}")
     forced = np.concatenate([np.arange(n) < f for n, f in zip(plan.write_back_counts, plan.forced_counts, strict=True)])
     leaving = cache[plan.write_back_slots]
     cache[plan.fetch_slots], keys[plan.fetch_slots] = fetched, fetched_keys
     if not plan.read_only:
-        cache[plan.update_slots] += change(keys[plan.update_slots], plan.iteration)
+        cache[plan.update_slots] += change(keys[plan.update_slots], plan.stream_position)
     leaving[~forced] = cache[plan.write_back_slots[~forced]]
     end.write_back(plan, leaving)
     leaving.fill(np.nan)  # it is the trainer's again

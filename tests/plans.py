@@ -13,7 +13,7 @@ from bagpipe_hpc.protocol.plan import IterationPlan, ServerPlan, TrainerPlan
 class RankPlans:
     """Everybody's part of one iteration."""
 
-    iteration: int
+    stream_position: int
     trainers: tuple[TrainerPlan, ...]
     servers: tuple[ServerPlan, ...]
 
@@ -22,6 +22,10 @@ def rank_plans(plans: Iterable[IterationPlan]) -> Iterator[RankPlans]:
     """What arrives of each iteration plan."""
     for plan in plans:
         messages = encode_plan(plan)
-        trainers = tuple(decode_plan(bytearray(message)) for message in messages.trainers)
-        servers = tuple(decode_plan(bytearray(message)) for message in messages.servers)
-        yield RankPlans(plan.iteration, trainers, servers)  # type: ignore[arg-type]
+        trainers = [decode_plan(bytearray(message)) for message in messages.trainers]
+        servers = [decode_plan(bytearray(message)) for message in messages.servers]
+        yield RankPlans(
+            plan.stream_position,
+            tuple(each for each in trainers if isinstance(each, TrainerPlan)),
+            tuple(each for each in servers if isinstance(each, ServerPlan)),
+        )

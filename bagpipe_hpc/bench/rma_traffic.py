@@ -142,7 +142,7 @@ def server_plan(traffic: RmaTraffic, server: int, iteration: int, direction: Dir
         "counts": np.full(traffic.num_trainers, traffic.rows_per_server, dtype=np.int32),
         "offsets": np.array([_offset(traffic, iteration, t) for t in range(traffic.num_trainers)]),
     }
-    return ServerPlan(iteration=iteration, **_both_ways(moving, direction), **_ring_rows(traffic))
+    return ServerPlan(stream_position=iteration, **_both_ways(moving, direction), **_ring_rows(traffic))
 
 
 def trainer_plan(traffic: RmaTraffic, trainer: int, iteration: int, direction: Direction) -> TrainerPlan:
@@ -152,7 +152,7 @@ def trainer_plan(traffic: RmaTraffic, trainer: int, iteration: int, direction: D
         "offsets": np.full(traffic.servers, _offset(traffic, iteration, trainer)),
     }
     parts: dict[str, Any] = dict.fromkeys(field.name for field in fields(TrainerPlan))
-    parts |= {"iteration": iteration} | _both_ways(moving, direction) | _ring_rows(traffic)
+    parts |= {"stream_position": iteration} | _both_ways(moving, direction) | _ring_rows(traffic)
     return TrainerPlan(**parts)
 
 

@@ -28,9 +28,9 @@ from bagpipe_hpc.checkpoint.file_names import (
 )
 from bagpipe_hpc.checkpoint.hdf5 import CHUNK_BYTES, chunk_rows, damaged
 from bagpipe_hpc.checkpoint.manifest import MEND, FileEntry, Manifest, ParentEntry, read_manifest
-from bagpipe_hpc.checkpoint.merge import merge_newest
+from bagpipe_hpc.checkpoint.merge import Rows, merge_newest
 from bagpipe_hpc.checkpoint.pointer import named_by
-from bagpipe_hpc.checkpoint.row_file import CachedRows, CachedSlots, RowFile, Rows
+from bagpipe_hpc.checkpoint.row_file import CachedRows, CachedSlots, RowFile
 from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.data.hdf5 import require_regular_file
 from bagpipe_hpc.digest import ModelDigest

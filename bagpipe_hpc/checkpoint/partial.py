@@ -49,8 +49,9 @@ from bagpipe_hpc.checkpoint.file_names import (
 )
 from bagpipe_hpc.checkpoint.generation import require_newest, writing_as
 from bagpipe_hpc.checkpoint.manifest import FileEntry, Manifest
+from bagpipe_hpc.checkpoint.merge import Rows
 from bagpipe_hpc.checkpoint.pointer import write_pointer
-from bagpipe_hpc.checkpoint.row_file import CachedRows, RowFileWriter, RowOptions, Rows
+from bagpipe_hpc.checkpoint.row_file import CachedRows, RowFileWriter, RowOptions
 from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.threaded_job import current_job

@@ -92,11 +92,10 @@ def rma(
 
     Start it on all ranks: mpirun -n 2 bagpipe bench rma
     """
-    from mpi4py import MPI  # starts MPI: if this rank fails after this line, it must end the others, too
-
     from bagpipe_hpc.runtime.failure import whole_job_fails_together
+    from bagpipe_hpc.transport.mpi import launched_ranks  # starts MPI: from here on, a failing rank ends the others
 
-    world = MPI.COMM_WORLD
+    world = launched_ranks()
     traffic: RmaTraffic | None = None
     with whole_job_fails_together():
         from bagpipe_hpc.activity import showing_activity
@@ -146,18 +145,18 @@ def ladder(
 
     Start it on all ranks: mpirun -n 4 bagpipe bench ladder --data DATA
     """
-    from mpi4py import MPI  # starts MPI: if this rank fails after this line, it must end the others, too
-
     from bagpipe_hpc.bench import ladder as steps
     from bagpipe_hpc.runtime.failure import whole_job_fails_together
+    from bagpipe_hpc.transport.mpi import launched_ranks  # starts MPI: from here on, a failing rank ends the others
 
     try:
         chosen = steps.rungs_named(rungs)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    world = MPI.COMM_WORLD
+    world = launched_ranks()
     with whole_job_fails_together():
-        from bagpipe_hpc.launch.job import Request, run_training
+        from bagpipe_hpc.launch.job import run_training
+        from bagpipe_hpc.launch.request import Request
         from bagpipe_hpc.runtime.console import open_console
 
         code = EXIT_DONE
@@ -187,14 +186,14 @@ def overhead(
 
     Start it on all ranks: mpirun -n 3 bagpipe bench overhead --data DATA
     """
-    from mpi4py import MPI  # starts MPI: if this rank fails after this line, it must end the others, too
-
     from bagpipe_hpc.runtime.failure import whole_job_fails_together
+    from bagpipe_hpc.transport.mpi import launched_ranks  # starts MPI: from here on, a failing rank ends the others
 
-    world = MPI.COMM_WORLD
+    world = launched_ranks()
     with whole_job_fails_together():
         from bagpipe_hpc.bench.overhead import overhead_table, read_summary, tiny_settings
-        from bagpipe_hpc.launch.job import Request, run_training
+        from bagpipe_hpc.launch.job import run_training
+        from bagpipe_hpc.launch.request import Request
         from bagpipe_hpc.runtime.console import open_console
 
         code = run_training(Request(None, data, run_dir, tiny_settings(world.size, iterations)))

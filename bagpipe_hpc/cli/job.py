@@ -10,7 +10,7 @@ import typer
 from bagpipe_hpc.launcher import keep_mpi_from_starting
 
 if TYPE_CHECKING:
-    from bagpipe_hpc.launch.job import Request
+    from bagpipe_hpc.launch.request import Request
 
 
 def run_job(make_request: Callable[[], Request], *, is_local: bool) -> None:
@@ -40,7 +40,7 @@ def _run(make_request: Callable[[], Request]) -> int:
 
 
 def job_request(*args: Any, **more: Any) -> Request:
-    """Return a request with these arguments; see `Request` in launch/job.py."""
-    from bagpipe_hpc.launch.job import Request
+    """Return a request with these arguments; see `Request` in launch/request.py."""
+    from bagpipe_hpc.launch.request import Request
 
     return Request(*args, **more)

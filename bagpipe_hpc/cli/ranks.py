@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from bagpipe_hpc.data.dataset import Progress
 from bagpipe_hpc.data.importing.ranks import Alone, Ranks
 from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.exit_codes import EXIT_INVALID
-from bagpipe_hpc.launcher import END_SECONDS, RANK_VARIABLES
-
-if TYPE_CHECKING:
-    from mpi4py import MPI
+from bagpipe_hpc.launcher import RANK_VARIABLES
 
 EXIT_SIGTERM = 128 + signal.SIGTERM  # the code that shells report for a process that SIGTERM ended
 
@@ -30,37 +22,6 @@ _came: list[signal.Signals] = []  # the SIGTERM and SIGINT that this process rec
 
 class _EndedError(BagpipeError):
     """This process received SIGTERM or SIGINT."""
-
-
-class MpiRanks:
-    """The ranks of an MPI communicator; see `Ranks`.
-
-    Args:
-            comm: Used only for collectives.
-    """
-
-    def __init__(self, comm: MPI.Intracomm) -> None:
-        self.rank, self.size = comm.rank, comm.size
-        self._comm = comm
-
-    def allgather(self, values: NDArray[Any]) -> list[NDArray[Any]]:
-        """See `Ranks.allgather`."""
-        counts = self._comm.allgather(len(values))
-        everything = np.empty(sum(counts), values.dtype)
-        self._comm.Allgatherv(np.ascontiguousarray(values), [everything, counts])
-        return np.split(everything, np.cumsum(counts)[:-1])
-
-    def alltoall(self, pieces: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """See `Ranks.alltoall`."""
-        sent = [len(piece) for piece in pieces]
-        counts = self._comm.alltoall(sent)
-        everything = np.empty(sum(counts), pieces[0].dtype)
-        self._comm.Alltoallv([np.concatenate(pieces), sent], [everything, counts])
-        return np.split(everything, np.cumsum(counts)[:-1])
-
-    def await_end(self) -> None:
-        """See `Ranks.await_end`."""
-        time.sleep(END_SECONDS)
 
 
 @contextmanager
@@ -75,13 +36,13 @@ def ranks_of_launch() -> Iterator[Ranks]:
         if not any(name in os.environ for name in RANK_VARIABLES):
             yield Alone()
             return
-        from mpi4py import MPI
-
         from bagpipe_hpc.runtime.failure import whole_job_fails_together
+        from bagpipe_hpc.transport.mpi import launched_ranks  # starts MPI
+        from bagpipe_hpc.transport.mpi_ranks import MpiRanks
 
         with whole_job_fails_together(exit_invalid=EXIT_INVALID):
             try:
-                yield MpiRanks(MPI.COMM_WORLD)
+                yield MpiRanks(launched_ranks())
             except _EndedError:
                 os._exit(EXIT_SIGTERM)
 

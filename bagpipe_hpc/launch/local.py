@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
-from mpi4py import MPI
-
 from bagpipe_hpc.errors import BagpipeError, PlatformError
 from bagpipe_hpc.launcher import launched_sizes
 from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.runtime.failure import threads_fail_by
 from bagpipe_hpc.threaded_job import JobIsOverError, ThreadedJob
 from bagpipe_hpc.topology import Topology
+from bagpipe_hpc.transport.byte_messages import Comm
 from bagpipe_hpc.transport.memory_comm import MemoryComm
+from bagpipe_hpc.transport.mpi import is_mpi_running, launched_ranks
 
 NUM_TRAINERS = 1
 END_SECONDS = 5.0  # from a failure until ranks are given up that do not end
@@ -37,8 +37,8 @@ def require_one_process(environment: Mapping[str, str]) -> None:
         PlatformError: it has.
     """
     announced = launched_sizes(environment)
-    if MPI.Is_initialized() and not MPI.Is_finalized():
-        announced["MPI_COMM_WORLD"] = MPI.COMM_WORLD.size
+    if is_mpi_running():
+        announced["MPI_COMM_WORLD"] = launched_ranks().size
     for name, size in announced.items():
         if size > 1:
             raise PlatformError(
@@ -47,11 +47,10 @@ def require_one_process(environment: Mapping[str, str]) -> None:
             )
 
 
-def local_world(num_servers: int) -> tuple[list[MPI.Intracomm], Topology]:
-    """Each rank's end of the world, and who is who."""
+def local_world(num_servers: int) -> tuple[list[Comm], Topology]:
+    """Return each rank's end of the world, and the roles."""
     topology = Topology(1 + num_servers + NUM_TRAINERS, num_servers)
-    # The twins have all that a job asks of a communicator.
-    return cast(list[MPI.Intracomm], MemoryComm.world(topology.world_size)), topology
+    return cast(list[Comm], MemoryComm.world(topology.world_size)), topology
 
 
 class LocalRanks:
@@ -73,7 +72,7 @@ class LocalRanks:
         Args:
             caller: Name of the calling thread's rank.
         Raises:
-            The error of the rank that failed first; its notes say which one that was.
+            BaseException: the error of the rank that failed first; its notes name that rank.
         """
         self.job.adopt()
         try:

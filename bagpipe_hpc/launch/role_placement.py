@@ -1,4 +1,4 @@
-"""Which rank of the launcher plays which role, so that roles follow the nodes. Pure: knows no MPI.
+"""Which rank of the launcher plays which role, so that roles follow the nodes. Knows no MPI.
 
 The oracle and the embedding servers live from memory and network, trainers from GPUs. Launchers number ranks node by
 node without knowing that; here ranks are put in the order that `topology.py` deals roles in.
@@ -6,23 +6,60 @@ node without knowing that; here ranks are put in the order that `topology.py` de
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import groupby
+from pathlib import Path
 
 from bagpipe_hpc.config import RolesConfig
 from bagpipe_hpc.errors import TopologyError
+from bagpipe_hpc.runtime.process_limits import open_files_limit
 from bagpipe_hpc.topology import ORACLE_RANK, Topology
+
+GPU_DEVICES = ("nvidia[0-9]*", "kfd")
+NO_DEVICES = ("", "-1", "NoDevFiles")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank runs."""
+    """Where a rank runs.
+
+    Args:
+        host: Name of the host.
+        has_gpu: Whether the rank may use a GPU.
+        open_files: How many files the rank may have open.
+    """
 
     host: str
     has_gpu: bool = False
+    open_files: int = 2**31
+
+    @classmethod
+    def of_this_rank(cls) -> Place:
+        """Return where this process runs."""
+        return cls(socket.gethostname(), sees_gpu(os.environ, Path("/dev")), open_files_limit())
+
+    def to_bytes(self) -> bytes:
+        """Return the place as JSON."""
+        return json.dumps(vars(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Place:
+        """Return the place that `to_bytes` has written."""
+        return cls(**json.loads(content))
+
+
+def sees_gpu(environment: Mapping[str, str], devices: Path) -> bool:
+    """Whether this rank may use a GPU, found out without the seconds that importing torch takes."""
+    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        if variable in environment:
+            return environment[variable] not in NO_DEVICES
+    return any(True for pattern in GPU_DEVICES for _ in devices.glob(pattern))
 
 
 def order_of_roles(places: Sequence[Place], roles: RolesConfig) -> list[int]:

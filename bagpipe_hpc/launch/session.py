@@ -17,7 +17,8 @@ from bagpipe_hpc.launch.uncaught import expect_error, expecting_local_errors, ra
 from bagpipe_hpc.launcher import keep_mpi_from_starting
 
 if TYPE_CHECKING:
-    from bagpipe_hpc.launch.job import Request, Training
+    from bagpipe_hpc.launch.job import Training
+    from bagpipe_hpc.launch.request import Request
     from bagpipe_hpc.trainer.own_model import Model, ModelFactory
     from bagpipe_hpc.trainer.trainer_batch import Tensor, TrainerBatch
 
@@ -50,11 +51,12 @@ def run(
     Returns:
         What summary.json holds, at rank 0; None at the others.
     Raises:
-        ConfigError, DatasetError, ...: settings, data, checkpoint or model are wrong. Nothing was done.
+        ConfigError, DatasetError, CheckpointError, OwnModelError: settings, data, checkpoint or model are wrong.
+            Nothing was done.
         JobStopped: a signal or the time limit ended the job; its text says where, and how to go on.
         DivergedError: the loss, the model or a prediction is not finite any more.
-        All of them are BagpipeErrors, and are raised on all ranks. If nothing catches them, one rank prints them, and
-        the program ends with the exit code of `bagpipe train`.
+        BagpipeError: the base class of all of these. It is raised on all ranks. If nothing catches it, one rank prints
+            it, and the program ends with the exit code of `bagpipe train`.
     Communication: collective over MPI_COMM_WORLD. A rank that fails in any other way ends all; where the job is local,
         such a failure is raised.
     """
@@ -196,7 +198,8 @@ def _start(
             raise ConfigError(f"{name} = {path!r} is no path: give the path of a directory")
     if local:
         keep_mpi_from_starting()
-    from bagpipe_hpc.launch.job import Request, Training  # starts MPI, where nothing keeps it from that
+    from bagpipe_hpc.launch.job import Training
+    from bagpipe_hpc.launch.request import Request  # starts MPI, where nothing keeps it from that
 
     request = Request(
         config,

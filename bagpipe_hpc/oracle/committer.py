@@ -1,4 +1,4 @@
-"""The oracle's side of checkpoints: when one starts, what everybody has written of it, the commit. See saving.py."""
+"""The oracle's part of a checkpoint: it starts one, notes what every rank has written, and commits (file_writer.py)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
-
-from mpi4py import MPI
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.durable import writing
@@ -29,10 +27,10 @@ from bagpipe_hpc.checkpoint.prune import prune
 from bagpipe_hpc.oracle.plan_stream import Boundary
 from bagpipe_hpc.oracle.progress import History
 from bagpipe_hpc.oracle.saved_state import oracle_tree
-from bagpipe_hpc.protocol.codec import PlanMessages, Snapshots, encode_snapshot
+from bagpipe_hpc.protocol.codec import PlanMessages, SnapshotOrders, encode_snapshot
+from bagpipe_hpc.protocol.messages import FilesSaved
 from bagpipe_hpc.rank_thread import start_thread
-from bagpipe_hpc.runtime.data_position import Course
-from bagpipe_hpc.runtime.file_writer import Saved
+from bagpipe_hpc.runtime.data_position import TrainingRange
 from bagpipe_hpc.runtime.spec import JobSpec
 from bagpipe_hpc.topology import Topology
 
@@ -45,7 +43,7 @@ class _Open:
     boundary: Boundary
     is_full: bool
     started: float
-    saved: list[Saved] = field(default_factory=list)
+    saved: list[FilesSaved] = field(default_factory=list)
     history: History | None = None
     evaluations: bytes | None = None
     is_abandoned: bool = False  # deleted instead of committed, once no rank writes to it any more
@@ -80,28 +78,31 @@ class Committer:
     Args:
         spec: The job; it has checkpoints.
         topology: Ranks of the job.
-        course: Iterations of the job.
+        training_range: Iterations of the job.
         model: What a job that resumes must agree on.
         cache_rows: Slots per trainer.
         is_pinned: Whether not to delete the checkpoint of an iteration. Called by a thread of its own.
+        mpi_version: What the MPI library calls itself; the manifest names it.
     """
 
     def __init__(
         self,
         spec: JobSpec,
         topology: Topology,
-        course: Course,
+        training_range: TrainingRange,
         model: ModelEntry,
         cache_rows: int,
         is_pinned: Callable[[int], bool],
+        mpi_version: str,
     ) -> None:
         assert spec.checkpoints is not None
         self._spec, self._checkpoints = spec, spec.checkpoints
         self._config = spec.config.checkpoint
         self._topology = topology
-        self._course = course
+        self._training_range = training_range
         self._model = model
         self._cache_rows = cache_rows
+        self._mpi_version = mpi_version
         self._open: _Open | None = None
         self._commit: threading.Thread | None = None
         self._parent: ParentEntry | None = None  # of the next increment; None: the next one is full
@@ -115,9 +116,9 @@ class Committer:
         self.totals = CheckpointTotals()
 
     def _resumed_iteration(self) -> int | None:
-        resumed = self._checkpoints.resumed
+        resumed = self._spec.resumed
         is_ours = resumed is not None and resumed.parent == self._checkpoints.root.resolve()
-        return self._course.start.iteration if is_ours else None
+        return self._training_range.start.num_trained if is_ours else None
 
     def has(self, iteration: int) -> bool:
         """Whether the state after so many iterations is there, or being written."""
@@ -151,22 +152,22 @@ class Committer:
         """Start a checkpoint (1); returns what everybody is to be sent (2)."""
         assert self._open is None
         is_full = self._parent is None or self._depth + 1 >= self._config.full_every
-        partial = self._checkpoints.partial(boundary.iteration, self._model.row_width)
+        partial = self._checkpoints.partial(boundary.num_trained, self._model.row_width)
         partial.create()
         self._open = _Open(partial, boundary, is_full, time.perf_counter())
         self._latest = partial.iteration
-        return encode_snapshot(Snapshots(boundary.iteration, is_full, boundary.residents, self._topology.num_servers))
+        return encode_snapshot(
+            SnapshotOrders(boundary.num_trained, is_full, boundary.residents, self._topology.num_servers)
+        )
 
-    def receive(self, message: bytes) -> str:
-        """One rank has written its files (5); returns why the checkpoint must not be, if the rank says so."""
-        saved = Saved.from_bytes(message)
+    def take(self, saved: FilesSaved) -> None:
+        """Note that one rank has written its files (5)."""
         assert self._open is not None
-        assert saved.iteration == self._open.boundary.iteration
+        assert saved.num_trained == self._open.boundary.num_trained
         self._open.saved.append(saved)
         if saved.fault:
             self._open.is_abandoned = True
         self._commit_if_complete()
-        return saved.fault
 
     def abandon(self) -> None:
         """Training has diverged: a checkpoint whose history is not complete never will be."""
@@ -211,7 +212,7 @@ class Committer:
         """Write the oracle's own files, commit, thin out (6)."""
         assert checkpoint.history is not None
         partial, history = checkpoint.partial, checkpoint.history
-        files = [entry for saved in checkpoint.saved for entry in saved.files]
+        files = [FileEntry(**vars(file)) for saved in checkpoint.saved for file in saved.files]
         files.append(partial.write_extra(METRICS_FILE, history.lines))
         if checkpoint.evaluations:
             files.append(partial.write_extra(EVALUATIONS_FILE, checkpoint.evaluations))
@@ -225,7 +226,7 @@ class Committer:
 
     def _manifest(self, checkpoint: _Open, files: tuple[FileEntry, ...]) -> Manifest:
         config = self._spec.config
-        position = self._course.position(checkpoint.partial.iteration)
+        position = self._training_range.position(checkpoint.partial.iteration)
         return Manifest(
             iteration=checkpoint.partial.iteration,
             generation=self._checkpoints.generation,
@@ -241,7 +242,7 @@ class Committer:
             config=config.model_dump(mode="json"),
             versions={
                 **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "horovod", "mpi4py")},
-                "mpi": MPI.Get_library_version().splitlines()[0].rstrip("\0"),
+                "mpi": self._mpi_version,
             },
             files=files,
         )

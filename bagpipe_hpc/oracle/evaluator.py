@@ -26,27 +26,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import EvaluationConfig
-from bagpipe_hpc.lookahead.planner import SampleBatch
 from bagpipe_hpc.oracle.evaluation import Evaluation, Timetable, best_of, num_in_vain
 from bagpipe_hpc.oracle.metrics import EvaluationResult, evaluate_predictions, save_predictions, without_labels
+from bagpipe_hpc.protocol.messages import Predictions
 from bagpipe_hpc.protocol.plan import IterationPlan
-from bagpipe_hpc.protocol.report import PREDICTIONS_TAG
 from bagpipe_hpc.rank_thread import single_thread_pool
 from bagpipe_hpc.runtime.finite import require_finite_predictions
 from bagpipe_hpc.threaded_job import wait_on
-from bagpipe_hpc.topology import ORACLE_RANK
-from bagpipe_hpc.transport.polling import take_bytes, wait_all
 
 Float32Array = NDArray[np.float32]
 
 
 @dataclass
-class _Open:
+class _OpenEvaluation:
     """An evaluation whose plans are being sent; pieces are those of its batches."""
 
     iteration: int
@@ -56,8 +53,8 @@ class _Open:
     num_answered: int = 0  # samples that have their predictions
 
 
-class Evaluations:
-    """The oracle's side.
+class Evaluator:
+    """Collects the predictions of each evaluation, computes its metrics in a thread, and decides when training ends.
 
     Args:
         config: Metric and patience.
@@ -83,10 +80,10 @@ class Evaluations:
         self._has_labels = has_labels
         self._results = list(history)
         self._latest = timetable.start - 1  # iteration up to which all results are there
-        self._open: _Open | None = None
-        self._answered: _Open | None = None  # the evaluation of the latest predictions
+        self._open: _OpenEvaluation | None = None
+        self._answered: _OpenEvaluation | None = None  # the evaluation of the latest predictions
         # Of each trainer, shares of predictions to come: they come in order.
-        self._shares: list[deque[tuple[_Open, Float32Array]]] = [deque() for _ in range(num_trainers)]
+        self._shares: list[deque[tuple[_OpenEvaluation, Float32Array]]] = [deque() for _ in range(num_trainers)]
         self._metrics: deque[tuple[int, Future[EvaluationResult]]] = deque()
         self._executor = single_thread_pool("metrics")
         self._changed = threading.Condition()  # of what the gate looks at: results, and whether it is given up
@@ -99,21 +96,21 @@ class Evaluations:
     def expect(self, plan: IterationPlan) -> None:
         """A read-only plan is being sent (1)."""
         if self._open is None or self._open.iteration != plan.num_trained:
-            self._open = _Open(plan.num_trained)
+            self._open = _OpenEvaluation(plan.num_trained)
         opened = self._open
-        logits = np.empty(len(plan.labels), dtype=np.float32)
-        opened.labels.append(plan.labels)
+        logits = np.empty(len(plan.samples.labels), dtype=np.float32)
+        opened.labels.append(plan.samples.labels)
         opened.logits.append(logits)
         opened.num_missing += self._num_trainers
         for trainer, shares in enumerate(self._shares):
-            shares.append((opened, logits[plan.sample_ends[trainer] : plan.sample_ends[trainer + 1]]))
+            shares.append((opened, logits[plan.samples.sample_ends[trainer] : plan.samples.sample_ends[trainer + 1]]))
 
-    def take(self, trainer: int, logits: Float32Array) -> None:
-        """Predictions of one trainer's share of the first plan it had not answered (2)."""
-        opened, share = self._shares[trainer].popleft()
-        share[:] = logits
+    def take(self, predictions: Predictions) -> None:
+        """Take what one trainer predicts for its share of the first plan that it had not answered (2)."""
+        opened, share = self._shares[predictions.trainer].popleft()
+        share[:] = predictions.logits
         opened.num_missing -= 1
-        opened.num_answered += len(logits)
+        opened.num_answered += len(share)
         self._answered = opened
         if opened.num_missing == 0 and len(opened.logits) == self._timetable.num_batches:
             self._metrics.append((opened.iteration, self._executor.submit(self._judge, opened)))
@@ -169,7 +166,7 @@ class Evaluations:
         is_awaited = iteration > self._latest and self._timetable.is_due(iteration)
         return is_awaited or (best is not None and best.iteration == iteration)
 
-    def admits(self, batch: SampleBatch) -> bool:
+    def admits(self, batch: Batch) -> bool:
         """Whether the batches of the job go on with this one (4); may wait for a result.
 
         Called with every batch, in order, by a planning thread.
@@ -218,7 +215,7 @@ class Evaluations:
         """End the thread."""
         self._executor.shutdown()
 
-    def _judge(self, opened: _Open) -> EvaluationResult:
+    def _judge(self, opened: _OpenEvaluation) -> EvaluationResult:
         start = time.perf_counter()
         with trace.span("metrics"):
             logits, labels = np.concatenate(opened.logits), np.concatenate(opened.labels)
@@ -228,31 +225,3 @@ class Evaluations:
             result = evaluate_predictions(logits, labels) if self._has_labels else without_labels(len(logits))
         self.metric_seconds += time.perf_counter() - start
         return result
-
-
-class PredictionSender:
-    """A trainer's side: sends what it predicted and does not wait.
-
-    Args:
-        reports: Trainers -> oracle.
-    """
-
-    def __init__(self, reports: MPI.Intracomm) -> None:
-        self._reports = reports
-        self._under_way: list[MPI.Request] = []
-
-    def send(self, logits: Float32Array) -> None:
-        """Of this trainer's share of a read-only plan; the array must stay as it is."""
-        self._under_way = [request for request in self._under_way if not request.Test()]
-        self._under_way.append(self._reports.Isend([logits, MPI.BYTE], ORACLE_RANK, PREDICTIONS_TAG))
-
-    def finish(self) -> None:
-        """Wait until everything has arrived."""
-        wait_all(self._under_way)
-
-
-def receive_predictions(reports: MPI.Intracomm) -> Iterator[tuple[int, Float32Array]]:
-    """World rank and predictions of every message that has arrived by now."""
-    while (taken := take_bytes(reports, MPI.ANY_SOURCE, PREDICTIONS_TAG)) is not None:
-        source, message = taken
-        yield source, np.frombuffer(message, dtype=np.float32)

@@ -21,23 +21,23 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import Dataset, Split
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.shuffle import BlockShuffle, shuffled_batches
 from bagpipe_hpc.lookahead.locality import LocalityPlacement, PlacementState
-from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner, SampleBatch
+from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner
 from bagpipe_hpc.lookahead.warm_up import warm_up
 from bagpipe_hpc.oracle.evaluation import Timetable
 from bagpipe_hpc.pipeline import Cores, Pipeline
 from bagpipe_hpc.protocol.codec import PlanMessages, encode_plan
 from bagpipe_hpc.protocol.plan import Int32Array, IterationPlan, Residents
-from bagpipe_hpc.runtime.data_position import Course
+from bagpipe_hpc.runtime.data_position import TrainingRange
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 
@@ -54,13 +54,13 @@ class Boundary:
     """Between a plan and the next.
 
     Args:
-        iteration: The training iteration before it.
+        num_trained: Training iterations of the whole job before it.
         residents: What the caches hold.
         placed: Of the batches to come; None where samples stay in order.
         is_stop: Whether no plan follows, because the stream was stopped.
     """
 
-    iteration: int
+    num_trained: int
     residents: Residents
     placed: Placed | None
     is_stop: bool = False
@@ -87,7 +87,7 @@ class PlanStream:
         num_batches: Batches of the whole stream: no window is larger.
         is_boundary: Whether the job may stop after a plan. Called by a thread of its own.
         admits: Whether the stream goes on with a batch; may block. Called with every batch by a thread of its own.
-        first_iteration: Number of the first batch.
+        start: Training iterations of earlier starts of the job.
         before: The boundary that the first batch follows; None: the job starts there with empty caches.
     """
 
@@ -101,12 +101,12 @@ class PlanStream:
         cache_rows: int,
         num_batches: int,
         is_boundary: Callable[[IterationPlan], bool] = lambda plan: False,
-        admits: Callable[[SampleBatch], bool] = lambda batch: True,
-        first_iteration: int = 0,
+        admits: Callable[[Batch], bool] = lambda batch: True,
+        start: int = 0,
         before: Boundary | None = None,
     ) -> None:
         cores = Cores(config.oracle.threads)
-        self._pipeline = Pipeline(cores, BATCHES_AHEAD, first_iteration)
+        self._pipeline = Pipeline(cores, BATCHES_AHEAD, start)
         self._window = max(config.prefetch_depth, min(config.window, num_batches))
         self._planner = Planner(
             num_embeddings=schema.num_embeddings,
@@ -118,7 +118,7 @@ class PlanStream:
             cache_rows=cache_rows,
             max_dense_keys=config.oracle.max_dense_keys,
             cores=cores,
-            first_iteration=first_iteration,
+            first_iteration=start,
             residents=before.residents if before else None,
         )
         self._placement: _Placement | None = None
@@ -130,7 +130,7 @@ class PlanStream:
         self._stop = threading.Event()
         self._is_stopped = False
         self._is_cut = False  # a batch was not admitted
-        self._num_trained = first_iteration  # behind the plan made last
+        self._num_trained = start  # after the plan made last
         self.end: Boundary | None = None  # behind the last plan, once the stream has ended without being stopped
 
     @property
@@ -147,9 +147,7 @@ class PlanStream:
         """Memory of the planner's state per key, touched or not."""
         return self._planner.key_state_bytes
 
-    def plans(
-        self, batches: Iterator[SampleBatch], meanwhile: Callable[[], object] | None = None
-    ) -> Iterator[EncodedPlan]:
+    def plans(self, batches: Iterator[Batch], meanwhile: Callable[[], object] | None = None) -> Iterator[EncodedPlan]:
         """Plans of all batches, in order.
 
         Args:
@@ -167,10 +165,10 @@ class PlanStream:
         plans = pipeline.stage("plan", self._plan, due, at_end=self._note_end)
         return pipeline.stage("encode", _encode, plans, meanwhile=meanwhile)
 
-    def _goes_on(self, _: SampleBatch) -> bool:
+    def _goes_on(self, _: Batch) -> bool:
         return not (self._is_stopped or self._is_cut)
 
-    def _admitted(self, batches: Iterator[SampleBatch]) -> Iterator[SampleBatch]:
+    def _admitted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         # Between two stages, where whoever waits holds no core.
         for batch in batches:
             if not self._admits(batch):
@@ -179,11 +177,11 @@ class PlanStream:
                 return
             yield batch
 
-    def _place(self, batch: SampleBatch) -> Iterable[SampleBatch]:
+    def _place(self, batch: Batch) -> Iterable[Batch]:
         assert self._placement is not None
         yield batch if batch.read_only else batch.take(self._placement.order(batch))
 
-    def _enter(self, batch: SampleBatch) -> Iterable[None]:
+    def _enter(self, batch: Batch) -> Iterable[None]:
         """As many items as plans are due."""
         return [None] if self._planner.enter(batch) else []
 
@@ -193,14 +191,14 @@ class PlanStream:
         plan = self._planner.emit()
         if self._placement is not None and not plan.read_only:
             self._placement.forget_first()
-        self._num_trained = plan.num_done
+        self._num_trained = plan.num_trained_after
         self._is_stopped = self._stop.is_set()
         is_boundary = self._is_stopped or self._is_boundary(plan)
         yield plan, self._boundary(self._is_stopped) if is_boundary else None
 
     def _boundary(self, is_stop: bool) -> Boundary:
         placed = self._placement.placed() if self._placement is not None else None
-        return Boundary(self._num_trained - 1, self._planner.residents(), placed, is_stop)
+        return Boundary(self._num_trained, self._planner.residents(), placed, is_stop)
 
     def _note_end(self) -> tuple[()]:
         if not self._is_stopped:
@@ -228,14 +226,14 @@ class _Placement:
             placement.restore(before.state)
             self._due.extend(before.orders)
 
-    def order(self, batch: SampleBatch) -> Int32Array:
+    def order(self, batch: Batch) -> Int32Array:
         """Place the next batch."""
-        num_samples = len(batch.labels)
+        num_samples, bags = batch.num_samples, tuple(batch.bags.values())
         share_ends = np.asarray(share_boundaries(num_samples, self._placement.num_trainers), dtype=np.int64)
         with self._lock:
             if self._due and len(self._due[0]) != num_samples:
                 self._due.clear()  # batches of another size than when they were placed
-            order = self._due.popleft() if self._due else self._placement.order(batch.ids, share_ends, batch.ragged)
+            order = self._due.popleft() if self._due else self._placement.order(batch.ids, share_ends, bags)
             self._orders.append(order)
         return order
 
@@ -261,40 +259,42 @@ def warm_up_planning(config: Config, schema: Schema, num_trainers: int) -> None:
     warm_up(sum(schema.num_embeddings), id_dtype, config.oracle.max_dense_keys, largest_share)
 
 
-def timetable_of(config: Config, dataset: Dataset, course: Course) -> Timetable:
-    """When a course evaluates."""
+def timetable_of(config: Config, dataset: Dataset, training_range: TrainingRange) -> Timetable:
+    """Return when a job evaluates."""
     batch_size = config.evaluation.batch_size or config.training.batch_size
     split = dataset.split(config.evaluation.split)
     num_batches = split.num_batches(batch_size) if config.evaluation.enabled else 0
     every = config.evaluation.every
-    return Timetable(course.start.iteration, course.end_iteration, num_batches, every, split.num_samples)
+    return Timetable(training_range.start.num_trained, training_range.end, num_batches, every, split.num_samples)
 
 
-def count_batches(course: Course, timetable: Timetable) -> int:
-    """Batches of a course and of its evaluations."""
+def count_batches(training_range: TrainingRange, timetable: Timetable) -> int:
+    """Return the number of batches of this start: those to train on and those of evaluations."""
     num_evaluated = timetable.num_evaluations * timetable.num_batches
-    return course.end_iteration - course.start.iteration + num_evaluated
+    return training_range.num_iterations + num_evaluated
 
 
-def sample_batches(config: Config, dataset: Dataset, course: Course, timetable: Timetable) -> Iterator[SampleBatch]:
-    """All batches of a course, epoch by epoch; between them, when it is time, those to evaluate on, read-only."""
-    start = course.start
+def sample_batches(
+    config: Config, dataset: Dataset, training_range: TrainingRange, timetable: Timetable
+) -> Iterator[Batch]:
+    """Yield all batches to train on, epoch by epoch, and those of each evaluation, read-only, when it is due."""
+    start = training_range.start
     epochs = (
         _epoch(config, dataset.train, epoch, start.sample if epoch == start.epoch else 0)
-        for epoch in range(start.epoch, course.epochs)
+        for epoch in range(start.epoch, training_range.epochs)
     )
     batches = itertools.chain.from_iterable(epochs)
-    for iteration in range(start.iteration, course.end_iteration + 1):
-        if timetable.is_due(iteration):
+    for num_trained in range(start.num_trained, training_range.end + 1):
+        if timetable.is_due(num_trained):
             yield from _evaluation(config, dataset)
-        if iteration < course.end_iteration:
-            yield sample_batch(next(batches))
+        if num_trained < training_range.end:
+            yield next(batches)
 
 
-def _evaluation(config: Config, dataset: Dataset) -> Iterator[SampleBatch]:
+def _evaluation(config: Config, dataset: Dataset) -> Iterator[Batch]:
     batch_size = config.evaluation.batch_size or config.training.batch_size
     for batch in dataset.split(config.evaluation.split).batches(batch_size):
-        yield sample_batch(batch, read_only=True)
+        yield replace(batch, read_only=True)
 
 
 def _epoch(config: Config, train: Split, epoch: int, start_sample: int) -> Iterator[Batch]:
@@ -303,8 +303,3 @@ def _epoch(config: Config, train: Split, epoch: int, start_sample: int) -> Itera
         return train.batches(training.batch_size, start_sample=start_sample)
     shuffle = BlockShuffle(training.shuffle_block, training.seed)
     return shuffled_batches(train, shuffle, epoch, training.batch_size, start_sample)
-
-
-def sample_batch(batch: Batch, *, read_only: bool = False) -> SampleBatch:
-    """A batch as the planner sees it."""
-    return SampleBatch(batch.ids, batch.labels, batch.dense, read_only, tuple(batch.ragged.values()))

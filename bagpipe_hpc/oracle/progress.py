@@ -51,13 +51,14 @@ class History:
 class Progress:
     """Shows recent samples/s, loss, the latest evaluation and the time left.
 
-    One line of metrics.jsonl per `METRICS_EVERY` iterations, one of evaluations.jsonl per evaluation.
+    `num_trained` is the number of training iterations of the whole job that have ended. metrics.jsonl gets one line per
+    `METRICS_EVERY` iterations, evaluations.jsonl one per evaluation.
 
     Args:
         run_path: Where files go.
         num_iterations: Training iterations of the job.
         clock: Seconds; injected by tests.
-        first_iteration: Iterations done by earlier starts of the job.
+        start: Training iterations of earlier starts of the job.
         history: Of these.
         evaluations: Of these.
         to_evaluate: Samples and batches of one evaluation; zeros where there is none.
@@ -70,7 +71,7 @@ class Progress:
         config: Config,
         topology: Topology,
         clock: Callable[[], float] = time.perf_counter,
-        first_iteration: int = 0,
+        start: int = 0,
         history: History | None = None,
         evaluations: Sequence[Evaluation] = (),
         to_evaluate: tuple[int, int] = (0, 0),
@@ -91,7 +92,7 @@ class Progress:
         with writing_to(self._evaluations_path):
             self._evaluations_path.unlink(missing_ok=True)  # of an earlier run
         self._evaluation: Evaluation | None = None
-        self._tensorboard = TensorBoard(run_path / "tensorboard", first_iteration) if config.tensorboard else None
+        self._tensorboard = TensorBoard(run_path / "tensorboard", start) if config.tensorboard else None
         for line in history.lines.splitlines():
             self._add_scalars(json.loads(line))
         for evaluation in evaluations:
@@ -101,8 +102,8 @@ class Progress:
         self._clock = clock
         self._losses = list(history.losses)
         self._has_last_line = False
-        self._first = self._done = first_iteration
-        self._line = ProgressLine(clock(), first_iteration, num_iterations)
+        self._first = self.num_trained = start
+        self._line = ProgressLine(clock(), start, num_iterations)
         self._samples = 0
         self.last_loss = _last_loss(history.lines)
         self._start = self._mark = self._reported = self._shown = clock()
@@ -113,7 +114,7 @@ class Progress:
         self._task = TaskID(0)
         model = f"{config.model.title} ({config.mode})"
         ranks = f"{topology.num_trainers} trainer(s), {topology.num_servers} embedding server(s)"
-        if num_iterations > first_iteration:
+        if num_iterations > start:
             doing = (
                 f"training {model}: {ranks}, {num_iterations:,} iterations of {config.training.batch_size:,} samples"
             )
@@ -134,7 +135,10 @@ class Progress:
                 console=self._console, auto_refresh=False,
             )  # fmt: skip
             self._task = self._bar.add_task(
-                "training", total=self._num_iterations, completed=self._done, figures=self._line.figures(self._clock())
+                "training",
+                total=self._num_iterations,
+                completed=self.num_trained,
+                figures=self._line.figures(self._clock()),
             )
             self._bar.start()
         return self
@@ -147,7 +151,7 @@ class Progress:
                 self._write_metrics()
         finally:
             self._metrics.close()
-        if kind is None and not self._is_silent and self._done > self._first:
+        if kind is None and not self._is_silent and self.num_trained > self._first:
             self._show()
         if self._bar:
             self._bar.stop()
@@ -158,11 +162,17 @@ class Progress:
         """Show nothing more: why the job ends early is the last that anybody should read."""
         self._is_silent = True
 
-    def advance(self, iteration: int, loss: float, num_samples: int) -> None:
-        """Note the end of one training iteration over a batch of num_samples."""
-        self._done = iteration + 1
+    def advance(self, num_trained: int, loss: float, num_samples: int) -> None:
+        """Note the end of one training iteration.
+
+        Args:
+            num_trained: Training iterations of the whole job up to and including this one.
+            loss: Mean loss over the global batch.
+            num_samples: Samples of the global batch.
+        """
+        self.num_trained = num_trained
         self._samples += num_samples
-        self._line.advance(self._clock(), self._done, num_samples)
+        self._line.advance(self._clock(), num_trained, num_samples)
         self._losses.append(loss)
         self._reported = self._clock()
         if len(self._losses) >= METRICS_EVERY:
@@ -183,14 +193,9 @@ class Progress:
         return History(bytes(self._lines), tuple(self._losses))
 
     @property
-    def num_done(self) -> int:
-        """Iterations of the job that have ended."""
-        return self._done
-
-    @property
     def seconds_per_iteration(self) -> float:
         """Of the iterations of this start, on average."""
-        return (self._clock() - self._start) / max(1, self._done - self._first)
+        return (self._clock() - self._start) / max(1, self.num_trained - self._first)
 
     def training_is_over(self) -> None:
         """All iterations of this start have been noted: write the last line of the metrics.
@@ -227,7 +232,7 @@ class Progress:
         """Sum up the iterations since the line before; returns the new line."""
         self.last_loss = sum(self._losses) / len(self._losses)
         rate = (self._samples - self._mark_samples) / max(self._reported - self._mark, 1e-9)
-        line = {"iteration": self._done, "loss": self.last_loss, "samples_per_second": round(rate, 1)}
+        line = {"iteration": self.num_trained, "loss": self.last_loss, "samples_per_second": round(rate, 1)}
         content = dump_line(finite(line)).encode()
         with writing_to(self._metrics_path):
             _write_all(self._metrics, content)
@@ -237,11 +242,11 @@ class Progress:
     def _add_scalars(self, line: dict[str, Any]) -> None:
         if self._tensorboard is None:
             return
-        config, done = self._config, int(line["iteration"])
+        config, num_trained = self._config, int(line["iteration"])
         rates = {"learning_rate": config.dense_learning_rate, "row_learning_rate": config.row_learning_rate}
-        scalars = {f"train/{name}": LearningRate(rate, config.schedule)(done - 1) for name, rate in rates.items()}
+        scalars = {f"train/{name}": LearningRate(rate, config.schedule)(num_trained) for name, rate in rates.items()}
         scalars |= {f"train/{name}": line[name] for name in ("loss", "samples_per_second")}
-        self._tensorboard.add(done, scalars)
+        self._tensorboard.add(num_trained, scalars)
 
     def _keep(self, evaluation: Evaluation) -> None:
         self._evaluation = evaluation
@@ -258,7 +263,7 @@ class Progress:
         self._line.evaluation = "" if self._evaluation is None else _in_short(self._evaluation)
         now = self._clock()
         if self._bar:
-            self._bar.update(self._task, completed=self._done, figures=self._line.figures(now), refresh=True)
+            self._bar.update(self._task, completed=self.num_trained, figures=self._line.figures(now), refresh=True)
         else:
             print(self._line.text(now), flush=True)
 

@@ -1,5 +1,7 @@
-"""What the oracle alone saves in a checkpoint: losses that are in no line of metrics.jsonl yet, and the placement of
-samples; also metrics.jsonl and evaluations.jsonl. What is read back is held against what a job writes.
+"""What the oracle alone saves in a checkpoint, and takes over from the checkpoint that a job goes on from.
+
+It saves the losses that are in no line of metrics.jsonl yet, the state of the assignment of samples, metrics.jsonl and
+evaluations.jsonl. Reading checks that the content is what a job writes.
 """
 
 from __future__ import annotations
@@ -7,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,47 @@ from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.lookahead.locality import HOME_MASK, NUM_BUCKETS, PlacementState
 from bagpipe_hpc.oracle.evaluation import Evaluation
-from bagpipe_hpc.oracle.plan_stream import Placed
+from bagpipe_hpc.oracle.plan_stream import Boundary, Placed
 from bagpipe_hpc.oracle.progress import History
+from bagpipe_hpc.protocol.plan import Residents, ends
+from bagpipe_hpc.runtime.starting_point import StartingPoint
 
 _MAX_ENTRIES = 2**46
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """What the oracle takes over.
+
+    Args:
+        history: Metrics of the iterations before the checkpoint.
+        evaluations: Evaluations before the checkpoint.
+        boundary: What the caches hold, and how samples are assigned; None: the caches start empty.
+    """
+
+    history: History = field(default_factory=History)
+    evaluations: tuple[Evaluation, ...] = ()
+    boundary: Boundary | None = None
+
+    @classmethod
+    def read(cls, start: StartingPoint, *, evaluates_only: bool = False) -> SavedState:
+        """Read the checkpoint that a job goes on from; of a job that starts afresh, return an empty state.
+
+        Args:
+            evaluates_only: Whether the job trains no further: its directory is not that of the training, so the
+                history stays behind.
+        Raises:
+            CheckpointError: a file of the checkpoint does not hold what a job writes.
+        """
+        checkpoint = start.checkpoint
+        if checkpoint is None:
+            return cls()
+        history, placed = history_in(checkpoint), placed_in(checkpoint)
+        boundary = None
+        if start.keeps_caches:
+            boundary = Boundary(start.position.num_trained, _residents_in(checkpoint), placed)
+        evaluations = tuple(evaluations_in(checkpoint))
+        return cls(History() if evaluates_only else history, evaluations, boundary)
 
 
 def oracle_tree(history: History, placed: Placed | None) -> Tree:
@@ -87,6 +126,17 @@ def evaluations_in(checkpoint: Checkpoint) -> list[Evaluation]:
     lines = checkpoint.extra(EVALUATIONS_FILE)
     with _content_of(checkpoint.path / EVALUATIONS_FILE):
         return [Evaluation.from_line(line) for line in lines.splitlines()]
+
+
+def _residents_in(checkpoint: Checkpoint) -> Residents:
+    caches = [list(checkpoint.cached_slots(trainer)) for trainer in range(checkpoint.manifest.topology.trainers)]
+    pieces = [piece for cache in caches for piece in cache]
+    return Residents(
+        np.concatenate([np.empty(0, np.int64), *(piece.keys for piece in pieces)]),
+        np.concatenate([np.empty(0, np.int32), *(piece.slots for piece in pieces)]),
+        np.concatenate([np.empty(0, np.bool_), *(piece.dirty for piece in pieces)]),
+        ends(np.array([sum(len(piece.keys) for piece in cache) for cache in caches])),
+    )
 
 
 def _state_in(checkpoint: Checkpoint) -> dict[str, Any] | None:

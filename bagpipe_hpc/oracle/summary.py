@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from rich.table import Table
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.oracle.metrics import EvaluationResult
+from bagpipe_hpc.protocol.totals import RankTotals, TrainerTotals
 from bagpipe_hpc.runtime.console import open_console
-from bagpipe_hpc.topology import Topology
 
 # Causes of trainer/step.py's stopwatches, in the order of an iteration. The first can be waited for, the others happen
 # while the next iteration computes; where nothing is delayed, they come to the first.
@@ -47,33 +47,41 @@ def imbalance(counts: Sequence[int] | NDArray[np.int64]) -> float:
 
 def summarise(
     config: Config,
-    topology: Topology,
-    totals: list[dict[str, Any]],
+    totals: RankTotals,
+    *,
     digest: str,
     loss: float,
     bytes_plans: int,
-    num_iterations: int,
-    first_iteration: int = 0,
+    num_trained: int,
+    start: int = 0,
     checkpoints: dict[str, Any] | None = None,
     evaluation: EvaluationResult | None = None,
     evaluations: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Figures of this start of the job from every rank's totals (by world rank); times are means over the trainers.
+    """Return the figures of this start of the job. Times are means over the trainers.
 
     Args:
-        evaluation: The last one.
-        evaluations: Figures of all of them.
+        totals: Of all servers and trainers.
+        digest: Of the model.
+        loss: Mean of the last iterations.
+        bytes_plans: Bytes of all plans.
+        num_trained: Training iterations of the whole job.
+        start: Training iterations of earlier starts.
+        checkpoints: Figures of the checkpoints.
+        evaluation: The last evaluation.
+        evaluations: Figures of all evaluations.
     """
-    trainers = [totals[rank] for rank in topology.trainer_ranks]
-    seconds = max(trainer["seconds"] for trainer in trainers)
-    samples = sum(trainer["samples"] for trainer in trainers)
+    trainers = totals.trainers
+    seconds = max(trainer.seconds for trainer in trainers)
+    samples = sum(trainer.samples for trainer in trainers)
+    counts = {name: [getattr(trainer, name) for trainer in trainers] for name in (*COUNTERS, *BYTES)}
     return {
         "model": config.model.title,
         "mode": config.mode,
-        "trainers": topology.num_trainers,
-        "servers": topology.num_servers,
-        "iterations": num_iterations,
-        "first_iteration": first_iteration,
+        "trainers": len(trainers),
+        "servers": len(totals.servers),
+        "iterations": num_trained,
+        "first_iteration": start,
         "samples": samples,
         "seconds": seconds,
         "samples_per_second": samples / seconds if seconds else 0.0,
@@ -85,34 +93,37 @@ def summarise(
         "validation_samples": evaluation.num_samples if evaluation else 0,
         "evaluations": {
             **(evaluations or {}),
-            "seconds": max(trainer["evaluation_seconds"] for trainer in trainers),
+            "seconds": max(trainer.evaluation_seconds for trainer in trainers),
         },
-        "steady_milliseconds": 1e3 * _steady_seconds([trainer["iteration_seconds"] for trainer in trainers]),
+        "steady_milliseconds": 1e3 * _steady_seconds([trainer.iteration_seconds for trainer in trainers]),
         "working_milliseconds": {
-            thread: 1e3 * _steady_seconds([trainer["working_seconds"][thread] for trainer in trainers])
-            for thread in trainers[0]["working_seconds"]
+            thread: 1e3 * _steady_seconds([trainer.working_seconds[thread] for trainer in trainers])
+            for thread in trainers[0].working_seconds
         },
-        "milliseconds_per_iteration": {
-            cause: _milliseconds(trainers, "seconds_by_cause", cause) for cause in {**CAUSES, **DELAYED_CAUSES}
-        },
-        "milliseconds_meanwhile": {
-            cause: _milliseconds(trainers, "delayed_seconds_by_cause", cause) for cause in {**CAUSES, **DELAYED_CAUSES}
-        },
-        **{name: sum(trainer[name] for trainer in trainers) for name in (*COUNTERS, *BYTES)},
-        "imbalance": {name: imbalance([trainer[name] for trainer in trainers]) for name in COUNTERS},
+        "milliseconds_per_iteration": _milliseconds(trainers, [trainer.seconds_by_cause for trainer in trainers]),
+        "milliseconds_meanwhile": _milliseconds(trainers, [trainer.delayed_seconds_by_cause for trainer in trainers]),
+        **{name: sum(values) for name, values in counts.items()},
+        "imbalance": {name: imbalance(counts[name]) for name in COUNTERS},
         "bytes_plans": bytes_plans,
-        "rows_touched": sum(totals[rank]["rows_touched"] for rank in topology.server_ranks),
-        "devices": sorted({trainer["device"] for trainer in trainers}),
-        "threads_per_trainer": trainers[0]["threads"],
+        "rows_touched": sum(server.rows_touched for server in totals.servers),
+        "devices": sorted({trainer.device for trainer in trainers}),
+        "threads_per_trainer": trainers[0].threads,
         "checkpoints": checkpoints or {},
         "model_digest": digest,
     }
 
 
-def _milliseconds(trainers: list[dict[str, Any]], where: str, cause: str) -> float:
-    """Per iteration of a trainer, the mean."""
-    seconds = [trainer[where].get(cause, 0.0) for trainer in trainers]
-    return 1e3 * sum(seconds) / max(1, sum(trainer["iterations"] for trainer in trainers))
+def _milliseconds(trainers: Sequence[TrainerTotals], seconds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the time by cause that one iteration of a trainer takes, the mean over all of them.
+
+    Args:
+        seconds: By trainer, the time by cause of all its iterations.
+    """
+    num_iterations = max(1, sum(trainer.iterations for trainer in trainers))
+    return {
+        cause: 1e3 * sum(of_trainer.get(cause, 0.0) for of_trainer in seconds) / num_iterations
+        for cause in {**CAUSES, **DELAYED_CAUSES}
+    }
 
 
 def _steady_seconds(iteration_seconds: list[NDArray[np.float64]]) -> float:

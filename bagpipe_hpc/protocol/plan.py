@@ -38,9 +38,9 @@ class TrainerPlan:
     evictions; write back.
     """
 
-    iteration: int  # its place in the stream of plans: evaluation counts
+    stream_position: int  # this plan's place in the stream of plans; plans of evaluations count
     read_only: bool  # evaluation: no gradients, no updates
-    num_trained: int  # training iterations before it
+    num_trained: int  # training iterations of the whole job before this plan
     num_samples: int  # of this trainer's share
     num_global_samples: int  # of the whole batch: what the mean loss divides by
 
@@ -73,6 +73,11 @@ class TrainerPlan:
     fetch_ring_rows: int
     write_back_ring_rows: int
 
+    @property
+    def num_trained_after(self) -> int:
+        """Training iterations of the whole job up to and including this plan."""
+        return self.num_trained + (not self.read_only)
+
 
 @dataclass(frozen=True)
 class ServerPlan:
@@ -82,7 +87,7 @@ class ServerPlan:
     of that trainer's `fetch_slots` / `write_back_slots`.
     """
 
-    iteration: int
+    stream_position: int
     fetch_rows: Int64Array
     fetch_counts: Int32Array  # (T,)
     fetch_offsets: Int64Array  # (T,) first row of each trainer's stage in this server's fetch window
@@ -94,10 +99,10 @@ class ServerPlan:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class SnapshotOrder:
     """Between two plans: save the state after the iterations so far. For servers the arrays are empty."""
 
-    iteration: int  # the last training iteration that is part of the state
+    num_trained: int  # training iterations that are part of the state
     is_full: bool  # every touched row; else those changed since the snapshot before
     keys: Int64Array  # (n,) int64: rows in this trainer's cache, ascending
     slots: Int32Array  # (n,)
@@ -136,13 +141,39 @@ class TransferLists(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Bags:
-    """What trainers need of the ragged features: trainer by trainer, in table order. Empty where there are none."""
+class BagLists:
+    """What trainers get of the bags besides rows: trainer by trainer, in table order.
 
-    lengths: Int64Array  # ids of each sample
-    length_ends: Int64Array  # (T + 1,) cuts them
-    weights: Float32Array  # of the weighted features' ids
-    weight_ends: Int64Array  # (T + 1,) cuts them
+    Args:
+        lengths: Number of ids of each sample in each ragged feature, int64, shape (length_ends[-1],).
+        length_ends: int64, shape (T + 1,): trainer t has lengths[length_ends[t]:length_ends[t + 1]].
+        weights: Of the ids of the weighted features, float32, shape (weight_ends[-1],).
+        weight_ends: int64, shape (T + 1,): trainer t has weights[weight_ends[t]:weight_ends[t + 1]].
+    """
+
+    lengths: Int64Array
+    length_ends: Int64Array
+    weights: Float32Array
+    weight_ends: Int64Array
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What trainers get of the samples of an iteration besides rows, trainer by trainer.
+
+    Args:
+        labels: float32, shape (num_samples,).
+        dense: float32, shape (num_samples, num_dense).
+        bags: Of the ragged features.
+        sample_ends: int64, shape (T + 1,): trainer t has the samples from sample_ends[t] to sample_ends[t + 1].
+        read_only: Whether the samples are evaluated on: there are no gradients and no updates.
+    """
+
+    labels: Float32Array
+    dense: Float32Array
+    bags: BagLists
+    sample_ends: Int64Array
+    read_only: bool
 
 
 @dataclass(frozen=True)
@@ -150,29 +181,23 @@ class IterationPlan:
     """Everybody's part of iteration i, in flat arrays: `codec.py` cuts them into one message per rank.
 
     Args:
-        iteration: Its place in the stream of plans.
-        num_trained: Training iterations before it.
-        sample_ends: int64, shape (T + 1,): which samples are whose.
-        labels, dense: Of the whole batch, trainer by trainer.
+        stream_position: The place of this plan in the stream of plans. Plans of evaluations count.
+        num_trained: Training iterations of the whole job before this plan.
+        samples: Of the whole batch.
         num_ids: int64, shape (T, num_tables): ids of each share in each table.
         inverse: uint16 or int32, shape (num_ids.sum(),), share by share, in table order (features.py): which of the
             unique keys of its share in its table an id is.
         num_uniques: int64, shape (T, num_tables): unique keys of each share in each table.
-        bags: Of the ragged features.
         forced_counts: int64, shape (T, S).
         fetch_offsets, write_back_offsets: int64, shape (T, S).
     """
 
-    iteration: int
-    read_only: bool
+    stream_position: int
     num_trained: int
-    sample_ends: Int64Array
-    labels: Float32Array
-    dense: Float32Array
+    samples: Samples
     num_ids: Int64Array
     inverse: NarrowArray
     num_uniques: Int64Array
-    bags: Bags
     exchange: ExchangeLists
     fetches: TransferLists
     fetch_offsets: Int64Array
@@ -183,8 +208,13 @@ class IterationPlan:
     write_back_ring_rows: int
 
     @property
-    def num_done(self) -> int:
-        """Training iterations behind it."""
+    def read_only(self) -> bool:
+        """Whether the samples are evaluated on."""
+        return self.samples.read_only
+
+    @property
+    def num_trained_after(self) -> int:
+        """Training iterations of the whole job up to and including this plan."""
         return self.num_trained + (not self.read_only)
 
 

@@ -11,14 +11,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from mpi4py import MPI
-
 from bagpipe_hpc import trace
 from bagpipe_hpc.checkpoint.partial import discard_unfinished
 from bagpipe_hpc.errors import BagpipeError, FencedError, RunDirectoryError
 from bagpipe_hpc.exit_codes import EXIT_FAILURE, EXIT_INVALID
 from bagpipe_hpc.runtime.process_limits import hint_of
 from bagpipe_hpc.runtime.run_lock import release_all
+from bagpipe_hpc.transport.mpi import abort_all_ranks, launched_ranks
 
 LAUNCHER_READS_SECONDS = 0.3
 
@@ -38,8 +37,8 @@ def abort_job(name: str, error: BaseException, exit_invalid: int = EXIT_FAILURE)
     code = exit_invalid if isinstance(error, BagpipeError) else EXIT_FAILURE
     if isinstance(error, FencedError | RunDirectoryError):
         code = EXIT_INVALID  # a job script must not start this job again beside the one that took over
-    MPI.COMM_WORLD.Abort(code)  # of another communicator, MPICH ends nothing
-    os._exit(code)  # MPICH returns at times
+    abort_all_ranks(code)
+    os._exit(code)  # in case that returns
 
 
 @contextmanager
@@ -49,7 +48,7 @@ def whole_job_fails_together(name: str | None = None, exit_invalid: int = EXIT_F
     Args:
         name: What messages call this rank; by default "rank N".
     """
-    name = name or f"rank {MPI.COMM_WORLD.rank}"
+    name = name or f"rank {launched_ranks().rank}"
     try:
         with threads_fail_by(lambda error: abort_job(name, error)):
             yield

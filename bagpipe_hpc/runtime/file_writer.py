@@ -1,104 +1,53 @@
 """Checkpoints from the ranks that have the state: servers and trainers write files in a thread, the oracle collects.
 
-oracle (committer.py)                            server, trainer
+oracle (committer.py)                                server, trainer
   1 create the partial directory
-  2 snapshot after plan i  ------------------->  3 at the state after i: keep what is needed, hand over to the thread
-                                                 4 thread: write, fsync, hash
-  6 all files there: commit  <-----------------  5 thread: names and checksums
+  2 SnapshotOrder behind a plan  ----------------->  3 reach that state: keep what is needed, give it to the thread
+                                                     4 thread: write, fsync, hash
+  6 all files are there: commit  <-- FilesSaved ---  5 thread: names and checksums
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from queue import Queue
 
-from mpi4py import MPI
-
-from bagpipe_hpc.bounded_json import dump_json
-from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.manifest import FileEntry
-from bagpipe_hpc.checkpoint.partial import PartialCheckpoint, expect_unfinished
 from bagpipe_hpc.checkpoint.row_file import RowOptions
 from bagpipe_hpc.config import CheckpointConfig
+from bagpipe_hpc.protocol.inbox import Outbox
+from bagpipe_hpc.protocol.messages import FilesSaved, SavedFile
 from bagpipe_hpc.rank_thread import start_thread
-from bagpipe_hpc.runtime.signals import FILES_TAG
 from bagpipe_hpc.threaded_job import take
-from bagpipe_hpc.topology import ORACLE_RANK
 from bagpipe_hpc.waiting import note_step
 
 
-@dataclass(frozen=True)
-class CheckpointSpec:
-    """What every rank knows of a job's checkpoints.
-
-    Args:
-        root: Directory of checkpoints.
-        generation: This start of the job.
-        resumed: The checkpoint this start goes on from; None: it starts afresh.
-        keeps_caches: Whether trainers load their caches: there are as many as there were.
-    """
-
-    root: Path
-    generation: int
-    resumed: Path | None = None
-    keeps_caches: bool = False
-
-    def open_resumed(self) -> Checkpoint | None:
-        """The checkpoint this start goes on from."""
-        return Checkpoint.open(self.resumed) if self.resumed is not None else None
-
-    def partial(self, iteration: int, row_width: int) -> PartialCheckpoint:
-        """The checkpoint after an iteration, being written."""
-        expect_unfinished(self.root, self.generation)
-        return PartialCheckpoint(self.root, self.generation, iteration + 1, row_width)
-
-
 def row_options(config: CheckpointConfig, *, is_full: bool) -> RowOptions:
-    """How rows are stored."""
+    """Return how rows are stored."""
     return RowOptions("float32" if is_full else config.increment_encoding, config.compression)
 
 
-@dataclass(frozen=True)
-class Saved:
-    """One rank's part of a checkpoint; its fault is why there must be no such checkpoint, or empty."""
-
-    iteration: int
-    files: tuple[FileEntry, ...]
-    num_rows: int
-    stall_seconds: float
-    fault: str = ""
-
-    def to_bytes(self) -> bytes:
-        """As a message."""
-        files = [entry.model_dump() for entry in self.files]
-        return dump_json([self.iteration, files, self.num_rows, self.stall_seconds, self.fault], indent=None)
-
-    @classmethod
-    def from_bytes(cls, message: bytes) -> Saved:
-        """From a message."""
-        iteration, files, num_rows, stall_seconds, fault = json.loads(message)
-        return cls(iteration, tuple(FileEntry(**entry) for entry in files), num_rows, stall_seconds, fault)
+def saved_files(entries: Sequence[FileEntry]) -> tuple[SavedFile, ...]:
+    """Return the files as a message names them."""
+    return tuple(SavedFile(entry.name, entry.num_bytes, entry.sha256) for entry in entries)
 
 
 class FileWriter:
-    """Writes a rank's files one snapshot after the other, in a thread, and tells the oracle.
+    """Writes the files of a rank in a thread, one checkpoint after the other, and tells the oracle.
 
-    An error there ends the job, as any error in a thread does.
+    An error in the thread ends the job, as an error in any thread does.
 
     Args:
-        events: Everybody -> oracle.
+        outbox: To the oracle.
     """
 
-    def __init__(self, events: MPI.Intracomm) -> None:
-        self._events = events
-        self._orders: Queue[Callable[[], Saved] | None] = Queue()
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._orders: Queue[Callable[[], FilesSaved] | None] = Queue()
         self._thread = start_thread("checkpoint", self._run)
 
-    def write(self, order: Callable[[], Saved]) -> None:
-        """Do this in the thread."""
+    def write(self, order: Callable[[], FilesSaved]) -> None:
+        """Let the thread write the files of one checkpoint, and send what the order returns."""
         self._orders.put(order)
 
     def finish(self) -> None:
@@ -108,5 +57,5 @@ class FileWriter:
 
     def _run(self) -> None:
         while (order := take(self._orders)) is not None:
-            self._events.Send([order().to_bytes(), MPI.BYTE], ORACLE_RANK, FILES_TAG)
+            self._outbox.send(order())
             note_step()

@@ -18,17 +18,21 @@ CURE = "training diverged; lower training.learning_rate, and start again from th
 Float32Array = NDArray[np.float32]
 
 
-def require_finite_loss(iteration: int, loss: float) -> None:
-    """Raise DivergedError if the loss of an iteration is not finite."""
+def require_finite_loss(num_trained: int, loss: float) -> None:
+    """Raise DivergedError if the loss of an iteration is not finite.
+
+    Args:
+        num_trained: Training iterations up to and including this one.
+    """
     if not math.isfinite(loss):
-        raise DivergedError(f"the loss is {loss} in iteration {iteration}: {CURE}")
+        raise DivergedError(f"the loss is {loss} after {num_trained:,} iterations: {CURE}")
 
 
-def require_finite_parameters(num_done: int, parameters: Mapping[str, Float32Array]) -> None:
+def require_finite_parameters(num_trained: int, parameters: Mapping[str, Float32Array]) -> None:
     """Raise DivergedError, with the first name, if a dense parameter is not finite after so many iterations."""
     for name, values in parameters.items():
         if not np.isfinite(values).all():
-            raise DivergedError(f"the dense parameter {name} is not finite after {num_done:,} iterations: {CURE}")
+            raise DivergedError(f"the dense parameter {name} is not finite after {num_trained:,} iterations: {CURE}")
 
 
 class FiniteRows:
@@ -39,7 +43,7 @@ class FiniteRows:
         self._key_space = KeySpace(schema.num_embeddings)
         self._table_names = [table.name for table in schema.own_tables]
 
-    def require(self, num_done: int, keys: NDArray[np.int64], rows: Float32Array) -> None:
+    def require(self, num_trained: int, keys: NDArray[np.int64], rows: Float32Array) -> None:
         """Raise DivergedError, with the first row, if one is not finite after so many iterations.
 
         Args:
@@ -50,15 +54,16 @@ class FiniteRows:
         if not is_finite.all():
             table, row = self._key_space.locate(int(keys[int(np.argmin(is_finite))]))
             raise DivergedError(
-                f"row {row:,} of table {self._table_names[table]!r} is not finite after {num_done:,} iterations: {CURE}"
+                f"row {row:,} of table {self._table_names[table]!r} is not finite after {num_trained:,} iterations: "
+                f"{CURE}"
             )
 
 
-def require_finite_predictions(num_done: int, split: str, logits: Float32Array) -> None:
+def require_finite_predictions(num_trained: int, split: str, logits: Float32Array) -> None:
     """Raise DivergedError, with the first sample, if a prediction is not finite.
 
     Args:
-        num_done: Training iterations of the model.
+        num_trained: Training iterations of the model.
         split: Of the samples.
         logits: float32, (n,), by sample.
     """
@@ -66,6 +71,6 @@ def require_finite_predictions(num_done: int, split: str, logits: Float32Array) 
     if not is_finite.all():
         sample = int(np.argmin(is_finite))
         raise DivergedError(
-            f"the prediction for sample {sample:,} of the {split} split is {logits[sample]} after {num_done:,} "
+            f"the prediction for sample {sample:,} of the {split} split is {logits[sample]} after {num_trained:,} "
             f"iterations (not finite: {np.count_nonzero(~is_finite):,} of {len(logits):,} samples): {CURE}"
         )

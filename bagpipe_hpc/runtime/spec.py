@@ -5,10 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
+from bagpipe_hpc.checkpoint.partial import PartialCheckpoint, expect_unfinished
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema
-from bagpipe_hpc.runtime.data_position import BEGINNING, Position
-from bagpipe_hpc.runtime.file_writer import CheckpointSpec
+from bagpipe_hpc.runtime.data_position import BEGINNING, DataPosition
+
+
+@dataclass(frozen=True)
+class CheckpointSpec:
+    """Where a job writes its checkpoints.
+
+    Args:
+        root: The directory of checkpoints.
+        generation: The number of this start of the job.
+    """
+
+    root: Path
+    generation: int
+
+    def partial(self, num_trained: int, row_width: int) -> PartialCheckpoint:
+        """Return the checkpoint after so many training iterations, which is being written."""
+        expect_unfinished(self.root, self.generation)
+        return PartialCheckpoint(self.root, self.generation, num_trained, row_width)
 
 
 @dataclass(frozen=True)
@@ -18,19 +38,22 @@ class JobSpec:
     Args:
         config: All settings.
         schema: Of the samples.
-        traced: Iterations to trace; None: tracing is off.
+        traced: First and last plus one of the plans to trace; None: tracing is off.
         start: Where training starts or goes on.
-        checkpoints: None: none are written, and the job goes on from none.
-        predictions: Where those of the evaluation go; None: nowhere.
+        checkpoints: None: the job writes none and goes on from none.
+        resumed: The checkpoint that the job goes on from; None: it starts afresh.
+        keeps_caches: Whether trainers load their caches, because there are as many trainers as there were.
+        predictions: The file for the predictions of an evaluation; None: they are not kept.
         evaluates_only: Whether there is nothing to train.
-        table_names: Of each table.
     """
 
     config: Config
     schema: Schema
-    traced: range | None = None
-    start: Position = BEGINNING
+    traced: tuple[int, int] | None = None
+    start: DataPosition = BEGINNING
     checkpoints: CheckpointSpec | None = None
+    resumed: Path | None = None
+    keeps_caches: bool = False
     predictions: Path | None = None
     evaluates_only: bool = False
 
@@ -38,3 +61,15 @@ class JobSpec:
     def num_embeddings(self) -> tuple[int, ...]:
         """Rows of each table."""
         return self.schema.num_embeddings
+
+    def to_bytes(self) -> bytes:
+        """Return the job as JSON."""
+        return _ADAPTER.dump_json(self)
+
+    @staticmethod
+    def from_bytes(content: bytes) -> JobSpec:
+        """Return the job that `to_bytes` has written."""
+        return _ADAPTER.validate_json(content)
+
+
+_ADAPTER = TypeAdapter(JobSpec)

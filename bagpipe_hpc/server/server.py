@@ -29,12 +29,23 @@ from bagpipe_hpc.errors import DivergedError
 from bagpipe_hpc.initial_rows import RowInitializer
 from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.protocol.codec import Item
-from bagpipe_hpc.protocol.model_collection import send_touched_rows
-from bagpipe_hpc.protocol.plan import ServerPlan, Snapshot
+from bagpipe_hpc.protocol.handshakes import (
+    ROWS_PER_PIECE,
+    agree_on_cache_rows,
+    agree_on_end,
+    piece_starts,
+    send_model_rows,
+    send_totals,
+)
+from bagpipe_hpc.protocol.inbox import Outbox
+from bagpipe_hpc.protocol.messages import FilesSaved
+from bagpipe_hpc.protocol.plan import ServerPlan, SnapshotOrder
+from bagpipe_hpc.protocol.totals import ServerTotals
 from bagpipe_hpc.row_layout import initial_tails, row_width
-from bagpipe_hpc.runtime.file_writer import FileWriter, Saved, row_options
+from bagpipe_hpc.runtime.file_writer import FileWriter, row_options, saved_files
 from bagpipe_hpc.runtime.finite import FiniteRows
 from bagpipe_hpc.runtime.spec import JobSpec
+from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.server.row_store import RowStore
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.topology import Topology
@@ -45,21 +56,22 @@ from bagpipe_hpc.transport.direct import DirectServer
 from bagpipe_hpc.transport.memory import MemoryServer
 from bagpipe_hpc.transport.staged import StagedServer
 from bagpipe_hpc.transport.window import RowWindow
-from bagpipe_hpc.waiting import note_step, waiting_for
+from bagpipe_hpc.waiting import note_step
 
 
-def run_server(spec: JobSpec, topology: Topology, comms: Communicators) -> None:
+def run_server(spec: JobSpec, start: StartingPoint, topology: Topology, comms: Communicators) -> None:
     """Serve rows until the plans end. Communication: see the timeline."""
     store, end = _open_store(spec, topology, comms)  # 1
-    _restore(spec, topology, store)
-    with waiting_for("all ranks: to start"):
-        comms.world.gather(None)  # the trainers' cache limits
-        comms.world.bcast(None)  # ... and what the oracle made of them
-    server = _Server(spec, store, end, FileWriter(comms.events))
+    _restore(start, topology, store)
+    agree_on_cache_rows(comms.world, None)
+    outbox = Outbox(comms.mailbox)
+    server = _Server(spec, store, end, FileWriter(outbox))
     server.serve(PlanReceiver(comms.plans))
-    if comms.world.bcast(None):  # training is done
-        comms.world.gather({"rows_touched": store.num_touched()})
-        send_touched_rows(comms.world, store)  # 8
+    outbox.finish()
+    if agree_on_end(comms.world, None):
+        send_totals(comms.world, ServerTotals(store.num_touched()))
+        pieces = (store.touched(start_row, ROWS_PER_PIECE) for start_row in piece_starts(store.sharding))
+        send_model_rows(comms.world, store.sharding, pieces)  # 8
     end.close()
 
 
@@ -69,7 +81,7 @@ class _Server:
     def __init__(self, spec: JobSpec, store: RowStore, end: ServerEnd, writer: FileWriter) -> None:
         self._spec, self._store, self._end, self._writer = spec, store, end, writer
         self._unabsorbed: deque[ServerPlan] = deque()
-        self._due: tuple[Snapshot, ServerPlan] | None = None  # and the plan that it follows
+        self._due: tuple[SnapshotOrder, ServerPlan] | None = None  # and the plan that it follows
         # Trainers write into the table itself, as soon as they know the next plan's rows: from 4 on.
         self._is_direct = isinstance(end, DirectServer)
         self._finite = FiniteRows(spec.config, spec.schema)
@@ -77,7 +89,7 @@ class _Server:
     def serve(self, plans: PlanReceiver) -> None:
         """Play every plan; all files are written then."""
         while (item := self._next(plans)) is not None:
-            if isinstance(item, Snapshot):
+            if isinstance(item, SnapshotOrder):
                 self._due = item, self._unabsorbed[-1]
                 if self._is_direct:
                     self._absorb_all()
@@ -107,7 +119,7 @@ class _Server:
             self._save(self._due[0])
             self._due = None
 
-    def _save(self, snapshot: Snapshot) -> None:
+    def _save(self, snapshot: SnapshotOrder) -> None:
         """Keep the state as it is (6)."""
         assert self._spec.checkpoints is not None
         start = time.perf_counter()
@@ -121,36 +133,36 @@ class _Server:
             rows.find_rows()
             pieces = list(pieces)
         start_seconds = time.perf_counter() - start
-        partial = self._spec.checkpoints.partial(snapshot.iteration, store.row_width)
+        partial = self._spec.checkpoints.partial(snapshot.num_trained, store.row_width)
         options = row_options(self._spec.config.checkpoint, is_full=snapshot.is_full)
 
-        def write() -> Saved:
+        def write() -> FilesSaved:
             if not self._is_direct:
                 rows.find_rows()
-            files: tuple[FileEntry, ...] = ()
+            entries: list[FileEntry] = []
             fault = ""
             try:
-                files = (partial.write_server(store.server, self._checked(snapshot, pieces), options),)
+                entries.append(partial.write_server(store.server, self._checked(snapshot, pieces), options))
             except DivergedError as error:
                 fault = str(error)
             store.drop_snapshot()
-            return Saved(snapshot.iteration, files, rows.num_rows, start_seconds + rows.stall_seconds, fault)
+            stall_seconds = start_seconds + rows.stall_seconds
+            return FilesSaved(snapshot.num_trained, saved_files(entries), rows.num_rows, stall_seconds, fault)
 
         self._writer.write(write)
 
-    def _checked(self, snapshot: Snapshot, pieces: Iterable[Rows]) -> Iterator[Rows]:
+    def _checked(self, snapshot: SnapshotOrder, pieces: Iterable[Rows]) -> Iterator[Rows]:
         """The same pieces; raises DivergedError at the first row that is not finite."""
         for keys, values in pieces:
-            self._finite.require(snapshot.iteration + 1, keys, values)
+            self._finite.require(snapshot.num_trained, keys, values)
             note_step()
             yield keys, values
 
 
-def _restore(spec: JobSpec, topology: Topology, store: RowStore) -> None:
-    """Rows of the checkpoint this start goes on from, cached ones included."""
-    resumed = spec.checkpoints.open_resumed() if spec.checkpoints else None
-    if resumed is not None:
-        for keys, rows in resumed.server_rows(store.server, topology.num_servers):
+def _restore(start: StartingPoint, topology: Topology, store: RowStore) -> None:
+    """Take over the rows of the checkpoint that the job goes on from, those in caches included."""
+    if start.checkpoint is not None:
+        for keys, rows in start.checkpoint.server_rows(store.server, topology.num_servers):
             store.restore(keys, rows)
             note_step()
 
@@ -169,8 +181,8 @@ def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tupl
         store = RowStore(sharding, server, initializer, lazy_zeros(shape, np.float32))
         return store, MemoryServer(comms.link, server, store)
     if config.transport == "direct":
-        window = RowWindow(comms.rows, *shape)
+        window = RowWindow(comms.row_comm, *shape)
         store = RowStore(sharding, server, initializer, window.rows)
-        return store, DirectServer(comms.rows, topology.num_servers, window, store)
+        return store, DirectServer(comms.row_comm, topology.num_servers, window, store)
     store = RowStore(sharding, server, initializer, lazy_zeros(shape, np.float32))
-    return store, StagedServer(comms.rows, topology.num_servers, config.prefetch_depth + 1, store)
+    return store, StagedServer(comms.row_comm, topology.num_servers, config.prefetch_depth + 1, store)

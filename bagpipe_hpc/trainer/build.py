@@ -53,7 +53,7 @@ def build_step(
         cache=RowCache(num_slots, row_width(config), device),
         row_optimizer=build_optimizer_of_tables(config, schema),
         dense_optimizer=build_dense_optimizer(config.dense_optimizer, model.parameters(), dense_rate),
-        dense=DenseSynchronizer(model, dense_sum),
+        dense_gradients=DenseSynchronizer(model, dense_sum),
         in_bfloat16=config.training.precision == "bfloat16",
         peers=peers,
         delayed_peers=delayed_peers,

@@ -11,7 +11,7 @@ import torch
 from bagpipe_hpc.config import DenseOptimizerConfig
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.learning_rate import LearningRate
-from bagpipe_hpc.trainer.ordered_sum import ordered_sum
+from bagpipe_hpc.trainer.row_optimizer import ordered_sum
 
 Parameters = Iterable[torch.nn.Parameter]
 
@@ -35,13 +35,17 @@ class DenseOptimizer:
         """Forget all gradients."""
         self.torch_optimizer.zero_grad(set_to_none=True)
 
-    def step(self, iteration: int) -> None:
-        """Update the parameters; their gradients are sums over the trainers."""
+    def step(self, num_trained: int) -> None:
+        """Update the parameters. Their gradients are sums over the trainers.
+
+        Args:
+            num_trained: Training iterations of the whole job up to and including this one.
+        """
         groups = self.torch_optimizer.param_groups
         if self._clip_norm is not None:
             clip_by_norm([p.grad for group in groups for p in group["params"] if p.grad is not None], self._clip_norm)
         for group in groups:
-            group["lr"] = self._learning_rate(iteration)
+            group["lr"] = self._learning_rate(num_trained)
         self.torch_optimizer.step()
 
 
@@ -97,7 +101,7 @@ def _why_not(config: DenseOptimizerConfig) -> str:
         optimizer = build_dense_optimizer(config, parameters, LearningRate(0.1))
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
-        optimizer.step(0)
+        optimizer.step(1)
     except Exception as error:  # whatever an optimizer of torch makes of arguments that it does not check
         return " ".join(str(error).split()) or type(error).__name__
     return ""

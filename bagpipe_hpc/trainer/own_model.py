@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,9 @@ import torch
 
 from bagpipe_hpc.config import Config, ModelConfig
 from bagpipe_hpc.data.schema import Schema
+from bagpipe_hpc.digest import ModelDigest
 from bagpipe_hpc.errors import OwnModelError
+from bagpipe_hpc.trainer.dense_gradients import dense_parameters
 
 Model = torch.nn.Module
 ModelFactory = Callable[..., Model]
@@ -46,6 +48,28 @@ class ModelInputs:
     tables: Mapping[str, int]
     embedding_dim: int
     seed: int
+
+
+def digest_of_parameters(model: Model) -> bytes:
+    """Return a digest of all parameters, for `require_equal_parameters`."""
+    digest = ModelDigest()
+    digest.add_dense(dense_parameters(model))
+    return digest.hexdigest().encode()
+
+
+def require_equal_parameters(digests: Sequence[bytes], trainer: int, factory: str) -> None:
+    """Raise OwnModelError if a trainer has built another model than trainer 0.
+
+    Args:
+        digests: Of all trainers' models.
+        trainer: The trainer.
+        factory: What made the models, for the message.
+    """
+    if digests[trainer] != digests[0]:
+        raise OwnModelError(
+            f"model.factory = {factory!r} made other parameters here than at trainer 0: initialise them from torch's "
+            "generator, which has been seeded, and not from numpy's, time, the rank or the order of a set"
+        )
 
 
 def model_inputs(config: Config, schema: Schema) -> ModelInputs:
@@ -119,7 +143,8 @@ def _require_function(factory: Any, title: str) -> ModelFactory:
             f"{title} is a {type(factory).__name__}, but must be a function that takes ModelInputs and returns a "
             "torch.nn.Module: every trainer builds its own, from the same seed"
         )
-    return factory
+    function: ModelFactory = factory
+    return function
 
 
 def _check_parameters(model: Model, title: str) -> None:

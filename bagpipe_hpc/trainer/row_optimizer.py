@@ -17,19 +17,18 @@ import torch
 from bagpipe_hpc.config import Config, RowOptimizerConfig
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.learning_rate import LearningRate
-from bagpipe_hpc.trainer.ordered_sum import ordered_sum
 
 
 class RowOptimizer(Protocol):
     """State lives in the row, behind the trained columns, and travels with it."""
 
-    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
         """Update rows in place.
 
         Args:
             rows: float32 (n, row_width); see row_layout.py.
             gradients: float32 (n, row_dim), summed over the trainers; may be overwritten.
-            iteration: That the gradients are of, counted from the job's beginning.
+            num_trained: Training iterations of the whole job up to and including that of the gradients.
         """
 
 
@@ -39,8 +38,8 @@ class RowSGD:
     def __init__(self, learning_rate: LearningRate) -> None:
         self._learning_rate = learning_rate
 
-    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
-        rows.add_(gradients, alpha=-self._learning_rate(iteration))
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
+        rows.add_(gradients, alpha=-self._learning_rate(num_trained))
 
 
 class RowMomentum:
@@ -49,11 +48,11 @@ class RowMomentum:
     def __init__(self, learning_rate: LearningRate, momentum: float, nesterov: bool) -> None:
         self._learning_rate, self._momentum, self._nesterov = learning_rate, momentum, nesterov
 
-    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
         weights, buffer = rows.tensor_split([gradients.shape[1]], dim=1)
         buffer.mul_(self._momentum).add_(gradients)
         direction = gradients.add_(buffer, alpha=self._momentum) if self._nesterov else buffer
-        weights.add_(direction, alpha=-self._learning_rate(iteration))
+        weights.add_(direction, alpha=-self._learning_rate(num_trained))
 
 
 class RowAdagrad:
@@ -62,10 +61,10 @@ class RowAdagrad:
     def __init__(self, learning_rate: LearningRate, eps: float) -> None:
         self._learning_rate, self._eps = learning_rate, eps
 
-    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
         weights, sums = rows.tensor_split([gradients.shape[1]], dim=1)
         sums.addcmul_(gradients, gradients)
-        weights.addcdiv_(gradients, sums.sqrt().add_(self._eps), value=-self._learning_rate(iteration))
+        weights.addcdiv_(gradients, sums.sqrt().add_(self._eps), value=-self._learning_rate(num_trained))
 
 
 class RowwiseAdagrad:
@@ -78,10 +77,10 @@ class RowwiseAdagrad:
     def __init__(self, learning_rate: LearningRate, eps: float, num_unused: int = 0) -> None:
         self._learning_rate, self._eps, self._num_unused = learning_rate, eps, num_unused
 
-    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
         weights, sums = rows.tensor_split([gradients.shape[1]], dim=1)  # sums: (n, 1)
         sums.add_(ordered_sum(gradients.square()) / (gradients.shape[1] - self._num_unused))
-        weights.sub_(gradients.mul_(self._learning_rate(iteration) / sums.sqrt().add_(self._eps)))
+        weights.sub_(gradients.mul_(self._learning_rate(num_trained) / sums.sqrt().add_(self._eps)))
 
 
 class RowAdam:
@@ -90,14 +89,14 @@ class RowAdam:
     def __init__(self, learning_rate: LearningRate, betas: tuple[float, float], eps: float) -> None:
         self._learning_rate, self._betas, self._eps = learning_rate, betas, eps
 
-    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
         dim = gradients.shape[1]
         weights, means, squares = rows.tensor_split([dim, 2 * dim], dim=1)
         beta1, beta2 = self._betas
         means.add_(gradients.sub(means).mul_(1 - beta1))
         squares.add_(gradients.square().sub_(squares).mul_(1 - beta2))
-        unbias1, unbias2 = (1 - beta ** (iteration + 1) for beta in self._betas)
-        step_size = self._learning_rate(iteration) * math.sqrt(unbias2) / unbias1
+        unbias1, unbias2 = (1 - beta**num_trained for beta in self._betas)
+        step_size = self._learning_rate(num_trained) * math.sqrt(unbias2) / unbias1
         weights.add_(means.div(squares.sqrt().add_(self._eps)).mul_(-step_size))
 
 
@@ -107,8 +106,8 @@ class ClippedByValue:
     def __init__(self, optimizer: RowOptimizer, limit: float) -> None:
         self._optimizer, self._limit = optimizer, limit
 
-    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
-        self._optimizer.step(rows, gradients.clamp_(-self._limit, self._limit), iteration)
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
+        self._optimizer.step(rows, gradients.clamp_(-self._limit, self._limit), num_trained)
 
 
 class ByTable:
@@ -122,12 +121,12 @@ class ByTable:
         self._optimizers = list(dict.fromkeys(optimizers))
         self._numbers = torch.tensor([self._optimizers.index(optimizer) for optimizer in optimizers])
 
-    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
         numbers = self._numbers.to(rows.device)[rows[:, -1].long()]
         for number, optimizer in enumerate(self._optimizers):
             chosen = (numbers == number).nonzero().squeeze(1)
             part = rows[chosen, :-1]
-            optimizer.step(part, gradients[chosen], iteration)
+            optimizer.step(part, gradients[chosen], num_trained)
             rows[chosen, :-1] = part
 
 
@@ -162,3 +161,19 @@ def _build_unclipped(config: RowOptimizerConfig, learning_rate: LearningRate, nu
             return RowwiseAdagrad(learning_rate, config.effective_eps, num_unused)
         case "adam":
             return RowAdam(learning_rate, config.betas, config.effective_eps)
+
+
+def ordered_sum(values: torch.Tensor) -> torch.Tensor:
+    """Return the sum over the last dimension, which stays, with length 1.
+
+    Halves are added elementwise until one column is left. So the order of additions depends on the number of terms
+    only: not on threads, on the device, or on what else is summed.
+
+    Args:
+        values: (..., n), n >= 1; may be overwritten.
+    """
+    while (width := values.shape[-1]) > 1:
+        half = (width + 1) // 2
+        values[..., : width - half] += values[..., half:]
+        values = values[..., :half]
+    return values

@@ -1,7 +1,7 @@
 """One iteration of one trainer, as its plan says: start, compute (gather, the caller's loss, apply), finish.
 
     start      1  set aside forced evictions     cache -> aside
-               2  insert fetched rows            landed -> cache
+               2  insert fetched rows            fetched -> cache
                3  early pushes                   cache -> peers: replicas that the iteration before does not update
     gather     4  critical pushes                cache -> peers: the other replicas
                5  forward, backward              by the caller: rows -> loss, gradients; dense allreduce along with it
@@ -37,10 +37,9 @@ from bagpipe_hpc.protocol.plan import TrainerPlan
 from bagpipe_hpc.trainer.buffers import BufferPool, HostBuffer, HostMemory
 from bagpipe_hpc.trainer.cache import RowCache, to_device, to_host
 from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
-from bagpipe_hpc.trainer.evaluation_mode import undisturbed
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
-from bagpipe_hpc.trainer.trainer_batch import TrainerBatch
+from bagpipe_hpc.trainer.trainer_batch import TrainerBatch, row_gradients
 from bagpipe_hpc.trainer.wire import Wire, WireArray, gradient_scale
 
 Float32Array = NDArray[np.float32]
@@ -63,7 +62,7 @@ class Peers(Protocol):
         """Blocks of rows out and in; see transport/peers.py."""
 
 
-class Dense(Protocol):
+class DenseGradients(Protocol):
     """What the step needs of the sum of dense gradients; see trainer/dense_gradients.py."""
 
     @property
@@ -81,8 +80,8 @@ class Stopwatch:
     """Seconds by cause; every block is a span of the trace."""
 
     def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)  # since the last lap
-        self.counted: defaultdict[str, float] = defaultdict(float)  # of all laps that count
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # since the last iteration ended
+        self.counted: defaultdict[str, float] = defaultdict(float)  # of all iterations that count
 
     @contextmanager
     def time(self, cause: str, iteration: int | None = None) -> Iterator[None]:
@@ -96,8 +95,12 @@ class Stopwatch:
         self.seconds[cause] += (stop_ns - start_ns) / 1e9
         trace.record(cause.replace("_", " "), start_ns, stop_ns, iteration)
 
-    def end(self, *, counts: bool) -> None:
-        """A lap ends here, and the next begins."""
+    def end_iteration(self, *, counts: bool) -> None:
+        """Note that an iteration ends, and that the next one begins.
+
+        Args:
+            counts: Whether the times of this one count.
+        """
         for cause, seconds in self.seconds.items() if counts else ():
             self.counted[cause] += seconds
         self.seconds.clear()
@@ -141,7 +144,7 @@ class TrainingStep:
         cache: Rows this trainer owns.
         row_optimizer: For rows.
         dense_optimizer: For the model's parameters.
-        dense: Sums dense gradients.
+        dense_gradients: Sums the gradients of dense parameters.
         in_bfloat16: Whether the model computes in bfloat16 where torch.autocast finds that safe.
         peers: The other trainers, for `gather` and `apply`.
         delayed_peers: The other trainers, for `start` and `finish`; None: nothing is early or delayed.
@@ -164,7 +167,7 @@ class TrainingStep:
         cache: RowCache,
         row_optimizer: RowOptimizer,
         dense_optimizer: DenseOptimizer,
-        dense: Dense,
+        dense_gradients: DenseGradients,
         in_bfloat16: bool = False,
         peers: Peers,
         delayed_peers: Peers | None,
@@ -180,7 +183,7 @@ class TrainingStep:
         self._cache = cache
         self._row_optimizer = row_optimizer
         self._dense_optimizer = dense_optimizer
-        self.dense = dense
+        self.dense_gradients = dense_gradients
         self._wire = wire
         self._in_bfloat16 = in_bfloat16
         self._watch = stopwatch
@@ -209,16 +212,16 @@ class TrainingStep:
         """Of the model's parameters."""
         return self._dense_optimizer.torch_optimizer
 
-    def start(self, plan: TrainerPlan, landed: Float32Array) -> OpenIteration:
+    def start(self, plan: TrainerPlan, fetched: Float32Array) -> OpenIteration:
         """Bring the rows of an iteration together, as far as the iteration before leaves them alone.
 
         Args:
-            landed: Fetched rows in `fetch_slots` order, float32 (n, row_width).
+            fetched: Fetched rows in `fetch_slots` order, float32 (n, row_width).
         Communication: with peers as counted in the plan.
         """
         with self._delayed_watch.time("insert"):
             aside = self._cache.read(plan.write_back_slots[_forced_mask(plan)])  # 1
-            self._cache.write(plan.fetch_slots, to_device(landed, self._cache.device))  # 2
+            self._cache.write(plan.fetch_slots, to_device(fetched, self._cache.device))  # 2
             iteration = self._open(plan, aside)
         if self.is_overlapped:
             with self._delayed_watch.time("early_pushes"):
@@ -265,14 +268,14 @@ class TrainingStep:
                 table_names=self._table_names,
                 model=self.model,
                 in_bfloat16=self._in_bfloat16,
-                before_backward=self.dense.start,
+                before_backward=self.dense_gradients.start,
             )
 
     def predict(self, batch: TrainerBatch) -> Float32Array:
         """Logits of a share, float32 (num_samples,)."""
         if len(batch) == 0:  # models of the user's own need not bear that
             return np.empty(0, np.float32)
-        with self._watch.time("compute"), undisturbed(self.model, self._cache.device):
+        with self._watch.time("compute"), _evaluation_mode(self.model, self._cache.device):
             return to_host(batch.logits())
 
     def apply(self, iteration: OpenIteration, batch: TrainerBatch) -> float:
@@ -286,14 +289,14 @@ class TrainingStep:
         """
         plan = iteration.plan
         scale = gradient_scale(plan.num_global_samples)
-        gradients = self._wire.pack(batch.row_gradients(), scale)
+        gradients = self._wire.pack(row_gradients(batch), scale)
         iteration.own_gradients = self._wire.unpack(gradients[: plan.num_own], scale)
         iteration.gradients_buffer = self._gradients.take()
         iteration.replica_gradients = iteration.gradients_buffer.fill(gradients[plan.num_own :])
         self._reduce(iteration, self._critical_gradients, self._lane, "exchange")  # 6, 7
         with self._watch.time("dense"):  # 8
-            loss = self.dense.finish()
-            self._dense_optimizer.step(plan.num_trained)
+            loss = self.dense_gradients.finish()
+            self._dense_optimizer.step(plan.num_trained_after)
         return loss
 
     def finish(self, iteration: OpenIteration) -> Float32Array:
@@ -319,9 +322,9 @@ class TrainingStep:
         plan = iteration.plan
         outgoing, incoming = iteration.pushed.part(classes), iteration.replicated.part(classes)
         rows = self._cache.read(plan.update_slots[plan.push_index[outgoing.positions]])[:, : self._row_dim]
-        landed = lane.incoming.rows(len(incoming.positions), self._row_dim, self._wire.array_dtype)
-        lane.peers.swap(lane.outgoing.fill(self._wire.pack(rows)), outgoing.counts, landed, incoming.counts)
-        iteration.replicas[incoming.positions] = landed
+        received = lane.incoming.rows(len(incoming.positions), self._row_dim, self._wire.array_dtype)
+        lane.peers.swap(lane.outgoing.fill(self._wire.pack(rows)), outgoing.counts, received, incoming.counts)
+        iteration.replicas[incoming.positions] = received
 
     def _reduce(self, iteration: OpenIteration, classes: Classes, lane: _Lane, cause: str) -> None:
         """Gradients of replicas of these Gray classes to their owners; then update the rows they belong to."""
@@ -370,8 +373,25 @@ class TrainingStep:
                 start += count
         slots = plan.update_slots[positions]
         rows = self._cache.read(slots)
-        self._row_optimizer.step(rows, sums, plan.num_trained)
+        self._row_optimizer.step(rows, sums, plan.num_trained_after)
         self._cache.write(slots, rows)
+
+
+@contextmanager
+def _evaluation_mode(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside the block, the model is in evaluation mode and torch keeps no gradients.
+
+    Afterwards every module is in the mode it was in, and the random number generators of torch are where they were, so
+    training goes on as if nothing had been predicted.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 class _Blocks:

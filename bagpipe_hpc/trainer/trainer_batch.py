@@ -26,7 +26,8 @@ class TrainerBatch:
         in_bfloat16: Whether `logits` computes in bfloat16 where torch.autocast finds that safe.
         before_backward: Called with the loss.
 
-    `labels` are float32 (b,), `num_global_samples` the samples of all trainers' shares.
+    `iteration` is the number of training iterations of the whole job before this one, `labels` are float32 (b,), and
+    `num_global_samples` is the number of samples of all trainers' shares.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class TrainerBatch:
         in_bfloat16: bool,
         before_backward: Callable[[Tensor], None],
     ) -> None:
-        self.iteration, self.num_global_samples = plan.iteration, plan.num_global_samples
+        self.iteration, self.num_global_samples = plan.num_trained, plan.num_global_samples
         self.dense, self.embedded = dense, embedded
         self.labels = torch.from_numpy(plan.labels).to(dense.device)
         self.model = model
@@ -108,22 +109,24 @@ class TrainerBatch:
         self._before_backward(loss)
         loss.backward()
 
-    def skip(self) -> None:
-        """A step of no samples: all gradients are zero."""
-        self.step(self.embedded.sum())
 
-    def row_gradients(self) -> Tensor:
-        """After `step`: the gradient of rows, of their shape.
+def skip_step(batch: TrainerBatch) -> None:
+    """Make the step of a share without samples: all gradients are zero."""
+    batch.step(batch.embedded.sum())
 
-        Raises:
-            OwnModelError: there was no step.
-        """
-        if not self._is_stepped:
-            raise OwnModelError(
-                f"no step in iteration {self.iteration}: every batch needs session.step(loss), also one that is to "
-                "change nothing: 0 * loss"
-            )
-        return torch.zeros_like(self._rows) if self._rows.grad is None else self._rows.grad
+
+def row_gradients(batch: TrainerBatch) -> Tensor:
+    """Return the gradients that the step on a batch left, float32 (n, row_dim), one for each row of the share.
+
+    Raises:
+        OwnModelError: no step was made.
+    """
+    if not batch._is_stepped:
+        raise OwnModelError(
+            f"no step in iteration {batch.iteration}: every batch needs session.step(loss), also one that is to "
+            "change nothing: 0 * loss"
+        )
+    return torch.zeros_like(batch._rows) if batch._rows.grad is None else batch._rows.grad
 
 
 def train_on_labels(batch: TrainerBatch) -> None:

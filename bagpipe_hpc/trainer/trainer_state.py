@@ -10,11 +10,13 @@ from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.dense_file import DenseState
 from bagpipe_hpc.checkpoint.row_file import CachedRows
 from bagpipe_hpc.errors import DivergedError
-from bagpipe_hpc.protocol.plan import Snapshot
+from bagpipe_hpc.protocol.messages import FilesSaved
+from bagpipe_hpc.protocol.plan import SnapshotOrder
 from bagpipe_hpc.row_layout import row_width
-from bagpipe_hpc.runtime.file_writer import Saved, row_options
+from bagpipe_hpc.runtime.file_writer import row_options, saved_files
 from bagpipe_hpc.runtime.finite import FiniteRows, require_finite_parameters
 from bagpipe_hpc.runtime.spec import JobSpec
+from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.trainer.cache import to_device, to_host
 from bagpipe_hpc.trainer.dense_state import keep_dense, keep_optimizer, restore_dense
 from bagpipe_hpc.trainer.random_state import keep_random_state, restore_random_state
@@ -26,28 +28,28 @@ class TrainerState:
 
     Args:
         spec: The job.
+        start: Where the job begins.
         step: Has cache, model and dense optimizer.
-        trainer: This trainer's rank.
+        trainer: The rank of this trainer among the trainers.
     """
 
-    def __init__(self, spec: JobSpec, step: TrainingStep, trainer: int) -> None:
-        self._spec, self._step, self._trainer = spec, step, trainer
+    def __init__(self, spec: JobSpec, start: StartingPoint, step: TrainingStep, trainer: int) -> None:
+        self._spec, self._start, self._step, self._trainer = spec, start, step, trainer
         self._row_width = row_width(spec.config)
         self._finite = FiniteRows(spec.config, spec.schema)
 
     def restore(self) -> None:
-        """Take over the checkpoint this start goes on from, if there is one. Communication: none."""
-        checkpoints = self._spec.checkpoints
-        resumed = checkpoints.open_resumed() if checkpoints else None
-        if checkpoints is None or resumed is None:
+        """Take over the state of the checkpoint that the job goes on from, if there is one. Communication: none."""
+        resumed = self._start.checkpoint
+        if resumed is None:
             return
         dense = resumed.dense()
         restore_dense(self._step.model, self._step.dense_optimizer, dense.parameters, dense.state)
-        if checkpoints.keeps_caches:
+        if self._start.keeps_caches:
             self._restore_cache(resumed)
             restore_random_state(self._step.cache.device, resumed.trainer_state(self._trainer))
 
-    def keep(self, snapshot: Snapshot) -> Callable[[float], Saved]:
+    def keep(self, snapshot: SnapshotOrder) -> Callable[[float], FilesSaved]:
         """Copy the state as it is; what is returned writes it, in any thread, and is told how long training stood."""
         assert self._spec.checkpoints is not None
         rows = to_host(self._step.cache.read(snapshot.slots))
@@ -56,21 +58,20 @@ class TrainerState:
         dense = None
         if self._trainer == 0:
             dense = DenseState(keep_dense(self._step.model), keep_optimizer(self._step.dense_optimizer))
-        partial = self._spec.checkpoints.partial(snapshot.iteration, self._row_width)
+        partial = self._spec.checkpoints.partial(snapshot.num_trained, self._row_width)
         options = row_options(self._spec.config.checkpoint, is_full=snapshot.is_full)
 
-        def write(stall_seconds: float) -> Saved:
-            num_done = snapshot.iteration + 1
+        def write(stall_seconds: float) -> FilesSaved:
             try:
-                self._finite.require(num_done, cached.keys, cached.rows)
+                self._finite.require(snapshot.num_trained, cached.keys, cached.rows)
                 if dense is not None:
-                    require_finite_parameters(num_done, dense.parameters)
+                    require_finite_parameters(snapshot.num_trained, dense.parameters)
             except DivergedError as error:
-                return Saved(snapshot.iteration, (), 0, stall_seconds, str(error))
+                return FilesSaved(snapshot.num_trained, (), 0, stall_seconds, str(error))
             files = [partial.write_trainer(self._trainer, [cached], state, options)]
             if dense is not None:
                 files.append(partial.write_dense(dense))
-            return Saved(snapshot.iteration, tuple(files), len(cached.keys), stall_seconds)
+            return FilesSaved(snapshot.num_trained, saved_files(files), len(cached.keys), stall_seconds)
 
         return write
 

@@ -14,6 +14,7 @@ again by 4 for n. Hence rings of P+1 stages.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +23,33 @@ from numpy.typing import NDArray
 from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
 
 Float32Array = NDArray[np.float32]
+Int64Array = NDArray[np.int64]
+
+
+class ServedRows(Protocol):
+    """The rows of one server, as a transport needs them. Rows are numbered within the server: local rows."""
+
+    @property
+    def row_width(self) -> int:
+        """float32 columns of a row."""
+
+    def materialise(self, local_rows: Int64Array) -> None:
+        """Make the rows that do not exist yet; local_rows is int64 (n,) without repetitions."""
+
+    def gather(self, local_rows: Int64Array, out: Float32Array, between: Callable[[], object] = ...) -> None:
+        """Copy rows into out.
+
+        Args:
+            local_rows: int64, shape (n,), without repetitions.
+            out: float32, shape (n, row_width).
+            between: Called between parts of the copy.
+        """
+
+    def scatter(self, local_rows: Int64Array, rows: Float32Array, between: Callable[[], object] = ...) -> None:
+        """Overwrite rows; arguments as for `gather`."""
+
+    def mark_touched(self, local_rows: Int64Array) -> None:
+        """Note that the transport itself has overwritten rows; local_rows is int64 (n,)."""
 
 
 class ServerEnd(Protocol):

@@ -8,7 +8,8 @@ from mpi4py import MPI
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.protocol.codec import Item, decode_plan
-from bagpipe_hpc.transport.polling import receive_bytes
+from bagpipe_hpc.protocol.plan import SnapshotOrder
+from bagpipe_hpc.transport.byte_messages import receive_bytes
 from bagpipe_hpc.waiting import note_step, waiting_for
 
 
@@ -70,5 +71,5 @@ class PlanReceiver:
                 message = receive_bytes(self._comm, 0)
             note_step()
             plan = decode_plan(message)
-            span.iteration = plan.iteration if plan else None
+            span.iteration = None if plan is None or isinstance(plan, SnapshotOrder) else plan.stream_position
             return plan

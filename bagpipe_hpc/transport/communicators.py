@@ -1,15 +1,16 @@
-"""The communicators of a job: one per kind of traffic, so that threads never share one."""
+"""The communicators of a job, one for each kind of traffic."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from mpi4py import MPI
 
-from bagpipe_hpc.errors import PlatformError
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
 from bagpipe_hpc.transport.memory import MemoryLink
+from bagpipe_hpc.transport.ports import CommMailbox, CommWorld
 
 
 @dataclass(frozen=True)
@@ -17,65 +18,59 @@ class Communicators:
     """What a rank speaks over.
 
     Args:
-        world: Collectives at the start and the end; never used while training.
-        plans: Oracle -> everybody.
-        reports: Trainers -> oracle.
-        events: Everybody -> oracle: files of checkpoints, signals.
-        rows: Servers (rank = server index), then trainers; COMM_NULL at the oracle.
-        trainers: Trainers only (rank = trainer rank); COMM_NULL elsewhere.
-        link: Carries rows where the ranks are threads of one process, and all communicators in-memory twins; None where
-            every rank is a process.
+        world: All ranks; for handshakes at the start and the end.
+        mailbox: From every rank to the oracle: losses, predictions, files of checkpoints, requests to stop.
+        plans: From the oracle to every rank.
+        row_comm: Servers (rank = server index), then trainers; MPI.COMM_NULL at the oracle.
+        trainers: Trainers (rank = trainer rank); MPI.COMM_NULL at other ranks.
+        link: Carries rows if the ranks are threads of one process, and the communicators then are in-memory ones; None
+            if every rank is a process.
     """
 
-    world: MPI.Intracomm
+    world: CommWorld
+    mailbox: CommMailbox
     plans: MPI.Intracomm
-    reports: MPI.Intracomm
-    events: MPI.Intracomm
-    rows: MPI.Intracomm
+    row_comm: MPI.Intracomm
     trainers: MPI.Intracomm
-    link: MemoryLink | None = None
+    link: MemoryLink | None
+    _mailbox_comm: MPI.Intracomm
 
     def free(self) -> None:
-        """Release all but the world. Communication: collective over each of them."""
-        for comm in (self.plans, self.reports, self.events, self.rows, self.trainers):
+        """Release all communicators but that of the world. Communication: collective over each of them."""
+        for comm in (self._mailbox_comm, self.plans, self.row_comm, self.trainers):
             if comm != MPI.COMM_NULL:
                 comm.Free()
 
 
 def split_world(world: MPI.Intracomm, topology: Topology, link: MemoryLink | None = None) -> Communicators:
-    """Make all communicators. Communication: collective over world."""
+    """Make all communicators of a job. Communication: collective over world."""
     role = topology.role_of(world.rank)
-    rows_color = MPI.UNDEFINED if world.rank == ORACLE_RANK else 0
-    trainers_color = 0 if role is Role.TRAINER else MPI.UNDEFINED
+    mailbox_comm = world.Dup()
     return Communicators(
-        world=world,
+        world=CommWorld(world),
+        mailbox=CommMailbox(mailbox_comm),
         plans=world.Dup(),
-        reports=world.Dup(),
-        events=world.Dup(),
-        rows=_split(world, rows_color),
-        trainers=_split(world, trainers_color),
+        row_comm=_split(world, MPI.UNDEFINED if world.rank == ORACLE_RANK else 0),
+        trainers=_split(world, 0 if role is Role.TRAINER else MPI.UNDEFINED),
         link=link,
+        _mailbox_comm=mailbox_comm,
     )
 
 
-def trainers_of_node(comms: Communicators) -> MPI.Intracomm:
-    """The trainers of this host. Communication: collective over the trainers."""
-    return cast(MPI.Intracomm, comms.trainers.Split_type(MPI.COMM_TYPE_SHARED))
+def reordered(comm: MPI.Intracomm, order: Sequence[int]) -> MPI.Intracomm:
+    """Return a communicator of the same ranks in another order. Communication: collective over comm.
+
+    Args:
+        order: Ranks of comm in the order of the new communicator.
+    """
+    return cast(MPI.Intracomm, comm.Split(0, order.index(comm.rank)))
+
+
+def ranks_of_host(comm: MPI.Comm) -> MPI.Intracomm:
+    """Return the ranks of a communicator that run on this host. Communication: collective over comm."""
+    return cast(MPI.Intracomm, comm.Split_type(MPI.COMM_TYPE_SHARED))
 
 
 def _split(world: MPI.Intracomm, color: int) -> MPI.Intracomm:
     # mpi4py types a split as Comm; splitting an intracommunicator gives one (or COMM_NULL).
     return cast(MPI.Intracomm, world.Split(color, world.rank))
-
-
-def check_thread_level() -> None:
-    """Training needs MPI calls from several threads at once.
-
-    Raises:
-        PlatformError: MPI grants less.
-    """
-    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
-        raise PlatformError(
-            f"{MPI.Get_library_version().splitlines()[0]} grants thread level {MPI.Query_thread()}, training needs "
-            f"MPI_THREAD_MULTIPLE ({MPI.THREAD_MULTIPLE}): use an MPI built with thread support (see `bagpipe doctor`)"
-        )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
-from bagpipe_hpc.server.row_store import RowStore
+from bagpipe_hpc.transport.base import ServedRows
 from bagpipe_hpc.transport.notices import Notices
 from bagpipe_hpc.transport.window import RowWindow
 
@@ -31,22 +31,22 @@ class DirectServer:
     Communication: construction is collective over comm.
     """
 
-    def __init__(self, comm: MPI.Intracomm, num_servers: int, window: RowWindow, store: RowStore) -> None:
+    def __init__(self, comm: MPI.Intracomm, num_servers: int, window: RowWindow, store: ServedRows) -> None:
         self._notices = Notices(comm, num_servers)
         self._window = window
         self._store = store
 
     def offer(self, plan: ServerPlan) -> None:
-        with trace.span("gather", plan.iteration):
+        with trace.span("gather", plan.stream_position):
             self._store.materialise(plan.fetch_rows)
         self._window.sync()
         fetches = np.split(plan.fetch_rows, np.cumsum(plan.fetch_counts)[:-1])
         write_backs = np.split(plan.write_back_rows, np.cumsum(plan.write_back_counts)[:-1])
         payloads = [np.concatenate(pair).astype("<i8").tobytes() for pair in zip(fetches, write_backs, strict=True)]
-        self._notices.announce_ready(plan.iteration, payloads)
+        self._notices.announce_ready(plan.stream_position, payloads)
 
     def absorb(self, plan: ServerPlan) -> None:
-        self._notices.await_written(plan.iteration)
+        self._notices.await_written(plan.stream_position)
         self._window.sync()
         self._store.mark_touched(plan.write_back_rows)
 
@@ -64,12 +64,12 @@ class DirectTrainer:
         self._write_back_rows: dict[int, list[Int64Array]] = {}
 
     def fetch(self, plan: TrainerPlan, out: Float32Array) -> None:
-        payloads = self._notices.await_ready(plan.iteration)
+        payloads = self._notices.await_ready(plan.stream_position)
         indices = [np.frombuffer(payload, dtype="<i8") for payload in payloads]
         counts = plan.fetch_counts.tolist()
-        self._write_back_rows[plan.iteration] = [rows[n:] for rows, n in zip(indices, counts, strict=True)]
+        self._write_back_rows[plan.stream_position] = [rows[n:] for rows, n in zip(indices, counts, strict=True)]
         start = 0
-        with trace.span("get", plan.iteration):
+        with trace.span("get", plan.stream_position):
             for server, count in enumerate(counts):
                 if count:
                     self._window.get_indexed(server, indices[server][:count], out[start : start + count])
@@ -77,11 +77,11 @@ class DirectTrainer:
 
     def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
         start = 0
-        for server, indices in enumerate(self._write_back_rows.pop(plan.iteration)):
+        for server, indices in enumerate(self._write_back_rows.pop(plan.stream_position)):
             if len(indices):
                 self._window.put_indexed(server, indices, rows[start : start + len(indices)])
             start += len(indices)
-        self._notices.announce_written(plan.iteration)
+        self._notices.announce_written(plan.stream_position)
 
     def close(self) -> None:
         self._window.free()

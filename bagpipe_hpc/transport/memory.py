@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
-from bagpipe_hpc.server.row_store import RowStore
 from bagpipe_hpc.threaded_job import take
+from bagpipe_hpc.transport.base import ServedRows
 from bagpipe_hpc.waiting import waiting_for
 
 Float32Array = NDArray[np.float32]
@@ -32,20 +32,20 @@ class MemoryLink:
 class MemoryServer:
     """Server end of a MemoryLink."""
 
-    def __init__(self, link: MemoryLink, server: int, store: RowStore) -> None:
+    def __init__(self, link: MemoryLink, server: int, store: ServedRows) -> None:
         self._link, self._server, self._store = link, server, store
 
     def offer(self, plan: ServerPlan) -> None:
         rows = np.empty((len(plan.fetch_rows), self._store.row_width), dtype=np.float32)
-        with trace.span("gather", plan.iteration):
+        with trace.span("gather", plan.stream_position):
             self._store.gather(plan.fetch_rows, rows)
         for trainer, piece in enumerate(np.split(rows, np.cumsum(plan.fetch_counts)[:-1])):
             self._link.offered[self._server, trainer].put(piece)
 
     def absorb(self, plan: ServerPlan) -> None:
-        with trace.span("written wait", plan.iteration):
-            pieces = [self._await_written(trainer, plan.iteration) for trainer in range(self._link.num_trainers)]
-        with trace.span("scatter", plan.iteration):
+        with trace.span("written wait", plan.stream_position):
+            pieces = [self._await_written(trainer, plan.stream_position) for trainer in range(self._link.num_trainers)]
+        with trace.span("scatter", plan.stream_position):
             self._store.scatter(plan.write_back_rows, np.concatenate(pieces))
 
     def _await_written(self, trainer: int, iteration: int) -> Float32Array:
@@ -63,9 +63,9 @@ class MemoryTrainer:
         self._link, self._trainer = link, trainer
 
     def fetch(self, plan: TrainerPlan, out: Float32Array) -> None:
-        with trace.span("ready wait", plan.iteration):
-            pieces = [self._await_ready(server, plan.iteration) for server in range(self._link.num_servers)]
-        with trace.span("get", plan.iteration):
+        with trace.span("ready wait", plan.stream_position):
+            pieces = [self._await_ready(server, plan.stream_position) for server in range(self._link.num_servers)]
+        with trace.span("get", plan.stream_position):
             np.concatenate(pieces, out=out)
 
     def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mpi4py import MPI
 
 from bagpipe_hpc import trace
-from bagpipe_hpc.transport.polling import receive_bytes
+from bagpipe_hpc.transport.byte_messages import receive_bytes
 from bagpipe_hpc.waiting import waiting_for
 
 

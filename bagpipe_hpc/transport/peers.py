@@ -6,7 +6,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from bagpipe_hpc.transport.polling import wait_all
+from bagpipe_hpc.transport.byte_messages import wait_all
 from bagpipe_hpc.waiting import waiting_for
 
 WireArray = NDArray[np.float32 | np.int16]  # int16: the bits of 16-bit floats

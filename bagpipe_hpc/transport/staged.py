@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
-from bagpipe_hpc.server.row_store import RowStore
+from bagpipe_hpc.transport.base import ServedRows
 from bagpipe_hpc.transport.notices import Notices
 from bagpipe_hpc.transport.window import RowWindow
 
@@ -57,7 +57,7 @@ class StagedServer:
     Communication: construction is collective over comm.
     """
 
-    def __init__(self, comm: MPI.Intracomm, num_servers: int, num_stages: int, store: RowStore) -> None:
+    def __init__(self, comm: MPI.Intracomm, num_servers: int, num_stages: int, store: ServedRows) -> None:
         self._notices = Notices(comm, num_servers)
         self._rings = _StageRings(comm, num_stages, store.row_width, is_server=True)
         self._store = store
@@ -66,17 +66,17 @@ class StagedServer:
         self._rings.prepare(plan)
         window = self._rings.fetch[plan.fetch_ring_rows]
         first, size = int(plan.fetch_offsets[0]), len(plan.fetch_rows)
-        with trace.span("gather", plan.iteration):
+        with trace.span("gather", plan.stream_position):
             self._store.gather(plan.fetch_rows, window.rows[first : first + size], self._notices.progress)
         window.sync()  # the gather is visible to the Gets that the announcement allows
-        self._notices.announce_ready(plan.iteration)
+        self._notices.announce_ready(plan.stream_position)
 
     def absorb(self, plan: ServerPlan) -> None:
-        self._notices.await_written(plan.iteration)
+        self._notices.await_written(plan.stream_position)
         window = self._rings.write_back[plan.write_back_ring_rows]
         window.sync()  # the Puts that were announced are visible to the scatter
         first, size = int(plan.write_back_offsets[0]), len(plan.write_back_rows)
-        with trace.span("scatter", plan.iteration):
+        with trace.span("scatter", plan.stream_position):
             self._store.scatter(plan.write_back_rows, window.rows[first : first + size], self._notices.progress)
 
     def close(self) -> None:
@@ -93,9 +93,9 @@ class StagedTrainer:
 
     def fetch(self, plan: TrainerPlan, out: Float32Array) -> None:
         self._rings.prepare(plan)
-        self._notices.await_ready(plan.iteration)
+        self._notices.await_ready(plan.stream_position)
         window = self._rings.fetch[plan.fetch_ring_rows]
-        with trace.span("get", plan.iteration):
+        with trace.span("get", plan.stream_position):
             for server, piece in _pieces(plan.fetch_counts, out):
                 window.get(server, int(plan.fetch_offsets[server]), piece)
             for server, _ in _pieces(plan.fetch_counts, out):
@@ -107,7 +107,7 @@ class StagedTrainer:
             window.put(server, int(plan.write_back_offsets[server]), piece)
         for server, _ in _pieces(plan.write_back_counts, rows):
             window.flush(server)
-        self._notices.announce_written(plan.iteration)
+        self._notices.announce_written(plan.stream_position)
 
     def close(self) -> None:
         self._rings.free()

@@ -1,4 +1,4 @@
-"""Virtual hosts for the tests of this directory, which are skipped where there can be none."""
+"""Virtual hosts for the tests of this directory, which are skipped or fail where there can be none."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.cluster.hosts import VirtualCluster, why_not
 from tests.cluster.slurm import SlurmCluster, why_no_slurm
 from tests.conftest import TEMPORARY
 from tests.integration.conftest import make_dataset
+from tests.parts import skip_or_fail
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def small_dataset() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def _virtual_hosts() -> Iterator[VirtualCluster]:
     if reason := why_not():
-        pytest.skip(reason)
+        skip_or_fail("cluster", reason)
     with VirtualCluster(4) as cluster:
         yield cluster
 
@@ -46,7 +47,7 @@ def cluster(_virtual_hosts: VirtualCluster) -> VirtualCluster:
 @pytest.fixture(scope="session")
 def _slurm() -> Iterator[SlurmCluster]:
     if reason := why_not() or why_no_slurm():
-        pytest.skip(reason)
+        skip_or_fail("cluster", reason)
     with TemporaryDirectory(dir=TEMPORARY, prefix="bagpipe-") as path, SlurmCluster(Path(path), 4) as cluster:
         yield cluster
 

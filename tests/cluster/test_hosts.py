@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -28,7 +29,7 @@ def processes(cluster: VirtualCluster, host: str) -> set[str]:
     return set(python(cluster, host, program).split())
 
 
-def queueing(cluster: VirtualCluster) -> Iterator[dict[str, object]]:
+def queueing(cluster: VirtualCluster) -> Iterator[dict[str, Any]]:
     """The queueing discipline at both ends of every link."""
     for host in cluster.hosts:
         for place, device in ((HEAD, host), (host, "e0")):
@@ -62,7 +63,7 @@ def test_links_are_shaped_in_both_directions_and_carry_all(cluster: VirtualClust
     cluster.set_rate(200)
     for discipline in queueing(cluster):
         assert discipline["kind"] == "tbf"
-        assert discipline["options"]["rate"] == 200e6 / 8  # type: ignore[index]
+        assert discipline["options"]["rate"] == 200e6 / 8
     before = [cluster.traffic(host) for host in cluster.hosts]
     with start_command(cluster.enter("bp2", [*SEND_BYTES, str(num_bytes)])) as receiver:
         while "listening" not in receiver.output():
@@ -105,6 +106,7 @@ def test_a_host_without_power_is_silent_and_the_others_go_on(cluster: VirtualClu
     assert cluster.run("bp1", ["hostname"]) == "bp1\n"
 
 
+@pytest.mark.usefixtures("cluster")
 def test_nothing_outlives_a_process_that_is_killed() -> None:
     program = (
         "import time; from tests.cluster.hosts import VirtualCluster; from tests.launch import MARK\n"

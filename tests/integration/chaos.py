@@ -10,6 +10,7 @@ import random
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,10 +87,10 @@ def wait_for_a_moment(run: Run, run_dir: Path, dice: random.Random) -> str:
     return "saving" if any(root.glob(".partial-*")) else "training"
 
 
-def wait(run: Run, happened: object) -> None:
+def wait(run: Run, happened: Callable[[], bool]) -> None:
     """Poll quickly: checkpoints of so small a job take milliseconds."""
     deadline = time.monotonic() + LIFE_SECONDS
-    while not happened():  # type: ignore[operator]
+    while not happened():
         assert run.process.poll() is None, run.output()
         assert time.monotonic() < deadline, run.output()
         time.sleep(0.001)

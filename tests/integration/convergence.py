@@ -27,9 +27,10 @@ from bagpipe_hpc.data.dataset import open_dataset
 from tests.conftest import TEMPORARY
 from tests.integration.jobs import finish, summary_of
 from tests.integration.plain_training import PlainModel, read_split
-from tests.launch import REPO_ROOT, run_python, run_ranks
+from tests.launch import run_python, run_ranks
+from tests.parts import CLICK_LOGS
 
-CLICKS = REPO_ROOT / ".." / "shared" / "data" / "criteo_kaggle_110k.txt.gz"
+CLICKS = CLICK_LOGS / "criteo_kaggle_110k.txt.gz"
 MODELS = ("dlrm", "wide_deep", "deepfm", "dcn_v2")
 NUM_RANKS = 4  # oracle, server, two trainers
 PROGRAM = str(Path(__file__).parent / "programs" / "train_many.py")

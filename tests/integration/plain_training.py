@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
@@ -21,7 +21,7 @@ from bagpipe_hpc.sharding import KeySpace
 from bagpipe_hpc.trainer.models import build_model
 from tests.integration.conftest import NUM_EMBEDDINGS
 
-ROW_OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, float], list[str]]] = {
+ROW_OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, float], list[str]]] = {
     "sgd": (torch.optim.SGD, {}, []),
     "momentum": (torch.optim.SGD, {"momentum": 0.9}, ["momentum_buffer"]),
     "adagrad": (torch.optim.Adagrad, {}, ["sum"]),
@@ -69,7 +69,8 @@ def plain_digest(
     model = PlainModel(config, NUM_EMBEDDINGS, dense.shape[1])
     optimizer = torch.optim.SGD(model.dense.parameters(), lr=learning_rate)
     kind, arguments, state_names = ROW_OPTIMIZERS[row_optimizer]
-    table_optimizers = [kind(table.parameters(), lr=learning_rate, **arguments) for table in model.tables]
+    weights = [*model.tables.parameters()]
+    table_optimizers = [kind([weight], lr=learning_rate, **arguments) for weight in weights]
     for _ in range(epochs):
         for start in range(0, len(labels), batch_size):
             batch = slice(start, min(start + batch_size, len(labels)))
@@ -80,11 +81,11 @@ def plain_digest(
                 loss = functional.binary_cross_entropy_with_logits(logits, labels[share], reduction="sum") / size
                 loss.backward()
             optimizer.step()
-            for index, (table, table_optimizer) in enumerate(zip(model.tables, table_optimizers, strict=True)):
-                _step(table.weight, table_optimizer, ids[batch, index].unique())
+            for index, (weight, table_optimizer) in enumerate(zip(weights, table_optimizers, strict=True)):
+                _step(weight, table_optimizer, ids[batch, index].unique())
     rows = [
-        torch.cat([table.weight.detach(), *(each.state[table.weight][name] for name in state_names)], dim=1)
-        for table, each in zip(model.tables, table_optimizers, strict=True)
+        torch.cat([weight.detach(), *(each.state[weight][name] for name in state_names)], dim=1)
+        for weight, each in zip(weights, table_optimizers, strict=True)
     ]
     return _digest(model.dense, rows, ids)
 
@@ -108,7 +109,7 @@ def _table(index: int, config: ModelConfig, num_embeddings: Sequence[int]) -> nn
     keys = np.arange(key_space.table_offsets[index], key_space.table_offsets[index + 1])
     rows = np.empty((len(keys), config.row_dim), dtype=np.float32)
     RowInitializer(key_space, config.embedding_columns, seed=0).fill(keys, rows)
-    return nn.Embedding.from_pretrained(torch.from_numpy(rows), freeze=False)
+    return nn.Embedding(*rows.shape, _weight=torch.from_numpy(rows))
 
 
 def _digest(model: nn.Module, tables: list[torch.Tensor], ids: torch.Tensor) -> str:

@@ -6,22 +6,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.launch import run_ranks
+from tests.parts import real_clicks
 
-from tests.launch import REPO_ROOT, run_ranks
-
-CLICKS = REPO_ROOT / ".." / "shared" / "data" / "globo_clicks_1m.csv.gz"
+CLICKS = "globo_clicks_1m.csv.gz"
 SCHEMA = """
 label: {column: session_id, continues: true}  # not the last click of its session
 categorical: [user_id, click_article_id]
 """
 
 
-@pytest.mark.skipif(not CLICKS.exists(), reason="no globo_clicks_1m.csv.gz in ../shared/data beside the repository")
 def test_two_tables_learn_from_a_million_clicks(tmp_path: Path) -> None:
     (tmp_path / "schema.yaml").write_text(SCHEMA)
     clicks = str(tmp_path / "clicks")
-    command = ["import", "table", str(CLICKS), "--schema", str(tmp_path / "schema.yaml"), "--output", clicks]
+    command = [
+        "import",
+        "table",
+        str(real_clicks(CLICKS)),
+        "--schema",
+        str(tmp_path / "schema.yaml"),
+        "--output",
+        clicks,
+    ]
     made = run_ranks(2, ["-m", "bagpipe_hpc", *command, "--samples-per-shard", "250000"], timeout=120)
     assert made.returncode == 0, made.stderr
     summary = train(clicks, tmp_path / "exact", "float32")

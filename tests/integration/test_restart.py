@@ -169,8 +169,8 @@ def test_a_trained_model_is_evaluated_and_predicts(small_dataset: Path, whole: P
     program = (REPO_ROOT / "docs" / "export.md").read_text().partition("```python\n")[2].partition("```")[0]
     export(Checkpoint.open(Path(checkpoints)), tmp_path / "model.safetensors", "safetensors")
     (tmp_path / "predict.py").write_text(program)
-    arguments = [tmp_path / "model.safetensors", small_dataset / "train", tmp_path / "plain.npy"]
-    done = run_python([str(tmp_path / "predict.py"), *map(str, arguments)], timeout=90)
+    files = [tmp_path / "model.safetensors", small_dataset / "train", tmp_path / "plain.npy"]
+    done = run_python([str(tmp_path / "predict.py"), *map(str, files)], timeout=90)
     assert done.returncode == 0, done.stderr
     assert "import bagpipe_hpc" not in program
     assert "from bagpipe_hpc" not in program

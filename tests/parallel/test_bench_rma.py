@@ -29,7 +29,6 @@ def test_two_servers_and_two_trainers_print_one_table_and_write_json(tmp_path: P
         measured = figures["median"][direction]
         assert list(measured) == ["memcpy", "server", "contiguous", "bound", "staged", "direct", "per-row"]
         rates = {name: figures["rows_per_second"] for name, figures in measured.items()}
-        assert min(rates.values()) > 0
         assert rates["bound"] <= min(rates["server"], rates["contiguous"])  # each round has its own
 
 

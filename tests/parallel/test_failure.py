@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,7 @@ PROGRAM = str(Path(__file__).parent / "programs" / "failure.py")
 AN_ABORT_RETURNS = """
 from bagpipe_hpc.runtime import failure
 
-class MPI:
-    class COMM_WORLD:
-        def Abort(code: int) -> None:
-            print("abort", code, flush=True)
-
-failure.MPI = MPI
+failure.abort_all_ranks = lambda code: print("abort", code, flush=True)
 with failure.whole_job_fails_together("oracle (rank 0)"):
     raise ValueError("why")
 print("after the failure")
@@ -39,9 +33,7 @@ NAMES = ("oracle (rank 0)", "server 0 (rank 1)", "trainer 0 (rank 2)")
     ],
 )
 def test_all_ranks_end_and_say_why(rank: int, place: str, error: str, words: str) -> None:
-    began = time.monotonic()
     done = run_ranks(3, [PROGRAM, str(rank), place, error], timeout=30)
-    assert time.monotonic() - began < 10
     assert done.returncode != 0
     complaint = f"bagpipe: error: {NAMES[rank]} on host {socket.gethostname()}: {words}\n"
     assert done.stderr.count("bagpipe: error:") == done.stderr.count(complaint) == 1, done.stderr

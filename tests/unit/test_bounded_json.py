@@ -112,5 +112,14 @@ def test_a_tree_that_contradicts_its_checksum_is_refused(tree: object, fault: st
 
 
 def test_every_changed_value_changes_the_checksum() -> None:
-    trees = [{"a": 1}, {"a": 1.0}, {"a": "1"}, {"a": True}, {"a": None}, {"a": [1]}, {"b": 1}, {}]
+    trees: list[dict[str, object]] = [
+        {"a": 1},
+        {"a": 1.0},
+        {"a": "1"},
+        {"a": True},
+        {"a": None},
+        {"a": [1]},
+        {"b": 1},
+        {},
+    ]
     assert len({with_checksum(tree)["checksum"] for tree in trees}) == len(trees)

@@ -37,13 +37,14 @@ LAYERS = (
         "rank_thread",
         "threaded_job",
         "waiting",
+        "polling",
         "lazy_memory",
         "available_memory",
         "pace",
         "fault_words",
         "activity",
     },
-    {"topology", "sharding", "pipeline", "learning_rate", "row_layout", "initial_rows"},
+    {"topology", "sharding", "batch", "feature_tables", "pipeline", "learning_rate", "row_layout", "initial_rows"},
     {"jobs"},
     {"protocol"},
     {"lookahead"},
@@ -61,7 +62,7 @@ LAYERS = (
 ROLES = ("oracle", "server", "trainer")
 
 PERMITTED = {
-    "mpi4py": ("launcher", "transport", "runtime.failure", "launch", "bench", "cli"),
+    "mpi4py": ("launcher", "transport", "bench", "cli.doctor.fabric", "cli.doctor.allocation"),
     "torch": ("trainer", "checkpoint", "cli.doctor"),
     "tensorboardX": ("oracle",),
     "horovod": ("trainer", "checkpoint", "cli.doctor"),
@@ -116,6 +117,13 @@ def test_a_module_imports_only_from_its_own_or_earlier_layers(module: str) -> No
     assert not later, f"{module} imports from a later layer: {sorted(later)}"
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[1] in ROLES])
+def test_roles_do_not_know_each_other(module: str) -> None:
+    others = {f"{PACKAGE}.{role}" for role in ROLES} - {".".join(module.split(".")[:2])}
+    known = {name for name in imported_modules(module) if ".".join(name.split(".")[:2]) in others}
+    assert not known, f"{module} imports from another role: {sorted(known)}"
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_only_a_few_modules_know_mpi_torch_and_hdf5(module: str) -> None:
     inside = module.removeprefix(f"{PACKAGE}.") + "."
@@ -134,9 +142,16 @@ def test_no_import_cycles() -> None:
         pytest.fail(f"import cycle: {' <- '.join(error.args[1])}")
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[1] == "lookahead"])
-def test_looking_ahead_pulls_in_no_mpi_torch_or_hdf5(module: str) -> None:
+@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[1] in ("lookahead", "protocol")])
+def test_pure_parts_pull_in_no_mpi_torch_or_hdf5(module: str) -> None:
     program = f"import sys, {module}; print(*({set(PERMITTED)} & sys.modules.keys()))"
+    done = run_python(["-c", program], timeout=60)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[1] == "oracle"])
+def test_the_oracle_pulls_in_no_mpi(module: str) -> None:
+    program = f"import sys, {module}; print(*({{'mpi4py'}} & sys.modules.keys()))"
     done = run_python(["-c", program], timeout=60)
     assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 

@@ -17,7 +17,7 @@ def resident_bytes() -> int:
 
 def test_elements_are_zero_and_writable() -> None:
     rows = lazy_zeros((10, 3), np.float32)
-    assert (rows.shape, rows.dtype) == ((10, 3), np.float32)
+    assert (rows.shape, rows.dtype) == ((10, 3), np.dtype(np.float32))
     assert not rows.any()
     rows[9] = 7
     assert rows.sum() == 21

@@ -16,11 +16,11 @@ DECAYS = ["constant", "linear", "cosine", "inverse_sqrt", "step"]
 
 def factors(num_iterations: int, **settings: object) -> list[float]:
     schedule = ScheduleConfig.model_validate(settings)
-    return [factor(schedule, iteration) for iteration in range(num_iterations)]
+    return [factor(schedule, num_trained) for num_trained in range(1, num_iterations + 1)]
 
 
 def test_without_a_schedule_the_rate_is_the_base_rate() -> None:
-    assert {LearningRate(0.1)(iteration) for iteration in (0, 1, 10**9)} == {0.1}
+    assert {LearningRate(0.1)(num_trained) for num_trained in (1, 2, 10**9)} == {0.1}
 
 
 def test_golden_schedules() -> None:
@@ -42,7 +42,7 @@ def test_rates_grow_to_the_base_and_then_never_again(
     schedule = ScheduleConfig.model_validate(
         {"warm_up_iterations": warm_up, "decay": decay, "decay_iterations": length, "decay_factor": last}
     )
-    rates = [LearningRate(base, schedule)(iteration) for iteration in range(60)]
+    rates = [LearningRate(base, schedule)(num_trained) for num_trained in range(1, 61)]
     assert all(0 <= rate <= base for rate in rates)
     assert all(a < b for a, b in itertools.pairwise(rates[:warm_up]))
     assert all(a >= b - 1e-12 * base for a, b in itertools.pairwise(rates[max(0, warm_up - 1) :]))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 
 import pytest
 
+from bagpipe_hpc import pipeline as pipeline_module
 from bagpipe_hpc.pipeline import Cores, Pipeline
 
-pytestmark = pytest.mark.timeout(30)
+SECONDS = 30
+pytestmark = pytest.mark.timeout(SECONDS)
 
 
 @pytest.mark.parametrize("num_cores", [1, 2, 5])
@@ -19,8 +23,15 @@ def test_items_come_in_order_through_all_stages(num_cores: int) -> None:
     doubled = pipeline.stage("double", lambda n: [n, n], pipeline.source("count", iter(range(50))))
     odd = pipeline.stage("odd", lambda n: [n] if n % 2 else [], doubled)
     assert list(odd) == [n for n in range(50) if n % 2 for _ in range(2)]
-    assert pipeline.seconds.keys() == {"count", "double", "odd"}
-    assert all(seconds >= 0 for seconds in pipeline.seconds.values())
+
+
+def test_the_time_of_a_stage_is_that_of_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(pipeline_module, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    pipeline = Pipeline(Cores(1), depth=2)  # one stage works at a time, so each piece of work takes one tick
+    doubled = pipeline.stage("double", lambda n: [n, n], pipeline.source("count", iter(range(50))))
+    assert len(list(pipeline.stage("odd", lambda n: [n] if n % 2 else [], doubled))) == 50
+    assert pipeline.seconds == {"count": 51.0, "double": 50.0, "odd": 100.0}  # the source also finds its end
 
 
 def test_what_comes_at_the_end() -> None:
@@ -30,19 +41,23 @@ def test_what_comes_at_the_end() -> None:
 
 
 def test_a_stage_is_ahead_by_so_many_items_only() -> None:
-    made = 0
+    depth, num_items = 3, 200
+    made = taken = most_ahead = 0
+    is_made = threading.Semaphore(0)
 
     def counting() -> Iterator[int]:
-        nonlocal made
-        while True:
-            made += 1
+        nonlocal made, most_ahead
+        for made in range(1, num_items + 1):
+            most_ahead = max(most_ahead, made - taken)
+            is_made.release()
             yield made
 
-    items = Pipeline(Cores(1), depth=3).source("count", counting())
-    assert next(items) == 1
-    for _ in range(100):
-        time.sleep(0.001)
-        assert made <= 1 + 3 + 1  # taken, queued, waiting for the queue
+    items = Pipeline(Cores(1), depth).source("count", counting())
+    for taken in range(1, num_items + 1):
+        assert next(items) == taken
+        while made < min(num_items, taken + depth + 1):  # until the source is as far ahead as it may be
+            assert is_made.acquire(timeout=SECONDS)
+    assert most_ahead == depth + 1  # queued, and one that waits for the queue
 
 
 @pytest.mark.parametrize("where", ["source", "stage"])
@@ -64,30 +79,56 @@ def divide(n: int) -> list[int]:
     return [12 // n]
 
 
-def test_no_more_stages_work_than_there_are_cores() -> None:
-    working, most, lock = 0, 0, threading.Lock()
+class WatchedCores(Cores):
+    """Knows which threads hold a core."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.holders: set[int] = set()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        with super().one():
+            self.holders.add(threading.get_ident())
+            assert len(self.holders) <= self.count
+            yield
+            self.holders.remove(threading.get_ident())
+
+
+def test_whatever_works_holds_a_core() -> None:
+    cores = WatchedCores(2)
 
     def work(n: int) -> list[int]:
-        nonlocal working, most
-        with lock:
-            working += 1
-            most = max(most, working)
-        time.sleep(0.002)
-        with lock:
-            working -= 1
+        assert threading.get_ident() in cores.holders
         return [n]
 
-    pipeline = Pipeline(Cores(2), depth=4)
-    items: Iterator[int] = pipeline.source("count", iter(range(30)))
+    pipeline = Pipeline(cores, depth=4)
+    items: Iterator[int] = pipeline.source("count", (work(n)[0] for n in range(30)))
     for index in range(4):
         items = pipeline.stage(f"stage {index}", work, items)
     assert list(items) == list(range(30))
-    assert most <= 2
+    assert cores.holders == set()
+
+
+def test_a_stage_splits_its_work_over_the_cores_that_are_free() -> None:
+    cores = Cores(5)
+    num_pieces = []
+
+    def cuts(pieces: int) -> list[int]:
+        num_pieces.append(pieces)
+        return list(range(pieces + 1))
+
+    with ExitStack() as held:
+        for _ in range(5):
+            held.enter_context(cores.one())
+            cores.split(lambda begin, end: None, cuts)
+    assert num_pieces == [4, 4, 3, 2, 1]  # by cores that are held; one core is left to the others
 
 
 @pytest.mark.parametrize("num_cores", [1, 2, 4])
 def test_pieces_cover_the_whole(num_cores: int) -> None:
-    cores, done, lock = Cores(num_cores), [], threading.Lock()
+    cores, lock = Cores(num_cores), threading.Lock()
+    done: list[int] = []
 
     def work(begin: int, end: int) -> None:
         with lock:

@@ -95,11 +95,13 @@ def _topology(world: World) -> Topology:
 
 def gpu_binding(world: World) -> Outcome:
     """Let each trainer choose its GPU as in training, and check the choices."""
+    from bagpipe_hpc.transport.communicators import ranks_of_host
+
     topology = _topology(world)
     comm = world.ranks
     is_trainer = topology.role_of(comm.rank) is Role.TRAINER
     trainers = comm.Split(int(is_trainer), comm.rank)
-    node = trainers.Split_type(_shared())
+    node = ranks_of_host(trainers)
     local_rank = node.rank
     node.Free()
     trainers.Free()
@@ -111,12 +113,6 @@ def gpu_binding(world: World) -> Outcome:
         return Status.OK, "", ""
     found = [json.loads(texts[rank]) for rank in topology.trainer_ranks]
     return judge_binding([Binding(name, host, gpu, tuple(seen)) for name, host, gpu, seen in found])
-
-
-def _shared() -> int:
-    from mpi4py import MPI
-
-    return MPI.COMM_TYPE_SHARED
 
 
 def _visible_gpus() -> tuple[str, ...]:
@@ -146,7 +142,7 @@ def judge_binding(bindings: Sequence[Binding]) -> Outcome:
 
 def clocks(world: World) -> Outcome:
     """Let every rank on another host compare its clock with rank 0's."""
-    from bagpipe_hpc.runtime.tracing import common_origin
+    from bagpipe_hpc.transport.common_clock import common_origin
 
     comm = world.ranks
     moment, error = common_origin(comm, time.time_ns, platform.node())

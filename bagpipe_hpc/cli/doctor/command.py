@@ -26,7 +26,7 @@ from bagpipe_hpc.cli.doctor.node import CORES, MEMORY, OPEN_FILES, SHM
 from bagpipe_hpc.cli.doctor.software import COMPILED_CODE, GPUS, HDF5, HOROVOD, PACKAGES
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from bagpipe_hpc.transport.byte_messages import Comm
 
 CHECKS = (PACKAGES, COMPILED_CODE, MPI_LIBRARY, LAUNCHER, CORES, SHM, MEMORY, OPEN_FILES, GPUS, HDF5, RMA, HOROVOD)
 ALLOCATION_CHECKS = (MPI_LIBRARY, LAUNCHER, ROLES, CORES, BINDING, CLOCKS, TRANSFERS)
@@ -67,22 +67,22 @@ def _say_nothing(phase: str, done: int, total: int) -> None:
     """Do nothing: only rank 0 shows the progress."""
 
 
-def _start_mpi(findings: list[Finding], time_limit: float) -> tuple[MPI.Intracomm | None, Finding | None]:
+def _start_mpi(findings: list[Finding], time_limit: float) -> tuple[Comm | None, Finding | None]:
     def start(world: World) -> tuple[Status, str, str]:
-        from mpi4py import MPI
+        from bagpipe_hpc.transport.mpi import library_version
 
-        return Status.OK, MPI.Get_processor_name(), ""
+        return Status.OK, library_version(), ""
 
     with _limited(MPI_LIBRARY, findings, 0, time_limit):
         started = Check(MPI_LIBRARY.name, start, MPI_LIBRARY.cure)(World(None, Path()))
     if started.status is Status.FAIL:
         return None, started
-    from mpi4py import MPI
+    from bagpipe_hpc.transport.mpi import launched_ranks
 
-    return MPI.COMM_WORLD, None
+    return launched_ranks(), None
 
 
-def _all_told(comm: MPI.Intracomm | None, healthy: bool) -> bool:
+def _all_told(comm: Comm | None, healthy: bool) -> bool:
     """Return rank 0's verdict on every rank."""
     if comm is None:
         return healthy

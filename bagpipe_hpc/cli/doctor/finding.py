@@ -9,12 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bagpipe_hpc.bounded_json import dump_line
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from bagpipe_hpc.transport.byte_messages import Comm
 
 SETUP = "run env/setup.sh again (delete .venv first if it says that everything is up to date)"
 
@@ -52,7 +50,7 @@ class World:
         num_servers: Embedding servers of the planned job.
     """
 
-    comm: MPI.Intracomm | None
+    comm: Comm | None
     directory: Path
     num_servers: int = 1
 
@@ -62,7 +60,7 @@ class World:
         return 0 if self.comm is None else self.comm.rank
 
     @property
-    def ranks(self) -> MPI.Intracomm:
+    def ranks(self) -> Comm:
         """The communicator, for checks that need one. Raises RuntimeError if there is none."""
         if self.comm is None:
             raise RuntimeError("not tried, because MPI cannot be used")
@@ -89,20 +87,14 @@ class Check:
             return Finding(self.name, Status.FAIL, f"{type(error).__name__}: {first_line}", self.cure)
 
 
-def gather_texts(comm: MPI.Intracomm, text: str) -> list[str]:
+def gather_texts(comm: Comm, text: str) -> list[str]:
     """Return the texts of all ranks, in order of rank, on rank 0; an empty list elsewhere. Nothing is pickled.
 
     Communication: collective over comm.
     """
-    sent = np.frombuffer(text.encode(), dtype=np.uint8)
-    sizes = np.empty(comm.size, dtype=np.int64)
-    comm.Allgather(np.array([sent.size], dtype=np.int64), sizes)
-    received = np.empty(sizes.sum() if comm.rank == 0 else 0, dtype=np.uint8)
-    comm.Gatherv(sent, (received, sizes.tolist()) if comm.rank == 0 else None, root=0)
-    if comm.rank > 0:
-        return []
-    ends = np.cumsum(sizes)
-    return [received[end - size : end].tobytes().decode() for size, end in zip(sizes, ends, strict=True)]
+    from bagpipe_hpc.transport.collectives import gather_bytes
+
+    return [content.decode() for content in gather_bytes(comm, text.encode()) or ()]
 
 
 def encode(findings: list[Finding]) -> str:

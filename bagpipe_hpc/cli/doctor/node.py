@@ -14,7 +14,7 @@ from bagpipe_hpc.errors import PlatformError
 from bagpipe_hpc.runtime.process_limits import FILES_OF_A_RANK, open_files_limit, require_open_files
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from bagpipe_hpc.transport.byte_messages import Comm
 
 GIB = 2**30
 SHARED_MEMORY = "/dev/shm"
@@ -42,12 +42,12 @@ def _node(world: World, mine: set[int]) -> tuple[int, int]:
     return num_ranks, int(np.count_nonzero(anyone))
 
 
-def _node_comm(world: World) -> MPI.Comm | None:
+def _node_comm(world: World) -> Comm | None:
     if world.comm is None:
         return None
-    from mpi4py import MPI
+    from bagpipe_hpc.transport.communicators import ranks_of_host
 
-    return world.comm.Split_type(MPI.COMM_TYPE_SHARED)
+    return ranks_of_host(world.comm)
 
 
 def judge_cores(num_mine: int, num_ranks: int, num_cores: int, num_node_cores: int) -> Outcome:

@@ -153,10 +153,15 @@ def _is_good(column: pa.ChunkedArray, kind: Kind) -> NDArray[np.bool_]:
     if kind == "hexadecimal":
         digits = pc.match_substring_regex(column, "^[0-9a-fA-F]{0,8}$").fill_null(True)
         return np.asarray(digits.to_numpy())
-    values = column.to_numpy()  # null: not a number
+    return _is_good_number(column.to_numpy(), kind)  # null: not a number
+
+
+def _is_good_number(values: NDArray[np.float64], kind: Kind) -> NDArray[np.bool_]:
+    is_good: NDArray[np.bool_]
     if kind == "binary":
-        return (values == 0) | (values == 1)
-    if kind == "integer":
-        return ((np.abs(values) < 1e18) & (values == np.rint(values))) | np.isnan(values)
-    finite = np.abs(values) <= FLOAT32_MAX
-    return finite if kind == "rating" else finite | np.isnan(values)
+        is_good = (values == 0) | (values == 1)
+    elif kind == "integer":
+        is_good = ((np.abs(values) < 1e18) & (values == np.rint(values))) | np.isnan(values)
+    else:
+        is_good = (np.abs(values) <= FLOAT32_MAX) | ((kind != "rating") & np.isnan(values))
+    return is_good

@@ -108,7 +108,7 @@ def _plain(column: pa.Array) -> pa.Array:
 
 
 def _is_list(given: pa.DataType) -> bool:
-    return (
+    return bool(
         pa.types.is_list(given)
         or pa.types.is_large_list(given)
         or pa.types.is_fixed_size_list(given)
@@ -120,11 +120,11 @@ def _is_list(given: pa.DataType) -> bool:
 def _is_text(given: pa.DataType) -> bool:
     is_digits = pa.types.is_decimal(given) and given.scale <= 0
     is_small = pa.types.is_null(given) or pa.types.is_boolean(given)
-    return _is_bytes(given) or is_small or pa.types.is_integer(given) or is_digits
+    return bool(_is_bytes(given) or is_small or pa.types.is_integer(given) or is_digits)
 
 
 def _is_bytes(given: pa.DataType) -> bool:
-    return (
+    return bool(
         pa.types.is_string(given)
         or pa.types.is_large_string(given)
         or pa.types.is_string_view(given)
@@ -137,4 +137,4 @@ def _is_bytes(given: pa.DataType) -> bool:
 
 def _is_number(given: pa.DataType) -> bool:
     is_exact = pa.types.is_integer(given) or pa.types.is_decimal(given)
-    return is_exact or pa.types.is_floating(given) or pa.types.is_boolean(given)
+    return bool(is_exact or pa.types.is_floating(given) or pa.types.is_boolean(given))

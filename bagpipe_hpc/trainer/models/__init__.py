@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -15,7 +15,7 @@ from bagpipe_hpc.trainer.models.dlrm import DLRM
 from bagpipe_hpc.trainer.models.fgcnn import FGCNN
 from bagpipe_hpc.trainer.models.wide_deep import WideDeep
 
-MODELS = {
+MODELS: dict[str, Callable[..., torch.nn.Module]] = {
     "dlrm": DLRM,
     "wide_deep": WideDeep,
     "deepfm": DeepFM,

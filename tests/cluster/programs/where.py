@@ -13,7 +13,7 @@ from pathlib import Path
 from mpi4py import MPI
 
 from bagpipe_hpc.topology import Topology
-from bagpipe_hpc.transport.communicators import split_world, trainers_of_node
+from bagpipe_hpc.transport.communicators import ranks_of_host, split_world
 
 
 def main(run_dir: Path, num_servers: int) -> None:
@@ -23,7 +23,7 @@ def main(run_dir: Path, num_servers: int) -> None:
     gpu = None
     if world.rank in topology.trainer_ranks:  # by the rule of trainer/device.py, which has no GPU here
         visible = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
-        gpu = visible[trainers_of_node(comms).rank % len(visible)]
+        gpu = visible[ranks_of_host(comms.trainers).rank % len(visible)]
     ranks = world.gather((platform.node(), gpu))
     if world.rank == 0:
         (run_dir / "where.json").write_text(json.dumps(ranks))

@@ -30,7 +30,8 @@ class Noisy(nn.Module):
 
     def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
         columns = torch.cat([dense, embedded.view(len(embedded), -1)], dim=1) * self.frozen
-        return self.layers(columns).view(-1)
+        logits: torch.Tensor = self.layers(columns).view(-1)
+        return logits
 
 
 def noisy(inputs: ModelInputs, hidden: int = 8) -> nn.Module:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-from bagpipe_hpc.launch.job import Request, run_training
+from bagpipe_hpc.launch.job import run_training
+from bagpipe_hpc.launch.request import Request
 
 if __name__ == "__main__":
     data, out, jobs = (Path(argument) for argument in sys.argv[1:])

@@ -19,7 +19,7 @@ class TwoLayers(nn.Module):
 
     def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
         """dense (b, num_dense), embedded (b, num_tables, embedding_dim) -> logits (b,)"""
-        return self.layers(torch.cat([dense, embedded.flatten(1)], dim=1)).squeeze(1)
+        return torch.squeeze(self.layers(torch.cat([dense, embedded.flatten(1)], dim=1)), 1)
 
 
 def build(inputs: bagpipe_hpc.ModelInputs, hidden: int = 64) -> nn.Module:

@@ -17,7 +17,8 @@ from mpi4py import MPI
 
 import bagpipe_hpc
 from bagpipe_hpc.config import load_config
-from bagpipe_hpc.launch.job import Request, run_training
+from bagpipe_hpc.launch.job import run_training
+from bagpipe_hpc.launch.request import Request
 from tests.integration.programs import own_models
 
 

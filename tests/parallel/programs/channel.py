@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 from mpi4py import MPI
 
+from bagpipe_hpc.polling import wait_until
 from bagpipe_hpc.protocol.codec import encode_end, encode_plan
-from bagpipe_hpc.protocol.plan import Bags, ExchangeLists, Int64Array, IterationPlan, ServerPlan, TransferLists
+from bagpipe_hpc.protocol.plan import (
+    BagLists,
+    ExchangeLists,
+    Int64Array,
+    IterationPlan,
+    Samples,
+    ServerPlan,
+    TransferLists,
+)
 from bagpipe_hpc.transport.channel import PlanReceiver, PlanSender
-from bagpipe_hpc.transport.polling import wait_until
 
 DEPTH = 3
 NUM_PLANS = 60
@@ -26,16 +34,18 @@ def message_of(rank: int, iteration: int) -> bytes:
     rows = rows_of(rank, iteration)
     ends = np.zeros(2, dtype=np.int64)
     plan = IterationPlan(
-        iteration=iteration,
-        read_only=False,
+        stream_position=iteration,
         num_trained=iteration,
-        sample_ends=ends,
-        labels=np.zeros(0, dtype=np.float32),
-        dense=np.zeros((0, 0), dtype=np.float32),
+        samples=Samples(
+            np.zeros(0, dtype=np.float32),
+            np.zeros((0, 0), dtype=np.float32),
+            BagLists(none[0], ends, np.zeros(0, dtype=np.float32), ends),
+            ends,
+            read_only=False,
+        ),
         num_ids=none,
         inverse=row[:0],
         num_uniques=none,
-        bags=Bags(row[:0], ends, np.zeros(0, dtype=np.float32), ends),
         exchange=ExchangeLists(row, np.zeros((1, 1, 4), dtype=np.int32), row[:0], ends, row[:0], ends, row[:0], ends),
         fetches=TransferLists(none + len(rows), row[:0], rows),
         fetch_offsets=none,
@@ -63,7 +73,7 @@ def receive_all(receiver: PlanReceiver, rank: int) -> None:
     for iteration in range(NUM_PLANS):
         plan = receiver.next()
         assert isinstance(plan, ServerPlan)
-        assert plan.iteration == iteration
+        assert plan.stream_position == iteration
         np.testing.assert_array_equal(plan.fetch_rows, rows_of(rank, iteration))
     assert receiver.next() is None
 
@@ -99,8 +109,8 @@ def what_is_in_flight_is_bounded(comm: MPI.Intracomm) -> None:
         receiver = PlanReceiver(plans)
         for iteration in range(DEPTH):
             plan = receiver.next()
-            assert plan is not None
-            assert plan.iteration == iteration
+            assert isinstance(plan, ServerPlan)
+            assert plan.stream_position == iteration
         if comm.rank == 1:
             steps.send(None, 0)
     plans.Free()

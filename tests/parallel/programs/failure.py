@@ -13,7 +13,7 @@ from mpi4py import MPI
 from bagpipe_hpc.errors import CacheTooSmallError
 from bagpipe_hpc.runtime.failure import whole_job_fails_together
 from bagpipe_hpc.topology import Topology
-from bagpipe_hpc.transport.polling import receive_bytes
+from bagpipe_hpc.transport.byte_messages import receive_bytes
 
 ERRORS = {"foreign": ValueError("of a kind"), "own": CacheTooSmallError("raise cache.rows"), "exit": SystemExit(0)}
 

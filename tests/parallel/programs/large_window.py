@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -54,8 +55,13 @@ def rows_of_a_window(comm: MPI.Intracomm) -> None:
 def stages_of_a_ring(comm: MPI.Intracomm) -> None:
     """The last rows of rings of 2.67 GiB, in both directions."""
     traffic = RmaTraffic(rows=3, dim=ROW_WIDTH, table_rows=50, prefetch_depth=0)
-    sizes = dict.fromkeys(("fetch_ring_rows", "write_back_ring_rows"), NUM_ROWS)
-    last = dict.fromkeys(("fetch_offsets", "write_back_offsets"), np.array([LAST]))
+    last = np.array([LAST])
+    at_the_end: dict[str, Any] = {
+        "fetch_ring_rows": NUM_ROWS,
+        "write_back_ring_rows": NUM_ROWS,
+        "fetch_offsets": last,
+        "write_back_offsets": last,
+    }
     initializer = RowInitializer(traffic.key_space, ROW_WIDTH, seed=1)
     if comm.rank == 0:
         store = RowStore(Sharding(50, 1), 0, initializer, np.zeros((50, ROW_WIDTH), dtype=np.float32))
@@ -66,10 +72,10 @@ def stages_of_a_ring(comm: MPI.Intracomm) -> None:
     for iteration, direction in enumerate(Direction):
         rows = server_plan(traffic, 0, iteration, direction)
         if comm.rank == 0:
-            server.offer(replace(rows, **sizes, **last))
-            server.absorb(replace(rows, **sizes, **last))
+            server.offer(replace(rows, **at_the_end))
+            server.absorb(replace(rows, **at_the_end))
         else:
-            plan = replace(trainer_plan(traffic, 0, iteration, direction), **sizes, **last)
+            plan = replace(trainer_plan(traffic, 0, iteration, direction), **at_the_end)
             trainer.fetch(plan, landed[: plan.fetch_counts.sum()])
             trainer.write_back(plan, -landed[: plan.write_back_counts.sum()])
     fetched = server_plan(traffic, 0, 0, Direction.FETCH).fetch_rows

@@ -17,6 +17,7 @@ from bagpipe_hpc.bench.rma_traffic import (
     trainer_plan,
 )
 from bagpipe_hpc.errors import ConfigError, TopologyError
+from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
 
 TRAFFIC = RmaTraffic(servers=2, rows=6, dim=3, table_rows=41, prefetch_depth=1, num_ranks=5)
 
@@ -59,8 +60,9 @@ def test_servers_and_trainers_plans_fit_together(direction: Direction) -> None:
     for iteration in range(4):
         servers = [server_plan(TRAFFIC, server, iteration, direction) for server in range(2)]
         trainers = [trainer_plan(TRAFFIC, trainer, iteration, direction) for trainer in range(3)]
-        for plan in (*servers, *trainers):
-            assert plan.iteration == iteration
+        plans: list[ServerPlan | TrainerPlan] = [*servers, *trainers]
+        for plan in plans:
+            assert plan.stream_position == iteration
             assert not getattr(plan, f"{other}_counts").any()
             assert plan.fetch_ring_rows == plan.write_back_ring_rows == 9
         for trainer, plan in enumerate(trainers):

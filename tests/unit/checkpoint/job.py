@@ -46,9 +46,9 @@ DENSE = DenseState(
 )
 
 
-def manifest_of(files: tuple[FileEntry, ...], **fields: object) -> Manifest:
+def manifest_of(files: tuple[FileEntry, ...], **fields: Any) -> Manifest:
     """A manifest of one server and one trainer, unless told otherwise."""
-    settings: dict[str, object] = {
+    settings: dict[str, Any] = {
         "iteration": 10,
         "generation": 1,
         "created": datetime(2024, 2, 29, tzinfo=UTC),
@@ -60,7 +60,7 @@ def manifest_of(files: tuple[FileEntry, ...], **fields: object) -> Manifest:
         "position": PositionEntry(epoch=0, sample=640),
         **fields,
     }
-    return Manifest(files=files, **settings)  # type: ignore[arg-type]
+    return Manifest(files=files, **settings)
 
 
 class Job:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def test_an_old_incarnation_refuses_at_every_step(tmp_path: Path) -> None:
     files = (partial.write_server(0, []), partial.write_trainer(0, []), partial.write_dense(DENSE))
     claim_generation(tmp_path)
     assert not partial.path.exists()
-    steps = [
+    steps: list[Callable[[], object]] = [
         partial.create,
         lambda: partial.write_server(0, []),
         lambda: partial.write_trainer(0, []),
@@ -87,7 +88,7 @@ def test_a_fence_that_falls_while_files_are_written_is_named(tmp_path: Path, mon
     partial.create()
     claim_generation(tmp_path)
     check_after_errors_only(monkeypatch)
-    steps = [
+    steps: list[Callable[[], object]] = [
         lambda: partial.write_server(0, []),
         lambda: partial.write_trainer(0, []),
         lambda: partial.write_dense(DENSE),

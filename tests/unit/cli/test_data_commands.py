@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -13,13 +14,13 @@ from bagpipe_hpc.cli.main import app, main
 from bagpipe_hpc.data.dataset import open_dataset
 
 
-def bagpipe(*arguments):
+def bagpipe(*arguments: object) -> str:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
 
-def test_synth_and_inspect(tmp_path):
+def test_synth_and_inspect(tmp_path: Path) -> None:
     path = tmp_path / "clicks"
     summary = bagpipe("synth", "--output", path, "--samples", 1000, "--profile", "avazu", "--scale", 0.001)
     assert "900 training and 100 validation samples" in summary
@@ -29,7 +30,7 @@ def test_synth_and_inspect(tmp_path):
         assert expected in report
 
 
-def test_import_and_inspect(tmp_path):
+def test_import_and_inspect(tmp_path: Path) -> None:
     lines = ["\t".join(["1", *["5"] * 13, *["c0ffee"] * 26]) + "\n"] * 20
     (tmp_path / "clicks.txt").write_text("".join(lines))
     path = tmp_path / "clicks"
@@ -46,7 +47,7 @@ def test_import_and_inspect(tmp_path):
     assert f"damaged  {path / 'vocabulary.h5'}: is damaged" in damaged.output
 
 
-def test_avazu_and_the_same_by_a_schema_file(tmp_path):
+def test_avazu_and_the_same_by_a_schema_file(tmp_path: Path) -> None:
     header = "id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,device_id,"
     header += "device_ip,device_model,device_type,device_conn_type,C14,C15,C16,C17,C18,C19,C20,C21"
     names = header.split(",")
@@ -65,14 +66,14 @@ def test_avazu_and_the_same_by_a_schema_file(tmp_path):
     assert shards[0] == shards[1]
 
 
-def test_bad_lines_are_counted_and_shown(tmp_path):
+def test_bad_lines_are_counted_and_shown(tmp_path: Path) -> None:
     (tmp_path / "clicks.txt").write_text("1" + "\t" * 39 + "\nbad\n")
     output = bagpipe("import", "criteo", tmp_path / "clicks.txt", "--output", tmp_path / "clicks", "--max-bad-lines", 1)
     assert "skipped 1 bad line; the first:" in output
     assert "clicks.txt: line 2: has 1 tab-separated column" in output
 
 
-def test_hashing(tmp_path):
+def test_hashing(tmp_path: Path) -> None:
     (tmp_path / "clicks.txt").write_text("1" + "\t" * 39 + "\n")
     bagpipe("import", "criteo", tmp_path / "clicks.txt", "--output", tmp_path / "clicks", "--hash-rows", 10)
     assert open_dataset(tmp_path / "clicks").schema.num_embeddings == (10,) * 26
@@ -86,7 +87,13 @@ def test_hashing(tmp_path):
         (["synth", "--output", "out", "--samples", "0"], "the number of samples is 0, but must be at least 1"),
     ],
 )
-def test_an_error_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, arguments, message):
+def test_an_error_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["bagpipe", *arguments])
     with pytest.raises(SystemExit) as stopped:
@@ -99,7 +106,9 @@ def test_an_error_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, arg
     assert not list(tmp_path.iterdir())
 
 
-def test_a_choice_that_is_none_is_refused_in_plain_words(monkeypatch, capsys):
+def test_a_choice_that_is_none_is_refused_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["bagpipe", "jobs", "render", "--system", "sge"])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -108,11 +117,11 @@ def test_a_choice_that_is_none_is_refused_in_plain_words(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("number", "said"), [(0, "0 tables"), (1, "1 table"), (1200, "1,200 tables")])
-def test_one_thing_is_singular(number, said):
+def test_one_thing_is_singular(number: int, said: str) -> None:
     assert _count(number, "table") == said
 
 
-def test_help_imports_nothing_heavy():
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, bagpipe_hpc.cli.main; "
         "print(sorted({'torch', 'mpi4py', 'h5py', 'numba', 'numpy', 'pyarrow', 'pydantic'} & sys.modules.keys()))"
@@ -123,7 +132,9 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.parametrize(
     "arguments", [["inspect", "x" * 300], ["synth", "--samples", "1", "--output", "x" * 300], ["report", "x" * 300]]
 )
-def test_a_path_that_cannot_be_is_one_line(monkeypatch, capsys, tmp_path, arguments):
+def test_a_path_that_cannot_be_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["bagpipe", *arguments])
     with pytest.raises(SystemExit) as stopped:
@@ -134,22 +145,24 @@ def test_a_path_that_cannot_be_is_one_line(monkeypatch, capsys, tmp_path, argume
     assert output.err.startswith("bagpipe: error: ")
 
 
-def test_whoever_reads_the_output_may_leave(tmp_path):
+def test_whoever_reads_the_output_may_leave(tmp_path: Path) -> None:
     bagpipe("synth", "--output", tmp_path / "clicks", "--samples", 100, "--profile", "avazu", "--scale", 0.001)
     command = [sys.executable, "-m", "bagpipe_hpc", "inspect", str(tmp_path / "clicks")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
         run.stdout.close()
         assert [line for line in run.stderr.read().splitlines() if "reading" not in line] == ["opening all shards"]
 
 
-def test_a_table_without_frequent_values_is_noted(tmp_path):
+def test_a_table_without_frequent_values_is_noted(tmp_path: Path) -> None:
     (tmp_path / "clicks.txt").write_text("1" + "\t" * 14 + "\t".join(["c0ffee"] * 26) + "\n")
     output = bagpipe("import", "criteo", tmp_path / "clicks.txt", "--output", tmp_path / "clicks")
     assert "no value of C1, C2, C3, C4, C5 and 21 more occurs 4 times or more" in output
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_synth_leaves_nothing(tmp_path, signum):
+def test_a_signal_to_synth_leaves_nothing(tmp_path: Path, signum: signal.Signals) -> None:
     arguments = [
         "synth",
         "--output",
@@ -160,6 +173,7 @@ def test_a_signal_to_synth_leaves_nothing(tmp_path, signum):
         "9000",
     ]
     with subprocess.Popen([sys.executable, "-m", "bagpipe_hpc", *arguments], stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
         while not list(tmp_path.glob(".clicks.partial-*/train/*.h5")):
             assert run.poll() is None, run.stderr.read()
             time.sleep(0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import typer
@@ -15,7 +16,7 @@ from tests.launch import REPO_ROOT
 COMMAND = typer.main.get_command(app)
 
 
-def commands(command: object = COMMAND, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+def commands(command: object = COMMAND, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     yield words, command
     for name, inner in getattr(command, "commands", {}).items():
         yield from commands(inner, (*words, name))
@@ -44,7 +45,7 @@ def test_there_are_commands() -> None:
 def test_help_says_what_its_author_wrote(words: tuple[str, ...]) -> None:
     shown = help_of(words)
     assert shown.isascii(), [character for character in shown if not character.isascii()]
-    for parameter in ALL[words].params:  # type: ignore[attr-defined]
+    for parameter in ALL[words].params:
         written = " ".join((getattr(parameter, "help", None) or "").split())
         assert written.replace("- ", "-") in shown.replace("- ", "-"), parameter.name
 

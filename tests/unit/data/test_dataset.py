@@ -4,28 +4,32 @@ import hashlib
 import json
 import re
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.bounded_json import dump_json, with_checksum
-from bagpipe_hpc.data.batch import Batch
-from bagpipe_hpc.data.dataset import DatasetWriter, num_training_samples, open_dataset, read_manifest
+from bagpipe_hpc.data.dataset import Dataset, DatasetWriter, num_training_samples, open_dataset, read_manifest
+from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.verify import verify_files
 from bagpipe_hpc.errors import ConfigError, DatasetError
+from tests.unit.conftest import AssertEqual, MakeBatch, WriteDataset
 
 
 @pytest.fixture
-def dataset(tmp_path, schema, make_batch, write_dataset):
+def dataset(tmp_path: Path, schema: Schema, make_batch: MakeBatch, write_dataset: WriteDataset) -> Dataset:
     """25 training samples in shards of 10, 5 validation samples."""
     train, validation = [make_batch(schema, 25, 1)], [make_batch(schema, 5, 2)]
     return write_dataset(tmp_path / "clicks", train, validation, samples_per_shard=10, origin={"seed": 1})
 
 
-def rewrite(path, change):
+def rewrite(path: Path, change: Callable[[Any], object]) -> None:
     """Change dataset.json by hand, and mend its checksum."""
     manifest = json.loads((path / "dataset.json").read_text())
     change(manifest)
@@ -40,8 +44,15 @@ def rewrite(path, change):
     place=st.floats(0, 1),
 )
 def test_batches_over_shard_borders(
-    schema, make_batch, assert_equal, write_dataset, sizes, samples_per_shard, batch_size, place
-):
+    schema: Schema,
+    make_batch: MakeBatch,
+    assert_equal: AssertEqual,
+    write_dataset: WriteDataset,
+    sizes: list[int],
+    samples_per_shard: int,
+    batch_size: int,
+    place: float,
+) -> None:
     pieces = [make_batch(schema, size, seed) for seed, size in enumerate(sizes)]
     start_sample = round(place * sum(sizes))
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +67,9 @@ def test_batches_over_shard_borders(
 
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=5), border=st.integers(1, 45))
 @settings(max_examples=20, deadline=None)
-def test_a_stream_is_split_in_time_order(schema, make_batch, assert_equal, sizes, border):
+def test_a_stream_is_split_in_time_order(
+    schema: Schema, make_batch: MakeBatch, assert_equal: AssertEqual, sizes: list[int], border: int
+) -> None:
     pieces = [make_batch(schema, size, seed) for seed, size in enumerate(sizes)]
     whole = Batch.concatenate(pieces)
     border = min(border, whole.num_samples)
@@ -76,17 +89,17 @@ def test_a_stream_is_split_in_time_order(schema, make_batch, assert_equal, sizes
 @pytest.mark.parametrize(
     ("num_samples", "fraction", "expected"), [(100, 0.1, 90), (9, 0.1, 9), (1, 0.99, 1), (7, 0, 7)]
 )
-def test_num_training_samples(num_samples, fraction, expected):
+def test_num_training_samples(num_samples: int, fraction: float, expected: int) -> None:
     assert num_training_samples(num_samples, fraction) == expected
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
-def test_refuses_fractions(fraction):
+def test_refuses_fractions(fraction: float) -> None:
     with pytest.raises(ConfigError, match="must be at least 0 and below 1"):
         num_training_samples(10, fraction)
 
 
-def test_dataset_json_is_the_documented_one(dataset, schema):
+def test_dataset_json_is_the_documented_one(dataset: Dataset, schema: Schema) -> None:
     content = json.loads((dataset.path / "dataset.json").read_text())
     checksum = content.pop("checksum")
     assert content == {
@@ -109,7 +122,7 @@ def test_dataset_json_is_the_documented_one(dataset, schema):
     assert checksum == f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
 
 
-def test_batches_refuse_what_cannot_be(dataset):
+def test_batches_refuse_what_cannot_be(dataset: Dataset) -> None:
     with pytest.raises(ConfigError, match="batch size is 0"):
         dataset.train.batches(0)
     with pytest.raises(DatasetError, match="train split has 25 samples, so reading cannot start at sample 26"):
@@ -118,10 +131,10 @@ def test_batches_refuse_what_cannot_be(dataset):
 
 class TestWriter:
     @pytest.fixture
-    def batch(self, schema, make_batch):
+    def batch(self, schema: Schema, make_batch: MakeBatch) -> Batch:
         return make_batch(schema, 3)
 
-    def test_nothing_has_the_final_name_before_the_end(self, tmp_path, schema, batch):
+    def test_nothing_has_the_final_name_before_the_end(self, tmp_path: Path, schema: Schema, batch: Batch) -> None:
         path = tmp_path / "deep" / "clicks"
         with DatasetWriter(path, schema, samples_per_shard=1) as writer:
             writer.append("train", batch)
@@ -129,8 +142,8 @@ class TestWriter:
         assert {file.name for file in path.iterdir()} == {"dataset.json", "train", "validation"}
         assert list(path.parent.iterdir()) == [path]
 
-    def test_an_error_leaves_nothing(self, tmp_path, schema, batch):
-        def interrupted():
+    def test_an_error_leaves_nothing(self, tmp_path: Path, schema: Schema, batch: Batch) -> None:
+        def interrupted() -> Iterator[Batch]:
             yield batch
             raise ZeroDivisionError
 
@@ -141,7 +154,7 @@ class TestWriter:
             writer.write(interrupted(), 100)
         assert not list(tmp_path.iterdir())
 
-    def test_takes_an_empty_directory_but_no_other(self, tmp_path, schema, batch):
+    def test_takes_an_empty_directory_but_no_other(self, tmp_path: Path, schema: Schema, batch: Batch) -> None:
         path = tmp_path / "clicks"
         path.mkdir()
         with DatasetWriter(path, schema) as writer:
@@ -149,7 +162,7 @@ class TestWriter:
         with pytest.raises(DatasetError, match="already exists and is not empty; choose another"):
             DatasetWriter(path, schema)
 
-    def test_does_not_replace_what_came_meanwhile(self, tmp_path, schema, batch):
+    def test_does_not_replace_what_came_meanwhile(self, tmp_path: Path, schema: Schema, batch: Batch) -> None:
         path = tmp_path / "clicks"
         writer = DatasetWriter(path, schema).__enter__()
         writer.append("train", batch)
@@ -160,32 +173,32 @@ class TestWriter:
         assert [file.name for file in path.iterdir()] == ["precious"]
         assert list(tmp_path.iterdir()) == [path]
 
-    def test_refuses_a_place_that_cannot_be(self, tmp_path, schema):
+    def test_refuses_a_place_that_cannot_be(self, tmp_path: Path, schema: Schema) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(DatasetError, match="cannot be made"), DatasetWriter(tmp_path / "file" / "clicks", schema):
             pass
 
-    def test_refuses_no_training_samples(self, tmp_path, schema, batch):
+    def test_refuses_no_training_samples(self, tmp_path: Path, schema: Schema, batch: Batch) -> None:
         with (
             pytest.raises(DatasetError, match="the input has no training sample"),
             DatasetWriter(tmp_path / "clicks", schema) as writer,
         ):
             writer.append("validation", batch)
 
-    def test_refuses_empty_shards(self, tmp_path, schema):
+    def test_refuses_empty_shards(self, tmp_path: Path, schema: Schema) -> None:
         with pytest.raises(ConfigError, match="samples per shard is 0"):
             DatasetWriter(tmp_path / "clicks", schema, samples_per_shard=0)
 
 
 class TestOpening:
-    def check(self, path, message):
+    def check(self, path: Path, message: str) -> None:
         with pytest.raises(DatasetError, match=f"^{re.escape(str(path))}.*{message}.*; "):
             open_dataset(path)
 
-    def test_no_directory(self, tmp_path):
+    def test_no_directory(self, tmp_path: Path) -> None:
         self.check(tmp_path / "none", "is not a directory")
 
-    def test_no_dataset_json(self, tmp_path):
+    def test_no_dataset_json(self, tmp_path: Path) -> None:
         self.check(tmp_path, "has no dataset.json, so it is not a data set, or an incomplete one")
 
     @pytest.mark.parametrize(
@@ -206,16 +219,16 @@ class TestOpening:
             (b'{"format": "bagpipe_hpc.dataset", "format_version": 2}', "has no checksum"),
         ],
     )
-    def test_bad_dataset_json(self, dataset, content, message):
+    def test_bad_dataset_json(self, dataset: Dataset, content: bytes, message: str) -> None:
         (dataset.path / "dataset.json").write_bytes(content)
         self.check(dataset.path, message)
 
-    def test_dataset_json_without_end(self, dataset):
+    def test_dataset_json_without_end(self, dataset: Dataset) -> None:
         (dataset.path / "dataset.json").unlink()
         (dataset.path / "dataset.json").symlink_to("/dev/zero")
         self.check(dataset.path, "is, or links to, a device")
 
-    def test_every_flipped_bit_of_dataset_json_is_found(self, dataset):
+    def test_every_flipped_bit_of_dataset_json_is_found(self, dataset: Dataset) -> None:
         file = dataset.path / "dataset.json"
         content = file.read_bytes()
         value = json.loads(content)
@@ -245,43 +258,45 @@ class TestOpening:
             (lambda m: m.update(extra=1), "extra"),
         ],
     )
-    def test_dataset_json_of_wrong_types_with_a_mended_checksum(self, dataset, change, message):
+    def test_dataset_json_of_wrong_types_with_a_mended_checksum(
+        self, dataset: Dataset, change: Callable[[Any], object], message: str
+    ) -> None:
         rewrite(dataset.path, change)
         self.check(dataset.path, f"is not valid .{message}")
 
     @pytest.mark.parametrize("file", ["/etc/passwd", "train/../../x.h5", "train/.h5", "other/shard-00000.h5"])
-    def test_shards_outside_the_directory(self, dataset, file):
+    def test_shards_outside_the_directory(self, dataset: Dataset, file: str) -> None:
         rewrite(dataset.path, lambda manifest: manifest["splits"]["train"][0].update(file=file))
         self.check(dataset.path, r"is not valid .splits\.train\.0\.file")
 
-    def test_missing_shard(self, dataset):
+    def test_missing_shard(self, dataset: Dataset) -> None:
         (dataset.path / "train/shard-00001.h5").unlink()
         self.check(dataset.path, r"/train/shard-00001\.h5: is missing")
 
-    def test_truncated_shard(self, dataset):
+    def test_truncated_shard(self, dataset: Dataset) -> None:
         shard = dataset.path / "validation/shard-00000.h5"
         shard.write_bytes(shard.read_bytes()[:-1])
         self.check(dataset.path, r"/validation/shard-00000\.h5: is truncated")
 
-    def test_shard_of_another_length(self, dataset):
+    def test_shard_of_another_length(self, dataset: Dataset) -> None:
         (dataset.path / "train/shard-00000.h5").replace(dataset.path / "validation/shard-00000.h5")
         rewrite(dataset.path, lambda manifest: manifest["splits"]["train"].pop(0))
         self.check(dataset.path, r"holds 10 samples, but dataset\.json says 5")
 
-    def test_shard_of_another_schema(self, dataset, schema):
+    def test_shard_of_another_schema(self, dataset: Dataset, schema: Schema) -> None:
         with h5py.File(dataset.path / "train/shard-00000.h5", "r+") as file:
             file.attrs["schema"] = schema.model_copy(update={"dense": ("age", "cost")}).model_dump_json()
         self.check(dataset.path, "has another schema than its data set")
 
 
-def test_bad_sample_is_named_while_reading(dataset):
+def test_bad_sample_is_named_while_reading(dataset: Dataset) -> None:
     with h5py.File(dataset.path / "train/shard-00001.h5", "r+") as file:
         file["one_hot"][3, 0] = 50
     with pytest.raises(DatasetError, match=r"train/shard-00001\.h5: sample 3: table 'user': row id 50 is outside"):
         list(open_dataset(dataset.path).train.batches(7))
 
 
-def test_an_origin_that_is_no_json_is_refused(tmp_path, schema, make_batch):
+def test_an_origin_that_is_no_json_is_refused(tmp_path: Path, schema: Schema, make_batch: MakeBatch) -> None:
     with (
         pytest.raises(DatasetError, match="the origin of a data set has values that JSON cannot hold"),
         DatasetWriter(tmp_path / "clicks", schema, origin={"rate": float("nan")}) as writer,
@@ -290,7 +305,7 @@ def test_an_origin_that_is_no_json_is_refused(tmp_path, schema, make_batch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_shard_that_shows_another_file_is_refused_by_all_who_read_it(dataset):
+def test_a_shard_that_shows_another_file_is_refused_by_all_who_read_it(dataset: Dataset) -> None:
     """Its labels are the beginning of a system file, in no listed file and under no checksum."""
     with h5py.File(dataset.path / "train/shard-00000.h5", "r+") as file:
         del file["labels"]

@@ -7,36 +7,40 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from bagpipe_hpc.data.batch import Batch, RaggedIds
+from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.data.schema import Schema, TableSchema
-from bagpipe_hpc.data.shard import ShardReader, ShardWriter
+from bagpipe_hpc.data.shard import Compression, ShardReader, ShardWriter
 from bagpipe_hpc.errors import ConfigError, DatasetError
+from tests.unit.conftest import AssertEqual, MakeBatch
 
 NUM_SAMPLES = 100
 
 
-def write_shard(path, schema, batch, compression=None):
+def write_shard(path: Path, schema: Schema, batch: Batch, compression: Compression | None = None) -> Path:
     with ShardWriter(path, schema, compression) as writer:
         writer.append(batch)
     return path
 
 
-def read_all(path, schema=None):
+def read_all(path: Path, schema: Schema | None = None) -> Batch:
     with ShardReader(path, schema) as reader:
         return reader.read(0, reader.num_samples)
 
 
 @pytest.fixture
-def shard(tmp_path, schema, make_batch):
+def shard(tmp_path: Path, schema: Schema, make_batch: MakeBatch) -> Path:
     return write_shard(tmp_path / "shard.h5", schema, make_batch(schema, NUM_SAMPLES))
 
 
@@ -46,7 +50,14 @@ def shard(tmp_path, schema, make_batch):
     compression=st.sampled_from([None, "gzip", "lzf"]),
     spot=st.tuples(st.integers(0, 120), st.integers(0, 120)),
 )
-def test_round_trip(schema, make_batch, assert_equal, sizes, compression, spot):
+def test_round_trip(
+    schema: Schema,
+    make_batch: MakeBatch,
+    assert_equal: AssertEqual,
+    sizes: list[int],
+    compression: Compression | None,
+    spot: tuple[int, int],
+) -> None:
     pieces = [make_batch(schema, size, seed) for seed, size in enumerate(sizes)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shard.h5"
@@ -60,7 +71,7 @@ def test_round_trip(schema, make_batch, assert_equal, sizes, compression, spot):
             assert_equal(reader.read(start, stop), Batch.concatenate(pieces).slice(start, stop))
 
 
-def test_layout_is_the_documented_one(shard, schema):
+def test_layout_is_the_documented_one(shard: Path, schema: Schema) -> None:
     with h5py.File(shard) as file:
         assert dict(file.attrs) == {
             "format": "bagpipe_hpc.shard",
@@ -86,7 +97,7 @@ def test_layout_is_the_documented_one(shard, schema):
         assert all(item.fletcher32 for item in found.values())
 
 
-def test_a_table_of_two_billion_rows_makes_ids_int64(tmp_path, assert_equal):
+def test_a_table_of_two_billion_rows_makes_ids_int64(tmp_path: Path, assert_equal: AssertEqual) -> None:
     schema = Schema(tables=(TableSchema(name="user", num_embeddings=2**31),))
     batch = Batch(np.zeros(1, np.float32), np.zeros((1, 0), np.float32), np.array([[2**31 - 1]]))
     path = write_shard(tmp_path / "shard.h5", schema, batch)
@@ -96,14 +107,14 @@ def test_a_table_of_two_billion_rows_makes_ids_int64(tmp_path, assert_equal):
         assert "dense" not in file
 
 
-def test_only_ragged_tables(tmp_path, assert_equal):
+def test_only_ragged_tables(tmp_path: Path, assert_equal: AssertEqual) -> None:
     schema = Schema(tables=(TableSchema(name="tags", num_embeddings=3, ragged=True),))
-    ragged = RaggedIds(np.array([0, 0, 2]), np.array([2, 0]))
+    ragged = Bags(np.array([0, 0, 2]), np.array([2, 0]))
     batch = Batch(np.zeros(2, np.float32), np.zeros((2, 0), np.float32), np.zeros((2, 0), np.int64), {"tags": ragged})
     assert_equal(read_all(write_shard(tmp_path / "shard.h5", schema, batch)), batch)
 
 
-def test_very_wide_samples_get_small_chunks(tmp_path):
+def test_very_wide_samples_get_small_chunks(tmp_path: Path) -> None:
     tables = tuple(TableSchema(name=f"table{i}", num_embeddings=5) for i in range(4096))
     batch = Batch(np.zeros(2, np.float32), np.zeros((2, 0), np.float32), np.zeros((2, 4096), np.int64))
     path = write_shard(tmp_path / "shard.h5", Schema(tables=tables), batch)
@@ -113,32 +124,32 @@ def test_very_wide_samples_get_small_chunks(tmp_path):
 
 
 class TestFilesThatAreNoShards:
-    def check(self, path, message, schema=None):
+    def check(self, path: Path, message: str, schema: Schema | None = None) -> None:
         with pytest.raises(DatasetError, match=f"^{re.escape(str(path))}: .*{message}.*; (copy|free)"):
             ShardReader(path, schema)
 
-    def test_missing(self, tmp_path):
+    def test_missing(self, tmp_path: Path) -> None:
         self.check(tmp_path / "none.h5", "is missing")
 
-    def test_directory(self, tmp_path):
+    def test_directory(self, tmp_path: Path) -> None:
         self.check(tmp_path, "is a directory")
 
     @pytest.mark.parametrize("content", [b"", b"hello, world\n" * 1000])
-    def test_not_hdf5(self, tmp_path, content):
+    def test_not_hdf5(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "text.h5").write_bytes(content)
         self.check(tmp_path / "text.h5", rf"is not an HDF5 file, or has lost its beginning \({len(content)} bytes")
 
     @pytest.mark.parametrize("kept", [0.001, 0.1, 0.5, 0.9, 0.999, 1.0])
-    def test_truncated(self, shard, kept):
+    def test_truncated(self, shard: Path, kept: float) -> None:
         content = shard.read_bytes()
         shard.write_bytes(content[: min(int(len(content) * kept), len(content) - 1)])
         self.check(shard, "is truncated")
 
-    def test_truncated_within_the_first_bytes(self, shard):
+    def test_truncated_within_the_first_bytes(self, shard: Path) -> None:
         shard.write_bytes(shard.read_bytes()[:5])
         self.check(shard, "lost its beginning")
 
-    def test_foreign(self, tmp_path):
+    def test_foreign(self, tmp_path: Path) -> None:
         with h5py.File(tmp_path / "foreign.h5", "w") as file:
             file["labels"] = [1.0]
         self.check(tmp_path / "foreign.h5", "is an HDF5 file, but not a shard")
@@ -160,53 +171,53 @@ class TestFilesThatAreNoShards:
             ("num_samples", 99, r"/labels has shape \(100,\), but schema and num_samples need \(99,\)"),
         ],
     )
-    def test_wrong_attribute(self, shard, attribute, value, message):
+    def test_wrong_attribute(self, shard: Path, attribute: str, value: object, message: str) -> None:
         with h5py.File(shard, "r+") as file:
             file.attrs[attribute] = value
         self.check(shard, message)
 
-    def test_never_finished(self, tmp_path, schema, make_batch):
+    def test_never_finished(self, tmp_path: Path, schema: Schema, make_batch: MakeBatch) -> None:
         writer = ShardWriter(tmp_path / "shard.h5", schema)
         writer.append(make_batch(schema, 3))
         writer.__exit__(ZeroDivisionError, None, None)
         self.check(tmp_path / "shard.h5", "is incomplete: it has no attribute num_samples")
 
-    def test_another_schema(self, shard, schema):
+    def test_another_schema(self, shard: Path, schema: Schema) -> None:
         other = schema.model_copy(update={"dense": ("age",)})
         self.check(shard, "has another schema than its data set: dense features", other)
 
     @pytest.mark.parametrize("name", ["labels", "one_hot", "ragged/genres/ids", "ragged"])
-    def test_lost_dataset(self, shard, name):
+    def test_lost_dataset(self, shard: Path, name: str) -> None:
         with h5py.File(shard, "r+") as file:
             del file[name]
         self.check(shard, f"has no dataset /{name}")
 
     @pytest.mark.parametrize(("name", "values"), [("labels", np.zeros(NUM_SAMPLES)), ("one_hot", np.zeros(3, "i4"))])
-    def test_dataset_of_another_type(self, shard, name, values):
+    def test_dataset_of_another_type(self, shard: Path, name: str, values: NDArray[np.generic]) -> None:
         with h5py.File(shard, "r+") as file:
             del file[name]
             file[name] = values
         self.check(shard, f"/{name} is {values.dtype} of shape ")
 
 
-def soft_link(file, name):
+def soft_link(file: h5py.File, name: str) -> None:
     file[f"{name}-moved"] = file[name]
     del file[name]
     file[name] = h5py.SoftLink(f"/{name}-moved")
 
 
-def external_link(file, name):
+def external_link(file: h5py.File, name: str) -> None:
     del file[name]
     file[name] = h5py.ExternalLink("other.h5", name)
 
 
-def external_storage(file, name):
+def external_storage(file: h5py.File, name: str) -> None:
     like = file[name]
     del file[name]
     file.create_dataset(name, like.shape, like.dtype, external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
 
 
-def virtual_dataset(file, name):
+def virtual_dataset(file: h5py.File, name: str) -> None:
     like = file[name]
     del file[name]
     layout = h5py.VirtualLayout(like.shape, like.dtype)
@@ -219,7 +230,7 @@ class TestContentOfOtherFiles:
 
     @pytest.mark.parametrize("name", ["labels", "dense", "one_hot", "ragged/genres/offsets", "ragged/seen/weights"])
     @pytest.mark.parametrize("reach", [soft_link, external_link, external_storage, virtual_dataset])
-    def test_is_refused(self, shard, name, reach):
+    def test_is_refused(self, shard: Path, name: str, reach: Callable[[h5py.File, str], None]) -> None:
         shutil.copy(shard, shard.with_name("other.h5"))
         with h5py.File(shard, "r+") as file:
             reach(file, name)
@@ -227,7 +238,7 @@ class TestContentOfOtherFiles:
         with pytest.raises(DatasetError, match=f"{re.escape(str(shard))}: /{name} {why}.*; copy it again"):
             ShardReader(shard)
 
-    def test_is_refused_in_a_group_that_is_a_link(self, shard):
+    def test_is_refused_in_a_group_that_is_a_link(self, shard: Path) -> None:
         shutil.copy(shard, shard.with_name("other.h5"))
         with h5py.File(shard, "r+") as file:
             external_link(file, "ragged")
@@ -235,7 +246,7 @@ class TestContentOfOtherFiles:
             ShardReader(shard)
 
     @pytest.mark.parametrize("target", ["/dev/zero", "pipe"])
-    def test_a_shard_that_is_no_regular_file(self, tmp_path, target):
+    def test_a_shard_that_is_no_regular_file(self, tmp_path: Path, target: str) -> None:
         os.mkfifo(tmp_path / "pipe")
         (tmp_path / "shard.h5").symlink_to(target)
         with pytest.raises(DatasetError, match="a device, pipe or socket, not a regular file"):
@@ -257,7 +268,9 @@ class TestBadSamples:
             ("ragged/genres/offsets", 8, 10**9, "sample 7: table 'genres': offsets .* must rise within .*"),
         ],
     )
-    def test_is_named(self, shard, name, position, value, message):
+    def test_is_named(
+        self, shard: Path, name: str, position: int | tuple[int, int], value: float, message: str
+    ) -> None:
         with h5py.File(shard, "r+") as file:
             file[name][position] = value
         with ShardReader(shard) as reader:
@@ -265,7 +278,7 @@ class TestBadSamples:
             with pytest.raises(DatasetError, match=rf"^{re.escape(str(shard))}: {message}; .*(copy|import)"):
                 reader.read(3, NUM_SAMPLES)
 
-    def test_weight_is_named_with_its_sample(self, shard):
+    def test_weight_is_named_with_its_sample(self, shard: Path) -> None:
         with h5py.File(shard, "r+") as file:
             sample = int(np.flatnonzero(np.diff(file["ragged/seen/offsets"][:]))[5])
             file["ragged/seen/weights"][file["ragged/seen/offsets"][sample]] = np.inf
@@ -275,13 +288,13 @@ class TestBadSamples:
         ):
             reader.read(2, NUM_SAMPLES)
 
-    def test_a_weight_for_every_row_id(self, shard):
+    def test_a_weight_for_every_row_id(self, shard: Path) -> None:
         with h5py.File(shard, "r+") as file:
             file["ragged/seen/weights"].resize(3, axis=0)
         with pytest.raises(DatasetError, match=r"/ragged/seen/weights has shape \(3,\), but schema"):
             ShardReader(shard)
 
-    def test_ragged_id_is_named_with_its_sample(self, shard):
+    def test_ragged_id_is_named_with_its_sample(self, shard: Path) -> None:
         with h5py.File(shard, "r+") as file:
             sample = int(np.flatnonzero(np.diff(file["ragged/genres/offsets"][:]))[5])
             file["ragged/genres/ids"][file["ragged/genres/offsets"][sample]] = 7
@@ -291,7 +304,7 @@ class TestBadSamples:
         ):
             reader.read(2, NUM_SAMPLES)
 
-    def test_damage_is_never_read_as_samples(self, shard, assert_equal):
+    def test_damage_is_never_read_as_samples(self, shard: Path, assert_equal: AssertEqual) -> None:
         content, expected = shard.read_bytes(), read_all(shard)
         rng = random.Random(0)
         refused = 0
@@ -306,11 +319,11 @@ class TestBadSamples:
 
 
 class TestWriter:
-    def test_refuses_unknown_compression(self, tmp_path, schema):
+    def test_refuses_unknown_compression(self, tmp_path: Path, schema: Schema) -> None:
         with pytest.raises(ConfigError, match=r"compression is 'zip', but must be one of \('gzip', 'lzf'\)"):
-            ShardWriter(tmp_path / "shard.h5", schema, "zip")
+            ShardWriter(tmp_path / "shard.h5", schema, cast(Any, "zip"))
 
-    def test_refuses_an_existing_file(self, shard, schema):
+    def test_refuses_an_existing_file(self, shard: Path, schema: Schema) -> None:
         with pytest.raises(DatasetError, match=r"cannot be written .*; free space, fix permissions or choose"):
             ShardWriter(shard, schema)
 
@@ -323,7 +336,16 @@ class TestWriter:
             ("labels", 4, np.nan, "sample 14: label is nan"),
         ],
     )
-    def test_refuses_bad_samples(self, tmp_path, schema, make_batch, column, position, value, message):
+    def test_refuses_bad_samples(
+        self,
+        tmp_path: Path,
+        schema: Schema,
+        make_batch: MakeBatch,
+        column: str,
+        position: int | tuple[int, int],
+        value: float,
+        message: str,
+    ) -> None:
         batch = make_batch(schema, 10)
         with ShardWriter(tmp_path / "shard.h5", schema) as writer:
             writer.append(batch)
@@ -332,27 +354,29 @@ class TestWriter:
                 writer.append(batch)
             assert writer.num_samples == 10
 
-    def test_refuses_other_shapes(self, tmp_path, schema, make_batch):
+    def test_refuses_other_shapes(self, tmp_path: Path, schema: Schema, make_batch: MakeBatch) -> None:
         batch = make_batch(schema, 4)
         with ShardWriter(tmp_path / "shard.h5", schema) as writer:
             with pytest.raises(
                 DatasetError, match=r"dense of a batch has shape \(4, 1\), but the schema needs \(4, 2\)"
             ):
-                writer.append(Batch(batch.labels, batch.dense[:, :1], batch.ids, batch.ragged))
+                writer.append(Batch(batch.labels, batch.dense[:, :1], batch.ids, batch.bags))
             with pytest.raises(DatasetError, match="no row ids of ragged table 'genres', or not 5 offsets"):
                 writer.append(Batch(batch.labels, batch.dense, batch.ids))
-            bare = {name: replace(bags, weights=None) for name, bags in batch.ragged.items()}
+            bare = {name: replace(bags, weights=None) for name, bags in batch.bags.items()}
             with pytest.raises(DatasetError, match="no weight for each row id of ragged table 'seen', contrary"):
-                writer.append(replace(batch, ragged=bare))
+                writer.append(replace(batch, bags=bare))
             genres = replace(bare["genres"], weights=np.ones(len(bare["genres"].ids), np.float32))
             with pytest.raises(DatasetError, match="weights of ragged table 'genres', contrary"):
-                writer.append(replace(batch, ragged={**batch.ragged, "genres": genres}))
+                writer.append(replace(batch, bags={**batch.bags, "genres": genres}))
 
 
-def test_a_shard_that_another_program_writes_is_called_locked(shard):
+def test_a_shard_that_another_program_writes_is_called_locked(shard: Path) -> None:
     program = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", program, str(shard)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdin is not None
+        assert writer.stdout is not None
         writer.stdout.readline()
         with pytest.raises(DatasetError, match="is locked: another program has opened it for writing"):
             ShardReader(shard)

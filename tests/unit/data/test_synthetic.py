@@ -1,35 +1,39 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.data.synthetic import PROFILES, SyntheticClicks, synthesize
 from bagpipe_hpc.errors import ConfigError
+from tests.unit.conftest import AssertEqual
 
 
-def auc(scores, labels):
+def auc(scores: NDArray[np.float32], labels: NDArray[np.float32]) -> float:
     """Area under the ROC curve by ranks; ties do not occur."""
     ranks = np.empty(len(scores))
     ranks[np.argsort(scores)] = np.arange(1, len(scores) + 1)
     positives = labels == 1
     num_positives = positives.sum()
     wins = ranks[positives].sum() - num_positives * (num_positives + 1) / 2
-    return wins / (num_positives * (len(labels) - num_positives))
+    return float(wins / (num_positives * (len(labels) - num_positives)))
 
 
 @pytest.mark.parametrize(
     ("profile", "num_dense", "num_tables", "num_rows"),
     [("criteo-kaggle", 13, 26, 33_762_577), ("criteo-terabyte", 13, 26, 882_774_559), ("avazu", 0, 22, 9_449_445)],
 )
-def test_profiles(profile, num_dense, num_tables, num_rows):
+def test_profiles(profile: str, num_dense: int, num_tables: int, num_rows: int) -> None:
     tables = PROFILES[profile].tables
     assert (len(PROFILES[profile].dense), len(tables), sum(tables.values())) == (num_dense, num_tables, num_rows)
 
 
-def test_scale_rounds_up():
+def test_scale_rounds_up() -> None:
     schema = SyntheticClicks("criteo-kaggle", scale=0.01).schema
     assert schema.num_embeddings[:3] == (15, 6, 101_313)
     assert schema.num_embeddings[8] == 1
@@ -37,7 +41,7 @@ def test_scale_rounds_up():
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("skew", [0, 0.7, 1, 1.05, 2])
-def test_ids_are_in_range_and_labels_can_be_learned(profile, skew):
+def test_ids_are_in_range_and_labels_can_be_learned(profile: str, skew: float) -> None:
     clicks = SyntheticClicks(profile, scale=0.01, skew=skew, seed=5)
     batch, probabilities = clicks.block(0, 20_000)
     assert batch.ids.min() >= 0
@@ -48,7 +52,7 @@ def test_ids_are_in_range_and_labels_can_be_learned(profile, skew):
 
 
 @pytest.mark.parametrize("skew", [0.8, 1.0, 1.2])
-def test_frequencies_follow_zipf(skew):
+def test_frequencies_follow_zipf(skew: float) -> None:
     clicks = SyntheticClicks("criteo-kaggle", skew=skew)
     counts = np.sort(np.bincount(clicks.block(0, 200_000)[0].ids[:, 1]))[::-1]  # C2: 583 rows
     weights = np.arange(1, 584) ** -skew
@@ -57,7 +61,7 @@ def test_frequencies_follow_zipf(skew):
     np.testing.assert_allclose(counts[:100].sum(), expected[:100].sum(), rtol=0.02)
 
 
-def test_hot_rows_are_scattered():
+def test_hot_rows_are_scattered() -> None:
     ids = SyntheticClicks("criteo-kaggle").block(0, 50_000)[0].ids[:, 2]
     values, counts = np.unique(ids, return_counts=True)
     hottest = np.sort(values[np.argsort(counts)[-100:]])
@@ -66,7 +70,7 @@ def test_hot_rows_are_scattered():
     assert hottest[-1] > 10_131_227 * 0.9
 
 
-def test_every_row_can_be_reached():
+def test_every_row_can_be_reached() -> None:
     clicks = SyntheticClicks("criteo-kaggle", scale=0.01, skew=0)
     ids = clicks.block(0, 5_000)[0].ids
     for column, num_rows in zip(ids.T, clicks.schema.num_embeddings, strict=True):
@@ -74,7 +78,7 @@ def test_every_row_can_be_reached():
             assert len(np.unique(column)) == num_rows
 
 
-def test_a_sample_depends_on_seed_and_number_only(assert_equal):
+def test_a_sample_depends_on_seed_and_number_only(assert_equal: AssertEqual) -> None:
     clicks = SyntheticClicks("criteo-kaggle", scale=0.001, seed=3)
     whole = clicks.block(0, 100)[0]
     again = SyntheticClicks("criteo-kaggle", scale=0.001, seed=3)
@@ -83,7 +87,7 @@ def test_a_sample_depends_on_seed_and_number_only(assert_equal):
     assert (other.ids[:, 2] != whole.ids[:, 2]).mean() > 0.9
 
 
-def test_synthesize(tmp_path, assert_equal):
+def test_synthesize(tmp_path: Path, assert_equal: AssertEqual) -> None:
     calls = []
     dataset = synthesize(
         tmp_path / "clicks", 1000, "avazu", scale=0.001, seed=7, progress=lambda *call: calls.append(call)
@@ -108,23 +112,23 @@ def test_synthesize(tmp_path, assert_equal):
         ({"num_samples": 0}, "number of samples is 0"),
     ],
 )
-def test_bad_settings(tmp_path, settings, message):
+def test_bad_settings(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         synthesize(tmp_path / "clicks", **{"num_samples": 10, "profile": "criteo-kaggle", **settings})
 
 
-def test_bags():
+def test_bags() -> None:
     """One more table, ragged; everything else but the labels is as without."""
     plain, bagged = SyntheticClicks("avazu", scale=0.01), SyntheticClicks("avazu", scale=0.01, bag_size=3)
     batch, _ = bagged.block(100, 2_000)
     assert bagged.schema.tables[:-1] == plain.schema.tables
     np.testing.assert_array_equal(batch.ids, plain.block(100, 2_000)[0].ids)
-    lengths = np.diff(batch.ragged["bags"].offsets)
+    lengths = np.diff(batch.bags["bags"].offsets)
     assert (lengths.min(), lengths.max()) == (0, 6)
     assert abs(lengths.mean() - 3) < 0.2
-    assert 0 <= batch.ragged["bags"].ids.min() < batch.ragged["bags"].ids.max() < 1_000
-    later = bagged.block(1_100, 1_000)[0].ragged["bags"]
-    piece = batch.ragged["bags"].slice(1_000, 2_000)
+    assert 0 <= batch.bags["bags"].ids.min() < batch.bags["bags"].ids.max() < 1_000
+    later = bagged.block(1_100, 1_000)[0].bags["bags"]
+    piece = batch.bags["bags"].slice(1_000, 2_000)
     assert (later.offsets.tolist(), later.ids.tolist()) == (piece.offsets.tolist(), piece.ids.tolist())
     with pytest.raises(ConfigError, match="the size of a bag is -1"):
         SyntheticClicks("avazu", bag_size=-1)

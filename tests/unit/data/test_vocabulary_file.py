@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -22,13 +23,13 @@ TABLES = {
 
 
 @pytest.fixture
-def written(tmp_path):
+def written(tmp_path: Path) -> Path:
     write_vocabulary(tmp_path / FILE, TABLES)
     return tmp_path
 
 
 @given(values=st.lists(st.integers(0, 2**63 - 1), unique=True, max_size=200), others=st.lists(st.integers(0, 50)))
-def test_what_is_written_encodes_the_same(values, others):
+def test_what_is_written_encodes_the_same(values: list[int], others: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_vocabulary(Path(folder) / FILE, {"t": TableVocabulary("text", Vocabulary(np.array(values, np.int64)))})
         encoder = read_vocabulary(Path(folder))["t"].encoder
@@ -37,7 +38,7 @@ def test_what_is_written_encodes_the_same(values, others):
     assert encoder.encode(np.array(others, np.int64)).tolist() == [rows.get(value, 0) for value in others]
 
 
-def test_all_kinds_of_tables(written):
+def test_all_kinds_of_tables(written: Path) -> None:
     found = read_vocabulary(written)
     assert {name: (t.type, t.encoder.num_embeddings) for name, t in found.items()} == {
         name: (t.type, t.encoder.num_embeddings) for name, t in TABLES.items()
@@ -47,14 +48,14 @@ def test_all_kinds_of_tables(written):
         assert table.encoder.encode(values).tolist() == TABLES[name].encoder.encode(values).tolist()
 
 
-def test_it_takes_no_more_than_h5py(written):
+def test_it_takes_no_more_than_h5py(written: Path) -> None:
     """The example of docs/data.md."""
     with h5py.File(written / FILE) as file:
         assert file["user/values"][:].tolist() == [2**62, 0, 7]
         assert file["item"].attrs["hash_rows"] == 50
 
 
-def test_the_digest_is_that_of_what_rows_stand_for(written):
+def test_the_digest_is_that_of_what_rows_stand_for(written: Path) -> None:
     assert vocabulary_digest(read_vocabulary(written)) == vocabulary_digest(TABLES)
     assert vocabulary_digest(dict(reversed(TABLES.items()))) == vocabulary_digest(TABLES)
 
@@ -69,16 +70,16 @@ def test_the_digest_is_that_of_what_rows_stand_for(written):
         {"more": TableVocabulary("text", HashedVocabulary(50))},
     ],
 )
-def test_other_rows_have_another_digest(change):
+def test_other_rows_have_another_digest(change: dict[str, TableVocabulary]) -> None:
     assert vocabulary_digest({**TABLES, **change}) != vocabulary_digest(TABLES)
 
 
-def test_the_same_bytes_every_time(written, tmp_path):
+def test_the_same_bytes_every_time(written: Path, tmp_path: Path) -> None:
     write_vocabulary(tmp_path / "again", TABLES)
     assert (tmp_path / "again").read_bytes() == (written / FILE).read_bytes()
 
 
-def test_none(tmp_path):
+def test_none(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"has no vocabulary\.h5; give the output directory of `bagpipe import`"):
         read_vocabulary(tmp_path)
 
@@ -97,7 +98,7 @@ def test_none(tmp_path):
         lambda file: file.create_dataset("other", data=1),
     ],
 )
-def test_foreign_files(written, change):
+def test_foreign_files(written: Path, change: Callable[[h5py.File], object]) -> None:
     with h5py.File(written / FILE, "a") as file:
         change(file)
     with pytest.raises(DatasetError, match=r"vocabulary\.h5: is damaged, or no vocabulary of this release"):
@@ -105,7 +106,7 @@ def test_foreign_files(written, change):
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
-def test_damage(tmp_path, place):
+def test_damage(tmp_path: Path, place: float) -> None:
     values = np.random.default_rng(0).permutation(100_000)
     write_vocabulary(tmp_path / FILE, {"t": TableVocabulary("text", Vocabulary(values))})
     content = bytearray((tmp_path / FILE).read_bytes())
@@ -115,29 +116,29 @@ def test_damage(tmp_path, place):
         read_vocabulary(tmp_path)
 
 
-def with_external_storage(file):
+def with_external_storage(file: h5py.File) -> None:
     del file["user/values"]
     file.create_dataset("user/values", (3,), "i8", external=[("/etc/passwd", 0, 24)])
 
 
-def with_a_virtual_dataset(file):
+def with_a_virtual_dataset(file: h5py.File) -> None:
     del file["user/values"]
     layout = h5py.VirtualLayout((3,), "i8")
     layout[...] = h5py.VirtualSource("other.h5", "values", (3,))
     file.create_virtual_dataset("user/values", layout)
 
 
-def with_a_link(file):
+def with_a_link(file: h5py.File) -> None:
     del file["user"]
     file["user"] = h5py.ExternalLink("other.h5", "user")
 
 
-def with_a_type_of_its_own(file):
+def with_a_type_of_its_own(file: h5py.File) -> None:
     file["user"].attrs["type"] = ["text"] * 2
 
 
 @pytest.mark.parametrize("change", [with_external_storage, with_a_virtual_dataset, with_a_link, with_a_type_of_its_own])
-def test_what_is_stored_elsewhere_is_never_read(written, change):
+def test_what_is_stored_elsewhere_is_never_read(written: Path, change: Callable[[h5py.File], object]) -> None:
     with h5py.File(written / FILE, "r+") as file:
         change(file)
     with pytest.raises(DatasetError, match=r"vocabulary\.h5: is damaged, or no vocabulary of this release"):

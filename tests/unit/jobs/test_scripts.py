@@ -8,10 +8,10 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -146,7 +146,7 @@ def batch(tmp_path: Path) -> Batch:
     return Batch(tmp_path)
 
 
-def train(system: str, template: str = "train", **fields: object) -> JobDescription:
+def train(system: str, template: str = "train", **fields: Any) -> JobDescription:
     return describe({"system": system, "template": template, "venv": "venv", **fields})
 
 
@@ -212,7 +212,7 @@ def test_options_reach_the_script() -> None:
         ("flux", {"constraint": "a100"}, ["#flux: --requires=a100"]),
     ],
 )  # fmt: skip
-def test_what_a_site_asks_for(system: str, fields: dict[str, object], lines: list[str]) -> None:
+def test_what_a_site_asks_for(system: str, fields: dict[str, Any], lines: list[str]) -> None:
     assert set(lines) <= set(render(train(system, **fields)).splitlines())
 
 
@@ -389,7 +389,7 @@ def test_each_task_of_a_sweep_has_its_setting_and_its_run(batch: Batch) -> None:
         (("venv=venv", "venv=none"), "no virtual environment in none"),
     ],
 )
-def test_what_was_edited_is_checked(batch: Batch, change: Sequence[str], complaint: str) -> None:
+def test_what_was_edited_is_checked(batch: Batch, change: tuple[str, str], complaint: str) -> None:
     script = batch.prepare(train("slurm"), ENDS_WELL)
     script.write_text(script.read_text().replace(*change))
     done = run_command(batch.command, timeout=SECONDS, env=batch.env)

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+from bagpipe_hpc.checkpoint.model_entry import model_entry
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.data.dataset import Dataset, Split
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import CheckpointError
-from bagpipe_hpc.launch.resume import check_fit, model_entry, open_checkpoints, shown_trainers
+from bagpipe_hpc.launch.resume import check_fit, open_checkpoints, shown_trainers
 from bagpipe_hpc.launch.run_settings import is_word
-from bagpipe_hpc.runtime.data_position import Position
+from bagpipe_hpc.runtime.data_position import DataPosition
 from bagpipe_hpc.topology import Topology
 from tests.unit.checkpoint.job import Job
 
@@ -35,7 +36,7 @@ def checkpoint_of(dataset: Dataset) -> Any:
 @pytest.mark.parametrize(("saved", "given"), [(None, None), ("a" * 64, "a" * 64), ("a" * 64, None), (None, "a" * 64)])
 def test_a_vocabulary_that_may_be_the_same_goes_on(saved: str | None, given: str | None) -> None:
     checkpoint = checkpoint_of(replace(DATASET, vocabulary_sha256=saved))
-    assert check_fit(checkpoint, CONFIG, replace(DATASET, vocabulary_sha256=given)) == Position(7, 1, 64)
+    assert check_fit(checkpoint, CONFIG, replace(DATASET, vocabulary_sha256=given)) == DataPosition(7, 1, 64)
 
 
 def test_tables_of_the_same_sizes_with_other_values_are_refused() -> None:

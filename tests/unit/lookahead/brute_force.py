@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from typing import Any
 
 import numpy as np
 
 from bagpipe_hpc.errors import CacheTooSmallError
-from bagpipe_hpc.lookahead.features import FeatureTables
+from bagpipe_hpc.feature_tables import FeatureTables
 from bagpipe_hpc.protocol.plan import (
     Float32Array,
     Int32Array,
@@ -31,7 +32,7 @@ GRAY_CLASS = {(False, False): 0, (False, True): 1, (True, True): 2, (True, False
 
 @dataclass(frozen=True)
 class Batch:
-    """One global batch: the planner's SampleBatch, with keys for row ids, and a bag of one where there is one id."""
+    """The planner's Batch, but with keys instead of row ids, and with a bag of one id for each one-hot feature."""
 
     bags: list[list[list[int]]]  # [feature][sample] -> keys
     labels: Float32Array  # (num_samples,)
@@ -151,7 +152,7 @@ class BruteForcePlanner:
             )
             servers = tuple(
                 ServerPlan(
-                    iteration=i,
+                    stream_position=i,
                     fetch_rows=self.local_rows(fetch, s),
                     fetch_counts=int32([fetch.count(t, s) for t in self.trainers]),
                     fetch_offsets=int64([fetch.offset(t, s) for t in self.trainers]),
@@ -164,7 +165,7 @@ class BruteForcePlanner:
                 for s in self.servers
             )
             self.num_pushed = [len(trainer.push_index) for trainer in trainers]
-            yield RankPlans(iteration=i, trainers=trainers, servers=servers)
+            yield RankPlans(stream_position=i, trainers=trainers, servers=servers)
 
     # --- what the stream says
 
@@ -302,12 +303,12 @@ class BruteForcePlanner:
         """0..3: when the push of a row may start and when its gradient is needed."""
         return GRAY_CLASS[key in late, self.next_use(i, key) == i + 1]
 
-    def share_fields(self, i: int, t: int, order: list[int]) -> dict:
+    def share_fields(self, i: int, t: int, order: list[int]) -> dict[str, Any]:
         """The share itself."""
         share = self.samples(i, t)
         ragged = [f for f in self.dealt() if f in self.ragged]
         return {
-            "iteration": i,
+            "stream_position": i,
             "read_only": share.read_only,
             "num_trained": sum(not earlier.read_only for earlier in self.stream[:i]),
             "num_samples": len(share.labels),
@@ -321,7 +322,7 @@ class BruteForcePlanner:
 
     def exchange_fields(
         self, i: int, t: int, rows: dict[int, Residency], orders: list[list[int]], late: set[int]
-    ) -> dict:
+    ) -> dict[str, Any]:
         """Exchange of trainer t with the others."""
         own = [key for key in orders[t] if rows[key].owner == t]
         updated = own + [key for key in self.unique[i] if rows[key].owner == t and key not in own]
@@ -341,7 +342,7 @@ class BruteForcePlanner:
         }
 
 
-def int32(values: Sequence) -> Int32Array:
+def int32(values: Sequence[int] | Sequence[Sequence[int]]) -> Int32Array:
     """A plan's array."""
     return np.array(values, dtype=np.int32)
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 
-from bagpipe_hpc.lookahead.features import FeatureTables
+from bagpipe_hpc.feature_tables import FeatureTables
 from bagpipe_hpc.protocol.plan import (
     Float32Array,
     Int32Array,
@@ -41,7 +41,7 @@ class Row:
     dirty: bool = False
 
 
-def play(batches: Sequence[Batch], plans: Sequence[RankPlans], **sizes: int) -> None:
+def play(batches: Sequence[Batch], plans: Sequence[RankPlans], **sizes: Any) -> None:
     """Play the plans twice, with the servers as early and as late as they may be.
 
     Args:
@@ -172,7 +172,7 @@ class Playback:
         """Servers fill the fetch stages of iteration n."""
         for s, plan in enumerate(self.plans[n].servers):
             check_arrays(plan)
-            assert plan.iteration == n, "iteration"
+            assert plan.stream_position == n, "iteration"
             assert plan.fetch_counts.sum() == len(plan.fetch_rows), "fetch_counts"
             for t, part in enumerate(parts(plan.fetch_counts)):
                 assert plan.fetch_offsets[t] == self.plans[n].trainers[t].fetch_offsets[s], "fetch_offsets"
@@ -215,7 +215,7 @@ class Playback:
         """Set forced rows aside, insert the fetched ones; what is pushed early can be pushed now."""
         self.serve_until(i)
         plans = self.plans[i].trainers
-        assert self.plans[i].iteration == i, "iteration"
+        assert self.plans[i].stream_position == i, "iteration"
         for t, plan in enumerate(plans):
             self.check_share(i, t, plan)
         self.forced[i] = [self.set_aside(i, t, plan) for t, plan in enumerate(plans)]
@@ -265,7 +265,7 @@ class Playback:
         """The samples are the trainer's, and every array is of its kind."""
         check_arrays(plan)
         share = self.share(i, t)
-        assert (plan.iteration, plan.read_only) == (i, share.read_only), "read_only"
+        assert (plan.stream_position, plan.read_only) == (i, share.read_only), "read_only"
         num_samples = (len(share.labels), len(self.batches[i].labels))
         assert (plan.num_samples, plan.num_global_samples) == num_samples, "num_samples"
         assert np.array_equal(plan.labels, share.labels), "labels"
@@ -418,7 +418,8 @@ def parts(counts: Int32Array) -> Iterator[slice]:
 def destination(plan: TrainerPlan, t: int) -> list[int]:
     """Positions in update_slots of the rows pushed to trainer t."""
     assert plan.push_counts.sum() == len(plan.push_index), "push_counts"
-    return plan.push_index[list(parts(plan.push_counts.sum(axis=1)))[t]].tolist()
+    positions: list[int] = plan.push_index[list(parts(plan.push_counts.sum(axis=1)))[t]].tolist()
+    return positions
 
 
 def check_arrays(plan: TrainerPlan | ServerPlan) -> None:

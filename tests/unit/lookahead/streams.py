@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from bagpipe_hpc.lookahead.features import FeatureTables
+from bagpipe_hpc.feature_tables import FeatureTables
 
 from .brute_force import Batch
 
@@ -24,7 +24,8 @@ class Case:
     def may_not_fit(self) -> bool:
         """Whether some P + 1 neighbouring iterations use more rows than all caches hold."""
         rows = most_rows_at_once(self.batches, self.sizes["prefetch_depth"])
-        return rows > self.sizes["num_trainers"] * self.sizes["cache_rows"]
+        num_slots: int = self.sizes["num_trainers"] * self.sizes["cache_rows"]
+        return rows > num_slots
 
 
 def batch(samples: list[list[int]], *, num_dense: int = 1, read_only: bool = False) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,16 +144,16 @@ def test_rings_grow() -> None:
 Change = Callable[[RankPlans], RankPlans]
 
 
-def trainer(t: int, **fields: object) -> Change:
+def trainer(t: int, **fields: Any) -> Change:
     """Change fields of one trainer's plan."""
 
     def change(plan: RankPlans) -> RankPlans:
-        arrays = {
+        arrays: dict[str, Any] = {
             name: np.array(value, dtype=getattr(plan.trainers[t], name).dtype) if isinstance(value, list) else value
             for name, value in fields.items()
         }
         trainers = list(plan.trainers)
-        trainers[t] = replace(trainers[t], **arrays)  # type: ignore[arg-type]
+        trainers[t] = replace(trainers[t], **arrays)
         return replace(plan, trainers=tuple(trainers))
 
     return change

@@ -5,21 +5,21 @@ from __future__ import annotations
 import gzip
 import itertools
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bagpipe_hpc.data.batch import RaggedIds
-from bagpipe_hpc.lookahead.features import FeatureTables
+from bagpipe_hpc.batch import Bags, Batch
+from bagpipe_hpc.feature_tables import FeatureTables
 from bagpipe_hpc.lookahead.locality import LocalityPlacement
-from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.protocol.plan import Int32Array, Int64Array
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
+from tests.parts import real_clicks
 
-REAL = Path(__file__).parents[4] / "shared/data/criteo_kaggle_110k.txt.gz"
+REAL = "criteo_kaggle_110k.txt.gz"
 
 
 class BruteForcePlacement:
@@ -130,9 +130,9 @@ def test_ragged_features_are_part_of_the_sample(batches: list[list[tuple[list[in
         assert placement.order(ids, share_ends, [first, last]).tolist() == twin.order_of_keys(keys, share_ends)
 
 
-def ragged(bags: list[list[int]]) -> RaggedIds:
+def ragged(bags: list[list[int]]) -> Bags:
     ids = np.array(list(itertools.chain.from_iterable(bags)), dtype=np.int64)
-    return RaggedIds(np.cumsum([0, *map(len, bags)]), ids)
+    return Bags(np.cumsum([0, *map(len, bags)]), ids)
 
 
 @pytest.mark.parametrize("num_trainers", [5, 64, 100])
@@ -190,7 +190,7 @@ def test_fewer_replicas_where_samples_form_clusters() -> None:
 
 def criteo_batches(batch_size: int, num_batches: int) -> tuple[list[Int64Array], Int64Array]:
     """Row ids of the first lines of the log, and the table offsets; rare values are rows like all others."""
-    with gzip.open(REAL, "rt", encoding="ascii") as lines:
+    with gzip.open(real_clicks(REAL), "rt", encoding="ascii") as lines:
         rows = [line.rstrip("\n").split("\t")[14:] for line in itertools.islice(lines, batch_size * num_batches)]
     columns = [np.unique(column, return_inverse=True) for column in np.array(rows).T]
     ids = np.ascontiguousarray(np.stack([column for _, column in columns], axis=1))
@@ -207,11 +207,10 @@ def num_pushed(batches: list[Int64Array], offsets: Int64Array, num_trainers: int
         cache_rows=int(offsets[-1]),
     )
     nothing = np.zeros((len(batches[0]), 0), dtype=np.float32)
-    sample_batches = (SampleBatch(ids, np.zeros(len(ids), dtype=np.float32), nothing) for ids in batches)
-    return sum(len(plan.exchange.push_index) for plan in planner.plans(sample_batches))
+    stream = (Batch(np.zeros(len(ids), dtype=np.float32), nothing, ids) for ids in batches)
+    return sum(len(plan.exchange.push_index) for plan in planner.plans(stream))
 
 
-@pytest.mark.skipif(not REAL.exists(), reason=f"needs {REAL}")
 def test_fewer_rows_are_pushed_on_a_real_click_log() -> None:
     batches, offsets = criteo_batches(batch_size=2048, num_batches=10)
     num_trainers = 8

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.data.dataset import Dataset, open_dataset
-from bagpipe_hpc.lookahead.planner import SampleBatch
 from bagpipe_hpc.oracle.plan_stream import EncodedPlan, PlanStream, count_batches, sample_batches, timetable_of
-from bagpipe_hpc.runtime.data_position import BEGINNING, Course, Position
+from bagpipe_hpc.runtime.data_position import BEGINNING, DataPosition, TrainingRange
 from tests.integration.conftest import make_dataset
 
 SETTINGS = ["training.batch_size=200", "evaluation.batch_size=400", "evaluation.every=2", "lookahead.window=3",
@@ -23,24 +23,24 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(make_dataset(tmp_path_factory.mktemp("data") / "small"))
 
 
-def batches_of(dataset: Dataset, start: Position = BEGINNING, *settings: str) -> list[SampleBatch]:
+def batches_of(dataset: Dataset, start: DataPosition = BEGINNING, *settings: str) -> list[Batch]:
     config = load_config(None, [*SETTINGS, *settings])
-    course = Course.of(config.training, dataset.train.num_samples, start)
-    timetable = timetable_of(config, dataset, course)
-    batches = list(sample_batches(config, dataset, course, timetable))
-    assert len(batches) == count_batches(course, timetable)
+    training_range = TrainingRange.of(config.training, dataset.train.num_samples, start)
+    timetable = timetable_of(config, dataset, training_range)
+    batches = list(sample_batches(config, dataset, training_range, timetable))
+    assert len(batches) == count_batches(training_range, timetable)
     return batches
 
 
-def kinds(batches: list[SampleBatch]) -> str:
+def kinds(batches: list[Batch]) -> str:
     return "".join(E if batch.read_only else T for batch in batches)
 
 
 def test_evaluations_come_after_their_iterations(dataset: Dataset) -> None:
     assert kinds(batches_of(dataset)) == "TTEEETTEEETEEE"
-    assert kinds(batches_of(dataset, Position(2, 0, 400))) == "EEETTEEETEEE"
-    assert kinds(batches_of(dataset, Position(3, 0, 600))) == "TEEETEEE"
-    assert kinds(batches_of(dataset, Position(5, 1, 0))) == "EEE"
+    assert kinds(batches_of(dataset, DataPosition(2, 0, 400))) == "EEETTEEETEEE"
+    assert kinds(batches_of(dataset, DataPosition(3, 0, 600))) == "TEEETEEE"
+    assert kinds(batches_of(dataset, DataPosition(5, 1, 0))) == "EEE"
     assert kinds(batches_of(dataset, BEGINNING, "training.iterations=4")) == "TTEEETTEEE"
     assert kinds(batches_of(dataset, BEGINNING, "evaluation.every=null")) == "TTTTTEEE"
     assert kinds(batches_of(dataset, BEGINNING, "evaluation.enabled=false")) == "TTTTT"
@@ -76,18 +76,18 @@ def plan(
 
 def test_plans_have_a_place_and_a_training_iteration(dataset: Dataset) -> None:
     stream, plans = plan(dataset)
-    assert [encoded.plan.iteration for encoded in plans] == list(range(14))
+    assert [encoded.plan.stream_position for encoded in plans] == list(range(14))
     assert [encoded.plan.num_trained for encoded in plans] == [0, 1, 2, 2, 2, 2, 3, 4, 4, 4, 4, 5, 5, 5]
-    assert [encoded.plan.num_done for encoded in plans] == [1, 2, 2, 2, 2, 3, 4, 4, 4, 4, 5, 5, 5, 5]
+    assert [encoded.plan.num_trained_after for encoded in plans] == [1, 2, 2, 2, 2, 3, 4, 4, 4, 4, 5, 5, 5, 5]
     assert stream.end is not None
-    assert (stream.end.iteration, stream.end.is_stop, len(stream.end.residents.keys)) == (4, False, 0)
+    assert (stream.end.num_trained, stream.end.is_stop, len(stream.end.residents.keys)) == (5, False, 0)
 
 
 def test_a_stream_that_is_cut_ends_as_one_that_is_over(dataset: Dataset) -> None:
     stream, plans = plan(dataset, cut_at=10)
     assert len(plans) == 10
     assert stream.end is not None
-    assert (stream.end.iteration, stream.end.is_stop, len(stream.end.residents.keys)) == (3, False, 0)
+    assert (stream.end.num_trained, stream.end.is_stop, len(stream.end.residents.keys)) == (4, False, 0)
     trained = {key for batch in batches_of(dataset)[:10] if not batch.read_only for key in batch.ids[:, 3].tolist()}
     written_back = np.concatenate([encoded.plan.write_backs.local_rows for encoded in plans])
     offset = sum(dataset.schema.num_embeddings[:3])
@@ -99,5 +99,5 @@ def test_a_stream_that_is_stopped_within_an_evaluation(dataset: Dataset) -> None
     boundary = plans[-1].boundary
     assert boundary is not None
     assert boundary.is_stop
-    assert boundary.iteration == plans[-1].plan.num_done - 1
+    assert boundary.num_trained == plans[-1].plan.num_trained_after
     assert stream.end is None

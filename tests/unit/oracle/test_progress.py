@@ -43,9 +43,7 @@ def test_it_says_what_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_a_job_that_only_evaluates_says_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with Progress(
-        tmp_path, 200, CONFIG, Topology(4, 2), clock, first_iteration=200, to_evaluate=(11000, 43)
-    ) as progress:
+    with Progress(tmp_path, 200, CONFIG, Topology(4, 2), clock, start=200, to_evaluate=(11000, 43)) as progress:
         clock.seconds += SECONDS_PER_LINE
         progress.refresh((300, 11000))
     assert capsys.readouterr().out.splitlines() == [
@@ -59,7 +57,7 @@ def test_metrics_are_means_of_their_iterations(tmp_path: Path) -> None:
     with Progress(tmp_path, 50, CONFIG, Topology(3, 1), clock) as progress:
         for iteration in range(2 * METRICS_EVERY + 5):
             clock.seconds += 0.5 if iteration < METRICS_EVERY else 0.25
-            progress.advance(iteration, loss=float(iteration), num_samples=100)
+            progress.advance(iteration + 1, loss=float(iteration), num_samples=100)
     assert metrics(tmp_path) == [
         {"iteration": 20, "loss": 9.5, "samples_per_second": 200.0},
         {"iteration": 40, "loss": 29.5, "samples_per_second": 400.0},
@@ -71,7 +69,7 @@ def test_metrics_are_means_of_their_iterations(tmp_path: Path) -> None:
 def test_metrics_are_on_disk_while_the_job_runs(tmp_path: Path) -> None:
     with Progress(tmp_path, 50, CONFIG, Topology(3, 1), Clock()) as progress:
         for iteration in range(METRICS_EVERY):
-            progress.advance(iteration, 0.5, 100)
+            progress.advance(iteration + 1, 0.5, 100)
         assert len(metrics(tmp_path)) == 1
 
 
@@ -81,8 +79,8 @@ def test_an_earlier_incarnation_writes_no_metrics_any_more(tmp_path: Path) -> No
         Progress(tmp_path, 50, CONFIG, Topology(3, 1), Clock()) as new,
     ):
         for iteration in range(20):
-            new.advance(iteration, 1.0, 8)
-            old.advance(iteration, 2.0, 8)
+            new.advance(iteration + 1, 1.0, 8)
+            old.advance(iteration + 1, 2.0, 8)
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["loss"] == 1.0
 
@@ -90,7 +88,7 @@ def test_an_earlier_incarnation_writes_no_metrics_any_more(tmp_path: Path) -> No
 def test_metrics_survive_a_failure(tmp_path: Path) -> None:
     def run() -> None:
         with Progress(tmp_path, 50, CONFIG, Topology(3, 1), Clock()) as progress:
-            progress.advance(0, 0.5, 100)
+            progress.advance(1, 0.5, 100)
             raise RuntimeError("on purpose")
 
     with pytest.raises(RuntimeError, match="on purpose"):
@@ -104,7 +102,7 @@ def test_a_log_gets_a_line_now_and_then(tmp_path: Path, capsys: pytest.CaptureFi
         capsys.readouterr()
         progress.refresh()
         for iteration in range(METRICS_EVERY):
-            progress.advance(iteration, 0.25, 100)
+            progress.advance(iteration + 1, 0.25, 100)
         clock.seconds += SECONDS_PER_LINE - 0.01
         progress.refresh()
         assert capsys.readouterr().out == ""
@@ -112,7 +110,7 @@ def test_a_log_gets_a_line_now_and_then(tmp_path: Path, capsys: pytest.CaptureFi
         progress.refresh()
         progress.refresh()
         assert capsys.readouterr().out == "iteration 20/100  loss 0.2500\n"  # no speed is known yet
-        progress.advance(METRICS_EVERY, 0.25, 100)
+        progress.advance(METRICS_EVERY + 1, 0.25, 100)
         clock.seconds += SECONDS_PER_LINE
         progress.refresh((300, 1200))
         assert capsys.readouterr().out == (
@@ -135,7 +133,7 @@ def test_the_last_checkpoint_is_waited_for(tmp_path: Path, capsys: pytest.Captur
     with Progress(tmp_path, 22, CONFIG, Topology(3, 1), clock) as progress:
         for iteration in range(22):
             clock.seconds += 0.5
-            progress.advance(iteration, 0.25, 100)
+            progress.advance(iteration + 1, 0.25, 100)
         history = progress.history()
         clock.seconds += 0.01
         progress.training_is_over()
@@ -170,10 +168,10 @@ def test_evaluations_are_shown_and_kept(tmp_path: Path, capsys: pytest.CaptureFi
     one_class = Evaluation(50, EvaluationResult(9, None, 0.5, None, None))
     clock = Clock()
     (tmp_path / "evaluations.jsonl").write_text("of an earlier run")
-    with Progress(tmp_path, 50, CONFIG, Topology(3, 1), clock, first_iteration=10, evaluations=[earlier]) as progress:
+    with Progress(tmp_path, 50, CONFIG, Topology(3, 1), clock, start=10, evaluations=[earlier]) as progress:
         capsys.readouterr()
         progress.evaluated(new, is_best=True)
-        progress.advance(20, 0.25, 100)
+        progress.advance(21, 0.25, 100)
         clock.seconds += SECONDS_PER_LINE
         progress.refresh()
         progress.evaluated(one_class, is_best=True)

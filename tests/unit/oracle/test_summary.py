@@ -13,32 +13,29 @@ from bagpipe_hpc.config import Config
 from bagpipe_hpc.oracle.committer import CheckpointTotals
 from bagpipe_hpc.oracle.metrics import EvaluationResult
 from bagpipe_hpc.oracle.summary import BYTES, CAUSES, COUNTERS, DELAYED_CAUSES, imbalance, print_summary, summarise
-from bagpipe_hpc.topology import Topology
-
-TOPOLOGY = Topology(world_size=5, num_servers=2)
+from bagpipe_hpc.protocol.totals import RankTotals, ServerTotals, TrainerTotals
 
 
-def totals_of(trainer: int) -> dict[str, Any]:
-    return {
-        "seconds": 4.0 + trainer,
-        "samples": 600,
-        "iterations": 10,
-        "iteration_seconds": np.array([9.0, 0.25, 0.5, 0.25, 0.5, 0.25, 9.0, 9.0, 9.0, 9.0]) + trainer,
-        "working_seconds": {"main": np.full(30, 0.002), "exchange": np.empty(0)},
-        "seconds_by_cause": {"compute": 2.0, "cache": 1.0 + trainer},
-        "delayed_seconds_by_cause": {"drain": 0.5},
-        "evaluation_seconds": 0.5 + trainer,
-        "device": "cpu",
-        "threads": 3,
+def totals_of(trainer: int) -> TrainerTotals:
+    return TrainerTotals(
+        seconds=4.0 + trainer,
+        samples=600,
+        iterations=10,
+        iteration_seconds=np.array([9.0, 0.25, 0.5, 0.25, 0.5, 0.25, 9.0, 9.0, 9.0, 9.0]) + trainer,
+        working_seconds={"main": np.full(30, 0.002), "exchange": np.empty(0)},
+        seconds_by_cause={"compute": 2.0, "cache": 1.0 + trainer},
+        delayed_seconds_by_cause={"drain": 0.5},
+        evaluation_seconds=0.5 + trainer,
+        device="cpu",
+        threads=3,
         **dict.fromkeys((*COUNTERS, *BYTES), 10 * (trainer + 1)),
-    }
+    )
 
 
 def summary_of(evaluation: EvaluationResult | None, evaluations: dict[str, Any] | None = None) -> dict[str, Any]:
-    totals: list[Any] = [None, {"rows_touched": 7}, {"rows_touched": 5}]
-    totals += [totals_of(trainer) for trainer in range(2)]
+    totals = RankTotals((ServerTotals(7), ServerTotals(5)), tuple(totals_of(trainer) for trainer in range(2)))
     return summarise(
-        Config(), TOPOLOGY, totals, "ab" * 32, loss=0.625, bytes_plans=3 * 2**20, num_iterations=10,
+        Config(), totals, digest="ab" * 32, loss=0.625, bytes_plans=3 * 2**20, num_trained=10,
         evaluation=evaluation, evaluations=evaluations,
     )  # fmt: skip
 

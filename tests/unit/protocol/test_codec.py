@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bagpipe_hpc.errors import PlanCodecError
-from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.batch import Batch
+from bagpipe_hpc.errors import ProtocolError
+from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.protocol.codec import decode_plan, encode_end, encode_plan
 from bagpipe_hpc.protocol.plan import IterationPlan, ServerPlan, TrainerPlan
 
@@ -22,12 +23,14 @@ NUM_ARRAYS = 19  # of a trainer's message
 
 def iteration_plan() -> IterationPlan:
     rng = np.random.default_rng(0)
-    sizes = {"num_trainers": 2, "num_servers": 2, "window": 2, "prefetch_depth": 1, "cache_rows": 50}
     batches = [
-        SampleBatch(rng.integers(0, 50, (8, 3)), np.arange(8, dtype=np.float32), np.ones((8, 2), np.float32))
+        Batch(np.arange(8, dtype=np.float32), np.ones((8, 2), np.float32), rng.integers(0, 50, (8, 3)))
         for _ in range(4)
     ]
-    return list(Planner(num_embeddings=(50, 50, 50), **sizes).plans(batches))[2]
+    planner = Planner(
+        num_embeddings=(50, 50, 50), num_trainers=2, num_servers=2, window=2, prefetch_depth=1, cache_rows=50
+    )
+    return list(planner.plans(batches))[2]
 
 
 def real_message() -> bytes:
@@ -90,18 +93,18 @@ def test_the_end_is_told_apart() -> None:
 def test_every_truncation_is_noticed() -> None:
     message = real_message()
     for length in range(len(message)):
-        with pytest.raises(PlanCodecError, match=rf"{length} bytes"):
+        with pytest.raises(ProtocolError, match=rf"{length} bytes"):
             decode_plan(message[:length])
 
 
 def test_more_than_a_plan_is_noticed() -> None:
-    with pytest.raises(PlanCodecError, match="damaged or truncated"):
+    with pytest.raises(ProtocolError, match="damaged or truncated"):
         decode_plan(real_message() + bytes(8))
 
 
 @pytest.mark.parametrize("length", [0, 1, HEADER_BYTES - 1])
 def test_a_truncated_end_is_noticed(length: int) -> None:
-    with pytest.raises(PlanCodecError, match="shorter than its header"):
+    with pytest.raises(ProtocolError, match="shorter than its header"):
         decode_plan(encode_end()[:length])
 
 
@@ -122,7 +125,7 @@ def test_a_truncated_end_is_noticed(length: int) -> None:
 def test_foreign_and_damaged_messages_are_refused(position: int, content: bytes, words: str) -> None:
     message = bytearray(real_message())
     message[position : position + len(content)] = content
-    with pytest.raises(PlanCodecError, match=words):
+    with pytest.raises(ProtocolError, match=words):
         decode_plan(message)
 
 
@@ -132,5 +135,5 @@ def test_damage_never_raises_anything_else(data: st.DataObject) -> None:
     end_of_entries = HEADER_BYTES + NUM_ARRAYS * ENTRY_BYTES
     for _ in range(data.draw(st.integers(1, 3))):
         message[data.draw(st.integers(0, end_of_entries - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(PlanCodecError):
+    with contextlib.suppress(ProtocolError):
         decode_plan(message)

@@ -24,7 +24,7 @@ SCHEMA = Schema(
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_losses_parameters_and_predictions(value: float) -> None:
-    with pytest.raises(DivergedError, match=rf"the loss is {value} in iteration 7: training diverged; lower"):
+    with pytest.raises(DivergedError, match=rf"the loss is {value} after 7 iterations: training diverged; lower"):
         require_finite_loss(7, value)
     require_finite_loss(7, 1e300)
     good, bad = np.zeros((2, 2), np.float32), np.array([0, value], np.float32)

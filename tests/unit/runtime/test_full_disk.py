@@ -73,7 +73,7 @@ def test_settings_summary_and_done(disk: SmallDisk) -> None:
 def train_on(path: Path) -> None:
     with Progress(path, 10_000, CONFIG, Topology(4, 1)) as progress:
         for iteration in range(10_000):
-            progress.advance(iteration, 0.5, 100)
+            progress.advance(iteration + 1, 0.5, 100)
 
 
 def test_metrics(disk: SmallDisk) -> None:
@@ -87,7 +87,7 @@ def test_metrics_of_a_job_that_goes_on(disk: SmallDisk) -> None:
     fill(disk)
     line = b'{"iteration": 20, "loss": 0.5, "samples_per_second": 1.0}\n'
     with pytest.raises(BagpipeError, match=rf"{disk.path}/metrics.jsonl {FULL}"):
-        Progress(disk.path, 10_000, CONFIG, Topology(4, 1), first_iteration=METRICS_EVERY, history=History(line))
+        Progress(disk.path, 10_000, CONFIG, Topology(4, 1), start=METRICS_EVERY, history=History(line))
 
 
 def test_evaluations(disk: SmallDisk) -> None:

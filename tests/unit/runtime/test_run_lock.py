@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ ME = Owner(token="me", host="n1", machine="m1", pid=7, process_start=70, claimed
 OTHER = Owner(token="other", host="n2", machine="m2", pid=8, process_start=80, claimed="noon")
 
 
-def on(job: str, restarts: int = 0) -> dict[str, object]:
+def on(job: str, restarts: int = 0) -> dict[str, Any]:
     return {"batch_job": job, "restarts": restarts}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -83,7 +83,7 @@ def test_a_span_that_others_interrupt_is_numbered_once_and_numbers_never_collide
 def test_the_picture_agrees_with_the_table(timeline: Timeline) -> None:
     iterations = range(1, 3)
     start, stop = timeline.interval(iterations)
-    drawn: Counter[tuple[str, str, str]] = Counter()
+    drawn: defaultdict[tuple[str, str, str], float] = defaultdict(float)
     for track in timeline.tracks:
         for piece in innermost_pieces(track.spans, start, stop):
             drawn[track.role, track.thread, piece.span.name] += piece.duration

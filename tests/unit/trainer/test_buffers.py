@@ -13,7 +13,7 @@ def test_a_buffer_grows_by_doubling_and_never_shrinks() -> None:
     buffer = HostBuffer(memory)
     for num_rows, num_allocations in ((0, 0), (3, 1), (4, 1), (2, 1), (5, 2), (8, 2), (9, 3), (1, 3), (16, 3)):
         rows = buffer.rows(num_rows, 8)
-        assert (rows.shape, rows.dtype, rows.flags.c_contiguous) == ((num_rows, 8), np.float32, True)
+        assert (rows.shape, rows.dtype, rows.flags.c_contiguous) == ((num_rows, 8), np.dtype(np.float32), True)
         assert memory.num_allocations == num_allocations
     assert buffer.rows(32, 8, np.int16).dtype == np.int16
     assert memory.num_allocations == 3

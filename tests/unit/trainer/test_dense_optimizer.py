@@ -42,7 +42,7 @@ def gradients(model: nn.Module, iteration: int) -> None:
 def train(model: nn.Module, optimizer: DenseOptimizer, iterations: range) -> None:
     for iteration in iterations:
         gradients(model, iteration)
-        optimizer.step(iteration)
+        optimizer.step(iteration + 1)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_pytorchs_classes_at_the_rate_of_the_iteration(name: str) -> None:
     optimizer = getattr(torch.optim, name)(theirs.parameters(), lr=RATE.base)
     for iteration in range(6):
         gradients(theirs, iteration)
-        optimizer.param_groups[0]["lr"] = RATE(iteration)
+        optimizer.param_groups[0]["lr"] = RATE(iteration + 1)
         optimizer.step()
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(mine, other)

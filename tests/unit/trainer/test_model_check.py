@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import get_args
 
 import pytest
@@ -38,7 +39,7 @@ def test_settings_of_tables_fit_the_data_set() -> None:
     site, tags = TableSchema(name="site", num_embeddings=5), TableSchema(name="tags", num_embeddings=9, ragged=True)
     schema = Schema(tables=(site, tags, seen))
 
-    def words(model: str = "dcn", **tables: dict[str, object]) -> str:
+    def words(model: str = "dcn", **tables: Mapping[str, object]) -> str:
         settings = {"model": {"name": model, "embedding_dim": 8}, "tables": tables}
         return table_misfit(Config.model_validate(settings), schema)
 

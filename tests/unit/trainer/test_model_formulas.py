@@ -51,13 +51,13 @@ def dlrm(parameters: Parameters, dense: Array, rows: Array) -> float:
 
 def wide_deep(parameters: Parameters, dense: Array, rows: Array) -> float:
     wide = parameters["wide.weights"] @ dense + rows[:, DIM].sum()
-    return (wide + parameters.mlp("deep", np.concatenate([dense, rows[:, :DIM].ravel()]), 3)).item()
+    return float((wide + parameters.mlp("deep", np.concatenate([dense, rows[:, :DIM].ravel()]), 3)).item())
 
 
 def deepfm(parameters: Parameters, dense: Array, rows: Array) -> float:
     vectors = fields(parameters, dense, rows[:, :DIM])
     first_order = parameters["first_order.weights"] @ dense + rows[:, DIM].sum()
-    return (first_order + pairs([*vectors]).sum() + parameters.mlp("deep", vectors.ravel(), 3)).item()
+    return float((first_order + pairs([*vectors]).sum() + parameters.mlp("deep", vectors.ravel(), 3)).item())
 
 
 def dcn(parameters: Parameters, dense: Array, rows: Array) -> float:
@@ -107,7 +107,7 @@ def caser(parameters: Parameters, dense: Array, rows: Array) -> float:
     sums = parameters["vertical.weight"][:, 0, :, 0] @ image + parameters["vertical.bias"][:, None]
     z = relu(parameters.linear("hidden", np.concatenate([*features, sums.ravel()])))
     factor, factor_bias = parameters["output.weight"], parameters["output.bias"]
-    return (candidate @ factor) @ np.concatenate([z, user]) + candidate @ factor_bias
+    return float((candidate @ factor) @ np.concatenate([z, user]) + candidate @ factor_bias)
 
 
 FORMULAS: list[tuple[Formula, dict[str, object]]] = [

@@ -66,7 +66,8 @@ def test_one_logit_per_sample(case: str, num_dense: int, num_samples: int) -> No
     logits = model(dense, embedded.requires_grad_())
     assert (logits.shape, logits.dtype) == ((num_samples,), torch.float32)
     logits.sum().backward()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
 
 
 @pytest.mark.parametrize(("case", "num_dense"), CASES)
@@ -175,7 +176,8 @@ def plain_training(case: str, num_dense: int) -> tuple[torch.Tensor, nn.Module]:
         optimizer.zero_grad()
         functional.binary_cross_entropy_with_logits(model(dense, torch.cat(parts, dim=2)), labels).backward()
         optimizer.step()
-    return torch.cat([torch.cat([table.weight.detach() for table in group]) for group in groups], dim=1), model
+    columns = [torch.cat([weight.detach() for weight in group.parameters()]) for group in groups]
+    return torch.cat(columns, dim=1), model
 
 
 def row_training(case: str, num_dense: int) -> tuple[torch.Tensor, nn.Module]:
@@ -191,7 +193,7 @@ def row_training(case: str, num_dense: int) -> tuple[torch.Tensor, nn.Module]:
         optimizer.step()
         assert gathered.grad is not None
         updated = gathered.detach()
-        RowSGD(LearningRate(LEARNING_RATE)).step(updated, gathered.grad, 0)
+        RowSGD(LearningRate(LEARNING_RATE)).step(updated, gathered.grad, 1)
         rows[keys] = updated
     return rows, model
 

@@ -114,6 +114,7 @@ def test_gradients_do_not_depend_on_where_rows_stand() -> None:
             plan(places.tolist(), 2_000, lengths.tolist(), []), rows
         )
         (vectors[:, 0] * direction).sum().backward()
+        assert rows.grad is not None
         gradients.append(rows.grad[torch.from_numpy(np.argsort(order))])
     assert torch.equal(*gradients)
 
@@ -138,4 +139,5 @@ def test_columns_that_a_table_does_not_use() -> None:
     masked = rows.detach() * torch.tensor([1, 0, 1])
     assert torch.equal(vectors[0], torch.stack([masked[0], rows[3], 2 * masked[1], masked[2]]))
     vectors.sum().backward()
+    assert rows.grad is not None
     assert rows.grad[:4].tolist() == [[1, 0, 1], [2, 0, 2], [1, 0, 1], [1, 1, 1]]

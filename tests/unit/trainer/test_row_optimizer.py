@@ -69,7 +69,7 @@ def used_rows(iteration: int) -> torch.Tensor:
 def step_some(optimizer: RowOptimizer, rows: torch.Tensor, used: torch.Tensor, gradients: torch.Tensor, i: int) -> None:
     """As the step does it: rows are taken out, updated and put back."""
     some = rows[used]
-    optimizer.step(some, gradients.clone(), i)
+    optimizer.step(some, gradients.clone(), i + 1)
     rows[used] = some
 
 
@@ -145,17 +145,17 @@ def test_a_rows_place_among_others_does_not_matter(settings: dict[str, Any], dim
     for iteration in range(3):
         gradients = torch.randn(NUM_ROWS, dim)
         before = rows.clone()
-        optimizer.step(rows, gradients.clone(), iteration)
+        optimizer.step(rows, gradients.clone(), iteration + 1)
         for row in range(NUM_ROWS):
             alone = before[row : row + 1].clone()
-            optimizer.step(alone, gradients[row : row + 1].clone(), iteration)
+            optimizer.step(alone, gradients[row : row + 1].clone(), iteration + 1)
             assert torch.equal(alone[0], rows[row])
 
 
 @pytest.mark.parametrize("settings", ALL_SETTINGS, ids=str)
 def test_no_rows_is_a_valid_step(settings: dict[str, Any]) -> None:
     rows, optimizer = make(settings, 4)
-    optimizer.step(rows[:0], torch.empty(0, 4), 0)
+    optimizer.step(rows[:0], torch.empty(0, 4), 1)
 
 
 def test_a_schedule_is_that_of_the_iteration_given() -> None:
@@ -163,8 +163,8 @@ def test_a_schedule_is_that_of_the_iteration_given() -> None:
     config = Config.model_validate({"schedule": {"warm_up_iterations": 4}})
     optimizer = build_row_optimizer(config.row_optimizer, LearningRate(1.0, config.schedule))
     rows = torch.zeros(1, 1)
-    for iteration, expected in [(3, -1.0), (0, -1.25), (1, -1.75)]:
-        optimizer.step(rows, torch.ones(1, 1), iteration)
+    for num_trained, expected in [(4, -1.0), (1, -1.25), (2, -1.75)]:
+        optimizer.step(rows, torch.ones(1, 1), num_trained)
         assert rows.item() == expected
 
 
@@ -172,7 +172,7 @@ def test_gradients_are_clipped_by_value() -> None:
     rows, optimizer = make({"name": "sgd", "clip_value": 0.5}, 4, rate=1.0)
     before = rows.clone()
     gradients = torch.randn(NUM_ROWS, 4)
-    optimizer.step(rows, gradients.clone(), 0)
+    optimizer.step(rows, gradients.clone(), 1)
     assert torch.equal(rows, before - gradients.clip(-0.5, 0.5))
 
 
@@ -226,7 +226,7 @@ def test_a_narrow_table_has_the_mean_square_of_its_own_columns() -> None:
     rows = torch.zeros(2, row_width(config))
     rows[:, 4:] = torch.from_numpy(initial_tails(config, 3))[[0, 1]]
     gradients = torch.tensor([[2.0, 2.0, 2.0, 2.0], [2.0, 2.0, 0.0, 0.0]])
-    build_optimizer_of_tables(config, TABLES).step(rows, gradients, 0)
+    build_optimizer_of_tables(config, TABLES).step(rows, gradients, 1)
     assert rows[:, 4].tolist() == [4, 4]
     assert torch.equal(rows[0, :2], rows[1, :2])
     assert rows[1, 2:4].tolist() == [0, 0]

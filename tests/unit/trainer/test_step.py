@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,17 +18,18 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import Config, ModelConfig, ScheduleConfig
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.learning_rate import LearningRate
-from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.sharding import KeySpace, Sharding, share_boundaries
 from bagpipe_hpc.trainer.cache import RowCache
 from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.trainer.models import build_model
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.row_optimizer import RowSGD
-from bagpipe_hpc.trainer.step import OpenIteration, Stopwatch, TrainingStep
+from bagpipe_hpc.trainer.step import OpenIteration, Stopwatch, TrainingStep, _evaluation_mode
 from bagpipe_hpc.trainer.wire import Wire, WireArray, WireDtype, gradient_scale
 from tests.plans import RankPlans, rank_plans
 
@@ -52,18 +53,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def batches() -> list[SampleBatch]:
+def batches() -> list[Batch]:
     random = np.random.default_rng(0)
     stream = []
     for iteration, size in enumerate(SIZES):
         ids = [(random.random(size) ** 2 * num_rows).astype(np.int64) for num_rows in KEY_SPACE.num_embeddings]
         labels = random.integers(0, 2, size).astype(np.float32)
         dense = random.normal(size=(size, NUM_DENSE)).astype(np.float32)
-        stream.append(SampleBatch(np.stack(ids, axis=1), labels, dense, iteration in READ_ONLY))
+        stream.append(Batch(labels, dense, np.stack(ids, axis=1), read_only=iteration in READ_ONLY))
     return stream
 
 
-def numbered_batches() -> Iterator[tuple[int, SampleBatch]]:
+def numbered_batches() -> Iterator[tuple[int, Batch]]:
     """Each with the training iterations before it, which learning rates depend on."""
     num_trained = 0
     for batch in batches():
@@ -95,7 +96,7 @@ def plain_training(num_shares: int) -> Outcome:
     outcome = Outcome(np.empty(0, np.float32), [])
     for num_trained, batch in numbered_batches():
         ids = torch.from_numpy(batch.ids)
-        optimizer.param_groups[0]["lr"] = RATE(num_trained)
+        optimizer.param_groups[0]["lr"] = RATE(num_trained + 1)
         optimizer.zero_grad()
         logits, losses = [], []
         for share in torch.arange(len(ids)).tensor_split(num_shares):
@@ -109,7 +110,7 @@ def plain_training(num_shares: int) -> Outcome:
             optimizer.step()
             outcome.losses.append(float(sum(losses)))
         outcome.logits.append(torch.cat(logits).detach().numpy())
-    outcome.rows = np.concatenate([table.weight.detach().numpy() for table in tables])
+    outcome.rows = np.concatenate([weight.detach().numpy() for weight in tables.parameters()])
     outcome.dense = [model.state_dict()]
     return outcome
 
@@ -121,7 +122,7 @@ def plain_rounded_training(num_shares: int, name: WireDtype) -> Outcome:
     rows = torch.from_numpy(initial_rows())
     outcome = Outcome(rows.numpy(), [model.state_dict()])
     for num_trained, batch in numbered_batches():
-        optimizer.param_groups[0]["lr"] = RATE(num_trained)
+        optimizer.param_groups[0]["lr"] = RATE(num_trained + 1)
         keys, scale = torch.from_numpy(batch.ids + KEY_SPACE.table_offsets[:-1]), gradient_scale(len(batch.ids))
         optimizer.zero_grad()
         logits, gradients = [], torch.zeros_like(rows)
@@ -135,7 +136,7 @@ def plain_rounded_training(num_shares: int, name: WireDtype) -> Outcome:
             gradients += wire.unpack(wire.pack(read.grad, scale), scale)
         if not batch.read_only:
             optimizer.step()
-            rows.add_(gradients, alpha=-RATE(num_trained))
+            rows.add_(gradients, alpha=-RATE(num_trained + 1))
         outcome.logits.append(torch.cat(logits).detach().numpy())
     return outcome
 
@@ -197,10 +198,11 @@ class ThreadDense:
         self.loss = loss.detach()
 
     def finish(self) -> float:
-        mine = [self.loss, *(parameter.grad for parameter in self.parameters)]
+        gradients = [parameter.grad for parameter in self.parameters]
+        mine = [self.loss, *(gradient for gradient in gradients if gradient is not None)]
         everybody = self.board.show(self.trainer, [item.clone() for item in mine])
-        loss_sum, *gradients = (sum(items[1:], start=items[0]) for items in zip(*everybody, strict=True))
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+        loss_sum, *sums = (sum(items[1:], start=items[0]) for items in zip(*everybody, strict=True))
+        for parameter, gradient in zip(self.parameters, sums, strict=True):
             parameter.grad = gradient
         return float(loss_sum)
 
@@ -210,8 +212,8 @@ class CountingSGD(RowSGD):
 
     state_width = 1
 
-    def step(self, rows: torch.Tensor, gradients: torch.Tensor, iteration: int) -> None:
-        super().step(rows[:, :DIM], gradients, iteration)
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
+        super().step(rows[:, :DIM], gradients, num_trained)
         rows[:, DIM] += 1
 
 
@@ -225,7 +227,7 @@ class Servers:
 
     def fetch(self, plan: RankPlans) -> list[Float32Array]:
         """Rows for every trainer."""
-        while self.num_scattered < plan.iteration - self.prefetch_depth:
+        while self.num_scattered < plan.stream_position - self.prefetch_depth:
             self.scatter()
         return [self.rows[keys] for keys in self.keys(plan, "fetch")]
 
@@ -255,8 +257,14 @@ def planned_training(
 ) -> Outcome:
     """The same by plans."""
     stream = batches() * num_epochs
-    sizes = {"num_trainers": num_trainers, "num_servers": 2, "window": window, "prefetch_depth": prefetch_depth}
-    planner = Planner(num_embeddings=KEY_SPACE.num_embeddings, cache_rows=cache_rows, **sizes)
+    planner = Planner(
+        num_embeddings=KEY_SPACE.num_embeddings,
+        num_trainers=num_trainers,
+        num_servers=2,
+        window=window,
+        prefetch_depth=prefetch_depth,
+        cache_rows=cache_rows,
+    )
     rows = np.concatenate([initial_rows(), np.zeros((KEY_SPACE.num_keys, 1), np.float32)], axis=1)
     models = [build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3) for _ in range(num_trainers)]
     outcome = Outcome(rows, [model.state_dict() for model in models])
@@ -344,7 +352,7 @@ def overlapped(players: Players, plans: list[RankPlans], when: str) -> None:
     players.finish(plans[-1], previous)
 
 
-ORDERS = {
+ORDERS: dict[str, Callable[[Players, list[RankPlans]], None]] = {
     "one after the other": one_after_the_other,
     **{when: partial(overlapped, when=when) for when in ("before", "after", "while")},
 }
@@ -367,7 +375,7 @@ def make_steps(models: list[nn.Module], cache_rows: int, overlapped: bool, wire:
             cache=RowCache(cache_rows, DIM + 1, torch.device("cpu")),
             row_optimizer=CountingSGD(RATE),
             dense_optimizer=DenseOptimizer(torch.optim.SGD(model.parameters()), RATE),
-            dense=ThreadDense(dense_board, trainer, model),
+            dense_gradients=ThreadDense(dense_board, trainer, model),
             peers=peers(board, trainer),
             delayed_peers=peers(delayed_board, trainer) if overlapped else None,
             wire=Wire(wire),
@@ -382,7 +390,8 @@ def tight_cache_rows(num_trainers: int, prefetch_depth: int) -> int:
     stream = [(batch.ids + KEY_SPACE.table_offsets[:-1]).ravel() for batch in batches()]
     near = [len(np.unique(np.concatenate(stream[i : i + prefetch_depth + 1]))) for i in range(len(stream))]
     before = [0, *(len(np.unique(keys)) for keys in stream)]  # their slots are not free yet
-    return -(-max(map(add, near, before)) // num_trainers)
+    most: int = max(map(add, near, before))
+    return -(-most // num_trainers)
 
 
 SIZES_OF_PLANS = [  # L, P, as few slots as will do
@@ -443,14 +452,15 @@ def test_communication_buffers_are_allocated_once(order: str, most: int) -> None
 
 def test_the_stream_is_what_it_should_be() -> None:
     """Shares without samples, rows that trainers share, rows that leave early: all of it happens."""
-    sizes = {
-        "num_embeddings": KEY_SPACE.num_embeddings,
-        "num_trainers": 3,
-        "num_servers": 2,
-        "window": 20,
-        "prefetch_depth": 0,
-    }
-    plans = rank_plans(Planner(cache_rows=tight_cache_rows(3, 0), **sizes).plans(batches()))
+    planner = Planner(
+        num_embeddings=KEY_SPACE.num_embeddings,
+        num_trainers=3,
+        num_servers=2,
+        window=20,
+        prefetch_depth=0,
+        cache_rows=tight_cache_rows(3, 0),
+    )
+    plans = rank_plans(planner.plans(batches()))
     scripts = [script for plan in plans for script in plan.trainers]
     assert any(share_boundaries(size, 3)[-2:] == [size, size] for size in SIZES)
     assert any(script.num_samples == 0 for script in scripts)
@@ -460,10 +470,46 @@ def test_the_stream_is_what_it_should_be() -> None:
 
 def test_a_stopwatch_adds_up() -> None:
     watch = Stopwatch()
-    with watch.time("compute"):
-        pass
-    first = watch.seconds["compute"]
-    with watch.time("compute"), watch.time("cache"):
-        pass
-    assert 0 <= first <= watch.seconds["compute"]
-    assert set(watch.seconds) == {"compute", "cache"}
+    watch.add("compute", 5, 10**9 + 5)
+    watch.add("compute", 0, 2 * 10**9)
+    watch.add("cache", 0, 5 * 10**8)
+    assert watch.seconds == {"compute": 3.0, "cache": 0.5}
+    watch.end_iteration(counts=True)
+    watch.add("compute", 0, 10**9)
+    watch.end_iteration(counts=False)
+    assert (watch.seconds, watch.counted) == ({}, {"compute": 3.0, "cache": 0.5})
+
+
+class Drawing(nn.Module):
+    """Draws a random number whatever the mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand(())
+
+
+def drawing_model() -> nn.Sequential:
+    built = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5), Drawing(), nn.BatchNorm1d(3))
+    built[4].eval()  # as somebody left it
+    return built
+
+
+def test_modes_buffers_and_random_numbers_stay() -> None:
+    torch.manual_seed(3)
+    predicting, left_alone = drawing_model(), drawing_model()
+    left_alone.load_state_dict(predicting.state_dict())
+    state = torch.get_rng_state()
+    with _evaluation_mode(predicting, torch.device("cpu")):
+        assert not any(module.training for module in predicting.modules())
+        assert not predicting(torch.ones(2, 3)).requires_grad
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in predicting.modules()] == [module.training for module in left_alone.modules()]
+    for name, value in left_alone.state_dict().items():
+        assert torch.equal(predicting.state_dict()[name], value), name
+
+
+def test_modes_stay_after_a_failure() -> None:
+    failing = nn.Sequential(nn.Linear(3, 3))
+    with pytest.raises(RuntimeError), _evaluation_mode(failing, torch.device("cpu")):
+        failing(torch.ones(2, 4))
+    assert failing.training
+    assert torch.is_grad_enabled()

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
+from bagpipe_hpc.protocol.plan import Float32Array, Int64Array
 from bagpipe_hpc.server.row_store import RowStore
 from bagpipe_hpc.threaded_job import ThreadedJob
 from bagpipe_hpc.transport.memory import MemoryLink, MemoryServer, MemoryTrainer
@@ -47,8 +47,8 @@ def test_contract(scenario: Scenario, num_trainers: int, num_servers: int, run_a
 class Forgetful(RowStore):
     """Loses the write-backs of one row."""
 
-    def scatter(self, local_rows: np.ndarray, rows: np.ndarray) -> None:
-        super().scatter(local_rows[1:], rows[1:])
+    def scatter(self, local_rows: Int64Array, rows: Float32Array, between: Callable[[], object] = lambda: None) -> None:
+        super().scatter(local_rows[1:], rows[1:], between)
 
 
 def test_a_lost_write_back_is_noticed() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bagpipe_hpc.threaded_job import JobIsOverError, ThreadedJob
+from bagpipe_hpc.transport.byte_messages import receive_bytes
 from bagpipe_hpc.transport.memory_comm import MemoryComm
-from bagpipe_hpc.transport.polling import receive_bytes
 from tests.communicator import CHECKS, SIZE
 from tests.parallel.programs.channel import messages_live_until_they_arrive, order_is_kept
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import pytest
 from numpy.typing import NDArray
@@ -13,6 +13,25 @@ from bagpipe_hpc.data.dataset import Dataset, open_dataset
 from bagpipe_hpc.data.importing.description import TableDescription
 from bagpipe_hpc.data.importing.importer import ImportSettings, import_files
 from bagpipe_hpc.data.importing.ranks import Ranks
+
+
+class OnRanks(Protocol):
+    """Calls a function on ranks that are threads of this process, and returns the results by rank."""
+
+    def __call__(self, num_ranks: int, function: Callable[[Ranks], Any]) -> list[Any]: ...
+
+
+class ImportTable(Protocol):
+    """Makes a data set of files.
+
+    Args:
+        num_ranks: Ranks that import together; threads of this process.
+        options: `progress` and `command` of `import_files`, and fields of `ImportSettings`.
+    """
+
+    def __call__(
+        self, files: Sequence[Path], output: Path, description: TableDescription, *, num_ranks: int = 1, **options: Any
+    ) -> Dataset: ...
 
 
 class ThreadRanks:
@@ -59,14 +78,14 @@ def _on_ranks(num_ranks: int, function: Callable[[Ranks], Any]) -> list[Any]:
 
 
 @pytest.fixture(scope="session")
-def on_ranks() -> Callable[..., list[Any]]:
-    """(num_ranks, function of ranks) -> results by rank."""
+def on_ranks() -> OnRanks:
+    """See `OnRanks`."""
     return _on_ranks
 
 
 @pytest.fixture(scope="session")
-def import_table() -> Callable[..., Dataset]:
-    """(files, output, description, num_ranks=1, progress=..., command=..., **settings) -> the data set."""
+def import_table() -> ImportTable:
+    """See `ImportTable`."""
 
     def run(
         files: Sequence[Path],
@@ -85,3 +104,9 @@ def import_table() -> Callable[..., Dataset]:
         return open_dataset(output)
 
     return run
+
+
+def bad_lines_of(dataset: Dataset) -> tuple[int, list[str]]:
+    """How many lines an import skipped, and what the data set says about the first of them."""
+    told = cast(dict[str, Any], dataset.origin["bad_lines"])
+    return told["count"], told["first"]

@@ -1,21 +1,32 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
 
+from bagpipe_hpc.batch import Float32Array
+from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.data.importing import text
 from bagpipe_hpc.data.importing.click_logs import AVAZU, CRITEO
 from bagpipe_hpc.data.importing.description import TableDescription
 from bagpipe_hpc.data.importing.importer import import_files
 from bagpipe_hpc.errors import ConfigError, DatasetError
+from tests.parts import real_clicks
+from tests.unit.conftest import AssertEqual
+from tests.unit.data.importing.conftest import ImportTable
 
-SHARED = Path(__file__).parents[5] / "shared/data"
+
+class ImportCriteo(Protocol):
+    """Makes a data set of files in Criteo's layout, with the options of `ImportTable`."""
+
+    def __call__(self, files: Sequence[Path], output: Path, **options: Any) -> Dataset: ...
 
 
-def line(label="0", integers=None, categories=None):
+def line(label: str = "0", integers: dict[int, str] | None = None, categories: dict[int, str] | None = None) -> str:
     """A line whose columns are empty but for those given by number (I1 = 1, C1 = 1)."""
     columns = [label]
     columns += [(integers or {}).get(i, "") for i in range(1, 14)]
@@ -23,13 +34,13 @@ def line(label="0", integers=None, categories=None):
     return "\t".join(columns) + "\n"
 
 
-def write(path, *lines):
+def write(path: Path, *lines: str) -> Path:
     path.write_text("".join(lines))
     return path
 
 
 @pytest.fixture
-def small(tmp_path):
+def small(tmp_path: Path) -> Path:
     """Ten lines; C1 is a, a, b, -, a, b, c, a | c, c."""
     categories = ["aa", "aa", "bb", "", "aa", "bb", "cc", "aa", "cc", "cc"]
     integers = ["0", "1", "-2", "", "99", "3", "3", "3", "3", "3"]
@@ -38,26 +49,28 @@ def small(tmp_path):
 
 
 @pytest.fixture
-def import_criteo(import_table):
-    def run(files, output, **options):
+def import_criteo(import_table: ImportTable) -> ImportCriteo:
+    def run(files: Sequence[Path], output: Path, **options: Any) -> Dataset:
         return import_table(files, output, CRITEO, command="import criteo", **options)
 
     return run
 
 
 class TestImport:
-    def test_values(self, import_criteo, small, tmp_path):
+    def test_values(self, import_criteo: ImportCriteo, small: Path, tmp_path: Path) -> None:
         dataset = import_criteo([small], tmp_path / "clicks", min_count=2, validation_fraction=0.2)
         train = next(dataset.train.batches(100))
         assert train.labels.tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
-        np.testing.assert_array_equal(train.dense[:, 0], np.log1p(np.float32([0, 1, 0, 0, 99, 3, 3, 3])))
+        np.testing.assert_array_equal(train.dense[:, 0], np.log1p(np.array([0, 1, 0, 0, 99, 3, 3, 3], np.float32)))
         assert set(train.dense[:, 12].tolist()) == {float(np.log1p(np.float32(7)))}
         assert not train.dense[:, 1:12].any()
         assert train.ids[:, 0].tolist() == [1, 1, 2, 0, 1, 2, 0, 1]
         assert set(train.ids[:, 25].tolist()) == {1}
         assert not train.ids[:, 1:25].any()
 
-    def test_validation_is_the_tail_and_leaves_the_vocabulary_alone(self, import_criteo, small, tmp_path):
+    def test_validation_is_the_tail_and_leaves_the_vocabulary_alone(
+        self, import_criteo: ImportCriteo, small: Path, tmp_path: Path
+    ) -> None:
         dataset = import_criteo([small], tmp_path / "clicks", min_count=2, validation_fraction=0.2)
         validation = next(dataset.validation.batches(100))
         assert validation.labels.tolist() == [0, 1]
@@ -67,7 +80,7 @@ class TestImport:
         assert everything.schema.num_embeddings[0] == 4
         assert everything.validation.num_samples == 0
 
-    def test_schema_and_origin(self, import_criteo, small, tmp_path):
+    def test_schema_and_origin(self, import_criteo: ImportCriteo, small: Path, tmp_path: Path) -> None:
         dataset = import_criteo([small], tmp_path / "clicks")
         assert dataset.schema.dense == tuple(f"I{i}" for i in range(1, 14))
         assert [table.name for table in dataset.schema.tables] == [f"C{i}" for i in range(1, 27)]
@@ -78,7 +91,7 @@ class TestImport:
             "validation_fraction": 0.1,
         }
 
-    def test_hashing(self, import_criteo, small, tmp_path):
+    def test_hashing(self, import_criteo: ImportCriteo, small: Path, tmp_path: Path) -> None:
         dataset = import_criteo([small], tmp_path / "clicks", hash_rows=1000, validation_fraction=0)
         ids = next(dataset.train.batches(100)).ids
         assert dataset.schema.num_embeddings == (1000,) * 26
@@ -86,7 +99,9 @@ class TestImport:
         assert ids[0, 0] == ids[1, 0] == ids[4, 0] != ids[2, 0]
         assert dataset.origin["hash_rows"] == 1000
 
-    def test_files_follow_each_other(self, import_criteo, small, tmp_path, assert_equal):
+    def test_files_follow_each_other(
+        self, import_criteo: ImportCriteo, small: Path, tmp_path: Path, assert_equal: AssertEqual
+    ) -> None:
         lines = small.read_text().splitlines(keepends=True)
         (tmp_path / "a.gz").write_bytes(gzip.compress("".join(lines[:4]).encode()))
         write(tmp_path / "b", *lines[4:-1], lines[-1].rstrip("\n"))
@@ -95,7 +110,7 @@ class TestImport:
         assert apart.schema == together.schema
         assert_equal(next(apart.train.batches(100)), next(together.train.batches(100)))
 
-    def test_progress(self, import_criteo, small, tmp_path):
+    def test_progress(self, import_criteo: ImportCriteo, small: Path, tmp_path: Path) -> None:
         calls = []
         import_criteo([small], tmp_path / "clicks", progress=lambda *call: calls.append(call))
         size = small.stat().st_size
@@ -110,7 +125,7 @@ class TestImport:
             ("writing dataset.json", 0, 0),
         ]
 
-    def test_bad_settings(self, import_criteo, small, tmp_path):
+    def test_bad_settings(self, import_criteo: ImportCriteo, small: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="validation fraction is 1"):
             import_criteo([small], tmp_path / "clicks", validation_fraction=1)
         with pytest.raises(ConfigError, match="minimum count is 0"):
@@ -118,7 +133,7 @@ class TestImport:
         with pytest.raises(ConfigError, match="hashing is 1"):
             import_criteo([small], tmp_path / "clicks", hash_rows=1)
 
-    def test_occupied_output_is_refused_before_any_work(self, import_criteo, tmp_path):
+    def test_occupied_output_is_refused_before_any_work(self, import_criteo: ImportCriteo, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="already exists and is not empty"):
             import_criteo([tmp_path / "none"], Path(__file__).parent)
 
@@ -147,45 +162,47 @@ class TestMalformed:
             (line()[:-1] + "\t\n", r"has 41 tab-separated columns"),
         ],
     )
-    def test_line_and_column_are_named(self, import_criteo, tmp_path, monkeypatch, bad, reason):
+    def test_line_and_column_are_named(
+        self, import_criteo: ImportCriteo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str, reason: str
+    ) -> None:
         monkeypatch.setattr(text, "BLOCK_BYTES", 256)
         good = write(tmp_path / "good.txt", *[line()] * 3)
         path = write(tmp_path / "bad.txt", *[line("1", {1: "5"}, {7: "abc"})] * 6, bad, line())
         with pytest.raises(DatasetError, match=rf"/bad\.txt: line 7: {reason}"):
             import_criteo([good, path], tmp_path / "clicks", hash_rows=10)
 
-    def test_nothing_is_left(self, import_criteo, tmp_path):
+    def test_nothing_is_left(self, import_criteo: ImportCriteo, tmp_path: Path) -> None:
         path = write(tmp_path / "bad.txt", *[line()] * 9, line("x"))
         with pytest.raises(DatasetError, match="line 10"):
             import_criteo([path], tmp_path / "clicks")
         assert list(tmp_path.iterdir()) == [path]
 
-    def test_missing_file(self, import_criteo, tmp_path):
+    def test_missing_file(self, import_criteo: ImportCriteo, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match=r"none\.txt: is missing; check the path"):
             import_criteo([tmp_path / "none.txt"], tmp_path / "clicks")
 
-    def test_directory(self, import_criteo, tmp_path):
+    def test_directory(self, import_criteo: ImportCriteo, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match=r"cannot be read .*directory"):
             import_criteo([tmp_path], tmp_path / "clicks")
 
-    def test_no_lines(self, import_criteo, tmp_path):
+    def test_no_lines(self, import_criteo: ImportCriteo, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match=r"empty\.txt: is empty; give"):
             import_criteo([write(tmp_path / "empty.txt")], tmp_path / "clicks")
 
-    def test_no_text(self, import_criteo, tmp_path, monkeypatch):
+    def test_no_text(self, import_criteo: ImportCriteo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(text, "BLOCK_BYTES", 100)
         with pytest.raises(DatasetError, match="zeros: line 1: has more than 100 bytes; shorten"):
             import_criteo([write(tmp_path / "zeros", "0" * 1000)], tmp_path / "clicks")
 
     @pytest.mark.parametrize("cut", [-1, -9, 12])
-    def test_truncated_gzip(self, import_criteo, tmp_path, cut):
+    def test_truncated_gzip(self, import_criteo: ImportCriteo, tmp_path: Path, cut: int) -> None:
         text = "".join(line(categories={1: f"{i:x}"}) for i in range(1000))
         (tmp_path / "cut.gz").write_bytes(gzip.compress(text.encode())[:cut])
         with pytest.raises(DatasetError, match="is a damaged or truncated gzip file"):
             import_criteo([tmp_path / "cut.gz"], tmp_path / "clicks")
 
 
-def test_extreme_values(import_criteo, tmp_path):
+def test_extreme_values(import_criteo: ImportCriteo, tmp_path: Path) -> None:
     integers = ["", "0", "-0", "-7", "007", "9" * 18, "-" + "9" * 18]
     digits = ["", "0", "00000000", "ffffffff", "FFFFFFFF", "0000000a", "a"]
     path = write(tmp_path / "clicks.txt", *[line("1", {13: i}, {26: d}) for i, d in zip(integers, digits, strict=True)])
@@ -195,29 +212,22 @@ def test_extreme_values(import_criteo, tmp_path):
     assert batch.ids[:, 25].tolist() == [0, 1, 1, 3, 3, 2, 2]
 
 
-def real(name):
-    """A file of real clicks; the test is skipped where they are not beside the repository."""
-    if not (SHARED / name).exists():
-        pytest.skip(f"no {name} in ../shared/data beside the repository")
-    return SHARED / name
-
-
-def all_labels(dataset):
+def all_labels(dataset: Dataset) -> Float32Array:
     return np.concatenate(
         [batch.labels for split in (dataset.train, dataset.validation) for batch in split.batches(16_384)]
     )
 
 
 class TestRealClicks:
-    def test_criteo(self, import_criteo, tmp_path):
-        dataset = import_criteo([real("criteo_kaggle_110k.txt.gz")], tmp_path / "clicks", min_count=4)
+    def test_criteo(self, import_criteo: ImportCriteo, tmp_path: Path) -> None:
+        dataset = import_criteo([real_clicks("criteo_kaggle_110k.txt.gz")], tmp_path / "clicks", min_count=4)
         assert (dataset.train.num_samples, dataset.validation.num_samples) == (99_000, 11_000)
         assert int(all_labels(dataset).sum()) == 28_243
         assert next(dataset.train.batches(1)).dense[0, 1] == np.log1p(np.float32(1))
         assert all(n > 1 for n in dataset.schema.num_embeddings)
 
-    def test_avazu(self, import_table, tmp_path):
-        dataset = import_table([real("avazu_23k.csv.gz")], tmp_path / "clicks", AVAZU, min_count=1)
+    def test_avazu(self, import_table: ImportTable, tmp_path: Path) -> None:
+        dataset = import_table([real_clicks("avazu_23k.csv.gz")], tmp_path / "clicks", AVAZU, min_count=1)
         assert dataset.train.num_samples + dataset.validation.num_samples == 23_299
         assert 0.16 < all_labels(dataset).mean() < 0.18
         assert dataset.schema.num_dense == 0
@@ -225,14 +235,14 @@ class TestRealClicks:
         assert len(dataset.schema.tables) == 22
         assert next(dataset.train.batches(100)).ids.all()  # nothing is missing or unknown
 
-    def test_globo(self, import_table, tmp_path):
+    def test_globo(self, import_table: ImportTable, tmp_path: Path) -> None:
         description = TableDescription.model_validate(
             {
                 "label": {"column": "session_id", "continues": True},
                 "categorical": ["user_id", "click_article_id"],
             }
         )
-        files = [real("globo_clicks_1m.csv.gz")]
+        files = [real_clicks("globo_clicks_1m.csv.gz")]
         dataset = import_table(files, tmp_path / "clicks", description, min_count=1, validation_fraction=0)
         assert dataset.train.num_samples == 1_000_000
         assert dataset.schema.num_embeddings == (1 + 185_656, 1 + 18_761)
@@ -249,12 +259,14 @@ class TestRealClicks:
             ("a\tb\n", r"has 2 tab-.* \(is this a Criteo log\? `bagpipe import table` imports files of any layout\)"),
         ],
     )
-    def test_files_that_are_no_criteo_log(self, import_criteo, tmp_path, content, reason):
+    def test_files_that_are_no_criteo_log(
+        self, import_criteo: ImportCriteo, tmp_path: Path, content: str, reason: str
+    ) -> None:
         with pytest.raises(DatasetError, match=rf"line 1: {reason}"):
             import_criteo([write(tmp_path / "other.csv", content)], tmp_path / "clicks", hash_rows=10)
 
     @pytest.mark.parametrize("log", [AVAZU, AVAZU.without_label()])
-    def test_files_that_are_no_avazu_log(self, tmp_path, log):
+    def test_files_that_are_no_avazu_log(self, tmp_path: Path, log: TableDescription) -> None:
         (tmp_path / "good.csv").write_text("y,c\n1,a\n")
         with pytest.raises(
             DatasetError, match=r"does not have the layout of the Avazu log: import it with `bagpipe import table`$"

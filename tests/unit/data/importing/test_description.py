@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -21,11 +23,11 @@ missing: [NA]
 HEADER = ["rating", "price", "age", "user_id", "item id", "genres"]
 
 
-def describe(**changes):
+def describe(**changes: object) -> TableDescription:
     return TableDescription.model_validate({"label": "y", "categorical": ["c"], **changes})
 
 
-def test_a_whole_file(tmp_path):
+def test_a_whole_file(tmp_path: Path) -> None:
     (tmp_path / "schema.yaml").write_text(WHOLE)
     description = load_description(tmp_path / "schema.yaml")
     schema = description.schema_of([3, 1000, 4])
@@ -62,7 +64,7 @@ def test_a_whole_file(tmp_path):
         ({"dense": [{"column": "a", "transform": "exec"}]}, "'log'"),
     ],
 )
-def test_faults(changes, reason):
+def test_faults(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         describe(**changes)
 
@@ -76,7 +78,7 @@ def test_faults(changes, reason):
         ({"dense": ["c"]}, ["y", "c"], "column 'c' is used as number and as text"),
     ],
 )
-def test_a_header_that_does_not_fit(changes, header, reason):
+def test_a_header_that_does_not_fit(changes: dict[str, object], header: list[str], reason: str) -> None:
     with pytest.raises(DatasetError, match=reason):
         describe(**changes).kinds(header)
 
@@ -89,7 +91,7 @@ def test_a_header_that_does_not_fit(changes, header, reason):
         ("label: !!python/object/apply:os.getcwd []", "not valid YAML"),
     ],
 )
-def test_a_file_that_is_none(tmp_path, content, reason):
+def test_a_file_that_is_none(tmp_path: Path, content: str, reason: str) -> None:
     (tmp_path / "bad.yaml").write_text(content)
     with pytest.raises(ConfigError, match=reason):
         load_description(tmp_path / "bad.yaml")

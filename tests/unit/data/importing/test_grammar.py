@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -21,13 +22,13 @@ NUMBERS = st.one_of(
 )
 
 
-def grammar(**changes):
+def grammar(**changes: object) -> Grammar:
     given = {"label": "y", "dense": ["price", {"column": "age", "type": "integer"}], "categorical": ["item"]}
     description = TableDescription.model_validate({**given, **changes})
     return Grammar(description, HEADER, description.kinds(HEADER))
 
 
-def parse(grammar, text):
+def parse(grammar: Grammar, text: bytes) -> tuple[dict[str, list[Any]], list[tuple[int, str]]]:
     good, faults = grammar.good_lines(text)
     return grammar.parse(good, range(4)).to_pydict(), faults
 
@@ -48,7 +49,9 @@ def parse(grammar, text):
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
     line_end=st.sampled_from(["\n", "\r\n"]),
 )
-def test_what_pythons_csv_writes_is_read(rows, delimiter, quoting, line_end):
+def test_what_pythons_csv_writes_is_read(
+    rows: list[tuple[str, ...]], delimiter: str, quoting: Literal[0, 1, 2, 3], line_end: str
+) -> None:
     stream = io.StringIO()
     csv.writer(stream, delimiter=delimiter, quoting=quoting, lineterminator=line_end).writerows(rows)
     columns, faults = parse(grammar(delimiter=delimiter, missing=["NA", "-"]), stream.getvalue().encode())
@@ -61,7 +64,7 @@ def test_what_pythons_csv_writes_is_read(rows, delimiter, quoting, line_end):
 
 
 @given(text=st.text(st.sampled_from('01,"a\r.e-'), max_size=15))
-def test_a_line_is_good_or_explained(text):
+def test_a_line_is_good_or_explained(text: str) -> None:
     good, faults = grammar().good_lines(text.encode() + b"\n")
     assert bool(good) != bool(faults)
     if good:
@@ -71,7 +74,7 @@ def test_a_line_is_good_or_explained(text):
 
 
 @given(number=st.one_of(NUMBERS, st.text(st.sampled_from("0123456789.eE-+"), max_size=9)))
-def test_numbers_that_are_let_in_are_numbers_of_float32(number):
+def test_numbers_that_are_let_in_are_numbers_of_float32(number: str) -> None:
     columns, faults = parse(grammar(quoting=False), f"0,{number},,,\n".encode())
     if not faults:
         assert columns["1"] == [float(number) if number else None]
@@ -95,28 +98,28 @@ def test_numbers_that_are_let_in_are_numbers_of_float32(number):
         (b"1,2,3,a\rb,c", "or a line end in it"),
     ],
 )
-def test_faults(line, reason):
+def test_faults(line: bytes, reason: str) -> None:
     text = b"1,2,3,a,b\n" + line + b"\n0,,,,\n"
     columns, [(number, fault)] = parse(grammar(), text)
     assert number == 1
-    assert fault.startswith(reason) or reason in fault
+    assert reason in fault
     assert columns["0"] == [1, 0]
     assert parse(grammar(), line + b"\n")[1] == [(0, fault)]
 
 
-def test_many_bad_lines_among_good_ones():
+def test_many_bad_lines_among_good_ones() -> None:
     text = b"".join(b"1,2,3,a,b\n" if number % 3 else b"bad\n" for number in range(100))
     columns, faults = parse(grammar(), text)
     assert [number for number, _ in faults] == list(range(0, 100, 3))
     assert len(columns["0"]) == 66
 
 
-def test_quotes_mean_nothing_without_quoting():
+def test_quotes_mean_nothing_without_quoting() -> None:
     columns, faults = parse(grammar(quoting=False), b'1,2,3,5" screen,"\n')
     assert (columns["3"], faults) == ([b'5" screen'], [])
 
 
-def test_header():
+def test_header() -> None:
     description = TableDescription.model_validate({"label": "y", "categorical": ["c"]})
     assert header_of(b'y,"a ""b""",c', description) == ["y", 'a "b"', "c"]
     assert header_of(b'y,"a', description) is None
@@ -131,14 +134,14 @@ def test_header():
         (r"\N", [], r'write `missing: ["\\N"]` in the schema'),
     ],
 )
-def test_what_often_says_that_a_value_is_missing_gets_the_cure(value, missing, cure):
+def test_what_often_says_that_a_value_is_missing_gets_the_cure(value: str, missing: list[str], cure: str) -> None:
     _, [(_, fault)] = parse(grammar(missing=missing), f"1,{value},3,a,b\n".encode())
     assert fault.endswith(f"but must be empty or a number below 1e37 (if this means a missing value, {cure})")
     given = yaml.safe_load(cure.split("`")[1])
     assert parse(grammar(**given), f"1,{value},3,a,b\n".encode())[1] == []
 
 
-def test_a_label_is_never_missing():
+def test_a_label_is_never_missing() -> None:
     _, [(_, fault)] = parse(grammar(), b"NA,2,3,a,b\n")
     assert fault.startswith("column 1 (y) is 'NA', but must be 0 or 1")
     assert "schema" not in fault
@@ -152,6 +155,6 @@ def test_a_label_is_never_missing():
         (HEADER, 0, "is a header, but the schema names `columns`"),
     ],
 )
-def test_a_header_among_the_lines(columns, lines_before, fault):
+def test_a_header_among_the_lines(columns: tuple[str, ...] | None, lines_before: int, fault: str) -> None:
     _, [(_, found)] = grammar(columns=columns).good_lines(b",".join(map(str.encode, HEADER)) + b"\n", lines_before)
     assert found.startswith(fault)

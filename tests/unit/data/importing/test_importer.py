@@ -4,15 +4,18 @@ import gzip
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.data.importing import text
 from bagpipe_hpc.data.importing.description import TableDescription
 from bagpipe_hpc.data.verify import verify_files
 from bagpipe_hpc.errors import ConfigError, DatasetError
+from tests.unit.data.importing.conftest import ImportTable, OnRanks, bad_lines_of
 
 DESCRIPTION = TableDescription.model_validate(
     {
@@ -30,7 +33,7 @@ HEADER = "session,price,user,item,tags"
 NUM_LINES = 200
 
 
-def clicks(num_lines=NUM_LINES, bad=()):
+def clicks(num_lines: int = NUM_LINES, bad: Collection[int] = ()) -> tuple[str, list[float]]:
     """Lines in sessions of 1 to 5, and what their labels are; the numbers of bad lines have the header as 1."""
     random = np.random.default_rng(0)
     sessions = np.repeat(np.arange(num_lines), random.integers(1, 6, num_lines))[:num_lines]
@@ -45,18 +48,20 @@ def clicks(num_lines=NUM_LINES, bad=()):
 
 
 @pytest.fixture
-def small_blocks(monkeypatch):
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "BLOCK_BYTES", 300)
 
 
-def shards(path):
+def shards(path: Path) -> dict[Path, bytes]:
     return {file.relative_to(path): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3, 5])
 @pytest.mark.parametrize("packed", ["plain", "gzip", "three files"])
 @pytest.mark.parametrize("bad", [(), (2, 50, 51, 199)])
-def test_any_number_of_ranks_gives_the_same_files(import_table, small_blocks, tmp_path, num_ranks, packed, bad):
+def test_any_number_of_ranks_gives_the_same_files(
+    import_table: ImportTable, small_blocks: None, tmp_path: Path, num_ranks: int, packed: str, bad: tuple[int, ...]
+) -> None:
     content, _ = clicks(bad=bad)
     files = [tmp_path / "clicks"]
     if packed == "three files":
@@ -74,7 +79,7 @@ def test_any_number_of_ranks_gives_the_same_files(import_table, small_blocks, tm
 
 
 @pytest.mark.parametrize("num_ranks", [1, 3])
-def test_a_label_that_continues(import_table, small_blocks, tmp_path, num_ranks):
+def test_a_label_that_continues(import_table: ImportTable, small_blocks: None, tmp_path: Path, num_ranks: int) -> None:
     content, labels = clicks()
     (tmp_path / "clicks.csv").write_text(content)
     dataset = import_table(
@@ -89,7 +94,7 @@ def test_a_label_that_continues(import_table, small_blocks, tmp_path, num_ranks)
     assert found == labels
 
 
-def test_values(import_table, tmp_path):
+def test_values(import_table: ImportTable, tmp_path: Path) -> None:
     (tmp_path / "clicks.csv").write_text(
         f"{HEADER}\ns,0,u1,i1,a|b\ns,3,u2,,\n,,u1,i2,b\n,-1,u1,i1,a|c|a\n", encoding="utf-8-sig"
     )
@@ -98,17 +103,19 @@ def test_values(import_table, tmp_path):
     )
     [batch] = dataset.train.batches(10)
     assert batch.labels.tolist() == [1, 0, 0, 0]
-    assert batch.dense[:, 0].tolist() == np.log1p(np.float32([0, 3, 0, 0])).tolist()
+    assert batch.dense[:, 0].tolist() == np.log1p(np.array([0, 3, 0, 0], np.float32)).tolist()
     assert dataset.schema.num_embeddings == (2, 50, 3, 3)
     assert batch.ids[:, 0].tolist() == [1, 0, 1, 1]
     assert batch.ids[:, 2].tolist() == [1, 0, 2, 1]
     assert batch.ids[0, 1] == batch.ids[3, 1] > 0 == batch.ids[1, 1]
-    assert batch.ragged["tags"].offsets.tolist() == [0, 2, 2, 3, 6]
-    assert batch.ragged["tags"].ids.tolist() == [1, 2, 2, 1, 0, 1]
+    assert batch.bags["tags"].offsets.tolist() == [0, 2, 2, 3, 6]
+    assert batch.bags["tags"].ids.tolist() == [1, 2, 2, 1, 0, 1]
 
 
 @pytest.mark.parametrize("hash_rows", [None, 20])
-def test_columns_that_share_a_table(import_table, on_ranks, tmp_path, hash_rows):
+def test_columns_that_share_a_table(
+    import_table: ImportTable, on_ranks: OnRanks, tmp_path: Path, hash_rows: int | None
+) -> None:
     """Values are counted over all of them."""
     description = TableDescription.model_validate(
         {
@@ -126,7 +133,7 @@ def test_columns_that_share_a_table(import_table, on_ranks, tmp_path, hash_rows)
     assert [table.shares for table in dataset.schema.tables] == [None, "item", "item"]
     (a, b), (b_too, a_too), (d, b_again) = batch.ids.tolist()
     assert (b, b_again, a_too) == (b_too, b, a)
-    seen = batch.ragged["seen"]
+    seen = batch.bags["seen"]
     assert seen.offsets.tolist() == [0, 2, 2, 3]
     assert seen.ids[[0, 2]].tolist() == [a, a]
     if hash_rows is None:  # a 4 times, b 3 times, c and d once
@@ -136,7 +143,7 @@ def test_columns_that_share_a_table(import_table, on_ranks, tmp_path, hash_rows)
         assert dataset.schema.num_embeddings == (20,)
 
 
-def test_threshold(import_table, tmp_path):
+def test_threshold(import_table: ImportTable, tmp_path: Path) -> None:
     (tmp_path / "ratings.tsv").write_text("5.0\tu\n3.5\tu\n4\tv\n")
     description = TableDescription.model_validate(
         {
@@ -152,43 +159,46 @@ def test_threshold(import_table, tmp_path):
 
 class TestBadLines:
     @pytest.mark.parametrize("num_ranks", [1, 2, 4])
-    def test_lines_are_numbered_rightly_on_every_rank(self, import_table, small_blocks, tmp_path, num_ranks):
+    def test_lines_are_numbered_rightly_on_every_rank(
+        self, import_table: ImportTable, small_blocks: None, tmp_path: Path, num_ranks: int
+    ) -> None:
         (tmp_path / "clicks.csv").write_text(clicks(bad=[150])[0])
         with pytest.raises(DatasetError, match=r"/clicks.csv: line 150: has 1 comma-separated column, but 5"):
             import_table([tmp_path / "clicks.csv"], tmp_path / "clicks", DESCRIPTION, num_ranks=num_ranks)
         assert not (tmp_path / "clicks").exists()
 
     @pytest.mark.parametrize("num_ranks", [1, 3])
-    def test_up_to_the_limit_they_are_counted_and_reported(self, import_table, small_blocks, tmp_path, num_ranks):
+    def test_up_to_the_limit_they_are_counted_and_reported(
+        self, import_table: ImportTable, small_blocks: None, tmp_path: Path, num_ranks: int
+    ) -> None:
         bad = [2, 9, 50, 51, 100, 150, 201]
         (tmp_path / "clicks.csv").write_text(clicks(bad=bad)[0])
         files = [tmp_path / "clicks.csv"]
         dataset = import_table(
             files, tmp_path / "clicks", DESCRIPTION, num_ranks=num_ranks, max_bad_lines=7, samples_per_shard=11
         )
-        assert dataset.origin["bad_lines"]["count"] == 7
-        assert [line.split(": ")[1] for line in dataset.origin["bad_lines"]["first"]] == [
-            f"line {number}" for number in bad[:5]
-        ]
+        count, first = bad_lines_of(dataset)
+        assert count == 7
+        assert [line.split(": ")[1] for line in first] == [f"line {number}" for number in bad[:5]]
         with pytest.raises(DatasetError, match="more than the 6 bad lines that --max-bad-lines allows"):
             import_table(
                 files, tmp_path / "none", DESCRIPTION, num_ranks=num_ranks, max_bad_lines=6, samples_per_shard=11
             )
         assert not (tmp_path / "none").exists()
 
-    def test_nothing_is_left(self, import_table, tmp_path):
+    def test_nothing_is_left(self, import_table: ImportTable, tmp_path: Path) -> None:
         (tmp_path / "clicks.csv").write_text(clicks(bad=[200])[0])
         with pytest.raises(DatasetError, match="line 200"):
             import_table([tmp_path / "clicks.csv"], tmp_path / "clicks", DESCRIPTION)
         assert [path.name for path in tmp_path.iterdir()] == ["clicks.csv"]
 
-    def test_nothing_but_bad_lines(self, import_table, tmp_path):
+    def test_nothing_but_bad_lines(self, import_table: ImportTable, tmp_path: Path) -> None:
         (tmp_path / "clicks.csv").write_text(HEADER + "\nbad\n")
         with pytest.raises(DatasetError, match="the input has no training sample"):
             import_table([tmp_path / "clicks.csv"], tmp_path / "clicks", DESCRIPTION, max_bad_lines=9)
 
 
-def test_columns_that_differ(import_table, tmp_path):
+def test_columns_that_differ(import_table: ImportTable, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(clicks()[0])
     (tmp_path / "b.csv").write_text("user,item\n")
     with pytest.raises(DatasetError, match=r"b\.csv: has other columns than .*a\.csv"):
@@ -197,14 +207,14 @@ def test_columns_that_differ(import_table, tmp_path):
         import_table([tmp_path / "b.csv"], tmp_path / "clicks", DESCRIPTION)
 
 
-def test_only_a_header(import_table, tmp_path):
+def test_only_a_header(import_table: ImportTable, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(HEADER)
     with pytest.raises(DatasetError, match=r"a\.csv: has no line with a sample"):
         import_table([tmp_path / "a.csv"], tmp_path / "clicks", DESCRIPTION)
 
 
 @pytest.mark.parametrize("setting", ["max_bad_lines", "samples_per_shard"])
-def test_bad_settings(import_table, tmp_path, setting):
+def test_bad_settings(import_table: ImportTable, tmp_path: Path, setting: str) -> None:
     with pytest.raises(ConfigError, match="is -1, but must be at least"):
         import_table([tmp_path / "none"], tmp_path / "clicks", DESCRIPTION, **{setting: -1})
 
@@ -221,7 +231,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
-def test_memory_does_not_grow_with_the_file(tmp_path):
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """Files of 13 and 157 MB with the same values."""
     peaks = []
     lines = "".join("1\t" + "\t".join(["7"] * 13 + [f"{i + j:08x}" for j in range(26)]) + "\n" for i in range(1000))
@@ -239,14 +249,16 @@ class TestKnownVocabulary:
     OTHER = f"{HEADER}\ns,0,u9,i1,c|b\ns,3,u1,,x\ns,3,u2,i2,a\n"
 
     @pytest.fixture
-    def first(self, import_table, tmp_path):
+    def first(self, import_table: ImportTable, tmp_path: Path) -> Dataset:
         (tmp_path / "first.csv").write_text(self.FIRST)
         return import_table(
             [tmp_path / "first.csv"], tmp_path / "first", DESCRIPTION, min_count=1, validation_fraction=0
         )
 
     @pytest.mark.parametrize("num_ranks", [1, 2])
-    def test_values_keep_their_rows(self, import_table, first, tmp_path, num_ranks):
+    def test_values_keep_their_rows(
+        self, import_table: ImportTable, first: Dataset, tmp_path: Path, num_ranks: int
+    ) -> None:
         (tmp_path / "other.csv").write_text(self.OTHER)
         other = import_table(
             [tmp_path / "other.csv"],
@@ -260,12 +272,14 @@ class TestKnownVocabulary:
         [old], [new] = first.train.batches(10), other.train.batches(10)
         assert new.ids[:, 0].tolist() == [0, *old.ids[:2, 0]]  # u9 is not known
         assert new.ids[:, 1:].tolist() == old.ids[[0, 1, 2], 1:].tolist()  # hashed, and counted
-        assert new.ragged["tags"].ids.tolist() == [0, 2, 0, 1]  # c was seen once, but min_count of tags is 2
+        assert new.bags["tags"].ids.tolist() == [0, 2, 0, 1]  # c was seen once, but min_count of tags is 2
         assert other.origin["vocabulary"] == "first"
         assert (other.path / "vocabulary.h5").read_bytes() == (first.path / "vocabulary.h5").read_bytes()
         assert other.vocabulary_sha256 == first.vocabulary_sha256 is not None
 
-    def test_a_vocabulary_of_its_own_has_another_digest(self, import_table, first, tmp_path):
+    def test_a_vocabulary_of_its_own_has_another_digest(
+        self, import_table: ImportTable, first: Dataset, tmp_path: Path
+    ) -> None:
         (tmp_path / "other.csv").write_text(self.FIRST.replace("i1", "i3"))
         other = import_table(
             [tmp_path / "other.csv"], tmp_path / "other", DESCRIPTION, min_count=1, validation_fraction=0
@@ -296,7 +310,9 @@ class TestKnownVocabulary:
             ),
         ],
     )
-    def test_other_columns_are_refused(self, import_table, first, tmp_path, change, reason):
+    def test_other_columns_are_refused(
+        self, import_table: ImportTable, first: Dataset, tmp_path: Path, change: dict[str, object], reason: str
+    ) -> None:
         description = TableDescription.model_validate({**DESCRIPTION.model_dump(), **change})
         with pytest.raises(DatasetError, match=rf"first: differs from the input \({reason}"):
             import_table([tmp_path / "first.csv"], tmp_path / "other", description, vocabulary=first.path)

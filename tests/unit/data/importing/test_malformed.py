@@ -18,6 +18,8 @@ from bagpipe_hpc.data.importing import text
 from bagpipe_hpc.data.importing.click_logs import AVAZU, CRITEO
 from bagpipe_hpc.data.importing.description import TableDescription
 from bagpipe_hpc.errors import DatasetError
+from tests.unit.conftest import AssertEqual
+from tests.unit.data.importing.conftest import ImportTable, bad_lines_of
 
 TYPED = {
     "label": "y",
@@ -67,7 +69,7 @@ LAYOUTS = {
 
 
 @st.composite
-def bad_lines(draw, layout):
+def bad_lines(draw: st.DrawFn, layout: Layout) -> tuple[bytes, str]:
     """A malformed line, and what must be said of it."""
     number = len(layout.header)
     kind = draw(st.sampled_from(["short", "long", "empty", "value", "bytes", "line end"]))
@@ -92,7 +94,7 @@ def bad_lines(draw, layout):
 @pytest.mark.parametrize("name", LAYOUTS)
 @settings(max_examples=12, deadline=None)
 @given(draws=st.data())
-def test_one_bad_line(import_table, assert_equal, name, draws):
+def test_one_bad_line(import_table: ImportTable, assert_equal: AssertEqual, name: str, draws: st.DataObject) -> None:
     layout = LAYOUTS[name]
     good = layout.delimiter.join(layout.line)
     before, after = draws.draw(st.integers(0, 6)), draws.draw(st.integers(0, 6))
@@ -109,14 +111,14 @@ def test_one_bad_line(import_table, assert_equal, name, draws):
         assert [path.name for path in Path(folder).iterdir()] == ["clicks"]
         if before + after:
             dataset = import_table([file], output, layout.description, max_bad_lines=1, **options)
-            assert dataset.origin["bad_lines"]["count"] == 1
+            assert bad_lines_of(dataset)[0] == 1
             file.write_bytes(b"\n".join([*above, *[good] * (before + after)]))
             without = import_table([file], Path(folder) / "without", layout.description, **options)
             assert dataset.schema == without.schema
             assert_equal(next(dataset.train.batches(100)), next(without.train.batches(100)))
 
 
-def test_text_may_be_in_any_encoding(import_table, tmp_path):
+def test_text_may_be_in_any_encoding(import_table: ImportTable, tmp_path: Path) -> None:
     lines = [b"y,item", b"1,caf\xe9", b"0,caf\xc3\xa9", b"1,caf\xe9"]
     (tmp_path / "latin.csv").write_bytes(b"\n".join(lines))
     description = TableDescription.model_validate({"label": "y", "categorical": ["item"]})
@@ -125,7 +127,9 @@ def test_text_may_be_in_any_encoding(import_table, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["clicks.csv", "clicks.csv.gz"])
-def test_a_line_without_end(import_table, tmp_path, monkeypatch, name):
+def test_a_line_without_end(
+    import_table: ImportTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setattr(text, "BLOCK_BYTES", 100)
     content = b"y,item\n" + b"1,a\n" * 60 + b"1," + b"b" * 300
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import tempfile
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from unittest import mock
@@ -11,14 +12,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bagpipe_hpc.data.importing import text
-from bagpipe_hpc.data.importing.ranks import Alone
+from bagpipe_hpc.data.importing.ranks import Alone, Ranks
+from bagpipe_hpc.data.importing.text import LineIndex
 from bagpipe_hpc.errors import DatasetError
+from tests.unit.data.importing.conftest import OnRanks
 
 LINES = st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), max_size=30)
 
 
-def index_of(files, ranks=None):
+def index_of(files: Sequence[Path], ranks: Ranks | None = None) -> list[LineIndex]:
     *_, (_, _, indices) = text.index_lines(files, ranks or Alone())
+    assert indices is not None
     return indices
 
 
@@ -30,7 +34,15 @@ def index_of(files, ranks=None):
     num_ranks=st.integers(1, 4),
     cuts=st.lists(st.integers(0, 30), max_size=4),
 )
-def test_any_division_gives_the_same_lines(on_ranks, lines, is_ended, is_gzip, block_bytes, num_ranks, cuts):
+def test_any_division_gives_the_same_lines(
+    on_ranks: OnRanks,
+    lines: list[bytes],
+    is_ended: bool,
+    is_gzip: bool,
+    block_bytes: int,
+    num_ranks: int,
+    cuts: list[int],
+) -> None:
     content = b"\n".join(lines) + (b"\n" if is_ended and lines else b"")
     assume(is_gzip or not content.startswith(b"\x1f\x8b"))  # text does not begin as a gzip file
     expected = [line + b"\n" for line in content.split(b"\n")]
@@ -42,7 +54,7 @@ def test_any_division_gives_the_same_lines(on_ranks, lines, is_ended, is_gzip, b
         for [index] in on_ranks(num_ranks, lambda ranks: index_of([file], ranks)):
             assert index.num_lines == len(expected)
         borders = sorted({0, len(expected), *(min(cut, len(expected)) for cut in cuts)})
-        found = []
+        found: list[bytes] = []
         for start, stop in pairwise(borders):
             for number, block in text.read_lines(file, index, start, stop):
                 assert number == len(found)
@@ -51,11 +63,11 @@ def test_any_division_gives_the_same_lines(on_ranks, lines, is_ended, is_gzip, b
     assert found == expected
 
 
-def split(block):
+def split(block: bytes) -> list[bytes]:
     return [line + b"\n" for line in block.split(b"\n")[:-1]]
 
 
-def test_ranks_take_turns_with_gzip_files(on_ranks, tmp_path):
+def test_ranks_take_turns_with_gzip_files(on_ranks: OnRanks, tmp_path: Path) -> None:
     files = [tmp_path / f"{number}.gz" for number in range(3)]
     for number, file in enumerate(files):
         file.write_bytes(gzip.compress(b"line\n" * (number + 1)))
@@ -65,7 +77,7 @@ def test_ranks_take_turns_with_gzip_files(on_ranks, tmp_path):
     assert [[index.num_lines for index in indices] for _, _, indices in last] == [[1, 2, 3]] * 2
 
 
-def test_only_what_is_needed_is_read(tmp_path):
+def test_only_what_is_needed_is_read(tmp_path: Path) -> None:
     file = tmp_path / "lines"
     file.write_bytes(b"".join(b"%06d\n" % number for number in range(1000)))
     with mock.patch.object(text, "BLOCK_BYTES", 70):
@@ -76,7 +88,7 @@ def test_only_what_is_needed_is_read(tmp_path):
         assert b"".join(block for _, block in text.read_lines(file, index, 505, 507)) == b"000505\n000506\n"
 
 
-def test_a_file_that_lost_lines_meanwhile(tmp_path):
+def test_a_file_that_lost_lines_meanwhile(tmp_path: Path) -> None:
     file = tmp_path / "lines"
     file.write_bytes(b"1\n2\n3\n")
     [index] = index_of([file])

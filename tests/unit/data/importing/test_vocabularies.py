@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import DTypeLike
 
+from bagpipe_hpc.data.importing.ranks import Ranks
 from bagpipe_hpc.data.importing.vocabularies import merge_counts
 from bagpipe_hpc.data.vocabulary import ValueCounter
+from tests.unit.data.importing.conftest import OnRanks
 
 
 @given(
@@ -16,8 +19,10 @@ from bagpipe_hpc.data.vocabulary import ValueCounter
     min_count=st.integers(1, 4),
     dtype=st.sampled_from([np.uint32, np.int64]),
 )
-def test_all_ranks_agree_on_the_frequent_values(on_ranks, shares, min_count, dtype):
-    def play(ranks):
+def test_all_ranks_agree_on_the_frequent_values(
+    on_ranks: OnRanks, shares: list[list[int]], min_count: int, dtype: DTypeLike
+) -> None:
+    def play(ranks: Ranks) -> dict[int, int]:
         counter = ValueCounter(dtype)
         counter.add(np.array(shares[ranks.rank], np.int64))
         values, counts = merge_counts(counter, min_count, ranks).items()
@@ -28,7 +33,7 @@ def test_all_ranks_agree_on_the_frequent_values(on_ranks, shares, min_count, dty
 
 
 @pytest.mark.parametrize("counts", [(2**32 - 2, 5), (5, 2**32 - 2)])
-def test_counts_stop_at_the_limit(counts):
+def test_counts_stop_at_the_limit(counts: tuple[int, int]) -> None:
     counter = ValueCounter()
     for count in counts:
         counter.add_counts(np.array([7]), np.array([count], np.uint32))

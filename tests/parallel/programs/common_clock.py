@@ -6,7 +6,7 @@ import time
 
 from mpi4py import MPI
 
-from bagpipe_hpc.runtime.tracing import common_origin
+from bagpipe_hpc.transport.common_clock import common_origin
 
 
 def main() -> None:

@@ -2,13 +2,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from bagpipe_hpc.data.batch import Batch, RaggedIds
+from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.data.dataset import Dataset, DatasetWriter, open_dataset
 from bagpipe_hpc.data.schema import Schema, TableSchema
+
+AssertEqual = Callable[[Batch, Batch], None]
+
+
+class MakeBatch(Protocol):
+    """Makes random samples that fit a schema."""
+
+    def __call__(self, schema: Schema, num_samples: int, seed: int = 0) -> Batch: ...
+
+
+class WriteDataset(Protocol):
+    """Makes a data set of batches; settings are those of `DatasetWriter`."""
+
+    def __call__(
+        self, path: Path, train: Sequence[Batch], validation: Sequence[Batch] = (), **settings: Any
+    ) -> Dataset: ...
+
 
 SCHEMA = Schema(
     dense=("age", "price"),
@@ -24,32 +43,36 @@ SCHEMA = Schema(
 def _make_batch(schema: Schema, num_samples: int, seed: int = 0) -> Batch:
     rng = np.random.default_rng(seed)
     limits = [table.num_embeddings for table in schema.one_hot_tables]
-    ragged = {}
+    bags = {}
     for table in schema.ragged_tables:
         offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 4, num_samples))]).astype(np.int64)
         weights = rng.random(offsets[-1]).astype(np.float32) if table.weighted else None
-        ragged[table.name] = RaggedIds(offsets, rng.integers(0, table.num_embeddings, offsets[-1]), weights)
+        bags[table.name] = Bags(offsets, rng.integers(0, table.num_embeddings, offsets[-1]), weights)
     return Batch(
         labels=rng.integers(0, 2, num_samples).astype(np.float32),
         dense=rng.normal(size=(num_samples, schema.num_dense)).astype(np.float32),
         ids=rng.integers(0, limits, (num_samples, len(limits))),
-        ragged=ragged,
+        bags=bags,
     )
 
 
 def _assert_equal(actual: Batch, expected: Batch) -> None:
     np.testing.assert_array_equal(actual.ids, expected.ids)  # of the type that is stored: int32 where ids fit
     assert actual.ids.dtype in (np.int32, np.int64)
-    for got, wanted in (
-        (actual.labels, expected.labels),
-        (actual.dense, expected.dense),
-        *((actual.ragged[name].offsets, ragged.offsets) for name, ragged in expected.ragged.items()),
-        *((actual.ragged[name].ids, ragged.ids) for name, ragged in expected.ragged.items()),
-        *((actual.ragged[name].weights, r.weights) for name, r in expected.ragged.items() if r.weights is not None),
-    ):
-        assert got.dtype == wanted.dtype
-        np.testing.assert_array_equal(got, wanted)
-    assert actual.ragged.keys() == expected.ragged.keys()
+    _assert_same_array(actual.labels, expected.labels)
+    _assert_same_array(actual.dense, expected.dense)
+    assert actual.bags.keys() == expected.bags.keys()
+    for name, ragged in expected.bags.items():
+        _assert_same_array(actual.bags[name].offsets, ragged.offsets)
+        _assert_same_array(actual.bags[name].ids, ragged.ids)
+        _assert_same_array(actual.bags[name].weights, ragged.weights)
+
+
+def _assert_same_array(actual: NDArray[Any] | None, expected: NDArray[Any] | None) -> None:
+    assert (actual is None) == (expected is None)
+    if actual is not None and expected is not None:
+        assert actual.dtype == expected.dtype
+        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.fixture(scope="session")
@@ -59,23 +82,23 @@ def schema() -> Schema:
 
 
 @pytest.fixture(scope="session")
-def make_batch() -> Callable[..., Batch]:
-    """(schema, num_samples, seed=0) -> random samples that fit."""
+def make_batch() -> MakeBatch:
+    """See `MakeBatch`."""
     return _make_batch
 
 
 @pytest.fixture(scope="session")
-def assert_equal() -> Callable[[Batch, Batch], None]:
+def assert_equal() -> AssertEqual:
     """Values, shapes and dtypes of two batches are the same."""
     return _assert_equal
 
 
 @pytest.fixture(scope="session")
-def write_dataset() -> Callable[..., Dataset]:
-    """(path, train, validation=(), **settings) -> the data set made of these batches."""
+def write_dataset() -> WriteDataset:
+    """See `WriteDataset`."""
 
-    def write(path: Path, train: Sequence[Batch], validation: Sequence[Batch] = (), **settings: object) -> Dataset:
-        with DatasetWriter(path, SCHEMA, **settings) as writer:  # type: ignore[arg-type]
+    def write(path: Path, train: Sequence[Batch], validation: Sequence[Batch] = (), **settings: Any) -> Dataset:
+        with DatasetWriter(path, SCHEMA, **settings) as writer:
             for batch in train:
                 writer.append("train", batch)
             for batch in validation:

@@ -1,0 +1,62 @@
+"""What a job that goes on from a checkpoint must agree on with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bagpipe_hpc.checkpoint.manifest import ModelEntry
+from bagpipe_hpc.config import Config, ModelConfig, TableConfig
+from bagpipe_hpc.data.dataset import Dataset
+from bagpipe_hpc.data.schema import TableSchema
+from bagpipe_hpc.row_layout import state_columns
+
+OWN_MODEL = "own"
+
+
+def model_entry(config: Config, dataset: Dataset) -> ModelEntry:
+    """What a job that goes on from a checkpoint must agree on with it."""
+    model, schema = config.model, dataset.schema
+    return ModelEntry.model_validate(
+        {
+            **_architecture(model),
+            "num_dense": schema.num_dense,
+            "tables": [
+                {
+                    "name": table.name,
+                    "num_embeddings": table.num_embeddings,
+                    "embedding_dim": config.embedding_dim_of(table.name)
+                    if config.unused_columns_of(table.name)
+                    else None,
+                }
+                for table in schema.own_tables
+            ],
+            "features": [] if schema.is_plain else [_feature(config, table) for table in schema.tables],
+            "embedding_dim": model.embedding_columns,
+            "first_order_columns": model.row_dim - model.embedding_columns,
+            "row_optimizer": config.row_optimizer.name,
+            "row_optimizer_settings": config.row_optimizer.essentials,
+            "row_state": [{"name": name, "columns": columns} for name, columns in state_columns(config).items()],
+            "dense_optimizer": config.dense_optimizer.name.lower(),
+            "dense_optimizer_settings": config.dense_optimizer.arguments,
+            "seed": config.training.seed,
+            "vocabulary_sha256": dataset.vocabulary_sha256,
+        }
+    )
+
+
+def _feature(config: Config, table: TableSchema) -> dict[str, Any]:
+    pooling = config.tables.get(table.name, TableConfig()).pooling if table.ragged else None
+    return {
+        "name": table.name,
+        "table": table.shares or table.name,
+        "pooling": pooling,
+        "weighted": table.weighted,
+    }
+
+
+def _architecture(model: ModelConfig) -> dict[str, Any]:
+    """Of a model of the user's own: that it is one. Its parameters' names and shapes are compared when it is there."""
+    if model.factory is not None:
+        return {"name": OWN_MODEL, "settings": model.arguments}
+    settings = model.model_dump(mode="json", exclude={"name", "embedding_dim", "factory", "arguments"})
+    return {"name": model.name, "settings": settings}

@@ -1,0 +1,160 @@
+"""The handshake at the start of a job: the ranks agree on roles, settings and the job.
+
+    1  all ranks          say where they run                                        to the launcher's rank 0
+    2  launcher's rank 0  reads the settings and orders the ranks by role           to all ranks
+    3  all ranks          make the world in that order; say on which host they run  to the oracle
+    4  oracle             checks the whole job                                      to all ranks
+
+In 2 and 4 an error goes to all ranks in place of the result, so that every rank ends with the same one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.errors import BagpipeError
+from bagpipe_hpc.launch.request import Request
+from bagpipe_hpc.launch.role_placement import Place, order_of_roles
+from bagpipe_hpc.launcher import check_launcher
+from bagpipe_hpc.protocol.handshakes import decode_outcome, encode_outcome
+from bagpipe_hpc.protocol.ports import World
+from bagpipe_hpc.runtime.process_limits import require_open_files
+from bagpipe_hpc.runtime.spec import JobSpec
+from bagpipe_hpc.runtime.starting_point import StartingPoint
+from bagpipe_hpc.transport.byte_messages import Comm
+from bagpipe_hpc.transport.communicators import reordered
+from bagpipe_hpc.transport.mpi import check_thread_level, library_version
+from bagpipe_hpc.transport.ports import CommWorld
+
+if TYPE_CHECKING:
+    from bagpipe_hpc.launch.validation import CheckedJob
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class AgreedJob:
+    """A job that may start, as one rank has it.
+
+    Args:
+        spec: What all ranks know.
+        start: Where training starts.
+        checked: What the oracle alone has; None at the other ranks.
+    """
+
+    spec: JobSpec
+    start: StartingPoint
+    checked: CheckedJob | None = None
+
+    def release(self) -> None:
+        """Let another start of the job have the run directory."""
+        if self.checked is not None:
+            self.checked.ownership.release()
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What the launcher's rank 0 decides.
+
+    Args:
+        config: All settings.
+        lines: Lines that say where the settings come from.
+        ranks: The launcher's ranks in the order of roles.
+    """
+
+    config: Config
+    lines: list[str]
+    ranks: list[int]
+
+    def to_bytes(self) -> bytes:
+        return json.dumps([self.config.model_dump(mode="json"), self.lines, self.ranks]).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> _Order:
+        config, lines, ranks = json.loads(content)
+        return cls(Config.model_validate(config), lines, ranks)
+
+
+def agree_on_job(launched: Comm, request: Request) -> tuple[Comm, AgreedJob] | BagpipeError:
+    """Return the ranks in the order of roles, and the job; or the error of all ranks, if there is no job.
+
+    Args:
+        launched: All ranks, as the launcher has ordered them.
+        request: The same at every rank.
+    Communication: collective over launched.
+    """
+    port = CommWorld(launched)
+    places = port.gather(Place.of_this_rank().to_bytes())  # 1
+    order: _Order | BagpipeError | None = None
+    if places is not None:
+        found = [Place.from_bytes(place) for place in places]
+        order = attempt(lambda: _order(found, request))
+    content = _tell_all(port, order, _Order.to_bytes)  # 2
+    if isinstance(content, BagpipeError):
+        return content
+    order = order if isinstance(order, _Order) else _Order.from_bytes(content)
+    world = reordered(launched, order.ranks)
+    port = CommWorld(world)
+    hosts = port.gather(socket.gethostname().encode())  # 3
+    job: CheckedJob | BagpipeError | None = None
+    if hosts is not None:
+        job = check_for_all([host.decode() for host in hosts], order.config, order.lines, request)
+    content = _tell_all(port, job, lambda checked: checked.spec.to_bytes())  # 4
+    if isinstance(content, BagpipeError):
+        world.Free()
+        return content
+    if job is not None and not isinstance(job, BagpipeError):
+        return world, AgreedJob(job.spec, job.start, job)
+    spec = JobSpec.from_bytes(content)
+    return world, AgreedJob(spec, StartingPoint.of(spec))
+
+
+def check_for_all(
+    hosts: Sequence[str], config: Config, lines: Sequence[str], request: Request
+) -> CheckedJob | BagpipeError:
+    """Return the job that `check_job` has checked, or its error. Arguments are those of `check_job`."""
+    from bagpipe_hpc.launch.validation import check_job  # the other ranks need not wait for its imports
+
+    return attempt(lambda: check_job(hosts, config, lines, request))
+
+
+def attempt(work: Callable[[], T]) -> T | BagpipeError:
+    """Return what the work returns, or the error that the user can fix, for all ranks to know."""
+    try:
+        return work()
+    except BagpipeError as error:
+        return error.with_traceback(None)
+
+
+def _tell_all(world: World, result: T | BagpipeError | None, encode: Callable[[T], bytes]) -> bytes | BagpipeError:
+    """Broadcast a result of rank 0, or its error. The other ranks give None."""
+    content: bytes | None = None
+    if isinstance(result, BagpipeError):
+        content = b"E" + encode_outcome(result)
+    elif result is not None:
+        content = b"R" + encode(result)
+    content = world.broadcast(content)
+    if content[:1] == b"R":
+        return content[1:]
+    error = result if isinstance(result, BagpipeError) else decode_outcome(content[1:])
+    assert error is not None
+    return error
+
+
+def _order(places: Sequence[Place], request: Request) -> _Order:
+    from bagpipe_hpc.launch.validation import read_config
+
+    command = shlex.join(["bagpipe", *sys.argv[1:]])
+    check_launcher(os.environ, len(places), library_version(), command)
+    check_thread_level()
+    require_open_files(min(place.open_files for place in places), len(places))
+    config, lines = read_config(request)
+    return _Order(config, lines, order_of_roles(places, config.roles))

@@ -1,0 +1,66 @@
+"""How long a job may run: `--time-limit`, or the end of the Slurm job. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from bagpipe_hpc.errors import ConfigError
+
+_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+_WITH_UNIT = re.compile(r"(\d+(?:\.\d*)?) ?(s|min|h|d)")
+_MINUTES = re.compile(r"(\d+)(?::(\d+))?")  # minutes, minutes:seconds
+_HOURS = re.compile(r"(\d+):(\d+):(\d+)")  # hours:minutes:seconds
+_DAYS = re.compile(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?")  # days-hours, days-hours:minutes, ...:seconds
+
+
+def parse_time_limit(text: str) -> float:
+    """Return the seconds of a duration in the notation of Slurm's --time, or of a number with a unit.
+
+    A bare number means minutes, as Slurm's does.
+
+    Raises:
+        ConfigError: the text is no duration, or not above 0.
+    """
+    text = text.strip()
+    if found := _WITH_UNIT.fullmatch(text):
+        total = float(found[1]) * _UNITS[found[2]]
+    else:
+        total = float(_seconds_in_slurm_notation(text))
+    if total <= 0:
+        raise ConfigError(
+            f"--time-limit {text!r} is not a duration above 0. Give it as Slurm does: minutes, M:S, H:M:S, D-H, D-H:M "
+            "or D-H:M:S; or a number with one of the units s, min, h, d, such as 90s"
+        )
+    return total
+
+
+def _seconds_in_slurm_notation(text: str) -> int:
+    """Return 0 where the text is no duration."""
+    if found := _MINUTES.fullmatch(text):
+        days, hours, minutes, seconds = 0, 0, int(found[1]), int(found[2] or 0)
+    elif found := _HOURS.fullmatch(text):
+        days, (hours, minutes, seconds) = 0, map(int, found.groups())
+    elif found := _DAYS.fullmatch(text):
+        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    else:
+        return 0
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def seconds_left(time_limit: str | None, environment: Mapping[str, str], now: float) -> float | None:
+    """Return the seconds that the job has from now on; None if there is no limit.
+
+    Args:
+        time_limit: What the user gives; None: the job ends with the Slurm job, if it runs in one.
+        environment: May hold SLURM_JOB_END_TIME.
+        now: Seconds since the epoch.
+    Raises:
+        ConfigError: the limit is no duration.
+    """
+    if time_limit is not None:
+        return parse_time_limit(time_limit)
+    try:
+        return max(0.0, float(environment["SLURM_JOB_END_TIME"]) - now)
+    except (KeyError, ValueError):
+        return None

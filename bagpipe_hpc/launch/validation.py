@@ -1,0 +1,210 @@
+"""What the oracle checks before a job starts: settings, data, checkpoint, model and run directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+from bagpipe_hpc.config import Config, Settings
+from bagpipe_hpc.data.dataset import Dataset, open_dataset, require_labels
+from bagpipe_hpc.errors import ConfigError, DatasetError
+from bagpipe_hpc.launch.request import Request
+from bagpipe_hpc.launch.resume import (
+    check_fit,
+    check_position,
+    keeps_caches,
+    open_checkpoints,
+    shown_trainers,
+)
+from bagpipe_hpc.launch.role_placement import describe
+from bagpipe_hpc.launch.run_settings import (
+    require_named_factory,
+    settings_of_checkpoint,
+    settings_of_job,
+    write_run_settings,
+)
+from bagpipe_hpc.launch.time_limit import seconds_left
+from bagpipe_hpc.oracle.budget import Budget
+from bagpipe_hpc.oracle.metrics import require_new_output
+from bagpipe_hpc.oracle.oracle import OracleJob
+from bagpipe_hpc.oracle.saved_state import SavedState
+from bagpipe_hpc.runtime.data_position import BEGINNING
+from bagpipe_hpc.runtime.run_directory import DONE, refuse_training, writing_to
+from bagpipe_hpc.runtime.run_lock import Ownership
+from bagpipe_hpc.runtime.spec import CheckpointSpec, JobSpec
+from bagpipe_hpc.runtime.starting_point import StartingPoint
+from bagpipe_hpc.timeline.merge import delete_traces
+from bagpipe_hpc.topology import Topology
+from bagpipe_hpc.trace import parse_iterations
+from bagpipe_hpc.trainer.model_check import misfit, table_misfit
+
+
+@dataclass(frozen=True)
+class CheckedJob:
+    """A job that may start, as the oracle has it.
+
+    Args:
+        spec: What all ranks know.
+        start: Where training starts.
+        oracle_job: What the oracle alone works on.
+        ownership: Of the run directory.
+    """
+
+    spec: JobSpec
+    start: StartingPoint
+    oracle_job: OracleJob
+    ownership: Ownership
+
+
+def read_config(request: Request) -> tuple[Config, list[str]]:
+    """Return all settings, and lines that say where they come from.
+
+    Raises:
+        BagpipeError: says what is wrong with them.
+    """
+    if request.evaluates_only:
+        return _evaluation_config(request), []
+    return settings_of_job(request.settings, _overrides(request), request.run_path, request.resume)
+
+
+def check_job(hosts: Sequence[str], config: Config, lines: Sequence[str], request: Request) -> CheckedJob:
+    """Check everything that can be wrong with a job before it starts, and begin its run directory.
+
+    Args:
+        hosts: Where the ranks run, in the order of roles.
+        config: All settings.
+        lines: Lines that say where the settings come from; they are printed.
+    Raises:
+        BagpipeError: says what is wrong. Nothing has been changed then.
+    Communication: none; the oracle calls this.
+    """
+    if request.predictions is not None:
+        require_new_output(request.predictions)
+    budget = Budget(seconds_left(request.time_limit, os.environ, time.time()), time.perf_counter())
+    if not config.dense_optimizer.is_plain_sgd:
+        from bagpipe_hpc.trainer.dense_optimizer import check_dense_optimizer  # imports torch, which takes seconds
+
+        check_dense_optimizer(config.dense_optimizer)
+    topology = Topology(len(hosts), config.roles.servers)
+    iterations = None if request.traced is None else parse_iterations(request.traced)
+    dataset = open_dataset(request.data_path)
+    if request.predictions is None:
+        require_labels(dataset, "an evaluation" if request.evaluates_only else "training")
+    schema = dataset.schema
+    if problem := misfit(config.model, schema):
+        raise DatasetError(f"{request.data_path} {problem}")
+    if problem := table_misfit(config, schema):
+        raise ConfigError(problem)
+    if config.model.factory is not None:
+        from bagpipe_hpc.trainer.own_model import build_own_model, model_inputs
+        from bagpipe_hpc.trainer.torch_state import keeping_torch
+
+        with keeping_torch():
+            build_own_model(config.model, model_inputs(config, schema), request.build_model)
+    _check_evaluation(config, dataset, request)
+    ownership = Ownership(_owned_directories(config, request))
+    try:
+        if request.evaluates_only:
+            refuse_training(request.run_path)
+        for line in lines:
+            print(line, flush=True)
+        checkpoints, start, saved = _choose_checkpoint(config, topology, dataset, request)
+        _begin_run_directory(config, request)
+    except BaseException:
+        ownership.release()
+        raise
+    spec = JobSpec(
+        config,
+        schema,
+        None if iterations is None else (iterations.start, iterations.stop),
+        start.position,
+        checkpoints,
+        None if start.checkpoint is None else start.checkpoint.path.resolve(),
+        start.keeps_caches,
+        request.predictions,
+        request.evaluates_only,
+    )
+    print(describe(hosts, topology), flush=True)
+    oracle_job = OracleJob(dataset, request.run_path, budget, saved, ownership.require)
+    return CheckedJob(spec, start, oracle_job, ownership)
+
+
+def _owned_directories(config: Config, request: Request) -> list[Path]:
+    """Return where a job writes: its run directory, and that of its checkpoints if it is another one."""
+    directory = config.checkpoint.directory if config.checkpoint.enabled else None
+    return [request.run_path, *([Path(directory)] if directory else [])]
+
+
+def _begin_run_directory(config: Config, request: Request) -> None:
+    run_path = request.run_path
+    if (run_path / DONE).exists() and not request.evaluates_only and request.resume is None:
+        print(
+            f"bagpipe: note: {run_path} has a finished job: its settings, metrics and summary are replaced", flush=True
+        )
+    with writing_to(run_path):
+        for name in (DONE, "summary.json"):
+            (run_path / name).unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
+        delete_traces(run_path)
+    write_run_settings(run_path, config)
+
+
+def _overrides(request: Request) -> list[str]:
+    if request.build_model is None:
+        return request.overrides
+    from bagpipe_hpc.trainer.own_model import title_of  # imports torch, which takes seconds
+
+    return [*request.overrides, f"model.factory={json.dumps(title_of(request.build_model))}"]
+
+
+def _check_evaluation(config: Config, dataset: Dataset, request: Request) -> None:
+    """Raise DatasetError if evaluations are asked for and the data set has no samples for them."""
+    evaluation = config.evaluation
+    if dataset.split(evaluation.split).num_samples > 0:
+        return
+    if request.evaluates_only:
+        raise DatasetError(f"{request.data_path} has no {evaluation.split} samples; choose the other --split")
+    if evaluation.enabled and evaluation.every is not None:
+        raise DatasetError(
+            f"{request.data_path} has no {evaluation.split} samples, but evaluation.every is {evaluation.every}; "
+            "choose the other evaluation.split, or leave evaluation.every out"
+        )
+
+
+def _evaluation_config(request: Request) -> Config:
+    """Return the settings of the checkpoint, changed so that nothing is trained."""
+    assert request.resume is not None
+    checkpoint = Checkpoint.open(Path(request.resume))
+    settings = settings_of_checkpoint(checkpoint)
+    require_named_factory(settings, Settings().overridden(request.overrides))
+    only = ["checkpoint.enabled=false", "evaluation.enabled=true", "tensorboard=false"]
+    only.append(f"training.iterations={checkpoint.manifest.iteration}")
+    return settings.overridden([*request.overrides, *only]).validated()
+
+
+def _choose_checkpoint(
+    config: Config, topology: Topology, dataset: Dataset, request: Request
+) -> tuple[CheckpointSpec | None, StartingPoint, SavedState]:
+    """Return where checkpoints go, where training starts, and what the oracle starts with."""
+    resume, fresh = request.resume, (StartingPoint(BEGINNING), SavedState())
+    if not config.checkpoint.enabled and resume is None:
+        return None, *fresh
+    root, generation, checkpoint = open_checkpoints(config, request.run_path, resume)
+    checkpoints = CheckpointSpec(root, generation)
+    if checkpoint is None:
+        if resume is not None:
+            print(f"{root} has no good checkpoint: training starts afresh", flush=True)
+        return checkpoints, *fresh
+    position = check_fit(checkpoint, config, dataset)
+    start = StartingPoint(position, checkpoint, keeps_caches(checkpoint, topology))
+    saved = SavedState.read(start, evaluates_only=request.evaluates_only)
+    if not request.evaluates_only:
+        check_position(checkpoint, config, dataset)
+    print(f"going on from {checkpoint.path}", flush=True)
+    for line in shown_trainers(checkpoint, topology) if not request.evaluates_only else []:
+        print(line, flush=True)
+    return checkpoints, start, saved

@@ -1,0 +1,65 @@
+"""What the protocol needs of a transport. `transport/` implements these interfaces, over MPI and in memory.
+
+Everything that crosses a port is bytes: nothing is pickled.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class World(Protocol):
+    """All ranks of a job, for the handshakes at its start and its end. The oracle is rank 0."""
+
+    @property
+    def rank(self) -> int:
+        """The world rank of this rank."""
+
+    @property
+    def size(self) -> int:
+        """The number of ranks."""
+
+    def gather(self, content: bytes) -> list[bytes] | None:
+        """Return what all ranks give, by world rank, at the oracle; None at the others. Communication: collective."""
+
+    def broadcast(self, content: bytes | None) -> bytes:
+        """Return what the oracle gives, at all ranks; the others give None. Communication: collective."""
+
+    def send(self, content: bytes, rank: int) -> None:
+        """Send a message to one rank; the call may wait until that rank receives it."""
+
+    def receive(self, rank: int) -> bytes:
+        """Return the next message of one rank. Communication: waits for that rank."""
+
+
+class Mailbox(Protocol):
+    """Carries messages from every rank, and from every thread of a rank, to the oracle."""
+
+    def send(self, content: bytes) -> None:
+        """Start sending one message to the oracle and return. Messages of one thread arrive in order."""
+
+    def take(self) -> bytes | None:
+        """At the oracle: return a message that has arrived, or None; never wait."""
+
+    def finish(self) -> None:
+        """Wait until everything that this rank sent has left it."""
+
+
+class PlanOutlet(Protocol):
+    """Carries plans from the oracle to all other ranks, a bounded number of them ahead of each receiver."""
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of all messages sent so far."""
+
+    def send(self, world_rank: int, message: bytes) -> None:
+        """Start sending one message to one rank and return."""
+
+    def has_room(self) -> bool:
+        """Return whether every receiver may be sent another plan. Drives progress and never waits."""
+
+    def is_idle(self) -> bool:
+        """Return whether every message has been received. Drives progress and never waits."""
+
+    def slow_receivers(self) -> list[int]:
+        """Return the world ranks that may not be sent another plan yet. Any thread may call this."""
