@@ -29,20 +29,14 @@ from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.errors import BagpipeError, DivergedError, JobStopped
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.log import LOGGER
+from bagpipe_hpc.oracle.batch_stream import count_batches, sample_batches, timetable_of
 from bagpipe_hpc.oracle.budget import Budget
 from bagpipe_hpc.oracle.committer import Committer
 from bagpipe_hpc.oracle.evaluation import Evaluation
 from bagpipe_hpc.oracle.evaluator import Evaluator
 from bagpipe_hpc.oracle.metrics import EvaluationResult
 from bagpipe_hpc.oracle.outcome import Outcome
-from bagpipe_hpc.oracle.plan_stream import (
-    Boundary,
-    PlanStream,
-    count_batches,
-    sample_batches,
-    timetable_of,
-    warm_up_planning,
-)
+from bagpipe_hpc.oracle.plan_stream import Boundary, PlanStream, warm_up_planning
 from bagpipe_hpc.oracle.progress import Progress
 from bagpipe_hpc.oracle.saved_state import SavedState
 from bagpipe_hpc.oracle.summary import show_summary, summarise
