@@ -54,7 +54,7 @@ def test_missing_ranks(tmp_path: Path) -> None:
 
 def test_a_trace_of_one_rank_is_not_a_merged_one(tmp_path: Path) -> None:
     write_trace(tmp_path / "trace.json", [], {"rank": 0, "world_size": 1})
-    with pytest.raises(TraceError, match="is not a merged one; delete it"):
+    with pytest.raises(TraceError, match="is not a merged trace; delete it"):
         read_timeline(tmp_path / "trace.json")
 
 
@@ -140,7 +140,7 @@ def test_the_picture_shows_who_did_what(timeline: Timeline, tmp_path: Path) -> N
 
 
 def test_a_picture_of_no_known_format(timeline: Timeline, tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match=r"a.txt is of no format that can be drawn: end its name in .png, .svg, .pdf"):
+    with pytest.raises(TraceError, match=r"a.txt has no format that can be drawn: end its name in .png, .svg, .pdf"):
         draw_timeline(timeline, range(2), tmp_path / "a.txt")
 
 
