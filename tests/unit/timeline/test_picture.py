@@ -72,5 +72,5 @@ def test_the_picture_shows_who_did_what(timeline: Timeline, tmp_path: Path) -> N
 
 
 def test_a_picture_of_no_known_format(timeline: Timeline, tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match=r"a.txt is of no format that can be drawn: end its name in .png, .svg, .pdf"):
+    with pytest.raises(TraceError, match=r"a.txt has no format that can be drawn: end its name in .png, .svg, .pdf"):
         draw_timeline(timeline, range(2), tmp_path / "a.txt")

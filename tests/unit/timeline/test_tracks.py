@@ -44,7 +44,7 @@ def test_missing_ranks(tmp_path: Path) -> None:
 
 def test_a_trace_of_one_rank_is_not_a_merged_one(tmp_path: Path) -> None:
     write_trace(tmp_path / "trace.json", [], {"rank": 0, "world_size": 1})
-    with pytest.raises(TraceError, match="is not a merged one; delete it"):
+    with pytest.raises(TraceError, match="is not a merged trace; delete it"):
         read_timeline(tmp_path / "trace.json")
 
 
