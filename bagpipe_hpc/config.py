@@ -1,6 +1,7 @@
-"""Every setting of a training job: its name, default, allowed values and what it is for.
+"""Every setting of a training job: its name, default, allowed values and description.
 
-A configuration is validated as a whole before any work starts. `docs/settings.md` is made from this file.
+A configuration is validated as a whole before any work starts. `python -m tests.settings_doc` generates
+`docs/settings.md` from this file.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.fault_words import in_words, shown
 from bagpipe_hpc.strict_yaml import Document, Place, is_text, parse_yaml, read_yaml_file
 
-# Upper bounds are far above what makes sense: they catch slips of the pen before they cost memory or time.
-MAX_ITERATIONS = 10**11  # names of checkpoints have 12 digits
+# Upper bounds are far above any sensible value. They catch typing errors before those cost memory or time.
+MAX_ITERATIONS = 10**11  # the names of checkpoints have 12 digits
 MAX_SAMPLES = 10**12
 MAX_BATCH_SIZE = 2**26
-MAX_LEARNING_RATE = 1e30  # float32 holds it, and it is past every use
+MAX_LEARNING_RATE = 1e30  # float32 can represent it
 
 
 def _require_plain(value: JsonValue) -> JsonValue:
-    """Refuse numbers that other readers of JSON, or torch, do not take."""
+    """Refuse values that other JSON readers or torch do not accept; return the others unchanged."""
     if isinstance(value, dict):
         for part in [*value, *value.values()]:
             _require_plain(part)
@@ -47,7 +48,7 @@ def _require_plain(value: JsonValue) -> JsonValue:
         for part in value:
             _require_plain(part)
     elif isinstance(value, str) and not is_text(value):
-        raise ValueError("texts must not hold half a character, or bytes that are no text")
+        raise ValueError("must be valid Unicode text, without unpaired surrogates")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"numbers must be finite, not {value}")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -58,7 +59,7 @@ def _require_plain(value: JsonValue) -> JsonValue:
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Arguments = Annotated[dict[str, JsonValue], AfterValidator(_require_plain)]
 LearningRate = Annotated[float, Field(gt=0, le=MAX_LEARNING_RATE, allow_inf_nan=False)]
-Size = Annotated[int, Field(gt=0, le=2**20)]  # of a layer
+Size = Annotated[int, Field(gt=0, le=2**20)]  # neurons of a layer
 
 
 class _Section(BaseModel):
@@ -67,101 +68,137 @@ class _Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _plain_values(cls, value: Any, field: ValidationInfo) -> Any:
-        """Refuse truth values in place of numbers: pydantic would read them as 1 and 0. And texts that are none."""
+        """Refuse booleans in place of numbers, which pydantic would read as 1 and 0, and invalid Unicode text."""
         assert field.field_name is not None
         parts = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(part, str) and not is_text(part) for part in parts):
-            raise ValueError("holds half a character, or bytes that are no text")
+            raise ValueError("must be valid Unicode text, without unpaired surrogates")
         if any(isinstance(part, bool) for part in parts) and cls.model_fields[field.field_name].annotation is not bool:
             raise ValueError(
-                "must not be true or false (YAML reads yes, no, on and off as these, unless they are quoted)"
+                "must not be true or false (YAML reads yes, no, on and off as true or false unless they are quoted)"
             )
         return value
 
 
 class LookaheadConfig(_Section):
-    window: int = Field(64, ge=1, le=100_000, description="Lookahead window L: iterations known ahead of each plan.")
+    window: int = Field(
+        64,
+        ge=1,
+        le=100_000,
+        description="Lookahead window L: how many iterations after an iteration the oracle knows when it plans "
+        "that one.",
+    )
     prefetch_depth: int = Field(
-        4, ge=0, le=1_000, description="P <= L: how many iterations ahead rows travel; 0: fetched when they are needed."
+        4,
+        ge=0,
+        le=1_000,
+        description="Prefetch depth P: trainers fetch rows up to P iterations before they need them; 0: when they need "
+        "them. At most L.",
     )
     delayed_synchronisation: bool = Field(
         True,
-        description="While an iteration computes, finish what it does not need of the one before, and bring the rows "
-        "of the next one in. Needs P >= 1.",
+        description="While an iteration computes, trainers finish the updates of the iteration before that it does not "
+        "need, and bring in the rows of the next one. Has an effect only with P >= 1.",
     )
 
 
 class CacheConfig(_Section):
     rows: int | None = Field(
-        None, ge=1, lt=2**31, description="Slots per trainer; null: as many as a quarter of the free memory holds."
+        None,
+        ge=1,
+        lt=2**31,
+        description="Cache slots of each trainer, one row each; null: as many rows as fit into a quarter of the "
+        "trainer's free memory.",
     )
 
 
 class OracleConfig(_Section):
-    threads: int = Field(2, ge=1, le=256, description="Cores that the oracle's stages share.")
+    threads: int = Field(2, ge=1, le=256, description="Cores that the oracle's pipeline stages use together.")
     placement: Literal["contiguous", "locality"] = Field(
         "contiguous",
-        description="Samples of a batch on trainers: in order, or such that trainers share fewer rows.",
+        description="Which trainer gets which samples of a batch. contiguous: trainers split the batch in its order. "
+        "locality: the oracle chooses trainers such that they have fewer rows in common.",
     )
     max_dense_keys: int = Field(
         2**29,
         ge=0,
         le=2**40,
-        description="Up to so many rows in all tables the oracle keeps 8 bytes for each; beyond, only for those in "
-        "the lookahead window.",
+        description="If all tables together have at most this many rows, the oracle keeps 8 bytes for every row. "
+        "Otherwise it keeps state only for rows in the lookahead window.",
     )
 
 
 class RolesConfig(_Section):
-    servers: int = Field(1, ge=1, le=100_000, description="Embedding servers S.")
+    servers: int = Field(1, ge=1, le=100_000, description="Number of embedding servers S.")
     placement: Literal["packed", "spread", "by-hostname"] = Field(
         "packed",
-        description="Which ranks are oracle and servers: the first 1 + S; one of each node in turn, of nodes without "
-        "GPU where there are any; the same on the nodes of roles.server_hosts.",
+        description="Which ranks become the oracle and the S servers. packed: ranks 0 to S. spread: one rank of each "
+        "node in turn, of nodes without GPU first. by-hostname: as spread, but only on the hosts of "
+        "roles.server_hosts.",
     )
     server_hosts: tuple[str, ...] = Field(
-        (), description="by-hostname: hosts of oracle and servers, with wildcards as in a shell: [cpu*]."
+        (),
+        description="With placement by-hostname: the hosts of the oracle and the servers; wildcards as in a shell, "
+        "such as [cpu*].",
     )
 
     @model_validator(mode="after")
     def _hosts_are_named(self) -> RolesConfig:
         if (self.placement == "by-hostname") != bool(self.server_hosts):
             raise ValueError(
-                f"placement is {self.placement}, server_hosts is {list(self.server_hosts)}: name hosts for "
-                "by-hostname, and for no other placement"
+                f"placement is {self.placement}, server_hosts is {list(self.server_hosts)}: set server_hosts if, and "
+                "only if, placement is by-hostname"
             )
         return self
 
 
 class ModelConfig(_Section):
     name: Literal["dlrm", "wide_deep", "deepfm", "dcn", "dcn_v2", "fgcnn", "caser"] = Field(
-        "dlrm", description="Model to train."
+        "dlrm", description="Built-in model to train."
     )
     factory: str | None = Field(
         None,
-        description="Model of your own instead: `module:function`, imported from the working directory or Python's "
-        "path; null: model.name.",
+        description="Train your own model instead of model.name: `module:function`, imported from the working "
+        "directory or from Python's path; null: train model.name.",
     )
-    arguments: Arguments = Field({}, description="Keyword arguments of the factory.")
-    embedding_dim: int = Field(16, ge=1, le=4096, description="Columns of every embedding.")
+    arguments: Arguments = Field({}, description="Keyword arguments of the function in model.factory.")
+    embedding_dim: int = Field(
+        16,
+        ge=1,
+        le=4096,
+        description="Columns of each table's embeddings, unless tables.NAME.embedding_dim says otherwise.",
+    )
     bottom_mlp: tuple[Size, ...] = Field(
-        (64, 32), max_length=100, description="dlrm: hidden layers of the bottom MLP (dense features)."
+        (64, 32),
+        max_length=100,
+        description="dlrm: sizes of the hidden layers of the bottom MLP, which reads the dense features.",
     )
     top_mlp: tuple[Size, ...] = Field(
-        (128, 64), max_length=100, description="All but caser: hidden layers of the (top) MLP."
+        (128, 64), max_length=100, description="All models but caser: sizes of the hidden layers of the (top) MLP."
     )
-    cross_layers: int = Field(3, ge=1, le=100, description="dcn, dcn_v2: cross layers.")
-    cross_rank: int | None = Field(None, ge=1, le=2**20, description="dcn_v2: rank of the cross matrices; null: full.")
+    cross_layers: int = Field(3, ge=1, le=100, description="dcn, dcn_v2: number of cross layers.")
+    cross_rank: int | None = Field(
+        None, ge=1, le=2**20, description="dcn_v2: rank of the cross matrices; null: full rank."
+    )
     cnn_channels: tuple[Size, ...] = Field(
-        (6, 8), min_length=1, max_length=100, description="fgcnn: feature maps of each convolution."
+        (6, 8), min_length=1, max_length=100, description="fgcnn: number of feature maps of each convolution."
     )
-    cnn_height: int = Field(7, ge=1, le=9_999, description="fgcnn: fields that a convolution spans, an odd number.")
-    cnn_pooling: int = Field(2, ge=2, le=10_000, description="fgcnn: fields pooled into one after each convolution.")
-    cnn_new_features: int = Field(2, ge=1, le=10_000, description="fgcnn: features generated per pooled field.")
+    cnn_height: int = Field(
+        7, ge=1, le=9_999, description="fgcnn: number of fields that a convolution spans; must be odd."
+    )
+    cnn_pooling: int = Field(
+        2, ge=2, le=10_000, description="fgcnn: number of fields that are pooled into one after each convolution."
+    )
+    cnn_new_features: int = Field(
+        2, ge=1, le=10_000, description="fgcnn: number of features that are generated per pooled field."
+    )
     horizontal_filters: int = Field(
-        16, ge=1, le=2**20, description="caser: filters over 1, 2, ... all items, of each height."
+        16,
+        ge=1,
+        le=2**20,
+        description="caser: number of filters of each height; the heights are 1, 2, ... up to the number of items.",
     )
-    vertical_filters: int = Field(4, ge=1, le=2**20, description="caser: weighted sums of the items.")
+    vertical_filters: int = Field(4, ge=1, le=2**20, description="caser: number of weighted sums over the items.")
 
     @field_validator("cnn_height")
     @classmethod
@@ -180,111 +217,130 @@ class ModelConfig(_Section):
     @model_validator(mode="after")
     def _arguments_have_a_factory(self) -> ModelConfig:
         if self.arguments and self.factory is None:
-            raise ValueError("arguments are for a model of your own; set model.factory, or leave them out")
+            raise ValueError("arguments are for a model of your own; set model.factory, or remove model.arguments")
         return self
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """Name of the model in messages and files."""
         return self.factory or self.name
 
     @property
     def embedding_columns(self) -> int:
-        """Columns of a row that hold embeddings: fgcnn has two, one of them for its convolutions."""
+        """Columns of a row that hold embeddings. A row of fgcnn holds two embeddings, one for its convolutions."""
         return self.embedding_dim * (2 if self.name == "fgcnn" and self.factory is None else 1)
 
     @property
     def row_dim(self) -> int:
-        """Columns of a row that are trained: embeddings and, where the model has one, the id's first-order weight."""
+        """Columns of a row that are trained: the embeddings and, if the model has it, the id's first-order weight."""
         has_first_order = self.name in ("wide_deep", "deepfm") and self.factory is None
         return self.embedding_columns + (1 if has_first_order else 0)
 
 
 class TableConfig(_Section):
-    """Of one table of the data set."""
+    """Settings of one table of the data set."""
 
-    pooling: Literal["sum", "mean"] = Field("sum", description="What becomes of the rows of a ragged table's ids.")
+    pooling: Literal["sum", "mean"] = Field(
+        "sum", description="How the rows of one bag of a ragged table's ids become one vector."
+    )
     learning_rate: LearningRate | None = Field(
-        None, description="Step size of the table's rows; null: that of all rows."
+        None, description="Learning rate of the table's rows; null: the learning rate of all rows."
     )
     embedding_dim: int | None = Field(
         None,
         ge=1,
         le=4096,
-        description="Columns of the table's embeddings, the first of its rows; null: model.embedding_dim.",
+        description="Columns of the table's embeddings, at most model.embedding_dim; null: model.embedding_dim.",
     )
 
 
 class TrainingConfig(_Section):
     batch_size: int = Field(
-        256, ge=1, le=MAX_BATCH_SIZE, description="Samples of one global batch, split over the trainers."
+        256, ge=1, le=MAX_BATCH_SIZE, description="Samples of one global batch, which the trainers split among them."
     )
-    epochs: int = Field(1, ge=1, le=10**9, description="Passes over the training split.")
+    epochs: int = Field(1, ge=1, le=10**9, description="Number of passes over the training split.")
     iterations: int | None = Field(
-        None, ge=1, le=MAX_ITERATIONS, description="Stop after so many iterations; null: all epochs."
+        None, ge=1, le=MAX_ITERATIONS, description="Stop after this many iterations; null: train all epochs."
     )
     learning_rate: LearningRate = Field(
         0.1,
-        description="Step size of rows and dense parameters, unless they have their own.",
+        description="Learning rate of rows and of dense parameters. row_optimizer, dense_optimizer and tables may set "
+        "their own.",
     )
     seed: int = Field(
-        0, ge=0, lt=2**63, description="Seed of initial rows, dense parameters and the order of shuffled samples."
+        0,
+        ge=0,
+        lt=2**63,
+        description="Seed of the initial rows, the initial dense parameters and the order of shuffled samples.",
     )
     shuffle_block: int | None = Field(
         None,
         ge=1,
         le=MAX_SAMPLES,
-        description="Train in another order in every epoch: blocks of so many samples, and samples within each, change "
-        "places; null: in the order of the data set.",
+        description="Shuffle the training samples anew in each epoch: shuffle blocks of this many samples, and the "
+        "samples within each block; null: keep the order of the data set.",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="Of the model's forward and backward; parameters, rows and all sums are float32.",
+        description="Precision of the model's forward and backward pass. Parameters, rows and all sums are float32 in "
+        "any case.",
     )
     threads: int | None = Field(
-        None, ge=1, le=4096, description="Threads of a trainer; null: OMP_NUM_THREADS, else a share of the cores."
+        None,
+        ge=1,
+        le=4096,
+        description="CPU threads of each trainer; null: OMP_NUM_THREADS if it is set, else the cores divided by the "
+        "trainers that use them.",
     )
     wire_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32",
-        description="Rows and their gradients between trainers; with 16 bits half the bytes, and not exact: models are "
-        "those of rounded rows and gradients.",
+        description="Type in which trainers send each other rows and gradients. float16 and bfloat16 halve the bytes, "
+        "but round the values, so the trained model differs.",
     )
 
 
 class RowOptimizerConfig(_Section):
     name: Literal["sgd", "momentum", "adagrad", "rowwise_adagrad", "adam"] = Field(
-        "sgd", description="Optimizer of embedding rows; its state is part of the row."
+        "sgd", description="Optimizer of embedding rows. Its state is stored in the row."
     )
-    learning_rate: LearningRate | None = Field(None, description="Step size of rows; null: training.learning_rate.")
-    momentum: float = Field(0.9, gt=0, lt=1, description="momentum: what a step keeps of the direction before.")
-    nesterov: bool = Field(False, description="momentum: Nesterov's.")
+    learning_rate: LearningRate | None = Field(None, description="Learning rate of rows; null: training.learning_rate.")
+    momentum: float = Field(
+        0.9, gt=0, lt=1, description="momentum: factor by which a step keeps the direction of the step before."
+    )
+    nesterov: bool = Field(False, description="momentum: use Nesterov momentum.")
     initial_accumulator_value: float = Field(
-        0.0, ge=0, le=1e30, allow_inf_nan=False, description="adagrad, rowwise_adagrad: where sums of squares start."
+        0.0,
+        ge=0,
+        le=1e30,
+        allow_inf_nan=False,
+        description="adagrad, rowwise_adagrad: initial value of the sums of squared gradients.",
     )
-    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="adam: decay of the first and second moments.")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="adam: decay rates of the first and the second moment.")
     eps: float | None = Field(
         None,
         ge=1e-30,
         le=1e30,
         allow_inf_nan=False,
-        description="All that divide; null: 1e-10 for adagrad, 1e-8 for others.",
+        description="Added to the denominator by adagrad, rowwise_adagrad and adam; null: 1e-10 for adagrad, 1e-8 for "
+        "the other two.",
     )
     clip_value: float | None = Field(
         None,
         gt=0,
         le=1e30,
         allow_inf_nan=False,
-        description="Cut elements of rows' summed gradients to +-this; null: do not.",
+        description="Limit each element of a row's summed gradient to the range from -clip_value to clip_value; null: "
+        "no limit.",
     )
 
     @property
     def effective_eps(self) -> float:
-        """eps, or the default of the optimizer."""
+        """The setting eps or, if it is not given, the optimizer's default."""
         return self.eps if self.eps is not None else 1e-10 if self.name == "adagrad" else 1e-8
 
     @property
     def essentials(self) -> dict[str, Any]:
-        """What gives the state its meaning, for this optimizer; JSON values."""
+        """The settings of this optimizer on which the meaning of its state depends, as JSON values."""
         adagrad = {"initial_accumulator_value": self.initial_accumulator_value, "eps": self.effective_eps}
         essentials: dict[str, dict[str, Any]] = {
             "sgd": {},
@@ -297,111 +353,143 @@ class RowOptimizerConfig(_Section):
 
 
 class DenseOptimizerConfig(_Section):
-    name: str = Field("sgd", description="Optimizer of dense parameters: a class of torch.optim, in any case.")
-    learning_rate: LearningRate | None = Field(
-        None, description="Step size of dense parameters; null: training.learning_rate."
+    name: str = Field(
+        "sgd", description="Optimizer of dense parameters: the name of a class of torch.optim, in upper or lower case."
     )
-    arguments: Arguments = Field({}, description="Of the class, such as momentum or betas; not lr.")
+    learning_rate: LearningRate | None = Field(
+        None, description="Learning rate of dense parameters; null: training.learning_rate."
+    )
+    arguments: Arguments = Field(
+        {}, description="Keyword arguments of the optimizer's class, such as momentum or betas; lr is not allowed here."
+    )
     clip_norm: float | None = Field(
         None,
         gt=0,
         le=1e30,
         allow_inf_nan=False,
-        description="Scale dense gradients whose global norm is larger to this; null: do not.",
+        description="If the global norm of the dense gradients exceeds this, scale them down to it; null: never.",
     )
 
     @property
     def is_plain_sgd(self) -> bool:
-        """Whether there is nothing that could be wrong."""
+        """Whether this is SGD without arguments, which needs no further checks."""
         return self.name.lower() == "sgd" and not self.arguments
 
 
 class ScheduleConfig(_Section):
-    """Of all learning rates."""
+    """How all learning rates change over the iterations."""
 
     warm_up_iterations: int = Field(
-        0, ge=0, le=MAX_ITERATIONS, description="Learning rates grow linearly over so many iterations."
+        0, ge=0, le=MAX_ITERATIONS, description="All learning rates grow linearly over this many iterations."
     )
     decay: Literal["constant", "linear", "cosine", "inverse_sqrt", "step"] = Field(
-        "constant", description="How learning rates go on after the warm-up."
+        "constant", description="How the learning rates change after the warm-up."
     )
     decay_iterations: int | None = Field(
         None,
         ge=1,
         le=MAX_ITERATIONS,
-        description="linear, cosine: until the rate is at its lowest. step: from one step to the next.",
+        description="linear, cosine: iterations from the end of the warm-up until the rates are lowest. step: "
+        "iterations between two steps.",
     )
     decay_factor: float = Field(
-        0.1, ge=0, le=1, description="linear, cosine: the part of the rate that is left at last. step: after each step."
+        0.1,
+        ge=0,
+        le=1,
+        description="linear, cosine: the lowest rate, as a fraction of the full rate. step: factor that is applied at "
+        "each step.",
     )
 
     @model_validator(mode="after")
     def _decay_has_a_length(self) -> ScheduleConfig:
         if self.decay in ("linear", "cosine", "step") and self.decay_iterations is None:
-            raise ValueError(f"decay {self.decay} needs decay_iterations; set it, or take constant or inverse_sqrt")
+            raise ValueError(
+                f"decay {self.decay} needs decay_iterations; set it, or set decay to constant or inverse_sqrt"
+            )
         return self
 
 
 class EvaluationConfig(_Section):
-    enabled: bool = Field(True, description="Evaluate after the last iteration, and every so many.")
+    enabled: bool = Field(
+        True, description="Evaluate after the last iteration and, if evaluation.every is set, during training."
+    )
     every: int | None = Field(
         None,
         ge=1,
         le=MAX_ITERATIONS,
-        description="Training iterations from one evaluation to the next; null: only after the last one.",
+        description="Training iterations between two evaluations; null: evaluate only after the last iteration.",
     )
-    split: Literal["validation", "train"] = Field("validation", description="Samples to evaluate on.")
+    split: Literal["validation", "train"] = Field("validation", description="Split of the data set to evaluate on.")
     batch_size: int | None = Field(
         None, ge=1, le=MAX_BATCH_SIZE, description="Samples of one evaluation batch; null: training.batch_size."
     )
     metric: Literal["auc", "log_loss", "normalised_entropy"] = Field(
-        "auc", description="By which one evaluation is better than another."
+        "auc", description="Metric by which early stopping and checkpoint.keep_best compare evaluations."
     )
     early_stopping_patience: int | None = Field(
         None,
         ge=1,
         le=10**9,
-        description="End training when so many evaluations in a row were no better than the best before them; null: "
-        "never.",
+        description="End training after this many evaluations in a row that did not improve on the best one before "
+        "them; null: do not stop early.",
     )
     min_improvement: float = Field(
         0.0,
         ge=0,
         le=1e6,
         allow_inf_nan=False,
-        description="Early stopping: by less than this, an evaluation is no better.",
+        description="Early stopping: an evaluation counts as better only if evaluation.metric improves by at least "
+        "this.",
     )
 
     @model_validator(mode="after")
     def _patience_has_something_to_count(self) -> EvaluationConfig:
         if self.early_stopping_patience is not None and self.every is None:
-            raise ValueError("early_stopping_patience counts evaluations while training: set evaluation.every, too")
+            raise ValueError("early_stopping_patience counts evaluations during training: set evaluation.every, too")
         return self
 
 
 class CheckpointConfig(_Section):
     enabled: bool = Field(
-        True, description="Checkpoints: after the last iteration, at a signal, at the time limit, and every so many."
+        True,
+        description="Write checkpoints: after the last iteration, at a stop signal, at the time limit, and as "
+        "checkpoint.every says.",
     )
-    directory: str | None = Field(None, min_length=1, description="Where they go; null: RUN_DIR/checkpoints.")
+    directory: str | None = Field(
+        None, min_length=1, description="Directory of the checkpoints; null: RUN_DIR/checkpoints."
+    )
     every: int | None = Field(
-        None, ge=1, le=MAX_ITERATIONS, description="Iterations from one to the next; null: none while training."
+        None,
+        ge=1,
+        le=MAX_ITERATIONS,
+        description="Training iterations between two checkpoints; null: no regular checkpoints during training.",
     )
     full_every: int = Field(
-        10, ge=1, le=10**6, description="Each so many-th has all rows, the others those changed since the one before."
+        10,
+        ge=1,
+        le=10**6,
+        description="Each full_every-th checkpoint holds all rows. The others hold the rows that changed since the "
+        "checkpoint before.",
     )
-    keep_last: int = Field(2, ge=1, le=10**9, description="Keep so many of the newest, and what they build on.")
+    keep_last: int = Field(
+        2, ge=1, le=10**9, description="Keep this many of the newest checkpoints, and those that they build on."
+    )
     keep_every: int | None = Field(
-        None, ge=1, le=MAX_ITERATIONS, description="Keep those whose iteration is a multiple of this, too; null: none."
+        None,
+        ge=1,
+        le=MAX_ITERATIONS,
+        description="Also keep each checkpoint whose iteration is a multiple of this; null: none.",
     )
     keep_best: bool = Field(
         False,
-        description="A checkpoint with every evaluation; `best` names the one that evaluation.metric finds best, which "
-        "is kept.",
+        description="Write a checkpoint with every evaluation, and keep the one that evaluation.metric finds best. "
+        "`best` names it.",
     )
-    compression: Literal["lzf", "gzip"] | None = Field(None, description="Of rows; null: none.")
+    compression: Literal["lzf", "gzip"] | None = Field(
+        None, description="Compression of rows in checkpoints; null: none."
+    )
     increment_encoding: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16: increments take half the space and are not exact any more."
+        "float32", description="Type of rows in increments. bfloat16 halves their size, but rounds the rows."
     )
 
 
@@ -411,20 +499,23 @@ class WatchdogConfig(_Section):
         gt=0,
         le=1e6,
         allow_inf_nan=False,
-        description="After so long without progress, write the stacks of all ranks to RUN_DIR/watchdog, and tell who "
-        "waits for whom; null: never.",
+        description="If the job makes no progress for this long, write the stacks of all ranks to RUN_DIR/watchdog and "
+        "report which rank waits for which; null: never.",
     )
-    ends_job: bool = Field(False, description="End the job then, with exit code 1.")
+    ends_job: bool = Field(False, description="In that case also end the job, with exit code 1.")
 
 
 class Config(_Section):
     """All settings of a job."""
 
     mode: Literal["cached", "synchronous"] = Field(
-        "cached", description="cached: BagPipe. synchronous: every row fetched and written back in every iteration."
+        "cached",
+        description="cached: train as BagPipe does. synchronous: fetch and write back every row in every iteration.",
     )
     transport: Literal["staged", "direct"] = Field(
-        "staged", description="staged: one contiguous Get/Put per server and iteration. direct: indexed reference."
+        "staged",
+        description="How rows travel between servers and trainers. staged: one contiguous Get or Put per server and "
+        "iteration. direct: indexed datatypes, as a reference for comparison.",
     )
     lookahead: LookaheadConfig = LookaheadConfig()
     cache: CacheConfig = CacheConfig()
@@ -432,7 +523,9 @@ class Config(_Section):
     roles: RolesConfig = RolesConfig()
     model: ModelConfig = ModelConfig()
     tables: dict[str, TableConfig] = Field(
-        {}, description="Of single tables of the data set, by name: pooling (sum, mean), learning_rate, embedding_dim."
+        {},
+        description="Settings of single tables of the data set, by table name: pooling (sum, mean), learning_rate, "
+        "embedding_dim.",
     )
     training: TrainingConfig = TrainingConfig()
     row_optimizer: RowOptimizerConfig = RowOptimizerConfig()
@@ -441,15 +534,15 @@ class Config(_Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
-    tensorboard: bool = Field(False, description="Write metrics for TensorBoard, too, into RUN_DIR/tensorboard.")
+    tensorboard: bool = Field(False, description="Also write the metrics for TensorBoard, into RUN_DIR/tensorboard.")
 
     @model_validator(mode="after")
     def _prefetch_within_window(self) -> Config:
         if self.lookahead.prefetch_depth > self.lookahead.window:
             raise ValueError(
                 f"lookahead.prefetch_depth is {self.lookahead.prefetch_depth}, lookahead.window is "
-                f"{self.lookahead.window}: rows cannot travel further ahead than the oracle looks; lower the first or "
-                "raise the second"
+                f"{self.lookahead.window}: rows cannot be fetched further ahead than the oracle looks; lower "
+                "prefetch_depth or raise window"
             )
         return self
 
@@ -459,18 +552,18 @@ class Config(_Section):
         if self.evaluation.early_stopping_patience is not None and every is not None and every < self.window:
             raise ValueError(
                 f"evaluation.every is {every}, lookahead.window is {self.window}: to stop early, the oracle must know "
-                "how one evaluation ended before it looks past the next; raise the first or lower the second"
+                "the result of one evaluation before it looks past the next one; raise every or lower window"
             )
         return self
 
     @property
     def window(self) -> int:
-        """L as planned: 0 in synchronous mode."""
+        """The lookahead window L that the planner uses: 0 in synchronous mode."""
         return self.lookahead.window if self.mode == "cached" else 0
 
     @property
     def prefetch_depth(self) -> int:
-        """P as planned: 0 in synchronous mode."""
+        """The prefetch depth P that the planner uses: 0 in synchronous mode."""
         return self.lookahead.prefetch_depth if self.mode == "cached" else 0
 
     @property
@@ -480,35 +573,35 @@ class Config(_Section):
 
     @property
     def row_learning_rate(self) -> float:
-        """Of rows, before the schedule."""
+        """Learning rate of rows, before the schedule is applied."""
         return self.row_optimizer.learning_rate or self.training.learning_rate
 
     def row_learning_rate_of(self, table: str) -> float:
-        """Of a table's rows, before the schedule."""
+        """Return the learning rate of a table's rows, before the schedule is applied."""
         return self.tables.get(table, TableConfig()).learning_rate or self.row_learning_rate
 
     def embedding_dim_of(self, table: str) -> int:
-        """Columns of a table's embeddings."""
+        """Return the number of columns of a table's embeddings."""
         return self.tables.get(table, TableConfig()).embedding_dim or self.model.embedding_dim
 
     def unused_columns_of(self, table: str) -> int:
-        """Columns of rows, which are as wide as those of the widest table, that a table does not use."""
+        """Return how many columns of its rows a table does not use. All rows are as wide as the widest table's."""
         return self.model.embedding_dim - self.embedding_dim_of(table)
 
     @property
     def optimizes_by_table(self) -> bool:
-        """Whether a step needs to know which table a row is of."""
+        """Whether the row optimizer needs to know which table a row belongs to."""
         has_rates = any(self.row_learning_rate_of(table) != self.row_learning_rate for table in self.tables)
         has_dims = any(self.unused_columns_of(table) for table in self.tables)
         return has_rates or (has_dims and self.row_optimizer.name == "rowwise_adagrad")
 
     @property
     def dense_learning_rate(self) -> float:
-        """Of dense parameters, before the schedule."""
+        """Learning rate of dense parameters, before the schedule is applied."""
         return self.dense_optimizer.learning_rate or self.training.learning_rate
 
     def to_yaml(self) -> str:
-        """The whole configuration, defaults included."""
+        """Return the whole configuration, including defaults, as YAML text."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
@@ -517,12 +610,12 @@ SettingsSource: TypeAlias = Config | Mapping[str, Any] | str | Path | None
 
 @dataclass(frozen=True)
 class Settings:
-    """Some settings, not validated yet.
+    """Settings that are not validated yet.
 
     Args:
         values: Sections of settings by name.
-        source: Where they come from, for messages; None: a program.
-        lines: Line of each in its file.
+        source: Where the settings come from, for messages. None: a Python program.
+        lines: The line of each setting in its file.
     """
 
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -530,16 +623,16 @@ class Settings:
     lines: Mapping[Place, int] = dataclasses.field(default_factory=dict)
 
     def over(self, base: Settings) -> Settings:
-        """All settings of the base, but those that are given here, which are taken from here."""
+        """Return the settings of `base`, replaced by those given here where both give one."""
         if not self.values:
             return base
         return Settings(_merged(Config, base.values, self.values), self.source or base.source, self.lines)
 
     def overridden(self, overrides: Sequence[str]) -> Settings:
-        """The same with some replaced, given as `section.key=value`.
+        """Return these settings with the overrides applied, each of the form `section.key=value`.
 
         Raises:
-            ConfigError: one is not of that form.
+            ConfigError: An override does not have this form.
         """
         values, lines = copy.deepcopy(self.values), dict(self.lines)
         for override in overrides:
@@ -548,10 +641,10 @@ class Settings:
         return Settings(values, self.source, lines)
 
     def validated(self) -> Config:
-        """A whole configuration, with defaults for all that is not given.
+        """Return the whole configuration, with defaults for all settings that are not given.
 
         Raises:
-            ConfigError: names every setting that is wrong, what it was given and what is allowed.
+            ConfigError: Names every wrong setting, the value given and the values allowed.
         """
         try:
             return Config.model_validate(self.values)
@@ -572,22 +665,22 @@ def _merged(section: type[BaseModel], base: Mapping[str, Any], changes: Mapping[
 
 
 def load_config(source: SettingsSource, overrides: Sequence[str]) -> Config:
-    """Read a YAML file, or take settings as they are (none: the defaults); apply overrides, validate the whole.
+    """Return the validated configuration that a source and overrides give.
 
     Args:
-        source: A path, sections of settings by name, or a configuration.
-        overrides: As `section.key=value`.
+        source: Path of a YAML file, sections of settings by name, a configuration, or None for the defaults.
+        overrides: Settings that replace those of the source, each as `section.key=value`.
     Raises:
-        ConfigError: names every setting that is wrong, what it was given and what is allowed.
+        ConfigError: Names every wrong setting, the value given and the values allowed.
     """
     return read_settings(source).overridden(overrides).validated()
 
 
 def read_settings(source: SettingsSource) -> Settings:
-    """The settings that are given, and no others.
+    """Return the settings that a source gives, without defaults.
 
     Raises:
-        ConfigError: the file cannot be read, or is not a mapping.
+        ConfigError: The file cannot be read, or is not a mapping.
     """
     if source is None or isinstance(source, Mapping):
         return Settings(copy.deepcopy(dict(source or {})))
@@ -601,19 +694,19 @@ def read_settings(source: SettingsSource) -> Settings:
 
 
 def settings_in(document: Document, source: str) -> Settings:
-    """Settings of a file that was read.
+    """Return the settings of a parsed file. Messages call it `source`.
 
     Raises:
-        ConfigError: it is not a mapping.
+        ConfigError: The document is not a mapping.
     """
     return Settings(_sections_in(document, source), source, document.lines)
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """Read a mapping from a YAML file; `what` the file is, for messages.
+    """Return the mapping in a YAML file. Messages call the file `what`.
 
     Raises:
-        ConfigError: it cannot be read, or is not a mapping.
+        ConfigError: The file cannot be read, or is not a mapping.
     """
     return _sections_in(read_yaml_file(path, what), f"{what} {path}")
 
@@ -624,12 +717,12 @@ def _sections_in(document: Document, source: str) -> dict[str, Any]:
         return {}
     if not isinstance(settings, dict):
         raise ConfigError(f"{source} must be a mapping of settings, not a {type(settings).__name__}")
-    # A section with nothing in it, as in a template with its settings commented out, is one that is not there.
+    # An empty section, as in a template whose settings are all commented out, counts as absent.
     return {name: value for name, value in settings.items() if value is not None}
 
 
 def _apply_override(settings: dict[str, Any], override: str) -> Place:
-    """Returns the place of the setting."""
+    """Apply one override to `settings`; return the place of the setting."""
     name, separator, text = override.partition("=")
     if not separator or not name:
         raise ConfigError(f"--set {override!r} is not of the form section.key=value, as in training.epochs=3")
@@ -645,7 +738,7 @@ def _apply_override(settings: dict[str, Any], override: str) -> Place:
 
 
 def changed_settings(before: Config, after: Config) -> list[tuple[str, Any, Any]]:
-    """Dotted name and both values of every setting that differs."""
+    """Return the dotted name, the value before and the value after of every setting that differs."""
     return list(_changes(before.model_dump(mode="json"), after.model_dump(mode="json"), ""))
 
 
@@ -658,7 +751,7 @@ def _changes(before: Any, after: Any, name: str) -> Iterator[tuple[str, Any, Any
 
 
 def setting_names(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
-    """Dotted names of all settings."""
+    """Return the dotted names of all settings."""
     names = []
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -675,9 +768,10 @@ def _explain(error: ValidationError, settings: Settings) -> str:
         if problem["type"] == "extra_forbidden":
             said = _explain_unknown(name)
         elif problem["type"] == "model_type":
-            said = f"{name} = {shown(problem['input'])}: is a section; valid in it: {', '.join(_names_in(name))}"
+            valid = ", ".join(_names_in(name))
+            said = f"{name} = {shown(problem['input'])}: is a section, not a value; valid in it: {valid}"
         elif problem["type"] == "value_error" and isinstance(problem["input"], Mapping):
-            said = f"{name}: {in_words(problem)}" if name else in_words(problem)  # what contradicts what, says the text
+            said = f"{name}: {in_words(problem)}" if name else in_words(problem)  # the message names the settings
         elif name:
             said = f"{name} = {shown(problem['input'])}: {in_words(problem)}"
         else:
@@ -700,7 +794,7 @@ def _explain_unknown(name: str) -> str:
 
 
 def _names_in(section: str) -> list[str]:
-    """Settings and sections of a section; of the whole configuration for an empty name."""
+    """Return the settings and sections inside a section. An empty name stands for the whole configuration."""
     prefix = f"{section}." if section else ""
     inside = (name.removeprefix(prefix) for name in setting_names() if name.startswith(prefix))
     return list(dict.fromkeys(prefix + name.partition(".")[0] for name in inside))

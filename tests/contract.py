@@ -17,9 +17,10 @@ from queue import Queue
 import numpy as np
 from numpy.typing import NDArray
 
+from bagpipe_hpc.batch import Batch
+from bagpipe_hpc.feature_tables import FeatureTables
 from bagpipe_hpc.initial_rows import RowInitializer
-from bagpipe_hpc.lookahead.features import FeatureTables
-from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.protocol.plan import TrainerPlan
 from bagpipe_hpc.rank_thread import start_thread
 from bagpipe_hpc.server.row_store import RowStore
@@ -53,7 +54,7 @@ class Scenario:
     read_only: frozenset[int] = frozenset()
     tight: bool = False
 
-    def batches(self) -> list[SampleBatch]:
+    def batches(self) -> list[Batch]:
         """Half the ids are hot, so that rows have long and short residencies."""
         random = np.random.default_rng(len(self.name))
         batches = []
@@ -62,7 +63,7 @@ class Scenario:
             hot = random.random(keys.shape) < 0.5
             keys[hot] //= 8
             labels, dense = np.zeros(size, np.float32), np.zeros((size, 0), np.float32)
-            batches.append(SampleBatch(keys, labels, dense, iteration in self.read_only))
+            batches.append(Batch(labels, dense, keys, read_only=iteration in self.read_only))
         return batches
 
 
@@ -123,7 +124,7 @@ class Play:
         for iteration, batch in enumerate(self._batches):
             rows = rows.copy()
             if not batch.read_only:
-                keys = np.unique(batch.ids)
+                keys: Int64Array = np.unique(batch.ids)
                 rows[keys] += change(keys, iteration)
             history.append(rows)
         return history

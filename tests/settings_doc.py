@@ -13,8 +13,13 @@ SETTINGS = REPO_ROOT / "docs" / "settings.md"
 HEAD = """\
 # Settings
 
-Every setting of `bagpipe train`: in a YAML file (`bagpipe train job.yaml ...`), or as `--set section.key=value`, which
-overrides the file. Made from `bagpipe_hpc/config.py` by `python -m tests.settings_doc`.
+Give any of these settings to `bagpipe train` in a YAML file or on the command line. `--set` overrides the file:
+
+```
+bagpipe train job.yaml --data DIR --run-dir RUN_DIR --set training.epochs=3 --set cache.rows=1000000
+```
+
+This page lists all settings. `python -m tests.settings_doc` generates it from `bagpipe_hpc/config.py`.
 
 | setting | default | allowed | what it is |
 |---|---|---|---|

@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.cache_hint import DISTANCE, hint
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import Dataset, Progress, no_progress, open_dataset, require_labels
 from bagpipe_hpc.data.synthetic import synthesize
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.lookahead.next_use import DenseKeyState
-from bagpipe_hpc.oracle.plan_stream import EncodedPlan, PlanStream, sample_batch, warm_up_planning
+from bagpipe_hpc.oracle.plan_stream import EncodedPlan, PlanStream, warm_up_planning
 from bagpipe_hpc.oracle.summary import imbalance
 from bagpipe_hpc.protocol.plan import Int32Array, Int64Array, IterationPlan
 from bagpipe_hpc.scratch import scratch_directory
@@ -262,7 +262,7 @@ def measure_oracle(case: OracleCase, progress: Progress = no_progress) -> Oracle
             num_batches=case.num_batches,
         )
         read = _Tap(dataset.train.batches(case.batch))
-        plans = stream.plans(sample_batch(batch) for batch in itertools.islice(read, case.num_batches))
+        plans = stream.plans(itertools.islice(read, case.num_batches))
         counts, times, yardsticks, narrow_yardsticks = _Counts(), [], [], []
         timed_stages: dict[str, float] = {}
         for number in range(case.rounds):

@@ -1,8 +1,8 @@
-"""Committed checkpoints: a full one and the increments up to the one asked for.
+"""A committed checkpoint: a full one and the increments from it up to the requested one.
 
-The state of a row is in the last of these that has its key: for each checkpoint of the chain, the full one first, the
-servers' files, then the dirty rows in the trainers' caches. Keys do not depend on the topology, so a chain may change
-numbers of servers and trainers on its way.
+The value of a row is in the last of these files that has its key. For each checkpoint of the chain, beginning with the
+full one: the servers' files, then the dirty rows of the trainers' files. Keys do not depend on the topology, so the
+checkpoints of a chain may have different numbers of servers and trainers.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from bagpipe_hpc.sharding import Sharding
 
 _PIECE_BYTES = 16 << 20
 _SLOTS_PER_PIECE = 1 << 20
-_MERGE_BYTES = 512 << 20  # of the pieces of all files together
+_MERGE_BYTES = 512 << 20  # bytes of the pieces of all files together
 
 
 @dataclass(frozen=True)
 class Saved:
-    """One committed directory, without those it builds on."""
+    """One committed directory, without the checkpoints that it builds on."""
 
     path: Path
     manifest: Manifest
@@ -52,28 +52,28 @@ class Saved:
 
     @classmethod
     def load(cls, path: Path) -> Saved:
-        """Read the manifest.
+        """Return the checkpoint in a directory, after reading its manifest.
 
         Raises:
-            CheckpointError: it is missing, damaged or that of another iteration.
+            CheckpointError: The manifest is missing, damaged or that of another iteration.
         """
         manifest, sha256 = read_manifest(path)
         if iteration_of(path.resolve().name) not in (None, manifest.iteration):
             raise CheckpointError(
-                f"{path / MANIFEST} is that of iteration {manifest.iteration}; give the directory its name back"
+                f"{path / MANIFEST} is that of iteration {manifest.iteration}; give the directory its old name"
             )
         return cls(path, manifest, sha256)
 
     @property
     def as_parent(self) -> ParentEntry:
-        """How an increment refers to this checkpoint."""
+        """Return the entry with which an increment refers to this checkpoint."""
         return ParentEntry(name=self.path.resolve().name, manifest_sha256=self.manifest_sha256)
 
     def check_file(self, entry: FileEntry, *, content: bool = True) -> None:
-        """Hold a file against the manifest: its size, and its SHA-256 unless content is False.
+        """Compare a file with the manifest: its size and, unless `content` is False, its SHA-256.
 
         Raises:
-            CheckpointError: names the file and what is wrong with it.
+            CheckpointError: Names the file and what is wrong with it.
         """
         path = self.path / entry.name
         try:
@@ -91,12 +91,12 @@ class Saved:
             ) from error
 
     def row_files(self) -> list[RowFile]:
-        """All servers' files, then all trainers'."""
+        """Return the files of all servers, then those of all trainers."""
         topology = self.manifest.topology
         return [*self.server_files(range(topology.servers)), *map(self.trainer_file, range(topology.trainers))]
 
     def server_files(self, servers: range | list[int]) -> list[RowFile]:
-        """Files of some servers."""
+        """Return the files of some servers."""
         model, num_servers = self.manifest.model, self.manifest.topology.servers
         return [
             RowFile(
@@ -106,7 +106,7 @@ class Saved:
         ]
 
     def trainer_file(self, trainer: int) -> RowFile:
-        """File of one trainer."""
+        """Return the file of one trainer."""
         model, path = self.manifest.model, self.path / trainer_file(trainer)
         return RowFile(path, model.row_width, model.key_space.num_keys, self.manifest.cache_rows)
 
@@ -116,28 +116,28 @@ class Checkpoint:
     """The state after an iteration.
 
     Args:
-        chain: A full checkpoint, then increments, each on the one before it; the last is the one asked for.
+        chain: A full checkpoint, then increments, each building on the one before it. The last is the requested one.
     """
 
     chain: tuple[Saved, ...]
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
-        """Read the manifests of a checkpoint's chain and see that its files have their sizes.
+        """Open a checkpoint: read the manifests of its chain, and check that the files have the right sizes.
 
         Args:
-            path: `.../iteration-...`; or `.../best` or `.../latest`, which name one; or the directory of all
-                checkpoints, or a run directory that has one: then the one named by `latest`.
+            path: A checkpoint `.../iteration-...`; or `.../best` or `.../latest`, which name one; or a directory of
+                checkpoints or a run directory, for the checkpoint that its `latest` names.
         Raises:
-            CheckpointError: a checkpoint of the chain is missing, damaged or was replaced.
+            CheckpointError: A checkpoint of the chain is missing, damaged or was replaced.
         """
         chain = [Saved.load(_resolve(path))]
         while (parent := chain[0].manifest.parent) is not None:
             saved = Saved.load(chain[0].path.resolve().parent / parent.name)
             if saved.manifest_sha256 != parent.manifest_sha256:
                 raise CheckpointError(
-                    f"{chain[0].path} is an increment on another {parent.name} than the one beside it, which was "
-                    "written later or is damaged; use another checkpoint"
+                    f"{chain[0].path} is an increment on another {parent.name} than the one beside it, which is newer "
+                    "or damaged; use another checkpoint"
                 )
             if saved.manifest.model != chain[0].manifest.model or saved.manifest.depth != chain[0].manifest.depth - 1:
                 raise damaged(chain[0].path / MANIFEST, f"{parent.name} is not of the same model, one increment before")
@@ -149,22 +149,22 @@ class Checkpoint:
 
     @property
     def path(self) -> Path:
-        """Its directory."""
+        """The directory of the checkpoint."""
         return self.chain[-1].path
 
     @property
     def manifest(self) -> Manifest:
-        """Its manifest."""
+        """The manifest of the checkpoint."""
         return self.chain[-1].manifest
 
     def server_rows(self, server: int, num_servers: int) -> Iterator[Rows]:
-        """Rows of one server of a job with any number of servers, cached rows included, in pieces.
+        """Yield the rows of one server of a job with any number of servers, including cached rows, in pieces.
 
-        A later piece supersedes an earlier one with the same key: scatter them in order. Only the files that may hold
-        the server's keys are read, each once, from start to end.
+        A later piece supersedes an earlier one with the same key, so scatter the pieces in order. Only the files that
+        may hold the server's keys are read, each once, from start to end.
 
-        Returns:
-            keys int64 (n,), unique within a piece, of this server; rows float32 (n, row_width).
+        Yields:
+            Keys of this server, int64, shape (n,), unique within a piece; rows, float32, shape (n, row_width).
         """
         sharding = Sharding(self.manifest.model.key_space.num_keys, num_servers)
         for saved in self.chain:
@@ -176,29 +176,29 @@ class Checkpoint:
                     yield (keys, rows) if mine.all() else (keys[mine], rows[mine])
 
     def cached_rows(self, trainer: int) -> Iterator[CachedRows]:
-        """What was in one trainer's cache, in pieces, by ascending key; for a job of the same topology."""
+        """Yield what is in one trainer's cache, in pieces in ascending key order, for a job of the same topology."""
         return self.chain[-1].trainer_file(trainer).cached_pieces(self._rows_per_piece(_PIECE_BYTES))
 
     def cached_slots(self, trainer: int) -> Iterator[CachedSlots]:
-        """The same without the rows themselves."""
+        """Yield the same as `cached_rows`, without the rows themselves."""
         return self.chain[-1].trainer_file(trainer).slot_pieces(_SLOTS_PER_PIECE)
 
     def trainer_state(self, trainer: int) -> Tree:
-        """What one trainer alone had saved besides its rows."""
+        """Return what one trainer alone has saved besides its rows."""
         return self.chain[-1].trainer_file(trainer).state()
 
     def dense(self) -> DenseState:
-        """Dense parameters and the state of their optimizer."""
+        """Return the dense parameters and the state of their optimizer."""
         return load_dense(self.path / DENSE_FILE)
 
     def oracle_state(self) -> Tree:
-        """What the oracle alone had saved; None: nothing."""
+        """Return what the oracle alone has saved; None if it has saved nothing."""
         if all(entry.name != ORACLE_FILE for entry in self.manifest.files):
             return None
         return load_dense(self.path / ORACLE_FILE).state
 
     def extra(self, name: str) -> bytes:
-        """A file written by `PartialCheckpoint.write_extra`, held against its checksum."""
+        """Return a file that `PartialCheckpoint.write_extra` wrote, after comparing it with its checksum."""
         try:
             entry = self.manifest.entry(name)
         except KeyError:
@@ -207,13 +207,13 @@ class Checkpoint:
         return read_bounded(self.path / name, max_bytes=entry.num_bytes, error=CheckpointError, mend=MEND)
 
     def merged_rows(self) -> Iterator[Rows]:
-        """Every touched row once, by ascending key, in pieces; memory does not grow with the checkpoint."""
+        """Yield every updated row once, in pieces in ascending key order. Memory does not grow with the checkpoint."""
         files = [file for saved in self.chain for file in saved.row_files()]
         piece_bytes = min(_PIECE_BYTES, max(4 * CHUNK_BYTES, _MERGE_BYTES // len(files)))
         return merge_newest([file.pieces(self._rows_per_piece(piece_bytes)) for file in files])
 
     def digest(self) -> str:
-        """The `model_digest` of a job that ends here."""
+        """Return the `model_digest` of a job that ends at this checkpoint."""
         digest = ModelDigest()
         digest.add_dense(self.dense().parameters)
         for keys, rows in self.merged_rows():
@@ -221,15 +221,15 @@ class Checkpoint:
         return digest.hexdigest()
 
     def _rows_per_piece(self, num_bytes: int) -> int:
-        """Whole HDF5 chunks, about num_bytes."""
+        """Return the number of rows in about num_bytes, rounded to whole HDF5 chunks."""
         return chunk_rows(self.manifest.model.row_width) * (num_bytes // CHUNK_BYTES)
 
 
 def saved_checkpoints(root: Path) -> list[Path]:
-    """Committed directories, by iteration.
+    """Return the committed directories in a directory, ordered by iteration.
 
     Raises:
-        CheckpointError: there is no such directory.
+        CheckpointError: There is no such directory.
     """
     try:
         return sorted(path for path in root.iterdir() if iteration_of(path.name) is not None)
@@ -238,7 +238,7 @@ def saved_checkpoints(root: Path) -> list[Path]:
 
 
 def directory_of_checkpoints(path: Path) -> Path:
-    """The directory itself; `checkpoints` in it, if it is a run directory."""
+    """Return `path/checkpoints` if `path` is a run directory, else `path` itself."""
     inside = path / CHECKPOINTS
     return inside if inside.is_dir() and not _has_checkpoints(path) else path
 

@@ -1,4 +1,4 @@
-"""dense.h5: dense parameters by name, and the state of their optimizer."""
+"""The file dense.h5: dense parameters by name, and the state of their optimizer."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class DenseState:
-    """Replicated state of the trainers.
+    """The state that all trainers have in common.
 
     Args:
-        parameters: Dense parameters by name.
-        state: A tree: the dense optimizer's state and whatever else the trainers share.
+        parameters: Dense parameters by name, float32, any shape.
+        state: A tree: the dense optimizer's state and all other state that the trainers have in common.
     """
 
     parameters: Mapping[str, NDArray[np.float32]]
@@ -38,7 +38,7 @@ class DenseState:
 
 
 def store_dense(path: Path, dense: DenseState) -> None:
-    """Write a new file."""
+    """Write the state to a new file."""
     with NewHdf5File(path) as new:
         new.h5.attrs.update(format=FORMAT, format_version=FORMAT_VERSION)
         parameters = new.h5.create_group("parameters")
@@ -48,10 +48,10 @@ def store_dense(path: Path, dense: DenseState) -> None:
 
 
 def load_dense(path: Path) -> DenseState:
-    """Read what `store_dense` wrote.
+    """Return what `store_dense` wrote.
 
     Raises:
-        CheckpointError: the file is missing, damaged or foreign; names it.
+        CheckpointError: The file is missing, damaged or of another kind; names the file.
     """
     with reading(path) as file:
         found = file.attrs.get("format"), file.attrs.get("format_version")

@@ -17,10 +17,10 @@ from bagpipe_hpc.errors import CheckpointError
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Errors of the file system inside the block become the user's to mend.
+    """Turn errors of the file system inside the block into errors that the user can fix.
 
     Raises:
-        CheckpointError: names path, cause and cure.
+        CheckpointError: Names the path, the cause and the cure.
     """
     try:
         yield
@@ -29,14 +29,14 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def cannot_write(path: Path, error: OSError) -> CheckpointError:
-    """What to say of a write that failed."""
+    """Return the error to raise when a write has failed."""
     return CheckpointError(
-        f"{path} cannot be written: {error.strerror or error}; free space, mend permissions or choose another directory"
+        f"{path} cannot be written: {error.strerror or error}; free space, fix permissions or choose another directory"
     )
 
 
 def sync_directory(path: Path) -> None:
-    """Make names created in, renamed in or removed from a directory durable."""
+    """Make names that were created in, renamed in or removed from a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -45,7 +45,7 @@ def sync_directory(path: Path) -> None:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """A new file with its content on disk; the caller syncs the directory."""
+    """Create a file and sync its content to disk. The caller syncs the directory."""
     with open(path, "xb") as file:
         file.write(content)
         file.flush()
@@ -53,7 +53,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def replace_durably(path: Path, content: bytes) -> None:
-    """Write a file at once: a reader sees the old content or the new one."""
+    """Replace a file atomically: a reader sees either the old or the new content."""
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         write_durably(temporary, content)
@@ -66,7 +66,7 @@ def replace_durably(path: Path, content: bytes) -> None:
 
 
 def set_aside(path: Path) -> Path | None:
-    """Take a directory away at once, so that nobody sees it half deleted under its name; None if there is none."""
+    """Rename a directory so that nobody sees it half deleted; return its new path, or None if it is missing."""
     aside = path.with_name(f"{DISCARDED}{path.name.lstrip('.')}-{secrets.token_hex(4)}")
     try:
         return path.rename(aside)
@@ -75,14 +75,14 @@ def set_aside(path: Path) -> Path | None:
 
 
 def discard_directory(path: Path) -> None:
-    """Delete a directory, if there is one."""
+    """Delete a directory if it exists."""
     aside = set_aside(path)
     if aside is not None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def file_entry(path: Path) -> FileEntry:
-    """Size and SHA-256 of a finished file, by reading it once (just written, it comes from memory)."""
+    """Return the size and SHA-256 of a finished file. It is read once, from memory if it was just written."""
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return FileEntry(name=path.name, num_bytes=file.tell(), sha256=digest)

@@ -1,9 +1,9 @@
-"""A trained model as plain tensors, for programs that know nothing of this package.
+"""Export of a trained model as plain tensors, for programs that do not know this package.
 
-Dense parameters keep their names; table `t` is `embeddings.t.weight`, float32 (num_embeddings, its embedding_dim), and,
-where the model has first-order weights, `first_order.t.weight`, float32 (num_embeddings, 1), with the initial values of
-rows that were never touched. Optimizer state is left out. The metadata `bagpipe_hpc` says how to compute with them:
-docs/export.md.
+Dense parameters keep their names. Table `t` is `embeddings.t.weight`, float32, shape (num_embeddings, embedding_dim of
+the table). If the model has first-order weights, `first_order.t.weight`, float32, shape (num_embeddings, 1), holds
+them. Rows that were never updated have their initial values. Optimizer state is not exported. The metadata
+`bagpipe_hpc` says how to compute with the tensors: docs/export.md.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def export(
     form: Format,
     progress: Progress = lambda phase, done, total: None,
 ) -> None:
-    """Write dense parameters and whole tables into one file; it has its name once it is complete.
+    """Write the dense parameters and tables of a checkpoint to one file, which gets its name when it is complete.
 
-    Memory does not grow with the tables. `torch` needs the disk space twice while it works.
+    Memory does not grow with the tables. The form `torch` needs twice the disk space while it is written.
 
     Args:
-        progress: Told what is being written, and how many rows of it are done.
+        progress: Called with what is being written, and how many of its rows are complete.
     Raises:
-        CheckpointError: the output exists or cannot be written, or the checkpoint is damaged.
+        CheckpointError: The output exists or cannot be written, or the checkpoint is damaged.
     """
     if output.exists():
         raise CheckpointError(f"{output} exists; choose another --output or remove it")
@@ -72,10 +72,10 @@ def export(
 def complete_rows(
     checkpoint: Checkpoint, rows_per_piece: int, columns: slice | None = None
 ) -> Iterator[tuple[str, Float32Array]]:
-    """Some columns (None: those of the table's embedding) of every row of every table, in key order.
+    """Yield columns of every row of every table in key order, by default the columns of the table's embedding.
 
-    Returns:
-        Table name, float32 (at most rows_per_piece, number of columns).
+    Yields:
+        Table name; float32, shape (at most rows_per_piece, number of columns).
     """
     model = checkpoint.manifest.model
     dims = model.embedding_dims
@@ -93,7 +93,7 @@ def complete_rows(
 
 
 def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """What the tensors are of; safetensors takes texts only, so `bagpipe_hpc` is JSON."""
+    """Return the description of the tensors. `bagpipe_hpc` is JSON, because safetensors stores only texts."""
     manifest = checkpoint.manifest
     model = manifest.model
     training = manifest.config.get("training")
@@ -121,7 +121,7 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _write_safetensors(checkpoint: Checkpoint, path: Path, progress: Progress) -> None:
-    """An 8-byte little-endian length, a JSON header with name, type, shape and place of each tensor, then the bytes."""
+    """Write an 8-byte little-endian length, a JSON header (name, type, shape, offsets of each tensor) and the bytes."""
     model, dense = checkpoint.manifest.model, checkpoint.dense().parameters
     shapes = {name: values.shape for name, values in dense.items()}
     sizes = list(zip(model.tables, model.embedding_dims, strict=True))
@@ -150,7 +150,7 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path, progress: Progress) -
 
 
 def _write_torch(safetensors: Path, path: Path) -> None:
-    """A dictionary of tensors for `torch.load`; they are mapped from a safetensors file, not read into memory."""
+    """Write a dictionary of tensors for `torch.load`. They are mapped from a safetensors file, not read into memory."""
     import torch
 
     with open(safetensors, "rb") as file:
@@ -161,7 +161,7 @@ def _write_torch(safetensors: Path, path: Path) -> None:
     for name, place in header.items():
         start = 8 + length + place["data_offsets"][0]
         shape = tuple(place["shape"])
-        # Copy-on-write, as torch has no read-only tensors; nothing is written.
+        # Copy-on-write, because torch has no read-only tensors; nothing is written.
         mapped = np.memmap(safetensors, np.dtype("<f4"), "c", offset=start, shape=(math.prod(shape),))
         tensors[name] = torch.from_numpy(mapped).view(shape)
     with open(path, "wb") as file:

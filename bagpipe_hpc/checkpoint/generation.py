@@ -1,7 +1,8 @@
-"""Which incarnation of a job may write into a checkpoint directory.
+"""Which start of a job may write into a checkpoint directory.
 
-Every start of a job claims the next generation by creating its marker file, which only one can. Whoever holds a lower
-generation, such as the processes of a node that hung while the job was started anew, is *fenced*: it refuses to write.
+Every start of a job claims the next generation by creating its marker file, which only one process can create. A start
+with a lower generation is *fenced*: it refuses to write. This protects against processes of a node that hung while the
+job was started again elsewhere.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ from bagpipe_hpc.errors import CheckpointError, FencedError
 
 
 def newest_generation(root: Path) -> int:
-    """The newest generation claimed; 0 where there is none."""
+    """Return the newest claimed generation; 0 if there is none."""
     return max(_generations(path.name for path in root.iterdir()), default=0)
 
 
 def claim_generation(root: Path) -> int:
-    """Become the newest incarnation: from now on all earlier ones are fenced, and what they left unfinished is removed.
+    """Claim the next generation and return it. All earlier generations are then fenced.
 
-    A checkpoint directory is made if there is none. Called by one rank, before any checkpoint is looked for: what an
-    earlier incarnation still commits, it commits before this call returns.
+    Makes the checkpoint directory if it is missing, and removes what earlier generations left unfinished. One rank
+    calls this before it looks for checkpoints: if an earlier generation still commits one, it does so before this call
+    returns.
 
     Raises:
-        CheckpointError: the directory cannot be written.
+        CheckpointError: The directory cannot be written.
     """
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -40,37 +42,38 @@ def claim_generation(root: Path) -> int:
 
 
 def require_newest(root: Path, generation: int) -> None:
-    """Refuse to go on as an incarnation that is not the newest.
+    """Raise unless `generation` is the newest one.
 
     Raises:
-        FencedError: names both generations.
-        CheckpointError: the directory cannot be read, or was deleted.
+        FencedError: A newer generation exists; names both.
+        CheckpointError: The directory cannot be read, or was deleted.
     """
     try:
         with writing(root):
             newest = newest_generation(root)
     except CheckpointError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            raise CheckpointError(f"{root} was deleted while this job ran; start it again to train anew") from None
+            raise CheckpointError(f"{root} was deleted while this job ran; start the job again") from None
         raise
     if generation < newest:
         raise FencedError(
             f"{root} belongs to generation {newest} of this job and this is generation {generation}: the job was "
-            "started anew while this one still ran, so this one stops and writes no checkpoint. Let the newer one go on"
+            "started again while this one still ran, so this one stops and writes no checkpoint. Let the newer one run"
         )
 
 
 @contextmanager
 def writing_as(root: Path, generation: int, path: Path) -> Iterator[None]:
-    """Write a file of a checkpoint, as an incarnation that may.
+    """Let this generation write a file of a checkpoint inside the block.
 
-    A later start deletes what is being written, so an error inside the block may be its doing: then the error says so.
+    A later start of the job deletes unfinished files, which may cause an error inside the block. The error then says
+    so.
 
     Args:
-        path: What is written, for messages.
+        path: The file, for messages.
     Raises:
-        FencedError: as `require_newest`.
-        CheckpointError: the file cannot be written.
+        FencedError: As `require_newest`.
+        CheckpointError: The file cannot be written.
     """
     require_newest(root, generation)
     try:
@@ -83,12 +86,12 @@ def writing_as(root: Path, generation: int, path: Path) -> Iterator[None]:
 
 
 def _create(root: Path, generation: int) -> bool:
-    """Create a marker; False if another start was first."""
+    """Create a marker; return False if another start was first."""
     try:
         (root / generation_name(generation)).touch(exist_ok=False)
     except FileExistsError:
         return False
-    # A marker that a still later start has removed could be created a second time.
+    # Without this check, a marker that a still later start has removed could be created a second time.
     return newest_generation(root) == generation
 
 
@@ -97,9 +100,9 @@ def _generations(names: Iterable[str]) -> list[int]:
 
 
 def _sweep(root: Path, generation: int) -> None:
-    """Remove markers and unfinished checkpoints of earlier generations, and what a killed process left half deleted.
+    """Remove markers and unfinished checkpoints of earlier generations, and directories that are half deleted.
 
-    An earlier incarnation that is about to rename its partial directory either did so before, or finds it gone.
+    If an earlier generation is about to rename its partial directory, it either did so before, or finds it gone.
     """
     for path in list(root.iterdir()):
         marker, partial = generation_of_marker(path.name), generation_of_partial(path.name)

@@ -1,4 +1,4 @@
-"""manifest.json: what a checkpoint holds, and the checksum of every file of it. It is written last."""
+"""The file manifest.json: the content of a checkpoint and the checksum of each of its files. It is written last."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MAX_BYTES = 64 << 20
 MAX_ITERATIONS = 10**12 - 1  # the name of a checkpoint has 12 digits
 MEND = "use another checkpoint"
 
-# Far above what any job writes, and small enough that sums and products of them are harmless.
+# Far above what any job writes, and small enough that their sums and products do not overflow.
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 NumEmbeddings = Annotated[int, Field(gt=0, le=2**48)]
 Columns = Annotated[int, Field(gt=0, le=2**20)]
@@ -45,7 +45,7 @@ class _Part(BaseModel):
 
 
 class FileEntry(_Part):
-    """One file, as its writer left it."""
+    """One file, as its writer completed it."""
 
     name: Name
     num_bytes: Count
@@ -57,11 +57,11 @@ class TableEntry(_Part):
 
     name: str
     num_embeddings: NumEmbeddings
-    embedding_dim: Columns | None = None  # columns in use, the first ones; None: all
+    embedding_dim: Columns | None = None  # columns in use, the first ones; None: all columns
 
 
 class FeatureEntry(_Part):
-    """What a sample has one or, where `pooling` says how they become one, any number of row ids of."""
+    """One feature of the samples: one row id or, if `pooling` is given, a bag of any number of row ids."""
 
     name: str
     table: str
@@ -77,22 +77,22 @@ class StateEntry(_Part):
 
 
 class ModelEntry(_Part):
-    """What a job must agree on with a checkpoint to continue from it."""
+    """What must be the same in a checkpoint and in a job that resumes from it."""
 
     name: str
-    settings: dict[str, JsonValue] = {}  # of the dense model
+    settings: dict[str, JsonValue] = {}  # settings of the dense model
     num_dense: Columns | Literal[0]
     tables: tuple[TableEntry, ...] = Field(min_length=1)
-    features: tuple[FeatureEntry, ...] = ()  # none: one row id in each table
+    features: tuple[FeatureEntry, ...] = ()  # empty: one row id in each table
     embedding_dim: Columns  # columns that hold embeddings
     first_order_columns: Literal[0, 1] = 0
     row_optimizer: str
-    row_optimizer_settings: dict[str, JsonValue] = {}  # that give its state its meaning
+    row_optimizer_settings: dict[str, JsonValue] = {}  # those on which the meaning of its state depends
     row_state: tuple[StateEntry, ...] = ()
     dense_optimizer: str
     dense_optimizer_settings: dict[str, JsonValue] = {}
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    vocabulary_sha256: Sha256 | None = None  # of what rows stand for; None: not known
+    vocabulary_sha256: Sha256 | None = None  # identifies which value has which row; None: not known
 
     @model_validator(mode="after")
     def _is_bounded(self) -> ModelEntry:
@@ -119,12 +119,12 @@ class ModelEntry(_Part):
 
     @property
     def key_space(self) -> KeySpace:
-        """Keys over all tables."""
+        """The key space over all tables."""
         return KeySpace(tuple(table.num_embeddings for table in self.tables))
 
 
 class TopologyEntry(_Part):
-    """Ranks that wrote the checkpoint."""
+    """Numbers of the ranks that wrote the checkpoint."""
 
     servers: Annotated[int, Field(gt=0, le=10**6)]
     trainers: Annotated[int, Field(gt=0, le=10**6)]
@@ -138,7 +138,7 @@ class PositionEntry(_Part):
 
 
 class ParentEntry(_Part):
-    """The checkpoint an increment builds on; the hash is that of its manifest.json."""
+    """The checkpoint that an increment builds on; the hash is that of its manifest.json."""
 
     name: str
     manifest_sha256: Sha256
@@ -149,10 +149,10 @@ class Manifest(_Part):
 
     format: Literal["bagpipe_hpc.checkpoint"] = FORMAT
     format_version: Literal[1] = FORMAT_VERSION
-    iteration: Annotated[int, Field(ge=0, le=MAX_ITERATIONS)]  # how many are part of the state
+    iteration: Annotated[int, Field(ge=0, le=MAX_ITERATIONS)]  # training iterations that are part of the state
     generation: Count
-    parent: ParentEntry | None = None  # None: a full checkpoint
-    depth: Count = 0  # increments between this checkpoint and its full one, itself included
+    parent: ParentEntry | None = None  # None: this is a full checkpoint
+    depth: Count = 0  # increments from the full checkpoint to this one, including this one
     created: datetime
     topology: TopologyEntry
     window: Count
@@ -161,7 +161,7 @@ class Manifest(_Part):
     model: ModelEntry
     position: PositionEntry
     config: dict[str, JsonValue] = {}  # all settings of the job; for readers, not for programs
-    versions: dict[str, str] = {}  # of bagpipe_hpc, torch, MPI
+    versions: dict[str, str] = {}  # versions of bagpipe_hpc, torch, MPI
     files: tuple[FileEntry, ...]
 
     @model_validator(mode="after")
@@ -175,7 +175,7 @@ class Manifest(_Part):
         if missing:
             raise ValueError(f"files lacks {', '.join(missing)}")
         if (self.parent is None) != (self.depth == 0):
-            raise ValueError("depth must be 0 exactly where there is no parent")
+            raise ValueError("depth must be 0 if there is no parent, and above 0 if there is one")
         if self.parent is not None:
             parent_iteration = iteration_of(self.parent.name)
             if parent_iteration is None or parent_iteration >= self.iteration:
@@ -184,23 +184,23 @@ class Manifest(_Part):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all files."""
+        """Bytes of all files together."""
         return sum(entry.num_bytes for entry in self.files)
 
     def entry(self, name: str) -> FileEntry:
-        """The file of that name; KeyError where there is none."""
+        """Return the file with this name. Raises KeyError if there is none."""
         return {entry.name: entry for entry in self.files}[name]
 
     def to_json(self) -> bytes:
-        """Content of manifest.json."""
+        """Return the content of manifest.json."""
         return dump_json(with_checksum(self.model_dump(mode="json")), indent=2)
 
 
 def read_manifest(directory: Path) -> tuple[Manifest, str]:
-    """The manifest of a committed checkpoint, and the SHA-256 of its file.
+    """Return the manifest of a committed checkpoint, and the SHA-256 of its file.
 
     Raises:
-        CheckpointError: it is missing, or not one of this version's.
+        CheckpointError: The manifest is missing, or not one of this format version.
     """
     path = directory / MANIFEST
     if not path.exists():
@@ -210,12 +210,12 @@ def read_manifest(directory: Path) -> tuple[Manifest, str]:
     tree = parse_json(content, path, error=CheckpointError, mend=MEND)
     fields = require_checksum(tree, path, error=CheckpointError, mend=MEND)
     try:
-        # As JSON, which knows no tuples and no dates, and strictly: true is not 1.
+        # Validated as JSON, which has no tuples and no dates, and strictly: true is not 1.
         manifest = Manifest.model_validate_json(dump_json(fields), strict=True)
         return manifest, hashlib.sha256(content).hexdigest()
     except ValidationError as error:
         raise CheckpointError(
-            f"{path} is damaged, or not of this version of the format ({first_fault(error)}); use another checkpoint"
+            f"{path} is damaged, or has another version of the format ({first_fault(error)}); use another checkpoint"
         ) from None
 
 
@@ -223,29 +223,29 @@ def require_same_model(saved: ModelEntry, wanted: ModelEntry) -> None:
     """Refuse to continue with other tables, dimensions or optimizers.
 
     Raises:
-        CheckpointError: names every field that differs, with both values.
+        CheckpointError: Names every field that differs, with both values.
     """
     entries = [entry.model_dump(mode="json", exclude={"vocabulary_sha256"}) for entry in (saved, wanted)]
     differences = list(_differences("model", *entries))
     if differences:
         raise CheckpointError(
             f"the job contradicts the checkpoint: {'; '.join(differences)}; give the settings and data set of the "
-            "checkpoint, choose another checkpoint, or train afresh"
+            "checkpoint, choose another checkpoint, or train from the beginning"
         )
 
 
 def require_same_vocabulary(saved: ModelEntry, wanted: ModelEntry, dataset: Path) -> None:
-    """Refuse a data set whose rows stand for other values than those the model was trained with.
+    """Refuse a data set whose rows stand for other values than in the data set of the training.
 
     Raises:
-        CheckpointError: both vocabularies are known, and they differ.
+        CheckpointError: Both vocabularies are known, and they differ.
     """
     ours, theirs = saved.vocabulary_sha256, wanted.vocabulary_sha256
     if ours is not None and theirs is not None and ours != theirs:
         raise CheckpointError(
             f"{dataset}: has another vocabulary than the data set that the checkpoint was trained on, so the same row "
             "stands for another value; import the files again with `bagpipe import --vocabulary DIR`, where DIR is the "
-            "data set of the training"
+            "data set that the checkpoint was trained on"
         )
 
 

@@ -11,10 +11,10 @@ Rows = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 class RowStream:
-    """Sorted pieces of rows, taken by key.
+    """Sorted pieces of rows, from which rows are taken by key.
 
     Args:
-        pieces: keys int64 (n,) ascending strictly, also from piece to piece; rows float32 (n, row_width).
+        pieces: Keys int64, shape (n,), strictly ascending, also across pieces; rows float32, shape (n, row_width).
     """
 
     def __init__(self, pieces: Iterator[Rows]) -> None:
@@ -22,7 +22,7 @@ class RowStream:
         self._head: Rows | None = None
 
     def fill(self) -> bool:
-        """Have a row at hand; False at the end."""
+        """Make sure that a piece with at least one row is loaded; return False at the end."""
         while self._head is None or len(self._head[0]) == 0:
             self._head = next(self._pieces, None)
             if self._head is None:
@@ -31,12 +31,12 @@ class RowStream:
 
     @property
     def last_key(self) -> int:
-        """Greatest key at hand; only after a `fill` that returned True."""
+        """The greatest key of the loaded piece. Use it only after `fill` has returned True."""
         assert self._head is not None
         return int(self._head[0][-1])
 
     def take(self, end_key: int) -> Rows:
-        """The rows at hand with keys below end_key."""
+        """Remove and return the loaded rows whose keys are below end_key."""
         assert self._head is not None
         keys, rows = self._head
         stop = int(np.searchsorted(keys, end_key))
@@ -44,7 +44,7 @@ class RowStream:
         return keys[:stop], rows[:stop]
 
     def take_all(self, end_key: int) -> Iterator[Rows]:
-        """All rows with keys below end_key, in pieces."""
+        """Yield all rows whose keys are below end_key, in pieces."""
         while self.fill():
             keys, rows = self.take(end_key)
             if len(keys) == 0:
@@ -53,13 +53,13 @@ class RowStream:
 
 
 def merge_newest(streams: Sequence[Iterator[Rows]]) -> Iterator[Rows]:
-    """One stream of the rows of several, by ascending key; of equal keys the row of the last stream stays.
+    """Merge streams into one, in ascending key order. Of rows with equal keys, that of the last stream remains.
 
-    Holds one piece of each stream.
+    Keeps one piece of each stream in memory.
     """
     live = [RowStream(stream) for stream in streams]
     while live := [stream for stream in live if stream.fill()]:
-        # Up to this key nothing can still come that is not at hand.
+        # All rows up to this key are loaded: later pieces have only greater keys.
         end_key = min(stream.last_key for stream in live) + 1
         keys, rows = _concatenate([stream.take(end_key) for stream in live])
         order = np.argsort(keys, kind="stable")

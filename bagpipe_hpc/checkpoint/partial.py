@@ -1,17 +1,21 @@
 """A checkpoint that is being written, and the one rename that commits it.
 
-        rank 0                            every rank, itself included
-    1   create()  -- barrier -->
-    2                                     write its files; each is fsynced, then hashed
-    3   gather file entries  <-----
+The oracle calls the methods in this order. How ranks and oracle exchange orders and reports is in the modules of the
+roles; no method here communicates.
+
+        oracle (rank 0)                                   every rank, in a thread
+    1   create(), then a snapshot order in the
+        stream of plans                          ----->
+    2                                                     write its files; each is fsynced, then hashed
+    3   receive the file entries of all ranks    <-----   report the file entries
     4   commit(manifest)
             manifest.json written, fsynced; then the directory fsynced
             .partial-... renamed to iteration-...; then the parent directory fsynced
             `latest` written beside, fsynced, renamed; then the parent directory fsynced
-    5   barrier: a row counts as saved only now
 
-A power failure at any moment leaves the previous checkpoint and `latest` as they were, or the new ones whole. If any
-rank fails in 2, rank 0 calls discard() instead of 4.
+A power failure at any moment leaves either the previous checkpoint and `latest`, or the new ones, complete. If a rank
+fails in 2, the whole job ends, and `discard_unfinished` deletes the directory. If the oracle gives the checkpoint up,
+it calls discard() instead of 4, when no rank writes any more.
 """
 
 from __future__ import annotations
@@ -53,23 +57,24 @@ from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.threaded_job import current_job
 
 EXACT = RowOptions()
-DISCARD_SECONDS = 5.0  # longer than this, the end of a job does not wait for a file system
+DISCARD_SECONDS = 5.0  # the end of a job waits no longer than this for a file system
 
 _unfinished: set[tuple[Path, int]] = set()  # directories and generations of the jobs that this process writes for
 
 
 @dataclass(frozen=True)
 class PartialCheckpoint:
-    """One checkpoint being written; every rank has an equal one. No method communicates.
+    """One checkpoint that is being written. Every rank has an equal object.
 
     Args:
-        root: The checkpoint directory, on a file system that all ranks share.
-        generation: From `claim_generation`.
-        iteration: The state after this iteration.
+        root: The checkpoint directory, on a file system that all ranks see.
+        generation: The generation that `claim_generation` returned.
+        iteration: The number of training iterations that are part of the state.
         row_width: float32 columns of a row.
 
-    Every method raises FencedError where a later incarnation owns the directory, and CheckpointError, naming the file,
-    where one cannot be written.
+    Every method raises FencedError if a later generation owns the directory, and CheckpointError, which names the file,
+    if a file cannot be written.
+    Communication: none.
     """
 
     root: Path
@@ -79,20 +84,20 @@ class PartialCheckpoint:
 
     @property
     def path(self) -> Path:
-        """Where files are written."""
+        """The directory in which ranks write files."""
         return self.root / partial_name(self.generation, self.iteration)
 
     @property
     def committed_path(self) -> Path:
-        """Where they are once committed."""
+        """The directory after the commit."""
         return self.root / checkpoint_name(self.iteration)
 
     def create(self) -> None:
-        """Make the directory; what earlier attempts of this generation left is removed (rank 0, first)."""
+        """Remove what earlier attempts of this generation left; make the directory. Rank 0 calls it first."""
         with self._writing(self.path):
             _discard_of(self.root, self.generation)
             self.path.mkdir()
-        # Again: a later incarnation removes the directories it finds, but could not find this one a moment ago.
+        # Check again: a later generation removes the directories it finds, but may have looked before this one existed.
         require_newest(self.root, self.generation)
 
     def write_server(self, server: int, pieces: Iterable[Rows], options: RowOptions = EXACT) -> FileEntry:
@@ -100,8 +105,8 @@ class PartialCheckpoint:
 
         Args:
             server: Server index.
-            pieces: keys int64 (n,), rows float32 (n, row_width); ascending, also from piece to piece. Touched rows of
-                the shard; in an increment those changed since the parent.
+            pieces: Keys int64, shape (n,), ascending, also across pieces; rows float32, shape (n, row_width). All
+                updated rows of the shard or, in an increment, those that changed since the parent.
             options: How rows are stored.
         """
         path = self.path / server_file(server)
@@ -114,7 +119,7 @@ class PartialCheckpoint:
     def write_trainer(
         self, trainer: int, pieces: Iterable[CachedRows], state: Tree = None, options: RowOptions = EXACT
     ) -> FileEntry:
-        """Write all rows in a trainer's cache, in increments too, and what else this trainer alone needs to go on."""
+        """Write all rows in a trainer's cache, in an increment, too, and the state that only this trainer has."""
         path = self.path / trainer_file(trainer)
         with self._writing(path):
             with RowFileWriter(path, self.row_width, options, is_cache=True) as writer:
@@ -124,25 +129,25 @@ class PartialCheckpoint:
             return file_entry(path)
 
     def write_dense(self, dense: DenseState) -> FileEntry:
-        """Write the replicated state (one trainer)."""
+        """Write the state that all trainers have in common. One trainer calls it."""
         return self._write_dense(DENSE_FILE, dense)
 
     def write_oracle(self, state: Tree) -> FileEntry:
-        """Write what the oracle alone needs to go on."""
+        """Write the state that only the oracle has."""
         return self._write_dense(ORACLE_FILE, DenseState({}, state))
 
     def write_extra(self, name: str, content: bytes) -> FileEntry:
-        """Write any other file that belongs to the checkpoint, such as the metric history."""
+        """Write any other file that belongs to the checkpoint, such as the history of metrics."""
         path = self.path / name
         with self._writing(path):
             write_durably(path, content)
             return file_entry(path)
 
     def commit(self, manifest: Manifest) -> Path:
-        """Make the checkpoint visible, all at once (rank 0, after every rank has written its files).
+        """Make the checkpoint visible in one step. Rank 0 calls it when every rank has written its files.
 
         Returns:
-            The committed directory. One of the same iteration, from an abandoned run, is replaced.
+            The committed directory. It replaces one of the same iteration that an abandoned run has left.
         """
         self._require_own(manifest)
         with self._writing(self.path / MANIFEST):
@@ -156,7 +161,7 @@ class PartialCheckpoint:
         return self.committed_path
 
     def discard(self) -> None:
-        """Give up; nothing committed changes (rank 0, when all ranks have stopped writing)."""
+        """Delete the files; no committed checkpoint changes. Rank 0 calls it when all ranks have stopped writing."""
         with writing(self.path):
             discard_directory(self.path)
 
@@ -164,7 +169,7 @@ class PartialCheckpoint:
         replaced = set_aside(self.committed_path)
         try:
             self.path.rename(self.committed_path)
-        except OSError:  # a later incarnation took the partial directory away: what it may have committed stays
+        except OSError:  # a later generation has removed the partial directory: put the replaced directory back
             if replaced is not None:
                 replaced.rename(self.committed_path)
             raise
@@ -184,7 +189,7 @@ class PartialCheckpoint:
                 yield
         except CheckpointError:
             if (job := current_job()) is not None:
-                job.check()  # a job that is over deletes what it was writing: that is no fault of its own
+                job.check()  # a job that is over deletes the file: raise that, not the file's error
             raise
 
     def _require_own(self, manifest: Manifest) -> None:
@@ -192,17 +197,17 @@ class PartialCheckpoint:
         given = manifest.generation, manifest.iteration, manifest.model.row_width
         if mine != given:
             raise CheckpointError(
-                f"{self.path}: the manifest is of (generation, iteration, row width) {given}, the files are of {mine}"
+                f"{self.path}: the manifest has (generation, iteration, row width) {given}, the files have {mine}"
             )
 
 
 def expect_unfinished(root: Path, generation: int) -> None:
-    """From now on, `discard_unfinished` deletes what this generation leaves unfinished."""
+    """Register a generation whose unfinished checkpoints `discard_unfinished` deletes."""
     _unfinished.add((root, generation))
 
 
 def discard_unfinished() -> None:
-    """The job ends by an error: delete its unfinished checkpoint, if the file system lets it, and no other job's."""
+    """Delete this job's unfinished checkpoint, because the job ends with an error; ignore file system errors."""
     attempts = list(_unfinished)
     forget_unfinished()
     if attempts:
@@ -212,7 +217,7 @@ def discard_unfinished() -> None:
 
 
 def forget_unfinished() -> None:
-    """The job has ended well."""
+    """Forget the registered generations, because the job has ended well."""
     _unfinished.clear()
 
 

@@ -1,4 +1,4 @@
-"""`latest` and `best`: one line with the name of a checkpoint, then the checksum of that name."""
+"""The files `latest` and `best`: one line with the name of a checkpoint, then the checksum of that name."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ MAX_BYTES = 1 << 10
 
 
 def write_pointer(path: Path, name: str) -> None:
-    """Let a pointer name a checkpoint, all at once."""
+    """Write a file that names a checkpoint, atomically."""
     replace_durably(path, _line(name))
 
 
 def named_by(path: Path) -> Path | None:
-    """The checkpoint that `latest` or `best` names; None where there is no such file.
+    """Return the checkpoint that `latest` or `best` names; None if there is no such file.
 
     Raises:
-        CheckpointError: it is damaged, or names none.
+        CheckpointError: The file is damaged, or names no checkpoint.
     """
     if not path.is_file():
         return None
     content = read_bounded(path, max_bytes=MAX_BYTES, error=CheckpointError, mend=_cure(path))
     name = content.decode("utf-8", errors="replace").partition(" ")[0]
     if content != _line(name):
-        raise CheckpointError(f"{path} is damaged: its checksum is not that of the name before it; {_cure(path)}")
+        raise CheckpointError(f"{path} is damaged: its checksum does not match the name before it; {_cure(path)}")
     if iteration_of(name) is None:
         raise CheckpointError(f"{path} names {name[:80]!r}, which is no checkpoint; {_cure(path)}")
     return path.parent / name
 
 
 def pointers_in(root: Path) -> list[Path]:
-    """The pointers of a directory of checkpoints."""
+    """Return the files `latest` and `best` that a directory of checkpoints has."""
     return [root / name for name in (LATEST, BEST) if (root / name).exists()]
 
 

@@ -19,16 +19,16 @@ def names_to_keep(
     keep_every: int | None,
     others: Collection[str] = (),
 ) -> set[str]:
-    """The `keep_last` newest, those whose iteration is a multiple of `keep_every`, and all that these build on. Pure.
+    """Return the `keep_last` newest checkpoints, multiples of `keep_every`, and those that these build on. Pure.
 
     Args:
         newest_first: Names of checkpoints.
-        parents: Of each the name of the one it is an increment on, or None.
-        keep_last: At least 1.
-        keep_every: None keeps none for its iteration.
-        others: To be kept, too, where they exist.
+        parents: For each checkpoint the name of its parent; None for a full one.
+        keep_last: How many of the newest to keep, at least 1.
+        keep_every: Keep checkpoints whose iteration is a multiple of this; None: none.
+        others: Names to keep, too, if they exist.
     Raises:
-        CheckpointError: keep_last or keep_every below 1.
+        CheckpointError: keep_last or keep_every is below 1.
     """
     if keep_last < 1 or (keep_every is not None and keep_every < 1):
         raise CheckpointError(f"keep_last is {keep_last} and keep_every {keep_every}, but both must be at least 1")
@@ -50,19 +50,19 @@ def prune(
     keep_every: int | None = None,
     is_pinned: Callable[[int], bool] = lambda iteration: False,
 ) -> list[Path]:
-    """Delete the checkpoints that need not be kept, increments before what they build on.
+    """Delete the checkpoints that need not be kept, increments before the checkpoints that they build on.
 
-    The one that `best` names is kept. A directory without a readable manifest is neither counted nor deleted.
+    The checkpoint that `best` names is kept. A directory without a readable manifest is neither counted nor deleted.
 
     Args:
         root: Directory of checkpoints.
-        keep_last: Keep so many of the newest.
-        keep_every: Keep those whose iteration is a multiple of this.
-        is_pinned: Whether to keep that of an iteration for another reason.
+        keep_last: How many of the newest to keep, at least 1.
+        keep_every: Keep checkpoints whose iteration is a multiple of this; None: none.
+        is_pinned: Whether to keep the checkpoint of an iteration for another reason.
     Returns:
-        What was deleted.
+        The deleted directories.
     Raises:
-        CheckpointError: a setting below 1, or the directory cannot be written.
+        CheckpointError: keep_last or keep_every is below 1, or the directory cannot be written.
     """
     saved = [found for path in saved_checkpoints(root) if (found := _load(path)) is not None]
     saved.sort(key=lambda found: (found.manifest.generation, found.manifest.iteration), reverse=True)

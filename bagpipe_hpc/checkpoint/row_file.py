@@ -1,7 +1,7 @@
-"""Rows by key, in a file: those of one embedding server, or those in one trainer's cache.
+"""A file of rows by key: the rows of one embedding server, or those in one trainer's cache.
 
-Keys ascend strictly. A trainer's file also has the slot of each row, and whether the row is *dirty*: updated since it
-was fetched, so that it supersedes the server's row of the same key.
+Keys are strictly ascending. A trainer's file also has the slot of each row, and whether the row is *dirty*. A dirty row
+was updated since it was fetched, so it supersedes the server's row with the same key.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Compression = Literal["gzip", "lzf"]
 
 _NAN_BITS = np.uint16(0x7FC0)
 _STATE = "state"
-_VERIFY_BYTES = 16 << 20  # of rows at a time
+_VERIFY_BYTES = 16 << 20  # bytes of rows that are checked at a time
 _ROW_DTYPES: dict[str, DTypeLike] = {"float32": np.float32, "bfloat16": np.uint16}
 
 
@@ -48,7 +48,8 @@ class RowOptions:
     """How rows are stored.
 
     Args:
-        encoding: "bfloat16" rounds every column to 16 bits: half the bytes, and no longer the exact state.
+            encoding: "bfloat16" rounds every column to 16 bits. This halves the bytes, but the state is no longer
+                exact.
         compression: None, "lzf" or "gzip".
     """
 
@@ -58,7 +59,7 @@ class RowOptions:
 
 @dataclass(frozen=True)
 class CachedSlots:
-    """What stands in a trainer's cache: keys int64 (n,) ascending, slots int32 (n,), dirty bool (n,)."""
+    """The content of a trainer's cache: keys int64 (n,) ascending, slots int32 (n,), dirty bool (n,)."""
 
     keys: Int64Array
     slots: NDArray[np.int32]
@@ -67,13 +68,13 @@ class CachedSlots:
 
 @dataclass(frozen=True)
 class CachedRows(CachedSlots):
-    """The same, with rows float32 (n, row_width)."""
+    """The content of a trainer's cache with its rows, float32 (n, row_width)."""
 
     rows: Float32Array
 
 
 class RowFileWriter:
-    """Appends rows to a new file piece by piece; memory does not grow with the file.
+    """Appends rows to a new file in pieces. Memory does not grow with the file.
 
     Args:
         path: The file; must not exist.
@@ -81,7 +82,7 @@ class RowFileWriter:
         options: How rows are stored.
         is_cache: Whether rows have slots.
     Raises:
-        CheckpointError: keys that do not ascend; a file that cannot be written.
+        CheckpointError: Keys do not ascend, or the file cannot be written.
     """
 
     def __init__(self, path: Path, row_width: int, options: RowOptions, *, is_cache: bool) -> None:
@@ -93,16 +94,16 @@ class RowFileWriter:
         self._datasets = {name: self._create(name, *column, chunk_rows(row_width)) for name, column in columns.items()}
 
     def append(self, keys: Int64Array, rows: Float32Array) -> None:
-        """Add rows of a server."""
+        """Append rows of a server: keys int64 (n,), rows float32 (n, row_width)."""
         self._append(keys, {"rows": self._encoded(rows)})
 
     def append_cached(self, piece: CachedRows) -> None:
-        """Add rows of a cache."""
+        """Append rows of a cache."""
         columns = {"slots": piece.slots, "dirty": piece.dirty, "rows": self._encoded(piece.rows)}
         self._append(piece.keys, columns)
 
     def store_state(self, state: Tree) -> None:
-        """Add what else the rank needs to go on, such as its random number generators."""
+        """Store all other state of the rank, such as its random number generators."""
         store_tree(self._new.h5.create_group(_STATE), state)
 
     def __enter__(self) -> RowFileWriter:
@@ -150,10 +151,10 @@ class RowFile:
 
     Args:
         path: The file.
-        row_width: Columns its rows must have.
+        row_width: Number of columns that its rows must have.
         num_keys: Keys must lie in [0, num_keys).
-        cache_rows: Slots of a trainer's cache; None: the file is a server's.
-        shard: Of a server: its index, and how many there are. Keys are dealt to servers by `key % S`.
+        cache_rows: Number of slots of a trainer's cache; None: the file is a server's.
+        shard: For a server's file: the server's index and the number of servers. The server of a key is `key % S`.
     """
 
     path: Path
@@ -163,39 +164,41 @@ class RowFile:
     shard: tuple[int, int] = (0, 1)
 
     def pieces(self, rows_per_piece: int) -> Iterator[Rows]:
-        """Rows in ascending key order; of a cache only the dirty ones.
+        """Yield rows in pieces in ascending key order; of a cache, only the dirty rows.
 
-        The file is open only while a piece is read, so that any number of files can be read side by side.
+        The file is open only while a piece is read, so any number of files can be read side by side.
 
+        Yields:
+            Keys int64, shape (n,); rows float32, shape (n, row_width).
         Raises:
-            CheckpointError: the file is missing, damaged or foreign; names it.
+            CheckpointError: The file is missing, damaged or of another kind; names the file.
         """
         for columns in self._read(("keys", "rows", "dirty"), rows_per_piece):
             keys, rows, dirty = columns["keys"], columns["rows"], columns.get("dirty")
             yield (keys, rows) if dirty is None else (keys[dirty], rows[dirty])
 
     def cached_pieces(self, rows_per_piece: int) -> Iterator[CachedRows]:
-        """All rows of a cache, in ascending key order."""
+        """Yield all rows of a cache, in ascending key order."""
         for columns in self._read(("keys", "rows", "slots", "dirty"), rows_per_piece):
             yield CachedRows(**columns)
 
     def slot_pieces(self, rows_per_piece: int) -> Iterator[CachedSlots]:
-        """The same without the rows themselves."""
+        """Yield the same as `cached_pieces`, without the rows themselves."""
         for columns in self._read(("keys", "slots", "dirty"), rows_per_piece):
             yield CachedSlots(**columns)
 
     def state(self) -> Tree:
-        """What `store_state` wrote."""
+        """Return what `store_state` wrote."""
         with reading(self.path) as file:
             return load_tree(group_of(file, _STATE))
 
     def num_rows(self) -> int:
-        """Rows in the file."""
+        """Return the number of rows in the file."""
         with reading(self.path) as file:
             return self._checked_num_rows(file)
 
     def verify(self) -> None:
-        """See that all in the file is as its format and the manifest say; raises CheckpointError if not."""
+        """Check the whole file against its format and the manifest. Raises CheckpointError if they differ."""
         names = ("keys", "rows", *(("slots", "dirty") if self.cache_rows is not None else ()))
         slots = [columns.get("slots") for columns in self._read(names, max(1, _VERIFY_BYTES // (4 * self.row_width)))]
         if self.cache_rows is not None:
@@ -224,7 +227,7 @@ class RowFile:
         server, num_servers = self.shard
         foreign = keys % num_servers != server
         if foreign.any():
-            raise damaged(self.path, f"key {keys[foreign][0]} is not one of server {server} of {num_servers}")
+            raise damaged(self.path, f"key {keys[foreign][0]} does not belong to server {server} of {num_servers}")
 
     def _checked_rows(self, keys: Int64Array, rows: NDArray[Any]) -> Float32Array:
         if rows.dtype == np.uint16:
@@ -238,12 +241,12 @@ class RowFile:
         assert self.cache_rows is not None
         outside = (slots < 0) | (slots >= self.cache_rows)
         if outside.any():
-            raise damaged(self.path, f"slot {slots[outside][0]} is not one of the {self.cache_rows} of a cache")
+            raise damaged(self.path, f"slot {slots[outside][0]} is not one of the {self.cache_rows} slots of a cache")
 
     def _require_distinct_slots(self, pieces: list[NDArray[np.int32]]) -> None:
         slots, counts = np.unique(np.concatenate([np.empty(0, np.int32), *pieces]), return_counts=True)
         if (counts > 1).any():
-            raise damaged(self.path, f"two rows stand in slot {slots[counts > 1][0]}")
+            raise damaged(self.path, f"two rows have slot {slots[counts > 1][0]}")
 
     def _checked_num_rows(self, file: h5py.File) -> int:
         found = file.attrs.get("format"), file.attrs.get("format_version")
@@ -268,13 +271,13 @@ class RowFile:
 
 
 def _columns(row_dtype: DTypeLike, row_width: int, *, is_cache: bool) -> dict[str, tuple[DTypeLike, tuple[int, ...]]]:
-    """Datasets of a file: dtype and shape of an element."""
+    """Return the datasets of a file: for each name the dtype and the shape of an element."""
     columns: dict[str, tuple[DTypeLike, tuple[int, ...]]] = {"keys": (np.int64, ()), "rows": (row_dtype, (row_width,))}
     return columns | {"slots": (np.int32, ()), "dirty": (np.bool_, ())} if is_cache else columns
 
 
 def to_bfloat16(rows: Float32Array) -> NDArray[np.uint16]:
-    """The upper halves of float32 patterns, rounded to nearest, ties to even."""
+    """Return the upper halves of float32 values, rounded to nearest, ties to even: uint16, shape as rows."""
     bits = np.ascontiguousarray(rows).view(np.uint32)
     rounded = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
     rounded[np.isnan(rows)] = _NAN_BITS
@@ -282,5 +285,5 @@ def to_bfloat16(rows: Float32Array) -> NDArray[np.uint16]:
 
 
 def from_bfloat16(halves: NDArray[np.uint16]) -> Float32Array:
-    """float32 values of upper halves."""
+    """Return the values whose upper halves are given: float32, shape as halves."""
     return (halves.astype(np.uint32) << np.uint32(16)).view(np.float32)

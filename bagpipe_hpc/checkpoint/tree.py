@@ -1,8 +1,8 @@
-"""Nested settings and arrays (an optimizer's state, a random number generator's) in an HDF5 group, without pickle.
+"""Nested values and arrays (state of an optimizer or of a random number generator) in an HDF5 group, without pickle.
 
-Arrays are datasets `0`, `1`, ...; dataset `tree` is UTF-8 JSON with `{"array": "0"}` in their places. Containers are
-`{"dict": [[key, value], ...]}`, `{"list": [...]}` and `{"tuple": [...]}`, so that keys keep their types and order.
-`{"float": "nan"}`, `"inf"` and `"-inf"` are the numbers that JSON lacks.
+Arrays are datasets `0`, `1`, ... Dataset `tree` is UTF-8 JSON, in which `{"array": "0"}` stands for an array.
+Containers are `{"dict": [[key, value], ...]}`, `{"list": [...]}` and `{"tuple": [...]}`, so keys keep their types and
+order. `{"float": "nan"}`, `{"float": "inf"}` and `{"float": "-inf"}` are the numbers that JSON lacks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def store_tree(group: h5py.Group, tree: Tree) -> None:
     """Write a tree into an empty group.
 
     Raises:
-        CheckpointError: a value of another type; names the type.
+        CheckpointError: A value has a type that a tree cannot hold; names the type.
     """
     arrays: list[NDArray[Any]] = []
     skeleton = dump_json(_encode(tree, arrays), indent=None)
@@ -39,7 +39,7 @@ def store_tree(group: h5py.Group, tree: Tree) -> None:
 
 
 def load_tree(group: h5py.Group) -> Tree:
-    """What `store_tree` wrote; errors of HDF5 or ValueError, KeyError, TypeError where it is damaged."""
+    """Return what `store_tree` wrote. Raises errors of HDF5, ValueError, KeyError or TypeError if it is damaged."""
     skeleton = load_array(group, _SKELETON)
     if skeleton.dtype != np.uint8 or skeleton.ndim != 1:
         raise ValueError(f"{group.name}/{_SKELETON} is {skeleton.dtype} of shape {skeleton.shape}, not bytes")
@@ -48,7 +48,7 @@ def load_tree(group: h5py.Group) -> Tree:
 
 def _encode(tree: Tree, arrays: list[NDArray[Any]]) -> Any:
     if isinstance(tree, float) and not math.isfinite(tree):
-        return {"float": repr(tree)}  # JSON has no such numbers
+        return {"float": repr(tree)}  # JSON has no NaN and no infinities
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
     if isinstance(tree, np.ndarray):
@@ -82,5 +82,5 @@ def _decode(node: Any, group: h5py.Group) -> Tree:
 
 def _key(key: Any) -> int | str:
     if isinstance(key, bool) or not isinstance(key, int | str):
-        raise TypeError(f"{key!r} is no key of a tree")
+        raise TypeError(f"{key!r} cannot be a key of a tree")
     return key

@@ -1,4 +1,4 @@
-"""Is a checkpoint good? And which is the newest that is?"""
+"""Whether a checkpoint is undamaged, and which is the newest undamaged one."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SLOTS_PER_PIECE = 1 << 20
 
 
 class Verifier:
-    """Reads every byte of a checkpoint; a directory that several checkpoints build on is read once.
+    """Reads every byte of a checkpoint. It reads a directory once, even if several checkpoints build on it.
 
     Args:
-        progress: Told what is being read, and how many of its bytes are done.
+        progress: Called with what is being read, and how many of its bytes are done.
     """
 
     def __init__(self, progress: Callable[[str, int, int], None] = lambda phase, done, total: None) -> None:
@@ -27,10 +27,10 @@ class Verifier:
         self._faults: dict[tuple[Path, str], CheckpointError | None] = {}
 
     def verify(self, path: Path) -> Checkpoint:
-        """See that every file of the chain has the checksum of its manifest and the structure of its format.
+        """Check every file of the chain against the checksums of its manifest and against the format.
 
         Raises:
-            CheckpointError: names the first file at fault, and the fault.
+            CheckpointError: Names the first faulty file and the fault.
         """
         checkpoint = Checkpoint.open(path)
         for saved in checkpoint.chain:
@@ -50,7 +50,11 @@ class Verifier:
         return self._faults[key]
 
     def _read(self, saved: Saved) -> None:
-        phase, done, total = f"reading {saved.path}", 0, 2 * saved.manifest.num_bytes  # for checksums, then for content
+        phase, done, total = (
+            f"reading {saved.path}",
+            0,
+            2 * saved.manifest.num_bytes,
+        )  # once for checksums, once for content
         self._progress(phase, done, total)
         for entry in saved.manifest.files:
             saved.check_file(entry)
@@ -65,7 +69,7 @@ class Verifier:
 
 
 def _require_single_owners(saved: Saved) -> None:
-    """A row is in one cache."""
+    """Raise if a row is in more than one cache."""
     files = [saved.trainer_file(trainer) for trainer in range(saved.manifest.topology.trainers)]
     pieces = [[piece.keys for piece in file.slot_pieces(_SLOTS_PER_PIECE)] for file in files]
     owned = [np.concatenate([np.empty(0, np.int64), *of_trainer]) for of_trainer in pieces]
@@ -76,12 +80,12 @@ def _require_single_owners(saved: Saved) -> None:
     twice = np.flatnonzero(keys[1:] == keys[:-1])
     if len(twice):
         first, second = owners[twice[0]], owners[twice[0] + 1]
-        raise damaged(files[second].path, f"key {keys[twice[0]]} is in the cache of trainer {first}, too")
+        raise damaged(files[second].path, f"key {keys[twice[0]]} is also in the cache of trainer {first}")
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A checkpoint that is not good, and why."""
+    """A checkpoint that does not verify, and the reason."""
 
     path: Path
     fault: str
@@ -90,14 +94,14 @@ class Rejected:
 def newest_good(
     root: Path, verify: Callable[[Path], Checkpoint] | None = None
 ) -> tuple[Checkpoint | None, list[Rejected]]:
-    """The newest checkpoint that verifies, and the newer ones that did not.
+    """Return the newest checkpoint that verifies, and the newer ones that do not.
 
-    Newest is the one of the latest generation, of these the one of the highest iteration: a job that went back to an
-    earlier checkpoint goes on from what it wrote since. `latest` is not consulted.
+    The newest checkpoint is that of the highest generation and, among these, that of the highest iteration: a job that
+    went back to an earlier checkpoint continues from what it has written since. `latest` has no influence.
 
     Args:
-        root: Directory of checkpoints; may be absent or empty.
-        verify: Raises CheckpointError for a bad one; default: `Verifier`, which reads every byte.
+        root: Directory of checkpoints; may be missing or empty.
+        verify: Raises CheckpointError for a damaged checkpoint; default: `Verifier`, which reads every byte.
     """
     verify = verify or Verifier().verify
     rejected: list[Rejected] = []

@@ -30,26 +30,29 @@ def write_figures(path: Path, figures: Any) -> None:
 
 @app.command()
 def oracle(
-    profile: Annotated[str, typer.Option(help="Synthetic data: criteo-kaggle, criteo-terabyte or avazu.")] = (
-        "criteo-kaggle"
-    ),
-    scale: Annotated[float, typer.Option(help="Factor on the profile's cardinalities.")] = 1.0,
-    data: Annotated[Path | None, typer.Option(help="A data set instead of a synthetic one.")] = None,
-    batch: Annotated[int, typer.Option(help="B: samples of a global batch.")] = 16384,
-    lookahead: Annotated[int, typer.Option(help="L: lookahead window.")] = 200,
-    prefetch_depth: Annotated[int, typer.Option(help="P: iterations ahead that rows travel.")] = 4,
-    trainers: Annotated[int, typer.Option(help="T.")] = 8,
-    servers: Annotated[int, typer.Option(help="S.")] = 2,
-    threads: Annotated[int, typer.Option(help="Cores of the oracle: oracle.threads.")] = 1,
-    placement: Annotated[str, typer.Option(help="contiguous or locality: oracle.placement.")] = "contiguous",
-    cache_rows: Annotated[int | None, typer.Option(help="Slots per trainer; default: no limit.")] = None,
-    rounds: Annotated[int, typer.Option(help="Rounds of timing, each beside the yardstick.")] = 5,
-    plans: Annotated[int, typer.Option(help="Plans timed in a round.")] = 20,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures.")] = None,
+    profile: Annotated[
+        str, typer.Option(help="Profile of the synthetic data: criteo-kaggle, criteo-terabyte or avazu.")
+    ] = ("criteo-kaggle"),
+    scale: Annotated[float, typer.Option(help="Multiply the profile's numbers of rows by this.")] = 1.0,
+    data: Annotated[Path | None, typer.Option(help="Plan this data set instead of synthetic data.")] = None,
+    batch: Annotated[int, typer.Option(help="Samples of a global batch (B).")] = 16384,
+    lookahead: Annotated[int, typer.Option(help="Lookahead window (L), in iterations.")] = 200,
+    prefetch_depth: Annotated[int, typer.Option(help="Prefetch depth (P), in iterations.")] = 4,
+    trainers: Annotated[int, typer.Option(help="Number of trainers (T).")] = 8,
+    servers: Annotated[int, typer.Option(help="Number of embedding servers (S).")] = 2,
+    threads: Annotated[int, typer.Option(help="Cores of the oracle, as oracle.threads.")] = 1,
+    placement: Annotated[str, typer.Option(help="contiguous or locality, as oracle.placement.")] = "contiguous",
+    cache_rows: Annotated[int | None, typer.Option(help="Cache slots per trainer; default: no limit.")] = None,
+    rounds: Annotated[int, typer.Option(help="Timed rounds; numpy.unique is timed in each round, too.")] = 5,
+    plans: Annotated[int, typer.Option(help="Plans in each timed round.")] = 20,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures to this file.")
+    ] = None,
 ) -> None:
-    """Samples per second that one oracle plans, from shards to messages, beside numpy.unique per table.
+    """Measure how many samples per second one oracle plans, from reading shards to encoded messages.
 
-    Needs no ranks. Synthetic data goes to the directory for temporary files and is deleted again.
+    The table also shows the speed of numpy.unique on each table, for comparison. The command runs without a launcher.
+    It writes synthetic data to the directory for temporary files and deletes it at the end.
     """
     from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.bench.oracle import OracleCase, measure_oracle
@@ -68,18 +71,24 @@ def oracle(
 
 @app.command()
 def rma(
-    servers: Annotated[int, typer.Option(help="Embedding servers: the first ranks. The rest are trainers.")] = 1,
-    rows: Annotated[int, typer.Option(help="Rows that a trainer moves in one iteration.")] = 16_384,
-    dim: Annotated[int, typer.Option(help="float32 columns of a row.")] = 64,
-    table_rows: Annotated[int, typer.Option(help="Rows of the table that they come from.")] = 1_000_000,
-    iterations: Annotated[int, typer.Option(help="Iterations of a timed pass.")] = 40,
+    servers: Annotated[int, typer.Option(help="Embedding servers: the first ranks. The other ranks are trainers.")] = 1,
+    rows: Annotated[int, typer.Option(help="Rows that each trainer moves in one iteration.")] = 16_384,
+    dim: Annotated[int, typer.Option(help="Columns of a row, float32.")] = 64,
+    table_rows: Annotated[int, typer.Option(help="Rows of the table.")] = 1_000_000,
+    iterations: Annotated[int, typer.Option(help="Iterations of each timed pass.")] = 40,
     warm_up: Annotated[int, typer.Option(help="Iterations of the first, untimed pass.")] = 5,
-    rounds: Annotated[int, typer.Option(help="Times that all passes take turns; medians are shown.")] = 5,
-    prefetch_depth: Annotated[int, typer.Option(help="P: iterations that servers run ahead.")] = 4,
-    transport: Annotated[str, typer.Option(help="Which to measure, separated by commas.")] = "staged,direct,per-row",
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures.")] = None,
+    rounds: Annotated[int, typer.Option(help="How often each pass runs; the table shows medians.")] = 5,
+    prefetch_depth: Annotated[int, typer.Option(help="Iterations that servers run ahead (P).")] = 4,
+    transport: Annotated[
+        str, typer.Option(help="Transports to measure, separated by commas.")
+    ] = "staged,direct,per-row",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures to this file.")
+    ] = None,
 ) -> None:
-    """Rows per second between servers and trainers, beside one bare MPI_Get of the same bytes and a copy in memory.
+    """Measure how many rows per second move between servers and trainers.
+
+    The table also shows one plain MPI_Get of the same bytes and a copy in memory, for comparison.
 
     Start it on all ranks: mpirun -n 2 bagpipe bench rma
     """
@@ -103,7 +112,7 @@ def rma(
         except BagpipeError as error:
             if world.rank == 0:
                 print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
-            world.Barrier()  # launchers end the job at the first exit code: not before this is said
+            world.Barrier()  # a launcher ends the job when the first rank exits: wait until rank 0 has printed
         if traffic:
             with showing_activity("starting") if world.rank == 0 else nullcontext(no_progress) as progress:
                 figures = measure(world, traffic, progress)
@@ -119,14 +128,20 @@ def rma(
 def ladder(
     data: Annotated[Path, typer.Option(help="Data set to train on.")],
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="YAML settings.")] = None,
-    run_dir: Annotated[Path, typer.Option(help="A run directory per rung goes here.")] = Path("runs/ladder"),
-    rungs: Annotated[str, typer.Option(help="Only these, separated by commas.")] = "",
+    run_dir: Annotated[Path, typer.Option(help="Directory for the run directories, one per rung.")] = Path(
+        "runs/ladder"
+    ),
+    rungs: Annotated[str, typer.Option(help="Run only these rungs, separated by commas.")] = "",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures to this file.")
+    ] = None,
 ) -> None:
-    """Train the same three epochs with one optimisation more each time, beside the bound of resident rows.
+    """Train the same three epochs several times, each time with one optimisation more.
+
+    The last rungs are bounds: jobs in which every row stays cached, so that servers have nothing to do.
 
     Start it on all ranks: mpirun -n 4 bagpipe bench ladder --data DATA
     """
@@ -156,7 +171,7 @@ def ladder(
             if json_file:
                 write_figures(json_file, summaries)
             for name in steps.wrong_digests(chosen, summaries):
-                print(f"bagpipe: error: {name} ended with another model than the rungs before it", flush=True)
+                print(f"bagpipe: error: {name} ended with a different model than the rungs before it", flush=True)
     if code:
         raise typer.Exit(code)
 
@@ -167,7 +182,7 @@ def overhead(
     run_dir: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/overhead"),
     iterations: Annotated[int, typer.Option(help="Iterations to train.")] = 2_000,
 ) -> None:
-    """Work per iteration and thread of a trainer that has next to nothing to compute and to move: Python's overhead.
+    """Measure Python's overhead: the time per iteration and thread of a trainer with almost nothing to compute or move.
 
     Start it on all ranks: mpirun -n 3 bagpipe bench overhead --data DATA
     """

@@ -10,14 +10,15 @@ import typer
 
 from bagpipe_hpc.exit_codes import EXIT_FAILURE
 
-app = typer.Typer(help="Examine, check and thin out checkpoints.", no_args_is_help=True)
+app = typer.Typer(help="List, check and delete checkpoints.", no_args_is_help=True)
 
 
-Root = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of checkpoints, or a run directory.")]
+Root = Annotated[Path, typer.Argument(metavar="DIR", help="A directory of checkpoints, or a run directory.")]
 AnyCheckpoint = Annotated[
     Path,
     typer.Argument(
-        metavar="DIR", help="A checkpoint, or a directory of some or a run directory: then the latest; or DIR/best."
+        metavar="DIR",
+        help="A checkpoint, such as DIR/best. For a directory of checkpoints or a run directory: its latest one.",
     ),
 ]
 
@@ -32,10 +33,13 @@ class FormatChoice(StrEnum):
 @app.command()
 def verify(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A checkpoint; or a directory of them or a run directory: then all.")
+        Path,
+        typer.Argument(
+            metavar="DIR", help="A checkpoint. For a directory of checkpoints or a run directory: all its checkpoints."
+        ),
     ],
 ) -> None:
-    """Read every byte and hold it against the checksums; exit status 1 if anything is damaged."""
+    """Read every byte and compare it with the checksums. The exit status is 1 if anything is damaged."""
     from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.checkpoint.checkpoint import directory_of_checkpoints
     from bagpipe_hpc.checkpoint.file_names import MANIFEST, iteration_of
@@ -69,7 +73,7 @@ def verify(
 
 @app.command("list")
 def list_command(root: Root) -> None:
-    """Show the checkpoints of a directory; nothing but their manifests is read."""
+    """List the checkpoints of a directory. The command reads only their manifests."""
     from rich.filesize import decimal
     from rich.table import Table
 
@@ -111,7 +115,7 @@ def list_command(root: Root) -> None:
 
 @app.command()
 def digest(checkpoint: AnyCheckpoint) -> None:
-    """Print the model digest: that of a job that ended here."""
+    """Print the model digest of a checkpoint: the digest of a job that ends at its iteration."""
     from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 
@@ -123,12 +127,12 @@ def digest(checkpoint: AnyCheckpoint) -> None:
 @app.command("prune")
 def prune_command(
     root: Root,
-    keep_last: Annotated[int, typer.Option(help="Keep so many of the newest.")],
+    keep_last: Annotated[int, typer.Option(help="Keep this many of the newest checkpoints.")],
     keep_every: Annotated[
-        int | None, typer.Option(help="Keep those whose iteration is a multiple of this, too.")
+        int | None, typer.Option(help="Also keep checkpoints whose iteration is a multiple of this.")
     ] = None,
 ) -> None:
-    """Delete checkpoints, but not the best one, and none that a kept increment builds on."""
+    """Delete old checkpoints. The best checkpoint stays, and so do those that a kept checkpoint builds on."""
     from bagpipe_hpc.checkpoint.checkpoint import directory_of_checkpoints
     from bagpipe_hpc.checkpoint.prune import prune
 
@@ -138,10 +142,10 @@ def prune_command(
 
 def export_command(
     checkpoint: AnyCheckpoint,
-    output: Annotated[Path, typer.Option(help="The file to write; must not exist.")],
-    form: Annotated[FormatChoice, typer.Option("--format", help="What reads it.")] = FormatChoice.SAFETENSORS,
+    output: Annotated[Path, typer.Option(help="File to write; it must not exist yet.")],
+    form: Annotated[FormatChoice, typer.Option("--format", help="Format of the file.")] = FormatChoice.SAFETENSORS,
 ) -> None:
-    """Write whole tables and dense parameters of a checkpoint as plain tensors."""
+    """Write the tables and dense parameters of a checkpoint as plain tensors."""
     from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
     from bagpipe_hpc.checkpoint.export import export

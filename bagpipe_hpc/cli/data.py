@@ -1,4 +1,4 @@
-"""Commands that make and examine data sets: `import criteo`, `synth`, `inspect`."""
+"""Commands that make and examine data sets: `import criteo|avazu|table`, `synth`, `inspect`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bagpipe_hpc.data.shard import Compression
 
 app = typer.Typer()
-import_app = typer.Typer(help="Make a data set of the files of a public click log.", no_args_is_help=True)
+import_app = typer.Typer(help="Make a data set from the files of a click log or a table.", no_args_is_help=True)
 app.add_typer(import_app, name="import")
 
 
@@ -36,7 +36,7 @@ class CompressionChoice(StrEnum):
 
     @property
     def filter(self) -> Compression | None:
-        """As the data package names it."""
+        """The compression, as the data package names it."""
         if self is CompressionChoice.NONE:
             return None
         return "gzip" if self is CompressionChoice.GZIP else "lzf"
@@ -50,35 +50,40 @@ class ProfileChoice(StrEnum):
     AVAZU = "avazu"
 
 
-Output = Annotated[Path, typer.Option(help="Directory of the data set; must not exist, or be empty.")]
-ValidationFraction = Annotated[float, typer.Option(help="Share of the samples, from the tail by time, that validates.")]
+Output = Annotated[Path, typer.Option(help="Directory of the new data set; it must not exist, or must be empty.")]
+ValidationFraction = Annotated[
+    float, typer.Option(help="Fraction of the samples, the latest in time, that become the validation split.")
+]
 ImportedFraction = Annotated[
-    float | None, typer.Option(help="Share of the samples, from the tail by time, that validates. [default: 0.1]")
+    float | None,
+    typer.Option(help="Fraction of the samples, the latest in time, that become the validation split. [default: 0.1]"),
 ]
 NoLabel = Annotated[
     bool,
-    typer.Option("--no-label", help="Take no labels, for `bagpipe predict`: the files may lack the label's column."),
+    typer.Option("--no-label", help="Read no labels, for `bagpipe predict`. The files may lack the label column."),
 ]
-SamplesPerShard = Annotated[int, typer.Option(help="Samples per HDF5 file.")]
-CompressionOption = Annotated[CompressionChoice, typer.Option(help="none reads fastest, gzip is smallest.")]
+SamplesPerShard = Annotated[int, typer.Option(help="Samples in each HDF5 file.")]
+CompressionOption = Annotated[CompressionChoice, typer.Option(help="none is fastest to read, gzip is smallest.")]
 
 
-MinCount = Annotated[int, typer.Option(help="Rarer values share the out-of-vocabulary row.")]
+MinCount = Annotated[int, typer.Option(help="Values that occur less often than this share one out-of-vocabulary row.")]
 HashRows = Annotated[
-    int | None, typer.Option(help="Hash values onto this many rows per table instead of counting them.")
+    int | None, typer.Option(help="Hash values to this many rows per table, instead of counting them.")
 ]
 VocabularyOption = Annotated[
     Path | None,
     typer.Option(
-        help="An imported data set: give values the rows that they have there, instead of counting or hashing."
+        help="Give values the rows that they have in this imported data set, instead of counting or hashing them."
     ),
 ]
-MaxBadLines = Annotated[int, typer.Option(help="Skip and report so many malformed lines before giving up.")]
-Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Text, plain or gzip, or Parquet, in time order.")]
+MaxBadLines = Annotated[int, typer.Option(help="Skip and report up to this many malformed lines; then stop.")]
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE...", help="Text files, plain or gzip, or Parquet files, in time order.")
+]
 
 
 def _add_click_log(name: str, words: str) -> None:
-    """Add the command that imports a public click log, described by `click_logs` under its name in capitals."""
+    """Add the command `bagpipe import NAME` for the public click log that `click_logs.NAME` describes."""
 
     @import_app.command(name, help=f"Import {words}")
     def import_click_log(
@@ -104,13 +109,13 @@ def _add_click_log(name: str, words: str) -> None:
 
 
 _add_click_log("criteo", "Criteo click logs (Kaggle, Terabyte): TSV of label, 13 integers, 26 hexadecimal categories.")
-_add_click_log("avazu", "the Avazu click log: CSV with a header, 22 categories; the column id is left out.")
+_add_click_log("avazu", "the Avazu click log: CSV with a header and 22 categories. The column id is ignored.")
 
 
 @import_app.command("table")
 def import_table(
     files: Files,
-    schema: Annotated[Path, typer.Option(help="YAML file that says what the columns are; see docs/data.md.")],
+    schema: Annotated[Path, typer.Option(help="YAML file that describes the columns; see docs/data.md.")],
     output: Output,
     min_count: MinCount = 4,
     hash_rows: HashRows = None,
@@ -121,7 +126,7 @@ def import_table(
     vocabulary: VocabularyOption = None,
     no_label: NoLabel = False,
 ) -> None:
-    """Import any table, CSV, TSV or Parquet, described by a schema file."""
+    """Import a table in CSV, TSV or Parquet files that a schema file describes."""
     from bagpipe_hpc.data.importing.importer import ImportSettings
     from bagpipe_hpc.data.importing.schema_file import load_description
 
@@ -140,7 +145,7 @@ def _import(
     settings: ImportSettings,
     no_label: bool,
 ) -> None:
-    """Import on all ranks of the launch; rank 0 speaks."""
+    """Import on all ranks of the launch; rank 0 prints the messages."""
     from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.cli.ranks import heeding_signals, ranks_of_launch
     from bagpipe_hpc.data.dataset import no_progress, open_dataset
@@ -163,21 +168,21 @@ def _import(
             _print_empty_tables(dataset, settings)
             if description.label is None and settings.vocabulary is None and not _all_hashed(description, settings):
                 typer.echo(
-                    "bagpipe: note: values have new rows, not those of any trained model; to predict with one, give "
-                    "the data set that it was trained on to --vocabulary",
+                    "bagpipe: note: values have new row numbers here, which no trained model knows; to predict with "
+                    "a model, give --vocabulary the data set that it was trained on",
                     err=True,
                 )
             _print_summary(dataset)
 
 
 def _print_empty_tables(dataset: Dataset, settings: ImportSettings) -> None:
-    """Tables that came out with nothing but the row of missing and rare values, which is hardly what was wanted."""
+    """Name the tables whose only row is that of missing and rare values: the user hardly wants this."""
     empty = [table.name for table in dataset.schema.own_tables if table.num_embeddings == 1]
     if empty and settings.vocabulary is None:
         names = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         typer.echo(
-            f"bagpipe: note: no value of {names} was seen {settings.min_count} times or more, so all share row 0; a "
-            "lower --min-count gives them rows of their own",
+            f"bagpipe: note: no value of {names} occurs {settings.min_count} times or more, so all values share row 0; "
+            "lower --min-count to give them rows of their own",
             err=True,
         )
 
@@ -191,7 +196,7 @@ def _print_bad_lines(dataset: Dataset) -> None:
     skipped = dataset.origin.get("bad_lines")
     if isinstance(skipped, dict):
         count, first = skipped["count"], skipped["first"]
-        typer.echo(f"bagpipe: note: {count} bad line{'s' if count != 1 else ''} skipped; the first:", err=True)
+        typer.echo(f"bagpipe: note: skipped {count} bad line{'s' if count != 1 else ''}; the first:", err=True)
         for fault in first if isinstance(first, list) else []:
             typer.echo(f"  {fault}", err=True)
 
@@ -199,19 +204,21 @@ def _print_bad_lines(dataset: Dataset) -> None:
 @app.command()
 def synth(
     output: Output,
-    samples: Annotated[int, typer.Option(help="Samples of both splits together.")],
-    profile: Annotated[ProfileChoice, typer.Option(help="Whose cardinalities to take.")] = ProfileChoice.CRITEO_KAGGLE,
-    scale: Annotated[float, typer.Option(help="Factor on the cardinalities.")] = 1.0,
-    skew: Annotated[float, typer.Option(help="Exponent of the Zipf law of the ids; 0 is uniform.")] = 1.05,
-    seed: Annotated[int, typer.Option(help="Chooses ids, teacher and labels.")] = 0,
+    samples: Annotated[int, typer.Option(help="Number of samples, both splits together.")],
+    profile: Annotated[
+        ProfileChoice, typer.Option(help="Take the tables of this data set.")
+    ] = ProfileChoice.CRITEO_KAGGLE,
+    scale: Annotated[float, typer.Option(help="Multiply the tables' numbers of rows by this.")] = 1.0,
+    skew: Annotated[float, typer.Option(help="Exponent of the ids' Zipf distribution; 0: uniform.")] = 1.05,
+    seed: Annotated[int, typer.Option(help="Seed of the ids and the labels.")] = 0,
     bag_size: Annotated[
-        int, typer.Option(help="Ids of a sample, on average, in one more table, a ragged one; 0: none.")
+        int, typer.Option(help="Add a ragged table with this many ids per sample on average; 0: do not.")
     ] = 0,
     validation_fraction: ValidationFraction = 0.1,
     samples_per_shard: SamplesPerShard = 1 << 20,
     compression: CompressionOption = CompressionChoice.NONE,
 ) -> None:
-    """Make a synthetic click log with skewed ids and labels that can be learned."""
+    """Make a synthetic click log with skewed ids and with labels that a model can learn."""
     from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.cli.ranks import heeding_signals, noting_signals
     from bagpipe_hpc.data import synthetic
@@ -237,13 +244,16 @@ def synth(
 def inspect_command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a data set.")],
     max_samples: Annotated[
-        int | None, typer.Option(min=0, help="Read only so many samples of each split; 0 reads none.")
+        int | None, typer.Option(min=0, help="Read only this many samples of each split; 0: none.")
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Only hold every file against its checksums; exit status 1 if any fails.")
+        bool,
+        typer.Option(
+            "--verify", help="Only compare every file with its checksums; the exit status is 1 if one differs."
+        ),
     ] = False,
 ) -> None:
-    """Check every sample of a data set and show what it holds: counts, schema, skew, files."""
+    """Check every sample of a data set and show its sample counts, schema, skew and files."""
     if verify:
         _verify(directory)
         return
@@ -299,7 +309,7 @@ def _count(number: int, thing: str) -> str:
 
 def _samples_of(dataset: Dataset) -> str:
     if not dataset.schema.labelled:
-        return f"{dataset.validation.num_samples:,} samples without labels, for `bagpipe predict` only"
+        return f"{dataset.validation.num_samples:,} samples without labels, only for `bagpipe predict`"
     return f"{dataset.train.num_samples:,} training and {dataset.validation.num_samples:,} validation samples"
 
 
@@ -311,7 +321,7 @@ def _print_report(dataset: Dataset, report: DatasetReport) -> None:
     console.print(", ".join(f"{key}: {value}" for key, value in dataset.origin.items()), style="dim")
     console.print(f"dense features: {', '.join(dataset.schema.dense) or 'none'}")
     if not dataset.schema.labelled:
-        console.print("no labels: for `bagpipe predict` only")
+        console.print("no labels: only for `bagpipe predict`")
     console.print(f"chunks of {report.chunk_rows:,} samples, compression: {report.compression or 'none'}")
     console.print(_splits_table(report))
     console.print(_tables_table(dataset, report))

@@ -1,4 +1,4 @@
-"""`bagpipe eval` and `bagpipe predict`: a trained model on a data set."""
+"""`bagpipe eval` and `bagpipe predict`: apply a trained model to a data set."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from bagpipe_hpc.launcher import is_alone
 
 Split = Literal["validation", "train"]
 CheckpointArgument = Annotated[
-    Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint, a directory of some, or a run directory.")
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A checkpoint. For a directory of checkpoints or a run directory: its latest checkpoint.",
+    ),
 ]
-DataOption = Annotated[Path, typer.Option(help="Data set, of the schema the model was trained with.")]
-RunDirOption = Annotated[Path, typer.Option(help="Where summary.json goes.")]
-SplitOption = Annotated[Split, typer.Option(help="Samples to read.")]
+DataOption = Annotated[Path, typer.Option(help="Data set with the schema that the model was trained with.")]
+RunDirOption = Annotated[Path, typer.Option(help="Directory for summary.json.")]
+SplitOption = Annotated[Split, typer.Option(help="Split of the data set to read.")]
 OverridesOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting of the checkpoint.")
 ]
@@ -30,11 +34,11 @@ def evaluate(
     split: SplitOption = "validation",
     overrides: OverridesOption = None,
 ) -> None:
-    """AUC, log loss, normalised entropy and calibration of a trained model.
+    """Compute the AUC, log loss, normalised entropy and calibration of a trained model.
 
     Without a launcher it runs in this process: bagpipe eval runs/first/checkpoints --data DIR
 
-    Started on the ranks of a job, as many as there are, all of them work: mpirun -n 4 bagpipe eval ...
+    Under a launcher it uses all ranks, whatever their number: mpirun -n 4 bagpipe eval ...
     """
     _run(checkpoint, data, run_dir, split, overrides, None)
 
@@ -43,17 +47,18 @@ def predict(
     checkpoint: CheckpointArgument,
     data: DataOption,
     output: Annotated[
-        Path, typer.Option(help="New NumPy file (.npy) of click probabilities: float32, as the samples come.")
+        Path,
+        typer.Option(help="NumPy file (.npy) to create: click probabilities, float32, in the order of the samples."),
     ],
     run_dir: RunDirOption = Path("runs/predict"),
     split: SplitOption = "validation",
     overrides: OverridesOption = None,
 ) -> None:
-    """Write what a trained model predicts.
+    """Write the predictions of a trained model to a file.
 
     Without a launcher it runs in this process: bagpipe predict runs/first/checkpoints --data DIR --output clicks.npy
 
-    Started on the ranks of a job, all of them work: mpirun -n 4 bagpipe predict ...
+    Under a launcher it uses all ranks: mpirun -n 4 bagpipe predict ...
     """
     _run(checkpoint, data, run_dir, split, overrides, output.absolute())
 

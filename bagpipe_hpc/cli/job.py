@@ -1,4 +1,4 @@
-"""Runs a training job for a command, on all ranks or in this process alone."""
+"""Run a training job for a command, on all ranks or in this process alone."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 def run_job(make_request: Callable[[], Request], *, is_local: bool) -> None:
-    """Play this rank's part of the job, and end with its exit code.
+    """Play this rank's part of the job and end with its exit code.
 
     Args:
-        make_request: Makes what is asked for; imports MPI.
-        is_local: Whether this process plays all ranks.
+            make_request: Returns the request of the job; imports MPI.
+            is_local: Whether this process plays all ranks.
     """
     if is_local:
         keep_mpi_from_starting()
         code = _run(make_request)
     else:
-        # Starts MPI: from here on a rank that fails must take the others with it.
+        # This import starts MPI: if this rank fails after this line, it must end the others, too.
         from bagpipe_hpc.runtime.failure import whole_job_fails_together
 
         with whole_job_fails_together():
@@ -40,7 +40,7 @@ def _run(make_request: Callable[[], Request]) -> int:
 
 
 def job_request(*args: Any, **more: Any) -> Request:
-    """A request; see launch/job.py."""
+    """Return a request with these arguments; see `Request` in launch/request.py."""
     from bagpipe_hpc.launch.request import Request
 
     return Request(*args, **more)

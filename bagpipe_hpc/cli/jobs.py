@@ -54,57 +54,64 @@ def _option(text: str, *names: str, metavar: str | None = None) -> typer.models.
 
 @app.callback()
 def jobs() -> None:
-    """Keeps the name of a command needed, also while there is only one."""
+    """Exist, so that typer requires the command's name although there is only one command."""
 
 
 @app.command()
 def render(
-    context: typer.Context,  # whose parameters, the rest of this list, are the fields of a description
+    context: typer.Context,  # its parameters, the rest of this list, are the fields of a description
     system: Annotated[SystemChoice | None, _option("Batch system.")] = None,
     template: Annotated[TemplateChoice | None, _option("What the job does.")] = None,
-    mpi: Annotated[MpiChoice | None, _option("Kind of MPI that the environment was built with.")] = None,
+    mpi: Annotated[MpiChoice | None, _option("MPI that the environment was built with.")] = None,
     name: Annotated[str | None, _option("Name of the job.")] = None,
-    account: Annotated[str | None, _option("What the job is charged to.")] = None,
-    queue: Annotated[str | None, _option("Queue, or partition.")] = None,
+    account: Annotated[str | None, _option("Account that pays for the job.")] = None,
+    queue: Annotated[str | None, _option("Queue or partition.")] = None,
     qos: Annotated[str | None, _option("Quality of service (slurm).")] = None,
-    constraint: Annotated[str | None, _option("Features that nodes must have (slurm, lsf, flux).")] = None,
-    memory: Annotated[str | None, _option("Memory of each node, as 256G (slurm, pbs).")] = None,
-    time_limit: Annotated[str | None, _option("Of one run; the job goes on in another.", metavar="HH:MM:SS")] = None,
-    warning_seconds: Annotated[int | None, _option("Before the time limit, for the last checkpoint.")] = None,
-    checkpoint_every: Annotated[int | None, _option("Iterations from one checkpoint to the next.")] = None,
-    max_restarts: Annotated[int | None, _option("Of a job that gets no further: then no more.")] = None,
-    nodes: Annotated[int | None, _option("Nodes; in train-het those of the trainers.")] = None,
-    min_nodes: Annotated[int | None, _option("So few will do once nodes have failed.")] = None,
-    server_nodes: Annotated[int | None, _option("train-het: nodes of oracle and servers.")] = None,
-    servers: Annotated[int | None, _option("Embedding servers.")] = None,
-    gpus_per_node: Annotated[int | None, _option("GPUs of a node, 0 to train on CPUs.")] = None,
-    trainers_per_node: Annotated[int | None, _option("Default: one for each GPU.")] = None,
-    threads: Annotated[int | None, _option("Cores of each rank; import: ranks of each node.")] = None,
+    constraint: Annotated[str | None, _option("Features that the nodes must have (slurm, lsf, flux).")] = None,
+    memory: Annotated[str | None, _option("Memory of each node, such as 256G (slurm, pbs).")] = None,
+    time_limit: Annotated[
+        str | None, _option("Time limit of one run; the next run continues the job.", metavar="HH:MM:SS")
+    ] = None,
+    warning_seconds: Annotated[int | None, _option("Seconds before the time limit for the last checkpoint.")] = None,
+    checkpoint_every: Annotated[int | None, _option("Iterations between two checkpoints.")] = None,
+    max_restarts: Annotated[int | None, _option("Give up after this many restarts without progress.")] = None,
+    nodes: Annotated[int | None, _option("Number of nodes; for train-het, of the trainers' nodes.")] = None,
+    min_nodes: Annotated[int | None, _option("After nodes fail, go on with no fewer than this many.")] = None,
+    server_nodes: Annotated[int | None, _option("train-het: number of nodes of oracle and servers.")] = None,
+    servers: Annotated[int | None, _option("Number of embedding servers.")] = None,
+    gpus_per_node: Annotated[int | None, _option("GPUs of each node; 0: train on CPUs.")] = None,
+    trainers_per_node: Annotated[int | None, _option("Trainers of each node; default: one per GPU.")] = None,
+    threads: Annotated[int | None, _option("Cores of each rank; for import: ranks of each node.")] = None,
     site_lines: Annotated[
-        list[str] | None, _option("A shell command that runs first, as 'module load cuda'; repeat it.", "--site-line")
+        list[str] | None,
+        _option("Shell command that runs first, such as 'module load cuda'; may be repeated.", "--site-line"),
     ] = None,
     venv: Annotated[str | None, _option("Virtual environment that env/setup.sh made.")] = None,
-    data: Annotated[str | None, _option("Data set.")] = None,
-    run_dir: Annotated[str | None, _option("Where checkpoints, metrics and summary go.")] = None,
-    config: Annotated[str | None, _option("YAML file of settings.")] = None,
+    data: Annotated[str | None, _option("Directory of the data set.")] = None,
+    run_dir: Annotated[str | None, _option("Directory for checkpoints, metrics and the summary.")] = None,
+    config: Annotated[str | None, _option("YAML file with settings.")] = None,
     settings: Annotated[
         list[str] | None, _option("A setting; may be repeated.", "--set", metavar="SECTION.KEY=VALUE")
     ] = None,
     sweep: Annotated[
-        list[str] | None, _option("A setting for one task of a job array; repeat it.", metavar="SECTION.KEY=VALUE")
+        list[str] | None,
+        _option("A setting for one task of a job array; may be repeated.", metavar="SECTION.KEY=VALUE"),
     ] = None,
     stage_data: Annotated[bool | None, _option("Copy the data set to node-local scratch first.")] = None,
-    importer: Annotated[ImporterChoice | None, _option("import: what kind of files.")] = None,
-    schema_file: Annotated[str | None, _option("import: what the columns of a table are.", "--schema")] = None,
+    importer: Annotated[ImporterChoice | None, _option("import: kind of the files.")] = None,
+    schema_file: Annotated[str | None, _option("import: YAML file that describes the columns.", "--schema")] = None,
     import_options: Annotated[
-        list[str] | None, _option("import: a further argument of bagpipe import; repeat it.", "--import-option")
+        list[str] | None,
+        _option("import: a further argument of bagpipe import; may be repeated.", "--import-option"),
     ] = None,
-    files: Annotated[list[str] | None, _option("import: a log; may be repeated.", "--file")] = None,
-    benchmarks: Annotated[list[str] | None, _option("bench: one to run; may be repeated.", "--benchmark")] = None,
+    files: Annotated[list[str] | None, _option("import: a file to import; may be repeated.", "--file")] = None,
+    benchmarks: Annotated[
+        list[str] | None, _option("bench: a benchmark to run; may be repeated.", "--benchmark")
+    ] = None,
 ) -> None:
-    """Print a job script made for your cluster: bagpipe jobs render --system slurm --nodes 8 > train.sbatch
+    """Print a job script for your cluster: bagpipe jobs render --system slurm --nodes 8 > train.sbatch
 
-    What is not given is as in the scripts under jobs/.
+    Options that are not given have the values of the scripts in jobs/.
     """
     from bagpipe_hpc.jobs.description import describe
     from bagpipe_hpc.jobs.render import render as render_job
@@ -117,12 +124,12 @@ def render(
 
 
 def check_settings(job: JobDescription) -> None:
-    """Refuse settings that `bagpipe train` would refuse when the job has waited in the queue.
+    """Refuse settings that `bagpipe train` would refuse, before the job waits in a queue.
 
-    A configuration file that does not exist here is not read: it may exist where the job runs.
+    If the configuration file does not exist here, it is not read: it may exist where the job runs.
 
     Raises:
-        ConfigError: names every setting that is wrong, what it was given and what is allowed.
+        ConfigError: Names every wrong setting, the value given and the values allowed.
     """
     from pathlib import Path
 

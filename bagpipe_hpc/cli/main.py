@@ -1,4 +1,4 @@
-"""Entry point of the `bagpipe` command. Commands import what they need when they run, so that --help is quick."""
+"""Entry point of the `bagpipe` command. Each command imports its modules only when it runs, so --help stays fast."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"max_content_width": 100},
-    rich_markup_mode=None,  # plain text: rich makes pictures of `:m:` and swallows [brackets]
+    rich_markup_mode=None,  # plain text: rich would turn `:m:` into an emoji and drop [brackets]
 )
 app.command()(train)
 app.command("eval")(evaluate)
@@ -40,7 +40,7 @@ app.add_typer(jobs.app, name="jobs")
 app.command()(doctor)
 
 
-_UsageError: Any = typer.BadParameter.__mro__[2]  # the base of all; it is click's, or typer's copy of click
+_UsageError: Any = typer.BadParameter.__mro__[2]  # the base class of usage errors, in click or in typer's copy of click
 
 
 def _show_version(is_asked_for: bool) -> None:
@@ -59,7 +59,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command; an error that the user can mend becomes one line, and the exit code says of what kind it is."""
+    """Run the command. Print an error that the user can fix as one line, and exit with the code of its kind."""
     _make_output_safe()
     try:
         code = app(standalone_mode=False)
@@ -70,18 +70,18 @@ def main() -> None:
         print("Aborted!", file=sys.stderr)
         sys.exit(EXIT_FAILURE)
     except _UsageError as error:
-        # The same on every rank of a launch: the first one says it.
+        # All ranks of a launch fail in the same way. Let rank 0 print first: the launcher then ends the others.
         await_first_rank(os.environ)
-        error.message = error.message.removeprefix("Value error, ")  # words of a library's, before what is wrong
+        error.message = error.message.removeprefix("Value error, ")  # pydantic's prefix
         error.show()
         sys.exit(EXIT_INVALID)
     except BrokenPipeError:
-        # Whoever read the output, such as `head`, has seen enough. Python would complain when it flushes at exit.
+        # The reader of the output, such as `head`, has exited. Python must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILURE)
     except OSError as error:
-        # Commands name what they cannot read or write. This is for paths that are refused wherever they are looked at:
-        # names that are too long, directories that may not be searched.
+        # Commands report the files that they cannot read or write. What arrives here are paths that the system refuses
+        # everywhere: names that are too long, directories that the user may not search.
         if error.filename is None:
             raise
         fault = f"{error.filename}: {error.strerror}; check the path and its permissions"
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def _make_output_safe() -> None:
-    """Print whatever users name: file names need not be UTF-8, and terminals may know ASCII only (LC_ALL=C)."""
+    """Make prints never fail: file names may be no UTF-8, and terminals may know only ASCII (LC_ALL=C)."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a notebook, or a test, has streams of its own
+        if isinstance(stream, io.TextIOWrapper):  # notebooks and tests replace the streams by others
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""The ranks of a launch, for commands that run alone or under a launcher."""
+"""The ranks of a launch, for commands that run with or without a launcher."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.exit_codes import EXIT_INVALID
 from bagpipe_hpc.launcher import RANK_VARIABLES
 
-EXIT_SIGTERM = 128 + signal.SIGTERM  # what shells say of a process that it ended
+EXIT_SIGTERM = 128 + signal.SIGTERM  # the code that shells report for a process that SIGTERM ended
 
 
-_came: list[signal.Signals] = []  # SIGTERM or SIGINT
+_came: list[signal.Signals] = []  # the SIGTERM and SIGINT that this process received
 
 
 class _EndedError(BagpipeError):
-    """SIGTERM or SIGINT came."""
+    """This process received SIGTERM or SIGINT."""
 
 
 @contextmanager
 def ranks_of_launch() -> Iterator[Ranks]:
-    """All ranks of the job, which then end together if one fails; without a launcher this process, and no MPI.
+    """Give all ranks of the job. If one fails, all end together. Without a launcher: this process alone, without MPI.
 
-    SIGTERM and SIGINT are failures like others (see `heeding_signals`), so that what was begun is taken back. Under a
-    launcher the rank that gets one says nothing: it is how launchers end all ranks after the one that told why.
+    SIGTERM and SIGINT count as failures (see `heeding_signals`), so the command removes what it has begun. Under a
+    launcher, a rank that receives one prints nothing: launchers send it to all ranks after one rank has failed and has
+    printed the reason.
     """
     with noting_signals():
         if not any(name in os.environ for name in RANK_VARIABLES):
@@ -47,14 +48,14 @@ def ranks_of_launch() -> Iterator[Ranks]:
 
 
 def heeding_signals(progress: Progress) -> Progress:
-    """The same, but it raises where SIGTERM or SIGINT has come (see `noting_signals`).
+    """Return a progress callback that raises if SIGTERM or SIGINT has come, and otherwise calls the given one.
 
-    Raised by the signal itself, an exception would be lost in the callbacks of libraries now and then.
+    The signal handler itself does not raise, because callbacks of libraries sometimes swallow exceptions.
     """
 
     def heed(phase: str, done: int, total: int) -> None:
         if _came:
-            raise _EndedError(f"ended by {_came[0].name}; what was not finished is deleted")
+            raise _EndedError(f"ended by {_came[0].name}; unfinished output is deleted")
         progress(phase, done, total)
 
     return heed
@@ -62,7 +63,7 @@ def heeding_signals(progress: Progress) -> Progress:
 
 @contextmanager
 def noting_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT (Ctrl-C) are noted, for `heeding_signals`. A second SIGINT interrupts at once."""
+    """Note SIGTERM and SIGINT (Ctrl-C) for `heeding_signals`. A second SIGINT interrupts at once."""
 
     def note(signum: int, frame: FrameType | None) -> None:
         _came.append(signal.Signals(signum))

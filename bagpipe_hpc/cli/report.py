@@ -1,4 +1,4 @@
-"""`bagpipe report`: what a traced run did, as a table and a picture."""
+"""`bagpipe report`: show what a traced run did, as a table and a picture."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ DRAWN_ITERATIONS = 4
 
 
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Run directory of a job run with --trace.")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Run directory of a job that ran with --trace.")],
     iterations: Annotated[
         str | None,
-        typer.Option(metavar="A:B", help="Iterations A to B - 1 [default: all; drawn: the 4 in the middle]."),
+        typer.Option(
+            metavar="A:B", help="Iterations A to B - 1 [default: all in the table; the middle 4 in the picture]."
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Picture: .png, .svg or .pdf [default: RUN_DIR/timeline.png].")
+        Path | None,
+        typer.Option("--output", "-o", help="Picture to write: .png, .svg or .pdf [default: RUN_DIR/timeline.png]."),
     ] = None,
 ) -> None:
     """Show where the time of a traced run went, and draw its timeline."""
@@ -44,7 +47,7 @@ def report(
         draw_timeline(timeline, chosen if iterations else timeline.middle(DRAWN_ITERATIONS), picture)
     except OSError as error:
         raise TraceError(
-            f"{error.filename or picture} cannot be written: {error.strerror}; free space, mend permissions or choose "
+            f"{error.filename or picture} cannot be written: {error.strerror}; free space, fix permissions or choose "
             "another picture with -o"
         ) from None
     console = open_console()
@@ -57,7 +60,7 @@ def _table(activities_by_thread: dict[tuple[str, str], list[Activity]], iteratio
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    title = f"iterations {iterations.start:,} to {iterations.stop - 1:,}; a role's threads together"
+    title = f"iterations {iterations.start:,} to {iterations.stop - 1:,}; all ranks of a role together"
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("thread")
     table.add_column("activity")
@@ -77,13 +80,11 @@ def _warnings(timeline: Timeline) -> list[str]:
     warnings = []
     if timeline.missing_ranks:
         ranks = ", ".join(map(str, timeline.missing_ranks))
-        warnings.append(
-            f"warning: no trace of rank {ranks}: the run failed, or its directory is not shared by all hosts"
-        )
+        warnings.append(f"warning: no trace of rank {ranks}: the run failed, or not all hosts share its directory")
     if timeline.num_dropped:
         warnings.append(
-            f"warning: {timeline.num_dropped:,} spans dropped, the trace was full; trace fewer with --trace-iterations"
+            f"warning: the trace is full and lacks {timeline.num_dropped:,} spans; trace less with --trace-iterations"
         )
     if timeline.clock_error > 0:
-        warnings.append(f"note: times of different hosts are right to {timeline.clock_error:.3f} ms at the start")
+        warnings.append(f"note: times of different hosts were exact to {timeline.clock_error:.3f} ms at the start")
     return warnings

@@ -13,9 +13,11 @@ from bagpipe_hpc.garbage_collection import pause_collector
 
 
 def train(
-    data: Annotated[Path, typer.Option(help="Data set directory, as made by `bagpipe import` or `bagpipe synth`.")],
-    run_dir: Annotated[Path, typer.Option(help="Where config.yaml, metrics.jsonl and summary.json go.")],
-    config: Annotated[Path | None, typer.Argument(help="YAML file with settings; every one has a default.")] = None,
+    data: Annotated[Path, typer.Option(help="Directory of a data set that `bagpipe import` or `bagpipe synth` made.")],
+    run_dir: Annotated[
+        Path, typer.Option(help="Directory for config.yaml, metrics.jsonl, checkpoints and summary.json.")
+    ],
+    config: Annotated[Path | None, typer.Argument(help="YAML file with settings; every setting has a default.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
     ] = None,
@@ -28,31 +30,35 @@ def train(
     resume: Annotated[
         str | None,
         typer.Option(
-            metavar="auto|latest|best|PATH", help="Go on from a checkpoint; auto: the newest good one, if any."
+            metavar="auto|latest|best|PATH",
+            help="Go on from a checkpoint. auto: the newest undamaged one; if there is none, from the start.",
         ),
     ] = None,
     time_limit: Annotated[
         str | None,
         typer.Option(
             metavar="DURATION",
-            help="Write a checkpoint and stop before so long has passed: S, M:S, H:M:S, D-H:M:S. "
-            "Default: the end of the Slurm job, where SLURM_JOB_END_TIME says it.",
+            help="Write a checkpoint and stop before this much time has passed: S, M:S, H:M:S, D-H:M:S. "
+            "Default: the end of the Slurm job, if SLURM_JOB_END_TIME is set.",
         ),
     ] = None,
     local: Annotated[
         bool,
-        typer.Option("--local", help="Run in this process alone, without mpirun: ranks are threads, with one trainer."),
+        typer.Option(
+            "--local", help="Run in this process, without mpirun: each rank is a thread, and there is one trainer."
+        ),
     ] = False,
 ) -> None:
-    """Train a model: rank 0 is the oracle, then the embedding servers, then the trainers.
+    """Train a model. Rank 0 is the oracle, then come the embedding servers, then the trainers.
 
     Start it on all ranks of a job: mpirun -n 4 bagpipe train --data DIR --run-dir DIR
 
-    SIGTERM, SIGINT, SIGHUP or SIGUSR1 to any rank: a checkpoint, then exit code 75. Another signal ends the job at
-    once. Send mpirun SIGUSR1, which it passes on: after other signals, Open MPI's kills all ranks within a second.
+    If any rank receives SIGTERM, SIGINT, SIGHUP or SIGUSR1, the job writes a checkpoint and ends with exit code 75. A
+    second signal ends it at once. Send SIGUSR1 to mpirun, which passes it on: after other signals, mpirun of Open MPI
+    kills all ranks within a second.
     """
-    keep_signals()  # until the job can heed them
-    pause_collector()  # until this rank plays its role
+    keep_signals()  # until the job can react to them
+    pause_collector()  # until this rank starts to play its role
     traced = trace_iterations or (":" if trace else None)
     run_job(
         lambda: job_request(config, data, run_dir, overrides or [], traced, resume, time_limit, is_local=local),

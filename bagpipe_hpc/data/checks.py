@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from bagpipe_hpc.batch import Bags, Float32Array
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.data.batch import Float32Array, RaggedIds
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
@@ -96,7 +96,7 @@ class SampleChecks:
             )
         return offsets
 
-    def ragged(self, table: TableSchema, bags: RaggedIds, first_sample: int) -> RaggedIds:
+    def bags(self, table: TableSchema, bags: Bags, first_sample: int) -> Bags:
         """Row ids of a ragged table within it, as int64; finite weights, as float32."""
         ids, weights = bags.ids, bags.weights
         if not _all_within(ids.reshape(-1, 1), np.array([table.num_embeddings], dtype=np.int64)):
@@ -108,7 +108,7 @@ class SampleChecks:
                 position = int(np.argmin(np.isfinite(weights)))
                 fault = f"table '{table.name}': a weight is {weights[position]}, but must be finite"
                 self._refuse(first_sample + _sample_of(position, bags), fault)
-        return RaggedIds(bags.offsets, ids.astype(np.int64, copy=False), weights)
+        return Bags(bags.offsets, ids.astype(np.int64, copy=False), weights)
 
     def _refuse_id(self, table: TableSchema, row_id: int, sample: int) -> NoReturn:
         self._refuse(sample, f"table '{table.name}': row id {row_id} is outside [0, {table.num_embeddings})")
@@ -117,5 +117,5 @@ class SampleChecks:
         raise DatasetError(f"{self.path}: sample {sample}: {fault}; {self.cure}")
 
 
-def _sample_of(position: int, bags: RaggedIds) -> int:
+def _sample_of(position: int, bags: Bags) -> int:
     return int(np.searchsorted(bags.offsets, position, side="right")) - 1

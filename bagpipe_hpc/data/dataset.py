@@ -25,8 +25,8 @@ from pydantic import (
     model_validator,
 )
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.bounded_json import dump_json, read_json, require_checksum, with_checksum
-from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.hdf5 import cannot_write
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.shard import Compression, ShardReader, ShardWriter, first_fault

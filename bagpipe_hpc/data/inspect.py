@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.data.dataset import Dataset, Progress, Split, no_progress
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.vocabulary import ValueCounter
@@ -97,7 +97,7 @@ def _read(
 def _count(split: Split, batch: Batch, counters: list[ValueCounter]) -> None:
     columns = iter(np.ascontiguousarray(batch.ids.T))
     for table, counter in zip(split.schema.tables, counters, strict=True):
-        counter.add(batch.ragged[table.name].ids if table.ragged else next(columns))
+        counter.add(batch.bags[table.name].ids if table.ragged else next(columns))
 
 
 def _by_own_table(schema: Schema, counters: list[ValueCounter]) -> list[ValueCounter]:

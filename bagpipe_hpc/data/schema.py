@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, field_validator, model_validator
 
-from bagpipe_hpc.lookahead.features import FeatureTables
+from bagpipe_hpc.feature_tables import FeatureTables
 
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ class Schema(BaseModel):
 
     @property
     def ragged_tables(self) -> tuple[TableSchema, ...]:
-        """Tables with any number of row ids per sample: the keys of `Batch.ragged`."""
+        """Tables with any number of row ids per sample: the keys of `Batch.bags`."""
         return tuple(table for table in self.tables if table.ragged)
 
     @property

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from pydantic import ValidationError
 
+from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.bounded_json import parse_json
-from bagpipe_hpc.data.batch import Batch, RaggedIds
 from bagpipe_hpc.data.checks import SampleChecks
 from bagpipe_hpc.data.hdf5 import (
     HDF5_ERRORS,
@@ -72,7 +72,7 @@ class ShardWriter:
     def append(self, batch: Batch) -> None:
         """Add samples at the end."""
         columns = self._columns_of(batch)
-        ragged = {table.name: self._ragged_of(batch, table) for table in self._schema.ragged_tables}
+        ragged = {table.name: self._bags_of(batch, table) for table in self._schema.ragged_tables}
         with self._new.writing():
             for name, values in columns.items():
                 _extend(self._file[name], values)
@@ -152,21 +152,21 @@ class ShardWriter:
         }
         return {name: checked[name] for name in _columns(self._schema)}
 
-    def _ragged_of(self, batch: Batch, table: TableSchema) -> RaggedIds:
-        if table.name not in batch.ragged or len(batch.ragged[table.name].offsets) != batch.num_samples + 1:
+    def _bags_of(self, batch: Batch, table: TableSchema) -> Bags:
+        if table.name not in batch.bags or len(batch.bags[table.name].offsets) != batch.num_samples + 1:
             raise DatasetError(
                 f"{self._path}: the batch has no row ids of ragged table '{table.name}', or not "
                 f"{batch.num_samples + 1} offsets; mend the source of the samples, or the schema"
             )
-        piece = batch.ragged[table.name]
+        piece = batch.bags[table.name]
         offsets = self._checks.offsets(table, piece.offsets, len(piece.ids), self.num_samples)
         if (None if piece.weights is None else len(piece.weights)) != (len(piece.ids) if table.weighted else None):
             raise DatasetError(
                 f"{self._path}: the batch has {'no weight for each row id' if table.weighted else 'weights'} of ragged "
                 f"table '{table.name}', contrary to the schema; mend the source of the samples, or the schema"
             )
-        return self._checks.ragged(
-            table, RaggedIds(offsets, piece.ids, piece.weights).slice(0, batch.num_samples), self.num_samples
+        return self._checks.bags(
+            table, Bags(offsets, piece.ids, piece.weights).slice(0, batch.num_samples), self.num_samples
         )
 
 
@@ -216,7 +216,7 @@ class ShardReader:
             labels=self._checks.labels(raw.get("labels", np.zeros(num_samples, np.float32)), start),
             dense=self._checks.dense(raw.get("dense", np.empty((num_samples, 0), np.float32)), start),
             ids=self._checks.ids(raw.get("one_hot", np.empty((num_samples, 0), np.int32)), start),
-            ragged={table.name: self._read_ragged(table, start, stop) for table in self.schema.ragged_tables},
+            bags={table.name: self._read_bags(table, start, stop) for table in self.schema.ragged_tables},
         )
 
     def close(self) -> None:
@@ -235,13 +235,13 @@ class ShardReader:
             return dataset
         return self._file["ragged"][self.schema.ragged_tables[0].name]["offsets"]
 
-    def _read_ragged(self, table: TableSchema, start: int, stop: int) -> RaggedIds:
+    def _read_bags(self, table: TableSchema, start: int, stop: int) -> Bags:
         group = self._file["ragged"][table.name]
         offsets = self._slice(group["offsets"], start, stop + 1)
         offsets = self._checks.offsets(table, offsets, len(group["ids"]), start)
         ids = self._slice(group["ids"], int(offsets[0]), int(offsets[-1]))
         weights = self._slice(group["weights"], int(offsets[0]), int(offsets[-1])) if table.weighted else None
-        return self._checks.ragged(table, RaggedIds(offsets - offsets[0], ids, weights), start)
+        return self._checks.bags(table, Bags(offsets - offsets[0], ids, weights), start)
 
     def _slice(self, dataset: h5py.Dataset, start: int, stop: int) -> NDArray[Any]:
         try:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import Split
 from bagpipe_hpc.splitmix import mix
 

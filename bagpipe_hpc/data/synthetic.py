@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from bagpipe_hpc.batch import Bags, Batch, Float32Array
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.data.batch import Batch, Float32Array, RaggedIds
 from bagpipe_hpc.data.dataset import (
     SAMPLES_PER_SHARD,
     Dataset,
@@ -121,14 +121,12 @@ class SyntheticClicks:
 
     def block(self, start: int, num_samples: int) -> tuple[Batch, Float32Array]:
         """Samples [start, start + num_samples) and the teacher's click probabilities, float32, shape (num_samples,)."""
-        ids, dense, ragged, logits = self._draw(start, num_samples)
+        ids, dense, bags, logits = self._draw(start, num_samples)
         probabilities = 1 / (1 + np.exp(-(self._gain * logits + self._bias)))
         labels = _draw_labels(self._seed, start, probabilities)
-        return Batch(labels, dense, ids, ragged), probabilities.astype(np.float32)
+        return Batch(labels, dense, ids, bags), probabilities.astype(np.float32)
 
-    def _draw(
-        self, start: int, num_samples: int
-    ) -> tuple[Int64Array, Float32Array, dict[str, RaggedIds], Float64Array]:
+    def _draw(self, start: int, num_samples: int) -> tuple[Int64Array, Float32Array, dict[str, Bags], Float64Array]:
         ids = np.empty((num_samples, len(self._num_embeddings)), np.int64)
         dense = np.empty((num_samples, self.schema.num_dense), np.float32)
         logits = np.empty(num_samples, np.float64)
@@ -137,7 +135,7 @@ class SyntheticClicks:
             return ids, dense, {}, logits
         stream, table = 4 * (len(self._num_embeddings) + self.schema.num_dense), self.schema.tables[-1]
         bags = _draw_bags(self._seed, start, stream, table.num_embeddings, self._skew, self._bag_size, logits)
-        return ids, dense, {BAGS: RaggedIds(*bags)}, logits
+        return ids, dense, {BAGS: Bags(*bags)}, logits
 
 
 def synthesize(

@@ -9,63 +9,17 @@ feature, and within a feature sample by sample.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bagpipe_hpc.batch import Bags
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.protocol.plan import Bags, Float32Array, Int64Array, KeyArray, ends
+from bagpipe_hpc.feature_tables import FeatureTables
+from bagpipe_hpc.protocol.plan import BagLists, Int64Array, KeyArray, ends
 
 BLOCK = 64  # samples whose ids stay in the nearest processor cache while they go to their tables
-
-
-class Ragged(Protocol):
-    """The ids of a ragged feature in a batch: sample s has `ids[offsets[s]:offsets[s + 1]]`."""
-
-    @property
-    def offsets(self) -> Int64Array:
-        """int64, shape (num_samples + 1,), from 0 on."""
-
-    @property
-    def ids(self) -> Int64Array:
-        """Row ids within their table, int64, shape (offsets[-1],)."""
-
-    @property
-    def weights(self) -> Float32Array | None:
-        """float32, shape (offsets[-1],); None: all count the same."""
-
-    def take(self, samples: NDArray[Any]) -> Ragged:
-        """The bags of some samples, in any order; samples: integers, shape (n,)."""
-
-
-@dataclass(frozen=True)
-class FeatureTables:
-    """Which feature belongs to which table.
-
-    Args:
-        tables: Table of each feature.
-        ragged: Which features are ragged, ascending; the others are the columns of a batch's ids, in this order.
-    """
-
-    tables: tuple[int, ...]
-    ragged: tuple[int, ...] = ()
-
-    @property
-    def one_hot(self) -> tuple[int, ...]:
-        """The features that are not ragged."""
-        return tuple(feature for feature in range(len(self.tables)) if feature not in self.ragged)
-
-    @property
-    def in_table_order(self) -> tuple[int, ...]:
-        """The features, table by table."""
-        return tuple(sorted(range(len(self.tables)), key=lambda feature: self.tables[feature]))
-
-
-def one_id_per_table(num_tables: int) -> FeatureTables:
-    """A one-hot feature in each table."""
-    return FeatureTables(tuple(range(num_tables)))
 
 
 class TableOrder:
@@ -84,14 +38,12 @@ class TableOrder:
         self._ragged_in_order = [features.ragged.index(f) for f in features.in_table_order if f in features.ragged]
         self._offsets = table_offsets[tables]
 
-    def arrange(
-        self, ids: NDArray[Any], ragged: Sequence[Ragged], sample_ends: Int64Array, keys: KeyArray
-    ) -> Int64Array:
+    def arrange(self, ids: NDArray[Any], bags: Sequence[Bags], sample_ends: Int64Array, keys: KeyArray) -> Int64Array:
         """Write the keys of a batch in table order.
 
         Args:
             ids: Row ids of the one-hot features, int32 or int64, shape (num_samples, num_one_hot).
-            ragged: Row ids of the ragged features.
+            bags: Of the ragged features, ascending.
             sample_ends: int64, shape (T + 1,): trainer t has the samples from sample_ends[t] to sample_ends[t + 1].
             keys: int32 or int64, shape (num_ids,): is filled.
         Returns:
@@ -101,8 +53,8 @@ class TableOrder:
         num_tables, num_trainers = len(self._first_of_table) - 1, len(sample_ends) - 1
         counts = np.empty((len(self._order), num_trainers), dtype=np.int64)  # ids of each feature and share
         counts[self._one_hot] = np.diff(sample_ends)
-        for feature, bags in zip(self._ragged, ragged, strict=True):
-            counts[feature] = np.diff(bags.offsets[sample_ends])
+        for feature, each in zip(self._ragged, bags, strict=True):
+            counts[feature] = np.diff(each.offsets[sample_ends])
         ids_before = np.zeros((len(self._order) + 1, num_trainers), dtype=np.int64)  # of earlier features
         np.cumsum(counts[self._order], axis=0, out=ids_before[1:])
         before_tables = ids_before[self._first_of_table]
@@ -114,25 +66,27 @@ class TableOrder:
         )
         shifts = feature_begins[self._one_hot] - sample_ends[:-1]
         _arrange(ids, self._offsets[self._one_hot], sample_ends, shifts, keys)
-        for feature, bags in zip(self._ragged, ragged, strict=True):
-            id_ends = bags.offsets[sample_ends]
+        for feature, each in zip(self._ragged, bags, strict=True):
+            id_ends = each.offsets[sample_ends]
             for t in range(num_trainers):
                 share = slice(id_ends[t], id_ends[t + 1])
                 begin = feature_begins[feature, t]
-                keys[begin : begin + counts[feature, t]] = bags.ids[share] + self._offsets[feature]
+                keys[begin : begin + counts[feature, t]] = each.ids[share] + self._offsets[feature]
         return np.concatenate([share_begins, begins[num_trainers::num_trainers, None]], axis=1)
 
-    def bags(self, ragged: Sequence[Ragged], sample_ends: Int64Array) -> Bags:
-        """What trainers need of the ragged features besides the keys; sample_ends as in `arrange`."""
-        features = [ragged[index] for index in self._ragged_in_order]
-        weighted = [(bags.offsets[sample_ends], bags.weights) for bags in features if bags.weights is not None]
+    def bag_lists(self, bags: Sequence[Bags], sample_ends: Int64Array) -> BagLists:
+        """Return what trainers get of the bags besides rows; arguments as in `arrange`."""
+        in_order = [bags[index] for index in self._ragged_in_order]
+        num_trainers = len(sample_ends) - 1
+        weighted = [(each.offsets[sample_ends], each.weights) for each in in_order if each.weights is not None]
         lengths, weights = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
-        for t in range(len(sample_ends) - 1):
+        for t in range(num_trainers):
             first, last = sample_ends[t : t + 2]
-            lengths += [np.diff(bags.offsets[first : last + 1]) for bags in features]
+            lengths += [np.diff(each.offsets[first : last + 1]) for each in in_order]
             weights += [values[id_ends[t] : id_ends[t + 1]] for id_ends, values in weighted]
-        num_weights = sum((np.diff(id_ends) for id_ends, _ in weighted), np.zeros(len(sample_ends) - 1, np.int64))
-        return Bags(np.concatenate(lengths), len(features) * sample_ends, np.concatenate(weights), ends(num_weights))
+        num_weights = sum((np.diff(id_ends) for id_ends, _ in weighted), np.zeros(num_trainers, np.int64))
+        length_ends, weight_ends = len(in_order) * sample_ends, ends(num_weights)
+        return BagLists(np.concatenate(lengths), length_ends, np.concatenate(weights), weight_ends)
 
 
 @compiled
@@ -163,26 +117,26 @@ class KeysBySample:
         self._one_hot = first_keys[list(features.one_hot)]
         self._ragged = first_keys[list(features.ragged)]
 
-    def keys(self, ids: NDArray[Any], ragged: Sequence[Ragged]) -> tuple[Int64Array, Int64Array]:
+    def keys(self, ids: NDArray[Any], bags: Sequence[Bags]) -> tuple[Int64Array, Int64Array]:
         """Keys of a batch, those of a sample's one-hot features first.
 
         Args:
             ids: Row ids of the one-hot features, int32 or int64, shape (num_samples, num_one_hot).
-            ragged: Row ids of the ragged features.
+            bags: Of the ragged features, ascending.
         Returns:
             int64, shape (num_ids,), and int64, shape (num_samples + 1,): where each sample begins and ends.
         """
         num_samples, num_columns = ids.shape
         one_hot = ids + self._one_hot
-        if not ragged:
+        if not bags:
             return one_hot.reshape(-1), num_columns * np.arange(num_samples + 1)
-        lengths = [np.diff(bags.offsets) for bags in ragged]
+        lengths = [np.diff(each.offsets) for each in bags]
         key_ends = ends(num_columns + np.sum(lengths, axis=0))
         keys = np.empty(key_ends[-1], dtype=np.int64)
         begins = key_ends[:-1].copy()
         keys[begins[:, None] + np.arange(num_columns)] = one_hot
         begins += num_columns
-        for bags, bag_lengths, first_key in zip(ragged, lengths, self._ragged, strict=True):
-            keys[np.arange(len(bags.ids)) + np.repeat(begins - bags.offsets[:-1], bag_lengths)] = bags.ids + first_key
-            begins += bag_lengths
+        for each, each_lengths, first_key in zip(bags, lengths, self._ragged, strict=True):
+            keys[np.arange(len(each.ids)) + np.repeat(begins - each.offsets[:-1], each_lengths)] = each.ids + first_key
+            begins += each_lengths
         return keys, key_ends

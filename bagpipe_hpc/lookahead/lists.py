@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.lookahead.next_use import CODE, NONE, SLOT, UPDATE, EnteredBatch, EntryRing
+from bagpipe_hpc.lookahead.next_use import CODE, LATE, NONE, OWNER, SLOT, UPDATE, EnteredBatch, EntryRing
 from bagpipe_hpc.lookahead.residency import MovingRows
 from bagpipe_hpc.protocol.plan import ExchangeLists, Int32Array, Int64Array, TransferLists, ends
 
@@ -52,19 +52,20 @@ class _Blocks(NamedTuple):
         return cls(np.zeros(shape, dtype=np.int32), num_own, begins, offsets, np.zeros(num_trainers + 1, np.int64))
 
 
-def exchange_lists(row: int, batch: EnteredBatch, ring: EntryRing) -> ExchangeLists:
+def exchange_lists(i: int, batch: EnteredBatch, ring: EntryRing) -> ExchangeLists:
     """Order the rows of every trainer and the pushes of every owner.
 
     Args:
         row: Of the iteration in the ring.
         ring: SLOT and CODE of each entry are there; UPDATE is written.
     """
+    row = ring.row_of(i)
     num_trainers = batch.pair_ends.shape[1] - 1
     unique_ends = ends(batch.num_uniques.sum(axis=1))
     codes, unique_rows = np.empty((2, unique_ends[-1]), dtype=np.int32)
     pairs, blocks = _Pairs(unique_ends, codes, unique_rows), _Blocks.empty(num_trainers)
     num_updates = np.zeros(num_trainers, dtype=np.int64)
-    _rank(row, batch, ring, pairs, blocks, num_updates)
+    _rank(i, batch, ring, pairs, blocks, num_updates)
     update_ends = ends(num_updates)
     _begin(blocks)
     update_slots = np.empty(update_ends[-1], dtype=np.int32)
@@ -90,17 +91,24 @@ def exchange_lists(row: int, batch: EnteredBatch, ring: EntryRing) -> ExchangeLi
 
 @compiled
 def _rank(
-    row: int, batch: EnteredBatch, ring: EntryRing, pairs: _Pairs, blocks: _Blocks, num_updates: Int64Array
+    i: int, batch: EnteredBatch, ring: EntryRing, pairs: _Pairs, blocks: _Blocks, num_updates: Int64Array
 ) -> None:
     """Write the code of each pair, and its rank among its trainer's rows of that code."""
-    pair_ends, pair_entries, planned = batch.pair_ends, ring.pair_entries[row], ring.planned
+    row = i % ring.ring_size
+    rows, next_uses, planned = ring.rows[row], ring.next_uses[row], ring.planned
+    pair_ends, pair_entries = batch.pair_ends, ring.pair_entries[row]
     codes, unique_rows, counts = pairs.codes, pairs.rows, blocks.counts
     num_tables, num_trainers = pair_ends.shape[0], pair_ends.shape[1] - 1
     uniques = pairs.unique_ends[:-1].copy()
     for table in range(num_tables):
         for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
-            num_updates[planned[entry, CODE] >> 2] += 1
+            state = rows[entry, OWNER]
+            owner = state >> 2
+            # Gray order of (pushed late, gradient needed early): 0 1 3 2.
+            late, early = (state & LATE) >> 1, np.int32(next_uses[entry, 0] == i + 1)
+            planned[entry, CODE] = owner << 2 | late << 1 | (late ^ early)
             planned[entry, UPDATE] = NONE
+            num_updates[owner] += 1
         for t in range(num_trainers):
             own_code = np.int32(4 * t)
             unique = uniques[t] - pair_ends[table, t]
@@ -156,10 +164,11 @@ def _list_updates(
         for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
             owner = planned[entry, CODE] >> 2
             position = planned[entry, UPDATE]
-            if position == NONE:
-                position = num_listed[owner]
-                num_listed[owner] += np.int32(1)
-                planned[entry, UPDATE] = position
+            listed = num_listed[owner]
+            is_used_elsewhere = position == NONE
+            position = listed if is_used_elsewhere else position
+            num_listed[owner] = listed + np.int32(is_used_elsewhere)
+            planned[entry, UPDATE] = position
             update_slots[update_ends[owner] + position] = rows[entry, SLOT]
 
 
@@ -199,14 +208,15 @@ def transfer_lists(rows: MovingRows, num_trainers: int, num_servers: int) -> Tra
 @compiled
 def count_transfers(rows: MovingRows, counts: Int64Array) -> None:
     """Add to counts, int64 (T, S), the rows of each trainer and server."""
-    num_servers = counts.shape[1]
-    for j in range(len(rows.keys)):
-        counts[rows.owners[j], rows.keys[j] % num_servers] += 1
+    keys, owners, num_servers = rows.keys, rows.owners, counts.shape[1]
+    for j in range(len(keys)):
+        counts[owners[j], keys[j] % num_servers] += 1
 
 
 @compiled
 def _group(rows: MovingRows, transfers: TransferLists) -> None:
-    counts = transfers.counts
+    keys, owners, slots = rows.keys, rows.owners, rows.slots
+    counts, grouped_slots, local_rows = transfers.counts, transfers.slots, transfers.local_rows
     count_transfers(rows, counts)
     num_trainers, num_servers = counts.shape
     by_trainer = np.empty(counts.shape, dtype=np.int64)
@@ -221,9 +231,9 @@ def _group(rows: MovingRows, transfers: TransferLists) -> None:
         for t in range(num_trainers):
             by_server[t, s] = position
             position += counts[t, s]
-    for j in range(len(rows.keys)):
-        t, s = rows.owners[j], rows.keys[j] % num_servers
-        transfers.slots[by_trainer[t, s]] = rows.slots[j]
+    for j in range(len(keys)):
+        t, s = owners[j], keys[j] % num_servers
+        grouped_slots[by_trainer[t, s]] = slots[j]
         by_trainer[t, s] += 1
-        transfers.local_rows[by_server[t, s]] = rows.keys[j] // num_servers
+        local_rows[by_server[t, s]] = keys[j] // num_servers
         by_server[t, s] += 1

@@ -25,9 +25,11 @@ import numpy as np
 from numba.cpython.unsafe.numbers import trailing_zeros
 from numpy.typing import NDArray
 
+from bagpipe_hpc.batch import Bags
 from bagpipe_hpc.cache_hint import DISTANCE, hint
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.lookahead.features import FeatureTables, KeysBySample, Ragged, one_id_per_table
+from bagpipe_hpc.feature_tables import FeatureTables, one_id_per_table
+from bagpipe_hpc.lookahead.features import KeysBySample
 
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
@@ -77,18 +79,18 @@ class LocalityPlacement:
         self._buckets = np.zeros(num_buckets, dtype=np.int64)
         self._num_entries = 1  # in all batches so far; buckets that no entry had say 0
 
-    def order(self, ids: Int32Array | Int64Array, share_ends: Int64Array, ragged: Sequence[Ragged] = ()) -> Int32Array:
+    def order(self, ids: Int32Array | Int64Array, share_ends: Int64Array, bags: Sequence[Bags] = ()) -> Int32Array:
         """Assign the samples of one batch. Batches come in the order of the stream.
 
         Args:
             ids: Row ids of the one-hot features, int32 or int64, shape (num_samples, num_one_hot); not checked.
             share_ends: int64, shape (T + 1,), of `share_boundaries(num_samples, T)`.
-            ragged: Row ids of the ragged features.
+            bags: Of the ragged features, ascending.
         Returns:
             int32, shape (num_samples,): trainer t takes order[share_ends[t]:share_ends[t + 1]], ascending.
         """
         assert len(share_ends) == self.num_trainers + 1  # homes are trainers of every batch
-        keys, key_ends = self._sampler.keys(ids, ragged)
+        keys, key_ends = self._sampler.keys(ids, bags)
         entry_of_key = np.empty(len(keys), dtype=np.int32)
         entries = np.empty((len(keys), 3), dtype=np.int32)
         num_entries = _enter(self._num_entries, keys, self._buckets, entry_of_key, entries)

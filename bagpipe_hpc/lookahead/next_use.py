@@ -330,9 +330,11 @@ def _enter(
     entered: EnteredBatch,
 ) -> None:
     """Enter the tables from first_table to end_table."""
-    n, trainer_bits = stamps.iteration, stamps.trainer_bits
-    row = n % ring.ring_size
-    keys, places, id_ends, inverse = entering.keys, entering.places, entering.id_ends, entered.inverse
+    n, oldest, trainer_bits = stamps.iteration, stamps.oldest, stamps.trainer_bits
+    ring_size = ring.ring_size
+    row = n % ring_size
+    keys, places, id_ends, share_begins = entering.keys, entering.places, entering.id_ends, entering.share_begins
+    entry_ends, pair_ends, inverse = entered.entry_ends, entered.pair_ends, entered.inverse
     ring_keys, ring_rows, next_uses = ring.keys[row], ring.rows[row], ring.next_uses
     pair_entries, pair_links = ring.pair_entries[row], ring.pair_links[row]
     num_ids = len(keys)
@@ -345,8 +347,8 @@ def _enter(
         for trainer in range(num_trainers):
             stamp = first_stamp + trainer
             first_pair = num_pairs
-            entered.pair_ends[table, trainer] = first_pair
-            to_share = entering.share_begins[trainer, table] - id_ends[table, trainer]
+            pair_ends[table, trainer] = first_pair
+            to_share = share_begins[trainer, table] - id_ends[table, trainer]
             for j in range(id_ends[table, trainer], id_ends[table, trainer + 1]):
                 hint(states, places[min(j + DISTANCE, num_ids - 1)])
                 place = places[j]
@@ -364,10 +366,10 @@ def _enter(
                     entry_places[entry - first_entry] = place
                     ring_keys[entry] = keys[j]
                     pair_links[num_pairs] = NONE
-                    if last >= stamps.oldest:
+                    if last >= oldest:
                         previous = row - (n + 1 - (last >> trainer_bits))
                         if previous < 0:
-                            previous += ring.ring_size
+                            previous += ring_size
                         next_uses[previous, latest, 0] = n
                         next_uses[previous, latest, 1] = entry
                 states[place, STAMP] = stamp
@@ -375,8 +377,8 @@ def _enter(
                 pair_entries[num_pairs] = entry
                 inverse[to_share + j] = num_pairs - first_pair
                 num_pairs += np.int32(1)
-        entered.pair_ends[table, num_trainers] = num_pairs
-        entered.entry_ends[table] = num_entries
+        pair_ends[table, num_trainers] = num_pairs
+        entry_ends[table] = num_entries
         for entry in range(first_entry, num_entries):
             place = entry_places[entry - first_entry]
             ring_rows[entry, SLOT] = NONE

@@ -13,16 +13,15 @@ Plan i is emitted once iterations i..i+L have entered the lookahead window (or t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from threading import Lock
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.errors import ConfigError
-from bagpipe_hpc.lookahead.features import FeatureTables, Ragged, TableOrder, one_id_per_table
+from bagpipe_hpc.feature_tables import FeatureTables, one_id_per_table
+from bagpipe_hpc.lookahead.features import TableOrder
 from bagpipe_hpc.lookahead.lists import count_transfers, exchange_lists, transfer_lists
 from bagpipe_hpc.lookahead.next_use import (
     CompactKeyState,
@@ -35,53 +34,12 @@ from bagpipe_hpc.lookahead.next_use import (
 from bagpipe_hpc.lookahead.residency import Residency
 from bagpipe_hpc.lookahead.residents import residents_between, take_over
 from bagpipe_hpc.pipeline import Cores
-from bagpipe_hpc.protocol.plan import Bags, Float32Array, Int64Array, IterationPlan, KeyArray, Residents
+from bagpipe_hpc.protocol.plan import Int64Array, IterationPlan, KeyArray, Residents, Samples
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 MIN_RING_ROWS = 1024
 MAX_DENSE_KEYS = 2**29  # 4 GiB of key state
 BATCHES_AHEAD = 2  # entered beyond the window while `emit` is at work
-
-
-@dataclass(frozen=True)
-class SampleBatch:
-    """One global batch as the planner sees it.
-
-    Args:
-        ids: Row ids of the one-hot features within their tables, int32 or int64, shape (num_samples, num_one_hot).
-        labels: float32, shape (num_samples,).
-        dense: float32, shape (num_samples, num_dense).
-        read_only: Evaluation: rows are read, never updated.
-        ragged: Row ids of the ragged features.
-    """
-
-    ids: NDArray[Any]
-    labels: Float32Array
-    dense: Float32Array
-    read_only: bool = False
-    ragged: Sequence[Ragged] = ()
-
-    @property
-    def num_ids(self) -> int:
-        """Row ids of all samples."""
-        return self.ids.size + sum(len(bags.ids) for bags in self.ragged)
-
-    def take(self, samples: NDArray[Any]) -> SampleBatch:
-        """Some samples, in any order."""
-        ragged = [bags.take(samples) for bags in self.ragged]
-        return SampleBatch(self.ids[samples], self.labels[samples], self.dense[samples], self.read_only, ragged)
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A batch inside the window; its keys are in the entry ring."""
-
-    read_only: bool
-    sample_ends: Int64Array
-    bags: Bags
-    labels: Float32Array
-    dense: Float32Array
-    entered: EnteredBatch
 
 
 class StageRing:
@@ -158,14 +116,14 @@ class Planner:
         self._keys: KeyArray = self._ring.keys[0]  # of the batch that enters, table by table
         self._ring_lock = Lock()  # held while the ring grows, and while rows of it are played
         self._residency = Residency(num_trainers, cache_rows, prefetch_depth, self._ring.ring_size)
-        self._pending: deque[_Pending] = deque()
+        self._pending: deque[tuple[Samples, EnteredBatch]] = deque()
         self._residents = residents
         self._first_iteration = self._next_to_enter = self._next_to_emit = first_iteration
         self._num_trained = first_iteration  # before the plan to be emitted next
         self._fetch_ring = StageRing(prefetch_depth + 1)
         self._write_back_ring = StageRing(prefetch_depth + 1)
 
-    def plans(self, batches: Iterable[SampleBatch]) -> Iterator[IterationPlan]:
+    def plans(self, batches: Iterable[Batch]) -> Iterator[IterationPlan]:
         """Plans of all batches, in order; reads at most L batches beyond the plan it yields.
 
         Raises:
@@ -192,19 +150,19 @@ class Planner:
         """Batches that entered and whose plans were not emitted."""
         return len(self._pending)
 
-    def enter(self, batch: SampleBatch) -> bool:
+    def enter(self, batch: Batch) -> bool:
         """Let the next batch enter the window; returns whether a plan is due, the window being full."""
         iteration = self._next_to_enter
         if iteration >= self._next_uses.max_iterations:
             raise ConfigError(f"one run plans at most {iteration:,} iterations; start a new run to go on")
         if batch.num_ids > self._ring.capacity:
             self._grow(batch.num_ids)
-        sample_ends = np.asarray(share_boundaries(len(batch.labels), self.num_trainers), dtype=np.int64)
-        keys = self._keys[: batch.num_ids]
-        id_ends = self._table_order.arrange(batch.ids, batch.ragged, sample_ends, keys)
-        bags = self._table_order.bags(batch.ragged, sample_ends)
-        entered = self._next_uses.enter(iteration, keys, id_ends, self._ring)
-        self._pending.append(_Pending(batch.read_only, sample_ends, bags, batch.labels, batch.dense, entered))
+        sample_ends = np.asarray(share_boundaries(batch.num_samples, self.num_trainers), dtype=np.int64)
+        keys, bags = self._keys[: batch.num_ids], tuple(batch.bags.values())
+        id_ends = self._table_order.arrange(batch.ids, bags, sample_ends, keys)
+        bag_lists = self._table_order.bag_lists(bags, sample_ends)
+        samples = Samples(batch.labels, batch.dense, bag_lists, sample_ends, batch.read_only)
+        self._pending.append((samples, self._next_uses.enter(iteration, keys, id_ends, self._ring)))
         self._next_to_enter += 1
         return self.num_entered > self.window
 
@@ -225,7 +183,7 @@ class Planner:
             if self._residents is not None:
                 self._take_over(self._residents)
                 self._residents = None
-            return self._emit(self._pending.popleft())
+            return self._emit(*self._pending.popleft())
 
     def residents(self) -> Residents:
         """What the caches hold after the plan emitted last."""
@@ -234,13 +192,13 @@ class Planner:
 
     def _take_over(self, residents: Residents) -> None:
         # The batches of the first plan's window and no others: more may have entered.
-        batches = [pending.entered for pending in list(self._pending)[: self.window]]
+        batches = [entered for _, entered in list(self._pending)[: self.window]]
         take_over(self._residency, self._ring, residents, self._next_to_emit, batches)
 
-    def _emit(self, pending: _Pending) -> IterationPlan:
-        iteration, entered = self._next_to_emit, pending.entered
-        moves = self._residency.place(iteration, pending.read_only, entered, self._ring)
-        exchange = exchange_lists(self._ring.row_of(iteration), entered, self._ring)
+    def _emit(self, samples: Samples, entered: EnteredBatch) -> IterationPlan:
+        iteration = self._next_to_emit
+        moves = self._residency.place(iteration, samples.read_only, entered, self._ring)
+        exchange = exchange_lists(iteration, entered, self._ring)
         np.subtract(exchange.push_ends[1:], exchange.push_ends[:-1], out=self._residency.caches.num_pushed)
         fetches = transfer_lists(moves.fetched, self.num_trainers, self.num_servers)
         write_backs = transfer_lists(moves.evicted, self.num_trainers, self.num_servers)
@@ -248,18 +206,14 @@ class Planner:
         count_transfers(moves.evicted.first(moves.num_forced), forced_counts)
         self._next_to_emit += 1
         num_trained = self._num_trained
-        self._num_trained += not pending.read_only
+        self._num_trained += not samples.read_only
         return IterationPlan(
             stream_position=iteration,
-            read_only=pending.read_only,
             num_trained=num_trained,
-            sample_ends=pending.sample_ends,
-            labels=pending.labels,
-            dense=pending.dense,
+            samples=samples,
             num_ids=entered.num_ids,
             inverse=entered.inverse,
             num_uniques=entered.num_uniques,
-            bags=pending.bags,
             exchange=exchange,
             fetches=fetches,
             fetch_offsets=self._fetch_ring.offsets(iteration, fetches.counts),

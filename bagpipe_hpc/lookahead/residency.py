@@ -20,7 +20,6 @@ from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.errors import CacheTooSmallError
 from bagpipe_hpc.lookahead.next_use import (
     CHAIN,
-    CODE,
     DIRTY,
     LAST_PAIR,
     LATE,
@@ -342,7 +341,8 @@ def _retain(
         The number of evicted dirty rows, those included.
     """
     row = i % ring.ring_size
-    keys, rows, next_uses, planned = ring.keys[row], ring.rows, ring.next_uses[row], ring.planned
+    keys, rows, next_uses = ring.keys[row], ring.rows, ring.next_uses[row]
+    evicted_keys, evicted_owners, evicted_slots = evicted.keys, evicted.owners, evicted.slots
     num_freed = caches.num_freed
     updated = 0 if read_only else DIRTY
     for table in range(len(batch.entry_ends)):
@@ -352,21 +352,19 @@ def _retain(
             owner = state >> 2
             dirty = (state & DIRTY) | updated
             use = next_uses[entry, 0]
-            # Gray order of (pushed late, gradient needed early): 0 1 3 2.
-            late, early = (state & LATE) >> 1, np.int32(use == i + 1)
-            planned[entry, CODE] = owner << 2 | late << 1 | (late ^ early)
             if use != NONE:
                 use_row = row + (use - i)
                 if use_row >= ring.ring_size:
                     use_row -= ring.ring_size
                 next_entry = next_uses[entry, 1]
                 rows[use_row, next_entry, SLOT] = slot
-                rows[use_row, next_entry, OWNER] = owner << 2 | (early & updated) << 1 | dirty
+                late = LATE if updated and use == i + 1 else 0
+                rows[use_row, next_entry, OWNER] = owner << 2 | late | dirty
                 continue
             if dirty:
-                evicted.keys[num_evicted] = keys[entry]
-                evicted.owners[num_evicted] = owner
-                evicted.slots[num_evicted] = slot
+                evicted_keys[num_evicted] = keys[entry]
+                evicted_owners[num_evicted] = owner
+                evicted_slots[num_evicted] = slot
                 num_evicted += 1
             freed[owner, num_freed[owner]] = slot
             num_freed[owner] += 1

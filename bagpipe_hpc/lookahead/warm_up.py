@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.lookahead.locality import LocalityPlacement
-from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.protocol.codec import encode_plan
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
@@ -26,10 +27,10 @@ def warm_up(num_keys: int, id_dtype: np.dtype[Any], max_dense_keys: int, largest
     dense = num_keys <= max_dense_keys
     num_embeddings = (8,) if dense else (num_keys,)  # state and keys of the same kinds, but no more of them
     for num_samples in {4, 2 * min(largest_share, _MANY_IDS)}:
-        batch = SampleBatch(
-            np.zeros((num_samples, 1), dtype=id_dtype),
+        batch = Batch(
             np.zeros(num_samples, dtype=np.float32),
             np.zeros((num_samples, 1), dtype=np.float32),
+            np.zeros((num_samples, 1), dtype=id_dtype),
         )
         sizes: dict[str, Any] = {
             "num_embeddings": num_embeddings, "num_trainers": 2, "num_servers": 1, "window": 1, "prefetch_depth": 1,

@@ -29,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import EvaluationConfig
-from bagpipe_hpc.lookahead.planner import SampleBatch
 from bagpipe_hpc.oracle.evaluation import Evaluation, Timetable, best_of, num_in_vain
 from bagpipe_hpc.oracle.metrics import EvaluationResult, evaluate_predictions, save_predictions, without_labels
 from bagpipe_hpc.protocol.messages import Predictions
@@ -98,12 +98,12 @@ class Evaluator:
         if self._open is None or self._open.iteration != plan.num_trained:
             self._open = _OpenEvaluation(plan.num_trained)
         opened = self._open
-        logits = np.empty(len(plan.labels), dtype=np.float32)
-        opened.labels.append(plan.labels)
+        logits = np.empty(len(plan.samples.labels), dtype=np.float32)
+        opened.labels.append(plan.samples.labels)
         opened.logits.append(logits)
         opened.num_missing += self._num_trainers
         for trainer, shares in enumerate(self._shares):
-            shares.append((opened, logits[plan.sample_ends[trainer] : plan.sample_ends[trainer + 1]]))
+            shares.append((opened, logits[plan.samples.sample_ends[trainer] : plan.samples.sample_ends[trainer + 1]]))
 
     def take(self, predictions: Predictions) -> None:
         """Take what one trainer predicts for its share of the first plan that it had not answered (2)."""
@@ -166,7 +166,7 @@ class Evaluator:
         is_awaited = iteration > self._latest and self._timetable.is_due(iteration)
         return is_awaited or (best is not None and best.iteration == iteration)
 
-    def admits(self, batch: SampleBatch) -> bool:
+    def admits(self, batch: Batch) -> bool:
         """Whether the batches of the job go on with this one (4); may wait for a result.
 
         Called with every batch, in order, by a planning thread.

@@ -21,17 +21,17 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import Dataset, Split
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.shuffle import BlockShuffle, shuffled_batches
 from bagpipe_hpc.lookahead.locality import LocalityPlacement, PlacementState
-from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner, SampleBatch
+from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner
 from bagpipe_hpc.lookahead.warm_up import warm_up
 from bagpipe_hpc.oracle.evaluation import Timetable
 from bagpipe_hpc.pipeline import Cores, Pipeline
@@ -101,7 +101,7 @@ class PlanStream:
         cache_rows: int,
         num_batches: int,
         is_boundary: Callable[[IterationPlan], bool] = lambda plan: False,
-        admits: Callable[[SampleBatch], bool] = lambda batch: True,
+        admits: Callable[[Batch], bool] = lambda batch: True,
         start: int = 0,
         before: Boundary | None = None,
     ) -> None:
@@ -147,9 +147,7 @@ class PlanStream:
         """Memory of the planner's state per key, touched or not."""
         return self._planner.key_state_bytes
 
-    def plans(
-        self, batches: Iterator[SampleBatch], meanwhile: Callable[[], object] | None = None
-    ) -> Iterator[EncodedPlan]:
+    def plans(self, batches: Iterator[Batch], meanwhile: Callable[[], object] | None = None) -> Iterator[EncodedPlan]:
         """Plans of all batches, in order.
 
         Args:
@@ -167,10 +165,10 @@ class PlanStream:
         plans = pipeline.stage("plan", self._plan, due, at_end=self._note_end)
         return pipeline.stage("encode", _encode, plans, meanwhile=meanwhile)
 
-    def _goes_on(self, _: SampleBatch) -> bool:
+    def _goes_on(self, _: Batch) -> bool:
         return not (self._is_stopped or self._is_cut)
 
-    def _admitted(self, batches: Iterator[SampleBatch]) -> Iterator[SampleBatch]:
+    def _admitted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         # Between two stages, where whoever waits holds no core.
         for batch in batches:
             if not self._admits(batch):
@@ -179,11 +177,11 @@ class PlanStream:
                 return
             yield batch
 
-    def _place(self, batch: SampleBatch) -> Iterable[SampleBatch]:
+    def _place(self, batch: Batch) -> Iterable[Batch]:
         assert self._placement is not None
         yield batch if batch.read_only else batch.take(self._placement.order(batch))
 
-    def _enter(self, batch: SampleBatch) -> Iterable[None]:
+    def _enter(self, batch: Batch) -> Iterable[None]:
         """As many items as plans are due."""
         return [None] if self._planner.enter(batch) else []
 
@@ -228,14 +226,14 @@ class _Placement:
             placement.restore(before.state)
             self._due.extend(before.orders)
 
-    def order(self, batch: SampleBatch) -> Int32Array:
+    def order(self, batch: Batch) -> Int32Array:
         """Place the next batch."""
-        num_samples = len(batch.labels)
+        num_samples, bags = batch.num_samples, tuple(batch.bags.values())
         share_ends = np.asarray(share_boundaries(num_samples, self._placement.num_trainers), dtype=np.int64)
         with self._lock:
             if self._due and len(self._due[0]) != num_samples:
                 self._due.clear()  # batches of another size than when they were placed
-            order = self._due.popleft() if self._due else self._placement.order(batch.ids, share_ends, batch.ragged)
+            order = self._due.popleft() if self._due else self._placement.order(batch.ids, share_ends, bags)
             self._orders.append(order)
         return order
 
@@ -278,7 +276,7 @@ def count_batches(training_range: TrainingRange, timetable: Timetable) -> int:
 
 def sample_batches(
     config: Config, dataset: Dataset, training_range: TrainingRange, timetable: Timetable
-) -> Iterator[SampleBatch]:
+) -> Iterator[Batch]:
     """Yield all batches to train on, epoch by epoch, and those of each evaluation, read-only, when it is due."""
     start = training_range.start
     epochs = (
@@ -290,13 +288,13 @@ def sample_batches(
         if timetable.is_due(num_trained):
             yield from _evaluation(config, dataset)
         if num_trained < training_range.end:
-            yield sample_batch(next(batches))
+            yield next(batches)
 
 
-def _evaluation(config: Config, dataset: Dataset) -> Iterator[SampleBatch]:
+def _evaluation(config: Config, dataset: Dataset) -> Iterator[Batch]:
     batch_size = config.evaluation.batch_size or config.training.batch_size
     for batch in dataset.split(config.evaluation.split).batches(batch_size):
-        yield sample_batch(batch, read_only=True)
+        yield replace(batch, read_only=True)
 
 
 def _epoch(config: Config, train: Split, epoch: int, start_sample: int) -> Iterator[Batch]:
@@ -305,8 +303,3 @@ def _epoch(config: Config, train: Split, epoch: int, start_sample: int) -> Itera
         return train.batches(training.batch_size, start_sample=start_sample)
     shuffle = BlockShuffle(training.shuffle_block, training.seed)
     return shuffled_batches(train, shuffle, epoch, training.batch_size, start_sample)
-
-
-def sample_batch(batch: Batch, *, read_only: bool = False) -> SampleBatch:
-    """A batch as the planner sees it."""
-    return SampleBatch(batch.ids, batch.labels, batch.dense, read_only, tuple(batch.ragged.values()))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -27,7 +27,9 @@ from bagpipe_hpc.protocol.plan import Int64Array, IterationPlan, Residents, Serv
 
 _MAGIC = b"BPPL"
 _VERSION = 4
-_HEADER = struct.Struct("<4sBBH8q")
+_NUM_SCALARS = 8
+_PREFIX = struct.Struct("<4sBBH")
+_HEADER = struct.Struct(f"<4sBBH{_NUM_SCALARS}q")
 _ARRAY = struct.Struct("<BB6x2q")
 _WIRE_DTYPES = (np.dtype("<u2"), np.dtype("<i4"), np.dtype("<i8"), np.dtype("<f4"))
 _INT32, _INT64, _FLOAT32 = np.dtype("<i4"), np.dtype("<i8"), np.dtype("<f4")
@@ -90,7 +92,7 @@ def encode_snapshot(snapshots: SnapshotOrders) -> PlanMessages:
 
 def encode_end() -> bytes:
     """The message that follows the last plan."""
-    return _HEADER.pack(_MAGIC, _VERSION, _END, 0, *[0] * 8)
+    return _HEADER.pack(_MAGIC, _VERSION, _END, 0, *[0] * _NUM_SCALARS)
 
 
 # -- what is in a message ---------------------------------------------------------------------------------------------
@@ -112,15 +114,16 @@ class _Array(Generic[P]):
 
     Args:
         name: Of the field that it fills on arrival.
-        dtype: On arrival. Integers travel in the narrowest type that holds the values of all ranks.
+        dtype: On arrival.
         of: Makes the array of all ranks from the plan, and the ends, int64 (num_ranks + 1,), that cut it.
-        is_narrow: Whether the array is made in the narrowest type.
+        narrows: Whether the array travels in the narrowest type that holds the values of all ranks; else it travels as
+            it is made.
     """
 
     name: str
     dtype: np.dtype[Any]
     of: Callable[[P], tuple[NDArray[Any], Int64Array]]
-    is_narrow: bool = False
+    narrows: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,23 +151,23 @@ _OF_TRAINERS = _Kind[IterationPlan](
         _Scalar("stream_position", lambda plan: plan.stream_position),
         _Scalar("read_only", lambda plan: plan.read_only, bool),
         _Scalar("num_trained", lambda plan: plan.num_trained),
-        _Scalar("num_samples", lambda plan: np.diff(plan.sample_ends)),
-        _Scalar("num_global_samples", lambda plan: len(plan.labels)),
+        _Scalar("num_samples", lambda plan: np.diff(plan.samples.sample_ends)),
+        _Scalar("num_global_samples", lambda plan: len(plan.samples.labels)),
         _Scalar("num_own", lambda plan: plan.exchange.num_own),
         *_RINGS,
     ),
     (
-        _Array("labels", _FLOAT32, lambda plan: (plan.labels, plan.sample_ends)),
-        _Array("dense", _FLOAT32, lambda plan: (plan.dense, plan.sample_ends)),
-        _Array("bag_lengths", _INT32, lambda plan: (plan.bags.lengths, plan.bags.length_ends)),
-        _Array("weights", _FLOAT32, lambda plan: (plan.bags.weights, plan.bags.weight_ends)),
-        _Array("inverse", _INT32, lambda plan: (plan.inverse, ends(plan.num_ids.sum(axis=1))), is_narrow=True),
+        _Array("labels", _FLOAT32, lambda plan: (plan.samples.labels, plan.samples.sample_ends), narrows=False),
+        _Array("dense", _FLOAT32, lambda plan: (plan.samples.dense, plan.samples.sample_ends), narrows=False),
+        _Array("bag_lengths", _INT32, lambda plan: (plan.samples.bags.lengths, plan.samples.bags.length_ends)),
+        _Array("weights", _FLOAT32, lambda p: (p.samples.bags.weights, p.samples.bags.weight_ends), narrows=False),
+        _Array("inverse", _INT32, lambda plan: (plan.inverse, ends(plan.num_ids.sum(axis=1))), narrows=False),
         _Array("num_ids", _INT32, lambda plan: _even(plan.num_ids)),
         _Array("num_uniques", _INT32, lambda plan: _even(plan.num_uniques)),
         _Array("unique_rows", _INT32, lambda plan: (plan.exchange.unique_rows, plan.exchange.unique_ends)),
         _Array("fetch_slots", _INT32, lambda plan: (plan.fetches.slots, ends(plan.fetches.counts.sum(axis=1)))),
         _Array("fetch_counts", _INT32, lambda plan: _even(plan.fetches.counts)),
-        _Array("fetch_offsets", _INT64, lambda plan: _even(plan.fetch_offsets)),
+        _Array("fetch_offsets", _INT64, lambda plan: _even(plan.fetch_offsets), narrows=False),
         _Array("update_slots", _INT32, lambda plan: (plan.exchange.update_slots, plan.exchange.update_ends)),
         _Array("push_index", _INT32, lambda plan: (plan.exchange.push_index, plan.exchange.push_ends)),
         _Array("push_counts", _INT32, lambda plan: _even(plan.exchange.replica_counts.transpose(1, 0, 2))),
@@ -172,7 +175,7 @@ _OF_TRAINERS = _Kind[IterationPlan](
         _Array("write_back_slots", _INT32, lambda p: (p.write_backs.slots, ends(p.write_backs.counts.sum(axis=1)))),
         _Array("write_back_counts", _INT32, lambda plan: _even(plan.write_backs.counts)),
         _Array("forced_counts", _INT32, lambda plan: _even(plan.forced_counts)),
-        _Array("write_back_offsets", _INT64, lambda plan: _even(plan.write_back_offsets)),
+        _Array("write_back_offsets", _INT64, lambda plan: _even(plan.write_back_offsets), narrows=False),
     ),
 )
 _OF_SERVERS = _Kind[IterationPlan](
@@ -181,10 +184,10 @@ _OF_SERVERS = _Kind[IterationPlan](
     (
         _Array("fetch_rows", _INT64, lambda plan: (plan.fetches.local_rows, ends(plan.fetches.counts.sum(axis=0)))),
         _Array("fetch_counts", _INT32, lambda plan: _even(plan.fetches.counts.T)),
-        _Array("fetch_offsets", _INT64, lambda plan: _even(plan.fetch_offsets.T)),
+        _Array("fetch_offsets", _INT64, lambda plan: _even(plan.fetch_offsets.T), narrows=False),
         _Array("write_back_rows", _INT64, lambda p: (p.write_backs.local_rows, ends(p.write_backs.counts.sum(axis=0)))),
         _Array("write_back_counts", _INT32, lambda plan: _even(plan.write_backs.counts.T)),
-        _Array("write_back_offsets", _INT64, lambda plan: _even(plan.write_back_offsets.T)),
+        _Array("write_back_offsets", _INT64, lambda plan: _even(plan.write_back_offsets.T), narrows=False),
     ),
 )
 _OF_SNAPSHOTS = _Kind[SnapshotOrders](
@@ -208,39 +211,32 @@ _KINDS: tuple[_Kind[Any], ...] = (_OF_TRAINERS, _OF_SERVERS, _OF_SNAPSHOTS)  # b
 _PADDING = [bytes(-length % 8) for length in range(8)]
 
 
-class _Column:
-    """One array of every rank, cut from an array of all: rank r has [ends[r], ends[r + 1])."""
-
-    def __init__(self, array: NDArray[Any], ends: Int64Array) -> None:
-        array = np.ascontiguousarray(array)
-        width = 1 if array.ndim == 1 else array.shape[1]
-        self.entries = np.empty((len(ends) - 1, 3), dtype="<i8")  # as in _ARRAY
-        self.entries[:, 0] = _WIRE_DTYPES.index(array.dtype) | array.ndim << 8
-        self.entries[:, 1] = np.diff(ends)
-        self.entries[:, 2] = width
-        flat = array.reshape(-1).view(np.uint8).data
-        byte_ends = (ends * (width * array.itemsize)).tolist()
-        self.pieces = [flat[start:stop] for start, stop in itertools.pairwise(byte_ends)]
-        self.paddings = [_PADDING[len(piece) % 8] for piece in self.pieces]
-
-
 def _encode(number: int, source: Any, num_ranks: int) -> list[bytes]:
     """The messages of one kind to all ranks that get it."""
     kind = _KINDS[number]
-    scalars = np.zeros((num_ranks, 8), dtype=np.int64)
+    # Per rank: the scalars, then three numbers per array, as in _ARRAY.
+    heads = np.zeros((num_ranks, _NUM_SCALARS + 3 * len(kind.arrays)), dtype="<i8")
     for index, scalar in enumerate(kind.scalars):
-        scalars[:, index] = scalar.of(source)
-    columns = []
-    for field in kind.arrays:
+        heads[:, index] = scalar.of(source)
+    pieces: list[Sequence[Any]] = []
+    for index, field in enumerate(kind.arrays):
         array, array_ends = field.of(source)
-        travels = array if field.is_narrow or field.dtype == _FLOAT32 else _narrow(array)
-        columns.append(_Column(travels, array_ends))
-    prefix = _HEADER.pack(_MAGIC, _VERSION, number, len(columns), *[0] * 8)[: -8 * 8]
-    heads = np.concatenate([scalars, *(column.entries for column in columns)], axis=1)
-    parts = [[prefix] * len(heads), [head.tobytes() for head in heads]]
-    for column in columns:
-        parts += column.pieces, column.paddings
-    return [b"".join(message) for message in zip(*parts, strict=True)]
+        array = np.ascontiguousarray(_narrow(array) if field.narrows else array)
+        width = array.shape[1] if array.ndim == 2 else 1
+        entries = heads[:, _NUM_SCALARS + 3 * index : _NUM_SCALARS + 3 * index + 3]
+        entries[:, 0] = _WIRE_DTYPES.index(array.dtype) | array.ndim << 8
+        entries[:, 1] = array_ends[1:] - array_ends[:-1]
+        entries[:, 2] = width
+        pieces += _cut(array, (array_ends * (width * array.itemsize)).tolist())
+    prefix = _PREFIX.pack(_MAGIC, _VERSION, number, len(kind.arrays))
+    return [b"".join((prefix, *parts)) for parts in zip(heads, *pieces, strict=True)]
+
+
+def _cut(array: NDArray[Any], byte_ends: list[int]) -> tuple[list[memoryview], list[bytes]]:
+    """The part of every rank, and the padding behind it: rank r has the bytes from byte_ends[r] to byte_ends[r + 1]."""
+    content = array.reshape(-1).view(np.uint8).data
+    pieces = [content[start:stop] for start, stop in itertools.pairwise(byte_ends)]
+    return pieces, [_PADDING[len(piece) % 8] for piece in pieces]
 
 
 def _narrow(array: NDArray[Any]) -> NDArray[Any]:

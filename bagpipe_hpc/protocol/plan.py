@@ -141,13 +141,39 @@ class TransferLists(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Bags:
-    """What trainers need of the ragged features: trainer by trainer, in table order. Empty where there are none."""
+class BagLists:
+    """What trainers get of the bags besides rows: trainer by trainer, in table order.
 
-    lengths: Int64Array  # ids of each sample
-    length_ends: Int64Array  # (T + 1,) cuts them
-    weights: Float32Array  # of the weighted features' ids
-    weight_ends: Int64Array  # (T + 1,) cuts them
+    Args:
+        lengths: Number of ids of each sample in each ragged feature, int64, shape (length_ends[-1],).
+        length_ends: int64, shape (T + 1,): trainer t has lengths[length_ends[t]:length_ends[t + 1]].
+        weights: Of the ids of the weighted features, float32, shape (weight_ends[-1],).
+        weight_ends: int64, shape (T + 1,): trainer t has weights[weight_ends[t]:weight_ends[t + 1]].
+    """
+
+    lengths: Int64Array
+    length_ends: Int64Array
+    weights: Float32Array
+    weight_ends: Int64Array
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What trainers get of the samples of an iteration besides rows, trainer by trainer.
+
+    Args:
+        labels: float32, shape (num_samples,).
+        dense: float32, shape (num_samples, num_dense).
+        bags: Of the ragged features.
+        sample_ends: int64, shape (T + 1,): trainer t has the samples from sample_ends[t] to sample_ends[t + 1].
+        read_only: Whether the samples are evaluated on: there are no gradients and no updates.
+    """
+
+    labels: Float32Array
+    dense: Float32Array
+    bags: BagLists
+    sample_ends: Int64Array
+    read_only: bool
 
 
 @dataclass(frozen=True)
@@ -157,27 +183,21 @@ class IterationPlan:
     Args:
         stream_position: The place of this plan in the stream of plans. Plans of evaluations count.
         num_trained: Training iterations of the whole job before this plan.
-        sample_ends: int64, shape (T + 1,): which samples are whose.
-        labels, dense: Of the whole batch, trainer by trainer.
+        samples: Of the whole batch.
         num_ids: int64, shape (T, num_tables): ids of each share in each table.
         inverse: uint16 or int32, shape (num_ids.sum(),), share by share, in table order (features.py): which of the
             unique keys of its share in its table an id is.
         num_uniques: int64, shape (T, num_tables): unique keys of each share in each table.
-        bags: Of the ragged features.
         forced_counts: int64, shape (T, S).
         fetch_offsets, write_back_offsets: int64, shape (T, S).
     """
 
     stream_position: int
-    read_only: bool
     num_trained: int
-    sample_ends: Int64Array
-    labels: Float32Array
-    dense: Float32Array
+    samples: Samples
     num_ids: Int64Array
     inverse: NarrowArray
     num_uniques: Int64Array
-    bags: Bags
     exchange: ExchangeLists
     fetches: TransferLists
     fetch_offsets: Int64Array
@@ -186,6 +206,11 @@ class IterationPlan:
     write_back_offsets: Int64Array
     fetch_ring_rows: int
     write_back_ring_rows: int
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the samples are evaluated on."""
+        return self.samples.read_only
 
     @property
     def num_trained_after(self) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.data.dataset import DatasetWriter
 from bagpipe_hpc.data.schema import Schema, TableSchema
 
@@ -36,4 +36,4 @@ def _batch(random: np.random.Generator, size: int) -> Batch:
     ids = np.stack([(random.random(size) ** 4 * n).astype(np.int64) for n in NUM_EMBEDDINGS], axis=1)
     dense = random.normal(size=(size, 3)).astype(np.float32)
     labels = ((ids[:, 1] % 2 + dense[:, 0] + random.normal(size=size)) > 1).astype(np.float32)
-    return Batch(labels=labels, dense=dense, ids=ids, ragged={})
+    return Batch(labels=labels, dense=dense, ids=ids)

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.config import ModelConfig
-from bagpipe_hpc.data.batch import Batch, RaggedIds
 from bagpipe_hpc.data.dataset import DatasetWriter, open_dataset
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.initial_rows import RowInitializer
@@ -54,10 +54,10 @@ def _batch(random: np.random.Generator) -> Batch:
     return Batch(labels, dense, ids, ragged)
 
 
-def _bags(random: np.random.Generator, table: TableSchema) -> RaggedIds:
+def _bags(random: np.random.Generator, table: TableSchema) -> Bags:
     offsets = np.concatenate([[0], np.cumsum(random.integers(0, 6, NUM_SAMPLES))]).astype(np.int64)
     weights = random.random(offsets[-1]).astype(np.float32) if table.weighted else None
-    return RaggedIds(offsets, _ids(random, int(offsets[-1]), table.num_embeddings), weights)
+    return Bags(offsets, _ids(random, int(offsets[-1]), table.num_embeddings), weights)
 
 
 def _ids(random: np.random.Generator, count: int, num_embeddings: int) -> np.ndarray:
@@ -154,13 +154,13 @@ def _padded(rows: torch.Tensor, dim: int) -> torch.Tensor:
     return functional.pad(rows, (0, dim - rows.shape[1]))
 
 
-def _features(batch: Batch, table: int) -> list[tuple[np.ndarray, str, RaggedIds | None]]:
+def _features(batch: Batch, table: int) -> list[tuple[np.ndarray, str, Bags | None]]:
     """Ids, name and bags of the features that count in a table, in the order of the schema."""
     found = []
     columns = dict(zip([each.name for each in SCHEMA.one_hot_tables], batch.ids.T, strict=True))
     for place, each in enumerate(SCHEMA.tables):
         if SCHEMA.features.tables[place] == table:
-            bags = batch.ragged.get(each.name)
+            bags = batch.bags.get(each.name)
             ids = columns[each.name].astype(np.int64) if bags is None else bags.ids
             found.append((ids, each.name, bags))
     return found

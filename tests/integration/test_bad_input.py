@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from bagpipe_hpc.data.batch import Batch, RaggedIds
+from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.data.dataset import DatasetWriter
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.exit_codes import EXIT_DIVERGED
@@ -94,7 +94,7 @@ def test_settings_of_tables_that_are_not_there(tmp_path: Path) -> None:
     schema = Schema(
         tables=(TableSchema(name="site", num_embeddings=5), TableSchema(name="tags", num_embeddings=9, ragged=True))
     )
-    tags = RaggedIds(np.array([0, 2, 3]), np.array([8, 0, 4]))
+    tags = Bags(np.array([0, 2, 3]), np.array([8, 0, 4]))
     with DatasetWriter(tmp_path / "ragged", schema) as writer:
         writer.append(
             "train", Batch(np.zeros(2, np.float32), np.empty((2, 0), np.float32), np.array([[1], [2]]), {"tags": tags})
@@ -156,7 +156,8 @@ def test_a_run_directory_that_cannot_be_made_is_refused(small_dataset: Path, tmp
 
 
 def test_a_fault_of_the_program_before_the_start_ends_all_ranks() -> None:
-    program = "from pathlib import Path; from bagpipe_hpc.launch import job; job._read_config = lambda _: 1 / 0; "
+    program = "from pathlib import Path; from bagpipe_hpc.launch import job, validation; "
+    program += "validation.read_config = lambda _: 1 / 0; "
     program += "job.run_training(job.Request(None, Path('data'), Path('run'), []))"
     done = run_ranks(3, ["-c", program], timeout=START_SECONDS)
     assert done.returncode == 1, done.stderr

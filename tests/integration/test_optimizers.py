@@ -13,8 +13,8 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import ModelConfig, RowOptimizerConfig
-from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import DatasetWriter
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from tests.integration.jobs import summary_of
@@ -55,7 +55,7 @@ def sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids = (random.random((1_000, 5)) ** 3 * 300).astype(np.int64)
     labels = (ids[:, 1] % 2).astype(np.float32)
     with DatasetWriter(path, Schema(dense=(), tables=tables), samples_per_shard=500) as writer:
-        writer.append("train", Batch(labels=labels, dense=np.empty((1_000, 0), np.float32), ids=ids, ragged={}))
+        writer.append("train", Batch(labels=labels, dense=np.empty((1_000, 0), np.float32), ids=ids))
     return path
 
 

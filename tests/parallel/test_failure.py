@@ -13,12 +13,7 @@ PROGRAM = str(Path(__file__).parent / "programs" / "failure.py")
 AN_ABORT_RETURNS = """
 from bagpipe_hpc.runtime import failure
 
-class MPI:
-    class COMM_WORLD:
-        def Abort(code: int) -> None:
-            print("abort", code, flush=True)
-
-failure.MPI = MPI
+failure.abort_all_ranks = lambda code: print("abort", code, flush=True)
 with failure.whole_job_fails_together("oracle (rank 0)"):
     raise ValueError("why")
 print("after the failure")

@@ -79,7 +79,7 @@ def test_a_bad_line_on_one_rank_ends_all(clicks: list[str], tmp_path: Path, bad_
 
     allowed = run_ranks(3, [*args, *output, "--max-bad-lines", "1"], timeout=TIMEOUT)
     assert allowed.returncode == 0, allowed.stderr
-    assert "1 bad line skipped" in allowed.stderr
+    assert "skipped 1 bad line" in allowed.stderr
     assert f"line {bad_line}" in allowed.stderr
     origin = json.loads((tmp_path / "clicks" / "dataset.json").read_text())["origin"]
     assert origin["bad_lines"]["count"] == 1

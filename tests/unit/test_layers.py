@@ -44,7 +44,7 @@ LAYERS = (
         "fault_words",
         "activity",
     },
-    {"topology", "sharding", "pipeline", "learning_rate", "row_layout", "initial_rows"},
+    {"topology", "sharding", "batch", "feature_tables", "pipeline", "learning_rate", "row_layout", "initial_rows"},
     {"jobs"},
     {"protocol"},
     {"lookahead"},

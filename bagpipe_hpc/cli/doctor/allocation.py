@@ -1,4 +1,4 @@
-"""Checks of an allocation by the ranks of the job to come: roles, GPUs, clocks, transfers between all pairs."""
+"""Checks of an allocation by the ranks of the planned job: roles, GPUs, clocks, transfers between all pairs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from bagpipe_hpc.topology import Role, Topology
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-MOST_RANKS = 24  # of larger jobs, one rank of each role and host
-BUDGET_SECONDS = 30.0  # for transfers between pairs; the rest is left out, and that is said
+MOST_RANKS = 24  # in larger jobs, one rank of each role and host is checked
+BUDGET_SECONDS = 30.0  # for transfers between pairs; pairs that remain are not tried, and the finding says so
 NUM_SMALL_GETS = 10
 MOST_LISTED = 4
-OUTLIER = 0.25  # of the median rate between pairs that are alike
+OUTLIER = 0.25  # fraction of the median rate of comparable pairs
 FEWEST_ALIKE = 4
 SKEW_SECONDS = 0.5
 
@@ -35,10 +35,10 @@ class Pair:
     """One-sided transfers between two ranks.
 
     Args:
-        microseconds: Of an 8-byte Get.
-        get_rate: GB/s of an 8 MiB Get, while all other ranks do the same.
-        put_rate: Likewise.
-        problem: What went wrong, or "".
+            microseconds: Time of an 8-byte Get.
+            get_rate: GB/s of an 8 MiB Get while all other ranks do the same.
+            put_rate: GB/s of an 8 MiB Put while all other ranks do the same.
+            problem: What went wrong, or "".
     """
 
     origin: int
@@ -51,7 +51,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Binding:
-    """The GPU of a trainer, by its UUID: "" where it computes on the CPU; and all that it sees."""
+    """The GPU of a trainer, by its UUID ("" if it computes on the CPU), and all GPUs that it sees."""
 
     name: str
     host: str
@@ -60,16 +60,16 @@ class Binding:
 
 
 def roles(world: World) -> Outcome:
-    """The ranks make up a job, and where its roles are."""
+    """Check that the ranks make up a job, and report which hosts the roles are on."""
     topology = Topology(world.ranks.size, world.num_servers)
     return judge_roles(topology, gather_texts(world.ranks, platform.node()))
 
 
 def judge_roles(topology: Topology, hosts: Sequence[str]) -> Outcome:
-    """A line for each role: how many ranks, on which hosts.
+    """Report for each role how many ranks it has, on which hosts.
 
     Args:
-        hosts: Of all ranks; empty except on rank 0.
+        hosts: The hosts of all ranks, in order of rank; empty except on rank 0.
     """
     by_role: dict[str, list[str]] = {}
     for rank, host in enumerate(hosts):
@@ -94,7 +94,7 @@ def _topology(world: World) -> Topology:
 
 
 def gpu_binding(world: World) -> Outcome:
-    """Each trainer chooses its GPU as in training."""
+    """Let each trainer choose its GPU as in training, and check the choices."""
     from bagpipe_hpc.transport.communicators import ranks_of_host
 
     topology = _topology(world)
@@ -122,7 +122,7 @@ def _visible_gpus() -> tuple[str, ...]:
 
 
 def judge_binding(bindings: Sequence[Binding]) -> Outcome:
-    """One GPU for each trainer, and none left over."""
+    """Check that each trainer has a GPU of its own and that no GPU is left over."""
     users: dict[str, list[str]] = {}
     for binding in bindings:
         users.setdefault(binding.gpu, []).append(f"{binding.name} on {binding.host}")
@@ -141,7 +141,7 @@ def judge_binding(bindings: Sequence[Binding]) -> Outcome:
 
 
 def clocks(world: World) -> Outcome:
-    """Every rank on another host compares its clock with rank 0's."""
+    """Let every rank on another host compare its clock with rank 0's."""
     from bagpipe_hpc.transport.common_clock import common_origin
 
     comm = world.ranks
@@ -152,22 +152,22 @@ def clocks(world: World) -> Outcome:
 
 
 def judge_clocks(skews: Mapping[str, tuple[float, float]]) -> Outcome:
-    """Warn of clocks that time limits, logs and file times would suffer from.
+    """Warn if clocks differ so much that time limits, logs and file times disagree.
 
     Args:
-        skews: Host -> seconds ahead of rank 0's, and a bound of the error; empty except on rank 0.
+        skews: Host -> seconds ahead of rank 0's clock, and a bound of the error; empty except on rank 0.
     """
     if len(skews) < 2:
         return Status.OK, f"{len(skews)} host(s), one clock", ""
     host, (skew, error) = max(skews.items(), key=lambda item: abs(item[1][0]))
-    found = f"{len(skews)} hosts; farthest from rank 0's: {host}, by {skew * 1e3:+.3f} ms (within {error * 1e3:.3f} ms)"
+    found = f"{len(skews)} hosts; {host} differs most from rank 0: {skew * 1e3:+.3f} ms (within {error * 1e3:.3f} ms)"
     if abs(skew) - error <= SKEW_SECONDS:
         return Status.OK, found, ""
     return Status.WARN, found, "time limits, logs and file times disagree: ask the site to synchronise clocks (chrony)"
 
 
 def transfers(world: World) -> Outcome:
-    """In every round each rank Gets from and Puts to another one, and all do so at once."""
+    """Measure transfers. In each round every rank Gets from and Puts to one other rank, all at the same time."""
     topology = _topology(world)
     comm = world.ranks
     hosts = comm.bcast(gather_texts(comm, platform.node()))
@@ -181,7 +181,7 @@ def transfers(world: World) -> Outcome:
 
 
 def choose_ranks(topology: Topology, hosts: Sequence[str]) -> list[int]:
-    """All ranks, or of many the first of each role on each host."""
+    """Return all ranks or, if there are many, the first rank of each role on each host."""
     if len(hosts) <= MOST_RANKS:
         return list(range(len(hosts)))
     first: dict[tuple[Role, str], int] = {}
@@ -191,13 +191,13 @@ def choose_ranks(topology: Topology, hosts: Sequence[str]) -> list[int]:
 
 
 def _measure_all(comm: MPI.Intracomm, members: Sequence[int]) -> Iterator[Pair]:
-    """This rank's pairs. Communication: collective over comm; rank 0, a member, keeps the time."""
+    """Yield this rank's pairs. Communication: collective over comm; rank 0, which is a member, keeps the time."""
     from mpi4py import MPI
 
     group = comm.Split(0 if comm.rank in members else MPI.UNDEFINED, comm.rank)
     if group == MPI.COMM_NULL:
         return
-    # A fixed order in which near and far ranks mix, should time not suffice for all.
+    # A fixed order that mixes near and far ranks, in case there is no time for all.
     shifts = np.random.default_rng(0).permutation(group.size - 1) + 1
     began = time.perf_counter()
     with _stages(group) as (window, inbox):
@@ -206,17 +206,17 @@ def _measure_all(comm: MPI.Intracomm, members: Sequence[int]) -> Iterator[Pair]:
                 break
             target, origin = (group.rank + shift) % group.size, (group.rank - shift) % group.size
             yield _measure(window, comm.rank, target, members[target])
-            group.Barrier()  # every target answers inside MPI until all origins are done
+            group.Barrier()  # every target stays inside MPI, and so answers, until all origins are done
             window.Sync()
             if not (inbox == pattern_of(members[origin])).all():
                 yield Pair(members[origin], comm.rank, problem="a Put brought wrong bytes")
-            group.Barrier()  # every inbox has been read
+            group.Barrier()  # every rank has read its inbox
     group.Free()
 
 
 @contextmanager
 def _stages(group: MPI.Comm) -> Iterator[tuple[MPI.Win, Any]]:
-    """A window of two stages, open for access: an outbox with this rank's pattern, and an inbox."""
+    """Give an open window of two stages: an outbox that holds this rank's pattern, and an inbox."""
     from mpi4py import MPI
 
     window = MPI.Win.Allocate(2 * STAGE_BYTES, comm=group)  # type: ignore[arg-type]
@@ -231,7 +231,7 @@ def _stages(group: MPI.Comm) -> Iterator[tuple[MPI.Win, Any]]:
 
 
 def _measure(window: MPI.Win, rank: int, target: int, target_rank: int) -> Pair:
-    """Time one pair; whatever MPI raises is its problem, so that the other ranks go on."""
+    """Time one pair. An MPI error becomes the pair's problem, so that the other ranks go on."""
     stage = np.zeros(STAGE_BYTES, dtype=np.uint8)
     mine = np.full(STAGE_BYTES, pattern_of(rank), dtype=np.uint8)
     try:
@@ -246,7 +246,7 @@ def _measure(window: MPI.Win, rank: int, target: int, target_rank: int) -> Pair:
 
 
 def judge_pairs(pairs: Sequence[Pair], num_wanted: int, topology: Topology, hosts: Sequence[str]) -> Outcome:
-    """A line for each pair of roles; pairs that fail, and pairs far slower than others alike, by name."""
+    """Report a line for each pair of roles, and name the pairs that fail or are far slower than comparable ones."""
 
     def called(pair: Pair) -> str:
         origin, target = (f"{topology.name_of(rank)} on {hosts[rank]}" for rank in (pair.origin, pair.target))
@@ -264,7 +264,7 @@ def judge_pairs(pairs: Sequence[Pair], num_wanted: int, topology: Topology, host
     if bad:
         return Status.FAIL, "\n".join(found), RMA.cure
     if slow:
-        cure = "give every rank a core of its own; try the hosts named here again, alone; let MPI use the fast network"
+        cure = "give every rank a core of its own; check the hosts named here alone; let MPI use the fast network"
         return Status.WARN, "\n".join(found), cure
     return Status.OK, "\n".join(found), ""
 
@@ -284,7 +284,7 @@ def _line(label: str, pairs: Sequence[Pair]) -> str:
 
 
 def _outliers(pairs: Sequence[Pair], hosts: Sequence[str]) -> Iterator[Pair]:
-    """Pairs with a rate far below that of the others on one host, or between hosts."""
+    """Yield pairs whose rate is far below the others', separately within a host and between hosts."""
     for is_local in (True, False):
         alike = [pair for pair in pairs if (hosts[pair.origin] == hosts[pair.target]) is is_local]
         if len(alike) >= FEWEST_ALIKE:
@@ -292,7 +292,7 @@ def _outliers(pairs: Sequence[Pair], hosts: Sequence[str]) -> Iterator[Pair]:
             yield from (pair for pair in alike if pair.get_rate < OUTLIER * median)
 
 
-ROLES = Check("Roles", roles, "start it as the job: with as many ranks, and --servers as roles.servers")
+ROLES = Check("Roles", roles, "start it as the job: with the same number of ranks, and --servers as roles.servers")
 BINDING = Check("GPU binding", gpu_binding, "compare nvidia-smi with CUDA_VISIBLE_DEVICES in a step of the job")
 CLOCKS = Check("Clocks", clocks, "see the other findings")
 TRANSFERS = Check("Transfers", transfers, RMA.cure)

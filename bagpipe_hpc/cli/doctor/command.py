@@ -33,10 +33,10 @@ ALLOCATION_CHECKS = (MPI_LIBRARY, LAUNCHER, ROLES, CORES, BINDING, CLOCKS, TRANS
 REPORT = Check(
     "Report",
     lambda world: (Status.OK, "", ""),
-    "a rank did not get this far: see the lines of other ranks on stderr, or try its host alone",
+    "a rank did not get this far: see the lines of other ranks on stderr, or check its host alone",
 )
 COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
-PLAIN_WIDTH = 120  # of a table that goes to a file or through a launcher
+PLAIN_WIDTH = 120  # of a table that is written to a file or through a launcher
 GRACE_SECONDS = 3.0
 _CHECKING = "checking this machine"
 
@@ -46,7 +46,7 @@ def examine(checks: Sequence[Check], directory: Path, time_limit: float, num_ser
 
     Communication: collective over all ranks.
     Returns:
-        Whether nothing failed, the same on every rank.
+            True if no check failed on any rank; the same value on every rank.
     """
     findings: list[Finding] = []
     comm, problem = _start_mpi(findings, time_limit)
@@ -64,7 +64,7 @@ def examine(checks: Sequence[Check], directory: Path, time_limit: float, num_ser
 
 
 def _say_nothing(phase: str, done: int, total: int) -> None:
-    """Rank 0 says how far all are."""
+    """Do nothing: only rank 0 shows the progress."""
 
 
 def _start_mpi(findings: list[Finding], time_limit: float) -> tuple[Comm | None, Finding | None]:
@@ -83,7 +83,7 @@ def _start_mpi(findings: list[Finding], time_limit: float) -> tuple[Comm | None,
 
 
 def _all_told(comm: Comm | None, healthy: bool) -> bool:
-    """Rank 0's verdict, on every rank."""
+    """Return rank 0's verdict on every rank."""
     if comm is None:
         return healthy
     verdict = np.array([healthy], dtype=np.int32)
@@ -93,9 +93,9 @@ def _all_told(comm: Comm | None, healthy: bool) -> bool:
 
 @contextmanager
 def _limited(check: Check, findings: Sequence[Finding], rank: int, time_limit: float) -> Iterator[None]:
-    """End the process when the block takes too long.
+    """End the process if the block takes too long.
 
-    The timer needs Python's lock. Should a library sit on it, faulthandler's own thread ends the process a bit later.
+    The timer thread needs Python's lock. If a library holds that lock, faulthandler's own thread ends the process.
     """
     timer = threading.Timer(time_limit, _give_up, (check, findings, rank, time_limit))
     timer.daemon = True
@@ -111,25 +111,27 @@ def _limited(check: Check, findings: Sequence[Finding], rank: int, time_limit: f
 def _give_up(check: Check, findings: Sequence[Finding], rank: int, time_limit: float) -> None:
     found = f"did not end within {time_limit:g} s"
     if rank == 0:
-        show([*findings, Finding(check.name, Status.FAIL, f"{found}; the checks after it were not tried", check.cure)])
+        show([*findings, Finding(check.name, Status.FAIL, f"{found}; the checks after it did not run", check.cure)])
     else:
         print(f"rank {rank} ({platform.node()}): {check.name} {found}", file=sys.stderr, flush=True)
-        time.sleep(GRACE_SECONDS)  # the first rank to exit takes the job down: leave time for rank 0's table
+        time.sleep(
+            GRACE_SECONDS
+        )  # the launcher ends all ranks when the first one exits: leave rank 0 time for its table
     sys.stdout.flush()
-    os._exit(1)  # not MPI_Abort: MPI may be what hangs; the launcher ends the job
+    os._exit(1)  # not MPI_Abort, because MPI may be what hangs; the launcher ends the job
 
 
 def merge(by_rank: Sequence[Sequence[Finding]]) -> list[Finding]:
-    """One finding per check: rank 0's, or the worst one with the ranks that have it.
+    """Return one finding per check: rank 0's, or the worst finding and the ranks that have it.
 
     Args:
-        by_rank: Every rank's findings, in the same order of checks; empty except on rank 0.
+        by_rank: Findings of every rank, in the same order of checks; empty except on rank 0.
     """
     return [_worst(same_check) for same_check in zip(*by_rank, strict=True)]
 
 
 def _worst(findings: Sequence[Finding]) -> Finding:
-    worst = max(findings, key=lambda finding: finding.status.severity)  # of equals the lowest rank's
+    worst = max(findings, key=lambda finding: finding.status.severity)  # the lowest rank's if several are worst
     if worst.status is Status.OK:
         return findings[0]
     ranks = [rank for rank, finding in enumerate(findings) if finding.status is worst.status]
@@ -139,7 +141,7 @@ def _worst(findings: Sequence[Finding]) -> Finding:
 
 
 def show(findings: Sequence[Finding]) -> None:
-    """Print the table."""
+    """Print the findings as a table."""
     table = Table("check", "status", "found", "what to do", title="bagpipe doctor")
     for finding in findings:
         status = Text(finding.status, style=COLOURS[finding.status])
@@ -148,7 +150,7 @@ def show(findings: Sequence[Finding]) -> None:
 
 
 def _console() -> Console:
-    """Plain text unless stdout is a terminal of known width: launchers may offer a terminal without one."""
+    """Return a plain console unless stdout is a terminal of known width; launchers may give a terminal without one."""
     if sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0:
         return Console(markup=False, emoji=False)
     width = None if "COLUMNS" in os.environ else PLAIN_WIDTH

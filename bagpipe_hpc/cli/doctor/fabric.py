@@ -1,4 +1,4 @@
-"""Checks of what connects the ranks: the MPI library, its launcher, one-sided transfers."""
+"""Checks of what connects the ranks: the MPI library, the launcher, one-sided transfers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Transfer = tuple[float, float]  # microseconds of an 8-byte Get, GB/s of an 8 Mi
 
 
 def mpi(world: World) -> Outcome:
-    """Library, standard and thread level: a role's own thread and Horovod's call MPI at the same time."""
+    """Check library, standard and thread level: a role's thread and Horovod's thread call MPI at the same time."""
     comm = world.ranks
     from mpi4py import MPI
 
@@ -41,7 +41,7 @@ def mpi(world: World) -> Outcome:
 
 
 def launcher(world: World) -> Outcome:
-    """A launcher of another MPI starts N jobs of one rank each, and they all exit with 0."""
+    """Check that the launcher belongs to this MPI. Otherwise it starts N jobs of one rank, and all exit with 0."""
     size = world.ranks.size
     from mpi4py import MPI
 
@@ -55,7 +55,7 @@ def judge_launcher(environment: Mapping[str, str], world_size: int, library: str
 
 
 def rma(world: World) -> Outcome:
-    """Rank 0 Gets from every other rank's window (alone: from its own), checks what arrives and takes the time."""
+    """Let rank 0 Get from every other rank's window (alone: from its own), check the bytes and take the time."""
     comm = world.ranks
     from mpi4py import MPI
 
@@ -64,14 +64,14 @@ def rma(world: World) -> Outcome:
     window.Lock(comm.rank)
     np.asarray(window.tomemory())[:] = pattern_of(comm.rank)
     window.Unlock(comm.rank)
-    comm.Barrier()  # every window is filled
+    comm.Barrier()  # every rank has filled its window
     transfers: dict[int, Transfer] = {}
     problem: Exception | None = None
     try:
         transfers = {peer: _measure(window, peer) for peer in _peers(comm)}
     except Exception as error:
         problem = error
-    comm.Barrier()  # targets wait inside MPI: over TCP a Get needs them to make progress
+    comm.Barrier()  # targets wait inside MPI: over TCP, a Get completes only while its target is inside MPI
     window.Free()
     if problem is not None:
         raise problem
@@ -79,12 +79,12 @@ def rma(world: World) -> Outcome:
 
 
 def pattern_of(rank: int) -> int:
-    """The byte that a rank's window is filled with."""
+    """Return the byte that a rank fills its window with."""
     return rank % 251 + 1
 
 
 def _peers(comm: MPI.Intracomm) -> range:
-    """Whom this rank reads from: rank 0 from all others, alone from itself, the others from nobody."""
+    """Return the ranks that this rank reads from: rank 0 from all others (alone: from itself), the others from none."""
     if comm.rank > 0:
         return range(0)
     return range(1, comm.size) if comm.size > 1 else range(1)
@@ -106,7 +106,7 @@ def _measure(window: MPI.Win, peer: int) -> Transfer:
 def seconds_of(
     window: MPI.Win, peer: int, transfer: Callable[..., None], stage: NDArray[np.uint8], first_byte: int = 0
 ) -> float:
-    """Time of one Get or Put, complete at the peer too."""
+    """Return the seconds of one Get or Put, until it is complete at the peer, too."""
     began = time.perf_counter()
     transfer(stage, peer, first_byte)
     window.Flush(peer)
@@ -114,7 +114,7 @@ def seconds_of(
 
 
 def judge_transfers(transfers: Mapping[int, Transfer], hosts: list[str]) -> Outcome:
-    """Every peer on a line, or, of many, the median and the slowest."""
+    """Report each peer on a line or, if there are many, the median and the slowest."""
 
     def line(label: str, microseconds: float, rate: float) -> str:
         return f"{label}: {microseconds:.1f} µs, 8 MiB at {rate:.2f} GB/s"
@@ -126,17 +126,17 @@ def judge_transfers(transfers: Mapping[int, Transfer], hosts: list[str]) -> Outc
         found = [line(f"Get from {len(transfers)} ranks, median", latency, rate), f"slowest: {found[slowest - 1]}"]
     if transfers[slowest][0] <= SLOW_GET_MICROSECONDS:
         return Status.OK, "\n".join(found), ""
-    cure = "slow: give every rank a core of its own, and let MPI use the fast network rather than TCP"
+    cure = "slow: give every rank a core of its own, and let MPI use the fast network instead of TCP"
     return Status.WARN, "\n".join(found), cure
 
 
 MPI_LIBRARY = Check(
-    "MPI", mpi, f"{SETUP}; with a site MPI set MPICC to its compiler wrapper, and load the same module in the job"
+    "MPI", mpi, f"{SETUP}; with a site MPI, set MPICC to its compiler wrapper and load the same module in the job"
 )
-LAUNCHER = Check("Launcher", launcher, "start the job with the launcher of the MPI this environment was built with")
+LAUNCHER = Check("Launcher", launcher, "start the job with the launcher of the MPI that this environment uses")
 RMA = Check(
     "RMA",
     rma,
-    "with Open MPI 4 over TCP set OMPI_MCA_osc=^pt2pt, with Open MPI 5 without UCX devices OMPI_MCA_osc=^ucx; else try "
-    "another transport (OMPI_MCA_btl, UCX_TLS, FI_PROVIDER)",
+    "with Open MPI 4 over TCP set OMPI_MCA_osc=^pt2pt; with Open MPI 5 without UCX devices set OMPI_MCA_osc=^ucx; else "
+    "try another transport (OMPI_MCA_btl, UCX_TLS, FI_PROVIDER)",
 )

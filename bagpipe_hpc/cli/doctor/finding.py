@@ -1,4 +1,4 @@
-"""What a check is, what it may look at, and what it finds."""
+"""What a check is, what it can use, and what it finds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bagpipe_hpc.bounded_json import dump_line
 if TYPE_CHECKING:
     from bagpipe_hpc.transport.byte_messages import Comm
 
-SETUP = "run env/setup.sh again (delete .venv first if it says that it is up to date)"
+SETUP = "run env/setup.sh again (delete .venv first if it says that everything is up to date)"
 
 
 class Status(StrEnum):
-    """How good a finding is, worst last."""
+    """How good a finding is, from best to worst."""
 
     OK = "ok"
     WARN = "warn"
@@ -26,7 +26,7 @@ class Status(StrEnum):
 
     @property
     def severity(self) -> int:
-        """Position from harmless to fatal."""
+        """Position in the order from harmless to fatal."""
         return list(Status).index(self)
 
 
@@ -42,12 +42,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class World:
-    """What a check may look at.
+    """What a check can use.
 
     Args:
-        comm: All ranks of the job; None where MPI cannot be used.
-        directory: Where files may be tried.
-        num_servers: Embedding servers of the job to come.
+        comm: All ranks of the job; None if MPI cannot be used.
+        directory: Where the check may write files.
+        num_servers: Embedding servers of the planned job.
     """
 
     comm: Comm | None
@@ -61,7 +61,7 @@ class World:
 
     @property
     def ranks(self) -> Comm:
-        """The communicator, for checks that cannot do without."""
+        """The communicator, for checks that need one. Raises RuntimeError if there is none."""
         if self.comm is None:
             raise RuntimeError("not tried, because MPI cannot be used")
         return self.comm
@@ -72,14 +72,14 @@ Outcome = tuple[Status, str, str]  # status, what was found, what to do
 
 @dataclass(frozen=True)
 class Check:
-    """A probe with its name, and the cure to show when it raises or does not end."""
+    """A probe with its name, and the cure to show if it raises or does not end."""
 
     name: str
     probe: Callable[[World], Outcome]
     cure: str
 
     def __call__(self, world: World) -> Finding:
-        """Whatever a broken component raises is its finding."""
+        """Run the probe. Whatever it raises becomes its finding."""
         try:
             return Finding(self.name, *self.probe(world))
         except Exception as error:
@@ -88,7 +88,7 @@ class Check:
 
 
 def gather_texts(comm: Comm, text: str) -> list[str]:
-    """Return the text of every rank, by rank, on rank 0; an empty list elsewhere.
+    """Return the texts of all ranks, in order of rank, on rank 0; an empty list elsewhere. Nothing is pickled.
 
     Communication: collective over comm.
     """
@@ -98,10 +98,10 @@ def gather_texts(comm: Comm, text: str) -> list[str]:
 
 
 def encode(findings: list[Finding]) -> str:
-    """Findings as JSON."""
+    """Return findings as JSON text."""
     return dump_line([[f.name, f.status, f.found, f.cure] for f in findings])
 
 
 def decode(text: str) -> list[Finding]:
-    """Inverse of `encode`."""
+    """Return the findings that `encode` wrote."""
     return [Finding(name, Status(status), found, cure) for name, status, found, cure in json.loads(text)]

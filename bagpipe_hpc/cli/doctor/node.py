@@ -1,4 +1,4 @@
-"""Checks of the node: cores, shared memory, memory."""
+"""Checks of the node: cores, shared memory, memory, open files."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ENOUGH_BYTES_PER_RANK = GIB
 
 
 def cores(world: World) -> Outcome:
-    """Cores this rank may use, against the ranks that share them."""
+    """Compare the cores that this rank may use with the ranks that share them."""
     mine = os.sched_getaffinity(0)
     num_ranks, num_cores = _node(world, mine)
     return judge_cores(len(mine), num_ranks, num_cores, os.cpu_count() or num_cores)
 
 
 def _node(world: World, mine: set[int]) -> tuple[int, int]:
-    """Ranks on this node, and cores that any of them may use."""
+    """Return the number of ranks on this node, and of cores that any of them may use."""
     used = np.zeros(max(os.cpu_count() or 0, *mine) + 1, dtype=np.int32)
     used[list(mine)] = 1
     node_comm = _node_comm(world)
@@ -51,13 +51,13 @@ def _node_comm(world: World) -> Comm | None:
 
 
 def judge_cores(num_mine: int, num_ranks: int, num_cores: int, num_node_cores: int) -> Outcome:
-    """More ranks than cores, or ranks bound to one core each on a node with cores to spare, cost speed.
+    """Warn of more ranks than cores, and of ranks bound to one core each while other cores of the node stay idle.
 
     Args:
-        num_mine: Cores this rank may use.
-        num_ranks: Ranks on this node.
-        num_cores: Cores that any of them may use.
-        num_node_cores: Cores of the node.
+            num_mine: Number of cores that this rank may use.
+            num_ranks: Number of ranks on this node.
+            num_cores: Number of cores that any of them may use.
+            num_node_cores: Number of cores of the node.
     """
     found = f"{num_mine} for this rank; {num_cores} of the node's {num_node_cores} for its {num_ranks} rank(s)"
     if num_ranks > num_cores:
@@ -72,23 +72,23 @@ def judge_cores(num_mine: int, num_ranks: int, num_cores: int, num_node_cores: i
 
 
 def shared_memory(world: World) -> Outcome:
-    """Ranks of one node share their RMA windows through /dev/shm."""
+    """Check /dev/shm, through which the ranks of one node share their RMA windows."""
     return judge_bytes("free", shutil.disk_usage(SHARED_MEMORY).free, _num_ranks(world), _SHARED_MEMORY_CURE)
 
 
 def memory(world: World) -> Outcome:
-    """Tables, stages and caches live in memory."""
+    """Check the free memory, which tables, stages and caches need."""
     return judge_bytes("available", psutil.virtual_memory().available, _num_ranks(world), _MEMORY_CURE)
 
 
 def open_files(world: World) -> Outcome:
-    """Files that this rank may have open at the same time."""
+    """Check how many files this rank may have open at the same time."""
     return judge_open_files(open_files_limit(), 1 if world.comm is None else world.comm.size)
 
 
 def judge_open_files(limit: int, num_ranks: int) -> Outcome:
-    """A job refuses to start with too few; several times as many leave room for libraries and many peers."""
-    found = f"{limit:,} files may be open at a time (ulimit -n)"
+    """Fail if a job would refuse to start; warn if there is no room for libraries and many peers."""
+    found = f"{limit:,} files may be open at the same time (ulimit -n)"
     try:
         require_open_files(limit, num_ranks)
     except PlatformError:
@@ -109,10 +109,8 @@ def judge_bytes(word: str, num_bytes: int, num_ranks: int, cure: str) -> Outcome
     return Status.OK, found, ""
 
 
-_SHARED_MEMORY_CURE = (
-    "remove stale files there; in a container --shm-size=8g; as root mount -o remount,size=8g /dev/shm"
-)
-_OPEN_FILES_CURE = "ulimit -n 4096 before the job is started, or ask the administrators for a higher limit"
+_SHARED_MEMORY_CURE = "remove old files there; in a container --shm-size=8g; as root mount -o remount,size=8g /dev/shm"
+_OPEN_FILES_CURE = "run ulimit -n 4096 before the job starts, or ask the administrators for a higher limit"
 _MEMORY_CURE = "ask for more memory or more nodes, or start fewer ranks per node"
 CORES = Check("Cores", cores, "check the binding options of the launcher")
 SHM = Check("/dev/shm", shared_memory, _SHARED_MEMORY_CURE)

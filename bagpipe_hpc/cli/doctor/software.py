@@ -1,4 +1,4 @@
-"""Checks of packages: the ones every role needs, Horovod, HDF5, GPUs."""
+"""Checks of packages: those that every role needs, Horovod, HDF5, GPUs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def packages(world: World) -> Outcome:
-    """The packages of every role can be imported."""
+    """Check that the packages of every role can be imported."""
     import h5py
     import numba
     import torch
@@ -28,28 +28,28 @@ def packages(world: World) -> Outcome:
 
 
 def compiled_code(world: World) -> Outcome:
-    """Machine code can be kept from one start to the next."""
+    """Check that compiled machine code is kept from one start to the next."""
     from bagpipe_hpc.compiled import CODE_CACHE
 
     return judge_code_cache(CODE_CACHE, os.environ.get("NUMBA_CACHE_DIR"))
 
 
 def judge_code_cache(cache: CodeCache, named: str | None) -> Outcome:
-    """Warn where every start compiles again, or where NUMBA_CACHE_DIR cannot be written.
+    """Warn if every start compiles again, or if NUMBA_CACHE_DIR is not writable.
 
     Args:
-        named: NUMBA_CACHE_DIR; None where it is not set.
+        named: The value of NUMBA_CACHE_DIR; None if it is not set.
     """
     if cache.directory is None:
-        return Status.WARN, "kept nowhere: every start compiles for up to a minute", _CODE_CACHE_CURE
+        return Status.WARN, "not kept: every start compiles for up to a minute", _CODE_CACHE_CURE
     found = f"kept in {cache.directory} ({cache.origin})"
     if named and cache.origin != "NUMBA_CACHE_DIR":
-        return Status.WARN, f"{found}; NUMBA_CACHE_DIR={named} cannot be written", _CODE_CACHE_CURE
+        return Status.WARN, f"{found}; NUMBA_CACHE_DIR={named} is not writable", _CODE_CACHE_CURE
     return Status.OK, found, ""
 
 
 def horovod(world: World) -> Outcome:
-    """Horovod was built for MPI and torch, starts on a given communicator and adds up one number per rank."""
+    """Check that Horovod is built for MPI and torch, starts on a given communicator and adds up one number per rank."""
     problem: Exception | None = None
     try:
         import horovod.torch as hvd
@@ -64,7 +64,7 @@ def horovod(world: World) -> Outcome:
 
 
 def _agree(world: World, problem: Exception | None) -> None:
-    """Go on together or not at all: a rank that cannot start Horovod must not leave the others waiting in it."""
+    """Raise on all ranks if Horovod fails on any: the others would wait for that rank inside Horovod."""
     broken = np.array([problem is not None], dtype=np.int32)
     num_broken = np.zeros(1, dtype=np.int32)
     world.ranks.Allreduce(broken, num_broken)
@@ -97,7 +97,7 @@ def _judge_horovod(world: World) -> Outcome:
 
 
 def hdf5(world: World) -> Outcome:
-    """What is written to a file in the directory is read back from it."""
+    """Check that values written to a file in the directory are read back unchanged."""
     import h5py
 
     written = np.arange(1000)
@@ -110,17 +110,17 @@ def hdf5(world: World) -> Outcome:
     locking = os.environ.get("HDF5_USE_FILE_LOCKING", "not set")
     found = f"HDF5 {h5py.version.hdf5_version}; round trip in {world.directory}; HDF5_USE_FILE_LOCKING {locking}"
     if not np.array_equal(read, written):
-        return Status.FAIL, f"{found}: wrong values came back", "distrust this file system; name another --directory"
+        return Status.FAIL, f"{found}: wrong values came back", "do not use this file system; name another --directory"
     return Status.OK, found, ""
 
 
 def gpus(world: World) -> Outcome:
-    """Every visible GPU can be used; none is fine too."""
+    """Check that every visible GPU works. It is no fault if there is none."""
     import torch
 
     count = torch.cuda.device_count()
     if count == 0 and Path("/dev/nvidia0").exists():
-        cure = "install a torch build for CUDA, or a driver new enough for it; ask the scheduler for GPUs"
+        cure = "install a torch build for CUDA, or a newer driver; ask the scheduler for GPUs"
         return Status.WARN, f"CPU only, but the node has a GPU that torch {torch.__version__} cannot use", cure
     if count == 0:
         return Status.OK, "CPU only", ""
@@ -130,13 +130,13 @@ def gpus(world: World) -> Outcome:
     return Status.OK, f"{count} visible: {names}; CUDA {torch.version.cuda}", ""
 
 
-_CODE_CACHE_CURE = "set NUMBA_CACHE_DIR to a directory that this user can write to, best one on every node"
+_CODE_CACHE_CURE = "set NUMBA_CACHE_DIR to a directory that this user can write to, best a local one on every node"
 PACKAGES = Check("Packages", packages, SETUP)
 COMPILED_CODE = Check("Compiled code", compiled_code, _CODE_CACHE_CURE)
 HOROVOD = Check("Horovod", horovod, SETUP)
 HDF5 = Check(
     "HDF5",
     hdf5,
-    "name a directory you may write to with --directory; on NFS or Lustre set HDF5_USE_FILE_LOCKING=FALSE",
+    "give --directory a directory that you may write to; on NFS or Lustre set HDF5_USE_FILE_LOCKING=FALSE",
 )
-GPUS = Check("GPUs", gpus, "compare nvidia-smi with CUDA_VISIBLE_DEVICES and with what the scheduler was asked for")
+GPUS = Check("GPUs", gpus, "compare nvidia-smi with CUDA_VISIBLE_DEVICES and with what the job asked the scheduler for")

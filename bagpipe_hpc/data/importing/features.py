@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from bagpipe_hpc.batch import Bags, Float32Array
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.data.batch import Float32Array, RaggedIds
 from bagpipe_hpc.data.importing.description import Category, CategoryList, TableDescription, position_of
 from bagpipe_hpc.data.importing.parquet_types import without_missing
 from bagpipe_hpc.sharding import Int64Array
@@ -61,7 +61,7 @@ class Features:
         column = self._column(rows, category.column)
         return hexadecimal(column) if category.type == "hexadecimal" else hashed_texts(column)
 
-    def value_lists(self, rows: pa.Table, category_list: CategoryList) -> RaggedIds:
+    def value_lists(self, rows: pa.Table, category_list: CategoryList) -> Bags:
         """Values, as integers, of a list per row; missing ones are left out."""
         column = self._column(rows, category_list.column)
         if not pa.types.is_list(column.type):
@@ -72,7 +72,7 @@ class Features:
         offsets = np.zeros(len(rows) + 1, np.int64)
         samples = np.repeat(np.arange(len(rows)), lengths)
         np.cumsum(np.bincount(samples[kept], minlength=len(rows)), out=offsets[1:])
-        return RaggedIds(offsets, values[kept])
+        return Bags(offsets, values[kept])
 
     def _column(self, rows: pa.Table, column: str | int) -> pa.Array:
         chunks = rows.column(str(position_of(column, self._header)))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.data.dataset import (
     SAMPLES_PER_SHARD,
     PartialDataset,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bagpipe_hpc.data.batch import Batch, Float32Array, RaggedIds
+from bagpipe_hpc.batch import Bags, Batch, Float32Array
 from bagpipe_hpc.data.importing.bad_lines import BadLines
 from bagpipe_hpc.data.importing.description import CategoryList, TableDescription
 from bagpipe_hpc.data.importing.features import Features
@@ -60,14 +60,14 @@ class SampleReader:
             yield held, np.zeros(len(held.lines), np.float32)
 
     def _batch(self, rows: Rows, labels: Float32Array) -> Batch:
-        ids, ragged = [np.empty((len(labels), 0), np.int64)], {}
+        ids, bags = [np.empty((len(labels), 0), np.int64)], {}
         for table, encoder in zip(self.description.tables, self.encoders, strict=True):
             if isinstance(table, CategoryList):
                 lists = self.features.value_lists(rows.table, table)
-                ragged[table.feature_name] = RaggedIds(lists.offsets, encoder.encode(lists.ids))
+                bags[table.feature_name] = Bags(lists.offsets, encoder.encode(lists.ids))
             else:
                 ids.append(encoder.encode(self.features.values(rows.table, table))[:, None])
-        return Batch(labels, self.features.dense(rows.table), np.concatenate(ids, axis=1), ragged)
+        return Batch(labels, self.features.dense(rows.table), np.concatenate(ids, axis=1), bags)
 
 
 def _continues(keys: Int64Array) -> Float32Array:

@@ -9,7 +9,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.data.dataset import PartialDataset, ShardEntry, SplitName, shard_file
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.shard import Compression, ShardWriter

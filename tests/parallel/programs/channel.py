@@ -7,7 +7,15 @@ from mpi4py import MPI
 
 from bagpipe_hpc.polling import wait_until
 from bagpipe_hpc.protocol.codec import encode_end, encode_plan
-from bagpipe_hpc.protocol.plan import Bags, ExchangeLists, Int64Array, IterationPlan, ServerPlan, TransferLists
+from bagpipe_hpc.protocol.plan import (
+    BagLists,
+    ExchangeLists,
+    Int64Array,
+    IterationPlan,
+    Samples,
+    ServerPlan,
+    TransferLists,
+)
 from bagpipe_hpc.transport.channel import PlanReceiver, PlanSender
 
 DEPTH = 3
@@ -27,15 +35,17 @@ def message_of(rank: int, iteration: int) -> bytes:
     ends = np.zeros(2, dtype=np.int64)
     plan = IterationPlan(
         stream_position=iteration,
-        read_only=False,
         num_trained=iteration,
-        sample_ends=ends,
-        labels=np.zeros(0, dtype=np.float32),
-        dense=np.zeros((0, 0), dtype=np.float32),
+        samples=Samples(
+            np.zeros(0, dtype=np.float32),
+            np.zeros((0, 0), dtype=np.float32),
+            BagLists(none[0], ends, np.zeros(0, dtype=np.float32), ends),
+            ends,
+            read_only=False,
+        ),
         num_ids=none,
         inverse=row[:0],
         num_uniques=none,
-        bags=Bags(none[:0], ends, np.zeros(0, dtype=np.float32), ends),
         exchange=ExchangeLists(row, np.zeros((1, 1, 4), dtype=np.int32), row[:0], ends, row[:0], ends, row[:0], ends),
         fetches=TransferLists(none + len(rows), row[:0], rows),
         fetch_offsets=none,

@@ -124,7 +124,7 @@ def test_a_manifest_of_other_files_is_refused(tmp_path: Path) -> None:
     partial = PartialCheckpoint(tmp_path, claim_generation(tmp_path), 11, MODEL.row_width)
     partial.create()
     files = (partial.write_server(0, []), partial.write_trainer(0, []), partial.write_dense(DENSE))
-    with pytest.raises(CheckpointError, match=r"\(1, 10, 4\), the files are of \(1, 11, 4\)"):
+    with pytest.raises(CheckpointError, match=r"\(1, 10, 4\), the files have \(1, 11, 4\)"):
         partial.commit(manifest_of(files))
 
 

@@ -98,16 +98,16 @@ def set_skeleton(content: bytes) -> Change:
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("trainer-00000.h5", set_value("slots", 0, -1), "slot -1 is not one of the 100 of a cache"),
+        ("trainer-00000.h5", set_value("slots", 0, -1), "slot -1 is not one of the 100 slots of a cache"),
         ("trainer-00000.h5", set_value("slots", 0, 100), "slot 100 is not one of the 100"),
-        ("trainer-00000.h5", set_value("slots", 0, 1), "two rows stand in slot 1"),
+        ("trainer-00000.h5", set_value("slots", 0, 1), "two rows have slot 1"),
         ("trainer-00000.h5", delete("slots"), "there is no data set slots"),
         ("trainer-00000.h5", delete("dirty"), "there is no data set dirty"),
         ("trainer-00000.h5", replace("dirty", lambda d: d[()].astype(np.int8)), "/dirty is int8 of shape"),
         ("trainer-00000.h5", set_value("rows", (0, 1), np.nan), "the row of key .* is not finite"),
         ("server-00000.h5", set_value("rows", (2, 0), np.inf), "the row of key .* is not finite"),
         ("server-00000.h5", set_value("rows", (2, 3), -np.inf), "is not finite: training had diverged, or the file"),
-        ("server-00000.h5", set_value("keys", 0, 1), "key 1 is not one of server 0 of 2|do not ascend"),
+        ("server-00000.h5", set_value("keys", 0, 1), "key 1 does not belong to server 0 of 2|do not ascend"),
         ("server-00000.h5", set_value("keys", 1, -2), "do not ascend within"),
         ("server-00000.h5", set_value("keys", 0, 2**60), "do not ascend within"),
         ("server-00000.h5", replace("rows", lambda d: d[()].astype(np.float64)), "/rows is float64 of shape"),
@@ -130,7 +130,7 @@ def set_skeleton(content: bytes) -> Change:
         ("dense.h5", set_skeleton(b'{"array": 7}'), "array of int"),
         ("dense.h5", set_skeleton(b'{"array": "../parameters/top.0.bias"}'), "there is no data set"),
         ("dense.h5", set_skeleton(b'{"dict": 1}'), "dict of int"),
-        ("dense.h5", set_skeleton(b'{"dict": [[true, 1]]}'), "True is no key of a tree"),
+        ("dense.h5", set_skeleton(b'{"dict": [[true, 1]]}'), "True cannot be a key of a tree"),
         ("dense.h5", set_skeleton(b'{"dict": [["a", 1], ["a", 2]]}'), "a key is given twice"),
         ("dense.h5", set_skeleton(b'{"pickle": [1]}'), "pickle"),
         ("dense.h5", set_skeleton(b'{"list": [1], "tuple": []}'), "too many values"),
@@ -152,7 +152,7 @@ def test_a_row_in_two_caches(checkpoint: Path) -> None:
     def change(file: h5py.File) -> None:
         file["keys"][0] = keys[keys < file["keys"][1]][-1]
 
-    assert "is in the cache of trainer 0, too" in refused(checkpoint, "trainer-00001.h5", change)
+    assert "is also in the cache of trainer 0" in refused(checkpoint, "trainer-00001.h5", change)
 
 
 def make_external(file: h5py.File, outside: Path) -> None:
@@ -214,7 +214,7 @@ def test_an_array_larger_than_its_file_is_never_allocated(checkpoint: Path) -> N
         del file["parameters/top.0.bias"]
         file["parameters"].create_dataset("top.0.bias", (2**40,), np.float32, chunks=(1024,))
 
-    assert "of which the file holds fewer" in refused(checkpoint, "dense.h5", change)
+    assert "but the file holds fewer" in refused(checkpoint, "dense.h5", change)
 
 
 @pytest.mark.parametrize("target", ["/dev/zero", "pipe"])

@@ -47,7 +47,7 @@ def test_a_manifest_round_trips(tmp_path: Path) -> None:
     [
         ({"files": FILES[1:]}, "files lacks server-00000.h5"),
         ({"files": FILES + FILES[:1]}, "listed twice"),
-        ({"depth": 1}, "depth must be 0 exactly where there is no parent"),
+        ({"depth": 1}, "depth must be 0 if there is no parent"),
         (
             {"depth": 1, "parent": ParentEntry(name="iteration-000000000010", manifest_sha256="0" * 64)},
             "earlier iteration",
@@ -88,7 +88,7 @@ def test_a_file_name_stays_within_the_directory(name: str) -> None:
     ],
 )
 def test_a_foreign_manifest_is_named_with_its_fault(tmp_path: Path, change: dict[str, Any], place: str) -> None:
-    with pytest.raises(CheckpointError, match=rf"manifest.json is damaged, or not of this version .*\(.*{place}"):
+    with pytest.raises(CheckpointError, match=rf"manifest.json is damaged, or has another version .*\(.*{place}"):
         written(tmp_path, JSON | change)
 
 

@@ -69,5 +69,5 @@ def test_the_best_and_what_is_pinned_are_kept_with_what_they_build_on(tmp_path: 
     assert [iteration_of(path.name) for path in removed] == [6, 5, 3]
     assert Checkpoint.open(tmp_path / "best").path == tmp_path / checkpoint_name(2)
     (tmp_path / "best").write_text("nothing")
-    with pytest.raises(CheckpointError, match="best is damaged: its checksum is not that of the name"):
+    with pytest.raises(CheckpointError, match="best is damaged: its checksum does not match the name"):
         prune(tmp_path, keep_last=1)

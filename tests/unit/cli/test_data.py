@@ -69,7 +69,7 @@ def test_avazu_and_the_same_by_a_schema_file(tmp_path: Path) -> None:
 def test_bad_lines_are_counted_and_shown(tmp_path: Path) -> None:
     (tmp_path / "clicks.txt").write_text("1" + "\t" * 39 + "\nbad\n")
     output = bagpipe("import", "criteo", tmp_path / "clicks.txt", "--output", tmp_path / "clicks", "--max-bad-lines", 1)
-    assert "1 bad line skipped; the first:" in output
+    assert "skipped 1 bad line; the first:" in output
     assert "clicks.txt: line 2: has 1 tab-separated column" in output
 
 
@@ -158,7 +158,7 @@ def test_whoever_reads_the_output_may_leave(tmp_path: Path) -> None:
 def test_a_table_without_frequent_values_is_noted(tmp_path: Path) -> None:
     (tmp_path / "clicks.txt").write_text("1" + "\t" * 14 + "\t".join(["c0ffee"] * 26) + "\n")
     output = bagpipe("import", "criteo", tmp_path / "clicks.txt", "--output", tmp_path / "clicks")
-    assert "no value of C1, C2, C3, C4, C5 and 21 more was seen 4 times or more" in output
+    assert "no value of C1, C2, C3, C4, C5 and 21 more occurs 4 times or more" in output
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -180,5 +180,5 @@ def test_a_signal_to_synth_leaves_nothing(tmp_path: Path, signum: signal.Signals
         run.send_signal(signum)
         said = run.stderr.read().splitlines()
     assert run.returncode == 2
-    assert said[-1] == f"bagpipe: error: ended by {signum.name}; what was not finished is deleted"
+    assert said[-1] == f"bagpipe: error: ended by {signum.name}; unfinished output is deleted"
     assert not list(tmp_path.iterdir())

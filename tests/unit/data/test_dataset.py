@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.bounded_json import dump_json, with_checksum
-from bagpipe_hpc.data.batch import Batch
 from bagpipe_hpc.data.dataset import Dataset, DatasetWriter, num_training_samples, open_dataset, read_manifest
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.verify import verify_files
 from bagpipe_hpc.errors import ConfigError, DatasetError
-from tests.unit.data.conftest import AssertEqual, MakeBatch, WriteDataset
+from tests.unit.conftest import AssertEqual, MakeBatch, WriteDataset
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import h5py
 import numpy as np
 import pytest
 
-from bagpipe_hpc.data.batch import Batch, RaggedIds
+from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.data.inspect import inspect_dataset
 from bagpipe_hpc.errors import DatasetError
-from tests.unit.data.conftest import WriteDataset
+from tests.unit.conftest import WriteDataset
 
 
 @pytest.fixture
@@ -19,9 +19,9 @@ def dataset(tmp_path: Path, write_dataset: WriteDataset) -> Dataset:
     """200 + 2 samples: user is 0 150 times, then every row once; item is 5. In sample 0 genres 1, 1, 2, seen 5, 0."""
     users = np.array([*[0] * 150, *range(50)])
     ids = np.stack([users, np.full(200, 5)], axis=1)
-    genres = RaggedIds(np.array([0, *[3] * 200]), np.array([1, 1, 2]))
+    genres = Bags(np.array([0, *[3] * 200]), np.array([1, 1, 2]))
     labels = (np.arange(200) % 4 == 0).astype(np.float32)
-    seen = RaggedIds(np.array([0, *[2] * 200]), np.array([5, 0]), np.ones(2, np.float32))
+    seen = Bags(np.array([0, *[2] * 200]), np.array([5, 0]), np.ones(2, np.float32))
     train = Batch(labels, np.zeros((200, 2), np.float32), ids, {"genres": genres, "seen": seen})
     return write_dataset(tmp_path / "clicks", [train], [train.slice(0, 2)], samples_per_shard=150, compression="gzip")
 

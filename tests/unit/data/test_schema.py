@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from bagpipe_hpc.data.schema import Schema, TableSchema
-from bagpipe_hpc.lookahead.features import FeatureTables
+from bagpipe_hpc.feature_tables import FeatureTables
 
 
 def test_json_round_trip(schema: Schema) -> None:

@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bagpipe_hpc.data.batch import Batch, RaggedIds
+from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.data.shard import Compression, ShardReader, ShardWriter
 from bagpipe_hpc.errors import ConfigError, DatasetError
-from tests.unit.data.conftest import AssertEqual, MakeBatch
+from tests.unit.conftest import AssertEqual, MakeBatch
 
 NUM_SAMPLES = 100
 
@@ -109,7 +109,7 @@ def test_a_table_of_two_billion_rows_makes_ids_int64(tmp_path: Path, assert_equa
 
 def test_only_ragged_tables(tmp_path: Path, assert_equal: AssertEqual) -> None:
     schema = Schema(tables=(TableSchema(name="tags", num_embeddings=3, ragged=True),))
-    ragged = RaggedIds(np.array([0, 0, 2]), np.array([2, 0]))
+    ragged = Bags(np.array([0, 0, 2]), np.array([2, 0]))
     batch = Batch(np.zeros(2, np.float32), np.zeros((2, 0), np.float32), np.zeros((2, 0), np.int64), {"tags": ragged})
     assert_equal(read_all(write_shard(tmp_path / "shard.h5", schema, batch)), batch)
 
@@ -360,15 +360,15 @@ class TestWriter:
             with pytest.raises(
                 DatasetError, match=r"dense of a batch has shape \(4, 1\), but the schema needs \(4, 2\)"
             ):
-                writer.append(Batch(batch.labels, batch.dense[:, :1], batch.ids, batch.ragged))
+                writer.append(Batch(batch.labels, batch.dense[:, :1], batch.ids, batch.bags))
             with pytest.raises(DatasetError, match="no row ids of ragged table 'genres', or not 5 offsets"):
                 writer.append(Batch(batch.labels, batch.dense, batch.ids))
-            bare = {name: replace(bags, weights=None) for name, bags in batch.ragged.items()}
+            bare = {name: replace(bags, weights=None) for name, bags in batch.bags.items()}
             with pytest.raises(DatasetError, match="no weight for each row id of ragged table 'seen', contrary"):
-                writer.append(replace(batch, ragged=bare))
+                writer.append(replace(batch, bags=bare))
             genres = replace(bare["genres"], weights=np.ones(len(bare["genres"].ids), np.float32))
             with pytest.raises(DatasetError, match="weights of ragged table 'genres', contrary"):
-                writer.append(replace(batch, ragged={**batch.ragged, "genres": genres}))
+                writer.append(replace(batch, bags={**batch.bags, "genres": genres}))
 
 
 def test_a_shard_that_another_program_writes_is_called_locked(shard: Path) -> None:

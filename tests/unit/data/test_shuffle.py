@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bagpipe_hpc.data.batch import Batch, RaggedIds
+from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.data.dataset import DatasetWriter, Split, open_dataset
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.data.shuffle import BlockShuffle, permutation, shuffled_batches
@@ -55,7 +55,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     )
     numbers = np.arange(NUM_SAMPLES)
     counts = numbers % 3
-    ragged = RaggedIds(np.concatenate([[0], np.cumsum(counts)]), np.repeat(numbers, counts))
+    ragged = Bags(np.concatenate([[0], np.cumsum(counts)]), np.repeat(numbers, counts))
     batch = Batch(
         (numbers % 2).astype(np.float32), numbers[:, None].astype(np.float32), numbers[:, None], {"list": ragged}
     )
@@ -77,5 +77,5 @@ def test_batches_hold_the_samples_of_the_order(split: Split, block_size: int, ba
         numbers = batch.ids[:, 0]
         np.testing.assert_array_equal(batch.labels, numbers % 2)
         np.testing.assert_array_equal(batch.dense[:, 0], numbers)
-        np.testing.assert_array_equal(np.diff(batch.ragged["list"].offsets), numbers % 3)
-        np.testing.assert_array_equal(batch.ragged["list"].ids, np.repeat(numbers, numbers % 3))
+        np.testing.assert_array_equal(np.diff(batch.bags["list"].offsets), numbers % 3)
+        np.testing.assert_array_equal(batch.bags["list"].ids, np.repeat(numbers, numbers % 3))

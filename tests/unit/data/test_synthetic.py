@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bagpipe_hpc.data.batch import Batch
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.data.synthetic import PROFILES, SyntheticClicks, synthesize
 from bagpipe_hpc.errors import ConfigError
-from tests.unit.data.conftest import AssertEqual
+from tests.unit.conftest import AssertEqual
 
 
 def auc(scores: NDArray[np.float32], labels: NDArray[np.float32]) -> float:
@@ -123,12 +123,12 @@ def test_bags() -> None:
     batch, _ = bagged.block(100, 2_000)
     assert bagged.schema.tables[:-1] == plain.schema.tables
     np.testing.assert_array_equal(batch.ids, plain.block(100, 2_000)[0].ids)
-    lengths = np.diff(batch.ragged["bags"].offsets)
+    lengths = np.diff(batch.bags["bags"].offsets)
     assert (lengths.min(), lengths.max()) == (0, 6)
     assert abs(lengths.mean() - 3) < 0.2
-    assert 0 <= batch.ragged["bags"].ids.min() < batch.ragged["bags"].ids.max() < 1_000
-    later = bagged.block(1_100, 1_000)[0].ragged["bags"]
-    piece = batch.ragged["bags"].slice(1_000, 2_000)
+    assert 0 <= batch.bags["bags"].ids.min() < batch.bags["bags"].ids.max() < 1_000
+    later = bagged.block(1_100, 1_000)[0].bags["bags"]
+    piece = batch.bags["bags"].slice(1_000, 2_000)
     assert (later.offsets.tolist(), later.ids.tolist()) == (piece.offsets.tolist(), piece.ids.tolist())
     with pytest.raises(ConfigError, match="the size of a bag is -1"):
         SyntheticClicks("avazu", bag_size=-1)

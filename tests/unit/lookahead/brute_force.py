@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bagpipe_hpc.errors import CacheTooSmallError
-from bagpipe_hpc.lookahead.features import FeatureTables
+from bagpipe_hpc.feature_tables import FeatureTables
 from bagpipe_hpc.protocol.plan import (
     Float32Array,
     Int32Array,
@@ -32,7 +32,7 @@ GRAY_CLASS = {(False, False): 0, (False, True): 1, (True, True): 2, (True, False
 
 @dataclass(frozen=True)
 class Batch:
-    """One global batch: the planner's SampleBatch, with keys for row ids, and a bag of one where there is one id."""
+    """The planner's Batch, but with keys instead of row ids, and with a bag of one id for each one-hot feature."""
 
     bags: list[list[list[int]]]  # [feature][sample] -> keys
     labels: Float32Array  # (num_samples,)

@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from bagpipe_hpc.lookahead.features import FeatureTables
+from bagpipe_hpc.feature_tables import FeatureTables
 from bagpipe_hpc.protocol.plan import (
     Float32Array,
     Int32Array,

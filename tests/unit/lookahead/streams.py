@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from bagpipe_hpc.lookahead.features import FeatureTables
+from bagpipe_hpc.feature_tables import FeatureTables
 
 from .brute_force import Batch
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bagpipe_hpc.data.batch import RaggedIds
-from bagpipe_hpc.lookahead.features import FeatureTables
+from bagpipe_hpc.batch import Bags, Batch
+from bagpipe_hpc.feature_tables import FeatureTables
 from bagpipe_hpc.lookahead.locality import LocalityPlacement
-from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.protocol.plan import Int32Array, Int64Array
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 from tests.parts import real_clicks
@@ -130,9 +130,9 @@ def test_ragged_features_are_part_of_the_sample(batches: list[list[tuple[list[in
         assert placement.order(ids, share_ends, [first, last]).tolist() == twin.order_of_keys(keys, share_ends)
 
 
-def ragged(bags: list[list[int]]) -> RaggedIds:
+def ragged(bags: list[list[int]]) -> Bags:
     ids = np.array(list(itertools.chain.from_iterable(bags)), dtype=np.int64)
-    return RaggedIds(np.cumsum([0, *map(len, bags)]), ids)
+    return Bags(np.cumsum([0, *map(len, bags)]), ids)
 
 
 @pytest.mark.parametrize("num_trainers", [5, 64, 100])
@@ -207,8 +207,8 @@ def num_pushed(batches: list[Int64Array], offsets: Int64Array, num_trainers: int
         cache_rows=int(offsets[-1]),
     )
     nothing = np.zeros((len(batches[0]), 0), dtype=np.float32)
-    sample_batches = (SampleBatch(ids, np.zeros(len(ids), dtype=np.float32), nothing) for ids in batches)
-    return sum(len(plan.exchange.push_index) for plan in planner.plans(sample_batches))
+    stream = (Batch(np.zeros(len(ids), dtype=np.float32), nothing, ids) for ids in batches)
+    return sum(len(plan.exchange.push_index) for plan in planner.plans(stream))
 
 
 def test_fewer_rows_are_pushed_on_a_real_click_log() -> None:

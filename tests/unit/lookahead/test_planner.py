@@ -15,41 +15,42 @@ import pytest
 from hypothesis import given, settings
 
 import bagpipe_hpc
-from bagpipe_hpc.data.batch import RaggedIds
+from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.errors import CacheTooSmallError
 from bagpipe_hpc.lookahead.next_use import CompactKeyState
-from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner, SampleBatch
+from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner
 from bagpipe_hpc.sharding import KeySpace
 from tests.plans import RankPlans, rank_plans
 
-from .brute_force import Batch, BruteForcePlanner
+from .brute_force import Batch as TwinBatch
+from .brute_force import BruteForcePlanner
 from .playback import play
 from .streams import Case, batch, cases, full_cases, one_table, wide_case, zipf_case
 
 
-def sample_batches(case: Case, dtype: type[np.integer[Any]] = np.int64) -> Iterator[SampleBatch]:
-    """The same batches as the planner wants them."""
+def batches_of(case: Case, dtype: type[np.integer[Any]] = np.int64) -> Iterator[Batch]:
+    """The same batches as the planner takes them."""
     features = case.sizes["features"]
     offsets = KeySpace(case.sizes["num_embeddings"]).table_offsets[list(features.tables)]
     one_hot = [f for f in range(len(features.tables)) if f not in features.ragged]
     for b in case.batches:
         columns = [[key - offsets[f] for (key,) in b.bags[f]] for f in one_hot]
         ids = np.array(columns, dtype).reshape(len(one_hot), len(b.labels)).T.copy()
-        ragged = [ragged_ids(b, f, offsets[f]) for f in features.ragged]
-        yield SampleBatch(ids, b.labels, b.dense, b.read_only, ragged)
+        bags = {f"feature {f}": bags_of(b, f, offsets[f]) for f in features.ragged}
+        yield Batch(b.labels, b.dense, ids, bags, b.read_only)
 
 
-def ragged_ids(b: Batch, feature: int, offset: int) -> RaggedIds:
+def bags_of(b: TwinBatch, feature: int, offset: int) -> Bags:
     """One ragged feature of a batch."""
     bags = b.bags[feature]
     ids = np.array([key - offset for bag in bags for key in bag], dtype=np.int64)
     weights = np.array(b.weights(feature), np.float32) if feature in b.weighted else None
-    return RaggedIds(np.concatenate([[0], np.cumsum([len(bag) for bag in bags])]).astype(np.int64), ids, weights)
+    return Bags(np.concatenate([[0], np.cumsum([len(bag) for bag in bags])]).astype(np.int64), ids, weights)
 
 
 def plan_fast(case: Case, **options: Any) -> Iterator[RankPlans]:
     """The planner's plans."""
-    return rank_plans(Planner(**case.sizes, **options).plans(sample_batches(case)))
+    return rank_plans(Planner(**case.sizes, **options).plans(batches_of(case)))
 
 
 def plan_slowly(case: Case) -> Iterator[RankPlans]:
@@ -134,11 +135,11 @@ def test_cache_too_small_says_what_mends_it(plan: Callable[..., Iterator[RankPla
 def test_reads_no_further_than_the_lookahead_window() -> None:
     num_read = 0
 
-    def stream() -> Iterator[SampleBatch]:
+    def stream() -> Iterator[Batch]:
         nonlocal num_read
         for i in range(20):
             num_read += 1
-            yield SampleBatch(np.array([[i % 3, 3]]), np.zeros(1, np.float32), np.zeros((1, 0), np.float32))
+            yield Batch(np.zeros(1, np.float32), np.zeros((1, 0), np.float32), np.array([[i % 3, 3]]))
 
     sizes = {**one_table(4, 2), "num_trainers": 1, "num_servers": 1, "window": 3, "prefetch_depth": 2, "cache_rows": 4}
     for i, plan in enumerate(Planner(**sizes).plans(stream())):
@@ -161,7 +162,7 @@ def test_a_compact_key_state_makes_room(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_int32_ids_are_as_good() -> None:
     case = zipf_case(0, num_trainers=3, window=4, prefetch_depth=2)
-    narrow = rank_plans(Planner(**case.sizes).plans(sample_batches(case, np.int32)))
+    narrow = rank_plans(Planner(**case.sizes).plans(batches_of(case, np.int32)))
     assert_equal(list(narrow), list(plan_fast(case)))
 
 
@@ -170,8 +171,8 @@ def test_batches_may_enter_ahead_of_the_plans() -> None:
     case = zipf_case(0, num_trainers=2, window=3, prefetch_depth=2)
     ahead = Planner(**case.sizes)
     plans = []
-    for sample_batch in sample_batches(case):
-        ahead.enter(sample_batch)
+    for planner_batch in batches_of(case):
+        ahead.enter(planner_batch)
         if ahead.num_pending == case.sizes["window"] + 2 + BATCHES_AHEAD:
             plans.append(ahead.emit())
     plans += [ahead.emit() for _ in range(ahead.num_pending)]
@@ -190,7 +191,7 @@ def test_ten_billion_keys() -> None:
         "cache_rows": 4000,
     }
     ids = [rng.integers(0, big, (300, 2)) // 10**6 * 10**6 for _ in range(12)]
-    batches = [SampleBatch(i, np.zeros(300, np.float32), np.zeros((300, 0), np.float32)) for i in ids]
+    batches = [Batch(np.zeros(300, np.float32), np.zeros((300, 0), np.float32), i) for i in ids]
     plans = list(rank_plans(Planner(num_embeddings=(big, big), **sizes).plans(batches)))
     fetched = [s + 2 * row for plan in plans for s, server in enumerate(plan.servers) for row in server.fetch_rows]
     assert {key for rows in ids for key in (rows + np.array([0, big])).ravel().tolist()} == set(fetched)

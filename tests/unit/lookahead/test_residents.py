@@ -10,27 +10,27 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bagpipe_hpc.errors import CacheTooSmallError
-from bagpipe_hpc.lookahead.features import FeatureTables
+from bagpipe_hpc.feature_tables import FeatureTables
 from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.protocol.plan import Residents
 from tests.plans import RankPlans, rank_plans
 
 from .playback import Playback, Row
 from .streams import Case, batch, cases, full_cases
-from .test_planner import sample_batches
+from .test_planner import batches_of
 
 
 def plan_up_to(case: Case, cut: int) -> tuple[list[RankPlans], Residents]:
     """Plans of the first iterations of a stream, and what is cached then."""
     planner = Planner(**case.sizes)
-    plans = list(rank_plans(islice(planner.plans(sample_batches(case)), cut)))
+    plans = list(rank_plans(islice(planner.plans(batches_of(case)), cut)))
     return plans, planner.residents()
 
 
 def plan_on(case: Case, cut: int, residents: Residents | None) -> list[RankPlans]:
     """Plans of the other iterations, by another planner."""
     planner = Planner(**case.sizes, first_iteration=cut, residents=residents)
-    return list(rank_plans(planner.plans(islice(sample_batches(case), cut, None))))
+    return list(rank_plans(planner.plans(islice(batches_of(case), cut, None))))
 
 
 class StoppedPlayback(Playback):
@@ -86,7 +86,7 @@ def test_nothing_is_fetched_that_is_cached(case: Case, data: st.DataObject) -> N
     case = Case(case.batches, sizes)
     cut = data.draw(st.integers(1, max(1, len(case.batches))), label="cut")
     assume(cut <= len(case.batches))
-    whole = list(rank_plans(Planner(**sizes).plans(sample_batches(case))))
+    whole = list(rank_plans(Planner(**sizes).plans(batches_of(case))))
     _, residents = plan_up_to(case, cut)
     for mine, other in zip(plan_on(case, cut, residents), whole[cut:], strict=True):
         assert mine.stream_position == other.stream_position

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numba.core.registry import CPUDispatcher
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.lookahead import features, lists, locality, next_use, residency
-from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.lookahead.warm_up import warm_up
 from bagpipe_hpc.protocol.codec import encode_plan
 
@@ -34,9 +35,7 @@ def test_planning_compiles_nothing(id_dtype: type[np.integer], num_keys: int, ma
     )  # fmt: skip
     rng = np.random.default_rng(0)
     batches = [
-        SampleBatch(
-            rng.integers(0, 100, (40, 1)).astype(id_dtype), np.zeros(40, np.float32), np.zeros((40, 2), np.float32)
-        )
+        Batch(np.zeros(40, np.float32), np.zeros((40, 2), np.float32), rng.integers(0, 100, (40, 1)).astype(id_dtype))
         for _ in range(9)
     ]
     for plan in planner.plans(batches):
@@ -50,7 +49,7 @@ def test_large_shares_are_warmed_up_too() -> None:
     before = num_compiled()
     num_samples = 2**16 + 1
     ids = np.zeros((num_samples, 1), dtype=np.int32)
-    batch = SampleBatch(ids, np.zeros(num_samples, np.float32), np.zeros((num_samples, 0), np.float32))
+    batch = Batch(np.zeros(num_samples, np.float32), np.zeros((num_samples, 0), np.float32), ids)
     planner = Planner(num_embeddings=(8,), num_trainers=1, num_servers=1, window=0, prefetch_depth=0, cache_rows=8)
     (plan,) = planner.plans([batch])
     encode_plan(plan)

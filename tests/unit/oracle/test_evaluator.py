@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import EvaluationConfig
-from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.oracle.evaluation import Evaluation, Timetable
 from bagpipe_hpc.oracle.evaluator import Evaluator
 from bagpipe_hpc.oracle.metrics import EvaluationResult, evaluate_predictions
@@ -20,10 +21,10 @@ PATIENT = EvaluationConfig(every=2, early_stopping_patience=1, min_improvement=1
 WAIT_SECONDS = 20.0
 
 
-def batch(*, read_only: bool, size: int = 5) -> SampleBatch:
+def batch(*, read_only: bool, size: int = 5) -> Batch:
     random = np.random.default_rng(size)
     labels = (random.random(size) < 0.5).astype(np.float32)
-    return SampleBatch(np.zeros((size, 1), dtype=np.int64), labels, np.zeros((size, 0), np.float32), read_only)
+    return Batch(labels, np.zeros((size, 0), np.float32), np.zeros((size, 1), dtype=np.int64), read_only=read_only)
 
 
 @contextmanager
@@ -41,20 +42,19 @@ def results_of(evaluator: Evaluator, number: int) -> list[Evaluation]:
     return results
 
 
-def play(evaluator: Evaluator, batches: list[SampleBatch], first_iteration: int = 0) -> dict[int, np.ndarray]:
+def play(evaluator: Evaluator, batches: list[Batch], first_iteration: int = 0) -> dict[int, np.ndarray]:
     """Predict what the plans ask for; the second trainer answers when the first has answered everything."""
     planner = Planner(num_embeddings=(1,), num_trainers=2, num_servers=1, window=0, prefetch_depth=0, cache_rows=9,
                       first_iteration=first_iteration)  # fmt: skip
     plans = [plan for plan in planner.plans(batches) if plan.read_only]
-    logits = {
-        plan.stream_position: np.arange(len(plan.labels), dtype=np.float32) - plan.stream_position for plan in plans
-    }
+    numbers = [np.arange(len(plan.samples.labels), dtype=np.float32) for plan in plans]
+    logits = {plan.stream_position: n - plan.stream_position for plan, n in zip(plans, numbers, strict=True)}
     for plan in plans:
         evaluator.expect(plan)
     for trainer in range(2):
         for plan in plans:
             assert not evaluator.is_idle()
-            share = slice(plan.sample_ends[trainer], plan.sample_ends[trainer + 1])
+            share = slice(plan.samples.sample_ends[trainer], plan.samples.sample_ends[trainer + 1])
             evaluator.take(Predictions(trainer, logits[plan.stream_position][share]))
     return logits
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.data.dataset import Dataset, open_dataset
-from bagpipe_hpc.lookahead.planner import SampleBatch
 from bagpipe_hpc.oracle.plan_stream import EncodedPlan, PlanStream, count_batches, sample_batches, timetable_of
 from bagpipe_hpc.runtime.data_position import BEGINNING, DataPosition, TrainingRange
 from tests.integration.conftest import make_dataset
@@ -23,7 +23,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(make_dataset(tmp_path_factory.mktemp("data") / "small"))
 
 
-def batches_of(dataset: Dataset, start: DataPosition = BEGINNING, *settings: str) -> list[SampleBatch]:
+def batches_of(dataset: Dataset, start: DataPosition = BEGINNING, *settings: str) -> list[Batch]:
     config = load_config(None, [*SETTINGS, *settings])
     training_range = TrainingRange.of(config.training, dataset.train.num_samples, start)
     timetable = timetable_of(config, dataset, training_range)
@@ -32,7 +32,7 @@ def batches_of(dataset: Dataset, start: DataPosition = BEGINNING, *settings: str
     return batches
 
 
-def kinds(batches: list[SampleBatch]) -> str:
+def kinds(batches: list[Batch]) -> str:
     return "".join(E if batch.read_only else T for batch in batches)
 
 

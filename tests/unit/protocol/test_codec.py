@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.errors import ProtocolError
-from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.protocol.codec import decode_plan, encode_end, encode_plan
 from bagpipe_hpc.protocol.plan import IterationPlan, ServerPlan, TrainerPlan
 
@@ -23,7 +24,7 @@ NUM_ARRAYS = 19  # of a trainer's message
 def iteration_plan() -> IterationPlan:
     rng = np.random.default_rng(0)
     batches = [
-        SampleBatch(rng.integers(0, 50, (8, 3)), np.arange(8, dtype=np.float32), np.ones((8, 2), np.float32))
+        Batch(np.arange(8, dtype=np.float32), np.ones((8, 2), np.float32), rng.integers(0, 50, (8, 3)))
         for _ in range(4)
     ]
     planner = Planner(

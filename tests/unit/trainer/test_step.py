@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import Config, ModelConfig, ScheduleConfig
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.learning_rate import LearningRate
-from bagpipe_hpc.lookahead.planner import Planner, SampleBatch
+from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.sharding import KeySpace, Sharding, share_boundaries
 from bagpipe_hpc.trainer.cache import RowCache
 from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
@@ -52,18 +53,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def batches() -> list[SampleBatch]:
+def batches() -> list[Batch]:
     random = np.random.default_rng(0)
     stream = []
     for iteration, size in enumerate(SIZES):
         ids = [(random.random(size) ** 2 * num_rows).astype(np.int64) for num_rows in KEY_SPACE.num_embeddings]
         labels = random.integers(0, 2, size).astype(np.float32)
         dense = random.normal(size=(size, NUM_DENSE)).astype(np.float32)
-        stream.append(SampleBatch(np.stack(ids, axis=1), labels, dense, iteration in READ_ONLY))
+        stream.append(Batch(labels, dense, np.stack(ids, axis=1), read_only=iteration in READ_ONLY))
     return stream
 
 
-def numbered_batches() -> Iterator[tuple[int, SampleBatch]]:
+def numbered_batches() -> Iterator[tuple[int, Batch]]:
     """Each with the training iterations before it, which learning rates depend on."""
     num_trained = 0
     for batch in batches():

@@ -55,7 +55,7 @@ def test_clocks_of_hosts() -> None:
     assert judge_clocks({"a": (0.0, 0.0), "b": (SKEW_SECONDS / 2, 0.001)})[0] is Status.OK
     status, found, cure = judge_clocks({"a": (0.0, 0.0), "b": (-2 * SKEW_SECONDS, 0.001), "c": (0.1, 0.001)})
     assert (status, bool(cure)) == (Status.WARN, True)
-    assert "b, by -1000.000 ms (within 1.000 ms)" in found
+    assert "b differs most from rank 0: -1000.000 ms (within 1.000 ms)" in found
 
 
 def test_of_many_ranks_one_of_each_role_and_host_is_tried() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import pytest
 
-from bagpipe_hpc.data.batch import Float32Array
+from bagpipe_hpc.batch import Float32Array
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.data.importing import text
 from bagpipe_hpc.data.importing.click_logs import AVAZU, CRITEO
@@ -16,7 +16,7 @@ from bagpipe_hpc.data.importing.description import TableDescription
 from bagpipe_hpc.data.importing.importer import import_files
 from bagpipe_hpc.errors import ConfigError, DatasetError
 from tests.parts import real_clicks
-from tests.unit.data.conftest import AssertEqual
+from tests.unit.conftest import AssertEqual
 from tests.unit.data.importing.conftest import ImportTable
 
 

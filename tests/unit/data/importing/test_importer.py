@@ -108,8 +108,8 @@ def test_values(import_table: ImportTable, tmp_path: Path) -> None:
     assert batch.ids[:, 0].tolist() == [1, 0, 1, 1]
     assert batch.ids[:, 2].tolist() == [1, 0, 2, 1]
     assert batch.ids[0, 1] == batch.ids[3, 1] > 0 == batch.ids[1, 1]
-    assert batch.ragged["tags"].offsets.tolist() == [0, 2, 2, 3, 6]
-    assert batch.ragged["tags"].ids.tolist() == [1, 2, 2, 1, 0, 1]
+    assert batch.bags["tags"].offsets.tolist() == [0, 2, 2, 3, 6]
+    assert batch.bags["tags"].ids.tolist() == [1, 2, 2, 1, 0, 1]
 
 
 @pytest.mark.parametrize("hash_rows", [None, 20])
@@ -133,7 +133,7 @@ def test_columns_that_share_a_table(
     assert [table.shares for table in dataset.schema.tables] == [None, "item", "item"]
     (a, b), (b_too, a_too), (d, b_again) = batch.ids.tolist()
     assert (b, b_again, a_too) == (b_too, b, a)
-    seen = batch.ragged["seen"]
+    seen = batch.bags["seen"]
     assert seen.offsets.tolist() == [0, 2, 2, 3]
     assert seen.ids[[0, 2]].tolist() == [a, a]
     if hash_rows is None:  # a 4 times, b 3 times, c and d once
@@ -272,7 +272,7 @@ class TestKnownVocabulary:
         [old], [new] = first.train.batches(10), other.train.batches(10)
         assert new.ids[:, 0].tolist() == [0, *old.ids[:2, 0]]  # u9 is not known
         assert new.ids[:, 1:].tolist() == old.ids[[0, 1, 2], 1:].tolist()  # hashed, and counted
-        assert new.ragged["tags"].ids.tolist() == [0, 2, 0, 1]  # c was seen once, but min_count of tags is 2
+        assert new.bags["tags"].ids.tolist() == [0, 2, 0, 1]  # c was seen once, but min_count of tags is 2
         assert other.origin["vocabulary"] == "first"
         assert (other.path / "vocabulary.h5").read_bytes() == (first.path / "vocabulary.h5").read_bytes()
         assert other.vocabulary_sha256 == first.vocabulary_sha256 is not None

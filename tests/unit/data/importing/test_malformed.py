@@ -18,7 +18,7 @@ from bagpipe_hpc.data.importing import text
 from bagpipe_hpc.data.importing.click_logs import AVAZU, CRITEO
 from bagpipe_hpc.data.importing.description import TableDescription
 from bagpipe_hpc.errors import DatasetError
-from tests.unit.data.conftest import AssertEqual
+from tests.unit.conftest import AssertEqual
 from tests.unit.data.importing.conftest import ImportTable, bad_lines_of
 
 TYPED = {

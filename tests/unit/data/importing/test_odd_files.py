@@ -84,7 +84,7 @@ class TestMissingTexts:
         dataset = import_table(
             [tmp_path / "a.csv"], tmp_path / "out", TableDescription.model_validate(given), **EVERYTHING
         )
-        bags = next(dataset.train.batches(9)).ragged["l"]
+        bags = next(dataset.train.batches(9)).bags["l"]
         assert (bags.offsets.tolist(), dataset.schema.num_embeddings) == ([0, 2, 2, 3], (3, 3))
         assert bags.ids[0] == bags.ids[2]
 

@@ -15,7 +15,7 @@ from pyarrow import parquet as pq
 from bagpipe_hpc.data.importing import parquet
 from bagpipe_hpc.data.importing.description import TableDescription
 from bagpipe_hpc.errors import DatasetError
-from tests.unit.data.conftest import AssertEqual
+from tests.unit.conftest import AssertEqual
 from tests.unit.data.importing.conftest import ImportTable, bad_lines_of
 
 DESCRIPTION = TableDescription.model_validate(

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bagpipe_hpc.data.batch import Batch, RaggedIds
+from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.data.schema import Schema
-from tests.unit.data.conftest import AssertEqual, MakeBatch
+from tests.unit.conftest import AssertEqual, MakeBatch
 
 
 @given(cuts=st.lists(st.integers(0, 20), max_size=4), seed=st.integers(0, 100))
@@ -22,7 +22,7 @@ def test_slices_put_together_give_the_whole(
 
 
 def test_ragged_slice() -> None:
-    ragged = RaggedIds(np.array([0, 2, 2, 5]), np.array([10, 11, 12, 13, 14]))
+    ragged = Bags(np.array([0, 2, 2, 5]), np.array([10, 11, 12, 13, 14]))
     piece = ragged.slice(1, 3)
     assert piece.offsets.tolist() == [0, 0, 3]
     assert piece.ids.tolist() == [12, 13, 14]

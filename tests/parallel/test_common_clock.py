@@ -8,5 +8,5 @@ from tests.launch import run_ranks
 
 
 def test_ranks_with_clocks_of_their_own_agree_on_a_moment() -> None:
-    done = run_ranks(3, ["-m", "mpi4py", str(Path(__file__).parent / "programs" / "common_origin.py")], timeout=30)
+    done = run_ranks(3, ["-m", "mpi4py", str(Path(__file__).parent / "programs" / "common_clock.py")], timeout=30)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bagpipe_hpc.data.batch import Batch, RaggedIds
+from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.data.dataset import Dataset, DatasetWriter, open_dataset
 from bagpipe_hpc.data.schema import Schema, TableSchema
 
@@ -43,16 +43,16 @@ SCHEMA = Schema(
 def _make_batch(schema: Schema, num_samples: int, seed: int = 0) -> Batch:
     rng = np.random.default_rng(seed)
     limits = [table.num_embeddings for table in schema.one_hot_tables]
-    ragged = {}
+    bags = {}
     for table in schema.ragged_tables:
         offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 4, num_samples))]).astype(np.int64)
         weights = rng.random(offsets[-1]).astype(np.float32) if table.weighted else None
-        ragged[table.name] = RaggedIds(offsets, rng.integers(0, table.num_embeddings, offsets[-1]), weights)
+        bags[table.name] = Bags(offsets, rng.integers(0, table.num_embeddings, offsets[-1]), weights)
     return Batch(
         labels=rng.integers(0, 2, num_samples).astype(np.float32),
         dense=rng.normal(size=(num_samples, schema.num_dense)).astype(np.float32),
         ids=rng.integers(0, limits, (num_samples, len(limits))),
-        ragged=ragged,
+        bags=bags,
     )
 
 
@@ -61,11 +61,11 @@ def _assert_equal(actual: Batch, expected: Batch) -> None:
     assert actual.ids.dtype in (np.int32, np.int64)
     _assert_same_array(actual.labels, expected.labels)
     _assert_same_array(actual.dense, expected.dense)
-    assert actual.ragged.keys() == expected.ragged.keys()
-    for name, ragged in expected.ragged.items():
-        _assert_same_array(actual.ragged[name].offsets, ragged.offsets)
-        _assert_same_array(actual.ragged[name].ids, ragged.ids)
-        _assert_same_array(actual.ragged[name].weights, ragged.weights)
+    assert actual.bags.keys() == expected.bags.keys()
+    for name, ragged in expected.bags.items():
+        _assert_same_array(actual.bags[name].offsets, ragged.offsets)
+        _assert_same_array(actual.bags[name].ids, ragged.ids)
+        _assert_same_array(actual.bags[name].weights, ragged.weights)
 
 
 def _assert_same_array(actual: NDArray[Any] | None, expected: NDArray[Any] | None) -> None:

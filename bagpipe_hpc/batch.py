@@ -1,0 +1,124 @@
+"""Batches of samples, from the shards up to the planner.
+
+A sample has a label, dense features, one row id in each one-hot feature and a *bag* of any number of row ids in each
+ragged feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bagpipe_hpc.sharding import Int64Array
+
+Float32Array = NDArray[np.float32]
+IdArray = NDArray[np.int32] | NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Bags:
+    """The bags of one ragged feature: sample s has `ids[offsets[s]:offsets[s + 1]]`.
+
+    Args:
+        offsets: int64, shape (num_samples + 1,), ascending, from 0 on.
+        ids: Row ids within their table, int64, shape (offsets[-1],).
+        weights: Of the ids, float32, shape (offsets[-1],); None: the feature has no weights.
+    """
+
+    offsets: Int64Array
+    ids: Int64Array
+    weights: Float32Array | None = None
+
+    def slice(self, start: int, stop: int) -> Bags:
+        """Return the bags of samples [start, stop) without a copy of ids and weights."""
+        offsets = self.offsets[start : stop + 1]
+        ids = range(offsets[0], offsets[-1])
+        weights = None if self.weights is None else self.weights[ids.start : ids.stop]
+        return Bags(offsets - offsets[0], self.ids[ids.start : ids.stop], weights)
+
+    def take(self, samples: NDArray[Any]) -> Bags:
+        """Return the bags of some samples.
+
+        Args:
+            samples: Integers in any order, shape (n,).
+        """
+        counts = np.diff(self.offsets)[samples]
+        offsets = np.zeros(len(samples) + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[samples] - offsets[:-1], counts)
+        return Bags(offsets, self.ids[places], None if self.weights is None else self.weights[places])
+
+    @staticmethod
+    def concatenate(pieces: Sequence[Bags]) -> Bags:
+        """Return the bags of all pieces, one piece after the other."""
+        counts = np.concatenate([np.diff(piece.offsets) for piece in pieces])
+        offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        weights = [piece.weights for piece in pieces if piece.weights is not None]
+        ids = np.concatenate([piece.ids for piece in pieces])
+        return Bags(offsets, ids, np.concatenate(weights) if weights else None)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that are trained or evaluated on together; row ids count within their table.
+
+    Args:
+        labels: float32, shape (num_samples,).
+        dense: float32, shape (num_samples, num_dense).
+        ids: Row ids of the one-hot features, int32 or int64, shape (num_samples, num_one_hot), columns in the order of
+            the schema.
+        bags: Of each ragged feature, by its name, in the order of the schema.
+        read_only: Whether the batch is evaluated on: rows are read, and never updated.
+    """
+
+    labels: Float32Array
+    dense: Float32Array
+    ids: IdArray
+    bags: Mapping[str, Bags] = field(default_factory=dict)
+    read_only: bool = False
+
+    @property
+    def num_samples(self) -> int:
+        """The number of samples."""
+        return len(self.labels)
+
+    @property
+    def num_ids(self) -> int:
+        """The number of row ids of all samples."""
+        return self.ids.size + sum(len(bags.ids) for bags in self.bags.values())
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """Return samples [start, stop) without a copy, except of the offsets of bags."""
+        bags = {name: bags.slice(start, stop) for name, bags in self.bags.items()}
+        return Batch(self.labels[start:stop], self.dense[start:stop], self.ids[start:stop], bags, self.read_only)
+
+    def take(self, samples: NDArray[Any]) -> Batch:
+        """Return some samples.
+
+        Args:
+            samples: Integers in any order, shape (n,).
+        """
+        bags = {name: bags.take(samples) for name, bags in self.bags.items()}
+        return Batch(self.labels[samples], self.dense[samples], self.ids[samples], bags, self.read_only)
+
+    @staticmethod
+    def concatenate(pieces: Sequence[Batch]) -> Batch:
+        """Return the samples of all pieces, one piece after the other. A single piece is returned as it is.
+
+        Args:
+            pieces: Either all or none of them are read-only.
+        """
+        if len(pieces) == 1:
+            return pieces[0]
+        return Batch(
+            np.concatenate([piece.labels for piece in pieces]),
+            np.concatenate([piece.dense for piece in pieces]),
+            np.concatenate([piece.ids for piece in pieces]),
+            {name: Bags.concatenate([piece.bags[name] for piece in pieces]) for name in pieces[0].bags},
+            pieces[0].read_only,
+        )
