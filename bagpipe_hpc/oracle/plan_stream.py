@@ -1,7 +1,7 @@
 """From shards to plan messages: the oracle's chain of work, a pipeline of threads that share `oracle.threads` cores.
 
     read batch       shards -> batches: decompression, checks
-    place samples    which sample goes to which trainer; only with `oracle.placement: locality`
+    assign samples   which trainer takes which sample; only with `oracle.placement: locality`
     enter batch      the next-use pass, over groups of tables
     plan             owners, slots, evictions, lists
     encode           one message per rank
@@ -9,10 +9,11 @@
 Every stage may be a few batches ahead of the next; plan i is made when batch i + L has entered. No MPI here.
 
 Evaluation is read-only batches between training batches. They are numbered along, looked ahead to and cached like all
-others, but not placed: so placement, as everything that decides on the model, sees the training batches alone.
+others, but their samples stay in order. So the assignment, like everything that the model depends on, sees the
+training batches alone.
 
 A *boundary* is where the job may stop and go on later: what the caches hold there, and how the samples of batches that
-were placed already stand. It is taken when the plan before it is made, so that no stage waits for another.
+were assigned already stand. It is taken when the plan before it is made, so that no stage waits for another.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.dataset import Dataset, Split
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.shuffle import BlockShuffle, shuffled_batches
-from bagpipe_hpc.lookahead.locality import LocalityPlacement, PlacementState
+from bagpipe_hpc.lookahead.locality import AssignerState, LocalityAssigner
 from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner
 from bagpipe_hpc.lookahead.warm_up import warm_up
 from bagpipe_hpc.oracle.evaluation import Timetable
@@ -42,10 +43,15 @@ from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 
 @dataclass(frozen=True)
-class Placed:
-    """How samples are placed: what batches to come depend on, and the order of those placed already."""
+class SampleAssignment:
+    """How samples are assigned to trainers after a boundary.
 
-    state: PlacementState
+    Args:
+        state: What the batches that are not assigned yet depend on.
+        orders: Of the batches that are assigned already, each int32, shape (num_samples,), see `LocalityAssigner`.
+    """
+
+    state: AssignerState
     orders: tuple[Int32Array, ...]
 
 
@@ -56,13 +62,13 @@ class Boundary:
     Args:
         num_trained: Training iterations of the whole job before it.
         residents: What the caches hold.
-        placed: Of the batches to come; None where samples stay in order.
+        assignment: How samples of the batches to come are assigned; None where samples stay in order.
         is_stop: Whether no plan follows, because the stream was stopped.
     """
 
     num_trained: int
     residents: Residents
-    placed: Placed | None
+    assignment: SampleAssignment | None
     is_stop: bool = False
 
 
@@ -121,11 +127,11 @@ class PlanStream:
             first_iteration=start,
             residents=before.residents if before else None,
         )
-        self._placement: _Placement | None = None
+        self._assigner: _ResumableAssigner | None = None
         if config.oracle.placement == "locality" and num_trainers > 1:
             table_offsets = KeySpace(schema.num_embeddings).table_offsets
-            placement = LocalityPlacement(num_trainers, table_offsets, schema.features)
-            self._placement = _Placement(placement, before.placed if before else None)
+            rule = LocalityAssigner(num_trainers, table_offsets, schema.features)
+            self._assigner = _ResumableAssigner(rule, before.assignment if before else None)
         self._is_boundary, self._admits = is_boundary, admits
         self._stop = threading.Event()
         self._is_stopped = False
@@ -158,10 +164,10 @@ class PlanStream:
         """
         pipeline = self._pipeline
         read = pipeline.source("read batch", itertools.takewhile(self._goes_on, batches))
-        placed = read = self._admitted(read)
-        if self._placement is not None:
-            placed = pipeline.stage("place samples", self._place, read)
-        due = pipeline.stage("enter batch", self._enter, placed, at_end=self._still_due)
+        assigned = read = self._admitted(read)
+        if self._assigner is not None:
+            assigned = pipeline.stage("assign samples", self._assign, read)
+        due = pipeline.stage("enter batch", self._enter, assigned, at_end=self._still_due)
         plans = pipeline.stage("plan", self._plan, due, at_end=self._note_end)
         return pipeline.stage("encode", _encode, plans, meanwhile=meanwhile)
 
@@ -177,9 +183,9 @@ class PlanStream:
                 return
             yield batch
 
-    def _place(self, batch: Batch) -> Iterable[Batch]:
-        assert self._placement is not None
-        yield batch if batch.read_only else batch.take(self._placement.order(batch))
+    def _assign(self, batch: Batch) -> Iterable[Batch]:
+        assert self._assigner is not None
+        yield batch if batch.read_only else batch.take(self._assigner.order(batch))
 
     def _enter(self, batch: Batch) -> Iterable[None]:
         """As many items as plans are due."""
@@ -189,16 +195,16 @@ class PlanStream:
         if self._is_stopped:
             return
         plan = self._planner.emit()
-        if self._placement is not None and not plan.read_only:
-            self._placement.forget_first()
+        if self._assigner is not None and not plan.read_only:
+            self._assigner.forget_first()
         self._num_trained = plan.num_trained_after
         self._is_stopped = self._stop.is_set()
         is_boundary = self._is_stopped or self._is_boundary(plan)
         yield plan, self._boundary(self._is_stopped) if is_boundary else None
 
     def _boundary(self, is_stop: bool) -> Boundary:
-        placed = self._placement.placed() if self._placement is not None else None
-        return Boundary(self._num_trained, self._planner.residents(), placed, is_stop)
+        assignment = self._assigner.assignment() if self._assigner is not None else None
+        return Boundary(self._num_trained, self._planner.residents(), assignment, is_stop)
 
     def _note_end(self) -> tuple[()]:
         if not self._is_stopped:
@@ -214,38 +220,38 @@ def _encode(planned: tuple[IterationPlan, Boundary | None]) -> Iterable[EncodedP
     return [EncodedPlan(plan, encode_plan(plan), boundary)]
 
 
-class _Placement:
-    """Locality placement that can tell, at any boundary, how it goes on. Two threads share it."""
+class _ResumableAssigner:
+    """Assigns samples, and tells at any boundary how it goes on. Two threads share it."""
 
-    def __init__(self, placement: LocalityPlacement, before: Placed | None) -> None:
-        self._placement = placement
+    def __init__(self, assigner: LocalityAssigner, before: SampleAssignment | None) -> None:
+        self._assigner = assigner
         self._lock = threading.Lock()
-        self._orders: deque[Int32Array] = deque()  # of batches that were placed, but not planned
-        self._due: deque[Int32Array] = deque()  # of batches to come that were placed before the boundary
+        self._orders: deque[Int32Array] = deque()  # of batches that are assigned, but not planned
+        self._due: deque[Int32Array] = deque()  # of batches to come that were assigned before the boundary
         if before is not None:
-            placement.restore(before.state)
+            assigner.restore(before.state)
             self._due.extend(before.orders)
 
     def order(self, batch: Batch) -> Int32Array:
-        """Place the next batch."""
+        """Assign the samples of the next batch; int32, shape (num_samples,), see `LocalityAssigner.order`."""
         num_samples, bags = batch.num_samples, tuple(batch.bags.values())
-        share_ends = np.asarray(share_boundaries(num_samples, self._placement.num_trainers), dtype=np.int64)
+        share_ends = np.asarray(share_boundaries(num_samples, self._assigner.num_trainers), dtype=np.int64)
         with self._lock:
             if self._due and len(self._due[0]) != num_samples:
-                self._due.clear()  # batches of another size than when they were placed
-            order = self._due.popleft() if self._due else self._placement.order(batch.ids, share_ends, bags)
+                self._due.clear()  # batches of another size than when they were assigned
+            order = self._due.popleft() if self._due else self._assigner.order(batch.ids, share_ends, bags)
             self._orders.append(order)
         return order
 
     def forget_first(self) -> None:
-        """The first of the batches placed has its plan."""
+        """Forget the first of the assigned batches, because it has its plan."""
         with self._lock:
             self._orders.popleft()
 
-    def placed(self) -> Placed:
-        """What the batches without a plan depend on."""
+    def assignment(self) -> SampleAssignment:
+        """Return what the batches without a plan depend on."""
         with self._lock:
-            return Placed(self._placement.state(), (*self._orders, *self._due))
+            return SampleAssignment(self._assigner.state(), (*self._orders, *self._due))
 
 
 def warm_up_planning(config: Config, schema: Schema, num_trainers: int) -> None:
