@@ -16,8 +16,8 @@ from bagpipe_hpc.compiled import CodeCache
     [
         (CodeCache(Path("/p/__pycache__"), "the package"), None, ""),
         (CodeCache(Path("/n"), "NUMBA_CACHE_DIR"), "/n", ""),
-        (CodeCache(Path("/p/__pycache__"), "the package"), "/n", "NUMBA_CACHE_DIR=/n cannot be written"),
-        (CodeCache(None, ""), None, "kept nowhere"),
+        (CodeCache(Path("/p/__pycache__"), "the package"), "/n", "NUMBA_CACHE_DIR=/n is not writable"),
+        (CodeCache(None, ""), None, "not kept"),
     ],
 )
 def test_where_machine_code_is_kept(cache: CodeCache, named: str | None, found: str) -> None:
