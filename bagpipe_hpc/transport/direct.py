@@ -1,7 +1,7 @@
-"""The reference transport: every table shard is an RMA window, rows move by indexed datatypes.
+"""The reference transport: the rows of each server are an RMA window, and rows move by indexed datatypes.
 
-Same protocol, no stages: the server makes rows exist and says which they are, the trainer reads and writes them in the
-table itself. Slower by an order of magnitude; kept to compare with (contract tests, benchmarks).
+The protocol is the same, without stages: a server makes rows exist and tells the trainers which ones they need, and the
+trainers read and write them in the window itself. It is slower, and stays to compare with (contract tests, benchmarks).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Int64Array = NDArray[np.int64]
 
 
 class DirectServer:
-    """Server end.
+    """The end of a server.
 
     Args:
         comm: Servers first, then trainers.
         num_servers: S.
-        window: Holds the table shard.
+        window: Holds the rows of this server.
         store: This server's rows; its memory is `window.memory`.
     Communication: construction is collective over comm.
     """
@@ -56,7 +56,14 @@ class DirectServer:
 
 
 class DirectTrainer:
-    """Trainer end; window has no rows here."""
+    """The end of a trainer.
+
+    Args:
+        comm: Servers first, then trainers.
+        num_servers: S.
+        window: Has no rows on a trainer.
+    Communication: construction is collective over comm.
+    """
 
     def __init__(self, comm: MPI.Intracomm, num_servers: int, window: RowWindow) -> None:
         self._notices = Notices(comm, num_servers)

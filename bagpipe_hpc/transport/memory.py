@@ -1,4 +1,4 @@
-"""The in-process twin of the row transport: queues between threads, no MPI."""
+"""The row transport in memory: queues between threads of one process, without MPI."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Float32Array = NDArray[np.float32]
 
 
 class MemoryLink:
-    """Queues between every server and every trainer. Waits end when the job is over (`threaded_job.py`)."""
+    """Queues between every server and every trainer. A wait ends when the job is over (`threaded_job.py`)."""
 
     def __init__(self, num_servers: int, num_trainers: int) -> None:
         self.num_servers, self.num_trainers = num_servers, num_trainers
@@ -30,7 +30,7 @@ class MemoryLink:
 
 
 class MemoryServer:
-    """Server end of a MemoryLink."""
+    """The end of a server."""
 
     def __init__(self, link: MemoryLink, server: int, store: ServedRows) -> None:
         self._link, self._server, self._store = link, server, store
@@ -57,7 +57,7 @@ class MemoryServer:
 
 
 class MemoryTrainer:
-    """Trainer end of a MemoryLink."""
+    """The end of a trainer."""
 
     def __init__(self, link: MemoryLink, trainer: int) -> None:
         self._link, self._trainer = link, trainer

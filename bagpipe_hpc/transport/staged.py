@@ -2,8 +2,8 @@
 
 Each server has two windows, a ring of P+1 fetch stages and one of P+1 write-back stages. The plan says where in a ring
 each (trainer, iteration) has its stage, so the stages of all trainers in an iteration are packed and the server gathers
-or scatters them in one go. Rings only grow: the plan that first needs a larger one makes every rank allocate it, at the
-same place in its stream of plans (`_StageRings.prepare`); earlier stages stay in the old ring until they are drained.
+or scatters them in one call. Rings only grow: the plan that first needs a larger one makes every rank allocate it, at the
+same place in its stream of plans (`_StageRings.prepare`). Earlier stages stay in the old ring until they are emptied.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Int32Array = NDArray[np.int32]
 
 
 class _StageRings:
-    """The stage windows of both directions, by ring size."""
+    """The windows of stages in both directions, by the number of rows of a ring slot."""
 
     def __init__(self, comm: MPI.Intracomm, num_stages: int, row_width: int, is_server: bool) -> None:
         self._comm, self._row_width = comm, row_width
@@ -34,7 +34,7 @@ class _StageRings:
         self.write_back: dict[int, RowWindow] = {}
 
     def prepare(self, plan: ServerPlan | TrainerPlan) -> None:
-        """Allocate the rings this plan needs. Communication: collective where one is new."""
+        """Allocate the rings that this plan needs. Communication: collective if a ring is new."""
         for rings, rows in ((self.fetch, plan.fetch_ring_rows), (self.write_back, plan.write_back_ring_rows)):
             if rows not in rings:
                 rings[rows] = RowWindow(self._comm, self._num_stages * rows, self._row_width)
@@ -47,10 +47,10 @@ class _StageRings:
 
 
 class StagedServer:
-    """Server end.
+    """The end of a server.
 
     Args:
-        comm: Servers first, then trainers; duplicated for the windows.
+        comm: Servers first, then trainers. The windows are made on it; notices go over duplicates of it.
         num_servers: S.
         num_stages: P + 1.
         store: This server's rows.
@@ -85,7 +85,7 @@ class StagedServer:
 
 
 class StagedTrainer:
-    """Trainer end; arguments as for StagedServer, row_width in float32 columns."""
+    """The end of a trainer. Arguments are those of StagedServer; row_width is the number of float32 columns of a row."""
 
     def __init__(self, comm: MPI.Intracomm, num_servers: int, num_stages: int, row_width: int) -> None:
         self._notices = Notices(comm, num_servers)
@@ -115,7 +115,7 @@ class StagedTrainer:
 
 
 def _pieces(counts: Int32Array, rows: Float32Array) -> Iterator[tuple[int, Float32Array]]:
-    """Each server's part of rows; servers without one are left out."""
+    """Yield the part of the rows of each server that has one."""
     start = 0
     for server, count in enumerate(counts.tolist()):
         if count:
