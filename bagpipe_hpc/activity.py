@@ -1,7 +1,7 @@
-"""What a command is doing, on standard error: a line at once, and at least every 10 seconds.
+"""Progress of a command on standard error: a line at the start of each phase, and at least every 10 seconds.
 
-`showing_activity` is for commands. On a terminal it is one live line that is gone at the end; elsewhere, as in the log
-of a batch job, plain lines. A thread writes them, so they come even while the command computes or waits.
+Commands use `showing_activity`. On a terminal it updates one line in place and erases it at the end. Elsewhere, as in
+the log of a batch job, it writes plain lines. A thread writes them, even while the command computes or waits.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import TextIO
 from bagpipe_hpc.pace import Pace, clock_text
 
 SECONDS_PER_LINE = 10.0
-SECONDS_PER_REFRESH = 0.2  # of a live line
+SECONDS_PER_REFRESH = 0.2  # of a line that is updated in place
 
 _USUAL_WIDTH = 80
 _ERASE_LINE = "\r\x1b[K"
 
 
 class Activity:
-    """The phases of a command, and how far it is in the current one. It is safe to use from several threads.
+    """The phases of a command, and the progress of the current one. Several threads may use it.
 
     Args:
-        stream: Where lines go.
-        is_live: Whether one line is written over and over, as on a terminal.
-        clock: Seconds; injected by tests.
+        stream: Where lines are written.
+        is_live: Whether one line is updated in place, as on a terminal.
+        clock: Returns seconds; tests inject their own.
     """
 
     def __init__(self, stream: TextIO, *, is_live: bool, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,12 +44,12 @@ class Activity:
         self._pace = Pace(self._begun)
 
     def __call__(self, phase: str, done: int = 0, total: int = 0) -> None:
-        """So much of a phase is done; a new phase gets a line at once.
+        """Report the progress of a phase. A new phase is shown at once.
 
         Args:
-            phase: In words, such as "reading samples".
-            done: In whatever is counted.
-            total: The same in all; 0: not known.
+            phase: The phase in words, such as "reading samples".
+            done: How much is done, in any unit.
+            total: How much there is to do, in the same unit; 0: not known.
         """
         with self._lock:
             is_new = phase != self._phase
@@ -65,7 +65,7 @@ class Activity:
                 self._write()
 
     def tick(self) -> None:
-        """Write a line if it is time."""
+        """Write a line if it is due."""
         with self._lock:
             period = SECONDS_PER_REFRESH if self._is_live else SECONDS_PER_LINE
             if self._phase and self._clock() - self._written >= period:
@@ -73,20 +73,20 @@ class Activity:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """The block may print: a live line is erased meanwhile."""
+        """Erase a line that is updated in place, so that the block may print."""
         with self._lock:
             self._erase()
             yield
 
     def end(self) -> None:
-        """Write nothing more; erase a live line."""
+        """Stop writing, and erase a line that is updated in place."""
         with self._lock:
             self._finish_phase()
             self._phase = ""
             self._erase()
 
     def _finish_phase(self) -> None:
-        """Where a share of the phase was told, tell that all of it is done, so that the log keeps no stale share."""
+        """If a fraction of the phase was shown, show 100 %, so that the log does not end with a fraction."""
         if self._phase and not self._is_live and 0 < self._written_done < self._done == self._total:
             self._put(f"{self._phase}: {self._done:,} of {self._total:,} (100%)\n")
 
@@ -107,7 +107,7 @@ class Activity:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except (OSError, ValueError):  # nobody listens any more, which is no reason to end the work
+        except (OSError, ValueError):  # the reader is gone, which is no reason to end the work
             self._is_broken = True
 
     def _text(self) -> str:
@@ -123,10 +123,10 @@ class Activity:
 
 @contextmanager
 def showing_activity(phase: str = "") -> Iterator[Activity]:
-    """Show on standard error what the block does; it calls the activity as it goes on.
+    """Show on standard error what the block does. The block calls the activity to report its progress.
 
     Args:
-        phase: What it does first; empty: nothing that takes time, until it says so.
+        phase: The first phase; empty: show nothing until the block reports a phase.
     """
     activity = Activity(sys.stderr, is_live=_is_watched(sys.stderr))
     if phase:
@@ -140,7 +140,7 @@ def showing_activity(phase: str = "") -> Iterator[Activity]:
 
 @contextmanager
 def ticking(tick: Callable[[], None], seconds: float = SECONDS_PER_REFRESH, name: str = "activity") -> Iterator[None]:
-    """Call a function every so many seconds, in a thread of this name, until the block ends."""
+    """Call a function every so many seconds, in a thread with this name, until the block ends."""
     ended = threading.Event()
 
     def run() -> None:
@@ -157,7 +157,7 @@ def ticking(tick: Callable[[], None], seconds: float = SECONDS_PER_REFRESH, name
 
 
 def _is_watched(stream: TextIO) -> bool:
-    """Whether a person sees it. Launchers give ranks pseudo-terminals whose text may end in a file: not there."""
+    """Return whether a person sees the stream. Under a launcher nobody may: its pseudo-terminals may end in a file."""
     return stream.isatty() and "PMIX_RANK" not in os.environ and os.environ.get("TERM") != "dumb"
 
 

@@ -1,4 +1,4 @@
-"""Memory that this process may still use: the node's, or what a batch system's control group leaves of it."""
+"""Memory that this process may still use: that of the node, or what a batch system's control group leaves of it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
-# Controller as /proc/self/cgroup names it, files of limit and usage, and the part of memory.stat that gives way: both
-# versions of control groups.
+# For both versions of control groups: the controller as /proc/self/cgroup names it, the files of limit and usage, and
+# the part of memory.stat that the kernel can reclaim.
 _VERSIONS = (
     ("", "memory.max", "memory.current", "inactive_file"),
     ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -16,7 +16,7 @@ _VERSIONS = (
 
 
 def available_bytes(membership: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """The least of what the node has and what each control group around this process leaves."""
+    """Return the smallest of the node's available bytes and what each control group of this process leaves."""
     return min([int(psutil.virtual_memory().available), *_left_by_groups(membership, root)])
 
 
@@ -42,6 +42,6 @@ def _left_by(group: Path, limit: str, usage: str, reclaimable: str) -> int | Non
     try:
         allowed, used = (group / limit).read_text().strip(), int((group / usage).read_text())
         parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # another version's, or hidden
+    except (OSError, ValueError):  # the other version of control groups, or hidden
         return None
     return max(0, int(allowed) - used + int(parts.get(reclaimable, 0))) if allowed.isdigit() else None

@@ -1,8 +1,8 @@
-"""JSON files that may come from anywhere: reading one takes bounded time and memory, and checks its own checksum.
+"""JSON files that may come from anywhere. Reading one takes bounded time and memory, and verifies its own checksum.
 
-What is refused: a file that is no regular file or too large, text that is not UTF-8, values nested too deeply, integers
-beyond 64 bits, numbers that are not finite, and a name that is given twice in one object. What is written is strict
-JSON, too.
+It refuses a file that is not regular or too large, text that is not UTF-8, values that are nested too deeply, integers
+of more than 64 bits, numbers that are not finite, and a name that is given twice in one object. Writing produces only
+strict JSON, too.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from bagpipe_hpc.errors import BagpipeError
 CHECKSUM = "checksum"
 MAX_DEPTH = 64
 
-_MAX_INTEGER_CHARACTERS = 20  # of -2^63 and of 2^64 - 1
+_MAX_INTEGER_CHARACTERS = 20  # as -2^63 and 2^64 - 1 have
 _INTEGERS = range(-(2**63), 2**64)
-# Strings are skipped as wholes, so a bracket that matches stands for nesting. The text has no escaped quotes any more.
+# Matches a whole string, or a bracket outside strings, which means nesting. Escaped quotes have been removed before.
 _BRACKETS = re.compile(r'"[^"]*+"|[\[\]{}]')
 
 
@@ -32,27 +32,28 @@ def read_json(path: Path, *, max_bytes: int, error: type[BagpipeError], mend: st
     """Read a JSON file.
 
     Args:
-        max_bytes: Size of the largest file that can be right.
-        error: What to raise.
+        path: The file.
+        max_bytes: Size of the largest valid file.
+        error: Class of the exception to raise.
         mend: The end of every message: what the user can do about it.
     Returns:
-        dict, list, str, int, float, bool or None, as in `json.loads`.
+        dict, list, str, int, float, bool or None, as `json.loads`.
     Raises:
-        BagpipeError: of type `error`; names the file and what is wrong with it.
+        BagpipeError: Of class `error`; names the file and what is wrong with it.
     """
     return parse_json(read_bounded(path, max_bytes=max_bytes, error=error, mend=mend), path, error=error, mend=mend)
 
 
 def read_bounded(path: Path, *, max_bytes: int, error: type[BagpipeError], mend: str) -> bytes:
-    """Read a regular file of at most max_bytes; arguments and errors are those of `read_json`."""
+    """Return the content of a regular file of at most max_bytes. Arguments and errors are those of `read_json`."""
     try:
-        # Opening a device or a pipe can block or have effects of its own, so the path is examined before, too.
+        # Opening a device or a pipe can block or have side effects, so the path is also examined before.
         _require_regular(os.stat(path))
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             _require_regular(os.fstat(file.fileno()))
             content = file.read(max_bytes + 1)
-    except ValueError as fault:  # a NUL character, or one that the file system has no bytes for
-        raise error(f"{str(path)!r}: is no path ({fault}); {mend}") from None
+    except ValueError as fault:  # the path has a NUL character, or a character that the file system cannot encode
+        raise error(f"{str(path)!r}: is not a valid path ({fault}); {mend}") from None
     except FileNotFoundError as fault:
         raise error(f"{path}: is missing; {mend}") from fault
     except _NotRegularError as fault:
@@ -60,12 +61,12 @@ def read_bounded(path: Path, *, max_bytes: int, error: type[BagpipeError], mend:
     except OSError as fault:
         raise error(f"{path}: cannot be read ({fault.strerror}); {mend}") from fault
     if len(content) > max_bytes:
-        raise error(f"{path}: has more than {max_bytes:,} bytes, which no such file has; {mend}")
+        raise error(f"{path}: has more than {max_bytes:,} bytes, more than any such file; {mend}")
     return content
 
 
 def parse_json(content: bytes, path: Path, *, error: type[BagpipeError], mend: str) -> Any:
-    """Parse the content of the file at `path`; arguments and errors are those of `read_json`."""
+    """Parse the content of the file at `path`. Arguments and errors are those of `read_json`."""
     try:
         return load_json(content)
     except ValueError as fault:
@@ -76,7 +77,7 @@ def load_json(content: bytes) -> Any:
     """Parse a text that is part of something else.
 
     Raises:
-        ValueError: it is not JSON in UTF-8, or exceeds a bound.
+        ValueError: The text is not JSON in UTF-8, or exceeds a bound.
     """
     text = content.decode("utf-8")
     _require_shallow(text)
@@ -90,21 +91,21 @@ def load_json(content: bytes) -> Any:
 
 
 def dump_json(tree: Any, *, indent: int | None = 1) -> bytes:
-    """The file that holds a tree: strict JSON in UTF-8, with a newline at the end.
+    """Return a tree as strict JSON in UTF-8, with a newline at the end.
 
     Raises:
-        ValueError: a number is not finite. Write null instead.
+        ValueError: A number is not finite. Write null instead.
     """
     return json.dumps(tree, indent=indent, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def dump_line(tree: Any) -> str:
-    """A line of strict JSON, with its newline, that readers without any bound take, too; errors as `dump_json`."""
+    """Return strict JSON as a line with its newline, for readers without bounds. Errors are those of `dump_json`."""
     return json.dumps(tree, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def finite(tree: Any) -> Any:
-    """The same tree with null in place of numbers that are not finite, which JSON lacks."""
+    """Return the tree with null in place of numbers that are not finite, which JSON cannot represent."""
     if isinstance(tree, float) and not math.isfinite(tree):
         return None
     if isinstance(tree, Mapping):
@@ -113,33 +114,31 @@ def finite(tree: Any) -> Any:
 
 
 def with_checksum(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The same object with its checksum as the last member. Layout and order of a file do not count, values do."""
+    """Return the object with its checksum as last member. It covers the values, not layout or order."""
     rest = {name: value for name, value in tree.items() if name != CHECKSUM}
     return {**rest, CHECKSUM: _checksum(rest)}
 
 
 def require_checksum(tree: Any, path: Path, *, error: type[BagpipeError], mend: str) -> dict[str, Any]:
-    """Hold an object, read from the file at `path`, against its checksum.
+    """Compare an object, read from the file at `path`, with its checksum.
 
     Returns:
         The object without the checksum.
     Raises:
-        BagpipeError: of type `error`; it is no object, has no checksum, or another one.
+        BagpipeError: Of class `error`: it is not an object, has no checksum, or a wrong one.
     """
     if not isinstance(tree, dict):
         raise error(f"{path}: is not a JSON object; {mend}")
     rest = {name: value for name, value in tree.items() if name != CHECKSUM}
     if CHECKSUM not in tree:
-        raise error(
-            f"{path}: has no checksum: its end is lost, or another program or an early release wrote it; {mend}"
-        )
+        raise error(f"{path}: has no checksum: its end is lost, or another program or an old release wrote it; {mend}")
     if tree[CHECKSUM] != _checksum(rest):
-        raise error(f"{path}: contradicts its own checksum, so it was damaged or edited; {mend}")
+        raise error(f"{path}: does not match its own checksum, so it was damaged or edited; {mend}")
     return rest
 
 
 class _NotRegularError(Exception):
-    """A path leads to something that is no regular file."""
+    """A path leads to something that is not a regular file."""
 
 
 def _require_regular(status: os.stat_result) -> None:
@@ -156,7 +155,7 @@ def _checksum(tree: Mapping[str, Any]) -> str:
 
 def _require_shallow(text: str) -> None:
     depth = 0
-    # Two characters for each escape that is dropped keep the positions.
+    # Two characters replace each removed escape, so that positions stay right.
     for matched in _BRACKETS.finditer(text.replace("\\\\", "  ").replace('\\"', "  ")):
         bracket = matched[0]
         if bracket in "[{":

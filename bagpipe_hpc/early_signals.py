@@ -1,7 +1,7 @@
-"""Signals that come before a job can act on them are kept, and given to it when it can.
+"""Signals that come while a job starts. They are kept until the job can react to them.
 
-A launcher may pass on the signal of a batch system while its ranks still start. Without this, the signal would end a
-rank, and the job script would take that for a failure.
+A launcher may pass on the signal of a batch system while its ranks still start. If the signal ended a rank then, the
+job script would take that for a failure.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import signal
 import time
 from types import FrameType
 
-# The first one stops a job behind a checkpoint.
+# The first of these stops a job after a checkpoint.
 GRACEFUL = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
-# Ignored by `nohup`, or in the background of a shell: then they stay ignored.
+# `nohup` and background jobs of a shell ignore these signals. Then they stay ignored.
 MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
-REPEAT_SECONDS = 1.0  # launchers send one signal several times; within this time it counts once
+REPEAT_SECONDS = 1.0  # launchers send one signal several times; signals within this time count as one
 
 _kept: list[tuple[signal.Signals, float]] = []
 
 
 def keep_signals() -> None:
-    """Keep the first signal from here on; a later one ends the process. Must be called in the main thread."""
+    """Keep the first signal from here on. A later signal ends the process. Call it in the main thread."""
     for signum in GRACEFUL:
         if signum not in MAY_BE_IGNORED or signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _keep)
 
 
 def take_kept_signals() -> list[signal.Signals]:
-    """The signals kept so far, which are forgotten here."""
+    """Return the signals kept so far, and forget them."""
     kept = [signum for signum, _ in _kept]
     _kept.clear()
     return kept

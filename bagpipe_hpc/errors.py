@@ -1,18 +1,18 @@
-"""Every error a user can meet. A message says what was given, what is allowed, and what mends it."""
+"""All errors that users can meet. A message says what was given, what is allowed and what to do."""
 
 from __future__ import annotations
 
 
 class BagpipeError(Exception):
-    """Base of all errors that are the user's to mend; shown without a traceback."""
+    """Base class of all errors that users can fix. They are shown without a traceback."""
 
 
 class ConfigError(BagpipeError):
-    """A setting is unknown, malformed, or contradicts another."""
+    """A setting is unknown or malformed, or contradicts another setting."""
 
 
 class TopologyError(BagpipeError):
-    """The number of ranks does not fit the roles asked for."""
+    """The number of ranks does not fit the requested roles."""
 
 
 class DatasetError(BagpipeError):
@@ -20,7 +20,7 @@ class DatasetError(BagpipeError):
 
 
 class OwnModelError(BagpipeError):
-    """A model or a training loop of the user's own cannot be found, fails, or does not do what it must."""
+    """A model or a training loop of the user cannot be found, fails, or does not do what it must."""
 
 
 class CacheTooSmallError(BagpipeError):
@@ -36,24 +36,24 @@ class CheckpointError(BagpipeError):
 
 
 class FencedError(CheckpointError):
-    """A later start of the job took the run directory or the checkpoint directory over: this one must stop."""
+    """A later start of the job has taken over the run directory or the checkpoint directory, so this one must stop."""
 
 
 class RunDirectoryError(BagpipeError):
-    """A run directory is used by another job, or was deleted while its job ran."""
+    """Another job uses a run directory, or it was deleted while its job ran."""
 
 
 class PlatformError(BagpipeError):
-    """MPI, Horovod or a device is not usable as it is set up."""
+    """MPI, Horovod or a device cannot be used in the present set-up."""
 
 
 class DivergedError(BagpipeError):
-    """The loss, a parameter, a row or a prediction is not finite any more."""
+    """The loss, a parameter, a row or a prediction is no longer finite."""
 
 
 class JobStopped(BagpipeError):  # noqa: N818
-    """The job was asked to stop, by a signal or its time limit, and did so. No error of anybody."""
+    """The job has stopped after a checkpoint because a signal or its time limit asked for it. This is not a failure."""
 
 
 class TraceError(BagpipeError):
-    """A trace is missing or not one that a job wrote, or a choice of its iterations makes no sense."""
+    """A trace is missing or not written by a job, or the chosen iterations are invalid."""

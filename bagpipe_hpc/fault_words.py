@@ -1,4 +1,4 @@
-"""What is wrong with a value that a user gave, in words of the user, not of the library that found it."""
+"""What is wrong with a value that a user gave, in words for users instead of the words of pydantic."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _WORDS = {
 
 
 def in_words(fault: ErrorDetails) -> str:
-    """Why a value is refused, to be put behind its name."""
+    """Return why a value is refused, to be printed after its name."""
     words = _WORDS.get(fault["type"])
     if words is None:
         return fault["msg"].removeprefix("Value error, ")
@@ -49,6 +49,6 @@ def _figure(value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value as messages show it: not more of it than fits."""
+    """Return a value as messages show it, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:80]} ... {text[-36:]}"

@@ -1,5 +1,5 @@
-"""Python's garbage collector, and the start of a job: torch alone makes half a million objects on import, all of which
-stay, and looking for garbage among them again and again took a fifth of the start.
+"""Python's garbage collector during the start of a job. torch alone creates half a million objects on import, which all
+stay. Searching them for garbage again and again took a fifth of the start.
 """
 
 from __future__ import annotations

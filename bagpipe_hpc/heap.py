@@ -1,19 +1,19 @@
-"""The C library's heap: keeping what is freed."""
+"""The C library's heap."""
 
 from __future__ import annotations
 
 import ctypes
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # from glibc's malloc.h
 _THRESHOLD_BYTES = 1 << 30
 
 
 def keep_freed_memory() -> None:
-    """Let this process use freed memory again instead of giving it back to the system.
+    """Let this process reuse freed memory instead of returning it to the system.
 
-    Arrays of a megabyte that come and go with every iteration otherwise cost a page fault per 4 KiB, each of them as
-    much as copying the page. All threads share one heap, as arrays go from thread to thread. Without effect where the
-    C library is not glibc.
+    Otherwise each array of a megabyte that an iteration makes and frees costs a page fault per 4 KiB, and a page fault
+    takes as long as copying the page. All threads share one heap, because arrays move from thread to thread. If the C
+    library is not glibc, this has no effect.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,8 +1,9 @@
-"""Initial rows, a counter-based function of (seed, table, row id, column) only.
+"""Initial rows: a counter-based function of only seed, table, row id and column.
 
-Nothing about the job's shape enters: not S, not T, not the order of first use. A row that was never touched therefore
-need not be stored. Values are uniform in [-1/sqrt(n), 1/sqrt(n)), n = num_embeddings of the table, as in the DLRM
-reference code; a 64-bit mixer (the finaliser of SplitMix64) is applied to a Weyl sequence over the counter.
+The function does not depend on the number of servers or trainers, or on the order in which rows are first used. A row
+that was never updated therefore need not be stored. Values are uniform in [-1/sqrt(n), 1/sqrt(n)), where n is the
+table's num_embeddings, as in the DLRM reference code. A 64-bit mixer (the finalizer of SplitMix64) is applied to a Weyl
+sequence over the counter.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ class RowInitializer:
 
     Args:
         key_space: The tables.
-        embedding_dim: Columns that hold the embedding.
-        seed: Seed of the job.
-        tails: What the columns behind them (first-order weight, optimizer state) start with, float32 (num_tables, width
-            of all rows - embedding_dim); None: zero.
-        dims: Columns that each table uses of its embedding, the first ones; the others are zero. None: all.
+        embedding_dim: Number of columns that hold the embedding.
+        seed: The job's seed.
+        tails: Initial values of the columns after the embedding (first-order weight, optimizer state), float32, shape
+            (num_tables, row_width - embedding_dim); None: zeros.
+        dims: For each table the number of embedding columns that it uses, which are the first ones. The others are
+            zero. None: all columns.
     """
 
     def __init__(
@@ -61,13 +63,13 @@ class RowInitializer:
 def _fill(
     seed: np.uint64, tables: Int64Array, rows: Int64Array, scales: Float32Array, dims: Int64Array, out: Float32Array
 ) -> None:
-    """Write the embeddings of rows (tables[j], rows[j])."""
+    """Write the embeddings of rows (tables[j], rows[j]) to out."""
     weyl = np.uint64(0x9E3779B97F4A7C15)
     for j in range(len(tables)):
         stream = mix(mix(seed + weyl) + np.uint64(tables[j]) * weyl + weyl)
         row = mix(stream + np.uint64(rows[j]) * weyl)
         scale = scales[tables[j]]
         for column in range(dims[tables[j]]):
-            bits = mix(row + np.uint64(column + 1) * weyl) >> np.uint64(40)  # 24 bits: exact in float32
+            bits = mix(row + np.uint64(column + 1) * weyl) >> np.uint64(40)  # 24 bits, which float32 holds exactly
             unit = np.float32(bits) * np.float32(2.0**-23) - np.float32(1.0)
             out[j, column] = unit * scale

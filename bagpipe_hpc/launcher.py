@@ -1,4 +1,4 @@
-"""Whether launcher and MPI work together. A launcher of another MPI starts N jobs of one rank each."""
+"""Whether launcher and MPI fit together. A launcher of another MPI starts N jobs of one rank each."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from bagpipe_hpc.errors import PlatformError
 from bagpipe_hpc.exit_codes import EXIT_INVALID
 
 RANKS_OF_LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-# One of them is set in every process that an MPI launcher starts: Open MPI's, MPICH's and its kin's, srun with either.
+# Every MPI launcher sets at least one of these in its processes: Open MPI's, MPICH's and related ones, srun with
+# either.
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
-END_SECONDS = 30.0  # from one rank's failure until the launcher has ended the others, and more
-# Unlike SLURM_NTASKS, which a batch script has, too, these are set in what a launcher started.
+END_SECONDS = 30.0  # longer than a launcher takes to end the other ranks after one has failed
+# A launcher sets these in the processes that it starts. SLURM_NTASKS would not do: a batch script has it, too.
 _LAUNCHED_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
 def launched_sizes(environment: Mapping[str, str]) -> dict[str, int]:
-    """How many processes launchers say they have started, by the name of the variable that says it."""
+    """Return how many processes launchers say they have started, by the name of the variable that says it."""
     return {name: int(text) for name in _LAUNCHED_SIZES if (text := environment.get(name, "")).isdigit()}
 
 
 def is_launched(environment: Mapping[str, str]) -> bool:
-    """Whether an MPI launcher started this process, or srun started several."""
+    """Return whether an MPI launcher started this process, or srun started several."""
     several = any(size > 1 for size in launched_sizes(environment).values())
     return several or any(name in environment for name in RANK_VARIABLES)
 
 
 def is_alone(environment: Mapping[str, str]) -> bool:
-    """Whether this process has no launcher, or one that started nothing else."""
+    """Return whether this process has no launcher, or one that started nothing else."""
     sizes = set(launched_sizes(environment).values())
     return sizes == {1} if sizes else not is_launched(environment)
 
 
 def launched_rank(environment: Mapping[str, str]) -> int:
-    """The rank that the launcher gave this process; 0 without a launcher."""
+    """Return the rank that the launcher gave this process; 0 without a launcher."""
     for name in (*RANK_VARIABLES, "SLURM_PROCID"):
         if (text := environment.get(name, "")).isdigit():
             return int(text)
@@ -49,34 +50,34 @@ def misfit_of_launcher(
     """Compare the number of ranks that launchers announce with the number that MPI sees.
 
     Args:
-        library: What MPI says it is.
-        command: What was launched, for the cure.
+        library: MPI's name and version.
+        command: The command that was launched, for the cure.
     Returns:
-        What is wrong, and what to do; None if nothing is.
+        What is wrong and what to do; None if nothing is wrong.
     """
     for variable in RANKS_OF_LAUNCHERS:
         announced = environment.get(variable, "")
         if world_size == 1 and announced.isdigit() and int(announced) > 1:
-            found = f"{variable}={announced}, but MPI sees 1 rank: this launcher and this MPI do not work together"
+            found = f"{variable}={announced}, but MPI sees 1 rank: this launcher and this MPI do not fit together"
             return found, _right_command(variable, int(announced), library, command)
     return None
 
 
 def check_launcher(environment: Mapping[str, str], world_size: int, library: str, command: str) -> None:
-    """Stop a rank that finds itself alone.
+    """Raise if this rank was launched with others, but MPI sees only this one.
 
     Raises:
-        PlatformError: names the right command.
+        PlatformError: Names the right command.
     """
     if misfit := misfit_of_launcher(environment, world_size, library, command):
         raise PlatformError("; ".join(misfit))
 
 
 def await_first_rank(environment: Mapping[str, str]) -> None:
-    """At rank 0 of a launch, return at once. At the others, let it say why all of them end, and end silently.
+    """Return at once on rank 0 of a launch. On the other ranks wait, so that only rank 0 prints why all of them end.
 
-    MPI has not been started, so the ranks cannot tell each other: launchers end all ranks when the first one has ended
-    with an error.
+    MPI is not started yet, so the ranks cannot communicate. Launchers end all ranks when the first one has ended with
+    an error. If that does not happen, this process ends silently.
     """
     if launched_rank(environment) > 0 and is_launched(environment):
         time.sleep(END_SECONDS)
@@ -84,7 +85,7 @@ def await_first_rank(environment: Mapping[str, str]) -> None:
 
 
 def keep_mpi_from_starting() -> None:
-    """Let mpi4py be imported without starting MPI, if it has not been imported yet."""
+    """Make later imports of mpi4py not start MPI, unless it is already imported."""
     if "mpi4py.MPI" not in sys.modules:
         import mpi4py
 

@@ -1,7 +1,7 @@
-"""Learning rates: functions of the iteration alone, so neither a restart nor an overlap of iterations can shift them.
+"""Learning rates: functions of only the iteration, so neither a restart nor overlapping iterations can shift them.
 
-Pure. An iteration is named by `num_trained`, the training iterations of the whole job up to and including it: the first
-one is 1.
+Pure. `num_trained` identifies an iteration: the number of training iterations of the whole job up to and including it.
+The first iteration is 1.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class LearningRate:
 
 
 def factor(schedule: ScheduleConfig, num_trained: int) -> float:
-    """Return the part of the base rate that an iteration gets, in [0, 1]: 1 in the last iteration of the warm-up."""
+    """Return the factor of the base rate in an iteration, in [0, 1]. It is 1 in the last iteration of the warm-up."""
     warm_up = schedule.warm_up_iterations
     if num_trained <= warm_up:
         return num_trained / warm_up
-    done = num_trained - warm_up  # iterations since the rate was whole
+    done = num_trained - warm_up  # iterations since the end of the warm-up
     last, length = schedule.decay_factor, schedule.decay_iterations or 1
     match schedule.decay:
         case "constant":

@@ -1,7 +1,7 @@
-"""A pipeline of stages. Each stage is a thread, and is ahead of the next one by a bounded number of items.
+"""A pipeline of steps. Each step is a thread, and is ahead of the next one by a bounded number of items.
 
-`Cores` bounds how many stages work at the same time. A stage holds a core while it works, and none while it waits.
-Compiled loops and array operations release Python's lock, so stages run side by side.
+`Cores` bounds how many steps work at the same time. A step holds a core while it works, and none while it waits.
+Compiled loops and array operations release Python's lock, so steps run side by side.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Cores:
     def split(self, work: Callable[[int, int], None], cuts: Callable[[int], list[int]]) -> None:
         """Split work among as many threads as there are free cores. The caller holds a core.
 
-        One core is left free for other stages: the caller would have to wait for them in the end.
+        One core is left free for other steps: the caller would have to wait for them in the end.
 
         Args:
             work: Does the part of the work from `begin` to `end`: work(begin, end).
@@ -69,25 +69,25 @@ class Cores:
 
 
 class Pipeline:
-    """Stages that share cores. It measures how long each of them works.
+    """Steps that share cores. It measures how long each of them works.
 
     Args:
-        cores: The cores of all stages.
-        depth: Number of items that a stage may be ahead of the next one.
-        first_number: Number of the first item of each stage, for the trace.
+        cores: The cores of all steps.
+        depth: Number of items that a step may be ahead of the next one.
+        first_number: Number of the first item of each step, for the trace.
     """
 
     def __init__(self, cores: Cores, depth: int, first_number: int = 0) -> None:
         self._first_number = first_number
         self._cores = cores
         self._depth = depth
-        self.seconds: defaultdict[str, float] = defaultdict(float)  # that each stage has worked
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # that each step has worked
 
     def source(self, name: str, items: Iterator[A]) -> Iterator[A]:
         """Let a thread make items ahead of time.
 
         Args:
-            name: Of the stage.
+            name: Of the step.
             items: What the thread iterates over.
         Returns:
             The same items. Iterating over them raises the exception of the thread, if there is one.
@@ -106,7 +106,7 @@ class Pipeline:
 
         return self._ahead(name, make())
 
-    def stage(
+    def step(
         self,
         name: str,
         work: Callable[[A], Iterable[B]],
@@ -117,9 +117,9 @@ class Pipeline:
         """Let a thread work on items ahead of time.
 
         Args:
-            name: Of the stage.
+            name: Of the step.
             work: Makes any number of results from an item.
-            items: Of the stage before.
+            items: Of the step before.
             at_end: Makes results after the last item.
             meanwhile: Called every 2 milliseconds while the caller waits for a result.
         Returns:

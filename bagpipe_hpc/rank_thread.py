@@ -1,6 +1,6 @@
-"""Threads of a rank. A thread hands on to those that it starts which rank they work for: its tracer, its name, its job.
+"""Threads of a rank. A thread passes on to the threads that it starts which rank they work for: tracer, name and job.
 
-Most processes play one rank. A job that runs in one process has a thread, and threads of that, for each rank.
+In most jobs a process plays one rank. In a job that runs in one process, each rank has a thread, which starts others.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from bagpipe_hpc.threaded_job import JobIsOverError
 
 
 def start_thread(name: str, work: Callable[..., object], *args: Any) -> threading.Thread:
-    """Start a daemon that works for the rank of the calling thread."""
+    """Start a daemon thread that works for the rank of the calling thread."""
     thread = threading.Thread(target=copy_context().run, args=(_work, work, *args), name=name, daemon=True)
     thread.start()
     return thread
 
 
 def single_thread_pool(name: str) -> ThreadPoolExecutor:
-    """One thread that works for the rank of the calling thread."""
+    """Return a pool with one thread, which works for the rank of the calling thread."""
     return ThreadPoolExecutor(1, name, initializer=_take_over, initargs=(copy_context(),))
 
 

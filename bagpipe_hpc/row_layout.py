@@ -1,6 +1,6 @@
-"""What stands in a row: `[embedding | first-order weight, where the model has one | optimizer state]`.
+"""The columns of a row: `[embedding | first-order weight, if the model has one | optimizer state]`.
 
-Where tables have learning rates of their own, the number of a row's table is one more column, the last of its state.
+If tables have learning rates of their own, the last column of the state holds the number of the row's table.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from bagpipe_hpc.config import Config
 
 
 def state_columns(config: Config) -> dict[str, int]:
-    """Columns of optimizer state by name, in order."""
+    """Return the columns of optimizer state by name, in order."""
     dim = config.model.row_dim
     columns: dict[str, int] = {
         "sgd": {},
@@ -25,12 +25,12 @@ def state_columns(config: Config) -> dict[str, int]:
 
 
 def row_width(config: Config) -> int:
-    """float32 columns of a row: trained ones and optimizer state."""
+    """Return the number of float32 columns of a row: trained columns and optimizer state."""
     return config.model.row_dim + sum(state_columns(config).values())
 
 
 def initial_tails(config: Config, num_tables: int) -> NDArray[np.float32]:
-    """What new rows of each table hold behind the embedding, float32 (num_tables, row_width - embedding_columns)."""
+    """Return the initial columns after the embedding, float32, shape (num_tables, row_width - embedding_columns)."""
     optimizer = config.row_optimizer
     tail = np.zeros(row_width(config) - config.model.embedding_columns, dtype=np.float32)
     if optimizer.name in ("adagrad", "rowwise_adagrad"):

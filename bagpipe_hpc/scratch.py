@@ -1,4 +1,4 @@
-"""A directory for temporary files that is gone at the end, whatever ends the process but SIGKILL."""
+"""A directory for temporary files that is removed at the end, unless SIGKILL ends the process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 @contextmanager
 def scratch_directory(prefix: str) -> Iterator[Path]:
-    """Make a directory under TMPDIR for the block, and remove it with all that is in it.
+    """Make a directory under TMPDIR for the block, and remove it with its content afterwards.
 
-    A signal that ends the process removes it, too. The handler does so itself: an exception that it raised could be
-    lost in a library's callback. Must be called in the main thread, as all signal handlers must be set there.
+    A signal that ends the process removes it, too. The signal handler removes it itself, because a library's callback
+    could swallow an exception that the handler raises. Call it in the main thread, where signal handlers must be set.
     """
     directory = Path(tempfile.mkdtemp(prefix=prefix))
 

@@ -1,8 +1,8 @@
-"""YAML files that may come from anywhere: reading one takes bounded time and memory, and every value has a line.
+"""YAML files that may come from anywhere. Reading one takes bounded time and memory, and every value has a line.
 
-Beyond YAML's own rules, what is refused: a key that is given twice in one mapping, values nested too deeply, aliases
-that expand to too many values or contain themselves, and files that are too large or no regular files. Nothing is
-executed: only plain values are made.
+Beyond YAML's own rules it refuses a key that is given twice in one mapping, values that are nested too deeply, aliases
+that expand to too many values or contain themselves, and files that are too large or not regular. Only plain values are
+made; nothing is executed.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from bagpipe_hpc.errors import ConfigError
 
 MAX_BYTES = 1 << 19
 MAX_DEPTH = 32
-MAX_VALUES = 30_000  # with aliases written out
+MAX_VALUES = 30_000  # counting each value of an alias every time that the alias is used
 
 Place = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class Document:
-    """What a YAML text says.
+    """The content of a YAML text.
 
     Args:
         value: Plain values, mappings and lists of them.
-        lines: Line of the value at each place, counted from 1. A place is the keys and indices that lead to it.
+        lines: The line of the value at each place, counted from 1. A place consists of the keys and indices that lead
+            to the value.
     """
 
     value: Any
@@ -38,20 +39,20 @@ class Document:
 
 
 def read_yaml_file(path: Path, name: str) -> Document:
-    """Read a file; `name` is what messages call it.
+    """Read a file. Messages call it `name`.
 
     Raises:
-        ConfigError: it cannot be read, or is not such YAML; names the line.
+        ConfigError: The file cannot be read, or is not such YAML; names the line.
     """
     content = read_bounded(path, max_bytes=MAX_BYTES, error=ConfigError, mend=f"check the path of the {name}")
     return parse_yaml(decode_yaml(content, path, name), f"{name} {path}")
 
 
 def decode_yaml(content: bytes, path: Path, name: str) -> str:
-    """The text of a file.
+    """Return the text of a file.
 
     Raises:
-        ConfigError: it is not UTF-8.
+        ConfigError: It is not UTF-8.
     """
     try:
         return content.decode("utf-8")
@@ -60,10 +61,10 @@ def decode_yaml(content: bytes, path: Path, name: str) -> str:
 
 
 def parse_yaml(text: str, name: str) -> Document:
-    """Parse a text; `name` is what messages call it.
+    """Parse a text. Messages call it `name`.
 
     Raises:
-        ConfigError: it is not such YAML; names the line.
+        ConfigError: The text is not such YAML; names the line.
     """
     try:
         loader = _Loader(text)
@@ -74,12 +75,12 @@ def parse_yaml(text: str, name: str) -> Document:
             loader.dispose()
     except _RefusedError as error:
         raise ConfigError(f"{name}, line {error.line}: {error}; mend it") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date or a number, but is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an invalid value that looks like a date or a number
         raise ConfigError(f"{name} is not valid YAML: {_shortened(_without_name(str(error)))}; mend it") from None
 
 
 def _without_name(error: str) -> str:
-    """In one line, and without the name that the library gives to every text."""
+    """Return an error as one line, without the name that the library gives to every text."""
     text = " ".join(error.split())
     return text.replace('in "<unicode string>", position', "at position").replace('in "<unicode string>",', "in")
 
@@ -89,7 +90,7 @@ def _shortened(text: str) -> str:
 
 
 class _RefusedError(Exception):
-    """Valid YAML, but none that is read here."""
+    """The text is valid YAML, but this module refuses it."""
 
     def __init__(self, mark: yaml.Mark, what: str) -> None:
         super().__init__(what)
@@ -97,7 +98,7 @@ class _RefusedError(Exception):
 
 
 def is_text(value: str) -> bool:
-    """Whether a string can be written to a file: Python's may hold halves of characters, and bytes that are no text."""
+    """Return whether a string can be encoded: in Python it may contain surrogates, which stand for invalid bytes."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -106,12 +107,12 @@ def is_text(value: str) -> bool:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes values one after the other, so that it stops at the first that is refused."""
+    """Composes one value after the other, so that it stops at the first one that is refused."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._depth = self._num_values = 0
-        self._sizes: dict[int, int] = {}  # of finished nodes, by identity, with aliases written out
+        self._sizes: dict[int, int] = {}  # number of values in finished nodes, by identity, with aliases expanded
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs of yaml leave it without types
@@ -131,7 +132,7 @@ class _Loader(yaml.SafeLoader):
             _require_distinct(node)
         elif isinstance(node, yaml.ScalarNode) and not is_text(node.value):
             raise _RefusedError(
-                event.start_mark, f"{node.value[:80]!r} holds half a character, or bytes that are no text"
+                event.start_mark, f"{node.value[:80]!r} is not valid Unicode text: it contains an unpaired surrogate"
             )
         self._depth -= 1
         self._sizes[id(node)] = self._num_values - before
@@ -153,7 +154,7 @@ def _require_distinct(node: yaml.MappingNode) -> None:
 
 
 def _lines_of(node: yaml.Node | None, place: Place = ()) -> dict[Place, int]:
-    """Aliases are written out, which `MAX_VALUES` bounds."""
+    """Return the line of every place. Aliases are expanded, which `MAX_VALUES` bounds."""
     if node is None:
         return {}
     lines = {place: node.start_mark.line + 1}

@@ -1,6 +1,6 @@
-"""A job whose ranks are threads of one process: the first failure ends it for all of them, and the process lives on.
+"""A job whose ranks are threads of one process. The first failure ends it for all of them, and the process lives on.
 
-Where every rank is a process, a failure ends the processes, and there is nothing to do here: `current_job` is None.
+If every rank is a process, a failure ends the processes. This module then has nothing to do: `current_job` is None.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ _job: ContextVar[ThreadedJob | None] = ContextVar("job", default=None)
 
 
 class JobIsOverError(Exception):
-    """Another rank failed, or the caller left: this thread has nothing to wait for any more."""
+    """Another rank failed, or the caller left the job, so this thread need not wait any longer."""
 
 
 class ThreadedJob:
-    """Whether the job goes on, and why it does not."""
+    """Whether the job goes on and, if not, why."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._failure: tuple[str, BaseException] | None = None
 
     def fail(self, name: str, error: BaseException) -> None:
-        """End the job; of several failures the first counts, the others follow from it."""
+        """End the job. If there are several failures, the first one counts, because the others follow from it."""
         with self._lock:
             if self._failure is None and not isinstance(error, JobIsOverError):
                 self._failure = name, error
 
     @property
     def failure(self) -> tuple[str, BaseException] | None:
-        """The rank that failed first, and its error."""
+        """The rank that failed first, and its error; None if none has failed."""
         return self._failure
 
     def check(self) -> None:
@@ -45,25 +45,25 @@ class ThreadedJob:
             raise JobIsOverError
 
     def adopt(self) -> None:
-        """Let the calling thread, and those that it starts, work for this job."""
+        """Make the calling thread, and those that it starts, work for this job."""
         _job.set(self)
 
     @staticmethod
     def leave() -> None:
-        """The calling thread works for no such job any more."""
+        """Make the calling thread work for no such job."""
         _job.set(None)
 
 
 def current_job() -> ThreadedJob | None:
-    """The job that the calling thread works for, if its ranks are threads."""
+    """Return the job that the calling thread works for, if its ranks are threads."""
     return _job.get()
 
 
 def take(queue: Queue[T]) -> T:
-    """The next item; waits for it.
+    """Wait for an item, remove it from the queue and return it.
 
     Raises:
-        JobIsOverError: the job is over.
+        JobIsOverError: The job is over.
     """
     job = _job.get()
     if job is None:
@@ -76,10 +76,10 @@ def take(queue: Queue[T]) -> T:
 
 
 def put(queue: Queue[T], item: T) -> None:
-    """Add an item; waits for room.
+    """Wait for room in the queue and add an item.
 
     Raises:
-        JobIsOverError: the job is over.
+        JobIsOverError: The job is over.
     """
     job = _job.get()
     if job is None:
@@ -92,10 +92,10 @@ def put(queue: Queue[T], item: T) -> None:
 
 
 def wait_on(changed: threading.Condition) -> None:
-    """Wait until notified, or for a moment: the caller looks again at what it waits for. The caller holds the lock.
+    """Wait until notified, or for a short time. The caller holds the lock, and checks its condition again afterwards.
 
     Raises:
-        JobIsOverError: the job is over.
+        JobIsOverError: The job is over.
     """
     job = _job.get()
     changed.wait(None if job is None else SECONDS_PER_LOOK)

@@ -1,6 +1,6 @@
-"""Which rank plays which role. Pure: computed from plain integers, knows no MPI.
+"""Which rank plays which role. Pure: computed from integers, without MPI.
 
-Ranks here are those of the job's world, in which `placement.py` may have put them in another order than the launcher.
+Ranks are those of the job's world, which `launch/role_placement.py` may have reordered compared with the launcher's.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ ORACLE_RANK = 0
 
 @dataclass(frozen=True)
 class Topology:
-    """Rank 0 is the oracle, ranks 1..S embedding servers, the rest trainers.
+    """Rank 0 is the oracle, ranks 1..S are embedding servers, the others are trainers.
 
     Args:
-        world_size: Ranks in the job.
-        num_servers: Embedding servers, S; at least 1.
+        world_size: Number of ranks in the job.
+        num_servers: Number of embedding servers, S; at least 1.
     Raises:
-        TopologyError: too few ranks for one trainer, or no server asked for.
+        TopologyError: There are too few ranks for one trainer, or num_servers is below 1.
     """
 
     world_size: int
@@ -55,27 +55,27 @@ class Topology:
 
     @property
     def num_trainers(self) -> int:
-        """Trainers, T."""
+        """Number of trainers, T."""
         return self.world_size - 1 - self.num_servers
 
     @property
     def server_ranks(self) -> range:
-        """World ranks of servers, by server index."""
+        """World ranks of the servers, in order of server index."""
         return range(1, 1 + self.num_servers)
 
     @property
     def trainer_ranks(self) -> range:
-        """World ranks of trainers, by trainer rank."""
+        """World ranks of the trainers, in order of trainer rank."""
         return range(1 + self.num_servers, self.world_size)
 
     def role_of(self, world_rank: int) -> Role:
-        """Role of a world rank."""
+        """Return the role of a world rank."""
         if world_rank == ORACLE_RANK:
             return Role.ORACLE
         return Role.SERVER if world_rank in self.server_ranks else Role.TRAINER
 
     def name_of(self, world_rank: int) -> str:
-        """What messages call a rank: its role, its place within the role, its world rank."""
+        """Return the name of a rank for messages: its role, its index within the role, its world rank."""
         role = self.role_of(world_rank)
         if role is Role.ORACLE:
             return f"oracle (rank {world_rank})"

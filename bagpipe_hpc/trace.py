@@ -1,11 +1,11 @@
-"""What one rank did when: spans on a list per thread, written at the end as a Chrome trace. Pure.
+"""What one rank did when: a list of spans per thread, written at the end as a Chrome trace. Pure.
 
-A rank has one tracer or none. Its threads find it in their context (`rank_thread.py`), so code of any layer calls
-`span`, `record` and `each` without a parameter; while no tracer is installed, that costs a function call. A span
-belongs to an iteration: its own, or that of the span around it in the same thread. Times are the host's: of work on a
+A rank has one tracer or none. Its threads find the tracer in their context (`rank_thread.py`), so code in any layer
+calls `span`, `record` and `each` without passing it on. If no tracer is installed, that costs a function call. A span
+belongs to an iteration: its own, or that of the span around it in the same thread. Times are the host's. For work on a
 GPU they show the launch and the wait.
 
-In memory a span takes about 175 bytes, in the file 135.
+A span takes about 175 bytes in memory, and 135 in the file.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ _tracer: ContextVar[Tracer | None] = ContextVar("tracer", default=None)
 
 
 def install(tracer: Tracer | None) -> None:
-    """Make a tracer that of the calling thread and of those that it starts; None turns tracing off."""
+    """Set the tracer of the calling thread and of those that it starts. None turns tracing off."""
     _tracer.set(tracer)
 
 
 def span(name: str, iteration: int | None = None) -> OpenSpan | NoSpan:
-    """Trace a block: `with span("gather", n): ...`. Its iteration may be set inside the block, once known."""
+    """Trace a block: `with span("gather", n): ...`. The iteration may be set inside the block, once known."""
     tracer = _tracer.get()
     return _NO_SPAN if tracer is None else OpenSpan(tracer.track(), name, iteration)
 
 
 def record(name: str, start_ns: int, stop_ns: int, iteration: int | None = None) -> None:
-    """Trace what has been timed already, by `time.perf_counter_ns`."""
+    """Trace work that was already timed with `time.perf_counter_ns`."""
     tracer = _tracer.get()
     if tracer is not None:
         tracer.track().record(name, start_ns, stop_ns, iteration)
 
 
 def each(name: str, items: Iterable[T], first_iteration: int = 0) -> Iterable[T]:
-    """The same items; making each is traced as a span of its iteration, which they count up from the first."""
+    """Yield the items, and trace making each as a span. The spans' iterations count up from first_iteration."""
     tracer = _tracer.get()
     return items if tracer is None else _each(tracer, name, iter(items), first_iteration)
 
@@ -67,7 +67,7 @@ def _each(tracer: Tracer, name: str, items: Iterator[T], first_iteration: int) -
 
 
 def save() -> None:
-    """Write down what has been traced so far, if anything is."""
+    """Write what has been traced so far, if there is a tracer."""
     tracer = _tracer.get()
     if tracer is not None:
         tracer.write()
@@ -77,16 +77,16 @@ class Tracer:
     """The spans of one rank.
 
     Args:
-        path: File that `write` makes.
+        path: The file that `write` makes.
         rank: World rank.
-        world_size: Ranks of the job.
-        role: Role of this rank; its spans' category.
+        world_size: Number of ranks of the job.
+        role: Role of this rank; the category of its spans.
         name: Title of this rank's tracks.
-        iterations: Spans of other iterations are left out; spans outside iterations stay.
-        origin_ns: What clock reads at time 0 of the trace, which is the same moment on all ranks.
+        iterations: Iterations to trace. Spans outside any iteration are traced, too.
+        origin_ns: The clock at time 0 of the trace, which is the same moment on all ranks.
         clock_error_ns: Bound of the error of origin_ns.
-        spans_per_thread: Further ones are counted and left out.
-        clock: Nanoseconds; injected by tests.
+        spans_per_thread: How many spans to keep per thread. Further ones are only counted.
+        clock: Returns nanoseconds; tests inject their own.
     """
 
     def __init__(
@@ -111,10 +111,10 @@ class Tracer:
         self._header = {"rank": rank, "world_size": world_size, "clock_error_us": clock_error_ns / 1e3}
         self._tracks: list[_Track] = []
         self._of_thread = threading.local()
-        self._main_thread = threading.current_thread()  # of the rank
+        self._main_thread = threading.current_thread()  # the rank's main thread
 
     def track(self) -> _Track:
-        """The calling thread's own list."""
+        """Return the calling thread's own list."""
         try:
             track: _Track = self._of_thread.track
         except AttributeError:
@@ -126,8 +126,8 @@ class Tracer:
         return track
 
     def write(self) -> None:
-        """Write the file: a Chrome trace of this rank alone."""
-        tracks = list(self._tracks)  # other threads may go on
+        """Write the file: a Chrome trace of this rank."""
+        tracks = list(self._tracks)  # other threads may still trace
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_trace(self._path, self._events(tracks), self._header | {"dropped": sum(t.num_dropped for t in tracks)})
 
@@ -136,12 +136,12 @@ class Tracer:
         yield self._metadata("process_sort_index", 0, sort_index=self._rank)
         for tid, track in enumerate(tracks):
             yield self._metadata("thread_name", tid, name=track.name)
-            spans = sorted(track.spans, key=lambda span: (span[1], -span[2]))  # a span before those inside it
+            spans = sorted(track.spans, key=lambda span: (span[1], -span[2]))  # a span comes before those inside it
             for name, start, stop, iteration in spans:
                 args = {} if iteration is None else {"iteration": iteration}
                 yield self._event("X", name, tid, start, dur=(stop - start) / 1e3, args=args)
             if track.num_dropped:
-                note = f"trace full: {track.num_dropped:,} later spans dropped; trace fewer with --trace-iterations A:B"
+                note = f"trace full: {track.num_dropped:,} later spans dropped; trace less with --trace-iterations A:B"
                 yield self._event("i", note, tid, max(span[2] for span in spans), s="t")
 
     def _event(self, ph: str, name: str, tid: int, ns: int, **fields: Any) -> Event:
@@ -153,7 +153,7 @@ class Tracer:
 
 
 class _Track:
-    """The spans of one thread; only that thread appends, so there is nothing to lock."""
+    """The spans of one thread. Only that thread appends to them, so there is no lock."""
 
     __slots__ = ("_capacity", "_iterations", "clock", "iteration", "name", "num_dropped", "spans")
 
@@ -161,7 +161,7 @@ class _Track:
         self.name = name
         self.clock = clock
         self.spans: list[tuple[str, int, int, int | None]] = []  # name, start, stop, iteration
-        self.iteration: int | None = None  # of the innermost open span
+        self.iteration: int | None = None  # iteration of the innermost open span
         self.num_dropped = 0
         self._iterations, self._capacity = iterations, capacity
 
@@ -177,7 +177,7 @@ class _Track:
 
 
 class OpenSpan:
-    """A block being traced."""
+    """A block that is traced."""
 
     __slots__ = ("_name", "_outer", "_start", "_track", "iteration")
 
@@ -198,7 +198,7 @@ class OpenSpan:
 
 
 class NoSpan:
-    """A block not traced."""
+    """A block that is not traced."""
 
     iteration: int | None  # may be set, is never read
 
@@ -213,7 +213,7 @@ _NO_SPAN = NoSpan()
 
 
 def write_trace(path: Path, events: Iterable[Event], header: dict[str, Any]) -> None:
-    """Write a Chrome trace, one event a line, the header last; a reader never sees half of it."""
+    """Write a Chrome trace, one event per line, the header last. A reader never sees an incomplete file."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with unfinished.open("w", encoding="utf-8") as file:
@@ -230,10 +230,10 @@ def write_trace(path: Path, events: Iterable[Event], header: dict[str, Any]) -> 
 
 
 def read_trace(path: Path) -> tuple[list[Event], dict[str, Any]]:
-    """Events and header of a file that `write_trace` made; every event's fields have the types they must.
+    """Return the events and the header of a file that `write_trace` made. All fields of events have valid types.
 
     Raises:
-        TraceError: names the file, what is wrong and what mends it.
+        TraceError: Names the file, what is wrong and what to do.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -243,7 +243,7 @@ def read_trace(path: Path) -> tuple[list[Event], dict[str, Any]]:
         raise TraceError(f"trace {path} is not JSON ({error}); run the job again with --trace") from None
     header = document.get("otherData") if isinstance(document, dict) else None
     if not isinstance(header, dict) or header.get("format") != FORMAT or not _has_numbers(header):
-        raise TraceError(f"trace {path} is not of the format {FORMAT!r}; run the job again with --trace")
+        raise TraceError(f"trace {path} does not have the format {FORMAT!r}; run the job again with --trace")
     events = document.get("traceEvents")
     for event in events if isinstance(events, list) else [events]:
         if not _is_valid(event):
@@ -251,7 +251,7 @@ def read_trace(path: Path) -> tuple[list[Event], dict[str, Any]]:
     return events, header
 
 
-_KINDS = {"X": ("ts", "dur"), "M": (), "i": ("ts",), "s": ("ts",), "f": ("ts",)}  # numbers that each must have
+_KINDS = {"X": ("ts", "dur"), "M": (), "i": ("ts",), "s": ("ts",), "f": ("ts",)}  # number fields of each kind of event
 
 
 def _is_valid(event: Any) -> bool:
@@ -274,14 +274,14 @@ def _has_numbers(header: Event) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and abs(value) < 1e15  # which NaN is not
+    return isinstance(value, (int, float)) and abs(value) < 1e15  # False for NaN
 
 
 def parse_iterations(text: str) -> range:
-    """The iterations A, A + 1, ..., B - 1 of "A:B"; either may be left out.
+    """Return the iterations A, A + 1, ..., B - 1 of a text "A:B", in which A or B may be missing.
 
     Raises:
-        TraceError: the text is not of this form, or no iteration is left.
+        TraceError: The text does not have this form, or contains no iteration.
     """
     match = re.fullmatch(r"(\d{0,18}):(\d{0,18})", text, re.ASCII)
     chosen = range(int(match[1] or 0), int(match[2] or ALL_ITERATIONS.stop)) if match else range(0)

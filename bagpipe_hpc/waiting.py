@@ -1,6 +1,6 @@
-"""What each thread of this process waits for, and whether anything moves: notes for the watchdog.
+"""What each thread of this process waits for, and whether it makes progress: notes for the watchdog.
 
-A note costs about a microsecond, so that every wait for another rank or thread has one, always.
+A note costs about a microsecond, so every wait for another rank or thread has one, always.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _num_steps = 0
 
 @dataclass(frozen=True)
 class Wait:
-    """A thread that waits."""
+    """A wait of a thread."""
 
     rank_name: str
     thread_name: str
@@ -28,7 +28,7 @@ class Wait:
 
 
 class _Stack:
-    """The open waits of one thread; only that thread changes them."""
+    """The open waits of one thread. Only that thread changes them."""
 
     def __init__(self) -> None:
         self.thread = threading.current_thread()
@@ -40,7 +40,7 @@ class waiting_for:  # noqa: N801
     """Note a wait: `with waiting_for("server 0: rows of iteration 7"): ...`.
 
     Args:
-        what: What is waited for, or a function that tells when somebody asks, from another thread.
+        what: What the thread waits for, or a function that returns this text. Another thread may call it.
     """
 
     __slots__ = ("_start", "_waits", "_what")
@@ -63,19 +63,19 @@ class waiting_for:  # noqa: N801
         self._waits.pop()
 
     def told(self, stack: _Stack) -> Wait:
-        """As others see it."""
+        """Return the wait for other threads to read."""
         what = self._what if isinstance(self._what, str) else self._what()
         return Wait(stack.rank_name, stack.thread.name, what, time.monotonic() - self._start)
 
 
 def name_rank(name: str) -> None:
-    """Call the rank of the calling thread, and of those that it starts, by this name."""
+    """Set the name of the rank of the calling thread and of those that it starts."""
     _rank_name.set(name)
     _of_thread.__dict__.pop("stack", None)
 
 
 def open_waits() -> Iterator[Wait]:
-    """The innermost wait of every thread that waits."""
+    """Yield the innermost wait of every thread that waits."""
     for stack in list(_stacks):
         waits = stack.waits[-1:]
         if waits and stack.thread.is_alive():
@@ -83,11 +83,11 @@ def open_waits() -> Iterator[Wait]:
 
 
 def note_step() -> None:
-    """Something has moved: an iteration, a piece of a file, a message that was taken."""
+    """Note progress: an iteration, a piece of a file, or a message that was received."""
     global _num_steps
     _num_steps += 1
 
 
 def num_steps() -> int:
-    """Steps so far; two threads that step at the same time may count as one."""
+    """Return the number of steps so far. Two threads that step at the same time may count as one."""
     return _num_steps

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train: oracle, embedding servers and trainers in one MPI job.
+# Train with oracle, embedding servers and trainers in one MPI job.
 #   flux batch train.flux
 # -- edit this part (docs/hpc.md) --------------------------------------------------------------------
 #flux: --job-name=bagpipe
@@ -7,21 +7,21 @@
 #flux: --nodes=4
 #flux: --exclusive
 
-# What your site needs, for example `module load`:
+# Commands that your site needs, for example `module load`:
 
-venv=.venv                        # the virtual environment that env/setup.sh made
-data=clicks                       # the data set
+venv=.venv                        # virtual environment that env/setup.sh made
+data=clicks                       # directory of the data set
 stage_data=false                  # true: copy the data set to node-local scratch first
-run_dir=runs/bagpipe              # where checkpoints, metrics and summary go
-config=                           # a YAML file of settings, or nothing
-settings=()                       # settings that override it: section.key=value
-servers=3                         # embedding servers
-trainers_per_node=4               # one for each GPU of a node
+run_dir=runs/bagpipe              # directory for checkpoints, metrics and the summary
+config=                           # YAML file with settings, or empty
+settings=()                       # settings that override the file: section.key=value
+servers=3                         # number of embedding servers
+trainers_per_node=4               # trainers of each node, one for each GPU
 threads=8                         # cores of each rank
 checkpoint_every=1000             # iterations
-max_restarts=5                    # of a job that gets no further: then it is not started again
-script=train.flux                 # this file, as seen from where it is submitted: the job submits it again
-warning_seconds=300               # before the time limit, for the last checkpoint
+max_restarts=5                    # restarts without a new checkpoint before the job gives up
+script=train.flux                 # this file, as seen from where you submit it: the job submits it again
+warning_seconds=300               # seconds before the time limit for the last checkpoint
 
 # -- nothing to edit from here on --------------------------------------------------------------------
 set -uo pipefail
@@ -32,14 +32,14 @@ job_id=${BAGPIPE_JOB:-$FLUX_JOB_ID}
 exec >>"bagpipe-$job_id.log" 2>&1
 num_nodes=$(flux getattr size)
 requeue() {
-  flux --parent batch --env=BAGPIPE_JOB="$job_id" "$script" || fail "Flux does not take $script: submit it again"
+  flux --parent batch --env=BAGPIPE_JOB="$job_id" "$script" || fail "Flux does not accept $script: submit it again"
   exit 75
 }
 
 ranks=$((1 + servers + num_nodes * trainers_per_node))
 launch=(flux run --nodes="$num_nodes" --ntasks="$ranks" --exclusive --taskmap=cyclic)
 launch+=(--time-limit="$(($(flux job timeleft) - 10))s" --signal="SIGUSR1@${warning_seconds}s")
-launch+=(-o pmi=pmix)  # the plugin flux-pmix
+launch+=(-o pmi=pmix)  # needs the plugin flux-pmix
 
 export OMP_NUM_THREADS=$threads
 # shellcheck disable=SC1091
@@ -47,12 +47,12 @@ source "$venv/bin/activate" || fail "no virtual environment in $venv: run env/se
 bagpipe=$(command -v bagpipe) || fail "no bagpipe in $venv: run env/setup.sh"
 
 mkdir -p "$run_dir" || fail "$run_dir cannot be made: name another run_dir"
-if [[ -e $run_dir/DONE ]]; then say "$run_dir is done already; name another run_dir to train anew"; exit 0; fi
+if [[ -e $run_dir/DONE ]]; then say "$run_dir is complete; name another run_dir to train again"; exit 0; fi
 
-# Every run says where it starts: some end without a word, with their node.
+# Every run notes where it starts, because some end without a message when their node fails.
 newest() { cut -d" " -f1 "$run_dir/checkpoints/latest" 2>/dev/null || echo "the beginning"; }
 give_up() {
-  say "error: no run gets further than $from, max_restarts is $max_restarts: mend the cause, then submit again to go on"
+  say "error: no run gets further than $from, max_restarts is $max_restarts: fix the cause, then submit again"
   exit 1
 }
 from=$(newest)
@@ -60,7 +60,8 @@ echo "job $job_id starts from $from" >>"$run_dir/starts.log" || fail "$run_dir c
 starts=$(grep -cxF "job $job_id starts from $from" "$run_dir/starts.log")
 if ((starts > max_restarts + 1)); then give_up; fi
 
-# A signal goes on to the ranks, which write a checkpoint and exit with 75: USR1 before the time limit, TERM to end.
+# Pass signals on to the ranks, which write a checkpoint and exit with 75. USR1 comes before the time limit. After TERM
+# the script ends.
 launcher='' told='' signals=0 staged='' timer=''
 pass_on() {
   told=$1 signals=$((signals + 1))
@@ -78,7 +79,7 @@ if [[ -n ${warn_after:-} ]]; then  # the batch system sends no signal before the
   timer=$!
 fi
 
-if [[ $stage_data == true ]]; then  # rank 0 alone reads the data, on the node of this script
+if [[ $stage_data == true ]]; then  # only rank 0, on the node of this script, reads the data
   for scratch in "${SLURM_TMPDIR:-}" "/mnt/bb/${USER:-}" "${TMPDIR:-}" /tmp; do
     if [[ -n $scratch && -d $scratch && -w $scratch ]]; then break; fi
   done
@@ -93,12 +94,12 @@ arguments+=(--set "roles.servers=$servers" --set "training.threads=$threads" --s
 for setting in "${settings[@]}"; do arguments+=(--set "$setting"); done
 if [[ -n $config ]]; then arguments+=("$config"); fi
 
-status=1  # of a job that was told to end before it began
+status=1  # if a signal came before the job began
 if [[ -z $told ]]; then
   say "training on ${SLURM_JOB_NODELIST:-$num_nodes nodes}, from $from"
   "${launch[@]}" "$bagpipe" train "${arguments[@]}" &
   launcher=$!
-  until  # a signal ends the wait, but not what is waited for
+  until  # a signal ends `wait`, but not the launcher
     before=$signals
     wait "$launcher"
     status=$?
@@ -107,14 +108,14 @@ if [[ -z $told ]]; then
   launcher=''
 fi
 
-# Rank 0 writes DONE last. Exit codes say less: a launcher may lose a node and exit with 0.
+# Rank 0 writes DONE last. Exit codes are not enough: a launcher that loses a node may exit with 0.
 if [[ -e $run_dir/DONE ]]; then say "done"; exit 0; fi
 if [[ $told == TERM ]]; then say "told to end"; exit 143; fi
 case $status in
-  2 | 126 | 127) fail "the job cannot work as it is (see above)" ;;
-  3) say "error: training diverged (see above); another run would end the same way"; exit 3 ;;
+  2 | 126 | 127) fail "the job cannot work in this way (see above)" ;;
+  3) say "error: training diverged (see above); another run would end in the same way"; exit 3 ;;
 esac
 say "ended with status $status; the newest checkpoint is $(newest)"
 if [[ $(newest) == "$from" ]] && ((starts > max_restarts)); then give_up; fi
-say "goes on in another run"
+say "continues in another run"
 requeue

@@ -1,7 +1,7 @@
-"""What every sample of a shard must satisfy: row ids within their table, finite numbers, sound ragged offsets.
+"""Checks of every sample of a shard: row ids within their table, finite numbers, valid ragged offsets.
 
-Checks run on the oracle's critical path, so they cost one vectorised pass each; only once something is wrong does a
-slow search find what to name in the message.
+Checks are on the oracle's critical path, so each is one vectorised pass. Only if something is wrong does a slow search
+find what to name in the message.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
 
-_EXPONENT = np.uint32(0x7F800000)  # all ones: infinite or not a number
+_EXPONENT = np.uint32(0x7F800000)  # all bits set: infinite or not a number
 
 
 @compiled
 def _all_within(ids: NDArray[Any], num_embeddings: Int64Array) -> bool:
-    """Whether row ids, shape (num_samples, num_tables), are in range."""
+    """Return whether row ids, shape (num_samples, num_tables), are all in range."""
     inside = True
     for sample in range(ids.shape[0]):
         for table in range(ids.shape[1]):
@@ -35,7 +35,7 @@ def _all_within(ids: NDArray[Any], num_embeddings: Int64Array) -> bool:
 
 @compiled
 def _all_finite(bits: NDArray[np.uint32]) -> bool:
-    """No early exit: integer arithmetic over the float32 patterns vectorises."""
+    """Return whether all float32 patterns are finite. There is no early exit, so the integer arithmetic vectorises."""
     bad = 0
     for i in range(bits.size):
         bad += (bits[i] & _EXPONENT) == _EXPONENT
@@ -44,14 +44,16 @@ def _all_finite(bits: NDArray[np.uint32]) -> bool:
 
 @dataclass(frozen=True)
 class SampleChecks:
-    """Checks on consecutive samples of one shard.
+    """Checks of consecutive samples of one shard.
+
+    Each method returns its argument, checked.
 
     Args:
         path: The shard, for messages.
-        schema: What its samples must fit.
-        cure: What mends a bad sample, for messages.
+        schema: The schema that the samples must fit.
+        cure: What to do about a bad sample, for messages.
     Raises:
-        DatasetError: names shard, sample number in the shard, table or feature, value and allowed range.
+        DatasetError: Names shard, sample number in the shard, table or feature, value and allowed range.
     """
 
     path: Path
@@ -63,21 +65,21 @@ class SampleChecks:
         return np.array([table.num_embeddings for table in self.schema.one_hot_tables], dtype=np.int64)
 
     def ids(self, ids: NDArray[Any], first_sample: int) -> NDArray[Any]:
-        """One-hot row ids, shape (num_samples, num_one_hot_tables), within their tables."""
+        """Check one-hot row ids, integers, shape (num_samples, num_one_hot_tables), against their tables."""
         if not _all_within(ids, self._num_embeddings):
             sample, table = np.argwhere((ids < 0) | (ids >= self._num_embeddings))[0]
             self._refuse_id(self.schema.one_hot_tables[table], int(ids[sample, table]), first_sample + int(sample))
         return ids
 
     def labels(self, labels: Float32Array, first_sample: int) -> Float32Array:
-        """Finite labels, shape (num_samples,)."""
+        """Check that labels, shape (num_samples,), are finite."""
         if not _all_finite(labels.view(np.uint32)):
             sample = int(np.argmin(np.isfinite(labels)))
             self._refuse(first_sample + sample, f"label is {labels[sample]}, but must be finite")
         return labels
 
     def dense(self, dense: Float32Array, first_sample: int) -> Float32Array:
-        """Finite dense features, shape (num_samples, num_dense)."""
+        """Check that dense features, shape (num_samples, num_dense), are finite."""
         if not _all_finite(dense.reshape(-1).view(np.uint32)):
             sample, feature = np.argwhere(~np.isfinite(dense))[0]
             name, value = self.schema.dense[feature], dense[sample, feature]
@@ -85,7 +87,7 @@ class SampleChecks:
         return dense
 
     def offsets(self, table: TableSchema, offsets: Int64Array, num_ids: int, first_sample: int) -> Int64Array:
-        """Offsets of a ragged table, shape (num_samples + 1,), into its num_ids row ids."""
+        """Check offsets of a ragged table, shape (num_samples + 1,), into its num_ids row ids."""
         sound = (offsets[:-1] >= 0) & (offsets[:-1] <= offsets[1:]) & (offsets[1:] <= num_ids)
         if not sound.all():
             sample = int(np.argmin(sound))
@@ -97,7 +99,7 @@ class SampleChecks:
         return offsets
 
     def bags(self, table: TableSchema, bags: Bags, first_sample: int) -> Bags:
-        """Row ids of a ragged table within it, as int64; finite weights, as float32."""
+        """Check the row ids and weights of a ragged table; return row ids as int64 and weights as float32."""
         ids, weights = bags.ids, bags.weights
         if not _all_within(ids.reshape(-1, 1), np.array([table.num_embeddings], dtype=np.int64)):
             position = int(np.argmax((ids < 0) | (ids >= table.num_embeddings)))

@@ -1,4 +1,4 @@
-"""A data set: a directory of shards for training and validation, in time order, named by dataset.json."""
+"""A data set: a directory of shards for training and validation, in time order, which dataset.json lists."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SplitName = Literal["train", "validation"]
 
 Progress = Callable[[str, int, int], None]
-"""Called with a phase's name, the samples done and the samples in all (0: not yet known)."""
+"""Called with a phase's name, the number of samples done and the number of all samples (0: not yet known)."""
 
-_MAX_MANIFEST_BYTES = 32 << 20  # of some 400,000 shards
+_MAX_MANIFEST_BYTES = 32 << 20  # enough for some 400,000 shards
 _MEND = "copy the data set again, or make it again with `bagpipe import` or `bagpipe synth`"
 
 
 class ShardEntry(BaseModel):
-    """One shard as dataset.json names it; the path stays within the data set's directory."""
+    """One shard as dataset.json lists it. The path stays within the data set's directory."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,7 +57,7 @@ class ShardEntry(BaseModel):
 
     @property
     def split(self) -> SplitName:
-        """The split it belongs to."""
+        """The split that the shard belongs to."""
         return "train" if self.file.startswith("train/") else "validation"
 
 
@@ -79,7 +79,7 @@ class Splits(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Content of dataset.json, its checksum apart."""
+    """Content of dataset.json without its checksum."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -87,7 +87,7 @@ class Manifest(BaseModel):
     format_version: Literal[2] = FORMAT_VERSION
     sample_schema: Schema = Field(alias="schema")
     splits: Splits
-    vocabulary_sha256: Sha256 | None = None  # of what rows stand for (`vocabulary_digest`); None: not known
+    vocabulary_sha256: Sha256 | None = None  # which value has which row (`vocabulary_digest`); None: not known
     origin: dict[str, JsonValue] = {}  # how the data set was made; for readers, not for programs
 
     @model_validator(mode="after")
@@ -102,38 +102,38 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Split:
-    """Consecutive samples over shards, in time order."""
+    """Consecutive samples in several shards, in time order."""
 
     name: SplitName
-    path: Path  # of the data set
+    path: Path  # directory of the data set
     schema: Schema
     shards: tuple[ShardEntry, ...]
 
     @property
     def num_samples(self) -> int:
-        """Samples in all shards."""
+        """Number of samples in all shards."""
         return sum(shard.num_samples for shard in self.shards)
 
     def num_batches(self, batch_size: int) -> int:
-        """Batches of one pass; the last may be short."""
+        """Return the number of batches in one pass; the last batch may be short."""
         return -(-self.num_samples // batch_size)
 
     def batches(self, batch_size: int, *, start_sample: int = 0) -> Iterator[Batch]:
-        """Batches in time order across shard borders, each batch_size samples except perhaps the last.
+        """Yield batches in time order across shards. Each has batch_size samples, except perhaps the last.
 
         Args:
             batch_size: Samples per batch, at least 1.
             start_sample: First sample of the first batch, in [0, num_samples].
         Raises:
-            ConfigError: batch_size below 1.
-            DatasetError: start_sample out of range; while iterating, a shard or a sample that is not sound.
+            ConfigError: batch_size is below 1.
+            DatasetError: start_sample is out of range or, while iterating, a shard or a sample is invalid.
         """
         if batch_size < 1:
             raise ConfigError(f"the batch size is {batch_size}, but must be at least 1")
         if not 0 <= start_sample <= self.num_samples:
             raise DatasetError(
                 f"{self.path}: the {self.name} split has {self.num_samples} samples, so reading cannot start at sample "
-                f"{start_sample}; continue with the data set the run was started with"
+                f"{start_sample}; continue with the data set with which the run started"
             )
         return self._batches(batch_size, start_sample)
 
@@ -158,10 +158,10 @@ class Split:
             yield Batch.concatenate(pieces)
 
     def read(self, start: int, stop: int) -> Batch:
-        """Samples [start, stop), at least one.
+        """Return samples [start, stop), at least one.
 
         Raises:
-            DatasetError: a shard or a sample is not sound.
+            DatasetError: A shard or a sample is invalid.
         """
         pieces = []
         first_samples = accumulate((shard.num_samples for shard in self.shards), initial=0)
@@ -173,7 +173,7 @@ class Split:
         return Batch.concatenate(pieces)
 
     def open_shard(self, shard: ShardEntry) -> ShardReader:
-        """Open one shard and hold it against dataset.json."""
+        """Open one shard and compare it with dataset.json."""
         reader = ShardReader(self.path / shard.file, self.schema)
         if reader.num_samples != shard.num_samples:
             reader.close()
@@ -186,7 +186,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What `open_dataset` found."""
+    """A data set that `open_dataset` has opened."""
 
     path: Path
     schema: Schema
@@ -196,12 +196,12 @@ class Dataset:
     vocabulary_sha256: str | None = None  # None: the data set has no vocabulary, or its digest is not known
 
     def split(self, name: SplitName) -> Split:
-        """The split of that name."""
+        """Return the split with this name."""
         return self.train if name == "train" else self.validation
 
 
 def open_dataset(path: Path) -> Dataset:
-    """Open a data set; every shard is opened once to see that it is there, whole, and of this schema.
+    """Open a data set. Every shard is opened once, to check that it exists, is complete and has this schema.
 
     Raises:
         DatasetError: dataset.json or a shard is missing, damaged, foreign, or of another version or schema.
@@ -217,19 +217,19 @@ def open_dataset(path: Path) -> Dataset:
 
 
 def require_labels(dataset: Dataset, use: str) -> None:
-    """Raise DatasetError where samples have no labels, but `use` needs them."""
+    """Raise DatasetError if samples have no labels. Messages say that `use` needs them."""
     if not dataset.schema.labelled:
         raise DatasetError(
-            f"{dataset.path}: its samples have no labels, which {use} needs; it serves `bagpipe predict` only. To have "
+            f"{dataset.path}: its samples have no labels, which {use} needs; use it for `bagpipe predict` only. To get "
             "labels, import with a schema file that names the label, and without --no-label"
         )
 
 
 def num_training_samples(num_samples: int, validation_fraction: float) -> int:
-    """Where the validation split starts: its fraction, rounded down, is taken from the tail.
+    """Return the number of training samples, which come first. The validation samples are a fraction, rounded down.
 
     Raises:
-        ConfigError: a fraction outside [0, 1).
+        ConfigError: The fraction is outside [0, 1).
     """
     if not 0 <= validation_fraction < 1:
         raise ConfigError(f"the validation fraction is {validation_fraction}, but must be at least 0 and below 1")
@@ -237,20 +237,20 @@ def num_training_samples(num_samples: int, validation_fraction: float) -> int:
 
 
 def no_progress(phase: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
+    """Do nothing: the progress callback of callers that do not show progress."""
 
 
 class PartialDataset:
-    """A data set beside its final place: shards are written into it by anyone, `commit` gives it its name, at once.
+    """A data set beside its final place. Anyone may write shards into it; `commit` gives it its name in one step.
 
-    A data set that was not finished therefore never has its final name. Killed writers may leave a directory
-    `.<name>.partial-<suffix>` behind, which may be deleted.
+    Therefore an unfinished data set never has its final name. If writers are killed, a directory
+    `.<name>.partial-<suffix>` may remain, which the user may delete.
 
     Args:
-        path: The data set's directory; must not exist, or be empty.
-        suffix: Tells it from others for the same place; all who write into it give the same.
+        path: The data set's directory; must not exist, or must be empty.
+        suffix: Distinguishes this data set from others for the same place. All its writers give the same suffix.
     Raises:
-        DatasetError: the output exists or cannot be written.
+        DatasetError: The output exists or cannot be written.
     """
 
     def __init__(self, path: Path, suffix: str) -> None:
@@ -271,14 +271,14 @@ class PartialDataset:
             ) from error
 
     def sync(self, file: str) -> None:
-        """Bring a file of the data set to disk. Raises DatasetError."""
+        """Sync a file of the data set to disk. Raises DatasetError if that fails."""
         try:
             _sync(self.directory / file)
         except OSError as error:
             raise cannot_write(self._path / file, error) from error
 
     def finished(self, split: SplitName, number: int, writer: ShardWriter) -> ShardEntry:
-        """Bring a shard, whose writer is closed, to disk."""
+        """Sync a shard whose writer is closed to disk; return its entry."""
         file = shard_file(split, number)
         self.sync(file)
         return ShardEntry(file=file, num_samples=writer.num_samples)
@@ -290,13 +290,13 @@ class PartialDataset:
         origin: Mapping[str, JsonValue],
         vocabulary_sha256: str | None = None,
     ) -> None:
-        """Write dataset.json and rename; all shards are finished, and given in time order within their split."""
+        """Write dataset.json and rename. The shards are finished, and in time order within each split."""
         train = tuple(shard for shard in shards if shard.split == "train")
         validation = tuple(shard for shard in shards if shard.split == "validation")
         if not train and schema.labelled:
-            raise DatasetError(f"{self._path}: not one training sample came; give an input that has some")
+            raise DatasetError(f"{self._path}: the input has no training sample; give an input that has some")
         if not validation and not schema.labelled:
-            raise DatasetError(f"{self._path}: not one sample came; give an input that has some")
+            raise DatasetError(f"{self._path}: the input has no sample; give an input that has some")
         manifest = Manifest(
             schema=schema,
             splits=Splits(train=train, validation=validation),
@@ -315,12 +315,12 @@ class PartialDataset:
             ) from error
 
     def discard(self) -> bool:
-        """Delete what was not committed.
+        """Delete the directory unless it is committed.
 
-        It gets another name first, so that nobody who still writes here makes one more file meanwhile.
+        First rename it, so that a rank that still writes here cannot create another file meanwhile.
 
         Returns:
-            Whether it was there; of all who discard the same, one gets True.
+            Whether the directory existed. If several ranks discard the same one, exactly one gets True.
         """
         doomed = self.directory.with_name(f"{self.directory.name}-failed")
         try:
@@ -332,17 +332,17 @@ class PartialDataset:
 
 
 class DatasetWriter:
-    """Writes a data set of one stream; leaving the `with` block without an error commits it, see PartialDataset.
+    """Writes a data set from one stream. Leaving the `with` block without an error commits it (see `PartialDataset`).
 
     Args:
-        path: The data set's directory; must not exist, or be empty.
-        schema: What every sample must fit.
-        samples_per_shard: Samples of every shard but a split's last.
+        path: The data set's directory; must not exist, or must be empty.
+        schema: The schema that every sample must fit.
+        samples_per_shard: Samples of every shard, except the last one of a split.
         compression: None, "gzip" or "lzf".
-        origin: How the data set is made, kept in dataset.json for readers.
+        origin: How the data set is made; dataset.json stores it for readers.
     Raises:
-        ConfigError: samples_per_shard below 1.
-        DatasetError: the output exists, cannot be written, a sample does not fit, or no training sample came.
+        ConfigError: samples_per_shard is below 1.
+        DatasetError: The output exists or cannot be written, a sample does not fit, or there is no training sample.
     """
 
     def __init__(
@@ -382,7 +382,7 @@ class DatasetWriter:
             self._partial.discard()
 
     def append(self, split: SplitName, batch: Batch) -> None:
-        """Add samples at the end of a split."""
+        """Append samples to a split."""
         start = 0
         while start < batch.num_samples:
             writer = self._open.get(split) or self._next_shard(split)
@@ -393,7 +393,7 @@ class DatasetWriter:
                 self._finish_shard(split)
 
     def write(self, batches: Iterable[Batch], num_training_samples: int) -> None:
-        """Add a stream in time order: the first samples train, the rest validates."""
+        """Append a stream in time order: the first samples to the training split, the rest to the validation split."""
         remaining = num_training_samples
         for batch in batches:
             border = min(remaining, batch.num_samples)
@@ -413,12 +413,12 @@ class DatasetWriter:
 
 
 def shard_file(split: SplitName, number: int) -> str:
-    """Path of a shard within its data set."""
+    """Return the path of a shard within its data set."""
     return f"{split}/shard-{number:05d}.h5"
 
 
 def require_samples_per_shard(samples_per_shard: int) -> None:
-    """Raise ConfigError below 1."""
+    """Raise ConfigError if samples_per_shard is below 1."""
     if samples_per_shard < 1:
         raise ConfigError(f"samples per shard is {samples_per_shard}, but must be at least 1")
 
@@ -438,14 +438,14 @@ def refuse_occupied(path: Path) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """dataset.json; no shard is opened. Raises DatasetError."""
+    """Return the content of dataset.json, without opening a shard. Raises DatasetError if it is invalid."""
     file = path / MANIFEST
     if not os.path.isdir(path):
         raise DatasetError(
             f"{path}: is not a directory; give the output directory of `bagpipe import` or `bagpipe synth`"
         )
     if not os.path.lexists(file):
-        raise DatasetError(f"{path}: has no {MANIFEST}, so it is not a data set, or not a whole one; {_MEND}")
+        raise DatasetError(f"{path}: has no {MANIFEST}, so it is not a data set, or an incomplete one; {_MEND}")
     content = read_json(file, max_bytes=_MAX_MANIFEST_BYTES, error=DatasetError, mend=_MEND)
     _check_version(file, content)
     rest = require_checksum(content, file, error=DatasetError, mend=_MEND)
@@ -456,11 +456,13 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _content_of(manifest: Manifest) -> bytes:
-    """Content of dataset.json. Raises DatasetError where that would be no JSON."""
+    """Return the content of dataset.json as bytes. Raises DatasetError if JSON cannot represent it."""
     try:
         return dump_json(with_checksum(manifest.model_dump(mode="json", by_alias=True)))
     except ValueError as error:
-        raise DatasetError(f"the origin of a data set holds what JSON cannot ({error}); give other values") from error
+        raise DatasetError(
+            f"the origin of a data set has values that JSON cannot hold ({error}); give others"
+        ) from error
 
 
 def _check_version(file: Path, content: object) -> None:
@@ -480,7 +482,7 @@ def _check_version(file: Path, content: object) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Bring a file or directory to disk, so that the final rename never names what a power failure can still lose."""
+    """Sync a file or directory to disk, so that the final rename never names what a power failure can still lose."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,11 +1,11 @@
-"""HDF5 files that fail cleanly and hold what they show.
+"""HDF5 files that fail cleanly and contain all that they show.
 
-*Writing.* The HDF5 library cannot close a file whose disk is full, and may crash the process at exit. So it writes
-through a `Sink`, which keeps the first error to itself and swallows what follows; the writer asks for it.
+*Writing.* If the disk is full, the HDF5 library cannot close a file, and may crash the process at exit. Therefore it
+writes through a `Sink`, which stores the first error instead of raising it and ignores later writes. The writer asks
+for the error.
 
-*Reading.* HDF5 can show content of other files as its own, by links, virtual data sets and external storage.
-`member_of` refuses all of them, because a file from elsewhere must not make a program read, or give away, other files
-of its user.
+*Reading.* HDF5 can show the content of other files as its own, through links, virtual data sets and external storage.
+`member_of` refuses all of them: a file from elsewhere must not make a program read other files of its user.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import h5py
 
 from bagpipe_hpc.errors import DatasetError
 
-LIBVER = ("v110", "v110")  # checksums in all metadata: damage is found before it is parsed, which could crash
+LIBVER = ("v110", "v110")  # checksums in all metadata, so damage is found before it is parsed, which could crash
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError)
 
 
 class ForeignStorageError(ValueError):
-    """Something in an HDF5 file is stored elsewhere."""
+    """A part of an HDF5 file is stored elsewhere."""
 
 
 class Sink(io.FileIO):
-    """A file that never fails to be written; the first error is in `fault`."""
+    """A file whose writes never raise. The first error is in `fault`."""
 
     fault: OSError | None = None
 
@@ -46,7 +46,7 @@ class Sink(io.FileIO):
         return len(view)
 
     def readinto(self, target: Any, /) -> int:
-        """What a swallowed write left out reads as zeros."""
+        """Read. Parts that a failed write left out read as zeros."""
         view = memoryview(target)
         num_read = super().readinto(view) or 0
         view[num_read:] = bytes(len(view) - num_read)
@@ -61,20 +61,20 @@ class Sink(io.FileIO):
 
 
 def cannot_write(path: Path, error: OSError) -> DatasetError:
-    """What to say of a write that failed."""
+    """Return the error to raise when a write has failed."""
     return DatasetError(
-        f"{path}: cannot be written ({error.strerror or error}); free space, mend permissions or choose another place"
+        f"{path}: cannot be written ({error.strerror or error}); free space, fix permissions or choose another place"
     )
 
 
 class NewHdf5File:
-    """An HDF5 file of a data set, being written.
+    """An HDF5 file of a data set that is being written.
 
     Args:
         path: The file; must not exist.
-        cache_bytes: Memory for chunks that are not full yet; None: what HDF5 takes.
+        cache_bytes: Memory for chunks that are not full yet; None: HDF5's default.
     Raises:
-        DatasetError: the file cannot be written; names it and the cause.
+        DatasetError: The file cannot be written; names it and the cause.
     """
 
     def __init__(self, path: Path, cache_bytes: int | None = None) -> None:
@@ -87,16 +87,16 @@ class NewHdf5File:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Raise, at the end of the block, what went wrong so far."""
+        """Raise, at the end of the block, the first error of a write so far."""
         try:
             yield
         except HDF5_ERRORS:
-            self._check()  # HDF5 may stumble over what a swallowed write left out
+            self._check()  # HDF5 itself may fail because an earlier write was lost: report that write
             raise
         self._check()
 
     def close(self) -> None:
-        """Finish the file."""
+        """Complete the file."""
         try:
             with self._sink, self.writing():
                 self.h5.close()
@@ -104,7 +104,7 @@ class NewHdf5File:
             raise cannot_write(self._path, error) from error
 
     def abandon(self) -> None:
-        """Close the file as it is, after an error."""
+        """Close the file in its present state, after an error."""
         with suppress(*HDF5_ERRORS), self._sink:
             self.h5.close()
 
@@ -115,7 +115,7 @@ class NewHdf5File:
 
 @contextmanager
 def writing_hdf5(path: Path) -> Iterator[h5py.File]:
-    """A new file, finished at the end of the block; arguments and errors are those of `NewHdf5File`."""
+    """Give a new file, which is complete at the end of the block. Arguments and errors are those of `NewHdf5File`."""
     new = NewHdf5File(path)
     try:
         with new.writing():
@@ -127,10 +127,10 @@ def writing_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def member_of(group: h5py.Group, name: str) -> Any:
-    """What stands under a name, with slashes, in a group; None if nothing does.
+    """Return the member of a group with this name, which may contain slashes; None if there is none.
 
     Raises:
-        ForeignStorageError: it is a link, or is stored in another file or data set.
+        ForeignStorageError: The member is a link, or is stored in another file or data set.
     """
     found: Any = group
     for part in name.split("/"):
@@ -146,18 +146,18 @@ def member_of(group: h5py.Group, name: str) -> Any:
 
 
 def is_locked(error: OSError) -> bool:
-    """Whether a file could not be opened because another program has it open to write it."""
+    """Return whether a file could not be opened because another program has opened it for writing."""
     return "unable to lock file" in str(error)
 
 
-LOCKED = "is locked: another program has it open to write it, so it is not finished, or is being changed"
+LOCKED = "is locked: another program has opened it for writing, so it is not complete, or is being changed"
 
 
 def require_regular_file(path: Path) -> None:
-    """Opening a pipe would block, and a device may have no end.
+    """Refuse paths that are not regular files: opening a pipe would block, and a device may have no end.
 
     Raises:
-        OSError: the path leads to neither a regular file nor a directory, or nowhere.
+        OSError: The path leads to neither a regular file nor a directory, or does not exist.
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):

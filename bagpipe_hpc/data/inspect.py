@@ -1,4 +1,4 @@
-"""What a data set holds: counts, skew of accesses, sizes on disk. Reading it checks every sample."""
+"""The content of a data set: counts, skew of accesses, sizes on disk. Reading it checks every sample."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ _BATCH_SAMPLES = 32_768
 
 @dataclass(frozen=True)
 class TableReport:
-    """Accesses to one table by one feature, over all samples read."""
+    """Accesses of one feature to one table, over all samples that were read."""
 
     name: str
     num_embeddings: int
-    num_distinct: int  # row ids seen
+    num_distinct: int  # different row ids that occur
     num_accesses: int
-    hot_share: float  # of the accesses, on the most used 1 % (rounded up) of the row ids seen
+    hot_share: float  # fraction of the accesses to the most used 1 % (rounded up) of the row ids that occur
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split: what dataset.json says, the files, and the samples read."""
+    """One split: its entry in dataset.json, its files, and the samples that were read."""
 
     name: str
     num_samples: int
     num_read: int
-    label_mean: float  # of the samples read; NaN if there are none, or no labels
+    label_mean: float  # over the samples that were read; NaN if there are none, or no labels
     shard_bytes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """All of a data set."""
+    """The whole data set."""
 
     splits: tuple[SplitReport, ...]
     tables: tuple[TableReport, ...]
-    all_tables: TableReport  # pooled: the hottest 1 % over all tables, whichever feature uses them
+    all_tables: TableReport  # all tables together: the hottest 1 % of all rows, whichever feature uses them
     chunk_rows: int  # samples per HDF5 chunk
     compression: str | None
 
@@ -56,10 +56,10 @@ def inspect_dataset(
     max_samples: int | None = None,
     progress: Progress = no_progress,
 ) -> DatasetReport:
-    """Read a data set (the first max_samples of each split) and report; memory grows with the distinct ids only.
+    """Read a data set, or the first max_samples of each split, and report. Memory grows only with the distinct ids.
 
     Raises:
-        DatasetError: a sample or a shard is not sound.
+        DatasetError: A sample or a shard is invalid.
     """
     counters = [ValueCounter() for _ in dataset.schema.tables]
     splits = tuple(_read(split, counters, max_samples, progress) for split in (dataset.train, dataset.validation))
@@ -101,7 +101,7 @@ def _count(split: Split, batch: Batch, counters: list[ValueCounter]) -> None:
 
 
 def _by_own_table(schema: Schema, counters: list[ValueCounter]) -> list[ValueCounter]:
-    """Accesses of features that share a table, added up."""
+    """Add up the accesses of features that share a table."""
     merged = {table.name: ValueCounter() for table in schema.own_tables}
     for table, counter in zip(schema.tables, counters, strict=True):
         merged[table.shares or table.name].add_counts(*counter.items())

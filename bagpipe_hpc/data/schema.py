@@ -1,4 +1,4 @@
-"""What a sample is made of: dense features and embedding tables."""
+"""The parts of a sample: dense features and features with embedding tables."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from bagpipe_hpc.feature_tables import FeatureTables
 
 T = TypeVar("T")
 
-# Table names are also names of HDF5 groups: no slash, no leading dot.
+# Table names are also names of HDF5 groups: they have no slash and no leading dot.
 NAME_PATTERN = r"^\w[\w.-]*$"
-MAX_ROWS = 2**62  # of all tables together: keys are int64
+MAX_ROWS = 2**62  # of all tables together, because keys are int64
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 
 class TableSchema(BaseModel):
-    """One embedding table and the feature that counts in it, or one more feature that counts in another's table.
+    """One embedding table and the feature that uses it, or a further feature that uses the rows of another table.
 
-    A feature is one-hot (one row id per sample) or ragged (any number of row ids per sample, maybe with weights).
+    A feature is one-hot (one row id per sample) or ragged (any number of row ids per sample, perhaps with weights).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,17 +28,17 @@ class TableSchema(BaseModel):
     num_embeddings: PositiveInt  # at most MAX_ROWS, together with all other tables
     ragged: bool = False
     weighted: bool = False
-    shares: Name | None = None  # the table whose rows are meant; None: rows of its own
+    shares: Name | None = None  # the table whose rows the feature uses; None: it has rows of its own
 
     @model_validator(mode="after")
     def _weights_of_bags(self) -> TableSchema:
         if self.weighted and not self.ragged:
-            raise ValueError(f"table {self.name} is weighted, so it must be ragged, too: one id has no weight")
+            raise ValueError(f"table {self.name} is weighted, so it must be ragged, too: a single id has no weight")
         return self
 
     @property
     def kind(self) -> str:
-        """What samples have of it, and whose rows that means, in words."""
+        """The kind of the feature, and whose rows it uses, in words."""
         kind = ("weighted " if self.weighted else "") + ("ragged" if self.ragged else "one-hot")
         return f"{kind}, rows of {self.shares}" if self.shares else kind
 
@@ -50,14 +50,14 @@ class Schema(BaseModel):
     """Dense features and tables of every sample, in the order of the columns.
 
     Raises:
-        pydantic.ValidationError: a name is malformed or used twice, or a table has no rows, or shares those of none.
+        pydantic.ValidationError: A name is malformed or used twice, or a table has no rows or shares those of no table.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dense: tuple[Name, ...] = ()
     tables: tuple[TableSchema, ...] = Field(min_length=1)
-    labelled: bool = True  # whether samples have labels; those that do not are for predictions only
+    labelled: bool = True  # whether samples have labels; samples without labels are only for predictions
 
     @field_validator("dense")
     @classmethod
@@ -80,17 +80,17 @@ class Schema(BaseModel):
 
     @property
     def num_dense(self) -> int:
-        """Dense features of a sample."""
+        """Number of dense features of a sample."""
         return len(self.dense)
 
     @property
     def num_tables(self) -> int:
-        """Features with embeddings, one-hot and ragged: vectors of a sample."""
+        """Number of features with embeddings, one-hot and ragged: the vectors of a sample."""
         return len(self.tables)
 
     @property
     def num_embeddings(self) -> tuple[int, ...]:
-        """Rows of each table that has its own, in table order."""
+        """Number of rows of each table with rows of its own, in table order."""
         return tuple(table.num_embeddings for table in self.own_tables)
 
     @property
@@ -100,7 +100,7 @@ class Schema(BaseModel):
 
     @property
     def features(self) -> FeatureTables:
-        """Which feature counts in which of the tables with rows of their own."""
+        """Which feature uses which of the tables with rows of their own."""
         places = {table.name: place for place, table in enumerate(self.own_tables)}
         return FeatureTables(
             tuple(places[table.shares or table.name] for table in self.tables),
@@ -119,11 +119,11 @@ class Schema(BaseModel):
 
     @property
     def is_plain(self) -> bool:
-        """Whether a sample has one row id in each table."""
+        """Whether each sample has one row id in each table."""
         return not self.ragged_tables and len(self.own_tables) == len(self.tables)
 
     def difference(self, other: Schema) -> str:
-        """The first of the features in which another schema differs, for a message; empty if none does."""
+        """Return a message that names the first feature in which another schema differs; empty if there is none."""
         if self.dense != other.dense:
             return f"dense features {list(self.dense)} against {list(other.dense)}"
         if self.num_tables != other.num_tables:

@@ -1,4 +1,4 @@
-"""One HDF5 file of consecutive samples. The layout is specified in docs/data.md."""
+"""A shard: one HDF5 file of consecutive samples. docs/data.md specifies the layout."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ FORMAT_VERSION = 1
 Compression = Literal["gzip", "lzf"]
 
 _CHUNK_ROWS = 8192
-_CHUNK_BYTES = 4 << 20  # very wide samples get fewer rows per chunk
-_CHUNK_CACHE_BYTES = 2 * _CHUNK_BYTES  # a batch may end inside a chunk: keep it, or it is read and inflated again
+_CHUNK_BYTES = 4 << 20  # if samples are very wide, a chunk has fewer of them
+_CHUNK_CACHE_BYTES = 2 * _CHUNK_BYTES  # a batch may end inside a chunk: keep it, so that it is decompressed only once
 _RAGGED_CHUNK_IDS = 65_536
 
 _MEND = "copy it again from where it was made, or make the data set again"
 
 
 class ShardWriter:
-    """Writes one shard piece by piece; memory does not grow with the shard.
+    """Writes one shard in pieces. Memory does not grow with the shard.
 
     Args:
         path: The file; must not exist.
-        schema: What every sample must fit.
+        schema: The schema that every sample must fit.
         compression: None (fastest to read), "gzip" (smallest) or "lzf" (in between; h5py only).
     Raises:
-        ConfigError: unknown compression.
-        DatasetError: a sample does not fit the schema, or the file cannot be written.
+        ConfigError: The compression is unknown.
+        DatasetError: A sample does not fit the schema, or the file cannot be written.
     """
 
     def __init__(self, path: Path, schema: Schema, compression: Compression | None = None) -> None:
@@ -59,7 +59,7 @@ class ShardWriter:
         self._path = path
         self._schema = schema
         self._compression = compression
-        self._checks = SampleChecks(path, schema, "mend the source of the samples, or the schema")
+        self._checks = SampleChecks(path, schema, "fix the source of the samples, or the schema")
         self._new = NewHdf5File(path, _CHUNK_CACHE_BYTES)
         self._file = self._new.h5
         try:
@@ -70,7 +70,7 @@ class ShardWriter:
             raise
 
     def append(self, batch: Batch) -> None:
-        """Add samples at the end."""
+        """Append samples."""
         columns = self._columns_of(batch)
         ragged = {table.name: self._bags_of(batch, table) for table in self._schema.ragged_tables}
         with self._new.writing():
@@ -85,7 +85,7 @@ class ShardWriter:
         self.num_samples += batch.num_samples
 
     def close(self) -> None:
-        """Finish the file: only now does it say how many samples it holds."""
+        """Complete the file. Only then does it record how many samples it holds."""
         try:
             with self._new.writing():
                 self._file.attrs["num_samples"] = self.num_samples
@@ -134,14 +134,14 @@ class ShardWriter:
         )
 
     def _columns_of(self, batch: Batch) -> dict[str, NDArray[Any]]:
-        """The batch as the datasets of the file, checked."""
+        """Return the batch as the datasets of the file, checked."""
         given: dict[str, NDArray[Any]] = {"labels": batch.labels, "dense": batch.dense, "one_hot": batch.ids}
         for name, values in given.items():
             width, _ = _columns(self._schema).get(name, (() if name == "labels" else (0,), None))
             if values.shape != (batch.num_samples, *width):
                 raise DatasetError(
                     f"{self._path}: {name} of a batch has shape {values.shape}, but the schema needs "
-                    f"{(batch.num_samples, *width)}; mend the source of the samples, or the schema"
+                    f"{(batch.num_samples, *width)}; fix the source of the samples, or the schema"
                 )
         checked = {
             "labels": self._checks.labels(np.ascontiguousarray(batch.labels, np.float32), self.num_samples),
@@ -156,14 +156,14 @@ class ShardWriter:
         if table.name not in batch.bags or len(batch.bags[table.name].offsets) != batch.num_samples + 1:
             raise DatasetError(
                 f"{self._path}: the batch has no row ids of ragged table '{table.name}', or not "
-                f"{batch.num_samples + 1} offsets; mend the source of the samples, or the schema"
+                f"{batch.num_samples + 1} offsets; fix the source of the samples, or the schema"
             )
         piece = batch.bags[table.name]
         offsets = self._checks.offsets(table, piece.offsets, len(piece.ids), self.num_samples)
         if (None if piece.weights is None else len(piece.weights)) != (len(piece.ids) if table.weighted else None):
             raise DatasetError(
                 f"{self._path}: the batch has {'no weight for each row id' if table.weighted else 'weights'} of ragged "
-                f"table '{table.name}', contrary to the schema; mend the source of the samples, or the schema"
+                f"table '{table.name}', contrary to the schema; fix the source of the samples, or the schema"
             )
         return self._checks.bags(
             table, Bags(offsets, piece.ids, piece.weights).slice(0, batch.num_samples), self.num_samples
@@ -171,13 +171,13 @@ class ShardWriter:
 
 
 class ShardReader:
-    """Reads one shard in any order, fastest sequentially; every sample that leaves it was checked.
+    """Reads one shard in any order, fastest sequentially. It checks every sample that it returns.
 
     Args:
         path: The file.
-        schema: What it must hold; None takes the file's word.
+        schema: The schema that the file must have; None: any.
     Raises:
-        DatasetError: the file is missing, damaged, foreign, of another version or schema: names file, cause and cure.
+        DatasetError: The file is missing, damaged, foreign, of another version or schema; names file, cause and cure.
     """
 
     def __init__(self, path: Path, schema: Schema | None = None) -> None:
@@ -198,18 +198,18 @@ class ShardReader:
 
     @property
     def chunk_rows(self) -> int:
-        """Samples per HDF5 chunk of the narrowest column."""
+        """Samples per HDF5 chunk of the narrowest dataset."""
         chunks = self._first_dataset().chunks
         return int(chunks[0]) if chunks else self.num_samples
 
     @property
     def compression(self) -> str | None:
-        """HDF5 filter of the shard's datasets."""
+        """Compression filter of the shard's datasets; None: not compressed."""
         name: str | None = self._first_dataset().compression
         return name
 
     def read(self, start: int, stop: int) -> Batch:
-        """Samples [start, stop) of the shard; 0 <= start <= stop <= num_samples."""
+        """Return samples [start, stop) of the shard; 0 <= start <= stop <= num_samples."""
         raw = {name: self._slice(dataset, start, stop) for name, dataset in self._columns.items()}
         num_samples = stop - start
         return Batch(
@@ -230,7 +230,7 @@ class ShardReader:
         self.close()
 
     def _first_dataset(self) -> h5py.Dataset:
-        """Labels, where there are some: every schema has at least one column or ragged table."""
+        """Return the labels or, without labels, another dataset. Every schema has a column or a ragged table."""
         for dataset in self._columns.values():
             return dataset
         return self._file["ragged"][self.schema.ragged_tables[0].name]["offsets"]
@@ -269,20 +269,20 @@ class ShardReader:
     def _read_schema(self, expected: Schema | None) -> Schema:
         text = self._attribute("schema")
         if not isinstance(text, str):
-            self._refuse("has no valid schema (it is no text)")
+            self._refuse("has no valid schema (it is not text)")
         try:
             schema = read_schema(text, self._path, _MEND)
         except ValidationError as error:
             self._refuse(f"has no valid schema ({first_fault(error)})", error)
         if expected is not None and schema != expected:
-            difference = schema.difference(expected) or f"labels are {'there' if schema.labelled else 'not there'}"
+            difference = schema.difference(expected) or f"it has {'' if schema.labelled else 'no '}labels"
             self._refuse(f"has another schema than its data set: {difference}")
         return schema
 
     def _read_num_samples(self) -> int:
         num_samples = self._attribute("num_samples")
         if not isinstance(num_samples, int | np.integer):
-            self._refuse("was never finished: it has no attribute num_samples")
+            self._refuse("is incomplete: it has no attribute num_samples")
         return int(num_samples)
 
     def _check_datasets(self) -> None:
@@ -296,7 +296,7 @@ class ShardReader:
                 num_ids = len(self._file["ragged"][table.name][name])
 
     def _check_dataset(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-        """A length of -1 allows any."""
+        """Refuse a dataset of another shape or type. A length of -1 allows any length."""
         dataset = self._member(name)
         if not isinstance(dataset, h5py.Dataset):
             self._refuse(f"has no dataset /{name}")
@@ -324,7 +324,7 @@ class ShardReader:
 
 
 def _columns(schema: Schema) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
-    """The datasets with one row per sample: row shape and dtype. What would have no columns is left out."""
+    """Return the datasets with one row per sample: shape of a row and dtype. Those without columns are left out."""
     columns: dict[str, tuple[tuple[int, ...], DTypeLike]] = {}
     if schema.labelled:
         columns["labels"] = ((), np.float32)
@@ -336,7 +336,7 @@ def _columns(schema: Schema) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
 
 
 def _ragged_columns(table: TableSchema) -> dict[str, DTypeLike]:
-    """The datasets of a ragged table with one element per row id."""
+    """Return the datasets of a ragged table with one element per row id, and their dtypes."""
     return {"ids": _id_dtype((table,)), **({"weights": np.float32} if table.weighted else {})}
 
 
@@ -363,18 +363,18 @@ def _why_unreadable(path: Path, error: OSError) -> str:
 
 
 def read_schema(text: str, path: Path, mend: str) -> Schema:
-    """A schema from JSON of the file at `path`: integers and truth values are taken as they are, not converted.
+    """Return the schema in JSON text of the file at `path`. Integers and booleans are taken as they are, not converted.
 
     Raises:
-        DatasetError: it is no JSON, or beyond the bounds of any schema.
-        pydantic.ValidationError: it is no schema.
+        DatasetError: The text is not JSON, or exceeds the bounds of any schema.
+        pydantic.ValidationError: It is not a schema.
     """
     tree = parse_json(text.encode("utf-8", "surrogatepass"), path, error=DatasetError, mend=mend)
     return Schema.model_validate_json(json.dumps(tree), strict=True)
 
 
 def first_fault(error: ValidationError) -> str:
-    """Place and reason of the first thing that pydantic found wrong."""
+    """Return place and reason of the first error that pydantic found."""
     fault = error.errors()[0]
     place = ".".join(str(part) for part in fault["loc"])
     reason = fault["msg"].removeprefix("Value error, ")

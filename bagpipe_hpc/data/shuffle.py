@@ -1,7 +1,7 @@
-"""Another order of the samples in every epoch, in blocks: blocks change places, and samples change places in a block.
+"""Shuffling of the samples anew in each epoch: the order of blocks, and the order of samples within each block.
 
-The order is a counter-based function of seed and epoch, so it can begin anywhere, on any machine, after any restart.
-Reading stays sequential within a block.
+The order is a counter-based function of seed and epoch, so reading can begin anywhere, on any machine, after any
+restart. Reading stays sequential within a block.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class BlockShuffle:
     """An order of samples.
 
     Args:
-        block_size: Consecutive samples that stay together; the split's last block may be short.
-        seed: Of the job.
+        block_size: Number of consecutive samples that stay together; the last block of the split may be shorter.
+        seed: The job's seed.
     """
 
     block_size: int
     seed: int
 
     def runs(self, epoch: int, num_samples: int, start: int = 0) -> Iterator[Int64Array]:
-        """Positions of the samples in the split, block by block, from the start-th in this order on."""
+        """Yield the positions in the split, int64 (n,), block by block, from position `start` of this order on."""
         num_blocks = -(-num_samples // self.block_size)
         for block in permutation(num_blocks, self.seed, epoch, 0).tolist():
             first = block * self.block_size
@@ -44,7 +44,7 @@ class BlockShuffle:
 
 
 def permutation(size: int, seed: int, epoch: int, stream: int) -> Int64Array:
-    """0 .. size - 1 in the order that seed, epoch and stream say; int64 (size,)."""
+    """Return a permutation of 0 .. size - 1 that depends on seed, epoch and stream; int64 (size,)."""
     return np.argsort(_bits(size, np.uint64(seed), np.uint64(epoch), np.uint64(stream)), kind="stable")
 
 
@@ -61,7 +61,7 @@ def _bits(size: int, seed: np.uint64, epoch: np.uint64, stream: np.uint64) -> ND
 def shuffled_batches(
     split: Split, shuffle: BlockShuffle, epoch: int, batch_size: int, start_sample: int = 0
 ) -> Iterator[Batch]:
-    """As `Split.batches`, in shuffled order; `start_sample` counts in this order. A block is in memory as a whole."""
+    """Yield batches as `Split.batches`, but shuffled; `start_sample` counts in this order. One block is in memory."""
     return _of_size(_blocks(split, shuffle, epoch, start_sample), batch_size)
 
 
@@ -73,7 +73,7 @@ def _blocks(split: Split, shuffle: BlockShuffle, epoch: int, start_sample: int) 
 
 
 def _of_size(pieces: Iterable[Batch], batch_size: int) -> Iterator[Batch]:
-    """The same samples in batches of a size; the last may be short."""
+    """Yield the same samples in batches of this size; the last may be short."""
     waiting: list[Batch] = []
     missing = batch_size
     for piece in pieces:

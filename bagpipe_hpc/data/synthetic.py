@@ -1,13 +1,14 @@
-"""Synthetic click logs with the cardinalities of public data sets, skewed ids, and labels that can be learned.
+"""Synthetic click logs with the table sizes of public data sets, skewed ids, and labels that a model can learn.
 
-Sample i is a function of (profile, scale, skew, seed, i) alone: every random number is a hash of what it is for, so
-the stream needs no state, any part of it can be made anywhere, and block sizes leave no trace.
+Sample i depends only on (profile, scale, skew, seed, i): every random number is a hash of its purpose. So the stream
+needs no state, any part of it can be made anywhere, and block sizes do not influence it.
 
-* Ids: rank r of a table of n rows is drawn with probability proportional to about r^-skew (bounded Zipf law, by its
-  inverse distribution function), then scattered over the table by an affine bijection of its rows.
-* Bags: sizes are uniform, ids as above but not scattered; each adds its effect.
-* Labels: a hidden teacher gives every (table, rank) a normal effect, adds a linear function of the dense features, and
-  draws the click from the logistic function of the sum. Spread and base rate are calibrated on a pilot sample.
+* Ids: rank r of a table of n rows has a probability proportional to about r^-skew (bounded Zipf distribution, drawn by
+  its inverse distribution function). An affine bijection maps ranks to the rows of the table.
+* Bags: sizes are uniform; ids are drawn as above, but not mapped. Each id adds its effect.
+* Labels: a hidden model, the teacher, gives every (table, rank) a normally distributed effect, adds a linear function
+  of the dense features, and draws the click from the logistic function of the sum. A pilot sample calibrates spread and
+  click rate.
 """
 
 from __future__ import annotations
@@ -42,18 +43,18 @@ from bagpipe_hpc.splitmix import mix
 Float64Array = NDArray[np.float64]
 
 CLICK_RATE = 0.25
-LOGIT_STD = 1.4  # of the teacher's logits: the best possible AUC is then about 0.8
+LOGIT_STD = 1.4  # standard deviation of the teacher's logits: the best possible AUC is then about 0.8
 BLOCK_SAMPLES = 32_768
-BAGS, BAG_ROWS = "bags", 100_000  # the ragged table, and its rows at scale 1
+BAGS, BAG_ROWS = "bags", 100_000  # the ragged table, and its number of rows at scale 1
 
-_MAX_ROWS = 3_000_000_000  # of a table: the bijection multiplies two row numbers in int64
+_MAX_ROWS = 3_000_000_000  # of a table, because the bijection multiplies two row numbers in int64
 _PILOT_SAMPLES = 32_768
-_PILOT_START = 1 << 62  # far from every sample of a data set
+_PILOT_START = 1 << 62  # far from all samples of a data set
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Shape of a public data set: its dense features, and its tables with their true cardinalities."""
+    """Shape of a public data set: its dense features, and its tables with their real numbers of rows."""
 
     dense: tuple[str, ...]
     tables: dict[str, int]
@@ -87,16 +88,16 @@ PROFILES: dict[str, Profile] = {
 
 
 class SyntheticClicks:
-    """A stream of samples that can be read anywhere.
+    """A stream of samples that can be read at any position.
 
     Args:
         profile: Key of PROFILES.
-        scale: Factor on the cardinalities, rounded up.
-        skew: Exponent of the Zipf law; 0 is uniform.
-        seed: Chooses ids, teacher and labels.
-        bag_size: Ids of a sample, on average, in one more table, which is ragged; 0: there is none.
+        scale: Factor for the tables' numbers of rows; the result is rounded up.
+        skew: Exponent of the Zipf distribution; 0: uniform.
+        seed: Seed of ids, teacher and labels.
+        bag_size: Average number of ids per sample in an additional ragged table; 0: no such table.
     Raises:
-        ConfigError: an argument is out of range.
+        ConfigError: An argument is out of range.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class SyntheticClicks:
         self._bias = _bias_for(self._gain * logits, CLICK_RATE)
 
     def block(self, start: int, num_samples: int) -> tuple[Batch, Float32Array]:
-        """Samples [start, start + num_samples) and the teacher's click probabilities, float32, shape (num_samples,)."""
+        """Return samples [start, start + num_samples) and their click probabilities, float32, shape (num_samples,)."""
         ids, dense, bags, logits = self._draw(start, num_samples)
         probabilities = 1 / (1 + np.exp(-(self._gain * logits + self._bias)))
         labels = _draw_labels(self._seed, start, probabilities)
@@ -152,11 +153,11 @@ def synthesize(
     compression: Compression | None = None,
     progress: Progress = no_progress,
 ) -> Dataset:
-    """Write a synthetic data set; memory does not grow with it.
+    """Write a synthetic data set. Memory does not grow with it.
 
     Raises:
-        ConfigError: an argument is out of range.
-        DatasetError: the output exists or cannot be written.
+        ConfigError: An argument is out of range.
+        DatasetError: The output exists or cannot be written.
     """
     if num_samples < 1:
         raise ConfigError(f"the number of samples is {num_samples}, but must be at least 1")
@@ -198,7 +199,7 @@ def _check_settings(profile: str, scale: float, skew: float, seed: int, bag_size
 
 
 def _coprime_near(target: float, modulus: int) -> int:
-    """The first integer from target on without a common factor with modulus."""
+    """Return the first integer from target on that has no common factor with modulus."""
     factor = max(1, int(target))
     while math.gcd(factor, modulus) != 1:
         factor += 1
@@ -206,7 +207,7 @@ def _coprime_near(target: float, modulus: int) -> int:
 
 
 def _bias_for(logits: Float64Array, rate: float) -> float:
-    """The bias with which the mean of the logistic function of logits is rate; by bisection."""
+    """Return the bias with which the mean of the logistic function of logits + bias is rate, found by bisection."""
     low, high = -20.0, 20.0
     for _ in range(50):
         middle = (low + high) / 2
@@ -216,19 +217,19 @@ def _bias_for(logits: Float64Array, rate: float) -> float:
 
 @compiled
 def _hash(seed: np.uint64, stream: int, counter: int) -> np.uint64:
-    """64 random bits for one purpose (stream) and one sample or rank (counter)."""
+    """Return 64 random bits for one purpose (stream) and one sample or rank (counter)."""
     return mix(mix(seed + np.uint64(stream) * np.uint64(0x9E3779B97F4A7C15)) + np.uint64(counter))
 
 
 @compiled
 def _uniform(bits: np.uint64) -> float:
-    """In (0, 1)."""
+    """Return a number in (0, 1)."""
     return (np.float64(bits >> np.uint64(12)) + 0.5) * 2.0**-52
 
 
 @compiled
 def _normal(bits: np.uint64) -> float:
-    """About standard normal: the sum of four 16-bit uniforms, scaled to unit variance."""
+    """Return a nearly standard normal number: the sum of four 16-bit uniforms, scaled to unit variance."""
     mask = np.uint64(0xFFFF)
     total = np.float64(bits & mask) + np.float64((bits >> np.uint64(16)) & mask)
     total += np.float64((bits >> np.uint64(32)) & mask) + np.float64(bits >> np.uint64(48))
@@ -237,7 +238,7 @@ def _normal(bits: np.uint64) -> float:
 
 @compiled
 def _zipf_rank(uniform: float, num_rows: int, skew: float) -> int:
-    """Rank in [0, num_rows): inverse distribution function of the density x^-skew on [0.5, num_rows + 0.5]."""
+    """Return a rank in [0, num_rows): inverse distribution function of the density x^-skew on [0.5, num_rows + 0.5]."""
     span = math.log(2.0 * num_rows + 1.0)
     power = 1.0 - skew
     log_x = uniform * span if abs(power) < 1e-9 else math.log1p(uniform * math.expm1(power * span)) / power
@@ -278,9 +279,9 @@ def _draw_samples(
 def _draw_bags(
     seed: np.uint64, start: int, stream: int, num_rows: int, skew: float, mean_size: int, logits: Float64Array
 ) -> tuple[Int64Array, Int64Array]:
-    """Offsets (n + 1,) and ids of bags of 0 to 2 mean_size ids; logits (n,) get the effects of the ids.
+    """Return offsets (n + 1,) and ids of bags of 0 to 2 mean_size ids; add the effects of the ids to logits (n,).
 
-    Streams of random numbers: the given one for sizes, + 1 for ids, + 2 for effects.
+    Streams of random numbers: `stream` for sizes, `stream` + 1 for ids, `stream` + 2 for effects.
     """
     offsets = np.zeros(len(logits) + 1, np.int64)
     for i in range(len(logits)):

@@ -1,4 +1,4 @@
-"""Reading every byte of a data set, file by file: HDF5 holds each chunk against its checksum."""
+"""Reading every byte of a data set, file by file. HDF5 compares each chunk with its checksum."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SAMPLES_PER_READ = 32_768
 
 
 def verify_files(path: Path, progress: Progress = no_progress) -> Iterator[tuple[str, DatasetError | None]]:
-    """dataset.json, every shard of a data set and its vocabulary, if it has one; damaged ones included.
+    """Check dataset.json, every shard and the vocabulary, if there is one. Continues after a damaged file.
 
-    Returns:
-        The file within the data set, and what is wrong with it; None: nothing.
+    Yields:
+        The file within the data set, and its fault; None: no fault.
     Raises:
         DatasetError: dataset.json is missing or damaged.
     """
@@ -48,10 +48,10 @@ def verify_files(path: Path, progress: Progress = no_progress) -> Iterator[tuple
 
 
 def _verify_vocabulary(path: Path, sha256: str | None) -> None:
-    """Args: sha256: The digest that dataset.json has; None: it has none. Raises DatasetError."""
+    """Compare the vocabulary with its digest in dataset.json; None: there is no digest. Raises DatasetError."""
     digest = vocabulary_digest(read_vocabulary(path))
     if sha256 is not None and digest != sha256:
         raise DatasetError(
-            f"{path / VOCABULARY}: belongs to another data set, since {MANIFEST} has another digest of it; copy the "
+            f"{path / VOCABULARY}: belongs to another data set, because {MANIFEST} has another digest of it; copy the "
             "data set again, or make it again with `bagpipe import`"
         )

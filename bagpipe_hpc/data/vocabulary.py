@@ -1,4 +1,4 @@
-"""From the values of a categorical feature to row ids. Row 0 stands for missing and out-of-vocabulary values."""
+"""Mapping of the values of a categorical feature to row ids. Row 0 is for missing and out-of-vocabulary values."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from bagpipe_hpc.sharding import Int64Array
 from bagpipe_hpc.splitmix import mix
 
 MAX_HASH_ROWS = MAX_ROWS
-MAX_MIN_COUNT = 2**32 - 1  # where counts end
+MAX_MIN_COUNT = 2**32 - 1  # the largest value of a count
 _COUNT_LIMIT = np.uint32(0xFFFFFFFF)
 
 
 class Encoder(Protocol):
-    """A map from values to row ids of one table."""
+    """A mapping of values to row ids of one table."""
 
     @property
     def num_embeddings(self) -> int:
-        """Rows of the table."""
+        """Number of rows of the table."""
 
     def encode(self, values: Int64Array) -> Int64Array:
-        """Row ids of values, both shape (n,); negative values are missing."""
+        """Return the row ids of values, both int64, shape (n,). Negative values are missing."""
 
 
 class ValueCounter:
-    """Counts of distinct values; memory grows with the distinct values, not with the samples.
+    """Counts of distinct values. Memory grows with the distinct values, not with the samples.
 
-    A hash table (hash_table.py), at most half full.
+    It is a hash table (hash_table.py) that is at most half full.
 
     Args:
         dtype: Integer type that holds every value.
@@ -45,29 +45,29 @@ class ValueCounter:
         self._keys, self._counts = _empty_table(0, dtype)
 
     def add(self, values: Int64Array) -> None:
-        """Count values, shape (n,); negative ones are missing and not counted."""
+        """Count values, shape (n,). Negative values are missing and not counted."""
         self._grow(len(values))
         self.num_distinct += _count(values, self._keys, self._counts)
 
     def add_counts(self, values: NDArray[Any], counts: NDArray[np.uint32]) -> None:
-        """Count values, none of them missing, so many times each; both shape (n,)."""
+        """Add counts of values, both shape (n,). No value is missing."""
         self._grow(len(values))
         self.num_distinct += _add_counts(values, counts, self._keys, self._counts)
 
     def items(self) -> tuple[NDArray[Any], NDArray[np.uint32]]:
-        """Distinct values and their counts, each shape (num_distinct,), in no particular order."""
+        """Return the distinct values and their counts, each shape (num_distinct,), in any order."""
         used = self._counts > 0
         return self._keys[used], self._counts[used]
 
     def frequent(self, min_count: int) -> NDArray[Any]:
-        """Values seen so often, the most frequent first; among equals the smaller value first."""
+        """Return the values that occur at least min_count times, by falling count; equal counts by rising value."""
         values, counts = self.items()
         kept = counts >= min_count
         values, counts = values[kept], counts[kept]
         return values[np.lexsort((values, -counts.astype(np.int64)))]
 
     def _grow(self, num_new: int) -> None:
-        """Make room for so many distinct values more."""
+        """Make room for num_new more distinct values."""
         most = self.num_distinct + num_new
         if 2 * most > len(self._keys):
             values, counts = self.items()
@@ -76,44 +76,44 @@ class ValueCounter:
 
 
 class Vocabulary:
-    """Values have a row each.
+    """A mapping that gives each value a row of its own.
 
     Args:
-        values: Distinct and not negative, shape (n,): of rows 1 to n.
+        values: The values of rows 1 to n, shape (n,): distinct and not negative.
     """
 
     def __init__(self, values: NDArray[Any]) -> None:
         self.num_embeddings = 1 + len(values)
-        # Rows start at 1, so the mark 0 of a free place is already the answer for a value out of the vocabulary.
+        # Rows start at 1. So the mark 0 of an empty place is also the row of a value that is not in the vocabulary.
         self._keys, self._rows = _empty_table(len(values), values.dtype)
         _insert(values, np.arange(1, self.num_embeddings, dtype=np.uint32), self._keys, self._rows)
 
     @property
     def values(self) -> NDArray[Any]:
-        """Of rows 1 to n, shape (n,)."""
+        """The values of rows 1 to n, shape (n,)."""
         used = self._rows > 0
         values = np.empty(self.num_embeddings - 1, self._keys.dtype)
         values[self._rows[used] - 1] = self._keys[used]
         return values
 
     def encode(self, values: Int64Array) -> Int64Array:
-        """See Encoder."""
+        """See `Encoder.encode`."""
         return _look_up(values, self._keys, self._rows)
 
 
 def require_min_count(min_count: int) -> None:
-    """Raise ConfigError outside [1, MAX_MIN_COUNT]."""
+    """Raise ConfigError if min_count is outside [1, MAX_MIN_COUNT]."""
     if not 1 <= min_count <= MAX_MIN_COUNT:
         raise ConfigError(f"the minimum count is {min_count}, but must be from 1 to {MAX_MIN_COUNT:,}")
 
 
 class HashedVocabulary:
-    """Values are hashed onto rows 1..num_rows - 1; nothing is counted, different values may share a row.
+    """A mapping by hashing to rows 1 .. num_rows - 1. Nothing is counted, and different values may share a row.
 
     Args:
-        num_rows: Rows of the table, row 0 (missing) included.
+        num_rows: Number of rows of the table, including row 0 (missing).
     Raises:
-        ConfigError: num_rows below 2 or above MAX_HASH_ROWS.
+        ConfigError: num_rows is below 2 or above MAX_HASH_ROWS.
     """
 
     def __init__(self, num_rows: int) -> None:
@@ -122,19 +122,19 @@ class HashedVocabulary:
         self.num_embeddings = num_rows
 
     def encode(self, values: Int64Array) -> Int64Array:
-        """See Encoder."""
+        """See `Encoder.encode`."""
         return _hash(values, self.num_embeddings)
 
 
 def _empty_table(num_values: int, dtype: DTypeLike) -> tuple[NDArray[Any], NDArray[np.uint32]]:
-    """A table of at least twice as many places as values: keys, and what belongs to each."""
+    """Return an empty hash table with at least twice as many places as values: the keys and the number of each key."""
     num_places = 1 << max(10, (2 * num_values - 1).bit_length())
     return np.zeros(num_places, dtype), np.zeros(num_places, np.uint32)
 
 
 @compiled
 def _count(values: Int64Array, keys: NDArray[Any], counts: NDArray[np.uint32]) -> int:
-    """Count values; returns how many were new."""
+    """Count values; return how many were new."""
     num_new = 0
     for i in range(len(values)):
         if values[i] >= 0:
@@ -150,7 +150,7 @@ def _count(values: Int64Array, keys: NDArray[Any], counts: NDArray[np.uint32]) -
 def _add_counts(
     new: NDArray[Any], new_counts: NDArray[np.uint32], keys: NDArray[Any], counts: NDArray[np.uint32]
 ) -> int:
-    """Add counts to those of the same values; returns how many values were new."""
+    """Add counts to those of the same values; return how many values were new."""
     num_new = 0
     for i in range(len(new)):
         place = place_of(np.int64(new[i]), keys, counts)
@@ -162,7 +162,7 @@ def _add_counts(
 
 @compiled
 def _insert(new: NDArray[Any], new_values: NDArray[np.uint32], keys: NDArray[Any], values: NDArray[np.uint32]) -> None:
-    """Insert values that are not there, each with what belongs to it."""
+    """Insert keys that are not in the table, each with its number."""
     for i in range(len(new)):
         place = place_of(np.int64(new[i]), keys, values)
         keys[place] = new[i]
@@ -171,7 +171,7 @@ def _insert(new: NDArray[Any], new_values: NDArray[np.uint32], keys: NDArray[Any
 
 @compiled
 def _look_up(wanted: Int64Array, keys: NDArray[Any], values: NDArray[np.uint32]) -> Int64Array:
-    """What belongs to each value; 0 for negative values and those that are not there."""
+    """Return the number of each wanted key; 0 for negative keys and those that are not in the table."""
     found = np.zeros(len(wanted), np.int64)
     for i in range(len(wanted)):
         if wanted[i] >= 0:

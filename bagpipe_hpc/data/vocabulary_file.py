@@ -1,4 +1,4 @@
-"""The file of a data set that says which value has which row. The layout is specified in docs/data.md."""
+"""The file of a data set that stores which value has which row. docs/data.md specifies the layout."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _MEND = "copy the data set again, or make it again with `bagpipe import`"
 
 @dataclass(frozen=True)
 class TableVocabulary:
-    """Rows of one table."""
+    """The rows of one table."""
 
-    type: str  # what the encoder's integers stand for: "text" or "hexadecimal"
+    type: str  # what the encoder's integers represent: "text" or "hexadecimal"
     encoder: Encoder
 
 
@@ -37,7 +37,7 @@ def write_vocabulary(path: Path, tables: Mapping[str, TableVocabulary]) -> None:
     """Write the file, which must not exist.
 
     Raises:
-        DatasetError: it cannot be written.
+        DatasetError: The file cannot be written.
     """
     with writing_hdf5(path) as file:
         file.attrs["format"] = FORMAT
@@ -54,10 +54,10 @@ def write_vocabulary(path: Path, tables: Mapping[str, TableVocabulary]) -> None:
 
 
 def vocabulary_digest(tables: Mapping[str, TableVocabulary]) -> str:
-    """SHA-256 of what rows stand for: two data sets with the same digest give every value the same row.
+    """Return the SHA-256 of the mapping: two data sets with the same digest give every value the same row.
 
-    Hashed, per table in name order: the name, NUL, the type, NUL; then, where values have rows of their own, their
-    number and the values in row order as little-endian integers; where values are hashed, the number of rows, negative.
+    For each table in name order it hashes the name, NUL, the type, NUL. Then, if values have rows of their own, their
+    number and the values in row order as little-endian integers; if values are hashed, the negative number of rows.
     """
     digest = hashlib.sha256()
     for name in sorted(tables):
@@ -77,7 +77,7 @@ def read_vocabulary(path: Path) -> dict[str, TableVocabulary]:
     Args:
         path: Directory of the data set.
     Raises:
-        DatasetError: the data set has none, or it is damaged, foreign or of another version.
+        DatasetError: The data set has no such file, or the file is damaged, foreign or of another version.
     """
     if not os.path.lexists(path / FILE):
         raise DatasetError(f"{path}: has no {FILE}; give the output directory of `bagpipe import`")

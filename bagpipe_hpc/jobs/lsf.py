@@ -8,14 +8,14 @@ from bagpipe_hpc.jobs.shell import COUNT_RANKS, MPIRUN
 # The directive -Q requeues a job that exits with 75; it keeps its id.
 _JOB = """\
 job_id=$LSB_JOBID
-read -ra hosts <<<"$LSB_MCPU_HOSTS"  # of each its name and its slots
+read -ra hosts <<<"$LSB_MCPU_HOSTS"  # name and slots of each host
 num_nodes=$((${#hosts[@]} / 2))
 requeue() { exit 75; }
 """
 
 
 def directives(job: JobDescription) -> list[str]:
-    """The lines that LSF reads."""
+    """Return the directives that LSF reads."""
     ranks = job.max_ranks_per_node
     minutes = -(-job.time_limit_seconds // 60)
     options = [
@@ -36,5 +36,5 @@ def directives(job: JobDescription) -> list[str]:
 
 
 def body(job: JobDescription) -> list[str]:
-    """Shell: `job_id`, `num_nodes`, `requeue` and `launch`."""
+    """Return shell code that sets `job_id`, `num_nodes`, `requeue` and `launch`."""
     return [_JOB, COUNT_RANKS + MPIRUN[job.mpi]]

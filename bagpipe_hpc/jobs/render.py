@@ -1,4 +1,4 @@
-"""A job script of a description: what the batch system reads, what a user edits, and what does the work."""
+"""A job script made from a description: directives of the batch system, a part to edit, a part that works."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _SUBMIT = MappingProxyType({"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub <", "
 _SUFFIX = MappingProxyType({"slurm": "sbatch", "pbs": "pbs", "lsf": "lsf", "flux": "flux"})
 _PURPOSE = MappingProxyType(
     {
-        "train": "Train: oracle, embedding servers and trainers in one MPI job.",
-        "train-mpirun": "Train, started by mpirun: for an MPI that srun cannot start.",
+        "train": "Train with oracle, embedding servers and trainers in one MPI job.",
+        "train-mpirun": "Train with ranks that mpirun starts, for an MPI that srun cannot start.",
         "train-het": "Train on two kinds of nodes in one MPI job: oracle and servers, trainers.",
-        "import": "Make a data set of the files of a click log, on all ranks of a job.",
-        "bench": "Look at the nodes of a job and measure them.",
+        "import": "Make a data set from the files of a click log, on all ranks of a job.",
+        "bench": "Check and measure the nodes of a job.",
     }
 )
 _EDIT = "# -- edit this part (docs/hpc.md) " + "-" * 68
@@ -36,35 +36,35 @@ _WORK = "# -- nothing to edit from here on " + "-" * 68
 
 
 def render(job: JobDescription) -> str:
-    """The whole script. Pure; every value in it is checked by the description, or quoted for the shell."""
+    """Return the whole script. Pure. Every value is checked by the description or quoted for the shell."""
     head = ["#!/usr/bin/env bash", f"# {_PURPOSE[job.template]}", f"#   {_SUBMIT[job.system]} {file_name(job)}"]
     edited = [_EDIT, *_DIRECTIVES[job.system](job), "", *_site_lines(job), "", *map(_assignment, _variables(job))]
     return "\n".join([*head, *edited, "", _WORK, *_work(job)]).rstrip("\n") + "\n"
 
 
 def _site_lines(job: JobDescription) -> list[str]:
-    return ["# What your site needs, for example `module load`:", *job.site_lines]
+    return ["# Commands that your site needs, for example `module load`:", *job.site_lines]
 
 
 def file_name(job: JobDescription) -> str:
-    """What the script is called under jobs/."""
+    """Return the name of the script in jobs/."""
     return f"{job.template}.{_SUFFIX[job.system]}"
 
 
 def _variables(job: JobDescription) -> list[Variable]:
-    environment = ("venv", job.venv, "the virtual environment that env/setup.sh made")
+    environment = ("venv", job.venv, "virtual environment that env/setup.sh made")
     if job.template == "import":
         return [
             environment,
             ("importer", job.importer, "criteo, avazu or table"),
-            ("schema_file", job.schema_file or "", "of the importer table: what the columns are (docs/data.md)"),
-            ("files", job.files, "click logs, plain or gzip, in time order; table takes CSV, TSV and Parquet"),
-            ("data", job.data, "the data set to make"),
-            ("import_options", job.import_options, "further arguments of bagpipe import, as --min-count 10"),
+            ("schema_file", job.schema_file or "", "for the importer table: describes the columns (docs/data.md)"),
+            ("files", job.files, "click logs, plain or gzip, in time order; for table: CSV, TSV and Parquet"),
+            ("data", job.data, "directory of the data set to make"),
+            ("import_options", job.import_options, "further arguments of bagpipe import, such as --min-count 10"),
         ]
     layout = [
-        ("servers", job.servers, "embedding servers"),
-        ("trainers_per_node", job.num_trainers_per_node, "one for each GPU of a node"),
+        ("servers", job.servers, "number of embedding servers"),
+        ("trainers_per_node", job.num_trainers_per_node, "trainers of each node, one for each GPU"),
         ("threads", job.threads, "cores of each rank"),
     ]
     if job.template == "train-het":
@@ -72,23 +72,23 @@ def _variables(job: JobDescription) -> list[Variable]:
     if job.template == "bench":
         return [
             environment,
-            ("benchmarks", job.benchmarks, "of doctor, oracle, rma, ladder; ladder trains, the others need no data"),
-            ("data", job.data, "the data set of ladder"),
-            ("run_dir", job.run_dir, "where the figures go"),
+            ("benchmarks", job.benchmarks, "some of doctor, oracle, rma, ladder; only ladder needs data"),
+            ("data", job.data, "data set for ladder"),
+            ("run_dir", job.run_dir, "directory for the figures"),
             *layout,
         ]
-    sweep = [("sweep", job.sweep, "a setting for each task of the array")] if job.sweep else []
+    sweep = [("sweep", job.sweep, "one setting for each task of the array")] if job.sweep else []
     return [
         environment,
-        ("data", job.data, "the data set"),
+        ("data", job.data, "directory of the data set"),
         ("stage_data", str(job.stage_data).lower(), "true: copy the data set to node-local scratch first"),
-        ("run_dir", job.run_dir, "where checkpoints, metrics and summary go"),
-        ("config", job.config or "", "a YAML file of settings, or nothing"),
-        ("settings", job.settings, "settings that override it: section.key=value"),
+        ("run_dir", job.run_dir, "directory for checkpoints, metrics and the summary"),
+        ("config", job.config or "", "YAML file with settings, or empty"),
+        ("settings", job.settings, "settings that override the file: section.key=value"),
         *sweep,
         *layout,
         ("checkpoint_every", job.checkpoint_every, "iterations"),
-        ("max_restarts", job.max_restarts, "of a job that gets no further: then it is not started again"),
+        ("max_restarts", job.max_restarts, "restarts without a new checkpoint before the job gives up"),
         *(_VARIABLES[job.system](job) if job.system in _VARIABLES else []),
     ]
 

@@ -1,8 +1,8 @@
-"""The parts of a job script that are the same for all batch systems. Constants: nothing is ever put into them.
+"""The parts of a job script that are the same for all batch systems. They are constants: nothing is inserted into them.
 
-What they need comes from the part that is edited (`servers`, `data`, ...) and from the batch system's own part:
-`job_id`, `num_nodes`, `launch`, the command that starts ranks, and `requeue`, which makes the job run again and ends
-the script. `warn_after` is there where the batch system sends no signal before the time limit.
+They use the variables of the part to edit (`servers`, `data`, ...) and what the batch system's own part sets: `job_id`,
+`num_nodes`, `launch`, which is the command that starts ranks, and `requeue`, which makes the job run again and ends the
+script. `warn_after` is set if the batch system sends no signal before the time limit.
 """
 
 BEGIN = """\
@@ -23,12 +23,12 @@ export OMP_NUM_THREADS=$threads
 
 TRAIN = """\
 mkdir -p "$run_dir" || fail "$run_dir cannot be made: name another run_dir"
-if [[ -e $run_dir/DONE ]]; then say "$run_dir is done already; name another run_dir to train anew"; exit 0; fi
+if [[ -e $run_dir/DONE ]]; then say "$run_dir is complete; name another run_dir to train again"; exit 0; fi
 
-# Every run says where it starts: some end without a word, with their node.
+# Every run notes where it starts, because some end without a message when their node fails.
 newest() { cut -d" " -f1 "$run_dir/checkpoints/latest" 2>/dev/null || echo "the beginning"; }
 give_up() {
-  say "error: no run gets further than $from, max_restarts is $max_restarts: mend the cause, then submit again to go on"
+  say "error: no run gets further than $from, max_restarts is $max_restarts: fix the cause, then submit again"
   exit 1
 }
 from=$(newest)
@@ -36,7 +36,8 @@ echo "job $job_id starts from $from" >>"$run_dir/starts.log" || fail "$run_dir c
 starts=$(grep -cxF "job $job_id starts from $from" "$run_dir/starts.log")
 if ((starts > max_restarts + 1)); then give_up; fi
 
-# A signal goes on to the ranks, which write a checkpoint and exit with 75: USR1 before the time limit, TERM to end.
+# Pass signals on to the ranks, which write a checkpoint and exit with 75. USR1 comes before the time limit. After TERM
+# the script ends.
 launcher='' told='' signals=0 staged='' timer=''
 pass_on() {
   told=$1 signals=$((signals + 1))
@@ -54,7 +55,7 @@ if [[ -n ${warn_after:-} ]]; then  # the batch system sends no signal before the
   timer=$!
 fi
 
-if [[ $stage_data == true ]]; then  # rank 0 alone reads the data, on the node of this script
+if [[ $stage_data == true ]]; then  # only rank 0, on the node of this script, reads the data
   for scratch in "${SLURM_TMPDIR:-}" "/mnt/bb/${USER:-}" "${TMPDIR:-}" /tmp; do
     if [[ -n $scratch && -d $scratch && -w $scratch ]]; then break; fi
   done
@@ -69,12 +70,12 @@ arguments+=(--set "roles.servers=$servers" --set "training.threads=$threads" --s
 for setting in "${settings[@]}"; do arguments+=(--set "$setting"); done
 if [[ -n $config ]]; then arguments+=("$config"); fi
 
-status=1  # of a job that was told to end before it began
+status=1  # if a signal came before the job began
 if [[ -z $told ]]; then
   say "training on ${SLURM_JOB_NODELIST:-$num_nodes nodes}, from $from"
   "${launch[@]}" "$bagpipe" train "${arguments[@]}" &
   launcher=$!
-  until  # a signal ends the wait, but not what is waited for
+  until  # a signal ends `wait`, but not the launcher
     before=$signals
     wait "$launcher"
     status=$?
@@ -83,16 +84,16 @@ if [[ -z $told ]]; then
   launcher=''
 fi
 
-# Rank 0 writes DONE last. Exit codes say less: a launcher may lose a node and exit with 0.
+# Rank 0 writes DONE last. Exit codes are not enough: a launcher that loses a node may exit with 0.
 if [[ -e $run_dir/DONE ]]; then say "done"; exit 0; fi
 if [[ $told == TERM ]]; then say "told to end"; exit 143; fi
 case $status in
-  2 | 126 | 127) fail "the job cannot work as it is (see above)" ;;
-  3) say "error: training diverged (see above); another run would end the same way"; exit 3 ;;
+  2 | 126 | 127) fail "the job cannot work in this way (see above)" ;;
+  3) say "error: training diverged (see above); another run would end in the same way"; exit 3 ;;
 esac
 say "ended with status $status; the newest checkpoint is $(newest)"
 if [[ $(newest) == "$from" ]] && ((starts > max_restarts)); then give_up; fi
-say "goes on in another run"
+say "continues in another run"
 requeue
 """
 
@@ -100,11 +101,11 @@ COUNT_RANKS = """\
 ranks=$((1 + servers + num_nodes * trainers_per_node))
 """
 
-# Ranks are dealt out to the nodes one at a time, so every node gets equally many trainers. Open MPI passes on to other
-# nodes the variables it is told to; MPICH passes on all of them.
+# Ranks are placed on the nodes one at a time, so all nodes get the same number of trainers. Open MPI passes on to other
+# nodes the variables that it is told to; MPICH passes on all of them.
 MPIRUN = {
     "openmpi": """\
-end_signal=USR1  # mpirun passes it on; after TERM, Open MPI's kills all ranks within a second
+end_signal=USR1  # mpirun passes it on; after TERM, Open MPI's mpirun kills all ranks within a second
 launch=(mpirun -n "$ranks" --map-by node --bind-to none -x OMP_NUM_THREADS -x PATH)
 for name in $(compgen -e); do
   case $name in

@@ -5,12 +5,12 @@ from __future__ import annotations
 from bagpipe_hpc.jobs.description import JobDescription
 from bagpipe_hpc.jobs.shell import COUNT_RANKS, MPIRUN
 
-# A job keeps its id when it is requeued.
+# A requeued job keeps its id.
 _JOB = """\
 job_id=$SLURM_JOB_ID
 num_nodes=$SLURM_JOB_NUM_NODES
 requeue() {
-  scontrol requeue "$job_id" || fail "Slurm does not requeue this job: submit it again to go on"
+  scontrol requeue "$job_id" || fail "Slurm does not requeue this job: submit it again to continue"
   exit 75
 }
 """
@@ -18,20 +18,20 @@ _ARRAY = """\
 settings+=("${sweep[SLURM_ARRAY_TASK_ID]}")
 run_dir=$run_dir/task-$SLURM_ARRAY_TASK_ID
 """
-# Without `unset`, srun would hold the tasks per node of the allocation against the number of ranks.
+# Without `unset`, srun would compare the allocation's tasks per node with the number of ranks, and refuse.
 _CHECK_ROOM = """\
 ((ranks <= SLURM_NTASKS)) ||
   fail "$ranks ranks (1 + servers + nodes * trainers_per_node), but room for $SLURM_NTASKS: raise --ntasks-per-node"
 unset SLURM_NTASKS_PER_NODE
 """
-# With a range of nodes the job asks for cores: had it asked for tasks, it would need the nodes of its first run again.
+# With a range of nodes the job asks for cores. If it asked for tasks, it would again need the nodes of its first run.
 _CHECK_CORES = """\
-fullest=$(((servers + num_nodes) / num_nodes + trainers_per_node))  # ranks of the node that has most
+fullest=$(((servers + num_nodes) / num_nodes + trainers_per_node))  # ranks on the node with the most ranks
 ((fullest * threads <= SLURM_CPUS_ON_NODE)) ||
   fail "$fullest ranks of $threads threads on a node, but $SLURM_CPUS_ON_NODE cores: raise --mincpus"
 """
-# A rank that dies ends the job 30 s later, if MPI does not before. At once, as --kill-on-bad-exit=1 has it, would be
-# too early: ranks that all are about to exit with 75 would be killed, and srun would report that.
+# If a rank dies and MPI does not end the job, srun ends it 30 s later. --kill-on-bad-exit=1 would end it at once: it
+# would kill ranks that are about to exit with 75, and srun would report that.
 _SRUN = {
     "openmpi": """\
 export PMIX_MCA_psec=native  # Open MPI 5; other versions ignore it
@@ -50,7 +50,7 @@ launch+=(--het-group=0,1)
 
 
 def directives(job: JobDescription) -> list[str]:
-    """The lines that Slurm reads."""
+    """Return the directives that Slurm reads."""
     options = [*_common(job), *_place(job)]
     if job.template == "train-het":
         tasks = [f"ntasks={job.nodes * job.num_trainers_per_node}", f"ntasks-per-node={job.num_trainers_per_node}"]
@@ -67,7 +67,7 @@ def directives(job: JobDescription) -> list[str]:
 
 
 def body(job: JobDescription) -> list[str]:
-    """Shell: `job_id`, `num_nodes`, `requeue` and `launch`."""
+    """Return shell code that sets `job_id`, `num_nodes`, `requeue` and `launch`."""
     parts = [_JOB, _ARRAY] if job.sweep else [_JOB]
     if job.template == "import":
         return [*parts, "threads=1\n" + _SRUN[job.mpi]]

@@ -6,14 +6,14 @@
     plan             owners, slots, evictions, lists
     encode           one message per rank
 
-Every stage may be a few batches ahead of the next; plan i is made when batch i + L has entered. No MPI here.
+Every step may be a few batches ahead of the next; plan i is made when batch i + L has entered. No MPI here.
 
 Evaluation is read-only batches between training batches. They are numbered along, looked ahead to and cached like all
 others, but their samples stay in order. So the assignment, like everything that the model depends on, sees the
 training batches alone.
 
 A *boundary* is where the job may stop and go on later: what the caches hold there, and how the samples of batches that
-were assigned already stand. It is taken when the plan before it is made, so that no stage waits for another.
+were assigned already stand. It is taken when the plan before it is made, so that no step waits for another.
 """
 
 from __future__ import annotations
@@ -22,23 +22,19 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.data.dataset import Dataset, Split
 from bagpipe_hpc.data.schema import Schema
-from bagpipe_hpc.data.shuffle import BlockShuffle, shuffled_batches
 from bagpipe_hpc.lookahead.locality import AssignerState, LocalityAssigner
 from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner
 from bagpipe_hpc.lookahead.warm_up import warm_up
-from bagpipe_hpc.oracle.evaluation import Timetable
 from bagpipe_hpc.pipeline import Cores, Pipeline
 from bagpipe_hpc.protocol.codec import PlanMessages, encode_plan
 from bagpipe_hpc.protocol.plan import Int32Array, IterationPlan, Residents
-from bagpipe_hpc.runtime.data_position import TrainingRange
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 
@@ -141,7 +137,7 @@ class PlanStream:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Time that each stage has worked so far."""
+        """Time that each step has worked so far."""
         return dict(self._pipeline.seconds)
 
     def stop(self) -> None:
@@ -166,16 +162,16 @@ class PlanStream:
         read = pipeline.source("read batch", itertools.takewhile(self._goes_on, batches))
         assigned = read = self._admitted(read)
         if self._assigner is not None:
-            assigned = pipeline.stage("assign samples", self._assign, read)
-        due = pipeline.stage("enter batch", self._enter, assigned, at_end=self._still_due)
-        plans = pipeline.stage("plan", self._plan, due, at_end=self._note_end)
-        return pipeline.stage("encode", _encode, plans, meanwhile=meanwhile)
+            assigned = pipeline.step("assign samples", self._assign, read)
+        due = pipeline.step("enter batch", self._enter, assigned, at_end=self._still_due)
+        plans = pipeline.step("plan", self._plan, due, at_end=self._note_end)
+        return pipeline.step("encode", _encode, plans, meanwhile=meanwhile)
 
     def _goes_on(self, _: Batch) -> bool:
         return not (self._is_stopped or self._is_cut)
 
     def _admitted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        # Between two stages, where whoever waits holds no core.
+        # Between two steps, where whoever waits holds no core.
         for batch in batches:
             if not self._admits(batch):
                 self._is_cut = True
@@ -263,49 +259,3 @@ def warm_up_planning(config: Config, schema: Schema, num_trainers: int) -> None:
     if schema.ragged_tables:
         largest_share *= 1000  # as if so many samples had one id each: no bound on the ids of a sample is known
     warm_up(sum(schema.num_embeddings), id_dtype, config.oracle.max_dense_keys, largest_share)
-
-
-def timetable_of(config: Config, dataset: Dataset, training_range: TrainingRange) -> Timetable:
-    """Return when a job evaluates."""
-    batch_size = config.evaluation.batch_size or config.training.batch_size
-    split = dataset.split(config.evaluation.split)
-    num_batches = split.num_batches(batch_size) if config.evaluation.enabled else 0
-    every = config.evaluation.every
-    return Timetable(training_range.start.num_trained, training_range.end, num_batches, every, split.num_samples)
-
-
-def count_batches(training_range: TrainingRange, timetable: Timetable) -> int:
-    """Return the number of batches of this start: those to train on and those of evaluations."""
-    num_evaluated = timetable.num_evaluations * timetable.num_batches
-    return training_range.num_iterations + num_evaluated
-
-
-def sample_batches(
-    config: Config, dataset: Dataset, training_range: TrainingRange, timetable: Timetable
-) -> Iterator[Batch]:
-    """Yield all batches to train on, epoch by epoch, and those of each evaluation, read-only, when it is due."""
-    start = training_range.start
-    epochs = (
-        _epoch(config, dataset.train, epoch, start.sample if epoch == start.epoch else 0)
-        for epoch in range(start.epoch, training_range.epochs)
-    )
-    batches = itertools.chain.from_iterable(epochs)
-    for num_trained in range(start.num_trained, training_range.end + 1):
-        if timetable.is_due(num_trained):
-            yield from _evaluation(config, dataset)
-        if num_trained < training_range.end:
-            yield next(batches)
-
-
-def _evaluation(config: Config, dataset: Dataset) -> Iterator[Batch]:
-    batch_size = config.evaluation.batch_size or config.training.batch_size
-    for batch in dataset.split(config.evaluation.split).batches(batch_size):
-        yield replace(batch, read_only=True)
-
-
-def _epoch(config: Config, train: Split, epoch: int, start_sample: int) -> Iterator[Batch]:
-    training = config.training
-    if training.shuffle_block is None:
-        return train.batches(training.batch_size, start_sample=start_sample)
-    shuffle = BlockShuffle(training.shuffle_block, training.seed)
-    return shuffled_batches(train, shuffle, epoch, training.batch_size, start_sample)

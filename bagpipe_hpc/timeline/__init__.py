@@ -1,1 +1,1 @@
-"""What a traced run did: the trace of all ranks, where the time went, a picture."""
+"""The timeline of a traced run: the trace of all ranks, a table of where the time went, a picture."""

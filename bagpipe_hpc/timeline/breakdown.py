@@ -1,4 +1,4 @@
-"""Where the time went: per role and thread, the share of each activity."""
+"""Where the time went: the fraction of each activity, by role and thread."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Activity:
     """What threads of one kind did under one name, without the spans inside.
 
     Args:
-        share: Of the time that these threads had.
+        share: Fraction of the time of these threads.
         mean: Milliseconds per iteration and thread.
-        median: Of the milliseconds that belong to one iteration, per thread; None for what belongs to none.
+        median: Median over iterations of the milliseconds per thread; None if the spans belong to no iteration.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Activity:
 def break_down(timeline: Timeline, iterations: range) -> dict[tuple[str, str], list[Activity]]:
     """Return the activities by (role, thread) while these iterations were trained.
 
-    Of each thread the largest share comes first, and the shares add up to 1. Threads that did nothing are left out.
+    For each thread the largest comes first, and the fractions add up to 1. Threads without spans are left out.
     """
     threads: defaultdict[tuple[str, str], list[Track]] = defaultdict(list)
     for track in timeline.tracks:
@@ -42,7 +42,7 @@ def break_down(timeline: Timeline, iterations: range) -> dict[tuple[str, str], l
 
 
 def _activities(tracks: list[Track], iterations: range, start: float, stop: float) -> list[Activity]:
-    inside: defaultdict[str, float] = defaultdict(float)  # within the interval, whatever the iteration
+    inside: defaultdict[str, float] = defaultdict(float)  # within the interval, for all iterations
     own: defaultdict[str, defaultdict[tuple[int, int], float]] = defaultdict(lambda: defaultdict(float))
     for index, track in enumerate(tracks):
         for piece in innermost_pieces(track.spans, start, stop):

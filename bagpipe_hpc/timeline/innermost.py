@@ -1,4 +1,4 @@
-"""Which span a thread is in, at every moment: the innermost one. Table and picture both count by this."""
+"""The innermost span of a thread at each moment, on which the table and the picture are based."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Piece(NamedTuple):
     """A part of a span in which no span inside it runs.
 
     Args:
-        start, stop: Milliseconds.
+        start, stop: Times in milliseconds.
     """
 
     span: Span
@@ -26,10 +26,10 @@ class Piece(NamedTuple):
 
 
 def innermost_pieces(spans: list[Span], start: float = float("-inf"), stop: float = float("inf")) -> Iterator[Piece]:
-    """Yield the pieces of a thread's spans between start and stop, in order of time; they never overlap.
+    """Yield the pieces of a thread's spans between start and stop, in order of time. They do not overlap.
 
     Args:
-        spans: Of one thread, by start, an outer span before those inside it.
+        spans: Spans of one thread, ordered by start, an outer span before those inside it.
     """
     for piece in _all_pieces(spans):
         cut = Piece(piece.span, max(piece.start, start), min(piece.stop, stop))
@@ -39,7 +39,7 @@ def innermost_pieces(spans: list[Span], start: float = float("-inf"), stop: floa
 
 def _all_pieces(spans: list[Span]) -> Iterator[Piece]:
     open_spans: list[Span] = []
-    since = float("-inf")  # what comes before this moment is in a piece already
+    since = float("-inf")  # everything before this time is already in a piece
     for span in spans:
         while open_spans and open_spans[-1].stop <= span.start:
             yield Piece(open_spans[-1], since, open_spans[-1].stop)

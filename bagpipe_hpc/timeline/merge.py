@@ -1,13 +1,13 @@
 """The traces of all ranks in one file, with arrows from cause to effect.
 
-Per iteration an arrow leads from a span of one name to one of another:
+In each iteration an arrow leads from a span of one name to a span of another:
 
     plan    send     oracle  ->  receive plan  every server and trainer
     rows    gather   server  ->  get           every trainer
     use     get      trainer ->  compute       the same trainer
 
-An arrow is a pair of flow events, one right after the start of its first span, one just before the end of its last: so
-it points forward in time, and each end lies inside its span.
+An arrow is a pair of flow events, one just after the start of its first span, one just before the end of its last. So
+it points forward in time, and both ends lie inside their spans.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from bagpipe_hpc.errors import TraceError
 from bagpipe_hpc.trace import Event, read_trace, write_trace
 
-# Name of the arrow, name of the span it leaves, name of the span where it arrives, within one rank only.
+# Name of the arrow, name of the span where it begins, name of the span where it ends, whether only within one rank.
 ARROWS = (
     ("plan", "send", "receive plan", False),
     ("rows", "gather", "get", False),
@@ -32,35 +32,35 @@ _Ends = dict[tuple[str, int], dict[int, Event]]  # (name, iteration) -> rank -> 
 
 
 def rank_file(run_path: Path, rank: int) -> Path:
-    """Where a rank writes its own trace."""
+    """Return the file in which a rank writes its own trace."""
     return run_path / "trace" / f"rank{rank}.json"
 
 
 def merged_file(run_path: Path) -> Path:
-    """Where the trace of all ranks is."""
+    """Return the file with the trace of all ranks."""
     return run_path / "trace.json"
 
 
 def delete_traces(run_path: Path) -> None:
-    """Delete what an earlier run traced: it must not pass for this one's."""
+    """Delete the traces of an earlier run, so that they are not taken for those of this run."""
     for path in (merged_file(run_path), *_rank_files(run_path)):
         path.unlink(missing_ok=True)
 
 
 def find_trace(run_path: Path) -> Path:
-    """The merged trace of a run; of one that failed, it is made of the ranks that wrote theirs.
+    """Return the merged trace of a run. If the run failed, merge the traces of the ranks that wrote one.
 
     Raises:
-        TraceError: the run has none.
+        TraceError: The run has no trace.
     """
     return merged_file(run_path) if merged_file(run_path).exists() else merge_traces(run_path)
 
 
 def merge_traces(run_path: Path) -> Path:
-    """Merge the ranks' files into the trace of the run; holds one of them in memory at a time.
+    """Merge the ranks' files into the trace of the run. Holds one of them in memory at a time.
 
     Raises:
-        TraceError: there is none, or one is not a trace.
+        TraceError: There is no file, or one is not a trace.
     """
     paths = _rank_files(run_path)
     if not paths:
@@ -106,7 +106,7 @@ def _arrows(ends: _Ends) -> Iterator[Event]:
 def _arrow(name: str, number: int, iteration: int, source: Event, target: Event) -> Iterator[Event]:
     start = source["ts"] + min(_NANOSECOND, source["dur"] / 2)
     stop = target["ts"] + target["dur"] - min(_NANOSECOND, target["dur"] / 2)
-    if start < stop:  # clocks of different hosts may disagree by more than the whole journey
+    if start < stop:  # clocks of different hosts may differ by more than the time between the two events
         common = {"cat": "arrow", "name": name, "id": number, "args": {"iteration": iteration}}
         yield {"ph": "s", **common, "pid": source["pid"], "tid": source["tid"], "ts": round(start, 4)}
         yield {"ph": "f", "bp": "e", **common, "pid": target["pid"], "tid": target["tid"], "ts": round(stop, 4)}

@@ -1,4 +1,4 @@
-"""The picture of a timeline: a row per thread, a bar per span, coloured by activity."""
+"""The picture of a timeline: a row per thread, a bar per span, a colour per activity."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from bagpipe_hpc.timeline.tracks import ITERATION, Span, Timeline, Track
 
 FORMATS = (".png", ".svg", ".pdf")
 
-# Waiting is pale; planning is green, moving rows between servers and trainers blue, among trainers violet, computing
-# orange. Hues are as far apart as colour-blind eyes need, shades within a hue as the activities follow one another.
+# Waiting is pale, planning green, moving rows between servers and trainers blue, among trainers violet, computing
+# orange. Hues differ enough for colour-blind readers; shades within a hue follow the order of the activities.
 COLOURS = {
     "read batch": "#b8d98d", "assign samples": "#d9ef8b", "enter batch": "#8cc152", "plan": "#4d9221",
     "encode": "#66a61e", "send": "#276419",
@@ -28,24 +28,24 @@ COLOURS = {
     "start": "#b8b09c", "finish": "#8d8672",
 }  # fmt: skip
 WAITING = "#e3e3e3"
-OTHERS = ("#66c2a5", "#e78ac3", "#a6761d", "#1b9e77", "#e7298a", "#7570b3")  # for names that have no colour here
+OTHERS = ("#66c2a5", "#e78ac3", "#a6761d", "#1b9e77", "#e7298a", "#7570b3")  # for names without a colour above
 ROW_INCHES, WIDTH_INCHES = 0.42, 14.0
 FRAME = "#888888"
 LABEL_POINTS = 6.5
-# Of the width of the picture: a digit of a number, and the space around the number.
+# Fractions of the picture's width: a digit of a number, and the space around the number.
 DIGIT_FRACTION, GAP_FRACTION = 0.0046, 0.005
 
 
 def draw_timeline(timeline: Timeline, iterations: range, path: Path) -> None:
-    """Draw what all threads did while these iterations were trained; bars show the iteration that they work for.
+    """Draw what all threads did while these iterations were trained. Bars show the iteration that they work for.
 
-    Threads that did nothing meanwhile are left out.
+    Threads without spans in that time are left out.
 
     Raises:
-        TraceError: the name of the file is of no format that can be drawn.
+        TraceError: The name of the file does not end in a format that can be drawn.
     """
     if path.suffix.lower() not in FORMATS:
-        raise TraceError(f"{path} is of no format that can be drawn: end its name in {', '.join(FORMATS)}")
+        raise TraceError(f"{path} has no format that can be drawn: end its name in {', '.join(FORMATS)}")
     start, stop = timeline.interval(iterations)
     tracks = {_title(track): list(innermost_pieces(track.spans, start, stop)) for track in timeline.tracks}
     tracks = {title: pieces for title, pieces in tracks.items() if pieces}
@@ -62,18 +62,18 @@ def draw_timeline(timeline: Timeline, iterations: range, path: Path) -> None:
     _label(axes, list(tracks), iterations, start, stop)
     legend = [Patch(color=colour, label=name) for name, colour in colours.items()]
     legend.append(Patch(color=WAITING, label="waiting"))
-    legend.append(Patch(facecolor="none", edgecolor=FRAME, label="iteration: all of it"))
+    legend.append(Patch(facecolor="none", edgecolor=FRAME, label="frame: the whole iteration"))
     figure.legend(handles=legend, loc="outside lower center", ncols=8, frameon=False, fontsize="small")
     figure.savefig(path, dpi=130)
 
 
 def is_waiting(name: str) -> bool:
-    """Whether an activity is no work."""
+    """Return whether an activity is waiting."""
     return name.endswith(" wait") or name == "receive plan"
 
 
 def _colours(names: set[str]) -> dict[str, str]:
-    """Colours of the work among these names, in the order of COLOURS."""
+    """Return the colours of the activities among these names that are not waiting, in the order of COLOURS."""
     work = {name for name in names - {ITERATION} if not is_waiting(name)}
     others = dict(zip(sorted(work - COLOURS.keys()), OTHERS * len(work), strict=False))
     return {name: colour for name, colour in COLOURS.items() if name in work} | others
@@ -82,7 +82,7 @@ def _colours(names: set[str]) -> dict[str, str]:
 def _draw_pieces(axes: Axes, row: int, pieces: list[Piece], start: float, colours: dict[str, str]) -> None:
     for span, left, right in pieces:
         if span.name == ITERATION:
-            continue  # its frame stays empty where nothing more particular is known
+            continue  # the bar of a whole iteration stays empty where no span inside it runs
         is_work = not is_waiting(span.name)
         colour = colours[span.name] if is_work else WAITING
         axes.barh(row, right - left, left=left - start, height=0.7, color=colour, linewidth=0, zorder=1 + is_work)
@@ -100,7 +100,7 @@ class Label(NamedTuple):
     """The number of an iteration, in or beside the bar that works for it.
 
     Args:
-        name: Of the span.
+        name: Name of the span.
         x: Milliseconds from the left edge of the picture.
         align: Which end of the text is at x, or "center".
     """
@@ -113,9 +113,10 @@ class Label(NamedTuple):
 
 
 def place_labels(pieces: list[Piece], start: float, stop: float) -> list[Label]:
-    """Number the work of a thread: in its bar where the number fits, else right of it where nothing else stands.
+    """Return the numbers of a thread's bars: inside the bar if the number fits, else to its right if there is room.
 
-    A span that others interrupt is numbered once, in its longest piece. Numbers never overlap each other or other work.
+    A span that others interrupt gets one number, in its longest piece. Numbers overlap neither each other nor other
+    bars.
     """
     longest: dict[Span, Piece] = {}
     for piece in pieces:
@@ -139,7 +140,7 @@ def place_labels(pieces: list[Piece], start: float, stop: float) -> list[Label]:
 
 
 def _ink(colour: str) -> str:
-    """Black or white, whichever can be read on a colour."""
+    """Return black or white, whichever is readable on the colour."""
     red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
 

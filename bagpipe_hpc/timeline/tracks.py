@@ -1,4 +1,4 @@
-"""A trace as tracks of spans, for figures and pictures."""
+"""A trace as tracks of spans, for tables and pictures."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import NamedTuple
 from bagpipe_hpc.errors import TraceError
 from bagpipe_hpc.trace import ALL_ITERATIONS, Event, read_trace
 
-ITERATION = "iteration"  # the span around all that a trainer does in one training iteration
+ITERATION = "iteration"  # the span of everything that a trainer does in one training iteration
 
 
 class Span(NamedTuple):
     """One activity.
 
     Args:
-        start, stop: Milliseconds.
-        iteration: None outside iterations.
+        start, stop: Times in milliseconds.
+        iteration: The iteration; None outside iterations.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Span(NamedTuple):
 
 @dataclass
 class Track:
-    """A thread of a rank: its spans by start, one before those inside it.
+    """A thread of a rank: its spans, ordered by start, an outer span before those inside it.
 
     Args:
         process: Title of the rank.
@@ -45,14 +45,14 @@ class Track:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Tracks of a run, by rank.
+    """The tracks of a run, ordered by rank.
 
     Args:
-        tracks: Of the threads that have spans.
-        iterations: Training iterations traced, ascending.
+        tracks: Tracks of the threads that have spans.
+        iterations: Training iterations that were traced, ascending.
         missing_ranks: Ranks that wrote no trace.
-        num_dropped: Spans that were too many.
-        clock_error: Bound of the error between hosts, in milliseconds.
+        num_dropped: Spans that the tracers did not keep because there were too many.
+        clock_error: Bound of the difference between the hosts' clocks, in milliseconds.
     """
 
     tracks: list[Track]
@@ -62,10 +62,10 @@ class Timeline:
     clock_error: float
 
     def choose(self, wanted: range = ALL_ITERATIONS) -> range:
-        """The wanted iterations as far as they were traced.
+        """Return those of the wanted iterations that were traced.
 
         Raises:
-            TraceError: none of them was.
+            TraceError: None of them was traced.
         """
         found = [iteration for iteration in self.iterations if iteration in wanted]
         if found:
@@ -75,9 +75,9 @@ class Timeline:
         raise TraceError(f"--iterations {wanted.start}:{stop} chooses none: the trace has {traced}")
 
     def middle(self, count: int) -> range:
-        """Count training iterations in the middle of those traced, or all where they are fewer.
+        """Return `count` training iterations in the middle of the traced ones, or all if there are fewer.
 
-        Evaluations may stand between them: their iterations are numbered along.
+        The range may also contain numbers of evaluation iterations between them.
         """
         self.choose()
         first = max(0, len(self.iterations) - count) // 2
@@ -85,13 +85,13 @@ class Timeline:
         return range(chosen[0], chosen[-1] + 1)
 
     def interval(self, iterations: range) -> tuple[float, float]:
-        """From the start of the first trainer's first to the end of the last trainer's last, in milliseconds."""
+        """Return the time from the first trainer's start of the first to the last trainer's end of the last, in ms."""
         spans = [span for track in self.tracks for span in track.spans if is_training(span, iterations)]
         return min(span.start for span in spans), max(span.stop for span in spans)
 
 
 def is_training(span: Span, iterations: range) -> bool:
-    """Whether a span is a trainer's whole iteration, one of these."""
+    """Return whether a span is a trainer's whole iteration, and one of these."""
     return span.name == ITERATION and span.iteration in iterations
 
 
@@ -99,12 +99,12 @@ def read_timeline(path: Path) -> Timeline:
     """Read a merged trace.
 
     Raises:
-        TraceError: the file is not one.
+        TraceError: The file is not a merged trace.
     """
     events, header = read_trace(path)
     ranks, world_size = header.get("ranks"), header.get("world_size")
     if not isinstance(world_size, int) or not isinstance(ranks, list) or not all(isinstance(r, int) for r in ranks):
-        raise TraceError(f"trace {path} is not a merged one; delete it, the report makes it again")
+        raise TraceError(f"trace {path} is not a merged trace; delete it, and bagpipe report makes it again")
     tracks = _tracks(events)
     training = {span.iteration for track in tracks for span in track.spans if is_training(span, ALL_ITERATIONS)}
     return Timeline(

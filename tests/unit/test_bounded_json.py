@@ -100,8 +100,8 @@ def test_the_checksum_covers_values_and_not_layout() -> None:
 @pytest.mark.parametrize(
     ("tree", "fault"),
     [
-        ({**with_checksum(TREE), "name": "other"}, "contradicts its own checksum"),
-        ({**with_checksum(TREE), "checksum": 5}, "contradicts its own checksum"),
+        ({**with_checksum(TREE), "name": "other"}, "does not match its own checksum"),
+        ({**with_checksum(TREE), "checksum": 5}, "does not match its own checksum"),
         (TREE, "has no checksum"),
         ([1], "is not a JSON object"),
     ],

@@ -177,9 +177,9 @@ def test_events_are_validated(tmp_path: Path, wrong: Event) -> None:
         (b"{", "is not JSON"),
         (b"\xff", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
-        (b"[]", "is not of the format"),
-        (b'{"traceEvents": []}', "is not of the format"),
-        (b'{"traceEvents": [], "otherData": {"format": "bagpipe trace 1", "dropped": []}}', "is not of the format"),
+        (b"[]", "does not have the format"),
+        (b'{"traceEvents": []}', "does not have the format"),
+        (b'{"traceEvents": [], "otherData": {"format": "bagpipe trace 1", "dropped": []}}', "does not have the format"),
         (b'{"traceEvents": 5, "otherData": {"format": "bagpipe trace 1"}}', "has the event 5"),
     ],
 )

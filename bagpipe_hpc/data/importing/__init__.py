@@ -1,1 +1,1 @@
-"""Data sets from tables of text or Parquet: what a table holds is described, one streaming importer does the rest."""
+"""Import of text and Parquet tables: a description says what the columns hold, one importer streams the files."""

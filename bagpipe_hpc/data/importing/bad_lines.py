@@ -1,4 +1,4 @@
-"""Lines that are no samples: counted, the first ones kept for the report, too many end the import."""
+"""Malformed lines: they are counted, the first ones are kept for the report, and too many end the import."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ NUM_SHOWN = 5
 
 @dataclass
 class BadLines:
-    """Bad lines of one pass of one rank.
+    """Malformed lines of one pass of one rank.
 
     Args:
-        limit: How many the import may skip, on all ranks together.
-        stop: Lines from here on are another rank's to count.
+        limit: How many lines the import may skip, on all ranks together.
+        stop: Another rank counts the lines from here on.
     """
 
     limit: int
@@ -27,10 +27,10 @@ class BadLines:
     shown: list[str] = field(default_factory=list)
 
     def add(self, line: int, fault: str) -> None:
-        """Skip a line, numbered over all files; fault names file, line, column and reason.
+        """Skip a line. Lines are numbered over all files; `fault` names file, line, column and reason.
 
         Raises:
-            DatasetError: this is one too many.
+            DatasetError: There are more bad lines than allowed.
         """
         if line >= self.stop:
             return
@@ -42,10 +42,10 @@ class BadLines:
 
 
 def report_bad_lines(ranks: Ranks, bad: BadLines) -> dict[str, JsonValue]:
-    """Bad lines of all ranks: their number, and the first ones. Communication: collective.
+    """Return the number of bad lines of all ranks, and the first ones. Communication: collective.
 
     Raises:
-        DatasetError: at rank 0, where all ranks together skipped too many.
+        DatasetError: On rank 0, if all ranks together have skipped too many lines.
     """
     reports = allgather_json(ranks, {"count": bad.count, "first": list(bad.shown)})
     count = sum(report["count"] for report in reports)
@@ -57,8 +57,8 @@ def report_bad_lines(ranks: Ranks, bad: BadLines) -> dict[str, JsonValue]:
 
 def _too_many(limit: int, shown: list[str]) -> str:
     if limit == 0:
-        return f"{shown[0]}; mend the line, or take it out, or skip such lines with --max-bad-lines"
+        return f"{shown[0]}; correct the line, or remove it, or skip such lines with --max-bad-lines"
     return (
-        f"{shown[-1]}; more than the {limit} bad lines that --max-bad-lines allows: mend the file, or allow more. "
+        f"{shown[-1]}; more than the {limit} bad lines that --max-bad-lines allows: correct the file, or allow more. "
         f"The first: {shown[0]}"
     )

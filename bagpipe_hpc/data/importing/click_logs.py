@@ -7,7 +7,7 @@ from bagpipe_hpc.data.importing.description import Category, DenseFeature, Label
 _CRITEO_INTEGERS = tuple(f"I{i}" for i in range(1, 14))
 _CRITEO_CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
 
-# Kaggle Display Advertising Challenge and Terabyte Click Logs: lines are alike, only the number of files differs.
+# Kaggle Display Advertising Challenge and Terabyte Click Logs have the same lines, and differ in the number of files.
 CRITEO = TableDescription(
     columns=("label", *_CRITEO_INTEGERS, *_CRITEO_CATEGORIES),
     delimiter="\t",
@@ -31,5 +31,5 @@ _LOGS = {"Criteo": CRITEO, "Avazu": AVAZU}
 
 
 def log_of(description: TableDescription) -> str:
-    """Name of the click log that is described, with its labels or without; empty for any other table."""
+    """Return the name of the click log that is described, with or without labels; empty for any other table."""
     return next((name for name, log in _LOGS.items() if log.categorical == description.categorical), "")

@@ -1,4 +1,4 @@
-"""What the columns of a table are: label, dense features, categories, lists of categories."""
+"""Description of a table's columns: label, dense features, categories, lists of categories."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.fault_words import in_words
 
 Kind = Literal["binary", "rating", "number", "integer", "hexadecimal", "text"]
-"""What every field of a column must be; `rating` is a number that may not be missing."""
+"""What each field of a column must be. `rating` is a number that must not be missing."""
 
 
 _MOST_LISTED = 100
@@ -37,9 +37,9 @@ class _Part(BaseModel):
 
 
 class _Column(_Part):
-    """A column alone, where only that is given."""
+    """A column. It may be given alone, without the mapping."""
 
-    column: str | PositiveInt = Field(description="Name in the header, or number from 1 on.")
+    column: str | PositiveInt = Field(description="Name in the header, or number counted from 1.")
 
     @model_validator(mode="before")
     @classmethod
@@ -49,13 +49,13 @@ class _Column(_Part):
     @field_validator("column", mode="before")
     @classmethod
     def _no_truth_value(cls, given: Any) -> Any:
-        if isinstance(given, bool):  # would pass for column 1
-            raise ValueError("YAML takes yes, no, on, off, true and false for truth values")
+        if isinstance(given, bool):  # pydantic would take it for column 1
+            raise ValueError("YAML reads yes, no, on, off, true and false as booleans")
         return given
 
 
 class _Feature(_Column):
-    name: str | None = Field(None, description="Name in the data set; null: the column's.")
+    name: str | None = Field(None, description="Name in the data set; null: the column's name.")
 
     @property
     def feature_name(self) -> str:
@@ -66,7 +66,7 @@ class _Feature(_Column):
     def _fitting_name(self) -> _Feature:
         if not re.fullmatch(NAME_PATTERN, self.feature_name):
             raise ValueError(
-                f"{self.feature_name!r} cannot be a name in the data set, which takes letters, digits, _, - and .; "
+                f"{self.feature_name!r} cannot be a name in the data set, which has only letters, digits, _, - and .; "
                 "give the column a name"
             )
         return self
@@ -74,9 +74,9 @@ class _Feature(_Column):
 
 class Label(_Column):
     threshold: float | None = Field(
-        None, allow_inf_nan=False, description="1 where the column is at least this; null: the column is 0 or 1."
+        None, allow_inf_nan=False, description="1 if the column is at least this; null: the column is 0 or 1."
     )
-    continues: bool = Field(False, description="1 where the next line has the same value, 0 at the last of a run.")
+    continues: bool = Field(False, description="1 if the next line has the same value, 0 at the last line of a run.")
 
     @model_validator(mode="after")
     def _one_rule(self) -> Label:
@@ -94,7 +94,7 @@ T = TypeVar("T", bound=_Feature)
 
 
 class DenseFeature(_Feature):
-    type: Literal["number", "integer"] = Field("number", description="What the fields must be, where not missing.")
+    type: Literal["number", "integer"] = Field("number", description="What fields must be, unless they are missing.")
     transform: Literal["log"] | None = Field(None, description="log: log(1 + max(x, 0)).")
 
 
@@ -103,64 +103,66 @@ class _Values(_Feature):
         None,
         ge=1,
         le=MAX_MIN_COUNT,
-        description="Values seen less often in the training part share row 0; null: the command's.",
+        description="Values that occur less often in the training part share row 0; null: as the command says.",
     )
     hash_rows: int | None = Field(
         None,
         ge=2,
         le=MAX_HASH_ROWS,
-        description="Hash values onto this many rows instead of counting them; null: the command's.",
+        description="Hash values to this many rows instead of counting them; null: as the command says.",
     )
 
-    shares: str | None = Field(None, description="Name of the table whose rows the values have; null: their own.")
+    shares: str | None = Field(None, description="Table whose rows the values use; null: rows of their own.")
 
     @property
     def table_name(self) -> str:
-        """Name of the table whose rows the values have."""
+        """Name of the table whose rows the values use."""
         return self.shares or self.feature_name
 
     @model_validator(mode="after")
     def _one_way(self) -> _Values:
         if self.shares is not None and (self.min_count or self.hash_rows):
-            raise ValueError(f"min_count and hash_rows are those of {self.shares}; give them there")
+            raise ValueError(f"min_count and hash_rows are settings of {self.shares}; give them there")
         if self.min_count is not None and self.hash_rows is not None:
-            raise ValueError("hashing counts nothing; give min_count or hash_rows, not both")
+            raise ValueError("hashing does not count values; give min_count or hash_rows, not both")
         return self
 
 
 class Category(_Values):
     type: Literal["text", "hexadecimal"] = Field(
-        "text", description="hexadecimal: at most 8 digits, told apart as numbers."
+        "text", description="hexadecimal: at most 8 digits, compared as numbers."
     )
 
 
 class CategoryList(_Values):
-    separator: str = Field("|", min_length=1, max_length=1, description="Between the values of a text field.")
+    separator: str = Field("|", min_length=1, max_length=1, description="Character between the values of a text field.")
 
     @property
     def type(self) -> Literal["text"]:
-        """What its values are."""
+        """Type of the values."""
         return "text"
 
 
 class TableDescription(_Part):
-    """Label, features and tables of a data set, by the columns they come from.
+    """Label, features and tables of a data set, with the columns that they come from.
 
     Raises:
-        pydantic.ValidationError: unknown or contradicting settings, malformed or repeated names.
+        pydantic.ValidationError: Settings are unknown or contradict each other, or names are malformed or repeated.
     """
 
-    label: Label | None = Field(None, description="null: samples have no labels, for predictions only.")
+    label: Label | None = Field(None, description="null: samples have no labels, so they are for predictions only.")
     dense: tuple[DenseFeature, ...] = Field((), description="Numbers; missing ones become 0.")
-    categorical: tuple[Category, ...] = Field((), description="A table of embeddings each, one row per sample.")
-    lists: tuple[CategoryList, ...] = Field((), description="A ragged table each: any number of rows per sample.")
-    columns: tuple[str, ...] | None = Field(
-        None, min_length=1, description="Text: names of all columns, where files have no header; null: they have one."
+    categorical: tuple[Category, ...] = Field((), description="One embedding table each, with one row per sample.")
+    lists: tuple[CategoryList, ...] = Field(
+        (), description="One ragged table each, with any number of rows per sample."
     )
-    delimiter: str = Field(",", description="Text: the one character between columns.")
-    quoting: bool = Field(True, description='Text: a field may be in double quotes, and "" in it is one.')
-    missing: tuple[str, ...] = Field((), description="What says that a value is missing, besides nothing.")
-    _label_position: int | None = PrivateAttr(None)  # in `columns`, of a column that files may lack
+    columns: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Text: names of all columns, if files have no header; null: they have one."
+    )
+    delimiter: str = Field(",", description="Text: the character between columns.")
+    quoting: bool = Field(True, description='Text: a field may be in double quotes, and "" inside it is one quote.')
+    missing: tuple[str, ...] = Field((), description="Texts that stand for a missing value, besides the empty field.")
+    _label_position: int | None = PrivateAttr(None)  # position in `columns` of a label column that files may lack
 
     @field_validator("delimiter")
     @classmethod
@@ -181,7 +183,7 @@ class TableDescription(_Part):
         for table in self.tables:
             if table.shares is not None and table.shares not in own:
                 raise ValueError(
-                    f"{table.feature_name} shares {table.shares}, but tables with rows of their own are "
+                    f"{table.feature_name} shares {table.shares}, but the tables with rows of their own are "
                     f"{', '.join(own) or 'none'}"
                 )
         try:
@@ -196,16 +198,16 @@ class TableDescription(_Part):
     def _missing_fits_into_a_field(cls, missing: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for text in missing:
             if set(text) & {info.data.get("delimiter"), '"', "\r", "\n"}:
-                raise ValueError(f"{text!r} holds the delimiter, a quote or a line end, so no field can be it")
+                raise ValueError(f"{text!r} contains the delimiter, a quote or a line end, so it cannot be a field")
         return missing
 
     @property
     def tables(self) -> tuple[Category | CategoryList, ...]:
-        """What becomes a table of embeddings, in the order of the data set."""
+        """Columns that become an embedding table or use one, in the order of the data set."""
         return (*self.categorical, *self.lists)
 
     def schema_of(self, num_embeddings: Sequence[int]) -> Schema:
-        """The data set's schema, given the rows of each table."""
+        """Return the data set's schema, given the number of rows of each table."""
         return Schema(
             dense=tuple(feature.feature_name for feature in self.dense),
             tables=tuple(
@@ -221,34 +223,34 @@ class TableDescription(_Part):
         )
 
     def without_label(self) -> TableDescription:
-        """The same table for predictions: files may lack the label's column."""
+        """Return the same table for predictions, whose files may lack the label column."""
         if self.label is None or self.columns is None:
             return self.model_copy(update={"label": None})
         features = {part: tuple(map(self._by_name, getattr(self, part))) for part in ("dense", "categorical", "lists")}
         copied = self.model_copy(update={"label": None, **features})
-        with suppress(DatasetError):  # `columns` may lack it already
+        with suppress(DatasetError):  # `columns` may already lack it
             copied._label_position = position_of(self.label.column, self.columns)
         return copied
 
     def _by_name(self, feature: T) -> T:
-        """The same feature by the name of its column, which stays right where a column before it is left out."""
+        """Return the same feature with its column given by name, which stays right if an earlier column is absent."""
         columns, column = self.columns or (), feature.column
         if isinstance(column, int) and column <= len(columns) and columns.count(columns[column - 1]) == 1:
             return feature.model_copy(update={"column": columns[column - 1], "name": feature.feature_name})
         return feature
 
     def columns_of(self, num_fields: int) -> list[str]:
-        """Names of the columns of a file without a header whose first line has so many fields."""
+        """Return the names of the columns of a file without a header whose first line has this many fields."""
         columns = list(self.columns or ())
         if self._label_position is not None and num_fields == len(columns) - 1:
             del columns[self._label_position]
         return columns
 
     def kinds(self, header: Sequence[str]) -> dict[int, Kind]:
-        """What the columns that are used hold, by position.
+        """Return what the used columns hold, by position.
 
         Raises:
-            DatasetError: a column is not there, is named twice, or is used as two kinds.
+            DatasetError: A column does not exist, its name is not unique, or it is used as two kinds.
         """
         kinds: dict[int, Kind] = {}
         for column, kind in self._uses():
@@ -260,7 +262,7 @@ class TableDescription(_Part):
         return kinds
 
     def single_columns(self) -> Iterator[tuple[str | int, Kind]]:
-        """Columns with one value per row, and what it is."""
+        """Yield the columns with one value per row, and their kinds."""
         if self.label is not None:
             yield self.label.column, self.label.kind
         yield from ((feature.column, feature.type) for feature in self.dense)
@@ -276,22 +278,22 @@ def _type_of(table: Category | CategoryList) -> Kind:
 
 
 def position_of(column: str | int, header: Sequence[str]) -> int:
-    """Position, from 0 on, of a column given by name or number.
+    """Return the position, counted from 0, of a column given by name or number.
 
     Raises:
-        DatasetError: it is not there, or several have that name.
+        DatasetError: The column does not exist, or several have that name.
     """
     if isinstance(column, int) and column <= len(header):
         return column - 1
     if header.count(str(column)) == 1 and isinstance(column, str):
         return header.index(column)
-    fault = "is there more than once: give its number" if column in header else "is not there"
+    fault = "exists more than once: give its number" if column in header else "does not exist"
     close = difflib.get_close_matches(str(column).strip().lower(), [name.strip().lower() for name in header], 1, 0.8)
     if close and column not in header:
         meant = next(name for name in header if name.strip().lower() == close[0])
         fault += f" (did you mean {meant!r}?)"
     if isinstance(column, int):
-        fault = f"is not there: there are {len(header)} (a name that is a number is given in quotes)"
+        fault = f"does not exist: there are {len(header)} (write a name that is a number in quotes)"
     raise DatasetError(f"column {column!r} {fault}; columns: {_listed(header)}")
 
 

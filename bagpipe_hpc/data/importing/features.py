@@ -1,4 +1,4 @@
-"""From columns to what a batch holds: labels, dense features, and values of categories as integers."""
+"""Conversion of columns to the arrays of a batch: labels, dense features, and values of categories as integers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from bagpipe_hpc.splitmix import mix
 
 
 class Features:
-    """Readers of the columns of tables, which are named by position.
+    """Readers of the columns of tables. Columns are named by position.
 
     Args:
-        description: Which columns hold what.
+        description: What the columns hold.
         header: Names of all columns.
     """
 
@@ -31,11 +31,11 @@ class Features:
         self._header = header
 
     def positions_of(self, tables: Sequence[Category | CategoryList]) -> list[int]:
-        """Columns, by position, that hold the values of some tables; each once."""
+        """Return the columns, by position, that hold the values of some tables; each column once."""
         return sorted({position_of(table.column, self._header) for table in tables})
 
     def labels(self, rows: pa.Table) -> Float32Array:
-        """Labels, shape (num_rows,), where they depend on their own line only; 0 where there are none."""
+        """Return labels, float32 (num_rows,), if they depend only on their own line; zeros if there are no labels."""
         label = self._description.label
         if label is None:
             return np.zeros(len(rows), np.float32)
@@ -44,12 +44,12 @@ class Features:
         return labels
 
     def keys_of_runs(self, rows: pa.Table) -> Int64Array:
-        """Values of the label's column, for a label that says whether a run continues; -1 for a missing one."""
+        """Return the values of the label's column, int64 (num_rows,), for a label with `continues`; -1 if missing."""
         assert self._description.label is not None
         return hashed_texts(self._column(rows, self._description.label.column))
 
     def dense(self, rows: pa.Table) -> Float32Array:
-        """Dense features, float32, shape (num_rows, num_dense); missing ones are 0."""
+        """Return dense features, float32, shape (num_rows, num_dense); missing ones are 0."""
         dense = np.empty((len(rows), len(self._description.dense)), np.float32)
         for index, feature in enumerate(self._description.dense):
             values = self._column(rows, feature.column).fill_null(0).to_numpy()
@@ -57,12 +57,12 @@ class Features:
         return dense
 
     def values(self, rows: pa.Table, category: Category) -> Int64Array:
-        """Values of a category as integers, shape (num_rows,); -1 for a missing one."""
+        """Return the values of a category as integers, int64, shape (num_rows,); -1 if missing."""
         column = self._column(rows, category.column)
         return hexadecimal(column) if category.type == "hexadecimal" else hashed_texts(column)
 
     def value_lists(self, rows: pa.Table, category_list: CategoryList) -> Bags:
-        """Values, as integers, of a list per row; missing ones are left out."""
+        """Return the values of a list per row as integers, without missing ones."""
         column = self._column(rows, category_list.column)
         if not pa.types.is_list(column.type):
             column = pc.split_pattern(column.fill_null(b""), category_list.separator)
@@ -80,17 +80,17 @@ class Features:
 
 
 def hashed_texts(column: pa.Array) -> Int64Array:
-    """63 bits of every text, shape (n,); -1 for null and for the empty text. The same on every machine and release."""
+    """Return 63-bit hashes of texts, int64, shape (n,); -1 for null and empty text. Equal on all machines."""
     return _hash_texts(*_buffers(column))
 
 
 def hexadecimal(column: pa.Array) -> Int64Array:
-    """Integers of at most 8 hexadecimal digits each, shape (n,); -1 for null and for no digits."""
+    """Return integers of at most 8 hexadecimal digits, int64, shape (n,); -1 for null and for empty text."""
     return _from_hexadecimal(*_buffers(column))
 
 
 def _buffers(column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Offsets, shape (n + 1,), and bytes of a binary column; null is like the empty text."""
+    """Return offsets, shape (n + 1,), and bytes of a binary column; null becomes empty."""
     column = column.fill_null(b"") if column.null_count else column
     _, offsets, content = column.buffers()
     every: NDArray[Any] = np.frombuffer(offsets or b"\0\0\0\0", np.int32)
@@ -99,7 +99,7 @@ def _buffers(column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
 
 @compiled
 def _hash_texts(offsets: NDArray[np.int32], content: NDArray[np.uint8]) -> Int64Array:
-    """Eight bytes at a time, little-endian, through a bijection; the length goes in first."""
+    """Hash eight bytes at a time, little-endian, through a bijection, starting with the length."""
     hashes = np.full(len(offsets) - 1, -1, np.int64)
     for i in range(len(hashes)):
         start, stop = offsets[i], offsets[i + 1]

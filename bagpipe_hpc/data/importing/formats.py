@@ -1,9 +1,9 @@
-"""Files that are no tables of text, told by how they begin, and what to do with them."""
+"""Formats that are not text tables, recognised by their first bytes, and what to do with such files."""
 
 from __future__ import annotations
 
 BOM = b"\xef\xbb\xbf"
-"""UTF-8's byte order mark; at the start of a file it is no part of the text."""
+"""UTF-8's byte order mark. At the start of a file it is not part of the text."""
 
 _UNPACK = "unpack it first"
 _BEGINNINGS = (
@@ -40,10 +40,10 @@ BEGINNING_BYTES = 512
 
 
 def no_text(beginning: bytes) -> str:
-    """What a file is that begins so, and what to do with it; empty if it may be text.
+    """Return which other format a file has, and what to do with it; empty if it may be text.
 
     Args:
-        beginning: The first BEGINNING_BYTES, gzip taken off.
+        beginning: The first BEGINNING_BYTES, after decompression by gzip.
     """
     for magic, name, cure in _BEGINNINGS:
         if beginning[: len(magic)].lower() == magic.lower():
@@ -52,5 +52,5 @@ def no_text(beginning: bytes) -> str:
         return f"is a tar archive; {_UNPACK}: tar -xf"
     if b"\0" in beginning:
         is_utf_16 = beginning[1::2].count(0) > len(beginning) // 4 or beginning[::2].count(0) > len(beginning) // 4
-        return f"holds zero bytes, so it is no text{' (perhaps UTF-16)' if is_utf_16 else ''}; convert it to UTF-8 text"
+        return f"has zero bytes, so it is not text{' (perhaps UTF-16)' if is_utf_16 else ''}; convert it to UTF-8 text"
     return ""

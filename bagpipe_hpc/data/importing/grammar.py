@@ -1,4 +1,4 @@
-"""What a line of a text file must look like, and what is wrong with one that does not."""
+"""The pattern that lines of a text file must match, and what is wrong with a line that does not."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from bagpipe_hpc.data.importing.description import Kind, TableDescription
 from bagpipe_hpc.data.importing.formats import BOM
 from bagpipe_hpc.errors import DatasetError
 
-pa.enable_signal_handlers(False)  # Arrow takes a SIGTERM that comes while it parses, and may forget it
+pa.enable_signal_handlers(False)  # otherwise Arrow intercepts a SIGTERM that comes while it parses, and may lose it
 
-# The pattern of a field, and that in words. Numbers fit float32, integers int64. Single characters are repeated
-# possessively, so that nothing is tried twice; groups are not: Python before 3.11.5 then takes lines for wrong that are
-# right.
+# The pattern of a field, and its meaning in words. Numbers fit float32, integers int64. Single characters are repeated
+# possessively, so that nothing is tried twice. Groups are not, because Python before 3.11.5 then rejects valid lines.
 _VALUES: Mapping[Kind, tuple[str, str]] = {
     "binary": ("[01]", "0 or 1 (other numbers are labels with a `threshold`)"),
     "rating": (
@@ -40,7 +39,7 @@ class Grammar:
     """The lines of files with one header.
 
     Args:
-        description: Delimiter, quoting, missing values.
+        description: Gives delimiter, quoting and missing values.
         header: Names of all columns.
         kinds: What the used columns hold, by position.
     """
@@ -60,10 +59,10 @@ class Grammar:
         self._any_field = re.compile(self._any.encode())
 
     def good_lines(self, text: bytes, lines_before: int = 0) -> tuple[bytes, list[tuple[int, str]]]:
-        """Text of the lines that are in order; of the others the number, from 0 on, and what is wrong.
+        """Return the text of the valid lines and, for each other line, its number from 0 on and its fault.
 
         Args:
-            lines_before: Lines of the file before this text.
+            lines_before: Number of lines of the file before this text.
         """
         pieces, faults = [], []
         start, line = 0, 0
@@ -81,10 +80,10 @@ class Grammar:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces), faults
 
     def parse(self, text: bytes, positions: Collection[int]) -> pa.Table:
-        """Columns, named by their positions, of lines that are in order."""
+        """Return columns, named by their positions, of valid lines."""
         if not text:
             return pa.table({str(position): pa.array([], self._type(position)) for position in positions})
-        # A label is never missing: a text that says so elsewhere may be a label here.
+        # A label is never missing: a text that means "missing" in other columns may be a label here.
         labels = [position for position in positions if self._kinds[position] in ("binary", "rating")]
         others = [position for position in positions if position not in labels]
         if not (labels and others and self._description.missing):
@@ -97,7 +96,7 @@ class Grammar:
     def _parse(self, text: bytes, positions: Collection[int], missing: Collection[str]) -> pa.Table:
         names = [str(position) for position in range(len(self._header))]
         if text.startswith(BOM):
-            text = BOM + text  # Arrow drops one at the start of what it is given, which may be the middle of a file
+            text = BOM + text  # Arrow removes one at the start of its input, which may be the middle of a file
         return csv.read_csv(
             pa.BufferReader(text),
             read_options=csv.ReadOptions(column_names=names, block_size=len(text) + 1),
@@ -116,7 +115,7 @@ class Grammar:
         )
 
     def split(self, line: bytes) -> list[bytes] | None:
-        """Fields of a line, quotes still on; None where quotes are out of place."""
+        """Return the fields of a line with their quotes; None if quotes are out of place."""
         if not self._description.quoting:
             return line.split(self._delimiter)
         fields, end = [], -1
@@ -138,28 +137,28 @@ class Grammar:
         return f'(?:"{value}"|{value})' if self._description.quoting else value
 
     def _fault(self, line: bytes, *, is_first: bool) -> str:
-        """Why a line does not match; is_first: it is the first one of its file."""
+        """Return why a line does not match. is_first: it is the first line of its file."""
         line = line.removesuffix(b"\r")
         fields = self.split(line)
         if b"\r" in line or fields is None:
-            return 'has a quoted field that does not end, text beside it, or a line end in it (" in it is written "")'
+            return 'has a quoted field that does not end, text beside it, or a line end in it (write " in it as "")'
         if len(fields) != len(self._header):
             return self._number_fault(line, len(fields), is_first)
         if list(_unquoted(fields)) == list(self._header):
             if is_first and self._description.columns:
-                return "is a header, but the schema names `columns`, so that files have none; leave `columns` out"
-            return "is a header in the middle of the file, as where files were put together with cat"
+                return "is a header, but the schema names `columns`, which means that files have none; remove `columns`"
+            return "is a header in the middle of the file; perhaps files were joined with cat"
         position = next(i for i in sorted(self._fields) if not re.fullmatch(self._fields[i].encode(), fields[i]))
         value = fields[position][:40].decode("utf-8", "replace")
         fault = describe_fault(position, self._header, value, _VALUES[self._kinds[position]][1])
         return fault + self._missing_hint(value.strip('"'), self._kinds[position])
 
     def _number_fault(self, line: bytes, num_fields: int, is_first: bool) -> str:
-        """Of a line with so many fields, which are not as many as there must be."""
+        """Return the fault of a line with num_fields fields, which is a wrong number."""
         separated = _OFTEN.get(self._description.delimiter, repr(self._description.delimiter))
         plural = "" if num_fields == 1 else "s"
         one_less = self._description.columns and num_fields == len(self._header) - 1
-        hint = " (a file without labels? --no-label takes it for predictions)" if one_less else ""
+        hint = " (is this a file without labels? then import it with --no-label)" if one_less else ""
         if not line:
             hint = " (the line is empty)"
         elif log := log_of(self._description):
@@ -170,16 +169,16 @@ class Grammar:
         return f"has {num_fields} {separated}-separated column{plural}, but {needed} {_are(needed)} needed{hint}"
 
     def _log_hint(self, line: bytes, log: str, is_first: bool) -> str:
-        """Whether the file seems to be another one than the click log."""
+        """Return a hint if the file seems not to be this click log."""
         if self._description.delimiter.encode() in line and not is_first:
             return ""
         others = _OFTEN.keys() - {self._description.delimiter}
         most = max(sorted(others), key=lambda delimiter: line.count(delimiter.encode()))
         looks = f" the line looks {_OFTEN[most]}-separated;" if most.encode() in line else ""
-        return f" (is this a {log} log?{looks} `bagpipe import table` takes files of any layout)"
+        return f" (is this a {log} log?{looks} `bagpipe import table` imports files of any layout)"
 
     def _missing_hint(self, value: str, kind: Kind) -> str:
-        """How to let a text in that often says that a value is missing; no click log has one."""
+        """Return how to declare a text that often means a missing value; empty for click logs, which have none."""
         if value.lower() not in _OFTEN_MISSING or kind in ("binary", "rating") or log_of(self._description):
             return ""
         return missing_hint([*self._description.missing, value])
@@ -187,7 +186,7 @@ class Grammar:
     def _delimiter_hint(self, line: bytes) -> str:
         for delimiter, name in _OFTEN.items():
             if line.count(delimiter.encode()) == len(self._header) - 1 > 0:
-                return f" (there would be so many with the delimiter {name}: `delimiter: {json.dumps(delimiter)}`?)"
+                return f" (that is the number with the delimiter {name}: set `delimiter: {json.dumps(delimiter)}`?)"
         return ""
 
     def _type(self, position: int) -> pa.DataType:
@@ -195,36 +194,36 @@ class Grammar:
 
 
 def describe_fault(position: int, header: Sequence[str], value: str, allowed: str) -> str:
-    """A value that its column may not have."""
+    """Return the fault of a value that its column must not have."""
     return f"column {position + 1} ({header[position]}) is {value!r}, but must be {allowed}"
 
 
 def missing_hint(texts: Sequence[str]) -> str:
-    """The setting of a schema by which these texts say that a value is missing."""
+    """Return the setting of a schema that declares these texts as missing values."""
     plain = (text if re.fullmatch("[A-Z]+|NaN", text) and text != "NULL" else json.dumps(text) for text in texts)
-    return f" (if that says that the value is missing, write `missing: [{', '.join(plain)}]` in the schema)"
+    return f" (if this means a missing value, write `missing: [{', '.join(plain)}]` in the schema)"
 
 
 def header_hint(header: Sequence[str]) -> str:
-    """What to say of a header that lacks a column, but looks like a line of values; empty if it does not."""
+    """Return a hint if a header lacks a column and looks like a line of values; else an empty text."""
     if not any(re.fullmatch(r"-?[0-9.]+(?:[eE][-+]?[0-9]+)?|", name) for name in header):
         return ""
     return " (line 1 looks like values: if files have no header, name all columns in the schema: `columns: [...]`)"
 
 
 def delimiter_hint(line: bytes, description: TableDescription) -> str:
-    """What to say where the header lacks a column, but would have all with another delimiter."""
+    """Return a hint if the header lacks a column, but has all with another delimiter; else an empty text."""
     for delimiter, name in _OFTEN.items():
         if delimiter != description.delimiter and delimiter.encode() in line:
             header = header_of(line, description.model_copy(update={"delimiter": delimiter}))
             with suppress(DatasetError):
                 description.kinds(header or [])
-                return f" (with the delimiter {name} all would be there: `delimiter: {json.dumps(delimiter)}`?)"
+                return f" (all columns exist with the delimiter {name}: set `delimiter: {json.dumps(delimiter)}`?)"
     return ""
 
 
 def header_of(line: bytes, description: TableDescription) -> list[str] | None:
-    """Names of the columns in the first line of a file; None where its quotes are out of place."""
+    """Return the names of the columns in the first line of a file; None if its quotes are out of place."""
     fields = Grammar(description, (), {}).split(line)
     return None if fields is None else list(_unquoted(fields))
 

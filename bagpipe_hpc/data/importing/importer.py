@@ -1,10 +1,11 @@
-"""Make a data set of described tables, in passes over a stream of lines: memory grows with distinct values only.
+"""Import of described tables as a data set, in passes over a stream of lines. Memory grows only with distinct values.
 
-1. All ranks count lines, each its share of the bytes. Now every rank knows which lines train, and where any line is.
-2. Each rank counts the values in its share of the training lines; the counts are merged, and all ranks keep one
+1. All ranks count lines, each in its part of the bytes. After that, every rank knows which lines are training lines and
+   where each line is.
+2. Each rank counts the values in its part of the training lines. Ranks merge the counts, and all keep the same
    vocabulary. Hashed columns need no counting.
-3. Each rank writes shards of its own. A shard is a fixed run of lines, so who writes it changes nothing.
-4. Rank 0 writes vocabulary.h5, at last dataset.json, and gives the directory its name.
+3. Each rank writes its own shards. A shard is a fixed range of lines, so its content does not depend on the rank.
+4. Rank 0 writes vocabulary.h5, then dataset.json, and renames the directory.
 """
 
 from __future__ import annotations
@@ -53,13 +54,13 @@ class ImportSettings:
     """How to import.
 
     Args:
-        min_count: Values seen less often in the training part share row 0; for columns that do not say themselves.
-        hash_rows: Rows of a table, for columns that do not say; values are then hashed instead of counted.
-        validation_fraction: Share of the lines, from the tail, that validates; None: VALIDATION_FRACTION. Samples
-            without labels all belong to the validation split.
-        samples_per_shard: Lines of every shard but a split's last; bad lines among them leave it shorter.
-        max_bad_lines: Lines to skip, on all ranks together, before giving up.
-        vocabulary: A data set whose rows values get, instead of counting or hashing them anew.
+        min_count: Values that occur less often in the training part share row 0, unless their column says otherwise.
+        hash_rows: If given, hash values to this many rows per table, unless their column says otherwise.
+        validation_fraction: Fraction of the lines, the latest ones, that become the validation split; None:
+            VALIDATION_FRACTION. Samples without labels all belong to the validation split.
+        samples_per_shard: Lines of every shard, except the last of a split. A shard with bad lines has fewer samples.
+        max_bad_lines: Lines to skip, on all ranks together, before the import ends with an error.
+        vocabulary: A data set. Values get the rows that they have there, instead of being counted or hashed.
     """
 
     min_count: int = 4
@@ -90,16 +91,16 @@ def import_files(
     ranks: Ranks | None = None,
     progress: Progress = no_progress,
 ) -> None:
-    """Make a data set of files, the same for any number of ranks.
+    """Make a data set from files. The result does not depend on the number of ranks.
 
     Args:
-        files: In time order. All ranks see them under these paths, and the output too.
-        output: Directory of the data set; must not exist, or be empty.
-        command: For the data set's origin.
+        files: Files in time order. All ranks see them, and the output, under these paths.
+        output: Directory of the data set; must not exist, or must be empty.
+        command: Command name for the data set's origin.
     Raises:
-        ConfigError: a setting is out of range.
-        DatasetError: a file is missing, damaged or malformed: names file, line, column and reason. It is raised on the
-            rank that met it; the caller must end the others.
+        ConfigError: A setting is out of range.
+        DatasetError: A file is missing, damaged or malformed; names file, line, column and reason. It is raised on the
+            rank that found it; the caller must end the other ranks.
     Communication: collective.
     """
     _Import(files, output, description, settings or ImportSettings(), ranks or Alone(), progress).run(command)
@@ -129,8 +130,8 @@ class _Import:
         try:
             self._write(partial, reader, vocabulary, num_train, command)
         except BaseException:
-            # The rank that fails first takes the place away, and its error ends all. What the others would say of a
-            # place that is gone would drown the cause.
+            # The rank that fails first removes the directory, and its error ends all ranks. The other ranks wait for
+            # this end silently: their errors about the missing directory would hide the cause.
             if not partial.discard():
                 self.ranks.await_end()
             raise
@@ -140,12 +141,12 @@ class _Import:
         self.settings.check()
         if self.description.label is None and self.settings.validation_fraction is not None:
             raise ConfigError(
-                "samples without labels all become the validation split, which `bagpipe predict` reads; leave out "
+                "samples without labels all become the validation split, which `bagpipe predict` reads; remove "
                 "--validation-fraction"
             )
 
     def _num_train(self, num_lines: int) -> int:
-        """Lines of the training split: nothing trains on samples without labels."""
+        """Return the number of training lines: 0 if samples have no labels."""
         if self.description.label is None:
             return 0
         fraction = self.settings.validation_fraction
@@ -155,11 +156,11 @@ class _Import:
         if not inputs.num_lines:
             files = ", ".join(map(str, self.files[:5])) + (", ..." if len(self.files) > 5 else "")
             is_empty = all(file.stat().st_size == 0 for file in self.files)
-            why = "is empty" if is_empty else "there is no line with a sample in it"
+            why = "is empty" if is_empty else "has no line with a sample"
             raise DatasetError(f"{files}: {why}; give at least one file with samples")
 
     def _known_vocabulary(self) -> dict[str, TableVocabulary] | None:
-        """That of the data set to take it from; rank 0 reads it first, so that a mistake is told once."""
+        """Return the vocabulary of the given data set. Rank 0 reads it first: only it reports errors."""
         if (path := self.settings.vocabulary) is None:
             return None
         self.progress("reading the vocabulary", 0, 0)
@@ -168,7 +169,7 @@ class _Import:
         return known or self._read_vocabulary(path)
 
     def _read_vocabulary(self, path: Path) -> dict[str, TableVocabulary]:
-        """In the order of the tables, which must be those of that data set, so that one model takes samples of both."""
+        """Return the vocabulary by table. The tables must be those of the data set, so that one model can use both."""
         found, schema = read_vocabulary(path), read_manifest(path).sample_schema
         tables = self.description.tables
         types = {name: table.type for name, table in found.items()}
@@ -177,7 +178,7 @@ class _Import:
             fault = f"values are {types}"
         if fault:
             raise DatasetError(
-                f"{path}: differs from what is imported ({fault}); give a data set of the same columns to --vocabulary"
+                f"{path}: differs from the input ({fault}); give --vocabulary a data set of the same columns"
             )
         return {table.table_name: found[table.table_name] for table in tables if table.shares is None}
 
@@ -186,7 +187,7 @@ class _Import:
         hashed = {table.feature_name for table in tables if table.shares is None and self._hash_rows(table)}
         counted = [table for table in tables if table.table_name not in hashed]
         limit = self.settings.max_bad_lines
-        # Values of the validation split would tell what is not known yet; samples without labels have no other split.
+        # Values of the validation split would leak the future. Samples without labels have no other split.
         num_counted = inputs.num_lines if self.description.label is None else num_train
         counters = count_values(inputs, features, counted, num_counted, limit, self.ranks, self.progress)
         return {
@@ -222,7 +223,9 @@ class _Import:
             partial.sync(VOCABULARY)
         rows = [encoder.num_embeddings for encoder in reader.encoders]
         if (total := sum(table.encoder.num_embeddings for table in vocabulary.values())) > MAX_ROWS:
-            raise ConfigError(f"the tables have {total} rows together, but at most 2^62 are possible; hash onto fewer")
+            raise ConfigError(
+                f"the tables have {total} rows together, but at most 2^62 are possible; hash to fewer rows"
+            )
         schema = self.description.schema_of(rows)
         tasks = all_tasks(num_train, reader.inputs.num_lines, self.settings.samples_per_shard)
         first, last = share_of(len(tasks), self.ranks)
@@ -235,7 +238,7 @@ class _Import:
 
         watch(start)
         samples = self._watched(reader.read(start, stop, bad), watch) if mine else ()
-        # A block of lines may be many small shards, and a launcher that was told to end does not wait for long.
+        # A block of lines may be many small shards, and after a signal a launcher does not wait long for its ranks.
         compression = self.settings.compression
         shards = write_shards(samples, mine, partial, schema, compression, lambda task: watch(task.stop))
         if self.ranks.size > 1:
@@ -278,11 +281,11 @@ class _Import:
 
 
 def _printable(name: str) -> str:
-    """A file name as text, with bytes that are not UTF-8 as escapes: JSON holds no others."""
+    """Return a file name as text. Bytes that are not UTF-8 become escapes, because JSON cannot hold them."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _rows_of(vocabulary: dict[str, TableVocabulary], table: Category | CategoryList) -> int:
-    """Rows of a table; 1 where the vocabulary has none for it."""
+    """Return the number of rows of a table; 1 if the vocabulary does not have it."""
     found = vocabulary.get(table.table_name)
     return found.encoder.num_embeddings if found else 1

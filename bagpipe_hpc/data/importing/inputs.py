@@ -1,4 +1,4 @@
-"""The files of an import as one run of lines, readable from any line on."""
+"""The files of an import as one sequence of lines that can be read from any line on."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from bagpipe_hpc.sharding import Int64Array
 
 @dataclass(frozen=True)
 class Rows:
-    """Lines that are in order."""
+    """Valid lines."""
 
-    lines: Int64Array  # (num_rows,), rising: numbers over all files, from 0 on, headers and bad lines apart
+    lines: Int64Array  # (num_rows,), rising; numbers from 0 over all files, counting bad lines, but not headers
     table: pa.Table  # columns named by their positions
 
     def slice(self, start: int, stop: int) -> Rows:
-        """Rows [start, stop)."""
+        """Return rows [start, stop)."""
         return Rows(self.lines[start:stop], self.table.slice(start, stop - start))
 
     @staticmethod
     def concatenate(pieces: Sequence[Rows]) -> Rows:
-        """Rows of all pieces, one after the other."""
+        """Return the rows of all pieces, one after the other."""
         tables = pa.concat_tables([piece.table for piece in pieces]).combine_chunks()
         return Rows(np.concatenate([piece.lines for piece in pieces]), tables)
 
 
 class Inputs:
-    """Text files (plain, gzip) and Parquet files, in the order given; all with the same columns.
+    """Text files (plain, gzip) and Parquet files in the given order, all with the same columns.
 
     Args:
-        files: At least one; their kind is told by content.
-        description: What the columns are.
+        files: At least one file. Its format is recognised by content.
+        description: What the columns hold.
     Raises:
-        DatasetError: at rank 0: a file is missing or damaged, its columns differ or do not fit the description.
+        DatasetError: On rank 0: a file is missing or damaged, its columns differ or do not fit the description.
     Communication: collective.
     """
 
@@ -69,17 +69,17 @@ class Inputs:
 
     @property
     def num_lines(self) -> int:
-        """Lines of all files, bad ones included."""
+        """Number of lines of all files, including bad ones."""
         return self._first_lines[-1]
 
     def rows(self, start: int, stop: int, bad: BadLines, positions: Collection[int] | None = None) -> Iterator[Rows]:
-        """The good ones of lines [start, stop), block by block.
+        """Yield the valid ones of lines [start, stop), in blocks.
 
         Args:
-            bad: Is told of the others.
-            positions: Columns that are needed; None: all that the description uses.
+            bad: Receives the bad lines.
+            positions: Columns that the caller needs; None: all that the description uses.
         Raises:
-            DatasetError: a file is damaged, or there are too many bad lines.
+            DatasetError: A file is damaged, or there are too many bad lines.
         """
         for number, first in enumerate(self._first_lines[:-1]):
             last = self._first_lines[number + 1]
@@ -89,7 +89,7 @@ class Inputs:
                 yield from read(number, *window, bad, positions)
 
     def _index(self, ranks: Ranks, progress: Progress) -> list[text.LineIndex]:
-        """Of every file; Parquet files have none, and count no lines."""
+        """Return the line index of every file. Parquet files have an empty one, because they need no counting."""
         texts = [file for file, rows in zip(self._files, self._rows_of, strict=True) if rows is None]
         indices: list[text.LineIndex] = []
         for read, total, done in text.index_lines(texts, ranks):
@@ -110,14 +110,14 @@ class Inputs:
             except pa.ArrowException as error:
                 why = " ".join(str(error).split())
                 raise DatasetError(
-                    f"{self._files[number]}: lines from {line + 1} on cannot be parsed ({why}); mend the file"
+                    f"{self._files[number]}: lines from {line + 1} on cannot be parsed ({why}); correct the file"
                 ) from error
             yield self._good_rows(number, line - above, len(table) + len(faults), table, faults, bad)
 
     def _parquet_rows(
         self, number: int, start: int, stop: int, bad: BadLines, positions: Collection[int] | None
     ) -> Iterator[Rows]:
-        del positions  # a row is good or bad by all of its columns
+        del positions  # whether a row is valid depends on all of its columns
         for row, table, faults in parquet.read_rows(self._files[number], self._use, start, stop):
             num_rows = len(table)
             if faults:
@@ -127,7 +127,7 @@ class Inputs:
     def _good_rows(
         self, number: int, first: int, num_lines: int, table: pa.Table, faults: Sequence[tuple[int, str]], bad: BadLines
     ) -> Rows:
-        """Args: first: line of the file, from 0 on, without its header."""
+        """Number the valid rows and report the faults. first: number of the first line in the file, from 0 on."""
         lines = np.arange(num_lines, dtype=np.int64) + self._first_lines[number] + first
         unit, above = ("row", 0) if self._rows_of[number] is not None else ("line", self._header_lines)
         for index, fault in faults:
@@ -136,7 +136,7 @@ class Inputs:
 
 
 def _examine(files: Sequence[Path], description: TableDescription, progress: Progress) -> dict[str, Any]:
-    """Names of the columns, and the rows of each file (None: text)."""
+    """Return the names of the columns, and the number of rows of each file (None: text)."""
     headers, rows = [], []
     for number, file in enumerate(files):
         if number:
@@ -152,10 +152,10 @@ def _examine(files: Sequence[Path], description: TableDescription, progress: Pro
             description.kinds(headers[-1])
         except DatasetError as error:
             if log := log_of(description):
-                cure = f"the file has not the layout of the {log} log: import it with `bagpipe import table`"
+                cure = f"the file does not have the layout of the {log} log: import it with `bagpipe import table`"
                 raise DatasetError(f"{file}: {error}; {cure}") from None
             hint = "" if is_parquet else delimiter_hint(text.first_line(file), description) or header_hint(headers[-1])
-            raise DatasetError(f"{file}: {error}{hint}; mend the schema or the file") from None
+            raise DatasetError(f"{file}: {error}{hint}; correct the schema or the file") from None
         if is_parquet:
             parquet.check_types(file, _use_of(description, headers[-1]))
         rows.append(parquet.num_rows(file) if is_parquet else None)
@@ -182,8 +182,8 @@ def _text_header(file: Path, description: TableDescription) -> list[str]:
         return description.columns_of(0 if fields is None else len(fields))
     if not line:
         raise DatasetError(
-            f"{file}: is empty, or begins with an empty line, so it has no header; take it out, or mend it"
+            f"{file}: is empty, or begins with an empty line, so it has no header; remove the file or correct it"
         )
     if fields is None:
-        raise DatasetError(f"{file}: line 1: quotes of the header are out of place; mend it, or set quoting: false")
+        raise DatasetError(f"{file}: line 1: quotes of the header are out of place; correct it, or set quoting: false")
     return fields

@@ -1,4 +1,4 @@
-"""Rows of Parquet files, in the types that text files give."""
+"""Rows of Parquet files, converted to the types that text files give."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Use:
 
     Args:
         kinds: What the used columns hold, by position.
-        lists: Those of them that hold any number of values per row.
-        single: Those of them that hold one value per row; a column of text can be both.
-        missing: Texts that say that a value is missing.
+        lists: The used columns with any number of values per row.
+        single: The used columns with one value per row. A text column can be in both.
+        missing: Texts that stand for a missing value.
     """
 
     kinds: Mapping[int, Kind]
@@ -51,29 +51,29 @@ class Use:
 
 
 def is_parquet(file: Path) -> bool:
-    """Whether a file is Parquet, told by content."""
+    """Return whether a file is Parquet, judging by its content."""
     try:
         refuse_pipe(file)
         with open(file, "rb") as stream:
             return stream.read(len(_MAGIC)) == _MAGIC
     except OSError:
-        return False  # whoever reads the file says why
+        return False  # the reader of the file reports the reason
 
 
 def header_of(file: Path) -> list[str]:
-    """Names of the columns."""
+    """Return the names of the columns."""
     with _open(file) as source:
         return list(source.schema_arrow.names)
 
 
 def num_rows(file: Path) -> int:
-    """Rows of all row groups."""
+    """Return the number of rows of all row groups."""
     with _open(file) as source:
         return int(source.metadata.num_rows)
 
 
 def check_types(file: Path, use: Use) -> None:
-    """Raises: DatasetError: the type of a column does not fit its use: names file and column."""
+    """Raise DatasetError, which names file and column, if the type of a column does not fit its use."""
     with _open(file) as source:
         schema = source.schema_arrow
     for position, kind in use.kinds.items():
@@ -84,13 +84,13 @@ def check_types(file: Path, use: Use) -> None:
 
 
 def read_rows(file: Path, use: Use, start: int, stop: int) -> Iterator[tuple[int, pa.Table, list[tuple[int, str]]]]:
-    """Rows [start, stop) of a file, BATCH_ROWS at a time.
+    """Yield rows [start, stop) of a file, BATCH_ROWS at a time.
 
     Yields:
-        Number of the first row, from 0 on; columns, named by their positions; rows that are not in order (number
-        within the table) with what is wrong.
+        Number of the first row, from 0 on; columns, named by their positions; invalid rows (number within the table)
+        and their faults.
     Raises:
-        DatasetError: the file is missing or damaged.
+        DatasetError: The file is missing or damaged.
     """
     with _open(file) as source:
         header = source.schema_arrow.names
@@ -107,7 +107,7 @@ def read_rows(file: Path, use: Use, start: int, stop: int) -> Iterator[tuple[int
 
 
 def _batches(source: parquet.ParquetFile, groups: list[int], positions: list[int]) -> Iterator[pa.RecordBatch]:
-    """Only the columns at some positions, in this order. Names would not do: several columns may have the same."""
+    """Yield only the columns at some positions, in this order. Names are not enough, because they may repeat."""
     ends = list(accumulate(num_leaves(field.type) for field in source.schema_arrow))
     leaves = [leaf for position in positions for leaf in range(ends[position - 1] if position else 0, ends[position])]
     yield from source.reader.iter_batches(BATCH_ROWS, row_groups=groups, column_indices=leaves, use_threads=True)

@@ -1,6 +1,6 @@
-"""Which types of Parquet columns have which use, and their values in the types that text files give.
+"""Which types of Parquet columns have which use, and conversion of their values to the types that text files give.
 
-docs/data.md has the table of rules. What has no rule is refused by name, before a row is read.
+docs/data.md has the table of rules. A type without a rule is refused by name before a row is read.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 
 from bagpipe_hpc.data.importing.description import Kind
 
-_TEXT = "text, binary values, integers, decimals without fraction or truth values"
-_NUMBERS = "integers, floats, decimals or truth values"
+_TEXT = "text, binary values, integers, decimals without fraction or booleans"
+_NUMBERS = "integers, floats, decimals or booleans"
 
 
 def fault_of(column: pa.DataType, kind: Kind, *, is_list: bool) -> str:
-    """Why a column cannot have a use, and what mends it; empty if it can.
+    """Return why a column cannot have a use, and what to do; empty if it can.
 
     Args:
         kind: What the values are used as.
@@ -29,7 +29,7 @@ def fault_of(column: pa.DataType, kind: Kind, *, is_list: bool) -> str:
         value = _plain_type(given.value_type) if _is_list(given) else given
         if _is_text(value):
             return ""
-        return f"is {column}, but a list takes lists of {_TEXT}, or one of these, divided by its separator; cast it"
+        return f"is {column}, but a list takes lists of {_TEXT}, or one of these with a separator; cast it"
     if kind == "text":
         if _is_text(given):
             return ""
@@ -38,16 +38,14 @@ def fault_of(column: pa.DataType, kind: Kind, *, is_list: bool) -> str:
     if kind == "hexadecimal":
         if _is_bytes(given) or pa.types.is_null(given):
             return ""
-        return (
-            f"is {column}, but hexadecimal digits are text; leave out `type: hexadecimal`, or cast the column to text"
-        )
+        return f"is {column}, but hexadecimal digits are text; remove `type: hexadecimal`, or cast the column to text"
     if _is_number(given) or pa.types.is_null(given):
         return ""
     return f"is {column}, but a label or dense feature takes {_NUMBERS}; cast it where the file is written"
 
 
 def as_numbers(column: pa.Array) -> pa.Array:
-    """float64; null and not-a-number, as pandas writes a missing one, are null."""
+    """Return float64 values. Null and not-a-number, which pandas writes for a missing value, become null."""
     column = _plain(column)
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
@@ -56,7 +54,7 @@ def as_numbers(column: pa.Array) -> pa.Array:
 
 
 def as_text(column: pa.Array, missing: Collection[str]) -> pa.Array:
-    """Binary: the bytes of text and binary values, the digits of integers, 0 and 1; the missing ones are null."""
+    """Return binary values: bytes of text, digits of integers, 0 and 1 for booleans; missing values become null."""
     column = _plain(column)
     given = column.type
     if pa.types.is_null(given):
@@ -73,7 +71,7 @@ def as_text(column: pa.Array, missing: Collection[str]) -> pa.Array:
 
 
 def as_lists(column: pa.Array, missing: Collection[str]) -> pa.Array:
-    """Lists of binary values; text is left as it is, for whoever knows the separator."""
+    """Return lists of binary values. Text is returned unchanged, because the caller knows the separator."""
     column = _plain(column)
     if not _is_list(column.type):
         return as_text(column, missing)
@@ -83,7 +81,7 @@ def as_lists(column: pa.Array, missing: Collection[str]) -> pa.Array:
 
 
 def without_missing(column: pa.Array, missing: Collection[str]) -> pa.Array:
-    """Null in place of what says that a value is missing."""
+    """Return the column with null in place of texts that stand for a missing value."""
     if not missing:
         return column
     texts = pa.array([text.encode() for text in missing], pa.binary())
@@ -91,13 +89,13 @@ def without_missing(column: pa.Array, missing: Collection[str]) -> pa.Array:
 
 
 def num_leaves(column: pa.DataType) -> int:
-    """Columns that Parquet keeps for a column of Arrow."""
+    """Return how many Parquet columns store a column of Arrow."""
     column = _plain_type(column)
     return max(1, sum(num_leaves(column.field(i).type) for i in range(column.num_fields)))
 
 
 def _plain_type(given: pa.DataType) -> pa.DataType:
-    """Without dictionaries and types of somebody's own."""
+    """Return the type without dictionaries and extension types."""
     if isinstance(given, pa.BaseExtensionType):
         return _plain_type(given.storage_type)
     return _plain_type(given.value_type) if pa.types.is_dictionary(given) else given

@@ -1,4 +1,4 @@
-"""The processes that share an import. MPI stays outside: the command gives an implementation over it."""
+"""The processes of an import. This module does not know MPI: the command passes in an implementation with it."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ from pydantic import JsonValue
 
 
 class Ranks(Protocol):
-    """Collective calls: every rank makes the same ones in the same order. A rank that fails must end the others."""
+    """Collective calls: every rank makes the same ones in the same order. If a rank fails, it must end the others."""
 
     rank: int
     size: int
 
     def allgather(self, values: NDArray[Any]) -> list[NDArray[Any]]:
-        """One-dimensional arrays of all ranks, of one dtype, by rank."""
+        """Return the one-dimensional arrays of all ranks, which have one dtype, in order of rank."""
 
     def alltoall(self, pieces: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Piece r goes to rank r; returns the pieces meant for this rank, by rank. One-dimensional, of one dtype."""
+        """Send piece r to rank r; return the pieces for this rank, in order of rank. One-dimensional, of one dtype."""
 
     def await_end(self) -> None:
-        """Wait for the end that another rank's failure brings; returns if none comes."""
+        """Wait until another rank's failure ends this process; return if that does not happen."""
 
 
 class Alone:
-    """One process."""
+    """A single process."""
 
     rank = 0
     size = 1
 
     def allgather(self, values: NDArray[Any]) -> list[NDArray[Any]]:
-        """See Ranks."""
+        """See `Ranks.allgather`."""
         return [values]
 
     def alltoall(self, pieces: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """See Ranks."""
+        """See `Ranks.alltoall`."""
         return list(pieces)
 
     def await_end(self) -> None:
-        """See Ranks."""
+        """See `Ranks.await_end`."""
 
 
 def share_of(number: int, ranks: Ranks) -> tuple[int, int]:
-    """This rank's share, [start, stop), of a number of things in a row; shares differ by one at most."""
+    """Return this rank's part, [start, stop), of `number` things in a row. The parts' sizes differ by at most one."""
     return number * ranks.rank // ranks.size, number * (ranks.rank + 1) // ranks.size
 
 
 def allgather_json(ranks: Ranks, value: JsonValue) -> list[Any]:
-    """Values of all ranks, by rank. Communication: collective."""
+    """Return the values of all ranks, in order of rank. Communication: collective."""
     message = np.frombuffer(json.dumps(value).encode(), np.uint8)
     return [json.loads(other.tobytes()) for other in ranks.allgather(message)]
 
 
 def from_first(ranks: Ranks, make: Callable[[], JsonValue]) -> Any:
-    """What rank 0 makes, on all ranks; only rank 0 calls, so a mistake is told once. Communication: collective."""
+    """Return what rank 0 makes, on all ranks. Only rank 0 calls `make`. Communication: collective."""
     return allgather_json(ranks, make() if ranks.rank == 0 else None)[0]

@@ -1,4 +1,4 @@
-"""From lines to samples: labels first, for one may depend on the line that follows."""
+"""Conversion of lines to samples. Labels come first, because a label may depend on the next line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SampleReader:
     """Samples of described tables.
 
     Args:
-        encoders: Of the description's tables.
+        encoders: Encoders of the description's tables.
     """
 
     inputs: Inputs
@@ -30,12 +30,12 @@ class SampleReader:
     encoders: Sequence[Encoder]
 
     def read(self, start: int, stop: int, bad: BadLines) -> Iterator[tuple[Int64Array, Batch]]:
-        """Samples of lines [start, stop), block by block.
+        """Yield the samples of lines [start, stop), in blocks.
 
         Yields:
-            The lines that the samples are on, int64, shape (num_samples,); the samples.
+            The line of each sample, int64, shape (num_samples,); the samples.
         Raises:
-            DatasetError: a file is damaged, or there are too many bad lines.
+            DatasetError: A file is damaged, or there are too many bad lines.
         """
         label = self.description.label
         if label is not None and label.continues:
@@ -46,8 +46,8 @@ class SampleReader:
             yield rows.lines, self._batch(rows, labels)
 
     def _runs(self, blocks: Iterable[Rows], stop: int) -> Iterator[tuple[Rows, Float32Array]]:
-        """Rows up to a line, labelled by whether the next row, wherever it is, has the same key."""
-        held: Rows | None = None  # the last row, until the next one is known
+        """Yield rows up to a line with labels: 1 if the next row, in whatever block, has the same key."""
+        held: Rows | None = None  # the last row, which waits for the next one
         for block in blocks:
             rows = block if held is None else Rows.concatenate([held, block])
             keys = self.features.keys_of_runs(rows.table)

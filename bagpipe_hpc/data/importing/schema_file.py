@@ -1,4 +1,4 @@
-"""The YAML file that describes a table, and what is wrong with one that does not."""
+"""The YAML file that describes a table, and messages about errors in it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_description(path: Path) -> TableDescription:
     """Read a description from a YAML file.
 
     Raises:
-        ConfigError: names file, line, setting and what is allowed.
+        ConfigError: Names file, line, setting and what is allowed.
     """
     document = read_yaml_file(path, "schema")
     given = {} if document.value is None else document.value
@@ -47,14 +47,14 @@ def _explained(error: ValidationError, document: Document) -> Iterator[str]:
     told = set()
     for fault in error.errors():
         place = _place_of(fault)
-        if place not in told:  # a column is tried as name and as number: one fault, not two
+        if place not in told:  # a column is tried as name and as number, but reported as one fault
             told.add(place)
             line = _line_of(place, document)
             yield ("" if line is None else f"line {line}: ") + _explain(fault, place)
 
 
 def _line_of(place: tuple[int | str, ...], document: Document) -> int | None:
-    """Of the setting, or of the smallest part of the file that it belongs to."""
+    """Return the line of the setting, or of the smallest part of the file that contains it."""
     while place and place not in document.lines:
         place = place[:-1]
     return document.lines.get(place) if place else None
@@ -76,8 +76,8 @@ def _explain(fault: ErrorDetails, place: tuple[int | str, ...]) -> str:
     if place[-1] == "column":
         owner = _name_of(place[:-1])
         return (
-            f"{owner} = {value}: must be the name of a column, in quotes where YAML takes it for something else, "
-            "or its number from 1 on"
+            f"{owner} = {value}: must be the name of a column, in quotes if YAML reads it as something else, "
+            "or its number counted from 1"
         )
     if fault["type"] == "value_error" and isinstance(fault["input"], dict):
         return f"{name}: {in_words(fault)}"
@@ -90,7 +90,7 @@ def _explain(fault: ErrorDetails, place: tuple[int | str, ...]) -> str:
 
 
 def _name_of(place: tuple[int | str, ...]) -> str:
-    """As in `categorical[1].column`: entries are counted from 1."""
+    """Return the place in the form `categorical[1].column`, in which entries are counted from 1."""
     name = ""
     for part in place:
         name += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if name else part

@@ -1,4 +1,4 @@
-"""Shards of an import: fixed runs of lines, each written by one rank."""
+"""Shards of an import: fixed ranges of lines. One rank writes each shard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bagpipe_hpc.sharding import Int64Array
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Lines [start, stop), numbered over all files, as shard `number` of a split."""
+    """Lines [start, stop), numbered over all files, which become shard `number` of a split."""
 
     split: SplitName
     number: int
@@ -27,7 +27,7 @@ class ShardTask:
 
 
 def all_tasks(num_train: int, num_lines: int, samples_per_shard: int) -> list[ShardTask]:
-    """Shards of both splits, in the order of their lines."""
+    """Return the shards of both splits, in the order of their lines."""
     borders: list[tuple[SplitName, int, int]] = [("train", 0, num_train), ("validation", num_train, num_lines)]
     return [
         ShardTask(split, number, first, min(first + samples_per_shard, stop))
@@ -44,15 +44,15 @@ def write_shards(
     compression: Compression | None,
     finished: Callable[[ShardTask], None],
 ) -> list[ShardEntry]:
-    """Write neighbouring shards.
+    """Write consecutive shards.
 
     Args:
-        samples: Of the lines of all tasks, in order, with their lines.
+        samples: Lines and samples of all tasks, in order.
         finished: Called after every shard.
     Returns:
-        The shards that hold at least one sample.
+        The shards with at least one sample.
     Raises:
-        DatasetError: a shard cannot be written, or whatever reading samples raises.
+        DatasetError: A shard cannot be written, or reading samples raises it.
     """
     shards = []
     for task, pieces in groupby(_cut(samples, tasks), key=itemgetter(0)):
@@ -66,7 +66,7 @@ def write_shards(
 
 
 def _cut(samples: Iterable[tuple[Int64Array, Batch]], tasks: Sequence[ShardTask]) -> Iterator[tuple[ShardTask, Batch]]:
-    """Samples by the task that their lines belong to."""
+    """Yield samples with the task that their lines belong to."""
     remaining = iter(tasks)
     task = next(remaining, None)
     for lines, batch in samples:

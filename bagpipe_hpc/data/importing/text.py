@@ -1,4 +1,4 @@
-"""Lines of text files, plain or gzip: counted by many ranks at once, read from any line on."""
+"""Lines of text files, plain or gzip. Many ranks count them together, and any rank reads from any line on."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class LineIndex:
-    """Where the lines of a file are, roughly."""
+    """Approximate positions of the lines of a file."""
 
-    offsets: Int64Array  # (num_marks,), rising from 0: places in the file; gzip: only its start
-    lines_before: Int64Array  # (num_marks,), line ends before each place
+    offsets: Int64Array  # (num_marks,), rising from 0: marks, which are positions in the file; gzip: only its start
+    lines_before: Int64Array  # (num_marks,), number of line ends before each mark
     num_lines: int
 
     def mark_before(self, line: int) -> tuple[int, int]:
-        """The last place from which skipping whole lines leads to the start of a line: offset, line ends before it."""
-        # A place after exactly `line` line ends may be inside that line: take one with fewer.
+        """Return the last mark from which skipping whole lines leads to a line's start: offset, line ends before it."""
+        # A mark after exactly `line` line ends may be inside that line: choose one with fewer.
         mark = max(0, int(np.searchsorted(self.lines_before, line, side="left")) - 1)
         return int(self.offsets[mark]), int(self.lines_before[mark])
 
 
 def index_lines(files: Sequence[Path], ranks: Ranks) -> Iterator[tuple[int, int, list[LineIndex] | None]]:
-    """Count the lines of files: ranks share the bytes of plain files, and take turns with gzip files.
+    """Count the lines of files. Ranks divide the bytes of plain files among them, and take turns with gzip files.
 
     Yields:
-        Bytes of this rank's share that it has read so far, and all of them; last, an index of each file, too.
+        The bytes that this rank has read so far, and all bytes it will read; the last time, also an index of each file.
     Raises:
-        DatasetError: a file is missing or damaged.
+        DatasetError: A file is missing or damaged.
     Communication: collective.
     """
     marks: list[tuple[int, int, int]] = []  # file, offset, line ends from there to the next mark
@@ -62,13 +62,13 @@ def index_lines(files: Sequence[Path], ranks: Ranks) -> Iterator[tuple[int, int,
 
 
 def _index(marks: Int64Array) -> LineIndex:
-    """Args: marks: (num_marks, 2), offset and number of line ends, in any order."""
+    """Return the index for marks (num_marks, 2), each an offset and a number of line ends, in any order."""
     offsets, counts = marks[np.argsort(marks[:, 0])].T if len(marks) else np.zeros((2, 1), np.int64)
     return LineIndex(offsets, np.cumsum(counts) - counts, int(counts.sum()))
 
 
 def _share_bytes(file: Path, number: int, ranks: Ranks) -> int:
-    """Bytes on disk that this rank reads of a file to count its lines."""
+    """Return the bytes on disk that this rank reads of a file to count its lines."""
     with open_text(file) as stream:
         if isinstance(stream, gzip.GzipFile):
             return file.stat().st_size if number % ranks.size == ranks.rank else 0
@@ -77,7 +77,7 @@ def _share_bytes(file: Path, number: int, ranks: Ranks) -> int:
 
 
 def _count_share(file: Path, number: int, ranks: Ranks) -> Iterator[tuple[int, int | None, int]]:
-    """Count line ends in this rank's part of a file; an unfinished last line counts as one.
+    """Count line ends in this rank's part of a file. A last line without a line end counts as one.
 
     Yields:
         An offset, the line ends from there on (None: not known yet), and the bytes on disk that were read so far.
@@ -106,12 +106,12 @@ def _count_gzip(stream: gzip.GzipFile, compressed: Any) -> Iterator[tuple[int, i
 
 
 def read_lines(file: Path, index: LineIndex, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-    """Lines [start, stop) of a file, about BLOCK_BYTES at a time; the last line gets its newline if it has none.
+    """Yield lines [start, stop) of a file, about BLOCK_BYTES at a time. The last line gets a newline if it has none.
 
     Yields:
         Number of the first line, from 0 on; text of whole lines.
     Raises:
-        DatasetError: the file is missing, damaged, or has a line that is longer than a block.
+        DatasetError: The file is missing, damaged, or has a line that is longer than a block.
     """
     offset, line = index.mark_before(start)
     with open_text(file) as stream:
@@ -120,7 +120,7 @@ def read_lines(file: Path, index: LineIndex, start: int, stop: int) -> Iterator[
             num_lines = text.count(b"\n")
             first, last = max(start - line, 0), min(stop - line, num_lines)
             if first < last:
-                # At the start of a file a byte order mark is no part of the text; anywhere else it is.
+                # At the start of a file, a byte order mark is not part of the text. Anywhere else it is.
                 mark = len(BOM) if line + first == 0 and text.startswith(BOM) else 0
                 begin, end = (_end_of_lines(text, number, num_lines) for number in (first, last))
                 yield line + first, text[begin + mark : end]
@@ -128,28 +128,30 @@ def read_lines(file: Path, index: LineIndex, start: int, stop: int) -> Iterator[
             if line >= stop:
                 return
     if start < stop:
-        raise DatasetError(f"{file}: ended after {line} lines, but had {index.num_lines}; import a file at rest")
+        raise DatasetError(
+            f"{file}: ended after {line} lines, but had {index.num_lines}; import a file that does not change"
+        )
 
 
 def first_line(file: Path) -> bytes:
-    """The first line of a file, without its end and without a byte order mark; empty if there is none.
+    """Return the first line of a file, without its end and without a byte order mark; empty if there is none.
 
     Raises:
-        DatasetError: the file is missing or damaged, or its first line shows that it is no text of lines.
+        DatasetError: The file is missing or damaged, or its first line shows that it is not text.
     """
     with open_text(file) as stream:
         line = stream.readline(BLOCK_BYTES + 1)
         if fault := no_text(line + stream.read(max(0, BEGINNING_BYTES - len(line)))):
             raise DatasetError(f"{file}: {fault}")
     if line.count(b"\r") > 1 and b"\n" not in line:
-        raise DatasetError(f"{file}: has carriage returns alone as line ends; convert them first: tr '\\r' '\\n'")
+        raise DatasetError(f"{file}: has only carriage returns as line ends; convert them first: tr '\\r' '\\n'")
     if len(line) > BLOCK_BYTES and not line.endswith(b"\n"):
         raise _line_too_long(file, 0)
     return line.rstrip(b"\r\n").removeprefix(BOM)
 
 
 def _whole_lines(stream: IO[bytes], file: Path, line: int) -> Iterator[bytes]:
-    """Args: line: Number of the first one, from 0 on."""
+    """Yield the file in blocks of whole lines. line: number of the first one, from 0 on."""
     rest = b""
     while chunk := stream.read(BLOCK_BYTES):
         end = chunk.rfind(b"\n") + 1
@@ -166,30 +168,30 @@ def _whole_lines(stream: IO[bytes], file: Path, line: int) -> Iterator[bytes]:
 
 def _line_too_long(file: Path, line: int) -> DatasetError:
     return DatasetError(
-        f"{file}: line {line + 1}: has more than {BLOCK_BYTES} bytes; mend it, or give a file of text lines"
+        f"{file}: line {line + 1}: has more than {BLOCK_BYTES} bytes; shorten it, or give a file of text lines"
     )
 
 
 def _end_of_lines(text: bytes, num_lines: int, num_all: int) -> int:
-    """Where the first lines of a text of num_all lines end."""
+    """Return where the first num_lines lines of a text of num_all lines end."""
     if num_lines in (0, num_all):
         return len(text) if num_lines else 0
     return int(np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))[num_lines - 1]) + 1
 
 
 def refuse_pipe(file: Path) -> None:
-    """Raise DatasetError for what cannot be read again; OSError where there is nothing."""
+    """Raise DatasetError for a file that cannot be read twice, and OSError if it does not exist."""
     mode = os.stat(file).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise DatasetError(f"{file}: is a pipe or device, but is read more than once; give a regular file")
+        raise DatasetError(f"{file}: is a pipe or device, but the import reads it more than once; give a regular file")
 
 
 @contextmanager
 def open_text(file: Path) -> Iterator[IO[bytes]]:
-    """Open a plain or gzip file, told by content.
+    """Open a plain or gzip file, which is recognised by its content.
 
     Raises:
-        DatasetError: it is missing or damaged, now or while being read.
+        DatasetError: The file is missing or damaged, when it is opened or while it is read.
     """
     try:
         refuse_pipe(file)

@@ -1,4 +1,4 @@
-"""One vocabulary per table, of the values that all ranks counted."""
+"""One vocabulary per table, made of the values that all ranks have counted."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def count_values(
     ranks: Ranks,
     progress: Progress,
 ) -> dict[str, ValueCounter]:
-    """Values in this rank's share of the training lines: validation must not leak into the tables.
+    """Count the values in this rank's part of the training lines. The validation split must not influence the tables.
 
     Returns:
-        By name of the table whose rows they have: columns that share one are counted together.
+        Counters by name of the table whose rows the values use: columns that share a table are counted together.
     Raises:
-        DatasetError: a file is damaged, or this rank met too many bad lines.
+        DatasetError: A file is damaged, or this rank has found too many bad lines.
     """
     counters = {table.table_name: ValueCounter(_dtype(table)) for table in tables}
     if not tables:
@@ -52,9 +52,9 @@ def count_values(
 
 
 def merge_counts(counter: ValueCounter, min_count: int, ranks: Ranks) -> ValueCounter:
-    """Counts over all ranks of the values seen at least min_count times, the same on every rank.
+    """Return the counts over all ranks of the values that occur at least min_count times, the same on every rank.
 
-    Every rank adds up the counts of its part of the values, so rare values meet at one rank only.
+    Every rank adds up the counts of its part of the values, so a rare value is in the memory of only one rank.
 
     Communication: collective.
     """

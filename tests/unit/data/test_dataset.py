@@ -180,7 +180,7 @@ class TestWriter:
 
     def test_refuses_no_training_samples(self, tmp_path: Path, schema: Schema, batch: Batch) -> None:
         with (
-            pytest.raises(DatasetError, match="not one training sample"),
+            pytest.raises(DatasetError, match="the input has no training sample"),
             DatasetWriter(tmp_path / "clicks", schema) as writer,
         ):
             writer.append("validation", batch)
@@ -199,7 +199,7 @@ class TestOpening:
         self.check(tmp_path / "none", "is not a directory")
 
     def test_no_dataset_json(self, tmp_path: Path) -> None:
-        self.check(tmp_path, "has no dataset.json, so it is not a data set, or not a whole one")
+        self.check(tmp_path, "has no dataset.json, so it is not a data set, or an incomplete one")
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -298,7 +298,7 @@ def test_bad_sample_is_named_while_reading(dataset: Dataset) -> None:
 
 def test_an_origin_that_is_no_json_is_refused(tmp_path: Path, schema: Schema, make_batch: MakeBatch) -> None:
     with (
-        pytest.raises(DatasetError, match="the origin of a data set holds what JSON cannot"),
+        pytest.raises(DatasetError, match="the origin of a data set has values that JSON cannot hold"),
         DatasetWriter(tmp_path / "clicks", schema, origin={"rate": float("nan")}) as writer,
     ):
         writer.append("train", make_batch(schema, 3))

@@ -166,8 +166,8 @@ class TestFilesThatAreNoShards:
             ("schema", '{"tables": [{"name": "a", "num_embeddings": "9"}]}', "valid integer"),
             ("format", ["bagpipe_hpc.shard"] * 2, "its attribute format is"),
             ("format_version", [1, 1], r"has format version \[1 1\]"),
-            ("num_samples", [100], "was never finished"),
-            ("num_samples", "many", "was never finished"),
+            ("num_samples", [100], "is incomplete"),
+            ("num_samples", "many", "is incomplete"),
             ("num_samples", 99, r"/labels has shape \(100,\), but schema and num_samples need \(99,\)"),
         ],
     )
@@ -180,7 +180,7 @@ class TestFilesThatAreNoShards:
         writer = ShardWriter(tmp_path / "shard.h5", schema)
         writer.append(make_batch(schema, 3))
         writer.__exit__(ZeroDivisionError, None, None)
-        self.check(tmp_path / "shard.h5", "was never finished: it has no attribute num_samples")
+        self.check(tmp_path / "shard.h5", "is incomplete: it has no attribute num_samples")
 
     def test_another_schema(self, shard: Path, schema: Schema) -> None:
         other = schema.model_copy(update={"dense": ("age",)})
@@ -324,7 +324,7 @@ class TestWriter:
             ShardWriter(tmp_path / "shard.h5", schema, cast(Any, "zip"))
 
     def test_refuses_an_existing_file(self, shard: Path, schema: Schema) -> None:
-        with pytest.raises(DatasetError, match=r"cannot be written .*; free space, mend permissions or choose"):
+        with pytest.raises(DatasetError, match=r"cannot be written .*; free space, fix permissions or choose"):
             ShardWriter(shard, schema)
 
     @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_a_shard_that_another_program_writes_is_called_locked(shard: Path) -> No
         assert writer.stdin is not None
         assert writer.stdout is not None
         writer.stdout.readline()
-        with pytest.raises(DatasetError, match="is locked: another program has it open to write it"):
+        with pytest.raises(DatasetError, match="is locked: another program has opened it for writing"):
             ShardReader(shard)
         writer.stdin.close()
         writer.stdout.close()

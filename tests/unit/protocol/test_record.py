@@ -24,12 +24,13 @@ def test_arrays_stand_where_they_stood() -> None:
     arrived = decode_record(encode_record(fields))
     assert arrived.keys() == fields.keys()
     assert (arrived["seconds"], arrived["names"]) == (1.5, ["a", None, True])
-    for found, expected in [
+    pairs: list[tuple[Any, Any]] = [
         (arrived["by_thread"]["main"], np.arange(3, dtype=np.float64)),
         (arrived["by_thread"]["exchange"], np.empty(0)),
         (arrived["weight"], np.arange(6, dtype=np.float32).reshape(2, 3)),
         (arrived["counts"], np.array([2**40])),
-    ]:
+    ]
+    for found, expected in pairs:
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found, expected)
 

@@ -157,8 +157,8 @@ class TestMalformed:
             (line(categories={1: '"1"'}), r"column 15 \(C1\) is '\"1\"'"),
             (line(categories={2: "-1"}), r"column 16 \(C2\) is '-1'"),
             (line(categories={2: "é" * 100}), r"column 16 \(C2\) is 'é{20}'"),
-            ("\n", r"has 1 tab-separated column, but 40 are needed .the line is empty.; mend"),
-            (line()[:-2] + "\n", r"has 39 tab-separated columns, but 40 are needed \(a file without labels"),
+            ("\n", r"has 1 tab-separated column, but 40 are needed .the line is empty.; correct"),
+            (line()[:-2] + "\n", r"has 39 tab-separated columns, but 40 are needed \(is this a file without labels"),
             (line()[:-1] + "\t\n", r"has 41 tab-separated columns"),
         ],
     )
@@ -191,7 +191,7 @@ class TestMalformed:
 
     def test_no_text(self, import_criteo: ImportCriteo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(text, "BLOCK_BYTES", 100)
-        with pytest.raises(DatasetError, match="zeros: line 1: has more than 100 bytes; mend"):
+        with pytest.raises(DatasetError, match="zeros: line 1: has more than 100 bytes; shorten"):
             import_criteo([write(tmp_path / "zeros", "0" * 1000)], tmp_path / "clicks")
 
     @pytest.mark.parametrize("cut", [-1, -9, 12])
@@ -256,7 +256,7 @@ class TestRealClicks:
                 "id,click,hour\n1,0,14\n",
                 r"has 1 tab-.* \(is this a Criteo log\? the line looks comma-separated; `bagpipe",
             ),
-            ("a\tb\n", r"has 2 tab-.* \(is this a Criteo log\? `bagpipe import table` takes files of any layout\)"),
+            ("a\tb\n", r"has 2 tab-.* \(is this a Criteo log\? `bagpipe import table` imports files of any layout\)"),
         ],
     )
     def test_files_that_are_no_criteo_log(
@@ -269,6 +269,6 @@ class TestRealClicks:
     def test_files_that_are_no_avazu_log(self, tmp_path: Path, log: TableDescription) -> None:
         (tmp_path / "good.csv").write_text("y,c\n1,a\n")
         with pytest.raises(
-            DatasetError, match=r"not the layout of the Avazu log: import it with `bagpipe import table`$"
+            DatasetError, match=r"does not have the layout of the Avazu log: import it with `bagpipe import table`$"
         ):
             import_files([tmp_path / "good.csv"], tmp_path / "clicks", log)

@@ -53,8 +53,8 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ({"categorical": [{"column": 0}]}, "greater than 0"),
         ({"label": {"column": "y", "continues": True, "threshold": 1}}, "give one of them"),
         ({"label": {"column": "y", "treshold": 1}}, "Extra inputs"),
-        ({"lists": [{"column": "d", "shares": "c", "min_count": 2}]}, "are those of c; give them there"),
-        ({"lists": [{"column": "d", "shares": "e"}]}, "d shares e, but tables with rows of their own are c"),
+        ({"lists": [{"column": "d", "shares": "c", "min_count": 2}]}, "are settings of c; give them there"),
+        ({"lists": [{"column": "d", "shares": "e"}]}, "d shares e, but the tables with rows of their own are c"),
         (
             {"categorical": [{"column": "c", "type": "hexadecimal"}, {"column": "d", "shares": "c"}]},
             "both must be text or hexadecimal",
@@ -72,9 +72,9 @@ def test_faults(changes: dict[str, object], reason: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "header", "reason"),
     [
-        ({}, ["y", "d"], "column 'c' is not there; columns: y, d"),
-        ({}, ["y", "c", "c"], "column 'c' is there more than once: give its number"),
-        ({"categorical": [{"column": 9, "name": "c"}]}, ["y", "c"], "column 9 is not there"),
+        ({}, ["y", "d"], "column 'c' does not exist; columns: y, d"),
+        ({}, ["y", "c", "c"], "column 'c' exists more than once: give its number"),
+        ({"categorical": [{"column": 9, "name": "c"}]}, ["y", "c"], "column 9 does not exist"),
         ({"dense": ["c"]}, ["y", "c"], "column 'c' is used as number and as text"),
     ],
 )

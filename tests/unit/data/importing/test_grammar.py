@@ -136,7 +136,7 @@ def test_header() -> None:
 )
 def test_what_often_says_that_a_value_is_missing_gets_the_cure(value: str, missing: list[str], cure: str) -> None:
     _, [(_, fault)] = parse(grammar(missing=missing), f"1,{value},3,a,b\n".encode())
-    assert fault.endswith(f"but must be empty or a number below 1e37 (if that says that the value is missing, {cure})")
+    assert fault.endswith(f"but must be empty or a number below 1e37 (if this means a missing value, {cure})")
     given = yaml.safe_load(cure.split("`")[1])
     assert parse(grammar(**given), f"1,{value},3,a,b\n".encode())[1] == []
 

@@ -194,7 +194,7 @@ class TestBadLines:
 
     def test_nothing_but_bad_lines(self, import_table: ImportTable, tmp_path: Path) -> None:
         (tmp_path / "clicks.csv").write_text(HEADER + "\nbad\n")
-        with pytest.raises(DatasetError, match="not one training sample"):
+        with pytest.raises(DatasetError, match="the input has no training sample"):
             import_table([tmp_path / "clicks.csv"], tmp_path / "clicks", DESCRIPTION, max_bad_lines=9)
 
 
@@ -203,13 +203,13 @@ def test_columns_that_differ(import_table: ImportTable, tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("user,item\n")
     with pytest.raises(DatasetError, match=r"b\.csv: has other columns than .*a\.csv"):
         import_table([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "clicks", DESCRIPTION)
-    with pytest.raises(DatasetError, match=r"b\.csv: column 'session' is not there; columns: user, item; mend the sch"):
+    with pytest.raises(DatasetError, match=r"b\.csv: column 'session' does not exist; columns: user, item; correct"):
         import_table([tmp_path / "b.csv"], tmp_path / "clicks", DESCRIPTION)
 
 
 def test_only_a_header(import_table: ImportTable, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(HEADER)
-    with pytest.raises(DatasetError, match=r"a\.csv: there is no line with a sample in it"):
+    with pytest.raises(DatasetError, match=r"a\.csv: has no line with a sample"):
         import_table([tmp_path / "a.csv"], tmp_path / "clicks", DESCRIPTION)
 
 
@@ -314,5 +314,5 @@ class TestKnownVocabulary:
         self, import_table: ImportTable, first: Dataset, tmp_path: Path, change: dict[str, object], reason: str
     ) -> None:
         description = TableDescription.model_validate({**DESCRIPTION.model_dump(), **change})
-        with pytest.raises(DatasetError, match=rf"first: differs from what is imported \({reason}"):
+        with pytest.raises(DatasetError, match=rf"first: differs from the input \({reason}"):
             import_table([tmp_path / "first.csv"], tmp_path / "other", description, vocabulary=first.path)

@@ -134,5 +134,5 @@ def test_a_line_without_end(
     content = b"y,item\n" + b"1,a\n" * 60 + b"1," + b"b" * 300
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     description = TableDescription.model_validate({"label": "y", "categorical": ["item"]})
-    with pytest.raises(DatasetError, match=r"line 62: has more than 100 bytes; mend it, or give a file of text lines"):
+    with pytest.raises(DatasetError, match=r"line 62: has more than 100 bytes; shorten it, or give a file of text"):
         import_table([tmp_path / name], tmp_path / "out", description)

@@ -240,7 +240,7 @@ def test_types_of_numbers(import_table: ImportTable, tmp_path: Path, column: pa.
         ("dense", pa.array(["1"]), "is string, but a label or dense feature takes integers, floats, .*; cast it"),
         ("dense", pa.array([datetime(2020, 1, 1)]), r"is timestamp\[us\], but a label or dense feature takes"),
         ("dense", pa.array([[1]]), "is list<element: int64>, but a label or dense"),
-        ("hexadecimal", pa.array([15]), "is int64, but hexadecimal digits are text; leave out"),
+        ("hexadecimal", pa.array([15]), "is int64, but hexadecimal digits are text; remove"),
     ],
 )
 def test_types_that_do_not_fit(

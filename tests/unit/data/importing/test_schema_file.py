@@ -41,7 +41,7 @@ FOREIGN_WORDS = (
         ("label: y\ncategorical: {c: text}\n", ["categorical = {'c': 'text'}: must be a list"]),
         (
             "label: yes\ncategorical: [c]\n",
-            ["line 1: label = True: must be the name of a column, in quotes where YAML"],
+            ["line 1: label = True: must be the name of a column, in quotes if YAML"],
         ),
         ("label: y\ncategorical: [c, no]\n", ["categorical[2] = False: must be the name of a column, in quotes"]),
         ("label: y\ncategorical: [c, 1.5]\n", ["categorical[2] = 1.5: must be the name of a column, in quotes"]),
@@ -50,7 +50,7 @@ FOREIGN_WORDS = (
             ["categorical[2] = ", "must be a column, by name or number, or a mapping"],
         ),
         ("label: y\ncategorical: [c, [d]]\n", ["categorical[2] = ['d']: must be a column, by name or number"]),
-        ("label: 0\ncategorical: [c]\n", ["label = 0: must be the name of a column", "or its number from 1 on"]),
+        ("label: 0\ncategorical: [c]\n", ["label = 0: must be the name of a column", "or its number counted from 1"]),
         ("label: -1\ncategorical: [c]\n", ["label = -1: must be the name of a column"]),
         ("label: y\ncategorical: [{column: c, min_count: 0}]\n", ["categorical[1].min_count = 0: must be at least 1"]),
         (
@@ -61,7 +61,10 @@ FOREIGN_WORDS = (
         ("label: y\ncategorical: [{column: c, type: txt}]\n", ["type = 'txt': must be 'text' or 'hexadecimal'"]),
         (SOUND + "missing: 'NULL'\n", ["line 3: missing = 'NULL': must be a list, as in `missing: [NULL]`"]),
         (SOUND + "missing: [0]\n", ["missing[1] = 0: must be text"]),
-        (SOUND + "missing: ['a,b']\n", ["'a,b' holds the delimiter, a quote or a line end, so no field can be it"]),
+        (
+            SOUND + "missing: ['a,b']\n",
+            ["'a,b' contains the delimiter, a quote or a line end, so it cannot"],
+        ),
         (SOUND + "delimiter: \\t\n", ["delimiter = ", "must be one ASCII character", r'such as "," or "\t"']),
         (SOUND + "quoting: maybe\n", ["quoting = 'maybe': must be true or false"]),
         (SOUND + "columns: []\n", ["columns = []: must hold at least 1, but holds 0"]),

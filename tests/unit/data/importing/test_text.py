@@ -93,5 +93,5 @@ def test_a_file_that_lost_lines_meanwhile(tmp_path: Path) -> None:
     file.write_bytes(b"1\n2\n3\n")
     [index] = index_of([file])
     file.write_bytes(b"1\n")
-    with pytest.raises(DatasetError, match="ended after 1 lines, but had 3; import a file at rest"):
+    with pytest.raises(DatasetError, match="ended after 1 lines, but had 3; import a file that does not change"):
         list(text.read_lines(file, index, 0, 3))

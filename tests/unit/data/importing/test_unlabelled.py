@@ -51,7 +51,7 @@ def test_a_data_set_of_them(
     [expected] = {tuple(row) for row in next(trained.train.batches(1)).ids.tolist()}
     assert batch.ids[0].tolist() == list(expected)
     with pytest.raises(
-        DatasetError, match="its samples have no labels, which training needs; it serves `bagpipe predict`"
+        DatasetError, match="its samples have no labels, which training needs; use it for `bagpipe predict` only"
     ):
         require_labels(dataset, "training")
 
@@ -72,13 +72,13 @@ def test_files_without_a_header_may_lack_the_labels_column(import_table: ImportT
     (tmp_path / "b.csv").write_text("0,a\n,b\n")
     dataset = import_table([tmp_path / "b.csv"], tmp_path / "has", description.without_label(), min_count=1)
     assert dataset.validation.num_samples == 2
-    with pytest.raises(DatasetError, match=r"but 2 are needed \(a file without labels\? --no-label takes it"):
+    with pytest.raises(DatasetError, match=r"but 2 are needed \(is this a file without labels\? then import it"):
         import_table([tmp_path / "a.csv"], tmp_path / "none", description, min_count=1)
 
 
 def test_a_split_makes_no_sense(import_table: ImportTable, tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("d,c,l\n1,a,x\n")
-    with pytest.raises(ConfigError, match=r"all become the validation split, .*; leave out --validation-fraction"):
+    with pytest.raises(ConfigError, match=r"all become the validation split, .*; remove --validation-fraction"):
         import_table([tmp_path / "new.csv"], tmp_path / "new", WITHOUT, validation_fraction=0.5)
 
 
@@ -89,10 +89,10 @@ def test_the_commands(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, arguments)
     assert isinstance(refused.exception, DatasetError)
     done = CliRunner().invoke(app, [*arguments, "--no-label", "--min-count", "1"], catch_exceptions=False)
-    assert "3 samples without labels, for `bagpipe predict` only" in done.output
-    assert "give the data set that it was trained on to --vocabulary" in " ".join(done.output.split())
+    assert "3 samples without labels, only for `bagpipe predict`" in done.output
+    assert "give --vocabulary the data set that it was trained on" in " ".join(done.output.split())
     shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "out")], catch_exceptions=False).output
-    assert "no labels: for `bagpipe predict` only" in shown
+    assert "no labels: only for `bagpipe predict`" in shown
     assert "nan" not in shown
     verified = CliRunner().invoke(app, ["inspect", "--verify", str(tmp_path / "out")], catch_exceptions=False)
     assert (verified.exit_code, "damaged" in verified.output) == (0, False)
