@@ -1,9 +1,10 @@
 """Staged one-sided transfer: one contiguous Get or Put per server, trainer and iteration.
 
-Each server has two windows, a ring of P+1 fetch stages and one of P+1 write-back stages. The plan says where in a ring
-each (trainer, iteration) has its stage, so the stages of all trainers in an iteration are packed and the server gathers
-or scatters them in one call. Rings only grow: the plan that first needs a larger one makes every rank allocate it, at the
-same place in its stream of plans (`_StageRings.prepare`). Earlier stages stay in the old ring until they are emptied.
+Each server has two windows, a ring of P + 1 fetch stages and one of P + 1 write-back stages. The plan says where in a
+ring each (trainer, iteration) has its stage. So the stages of all trainers in an iteration are packed, and the server
+gathers or scatters them in one call. Rings only grow: the plan that first needs a larger ring makes every rank allocate
+it, at the same place in its stream of plans (`_StageRings.prepare`). Earlier stages stay in the old ring until they are
+emptied.
 """
 
 from __future__ import annotations
@@ -85,7 +86,15 @@ class StagedServer:
 
 
 class StagedTrainer:
-    """The end of a trainer. Arguments are those of StagedServer; row_width is the number of float32 columns of a row."""
+    """The end of a trainer.
+
+    Args:
+        comm: Servers first, then trainers.
+        num_servers: S.
+        num_stages: P + 1.
+        row_width: float32 columns of a row.
+    Communication: construction is collective over comm.
+    """
 
     def __init__(self, comm: MPI.Intracomm, num_servers: int, num_stages: int, row_width: int) -> None:
         self._notices = Notices(comm, num_servers)
