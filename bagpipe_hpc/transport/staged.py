@@ -64,6 +64,7 @@ class StagedServer:
         self._store = store
 
     def offer(self, plan: ServerPlan) -> None:
+        """See ServerEnd."""
         self._rings.prepare(plan)
         window = self._rings.fetch[plan.fetch_ring_rows]
         first, size = int(plan.fetch_offsets[0]), len(plan.fetch_rows)
@@ -73,6 +74,7 @@ class StagedServer:
         self._notices.announce_ready(plan.stream_position)
 
     def absorb(self, plan: ServerPlan) -> None:
+        """See ServerEnd."""
         self._notices.await_written(plan.stream_position)
         window = self._rings.write_back[plan.write_back_ring_rows]
         window.sync()  # the Puts that were announced are visible to the scatter
@@ -81,6 +83,7 @@ class StagedServer:
             self._store.scatter(plan.write_back_rows, window.memory[first : first + size], self._notices.progress)
 
     def close(self) -> None:
+        """See ServerEnd and TrainerEnd."""
         self._rings.free()
         self._notices.free()
 
@@ -101,6 +104,7 @@ class StagedTrainer:
         self._rings = _StageRings(comm, num_stages, row_width, is_server=False)
 
     def fetch(self, plan: TrainerPlan, out: Float32Array) -> None:
+        """See TrainerEnd."""
         self._rings.prepare(plan)
         self._notices.await_ready(plan.stream_position)
         window = self._rings.fetch[plan.fetch_ring_rows]
@@ -111,6 +115,7 @@ class StagedTrainer:
                 window.flush(server)
 
     def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
+        """See TrainerEnd."""
         window = self._rings.write_back[plan.write_back_ring_rows]
         for server, piece in _pieces(plan.write_back_counts, rows):
             window.put(server, int(plan.write_back_offsets[server]), piece)
@@ -119,6 +124,7 @@ class StagedTrainer:
         self._notices.announce_written(plan.stream_position)
 
     def close(self) -> None:
+        """See ServerEnd and TrainerEnd."""
         self._rings.free()
         self._notices.free()
 
