@@ -65,7 +65,7 @@ class SampleChecks:
         return np.array([table.num_embeddings for table in self.schema.one_hot_tables], dtype=np.int64)
 
     def ids(self, ids: NDArray[Any], first_sample: int) -> NDArray[Any]:
-        """Check one-hot row ids, of any integer dtype, shape (num_samples, num_one_hot_tables), against their tables."""
+        """Check one-hot row ids, of any integer dtype, shape (num_samples, num_one_hot), against their tables."""
         if not _all_within(ids, self._num_embeddings):
             sample, table = np.argwhere((ids < 0) | (ids >= self._num_embeddings))[0]
             self._refuse_id(self.schema.one_hot_tables[table], int(ids[sample, table]), first_sample + int(sample))

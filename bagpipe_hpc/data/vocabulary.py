@@ -55,7 +55,11 @@ class ValueCounter:
         self.num_distinct += _add_counts(values, counts, self._keys, self._counts)
 
     def items(self) -> tuple[NDArray[Any], NDArray[np.uint32]]:
-        """Return the distinct values, of the counter's dtype, and their counts, uint32; each shape (num_distinct,)."""
+        """Return the distinct values and their counts, in any order.
+
+        Returns:
+            Values of the counter's dtype, counts uint32; each shape (num_distinct,).
+        """
         used = self._counts > 0
         return self._keys[used], self._counts[used]
 
