@@ -1,7 +1,7 @@
-"""Stages of work, each in a thread, each ahead of the next by a bounded number of items.
+"""Steps of work, each in a thread, each ahead of the next by a bounded number of items.
 
-A number of `Cores` bounds how many stages work at the same time; a stage that waits holds none. Compiled loops and
-array operations let go of the interpreter, so stages do run side by side.
+A number of `Cores` bounds how many steps work at the same time; a step that waits holds none. Compiled loops and
+array operations let go of the interpreter, so steps do run side by side.
 """
 
 from __future__ import annotations
@@ -68,19 +68,19 @@ class Cores:
 
 
 class Pipeline:
-    """Stages that share cores; counts the time each works.
+    """Steps that share cores; counts the time each works.
 
     Args:
-        cores: For all stages together.
-        depth: Items that a stage may be ahead of the next.
-        first_number: Of each stage's items, for the trace.
+        cores: For all steps together.
+        depth: Items that a step may be ahead of the next.
+        first_number: Of each step's items, for the trace.
     """
 
     def __init__(self, cores: Cores, depth: int, first_number: int = 0) -> None:
         self._first_number = first_number
         self._cores = cores
         self._depth = depth
-        self.seconds: defaultdict[str, float] = defaultdict(float)  # by stage
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # by step
 
     def source(self, name: str, items: Iterator[A]) -> Iterator[A]:
         """The same items, made by a thread; its exception is raised here."""
@@ -98,7 +98,7 @@ class Pipeline:
 
         return self._ahead(name, make())
 
-    def stage(
+    def step(
         self,
         name: str,
         work: Callable[[A], Iterable[B]],

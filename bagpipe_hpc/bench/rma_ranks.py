@@ -61,8 +61,8 @@ class BenchServer:
         }
         stage_rows = traffic.num_trainers * traffic.rows_per_server
         self._ring = RowWindow(comm, traffic.num_stages * stage_rows, traffic.dim)
-        self._ring.rows.fill(1)  # so that every page exists
-        self._stages = self._ring.rows.reshape(traffic.num_stages, stage_rows, traffic.dim)
+        self._ring.memory.fill(1)  # so that every page exists
+        self._stages = self._ring.memory.reshape(traffic.num_stages, stage_rows, traffic.dim)
         shape = (traffic.sharding.num_local_rows(comm.rank), traffic.dim)
         self._store = self._fill(comm.rank, lazy_zeros(shape, np.float32))
         self.works: dict[tuple[str, Direction], Work] = {
@@ -82,7 +82,7 @@ class BenchServer:
         if transport is RmaTransport.STAGED:
             return StagedServer(comm, traffic.servers, traffic.num_stages, self._store)
         window = _window_type(transport)(comm, *self._store.rows.shape)
-        return DirectServer(comm, traffic.servers, window, self._fill(comm.rank, window.rows))
+        return DirectServer(comm, traffic.servers, window, self._fill(comm.rank, window.memory))
 
     def close(self) -> None:
         for end in self._ends:

@@ -17,6 +17,7 @@ from bagpipe_hpc.cli.train import train
 from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.exit_codes import EXIT_FAILURE, EXIT_INVALID, exit_code_of
 from bagpipe_hpc.launcher import await_first_rank
+from bagpipe_hpc.log import printing_records
 from bagpipe_hpc.version import __version__
 
 app = typer.Typer(
@@ -62,7 +63,8 @@ def main() -> None:
     """Run the command. Print an error that the user can fix as one line, and exit with the code of its kind."""
     _make_output_safe()
     try:
-        code = app(standalone_mode=False)
+        with printing_records():
+            code = app(standalone_mode=False)
     except BagpipeError as error:
         print(f"bagpipe: error: {error}", file=sys.stderr)
         sys.exit(exit_code_of(error))

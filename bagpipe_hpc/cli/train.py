@@ -38,7 +38,8 @@ def train(
         str | None,
         typer.Option(
             metavar="DURATION",
-            help="Write a checkpoint and stop before this much time has passed: S, M:S, H:M:S, D-H:M:S. "
+            help="Write a checkpoint and stop before this much time has passed, as Slurm writes it: minutes, "
+            "M:S, H:M:S, D-H:M:S; or with a unit, such as 90s. "
             "Default: the end of the Slurm job, if SLURM_JOB_END_TIME is set.",
         ),
     ] = None,

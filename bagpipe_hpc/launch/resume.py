@@ -15,6 +15,7 @@ from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.launch.run_settings import AUTO, is_word
+from bagpipe_hpc.log import LOGGER
 from bagpipe_hpc.runtime.data_position import DataPosition
 from bagpipe_hpc.runtime.run_directory import RESUME_AUTO
 from bagpipe_hpc.topology import Topology
@@ -41,7 +42,7 @@ def open_checkpoints(config: Config, run_path: Path, resume: str | None) -> tupl
         return root, generation, Verifier().verify(_named(root, resume) if is_word(resume) else Path(resume))
     checkpoint, rejected = newest_good(root)
     for bad in rejected:
-        print(f"bagpipe: note: {bad.path} is passed over: {bad.fault}", flush=True)
+        LOGGER.warning("%s is passed over: %s", bad.path, bad.fault)
     return root, generation, checkpoint
 
 

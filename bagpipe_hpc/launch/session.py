@@ -15,6 +15,7 @@ from bagpipe_hpc.config import Config
 from bagpipe_hpc.errors import BagpipeError, ConfigError, OwnModelError
 from bagpipe_hpc.launch.uncaught import expect_error, expecting_local_errors, raise_on_all_ranks
 from bagpipe_hpc.launcher import keep_mpi_from_starting
+from bagpipe_hpc.log import printing_records
 
 if TYPE_CHECKING:
     from bagpipe_hpc.launch.job import Training
@@ -45,7 +46,7 @@ def run(
         data: Data set directory.
         run_dir: Where config.yaml, metrics.jsonl and summary.json go.
         resume: "auto", "latest", "best", or the path of a checkpoint.
-        time_limit: A duration, as "30:00".
+        time_limit: A duration in the notation of Slurm ("30:00"; a bare number means minutes), or with a unit ("90s").
         trace_iterations: As "100:200"; ":" is all.
         local: Run in this process alone, without a launcher: the ranks are threads, with one trainer.
     Returns:
@@ -61,7 +62,7 @@ def run(
         such a failure is raised.
     """
     request, training = _start(config, build_model, data, run_dir, resume, time_limit, trace_iterations, local)
-    with expecting_local_errors(request.is_local):
+    with printing_records(unless_configured=True), expecting_local_errors(request.is_local):
         for _ in training.play(request):
             raise AssertionError("a step of the built-in loop is not for others to make")
     return _end(training, request)
@@ -122,7 +123,7 @@ class Session:
     def _play(self) -> Generator[TrainerBatch, None, None]:
         play = self._training.play(self._request)
         try:
-            with expecting_local_errors(self._request.is_local):
+            with printing_records(unless_configured=True), expecting_local_errors(self._request.is_local):
                 for batch in play:
                     self._batch = batch
                     yield batch

@@ -29,6 +29,7 @@ from bagpipe_hpc.launch.run_settings import (
     write_run_settings,
 )
 from bagpipe_hpc.launch.time_limit import seconds_left
+from bagpipe_hpc.log import LOGGER
 from bagpipe_hpc.oracle.budget import Budget
 from bagpipe_hpc.oracle.metrics import require_new_output
 from bagpipe_hpc.oracle.oracle import OracleJob
@@ -112,7 +113,7 @@ def check_job(hosts: Sequence[str], config: Config, lines: Sequence[str], reques
         if request.evaluates_only:
             refuse_training(request.run_path)
         for line in lines:
-            print(line, flush=True)
+            LOGGER.info(line)
         checkpoints, start, saved = _choose_checkpoint(config, topology, dataset, request)
         _begin_run_directory(config, request)
     except BaseException:
@@ -129,7 +130,7 @@ def check_job(hosts: Sequence[str], config: Config, lines: Sequence[str], reques
         request.predictions,
         request.evaluates_only,
     )
-    print(describe(hosts, topology), flush=True)
+    LOGGER.info(describe(hosts, topology))
     oracle_job = OracleJob(dataset, request.run_path, budget, saved, ownership.require)
     return CheckedJob(spec, start, oracle_job, ownership)
 
@@ -143,9 +144,7 @@ def _owned_directories(config: Config, request: Request) -> list[Path]:
 def _begin_run_directory(config: Config, request: Request) -> None:
     run_path = request.run_path
     if (run_path / DONE).exists() and not request.evaluates_only and request.resume is None:
-        print(
-            f"bagpipe: note: {run_path} has a finished job: its settings, metrics and summary are replaced", flush=True
-        )
+        LOGGER.warning("%s has a finished job: its settings, metrics and summary are replaced", run_path)
     with writing_to(run_path):
         for name in (DONE, "summary.json"):
             (run_path / name).unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
@@ -197,14 +196,14 @@ def _choose_checkpoint(
     checkpoints = CheckpointSpec(root, generation)
     if checkpoint is None:
         if resume is not None:
-            print(f"{root} has no good checkpoint: training starts afresh", flush=True)
+            LOGGER.info("%s has no good checkpoint: training starts afresh", root)
         return checkpoints, *fresh
     position = check_fit(checkpoint, config, dataset)
     start = StartingPoint(position, checkpoint, keeps_caches(checkpoint, topology))
     saved = SavedState.read(start, evaluates_only=request.evaluates_only)
     if not request.evaluates_only:
         check_position(checkpoint, config, dataset)
-    print(f"going on from {checkpoint.path}", flush=True)
+    LOGGER.info("going on from %s", checkpoint.path)
     for line in shown_trainers(checkpoint, topology) if not request.evaluates_only else []:
-        print(line, flush=True)
+        LOGGER.info(line)
     return checkpoints, start, saved

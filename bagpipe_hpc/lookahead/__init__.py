@@ -1,1 +1,1 @@
-"""Looking ahead (paper section 3): the batch stream becomes a stream of iteration plans. Pure: numpy and numba only."""
+"""The planner (paper section 3): it turns the stream of batches into iteration plans. It uses numpy and numba alone."""

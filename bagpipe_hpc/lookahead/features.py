@@ -1,9 +1,10 @@
-"""From row ids, sample by sample, to keys, table by table.
+"""The order of ids in a batch: from row ids, sample by sample, to keys, table by table.
 
-A *feature* is one column of the samples: one id per sample, or, where it is *ragged*, a *bag* of any number of ids.
-Features may share a table. The planner wants keys in *table order*: table by table, so that it can finish one table
-before the next; within a table share by share (a *share* is the samples of one trainer), within a share feature by
-feature, and within a feature sample by sample.
+A *feature* is one column of the samples. A sample has one row id in a one-hot feature, and a *bag* of any number of row
+ids in a *ragged* feature. Several features may share a table. A *share* is the samples of one trainer.
+
+The planner takes keys in *table order*: table by table, within a table share by share, within a share feature by
+feature, and within a feature sample by sample. So it finishes one table before it begins the next.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.feature_tables import FeatureTables
 from bagpipe_hpc.protocol.plan import BagLists, Int64Array, KeyArray, ends
 
-BLOCK = 64  # samples whose ids stay in the nearest processor cache while they go to their tables
+BLOCK = 64  # number of samples whose ids fit into the nearest processor cache
 
 
 class TableOrder:
     """Puts the keys of batches in table order.
 
     Args:
-        features: What a sample has.
-        table_offsets: int64, shape (num_tables + 1,): first key of each table, and the number of keys.
+        features: The features of a sample and their tables.
+        table_offsets: int64, shape (num_tables + 1,): first key of each table, then the number of all keys.
     """
 
     def __init__(self, features: FeatureTables, table_offsets: Int64Array) -> None:
@@ -43,12 +44,12 @@ class TableOrder:
 
         Args:
             ids: Row ids of the one-hot features, int32 or int64, shape (num_samples, num_one_hot).
-            bags: Of the ragged features, ascending.
+            bags: Of each ragged feature, in the order of the features.
             sample_ends: int64, shape (T + 1,): trainer t has the samples from sample_ends[t] to sample_ends[t + 1].
-            keys: int32 or int64, shape (num_ids,): is filled.
+            keys: int32 or int64, shape (num_ids,): the keys are written to it.
         Returns:
-            int64, shape (num_tables, T + 1): the keys of table f in trainer t's share are
-            keys[returned[f, t]:returned[f, t + 1]].
+            id_ends, int64, shape (num_tables, T + 1): the keys of table f in trainer t's share are
+            keys[id_ends[f, t]:id_ends[f, t + 1]].
         """
         num_tables, num_trainers = len(self._first_of_table) - 1, len(sample_ends) - 1
         counts = np.empty((len(self._order), num_trainers), dtype=np.int64)  # ids of each feature and share
@@ -93,7 +94,15 @@ class TableOrder:
 def _arrange(
     ids: NDArray[Any], offsets: Int64Array, sample_ends: Int64Array, shifts: Int64Array, keys: KeyArray
 ) -> None:
-    """Write the keys of the one-hot features; shifts, int64 (num_one_hot, T): from a sample to the place of its key."""
+    """Write the keys of the one-hot features.
+
+    Args:
+        ids: int32 or int64, shape (num_samples, num_one_hot).
+        offsets: int64, shape (num_one_hot,): first key of each feature's table.
+        sample_ends: int64, shape (T + 1,).
+        shifts: int64, shape (num_one_hot, T): the key of a sample is written to keys[shift + sample].
+        keys: int32 or int64, shape (num_ids,).
+    """
     num_columns = ids.shape[1]
     for t in range(len(sample_ends) - 1):
         for first in range(sample_ends[t], sample_ends[t + 1], BLOCK):
@@ -105,11 +114,11 @@ def _arrange(
 
 
 class KeysBySample:
-    """Puts the keys of batches in the order of the samples, for code that looks at one sample after the other.
+    """Puts the keys of batches in the order of the samples.
 
     Args:
-        features: What a sample has.
-        table_offsets: int64, shape (num_tables + 1,): first key of each table, and the number of keys.
+        features: The features of a sample and their tables.
+        table_offsets: int64, shape (num_tables + 1,): first key of each table, then the number of all keys.
     """
 
     def __init__(self, features: FeatureTables, table_offsets: Int64Array) -> None:
@@ -118,13 +127,14 @@ class KeysBySample:
         self._ragged = first_keys[list(features.ragged)]
 
     def keys(self, ids: NDArray[Any], bags: Sequence[Bags]) -> tuple[Int64Array, Int64Array]:
-        """Keys of a batch, those of a sample's one-hot features first.
+        """Return the keys of a batch, sample by sample; within a sample, those of its one-hot features come first.
 
         Args:
             ids: Row ids of the one-hot features, int32 or int64, shape (num_samples, num_one_hot).
-            bags: Of the ragged features, ascending.
+            bags: Of each ragged feature, in the order of the features.
         Returns:
-            int64, shape (num_ids,), and int64, shape (num_samples + 1,): where each sample begins and ends.
+            The keys, int64, shape (num_ids,), and key_ends, int64, shape (num_samples + 1,): sample s has
+            keys[key_ends[s]:key_ends[s + 1]].
         """
         num_samples, num_columns = ids.shape
         one_hot = ids + self._one_hot

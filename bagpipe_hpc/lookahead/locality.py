@@ -1,19 +1,20 @@
-"""Placement of samples on trainers, so that trainers share few rows. The paper's shares are contiguous.
+"""The assignment of samples to trainers by locality, so that trainers share few rows. In the paper, each trainer takes
+consecutive samples.
 
-A row that one trainer alone uses costs no traffic between trainers. The samples of a batch are given, but any trainer
-can take any of them. They are assigned one by one, in order, as in linear deterministic greedy partitioning of a graph
-stream (Stanton and Kliot, KDD 2012): the trainer t takes the sample for which this is largest:
+A row that only one trainer uses costs no traffic between trainers. Any trainer can take any sample of a batch. Samples
+are assigned one by one, in order, as in linear deterministic greedy partitioning of a graph stream (Stanton and Kliot,
+KDD 2012). A sample goes to the trainer t for which this product is largest:
 
-    (1 + sum of the weights of the sample's keys that t has) * (places left in t's share).
+    (1 + sum of the weights of the sample's keys that t has) * (number of samples that t has still to take)
 
-- t *has* a key if it took an earlier sample of this batch with that key, or if it is the key's *home*: the trainer that
-  took the first sample with the key, and so most likely owns its row. A home lasts longer than a batch, so a row comes
-  back to where it is cached.
-- A key in c samples of the batch weighs max(0, 4 T - c): the more samples use a row, the more likely every trainer
-  needs it anyway.
+- Trainer t *has* a key if it took an earlier sample of this batch with that key, or if it is the key's *home*. The home
+  of a key is the trainer that took the first sample with the key, and so most likely owns its row. It is kept from
+  batch to batch, so that samples come back to the trainer that has their rows in its cache.
+- A key in c samples of the batch has the weight max(0, 4 T - c). The more samples use a row, the more likely every
+  trainer needs it in any case.
 
-The rule depends on the batches so far and on nothing else, neither on the lookahead window nor on caches. So cached and
-synchronous runs place samples alike.
+The rule depends on the batches so far, and neither on the lookahead window nor on caches. So cached and synchronous
+runs assign samples in the same way.
 """
 
 from __future__ import annotations
@@ -35,33 +36,39 @@ Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
 
 NUM_BUCKETS = 1 << 22
-HOT = 4  # a key in this many times T samples of a batch weighs nothing
+HOT = 4  # a key in HOT * T or more samples of a batch has no weight
 HOME_BITS = 16
 HOME_MASK = (1 << HOME_BITS) - 1
-BUCKET, HOME, COUNT = 0, 1, 2  # columns of the entries of a batch; HOME holds home + 1, 0: none
+BUCKET, HOME, COUNT = 0, 1, 2  # columns of the entries of a batch; HOME holds home + 1, or 0 for no home
 
 
 @dataclass(frozen=True)
-class PlacementState:
-    """Buckets that are in use, int64 (n,), and their content, int64 (n,)."""
+class AssignerState:
+    """What the assignment of later batches depends on.
+
+    Args:
+        num_entries: Number of entries of all batches so far, plus 1.
+        used: Buckets that are not 0, int64, shape (n,), ascending.
+        homes: Content of these buckets, int64, shape (n,).
+    """
 
     num_entries: int
     used: Int64Array
     homes: Int64Array
 
 
-class LocalityPlacement:
+class LocalityAssigner:
     """Assigns the samples of one batch after the other to trainers.
 
-    Keys share their state with those that are equal modulo `num_buckets`. A bucket is one int64 (32 MiB in all at the
-    default, whatever the number of keys): number of its latest entry << 16 | home + 1. *Entries* are the distinct
-    buckets of a batch; their numbers run on from batch to batch. A home is forgotten once `num_buckets / 2` entries
-    have passed without its bucket, so half of the buckets are free for new keys, however long the job.
+    Keys that are equal modulo `num_buckets` share a bucket, and so a home. The *entries* of a batch are its distinct
+    buckets. Their numbers go on from batch to batch. A bucket is an int64: number of its latest entry << 16 | home + 1.
+    All buckets take 32 MiB by default, whatever the number of keys. A home is forgotten when its bucket is not among
+    the latest `num_buckets / 2` entries. So half of the buckets are free for new keys, however long the job runs.
 
     Args:
         num_trainers: T, below 65,536.
-        table_offsets: First key of each table, int64, shape (num_tables + 1,), as in `KeySpace`.
-        features: What a sample has; None: one id in each table.
+        table_offsets: First key of each table, then the number of all keys, int64, shape (num_tables + 1,).
+        features: The features of a sample and their tables; None: one one-hot feature for each table.
         num_buckets: A power of two.
     Communication: none.
     """
@@ -80,14 +87,16 @@ class LocalityPlacement:
         self._num_entries = 1  # in all batches so far; buckets that no entry had say 0
 
     def order(self, ids: Int32Array | Int64Array, share_ends: Int64Array, bags: Sequence[Bags] = ()) -> Int32Array:
-        """Assign the samples of one batch. Batches come in the order of the stream.
+        """Assign the samples of one batch to trainers. Batches come in the order of the stream.
 
         Args:
-            ids: Row ids of the one-hot features, int32 or int64, shape (num_samples, num_one_hot); not checked.
-            share_ends: int64, shape (T + 1,), of `share_boundaries(num_samples, T)`.
-            bags: Of the ragged features, ascending.
+            ids: Row ids of the one-hot features, int32 or int64, shape (num_samples, num_one_hot). They are not
+                checked.
+            share_ends: int64, shape (T + 1,): trainer t takes share_ends[t + 1] - share_ends[t] samples.
+            bags: Of each ragged feature, in the order of the features.
         Returns:
-            int32, shape (num_samples,): trainer t takes order[share_ends[t]:share_ends[t + 1]], ascending.
+            order, int32, shape (num_samples,): trainer t takes the samples order[share_ends[t]:share_ends[t + 1]]. They
+            ascend.
         """
         assert len(share_ends) == self.num_trainers + 1  # homes are trainers of every batch
         keys, key_ends = self._sampler.keys(ids, bags)
@@ -99,13 +108,13 @@ class LocalityPlacement:
         self._num_entries += num_entries
         return _by_trainer(trainers, share_ends)
 
-    def state(self) -> PlacementState:
-        """What later batches depend on."""
+    def state(self) -> AssignerState:
+        """Return what the assignment of later batches depends on."""
         used = np.flatnonzero(self._buckets)
-        return PlacementState(self._num_entries, used, self._buckets[used])
+        return AssignerState(self._num_entries, used, self._buckets[used])
 
-    def restore(self, state: PlacementState) -> None:
-        """Go on from a state of the same number of trainers and buckets."""
+    def restore(self, state: AssignerState) -> None:
+        """Go on from the state of an assigner with the same numbers of trainers and buckets."""
         self._num_entries = state.num_entries
         self._buckets[:] = 0
         self._buckets[state.used] = state.homes
@@ -115,7 +124,17 @@ class LocalityPlacement:
 def _enter(
     first_entry: int, keys: Int64Array, buckets: Int64Array, entry_of_key: Int32Array, entries: Int32Array
 ) -> int:
-    """Number the entries of the batch, count their uses and recall their homes. Returns how many there are."""
+    """Number the entries of the batch, count their uses and look up their homes.
+
+    Args:
+        first_entry: Number of the first entry.
+        keys: int64, shape (num_ids,).
+        buckets: int64, shape (num_buckets,).
+        entry_of_key: int32, shape (num_ids,): the entry of each id is written to it, counted from the first one.
+        entries: int32, shape (num_ids, 3): BUCKET, HOME and COUNT of each entry are written to it.
+    Returns:
+        The number of entries.
+    """
     mask = len(buckets) - 1
     forgotten = first_entry - len(buckets) // 2
     num_entries = 0
@@ -139,10 +158,14 @@ def _enter(
 
 @compiled
 def _assign(entry_of_key: Int32Array, key_ends: Int64Array, entries: Int32Array, share_ends: Int64Array) -> Int32Array:
-    """Choose the trainer of each sample; entries without a home get one. Returns int32, shape (num_samples,)."""
+    """Choose the trainer of each sample, and give a home to entries that have none.
+
+    Returns:
+        int32, shape (num_samples,).
+    """
     num_samples, num_trainers = len(key_ends) - 1, len(share_ends) - 1
     one = np.uint64(1)
-    # Which trainers have the entry: bit t % 64 of word t // 64.
+    # Whether trainer t has an entry: bit t % 64 of word t // 64.
     has = np.zeros((len(entries), (num_trainers + 63) // 64), dtype=np.uint64)
     for entry in range(len(entries)):
         home = entries[entry, HOME] - 1
@@ -187,7 +210,7 @@ def _keep_homes(entries: Int32Array, buckets: Int64Array) -> None:
 
 @compiled
 def _by_trainer(trainers: Int32Array, share_ends: Int64Array) -> Int32Array:
-    """Samples grouped by trainer, ascending within each group."""
+    """Return the numbers of the samples, trainer by trainer, within a trainer ascending, int32, shape (n,)."""
     order = np.empty(len(trainers), dtype=np.int32)
     next_place = share_ends[:-1].copy()
     for i in range(len(trainers)):

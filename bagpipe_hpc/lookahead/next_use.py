@@ -1,17 +1,19 @@
-"""The next-use pass (paper section 3.2): one look at every id of a batch as the batch enters the lookahead window.
+"""The next-use pass (paper section 3.2): one look at every row id of a batch that enters the lookahead window.
 
-A *pair* is a trainer and a unique key of its share; an *entry* is a unique key of the whole batch. Both are numbered
+A *pair* is a trainer and a unique key of its samples; an *entry* is a unique key of the whole batch. Both are numbered
 table by table in order of first occurrence, and the numbers of a table begin at the position of its first id. Tables
 share nothing, so threads may enter them at the same time, and the numbers do not depend on how many threads do.
 
 The state of a key is two int32, 8 bytes:
 
-    column STAMP      (iteration + 1, trainer) of the latest use that entered the window; 0: never used
-    column LATEST     number of the key's entry in that iteration; while its table enters, of its latest pair
+    column STAMP      (iteration + 1, trainer) of the latest use that entered the window; 0: the key was never used
+    column LATEST     number of the key's entry in that iteration; while the table of the key enters, number of the
+                      key's latest pair
 
-Most ids repeat a key of their own share: the stamp is the current one, and the loop touches nothing but the state. The
-first use of a key in an iteration tells the key's previous use, if that is inside the window, that it is the next one.
-There is no sorting and there are no sets: the cost is O(ids).
+Most ids repeat a key of their own trainer's samples. Then the stamp is the current one, and the loop touches nothing
+but the state. The first use of a key in an iteration looks up the previous use of the key. If that is inside the
+window, the pass writes there that this is its next use. There is no sorting and there are no sets, so the cost is
+proportional to the number of ids.
 """
 
 from __future__ import annotations
@@ -28,45 +30,45 @@ from bagpipe_hpc.pipeline import Cores
 from bagpipe_hpc.protocol.plan import Int32Array, Int64Array, KeyArray, NarrowArray, narrowest
 
 STAMP, LATEST = 0, 1
-UNUSED = -1  # stamp of a key that has a place in a hash table, but no use yet
+UNUSED = -1  # stamp of a key that has a place in the hash table and no use yet
 NONE = -1
 MAX_STAMP = 2**31 - 1
 MAX_HUGE_BYTES = 1 << 29  # state of 64 million keys
-MIN_IDS_TO_SPLIT = 50_000  # fewer are done before another thread has begun
+MIN_IDS_TO_SPLIT = 50_000  # one thread is done with fewer ids before another one has started
 
-# Columns of EntryRing.rows.
-SLOT = 0  # slot in the owner's cache; NONE: the row is to be fetched
+# Columns of EntryRing.entries.
+SLOT = 0  # slot in the owner's cache; NONE: the row is not resident
 OWNER = 1  # owner << 2 | LATE | DIRTY
 CHAIN = 2  # link of the (owner, next use) lists, see residency.py
 LAST_PAIR = 3  # the entry's pair of its highest trainer
-LATE, DIRTY = 2, 1  # the row is updated in the iteration before; it differs from the server's row
+LATE = 2  # the row is updated in the iteration before
+DIRTY = 1  # the row differs from the server's row
 
 # Columns of EntryRing.planned.
-CODE = 0  # owner << 2 | Gray class of the entry's replicas, see plan.py
-UPDATE = 1  # position among the owner's updates
+CODE = 0  # owner << 2 | Gray class of the entry's replicas, see protocol/plan.py
+UPDATE = 1  # position among the rows that the owner updates
 
 
 class EntryRing(NamedTuple):
-    """What is known of the iterations in the window: arrays with one row per iteration, row = iteration % ring_size.
-
-    Compiled functions take it as it is.
+    """The iterations in the lookahead window: arrays with one row per iteration, iteration % ring_size.
 
     Args:
-        ring_size: Rows.
-        capacity: Ids of the largest batch so far, so at most as many pairs and entries.
+        ring_size: Number of rows.
+        capacity: Number of ids of the largest batch so far. No batch has more pairs or entries than ids.
         keys: int32 or int64, shape (ring_size, capacity): of each entry.
-        rows: int32, shape (ring_size, capacity, 4): SLOT, OWNER, CHAIN, LAST_PAIR of each entry.
-        next_uses: int32, shape (ring_size, capacity, 2): of each entry the iteration of its next use (NONE: it is not
-            in the window) and its entry there.
+        entries: int32, shape (ring_size, capacity, 4): SLOT, OWNER, CHAIN, LAST_PAIR of each entry.
+        next_uses: int32, shape (ring_size, capacity, 2): the iteration of the next use of each entry (NONE: there is
+            none in the window) and the entry there.
         pair_entries: int32, shape (ring_size, capacity): the entry of each pair.
-        pair_links: int32, shape (ring_size, capacity): the same entry's pair of the next lower trainer; NONE: none.
+        pair_links: int32, shape (ring_size, capacity): for each pair, the pair of the same entry at the next lower
+            trainer that uses it; NONE: there is no such trainer.
         planned: int32, shape (capacity, 2): CODE and UPDATE of each entry of the iteration that is being planned.
     """
 
     ring_size: int
     capacity: int
     keys: KeyArray
-    rows: Int32Array
+    entries: Int32Array
     next_uses: Int32Array
     pair_entries: Int32Array
     pair_links: Int32Array
@@ -74,73 +76,78 @@ class EntryRing(NamedTuple):
 
     @classmethod
     def empty(cls, ring_size: int, capacity: int, key_dtype: type[np.int32] | type[np.int64]) -> EntryRing:
-        """A ring without iterations. Memory that is never touched costs nothing."""
+        """Return a ring without iterations. Memory that is never touched costs nothing."""
         shape = (ring_size, capacity)
-        keys, rows = np.empty(shape, dtype=key_dtype), np.empty((*shape, 4), dtype=np.int32)
+        keys, entries = np.empty(shape, dtype=key_dtype), np.empty((*shape, 4), dtype=np.int32)
         next_uses, pairs = np.empty((*shape, 2), dtype=np.int32), np.empty((2, *shape), dtype=np.int32)
         planned = np.empty((capacity, 2), dtype=np.int32)
-        return cls(ring_size, capacity, keys, rows, next_uses, pairs[0], pairs[1], planned)
+        return cls(ring_size, capacity, keys, entries, next_uses, pairs[0], pairs[1], planned)
 
     def grown(self, capacity: int) -> EntryRing:
-        """The same content with room for larger batches."""
+        """Return a ring with the same content and room for larger batches."""
         ring = EntryRing.empty(self.ring_size, capacity, self.keys.dtype.type)
-        for name in ("keys", "rows", "next_uses", "pair_entries", "pair_links"):
+        for name in ("keys", "entries", "next_uses", "pair_entries", "pair_links"):
             getattr(ring, name)[:, : self.capacity] = getattr(self, name)
         ring.planned[: self.capacity] = self.planned
         return ring
 
     def row_of(self, iteration: int) -> int:
-        """The row of an iteration."""
+        """Return the row of an iteration."""
         return iteration % self.ring_size
 
 
 class KeyState(Protocol):
-    """Where the state of each key stands."""
+    """The states of keys."""
 
-    states: Int32Array  # (n, 2) STAMP, LATEST
+    states: Int32Array  # shape (n, 2): columns STAMP and LATEST
 
     def places(self, keys: KeyArray, oldest_stamp: int) -> KeyArray:
-        """Row of `states` of each key.
+        """Return the row of `states` of each key.
 
         Args:
             keys: int32 or int64, shape (num_ids,).
-            oldest_stamp: Keys whose latest use has a lower stamp may be forgotten.
+            oldest_stamp: Keys whose latest use has a lower stamp may be dropped.
         Returns:
             int32 or int64, shape (num_ids,).
         """
 
     @property
     def num_bytes(self) -> int:
-        """Memory in bytes, touched or not."""
+        """Memory in bytes, whether it has been touched or not."""
 
 
 class DenseKeyState:
-    """State of every key there is: 8 bytes per key that was ever used, in pages of 4 KiB.
+    """An array of the states of all keys, 8 bytes each. Only touched pages of it take memory.
 
-    Up to MAX_HUGE_BYTES the pages are of 2 MiB, which makes planning about an eighth faster.
+    A page has 4 KiB. Where the array has at most MAX_HUGE_BYTES, a page has 2 MiB, and planning is about an eighth
+    faster.
 
     Args:
-        num_keys: Keys 0 .. num_keys - 1.
+        num_keys: The keys are 0 .. num_keys - 1.
     """
 
     def __init__(self, num_keys: int) -> None:
         self.states = lazy_zeros((num_keys, 2), np.int32, max_huge_bytes=MAX_HUGE_BYTES)
 
     def places(self, keys: KeyArray, oldest_stamp: int) -> KeyArray:
-        """The keys themselves."""
+        """Return the keys themselves."""
         return keys
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the states."""
+        """Bytes of the array."""
         return self.states.nbytes
 
 
 class CompactKeyState:
-    """State of the keys in the window only, in a hash table: 16 bytes per place, at least a quarter of them in use.
+    """A hash table of the states of the keys in the lookahead window.
 
-    A key that left the window counts as one that was never used. When places run out, those keys are dropped, and the
-    rest moves to a table with room.
+    A place of the table has 16 bytes. At most half of the places are in use. When more are needed, keys that left the
+    window are dropped, and the others move to a new table, which has 4 to 8 places for each of them and for each id of
+    the batch that enters. A key that left the window is treated like one that was never used.
+
+    Args:
+        num_places: A power of two.
     """
 
     def __init__(self, num_places: int = 1 << 16) -> None:
@@ -149,7 +156,7 @@ class CompactKeyState:
         self._allocate(num_places)
 
     def places(self, keys: KeyArray, oldest_stamp: int) -> KeyArray:
-        """Place of each key; a key that has none gets one."""
+        """Return the place of each key; a key without a place gets one."""
         if 2 * (self._num_used + len(keys)) > len(self._keys):
             self._make_room(len(keys), oldest_stamp)
         found = np.empty(len(keys), dtype=np.int64)
@@ -165,7 +172,8 @@ class CompactKeyState:
         keys, states = self._keys, self.states
         live = states[:, STAMP] >= oldest_stamp
         keys, states = keys[live], states[live]
-        # Twice what is needed now, so that room lasts for as many insertions as moving cost.
+        # At least twice the places that are needed now. So as many keys can be inserted before the next move as this
+        # move has to insert, and the cost of moving is amortised.
         self._allocate(1 << (4 * (len(keys) + num_new)).bit_length())
         found = np.empty(len(keys), dtype=np.int64)
         self._num_used = _locate(keys, self._keys, self.states, found)
@@ -179,7 +187,16 @@ class CompactKeyState:
 
 @compiled
 def _locate(keys: KeyArray, table_keys: Int64Array, states: Int32Array, found: Int64Array) -> int:
-    """Find the place of each key, and insert those that have none; returns how many were inserted."""
+    """Find the place of each key, and insert the keys that have none.
+
+    Args:
+        keys: int32 or int64, shape (num_ids,).
+        table_keys: int64, shape (num_places,).
+        states: int32, shape (num_places, 2).
+        found: int64, shape (num_ids,): the places are written to it.
+    Returns:
+        The number of inserted keys.
+    """
     num_inserted = 0
     stamps = states[:, STAMP]
     for j in range(len(keys)):
@@ -196,12 +213,12 @@ def _locate(keys: KeyArray, table_keys: Int64Array, states: Int32Array, found: I
 
 
 class EnteringBatch(NamedTuple):
-    """What the pass looks at.
+    """A batch that enters the window.
 
     Args:
-        keys: int32 or int64, shape (num_ids,), table by table, within a table share by share.
-        places: int32 or int64, shape (num_ids,): where the state of each key stands.
-        id_ends: int64, shape (num_tables, T + 1): ids of table f in trainer t's share are
+        keys: int32 or int64, shape (num_ids,), in table order (features.py).
+        places: int32 or int64, shape (num_ids,): row of each key in the array of states.
+        id_ends: int64, shape (num_tables, T + 1): the keys of table f in trainer t's samples are
             keys[id_ends[f, t]:id_ends[f, t + 1]].
         share_begins: int64, shape (T, num_tables): where trainer t's ids of table f begin in `EnteredBatch.inverse`.
     """
@@ -213,18 +230,17 @@ class EnteringBatch(NamedTuple):
 
 
 class EnteredBatch(NamedTuple):
-    """What the pass found in one batch, per table f and trainer t.
-
-    Entries of table f have the numbers from `entry_begins[f]` to `entry_ends[f]`; pairs of (f, t) those from
-    `pair_ends[f, t]` to `pair_ends[f, t + 1]`.
+    """The entries and pairs of a batch that entered the window.
 
     Args:
         entry_begins: int64, shape (num_tables,).
-        entry_ends: int64, shape (num_tables,).
-        pair_ends: int64, shape (num_tables, T + 1).
-        num_ids: int64, shape (T, num_tables): ids of each share in each table.
-        inverse: uint16 or int32, shape (num_ids.sum(),), share by share: which unique key of its share in its table an
-            id is.
+        entry_ends: int64, shape (num_tables,): the entries of table f have the numbers from entry_begins[f] to
+            entry_ends[f].
+        pair_ends: int64, shape (num_tables, T + 1): the pairs of table f and trainer t have the numbers from
+            pair_ends[f, t] to pair_ends[f, t + 1].
+        num_ids: int64, shape (T, num_tables): number of ids of each trainer's samples in each table.
+        inverse: uint16 or int32, shape (num_ids.sum(),), trainer by trainer, within a trainer table by table: the pair
+            of each id, counted from the first pair of its table and trainer.
     """
 
     entry_begins: Int64Array
@@ -235,22 +251,22 @@ class EnteredBatch(NamedTuple):
 
     @property
     def num_entries(self) -> int:
-        """Unique keys of the batch."""
+        """The number of unique keys of the batch."""
         return int((self.entry_ends - self.entry_begins).sum())
 
     @property
     def num_uniques(self) -> Int64Array:
-        """Unique keys of each trainer and table; int64, shape (T, num_tables)."""
+        """The number of unique keys of each trainer in each table, int64, shape (T, num_tables)."""
         return np.diff(self.pair_ends, axis=1).T
 
 
 class Stamps(NamedTuple):
-    """The numbers that say when and by whom a key was used: (iteration + 1) << trainer_bits | trainer.
+    """What makes the stamps of an iteration. A stamp is (iteration + 1) << trainer_bits | trainer.
 
     Args:
-        iteration: The one that enters.
-        oldest: Lowest stamp inside the window.
-        trainer_bits: Bits of a stamp that hold the trainer.
+        iteration: The iteration that enters.
+        oldest: The lowest stamp inside the window.
+        trainer_bits: Number of bits of a stamp that hold the trainer.
     """
 
     iteration: int
@@ -259,13 +275,13 @@ class Stamps(NamedTuple):
 
 
 class NextUsePass:
-    """Lets batches enter the window.
+    """Lets batches enter the lookahead window.
 
     Args:
-        key_state: State of the keys.
+        key_state: The states of the keys.
         window: L.
         num_trainers: T.
-        cores: As many threads as there are free cores share the tables among them; None: one thread.
+        cores: The tables of a batch are split among as many threads as there are free cores; None: one thread.
     """
 
     def __init__(self, key_state: KeyState, window: int, num_trainers: int, cores: Cores | None = None) -> None:
@@ -276,17 +292,17 @@ class NextUsePass:
 
     @property
     def max_iterations(self) -> int:
-        """How many iterations the stamps can tell apart."""
+        """The number of iterations that stamps can tell apart."""
         return (MAX_STAMP >> self._trainer_bits) - 1
 
     def enter(self, iteration: int, keys: KeyArray, id_ends: Int64Array, ring: EntryRing) -> EnteredBatch:
-        """Let the batch of one iteration enter; batches enter in order.
+        """Let the batch of one iteration enter. Batches enter in order.
 
         Args:
-            iteration: n.
-            keys: int32 or int64, shape (num_ids,), as in EnteringBatch; they are not checked.
+            iteration: Its number.
+            keys: int32 or int64, shape (num_ids,), as in EnteringBatch. They are not checked.
             id_ends: int64, shape (num_tables, T + 1), as in EnteringBatch.
-            ring: Row n gets the entries and pairs; rows of earlier iterations get their next uses.
+            ring: Entries and pairs are written to the row of this iteration, next uses to those of earlier ones.
         """
         oldest = max(1, iteration + 1 - self._window) << self._trainer_bits
         stamps = Stamps(iteration, oldest, self._trainer_bits)
@@ -314,7 +330,13 @@ class NextUsePass:
 
 
 def _cuts(id_ends: Int64Array, num_pieces: int) -> list[int]:
-    """Ends of groups of tables with about the same number of ids each, from 0 on."""
+    """Cut the tables into groups with about the same number of ids.
+
+    Args:
+        id_ends: int64, shape (num_tables,): number of ids up to and including each table.
+    Returns:
+        The first table of each group, and the number of tables.
+    """
     shares = np.arange(1, num_pieces) * id_ends[-1] // num_pieces
     return [0, *np.searchsorted(id_ends, shares).tolist(), len(id_ends)]
 
@@ -335,7 +357,7 @@ def _enter(
     row = n % ring_size
     keys, places, id_ends, share_begins = entering.keys, entering.places, entering.id_ends, entering.share_begins
     entry_ends, pair_ends, inverse = entered.entry_ends, entered.pair_ends, entered.inverse
-    ring_keys, ring_rows, next_uses = ring.keys[row], ring.rows[row], ring.next_uses
+    ring_keys, ring_entries, next_uses = ring.keys[row], ring.entries[row], ring.next_uses
     pair_entries, pair_links = ring.pair_entries[row], ring.pair_links[row]
     num_ids = len(keys)
     num_trainers = id_ends.shape[1] - 1
@@ -381,7 +403,7 @@ def _enter(
         entry_ends[table] = num_entries
         for entry in range(first_entry, num_entries):
             place = entry_places[entry - first_entry]
-            ring_rows[entry, SLOT] = NONE
-            ring_rows[entry, LAST_PAIR] = states[place, LATEST]
+            ring_entries[entry, SLOT] = NONE
+            ring_entries[entry, LAST_PAIR] = states[place, LATEST]
             next_uses[row, entry, 0] = NONE
             states[place, LATEST] = entry

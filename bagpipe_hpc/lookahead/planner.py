@@ -1,13 +1,15 @@
-"""The planner: batches in, iteration plans out (paper section 3.2).
+"""The planner: it turns the stream of batches into the stream of iteration plans (paper section 3.2).
 
-Plan i is emitted once iterations i..i+L have entered the lookahead window (or the stream has ended). Per iteration:
+Plan i is made when the batches of iterations i to i + L have entered the lookahead window, or when the stream of
+batches has ended. Planning has four steps:
 
-1. `next_use.NextUsePass`   the batch of i+L enters: unique keys, their next uses;
-2. `residency.place`        owners, slots and forced evictions for i, then who leaves after i;
-3. `lists`                  the order of rows at every trainer; pushes, fetches, write-backs;
-4. here                     stage positions in the servers' rings.
+1. `next_use.NextUsePass`           finds the unique keys of batch i + L as it enters, and the next uses of keys
+2. `residency.Residency.plan_moves` chooses owners and slots for iteration i, and which rows leave the caches
+3. `lists`                          orders the rows of every trainer; lists pushes, fetches and write-backs
+4. `StageRing`                      gives each stage its position in the servers' windows
 
-`enter` (1) and `emit` (2 to 4) may run in two threads: they share the entry ring, but never a row of it.
+`Planner.enter` does step 1, `Planner.emit` the others. They may run in two threads: they share the entry ring, but not
+the rows of it that they write.
 """
 
 from __future__ import annotations
@@ -38,48 +40,54 @@ from bagpipe_hpc.protocol.plan import Int64Array, IterationPlan, KeyArray, Resid
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 MIN_RING_ROWS = 1024
-MAX_DENSE_KEYS = 2**29  # 4 GiB of key state
-BATCHES_AHEAD = 2  # entered beyond the window while `emit` is at work
+MAX_DENSE_KEYS = 2**29  # their states take 4 GiB
+BATCHES_AHEAD = 2  # batches that may enter beyond the window while `emit` is at work
 
 
 class StageRing:
-    """Rows of one ring slot of the servers' stage windows, in one direction; grows by doubling, never shrinks."""
+    """The ring of stages in the servers' windows, in one direction. Its slots grow by doubling and never shrink.
+
+    Args:
+        num_slots: Number of iterations whose stages the ring holds at the same time.
+    """
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
-        self.rows = MIN_RING_ROWS
+        self.num_rows = MIN_RING_ROWS
 
     def offsets(self, iteration: int, counts: Int64Array) -> Int64Array:
-        """First row of each (trainer, server) stage: all stages of an iteration packed into its ring slot.
+        """Pack the stages of an iteration into its slot.
 
         Args:
-            counts: int64, shape (T, S).
+            iteration: Its number.
+            counts: Number of rows of the stage of each trainer and server, int64, shape (T, S).
         Returns:
-            int64, shape (T, S).
+            The first row of each stage in its server's window, int64, shape (T, S).
         """
-        while self.rows < counts.sum(axis=0).max():
-            self.rows *= 2
+        while self.num_rows < counts.sum(axis=0).max():
+            self.num_rows *= 2
         packed = np.cumsum(counts, axis=0) - counts
-        return (iteration % self.num_slots) * self.rows + packed
+        return (iteration % self.num_slots) * self.num_rows + packed
 
 
 class Planner:
     """Turns the batch stream into the stream of iteration plans.
 
     Args:
-        num_embeddings: Rows of each table.
+        num_embeddings: Number of rows of each table.
         num_trainers: T.
         num_servers: S.
-        window: Lookahead window L; 0 plans the synchronous baseline: every row fetched and written back each iteration.
+        window: Lookahead window L. With 0, every row is fetched and written back in each iteration: that is the
+            synchronous baseline.
         prefetch_depth: P <= L: how many iterations ahead rows travel.
-        cache_rows: Slots per trainer.
-        features: What a sample has; None: one id in each table.
-        max_dense_keys: Larger key spaces keep the state of the keys in the window only.
-        cores: The next-use pass runs in as many threads as there are cores free; None: in one.
-        first_iteration: Number of the first batch, and of the training iterations before it.
-        residents: What the caches hold before it; None: nothing.
+        cache_rows: Number of slots per trainer.
+        features: The features of a sample and their tables; None: one one-hot feature for each table.
+        max_dense_keys: With more keys than this, the planner keeps states of the keys in the window only.
+        cores: The tables of a batch enter the window in as many threads as there are free cores; None: in one.
+        first_iteration: Place of the first batch in the stream, and number of training iterations before it.
+        residents: What the caches hold before the first batch; None: nothing.
     Raises:
-        ConfigError: P > L.
+        ConfigError: P > L, or P < 0.
     Communication: none.
     """
 
@@ -110,21 +118,21 @@ class Planner:
         key_state: KeyState = DenseKeyState(num_keys) if num_keys <= max_dense_keys else CompactKeyState()
         self._table_order = TableOrder(features or one_id_per_table(len(num_embeddings)), key_space.table_offsets)
         self._next_uses = NextUsePass(key_state, window, num_trainers, cores)
-        # The window, the iteration before it, what `enter` may be ahead, and the iteration it is entering.
+        # Room for the window, the iteration before it, the batches that may be ahead, and the one that is entering.
         key_dtype = np.int32 if num_keys < 2**31 else np.int64
         self._ring = EntryRing.empty(window + BATCHES_AHEAD + 3, capacity=0, key_dtype=key_dtype)
-        self._keys: KeyArray = self._ring.keys[0]  # of the batch that enters, table by table
-        self._ring_lock = Lock()  # held while the ring grows, and while rows of it are played
+        self._keys: KeyArray = self._ring.keys[0]  # of the batch that enters, in table order
+        self._ring_lock = Lock()  # held while the ring grows, and while `emit` works on it
         self._residency = Residency(num_trainers, cache_rows, prefetch_depth, self._ring.ring_size)
         self._pending: deque[tuple[Samples, EnteredBatch]] = deque()
         self._residents = residents
         self._first_iteration = self._next_to_enter = self._next_to_emit = first_iteration
-        self._num_trained = first_iteration  # before the plan to be emitted next
+        self._num_trained = first_iteration  # before the plan that is made next
         self._fetch_ring = StageRing(prefetch_depth + 1)
         self._write_back_ring = StageRing(prefetch_depth + 1)
 
     def plans(self, batches: Iterable[Batch]) -> Iterator[IterationPlan]:
-        """Plans of all batches, in order; reads at most L batches beyond the plan it yields.
+        """Yield the plans of all batches, in order. Reads at most L batches beyond the plan that it yields.
 
         Raises:
             CacheTooSmallError: names the iteration, the need, the limit, and the settings that mend it.
@@ -137,21 +145,27 @@ class Planner:
 
     @property
     def key_state_bytes(self) -> int:
-        """Memory of the state per key, touched or not."""
+        """Memory of the states of keys in bytes, whether it has been touched or not."""
         return self._next_uses.key_state.num_bytes
 
     @property
     def num_entered(self) -> int:
-        """Batches that entered."""
+        """The number of batches that entered."""
         return self._next_to_enter - self._first_iteration
 
     @property
     def num_pending(self) -> int:
-        """Batches that entered and whose plans were not emitted."""
+        """The number of batches that entered and whose plans are not made yet."""
         return len(self._pending)
 
     def enter(self, batch: Batch) -> bool:
-        """Let the next batch enter the window; returns whether a plan is due, the window being full."""
+        """Let the next batch enter the lookahead window.
+
+        Returns:
+            Whether the window is full, so that a plan is due.
+        Raises:
+            ConfigError: the numbers of iterations have run out.
+        """
         iteration = self._next_to_enter
         if iteration >= self._next_uses.max_iterations:
             raise ConfigError(f"one run plans at most {iteration:,} iterations; start a new run to go on")
@@ -167,14 +181,14 @@ class Planner:
         return self.num_entered > self.window
 
     def _grow(self, num_ids: int) -> None:
-        """Make room for larger batches; a second time with some to spare, for ragged ones keep growing a little."""
+        """Make room for larger batches. From the second time on, make more room than needed: bags vary in size."""
         capacity = num_ids + (num_ids // 4 if self._ring.capacity else 0)
         with self._ring_lock:
             self._ring = self._ring.grown(capacity)
         self._keys = np.empty(capacity, dtype=self._keys.dtype)
 
     def emit(self) -> IterationPlan:
-        """Plan of the oldest batch in the window.
+        """Return the plan of the oldest batch in the lookahead window.
 
         Raises:
             CacheTooSmallError: as `plans`.
@@ -186,18 +200,18 @@ class Planner:
             return self._emit(*self._pending.popleft())
 
     def residents(self) -> Residents:
-        """What the caches hold after the plan emitted last."""
+        """Return what the caches hold after the plan made last."""
         with self._ring_lock:
             return residents_between(self._residency, self._ring)
 
     def _take_over(self, residents: Residents) -> None:
-        # The batches of the first plan's window and no others: more may have entered.
+        # More batches than those of the first plan's window may have entered. They must not count.
         batches = [entered for _, entered in list(self._pending)[: self.window]]
         take_over(self._residency, self._ring, residents, self._next_to_emit, batches)
 
     def _emit(self, samples: Samples, entered: EnteredBatch) -> IterationPlan:
         iteration = self._next_to_emit
-        moves = self._residency.place(iteration, samples.read_only, entered, self._ring)
+        moves = self._residency.plan_moves(iteration, samples.read_only, entered, self._ring)
         exchange = exchange_lists(iteration, entered, self._ring)
         np.subtract(exchange.push_ends[1:], exchange.push_ends[:-1], out=self._residency.caches.num_pushed)
         fetches = transfer_lists(moves.fetched, self.num_trainers, self.num_servers)
@@ -220,6 +234,6 @@ class Planner:
             write_backs=write_backs,
             forced_counts=forced_counts,
             write_back_offsets=self._write_back_ring.offsets(iteration, write_backs.counts),
-            fetch_ring_rows=self._fetch_ring.rows,
-            write_back_ring_rows=self._write_back_ring.rows,
+            fetch_ring_rows=self._fetch_ring.num_rows,
+            write_back_ring_rows=self._write_back_ring.num_rows,
         )

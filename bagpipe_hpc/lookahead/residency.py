@@ -1,9 +1,10 @@
-"""Who holds which row, where: owners, slots, and exact farthest-next-use eviction (paper section 3.2; Belady 1966).
+"""The caches of all trainers: owners, slots and exact farthest-next-use eviction (paper section 3.2; Belady 1966).
 
 A row that stays resident leaves its slot and owner at the entry of its next use. So planning an iteration reads them in
-entry order and keeps nothing per key. Resident rows are linked in lists, one per (owner, iteration of next use). The
-victim is the head of the non-empty list with the farthest iteration. Finding it costs O(1) amortised, because the
-search for that list moves towards the present only, except when a row with a farther next use is retained.
+the order of the entries, and the oracle keeps no slot or owner per key. Resident rows are linked in lists, one per
+owner and iteration of next use. The row to evict is the head of the non-empty list with the farthest iteration. Finding
+it costs O(1) amortised, because the search for that list moves towards the present only, except when a row with a
+farther next use joins a list.
 
 **One iteration of grace.** Trainers finish the delayed half of iteration i while they compute i + 1, and insert the
 rows of i + 2 meanwhile. So a slot that is freed after i is given out from i + 2 on, and a row that is used in i is
@@ -33,12 +34,12 @@ from bagpipe_hpc.protocol.plan import Int32Array, Int64Array, KeyArray
 
 
 class MovingRows(NamedTuple):
-    """Rows on their way between trainers and servers.
+    """The n rows that travel between trainers and servers in one iteration and one direction.
 
     Args:
         keys: int32 or int64, shape (n,).
-        owners: int32, shape (n,): the trainer of each row.
-        slots: int32, shape (n,): in its cache.
+        owners: int32, shape (n,): the trainer that owns each row.
+        slots: int32, shape (n,): slot of each row in the owner's cache.
     """
 
     keys: KeyArray
@@ -47,20 +48,21 @@ class MovingRows(NamedTuple):
 
     @classmethod
     def empty(cls, size: int, key_dtype: np.dtype[Any]) -> MovingRows:
-        """Room for so many rows."""
+        """Return room for `size` rows."""
         return cls(np.empty(size, key_dtype), np.empty(size, np.int32), np.empty(size, np.int32))
 
     def first(self, count: int) -> MovingRows:
-        """The first rows."""
+        """Return the first `count` rows."""
         return MovingRows(self.keys[:count], self.owners[:count], self.slots[:count])
 
 
 class Moves(NamedTuple):
-    """Rows that come and go in one iteration.
+    """The rows that enter and leave the caches in one iteration.
 
     Args:
-        fetched: Rows that come.
-        evicted: Dirty rows that go; the first `num_forced` of them make room for rows of this iteration.
+        fetched: Rows that servers send to trainers.
+        evicted: Dirty rows that trainers send back.
+        num_forced: The first `num_forced` evicted rows leave to make room for the fetched ones.
     """
 
     fetched: MovingRows
@@ -69,16 +71,19 @@ class Moves(NamedTuple):
 
 
 class Caches(NamedTuple):
-    """The state of all caches, for compiled functions; R is the number of rows of the entry ring.
+    """The state of all caches, for compiled functions.
 
     Args:
-        heads: int32, shape (T, R): entry of the row that was retained last, per owner and iteration of next use.
-        farthest: int64, shape (T,): no list of an iteration beyond this one has a row.
-        num_free: int64, shape (T,): slots on the free stack.
-        num_freed: int64, shape (T,): slots that the iteration planned last has freed.
-        num_issued: int64, shape (T,): slots that were ever used: 0 .. num_issued - 1.
-        num_pushed: int64, shape (T,): rows that each trainer pushes in the iteration before, and of the rows fetched so
-            far in this one. A choice of owner balances them; gradients come back for as many.
+        heads: int32, shape (T, ring_size): heads of the lists of resident rows, one list per owner and iteration of
+            next use (a row of the entry ring). A head is the entry of the row that joined the list last; NONE: the list
+            is empty.
+        farthest: int64, shape (T,): all lists of an owner beyond this iteration are empty.
+        num_free: int64, shape (T,): number of slots on the owner's stack of free slots.
+        num_freed: int64, shape (T,): number of slots that were freed by the iteration planned last.
+        num_issued: int64, shape (T,): slots 0 .. num_issued - 1 have been used at some time.
+        num_pushed: int64, shape (T,): number of rows that each trainer pushes: all of the iteration before, and those
+            among the rows fetched so far in this one. The choice of owners balances these numbers. As many gradients
+            come back.
     """
 
     heads: Int32Array
@@ -90,7 +95,7 @@ class Caches(NamedTuple):
 
     @classmethod
     def empty(cls, num_trainers: int, ring_size: int) -> Caches:
-        """Caches that hold nothing."""
+        """Return caches that hold nothing."""
         counts = np.zeros((5, num_trainers), dtype=np.int64)
         return cls(np.full((num_trainers, ring_size), NONE, dtype=np.int32), *counts)
 
@@ -100,27 +105,30 @@ class Residency:
 
     Args:
         num_trainers: T.
-        cache_rows: Slots per trainer.
-        prefetch_depth: P; a row whose next use is at most P iterations away is never evicted.
-        ring_size: Rows of the entry ring.
+        cache_rows: Number of slots per trainer.
+        prefetch_depth: P. A row whose next use is at most P iterations away is never evicted.
+        ring_size: Number of rows of the entry ring.
     """
 
     def __init__(self, num_trainers: int, cache_rows: int, prefetch_depth: int, ring_size: int) -> None:
         self.cache_rows = cache_rows
         self.prefetch_depth = prefetch_depth
         self.caches = Caches.empty(num_trainers, ring_size)
-        self.free = np.empty((num_trainers, 64), dtype=np.int32)  # stacks of slots that were used before
-        # Slots that the iteration planned last has freed: they are free for the iteration after the next.
+        self.free = np.empty((num_trainers, 64), dtype=np.int32)  # stacks of free slots that were used before
+        # Slots that were freed by the iteration planned last. They are given out from the iteration after the next on.
         self.freed = np.empty((num_trainers, 0), dtype=np.int32)
         self.previous: tuple[int, EnteredBatch] | None = None  # the iteration planned last, and its batch
 
-    def place(self, iteration: int, read_only: bool, batch: EnteredBatch, ring: EntryRing) -> Moves:
-        """Give every row of one iteration an owner and a slot, then let go of the rows that have no next use.
+    def plan_moves(self, iteration: int, read_only: bool, batch: EnteredBatch, ring: EntryRing) -> Moves:
+        """Give every row of one iteration an owner and a slot, then evict the rows that have no next use.
 
-        Afterwards the ring holds SLOT, OWNER and CODE of every entry of this iteration.
+        Afterwards the ring has SLOT and OWNER of every entry of this iteration.
 
         Args:
+            iteration: Its number. Iterations are planned in order.
             read_only: Whether the iteration updates no row.
+            batch: Its entries and pairs.
+            ring: The iterations of the lookahead window.
         Raises:
             CacheTooSmallError: the rows of the last and of the next P iterations exceed every trainer's `cache_rows`.
         """
@@ -143,14 +151,14 @@ class Residency:
         return Moves(fetched.first(num_fetched), evicted.first(num_evicted), num_forced)
 
     def reserve_free(self, num_slots: int) -> None:
-        """Make the free stacks high enough for so many slots each."""
+        """Make room for `num_slots` slots on each stack of free slots."""
         if num_slots > self.free.shape[1]:
             grown = np.empty((len(self.free), max(num_slots, 2 * self.free.shape[1])), dtype=np.int32)
             grown[:, : self.free.shape[1]] = self.free
             self.free = grown
 
     def _free_again(self, num_entries: int) -> None:
-        """Move the slots freed by the iteration before to the free stacks; make room for this one's."""
+        """Move the slots that the iteration before freed to the free stacks, and make room for those of this one."""
         num_free, num_freed = self.caches.num_free, self.caches.num_freed
         self.reserve_free(int((num_free + num_freed).max()))
         for free, first, freed, count in zip(self.free, num_free, self.freed, num_freed, strict=True):
@@ -174,7 +182,7 @@ class Residency:
 
 @compiled
 def _victim(owner: int, nearest: int, caches: Caches) -> int:
-    """Iteration whose list at `owner` has the row with the farthest next use, beyond `nearest`; NONE: no such row."""
+    """Return the farthest iteration beyond `nearest` with a non-empty list at `owner`; NONE if there is none."""
     heads = caches.heads
     m = caches.farthest[owner]
     while m > nearest and heads[owner, m % heads.shape[1]] == NONE:
@@ -185,7 +193,7 @@ def _victim(owner: int, nearest: int, caches: Caches) -> int:
 
 @compiled
 def _user_of(pair: int, pair_ends: Int64Array) -> int:
-    """Trainer of a pair, by bisection in the ends of its table."""
+    """Return the trainer of a pair, by bisection in the ends of its table, int64, shape (T + 1,)."""
     low, high = 0, len(pair_ends) - 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -198,7 +206,10 @@ def _user_of(pair: int, pair_ends: Int64Array) -> int:
 
 @compiled
 def _owner_among_users(last_pair: int, pair_links: Int32Array, pair_ends: Int64Array, caches: Caches) -> int:
-    """The user of an entry that pushes the fewest rows, of equals the one with the fewest slots in use."""
+    """Choose the owner of a fetched row among its users, and count its pushes.
+
+    The owner is the user that pushes the fewest rows so far; among equals, the one with the fewest slots in use.
+    """
     num_pushed, num_issued, num_free = caches.num_pushed, caches.num_issued, caches.num_free
     owner = _user_of(last_pair, pair_ends)
     pair = pair_links[last_pair]
@@ -218,9 +229,10 @@ def _owner_among_users(last_pair: int, pair_links: Int32Array, pair_ends: Int64A
 
 @compiled
 def _any_with_room(nearest: int, cache_rows: int, caches: Caches) -> tuple[int, int]:
-    """The trainer with the fewest slots in use among those that have a free slot or a victim; NONE: no such trainer.
+    """Find the trainer with the fewest slots in use among those that have a free slot or a row to evict.
 
-    Returns the trainer, and the iteration of its victim's next use (NONE: it has a free slot).
+    Returns:
+        The trainer, or NONE, and the iteration of the next use of the row to evict, or NONE if there is a free slot.
     """
     owner = victim_use = NONE
     for t in range(len(caches.num_issued)):
@@ -250,22 +262,23 @@ def _admit(
 ) -> tuple[int, int, int]:
     """Give an owner and a slot to every row that is not resident.
 
-    Returns the numbers of fetched rows, of forced evictions (of dirty rows; clean ones need no write-back), and of rows
-    without a slot.
+    Returns:
+        The number of fetched rows, the number of dirty rows that were evicted for them (clean ones need no write-back),
+        and the number of rows that found no slot.
     """
     heads, num_free, num_issued = caches.heads, caches.num_free, caches.num_issued
-    keys, rows, pair_links = ring.keys[row], ring.rows[row], ring.pair_links[row]
-    ring_keys, ring_rows = ring.keys, ring.rows
+    keys, entries, pair_links = ring.keys[row], ring.entries[row], ring.pair_links[row]
+    ring_keys, ring_entries = ring.keys, ring.entries
     num_fetched = num_forced = num_unplaced = 0
     for table in range(len(batch.entry_ends)):
         pair_ends = batch.pair_ends[table]
         for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
-            if rows[entry, SLOT] != NONE:
+            if entries[entry, SLOT] != NONE:
                 continue
             if num_unplaced > 0:
                 num_unplaced += 1
                 continue
-            owner = _owner_among_users(rows[entry, LAST_PAIR], pair_links, pair_ends, caches)
+            owner = _owner_among_users(entries[entry, LAST_PAIR], pair_links, pair_ends, caches)
             victim_use = NONE
             if num_free[owner] == 0 and num_issued[owner] == cache_rows:
                 victim_use = _victim(owner, nearest, caches)
@@ -277,22 +290,22 @@ def _admit(
             if victim_use != NONE:
                 use_row = victim_use % heads.shape[1]
                 victim = heads[owner, use_row]
-                heads[owner, use_row] = ring_rows[use_row, victim, CHAIN]
-                slot = ring_rows[use_row, victim, SLOT]
-                if ring_rows[use_row, victim, OWNER] & DIRTY:
+                heads[owner, use_row] = ring_entries[use_row, victim, CHAIN]
+                slot = ring_entries[use_row, victim, SLOT]
+                if ring_entries[use_row, victim, OWNER] & DIRTY:
                     evicted.keys[num_forced] = ring_keys[use_row, victim]
                     evicted.owners[num_forced] = owner
                     evicted.slots[num_forced] = slot
                     num_forced += 1
-                ring_rows[use_row, victim, SLOT] = NONE
+                ring_entries[use_row, victim, SLOT] = NONE
             elif num_free[owner] > 0:
                 num_free[owner] -= 1
                 slot = free[owner, num_free[owner]]
             else:
                 slot = np.int32(num_issued[owner])
                 num_issued[owner] += 1
-            rows[entry, SLOT] = slot
-            rows[entry, OWNER] = owner << 2
+            entries[entry, SLOT] = slot
+            entries[entry, OWNER] = owner << 2
             fetched.keys[num_fetched] = keys[entry]
             fetched.owners[num_fetched] = owner
             fetched.slots[num_fetched] = slot
@@ -302,10 +315,10 @@ def _admit(
 
 @compiled
 def _let_evict(i: int, batch: EnteredBatch, ring: EntryRing, caches: Caches) -> None:
-    """Rows of iteration i that stay beyond i + 1 may be evicted from now on: link them."""
+    """Put the rows of iteration i that stay beyond i + 1 into the lists, so that they may be evicted from now on."""
     heads, farthest = caches.heads, caches.farthest
     row = i % ring.ring_size
-    rows, next_uses = ring.rows, ring.next_uses[row]
+    entries, next_uses = ring.entries, ring.next_uses[row]
     for table in range(len(batch.entry_ends)):
         for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
             use = next_uses[entry, 0]
@@ -314,9 +327,9 @@ def _let_evict(i: int, batch: EnteredBatch, ring: EntryRing, caches: Caches) -> 
             use_row = row + (use - i)
             if use_row >= ring.ring_size:
                 use_row -= ring.ring_size
-            owner = rows[row, entry, OWNER] >> 2
+            owner = entries[row, entry, OWNER] >> 2
             next_entry = next_uses[entry, 1]
-            rows[use_row, next_entry, CHAIN] = heads[owner, use_row]
+            entries[use_row, next_entry, CHAIN] = heads[owner, use_row]
             heads[owner, use_row] = next_entry
             if use > farthest[owner]:
                 farthest[owner] = use
@@ -333,22 +346,23 @@ def _retain(
     num_evicted: int,
     evicted: MovingRows,
 ) -> int:
-    """After iteration i: rows with a next use stay, the others leave.
+    """Hand the rows of iteration i on to the entries of their next uses, and evict those that have none.
 
     Args:
-        num_evicted: Dirty rows that are evicted already.
+        freed: int32, shape (T, n): the freed slots are written to it.
+        num_evicted: Number of dirty rows in `evicted` so far.
     Returns:
-        The number of evicted dirty rows, those included.
+        The number of dirty rows in `evicted` afterwards.
     """
     row = i % ring.ring_size
-    keys, rows, next_uses = ring.keys[row], ring.rows, ring.next_uses[row]
+    keys, entries, next_uses = ring.keys[row], ring.entries, ring.next_uses[row]
     evicted_keys, evicted_owners, evicted_slots = evicted.keys, evicted.owners, evicted.slots
     num_freed = caches.num_freed
     updated = 0 if read_only else DIRTY
     for table in range(len(batch.entry_ends)):
         for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
-            slot = rows[row, entry, SLOT]
-            state = rows[row, entry, OWNER]
+            slot = entries[row, entry, SLOT]
+            state = entries[row, entry, OWNER]
             owner = state >> 2
             dirty = (state & DIRTY) | updated
             use = next_uses[entry, 0]
@@ -357,9 +371,9 @@ def _retain(
                 if use_row >= ring.ring_size:
                     use_row -= ring.ring_size
                 next_entry = next_uses[entry, 1]
-                rows[use_row, next_entry, SLOT] = slot
+                entries[use_row, next_entry, SLOT] = slot
                 late = LATE if updated and use == i + 1 else 0
-                rows[use_row, next_entry, OWNER] = owner << 2 | late | dirty
+                entries[use_row, next_entry, OWNER] = owner << 2 | late | dirty
                 continue
             if dirty:
                 evicted_keys[num_evicted] = keys[entry]

@@ -1,4 +1,4 @@
-"""The rows in the trainers' caches between two iterations: listed for a checkpoint, taken over from one.
+"""The rows in the trainers' caches between two iterations: lists for a checkpoint, and caches from such lists.
 
 Between iterations a resident row stands at the entry of its next use (`residency.py`). Taking over looks these entries
 up in the first lookahead window of the new run, which may have another L, other cache sizes and other batches than the
@@ -21,9 +21,10 @@ from bagpipe_hpc.protocol.plan import Int32Array, Int64Array, Residents, ends
 
 
 def residents_between(residency: Residency, ring: EntryRing) -> Residents:
-    """What the caches hold after the iteration planned last.
+    """Return what the caches hold after the iteration planned last.
 
-    Rows are linked by their next use, except those of the iteration planned last: they stand at its entries.
+    Rows are in the lists of `residency.py`. Those of the iteration planned last are not yet: they are found through its
+    entries.
     """
     caches = residency.caches
     found = _Found.empty(int((caches.num_issued - caches.num_free - caches.num_freed).sum()))
@@ -37,7 +38,14 @@ def residents_between(residency: Residency, ring: EntryRing) -> Residents:
 
 
 class _Found(NamedTuple):
-    """Resident rows in the order in which they were found; the arrays of `Residents`, and the owner of each row."""
+    """The n resident rows in the order in which they were found.
+
+    Args:
+        keys: int64, shape (n,).
+        slots: int32, shape (n,).
+        owners: int32, shape (n,).
+        dirty: bool, shape (n,): whether the row differs from the server's.
+    """
 
     keys: Int64Array
     slots: Int32Array
@@ -52,24 +60,24 @@ class _Found(NamedTuple):
 
 @compiled
 def _walk_lists(heads: Int32Array, ring: EntryRing, found: _Found) -> int:
-    """Find the rows of all lists; returns how many there are."""
+    """Find the rows of all lists, and return how many there are."""
     count = 0
     for owner in range(heads.shape[0]):
         for row in range(heads.shape[1]):
             entry = heads[owner, row]
             while entry != NONE:
                 found.keys[count] = ring.keys[row, entry]
-                found.slots[count] = ring.rows[row, entry, SLOT]
+                found.slots[count] = ring.entries[row, entry, SLOT]
                 found.owners[count] = owner
-                found.dirty[count] = ring.rows[row, entry, OWNER] & DIRTY
+                found.dirty[count] = ring.entries[row, entry, OWNER] & DIRTY
                 count += 1
-                entry = ring.rows[row, entry, CHAIN]
+                entry = ring.entries[row, entry, CHAIN]
     return count
 
 
 @compiled
 def _walk_entries(last: int, batch: EnteredBatch, ring: EntryRing, count: int, found: _Found) -> int:
-    """Find the rows of the iteration planned last, behind the first `count`; returns how many there are in all."""
+    """Append the rows of the iteration planned last to the `count` rows found so far, and return their number."""
     row = last % ring.ring_size
     for table in range(len(batch.entry_ends)):
         for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
@@ -77,9 +85,9 @@ def _walk_entries(last: int, batch: EnteredBatch, ring: EntryRing, count: int, f
             if use == NONE:
                 continue
             use_row, next_entry = use % ring.ring_size, ring.next_uses[row, entry, 1]
-            state = ring.rows[use_row, next_entry, OWNER]
+            state = ring.entries[use_row, next_entry, OWNER]
             found.keys[count] = ring.keys[use_row, next_entry]
-            found.slots[count] = ring.rows[use_row, next_entry, SLOT]
+            found.slots[count] = ring.entries[use_row, next_entry, SLOT]
             found.owners[count] = state >> 2
             found.dirty[count] = state & DIRTY
             count += 1
@@ -93,13 +101,16 @@ def take_over(
     first_iteration: int,
     batches: Sequence[EnteredBatch],
 ) -> int:
-    """Let caches start with what another run left in them; nothing is planned yet.
+    """Fill empty caches with the rows that another run left in its own, before anything is planned.
 
     Args:
-        first_iteration: The first one to be planned.
-        batches: Of the iterations from there on.
+        residency: The caches.
+        ring: The iterations of the lookahead window.
+        residents: What the other run left.
+        first_iteration: The iteration that is planned first.
+        batches: Of the iterations of the lookahead window, from the first one on.
     Returns:
-        Rows taken over.
+        The number of rows that are kept.
     """
     fits = residents.slots < residency.cache_rows
     by_key = np.argsort(residents.keys[fits], kind="stable")
@@ -124,20 +135,26 @@ def take_over(
 
 @compiled
 def _link(slots: Int32Array, owners: Int32Array, uses: Int64Array, caches: Caches, ring: EntryRing) -> None:
-    """Put rows at the entries of their first use, and into the lists."""
-    heads, farthest, rows = caches.heads, caches.farthest, ring.rows
+    """Write slot and owner of each row to the entry of its first use, and put the rows into the lists.
+
+    Args:
+        slots: int32, shape (n,).
+        owners: int32, shape (n,).
+        uses: int64, shape (2, n): iteration and entry of each row's first use.
+    """
+    heads, farthest, entries = caches.heads, caches.farthest, ring.entries
     for j in range(len(slots)):
         owner, use, entry = owners[j], uses[0, j], uses[1, j]
         row = use % heads.shape[1]
-        rows[row, entry, SLOT] = slots[j]
-        rows[row, entry, OWNER] = owner << 2
-        rows[row, entry, CHAIN] = heads[owner, row]
+        entries[row, entry, SLOT] = slots[j]
+        entries[row, entry, OWNER] = owner << 2
+        entries[row, entry, CHAIN] = heads[owner, row]
         heads[owner, row] = entry
         farthest[owner] = max(farthest[owner], use)
 
 
 def _occupy(residency: Residency, trainer: int, slots: Int32Array) -> None:
-    """Slots below the highest one in use are free or in use; those above it were never issued."""
+    """Mark the given slots of a trainer as used, and all other slots below the highest of them as free."""
     num_issued = int(slots.max(initial=-1)) + 1
     free = np.setdiff1d(np.arange(num_issued, dtype=np.int32), slots)
     residency.reserve_free(len(free))

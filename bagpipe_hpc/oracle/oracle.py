@@ -28,23 +28,18 @@ from bagpipe_hpc.checkpoint.model_entry import model_entry
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.errors import BagpipeError, DivergedError, JobStopped
 from bagpipe_hpc.heap import keep_freed_memory
+from bagpipe_hpc.log import LOGGER
+from bagpipe_hpc.oracle.batch_stream import count_batches, sample_batches, timetable_of
 from bagpipe_hpc.oracle.budget import Budget
 from bagpipe_hpc.oracle.committer import Committer
 from bagpipe_hpc.oracle.evaluation import Evaluation
 from bagpipe_hpc.oracle.evaluator import Evaluator
 from bagpipe_hpc.oracle.metrics import EvaluationResult
 from bagpipe_hpc.oracle.outcome import Outcome
-from bagpipe_hpc.oracle.plan_stream import (
-    Boundary,
-    PlanStream,
-    count_batches,
-    sample_batches,
-    timetable_of,
-    warm_up_planning,
-)
+from bagpipe_hpc.oracle.plan_stream import Boundary, PlanStream, warm_up_planning
 from bagpipe_hpc.oracle.progress import Progress
 from bagpipe_hpc.oracle.saved_state import SavedState
-from bagpipe_hpc.oracle.summary import print_summary, summarise
+from bagpipe_hpc.oracle.summary import show_summary, summarise
 from bagpipe_hpc.oracle.trained_model import collect_digest
 from bagpipe_hpc.polling import wait_until
 from bagpipe_hpc.protocol.codec import PlanMessages, encode_end
@@ -124,7 +119,7 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
         if early_end is not None:
             progress.fall_silent()
         if isinstance(early_end, JobStopped):
-            print(early_end, flush=True)  # at once: a launcher that ends the ranks may not leave them a second
+            LOGGER.info("%s", early_end)
     if not agree_on_end(ports.world, early_end is None):
         return early_end
     try:
@@ -148,10 +143,10 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
     )
     job.require_ownership()  # a DONE of this start would end the job script of the later one
     write_at_once(job.run_path / "summary.json", dump_json(finite(summary), indent=2))
-    print_summary(summary, job.run_path)  # 8
+    show_summary(summary, job.run_path)  # 8
     if spec.predictions is not None:
         num_rows = summary["validation_samples"]
-        print(f"predictions {spec.predictions}: {num_rows:,} rows, a float32 click probability each", flush=True)
+        LOGGER.info("predictions %s: %s rows, a float32 click probability each", spec.predictions, f"{num_rows:,}")
     write_at_once(job.run_path / DONE, f"{oracle.end}\n".encode())
     return None
 

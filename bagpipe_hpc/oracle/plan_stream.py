@@ -1,18 +1,19 @@
 """From shards to plan messages: the oracle's chain of work, a pipeline of threads that share `oracle.threads` cores.
 
     read batch       shards -> batches: decompression, checks
-    place samples    which sample goes to which trainer; only with `oracle.placement: locality`
+    assign samples   which trainer takes which sample; only with `oracle.placement: locality`
     enter batch      the next-use pass, over groups of tables
     plan             owners, slots, evictions, lists
     encode           one message per rank
 
-Every stage may be a few batches ahead of the next; plan i is made when batch i + L has entered. No MPI here.
+Every step may be a few batches ahead of the next; plan i is made when batch i + L has entered. No MPI here.
 
 Evaluation is read-only batches between training batches. They are numbered along, looked ahead to and cached like all
-others, but not placed: so placement, as everything that decides on the model, sees the training batches alone.
+others, but their samples stay in order. So the assignment, like everything that the model depends on, sees the
+training batches alone.
 
 A *boundary* is where the job may stop and go on later: what the caches hold there, and how the samples of batches that
-were placed already stand. It is taken when the plan before it is made, so that no stage waits for another.
+were assigned already stand. It is taken when the plan before it is made, so that no step waits for another.
 """
 
 from __future__ import annotations
@@ -21,31 +22,32 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.data.dataset import Dataset, Split
 from bagpipe_hpc.data.schema import Schema
-from bagpipe_hpc.data.shuffle import BlockShuffle, shuffled_batches
-from bagpipe_hpc.lookahead.locality import LocalityPlacement, PlacementState
+from bagpipe_hpc.lookahead.locality import AssignerState, LocalityAssigner
 from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner
 from bagpipe_hpc.lookahead.warm_up import warm_up
-from bagpipe_hpc.oracle.evaluation import Timetable
 from bagpipe_hpc.pipeline import Cores, Pipeline
 from bagpipe_hpc.protocol.codec import PlanMessages, encode_plan
 from bagpipe_hpc.protocol.plan import Int32Array, IterationPlan, Residents
-from bagpipe_hpc.runtime.data_position import TrainingRange
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 
 @dataclass(frozen=True)
-class Placed:
-    """How samples are placed: what batches to come depend on, and the order of those placed already."""
+class SampleAssignment:
+    """How samples are assigned to trainers after a boundary.
 
-    state: PlacementState
+    Args:
+        state: What the batches that are not assigned yet depend on.
+        orders: Of the batches that are assigned already, each int32, shape (num_samples,), see `LocalityAssigner`.
+    """
+
+    state: AssignerState
     orders: tuple[Int32Array, ...]
 
 
@@ -56,13 +58,13 @@ class Boundary:
     Args:
         num_trained: Training iterations of the whole job before it.
         residents: What the caches hold.
-        placed: Of the batches to come; None where samples stay in order.
+        assignment: How samples of the batches to come are assigned; None where samples stay in order.
         is_stop: Whether no plan follows, because the stream was stopped.
     """
 
     num_trained: int
     residents: Residents
-    placed: Placed | None
+    assignment: SampleAssignment | None
     is_stop: bool = False
 
 
@@ -121,11 +123,11 @@ class PlanStream:
             first_iteration=start,
             residents=before.residents if before else None,
         )
-        self._placement: _Placement | None = None
+        self._assigner: _ResumableAssigner | None = None
         if config.oracle.placement == "locality" and num_trainers > 1:
             table_offsets = KeySpace(schema.num_embeddings).table_offsets
-            placement = LocalityPlacement(num_trainers, table_offsets, schema.features)
-            self._placement = _Placement(placement, before.placed if before else None)
+            rule = LocalityAssigner(num_trainers, table_offsets, schema.features)
+            self._assigner = _ResumableAssigner(rule, before.assignment if before else None)
         self._is_boundary, self._admits = is_boundary, admits
         self._stop = threading.Event()
         self._is_stopped = False
@@ -135,7 +137,7 @@ class PlanStream:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Time that each stage has worked so far."""
+        """Time that each step has worked so far."""
         return dict(self._pipeline.seconds)
 
     def stop(self) -> None:
@@ -158,18 +160,18 @@ class PlanStream:
         """
         pipeline = self._pipeline
         read = pipeline.source("read batch", itertools.takewhile(self._goes_on, batches))
-        placed = read = self._admitted(read)
-        if self._placement is not None:
-            placed = pipeline.stage("place samples", self._place, read)
-        due = pipeline.stage("enter batch", self._enter, placed, at_end=self._still_due)
-        plans = pipeline.stage("plan", self._plan, due, at_end=self._note_end)
-        return pipeline.stage("encode", _encode, plans, meanwhile=meanwhile)
+        assigned = read = self._admitted(read)
+        if self._assigner is not None:
+            assigned = pipeline.step("assign samples", self._assign, read)
+        due = pipeline.step("enter batch", self._enter, assigned, at_end=self._still_due)
+        plans = pipeline.step("plan", self._plan, due, at_end=self._note_end)
+        return pipeline.step("encode", _encode, plans, meanwhile=meanwhile)
 
     def _goes_on(self, _: Batch) -> bool:
         return not (self._is_stopped or self._is_cut)
 
     def _admitted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        # Between two stages, where whoever waits holds no core.
+        # Between two steps, where whoever waits holds no core.
         for batch in batches:
             if not self._admits(batch):
                 self._is_cut = True
@@ -177,9 +179,9 @@ class PlanStream:
                 return
             yield batch
 
-    def _place(self, batch: Batch) -> Iterable[Batch]:
-        assert self._placement is not None
-        yield batch if batch.read_only else batch.take(self._placement.order(batch))
+    def _assign(self, batch: Batch) -> Iterable[Batch]:
+        assert self._assigner is not None
+        yield batch if batch.read_only else batch.take(self._assigner.order(batch))
 
     def _enter(self, batch: Batch) -> Iterable[None]:
         """As many items as plans are due."""
@@ -189,16 +191,16 @@ class PlanStream:
         if self._is_stopped:
             return
         plan = self._planner.emit()
-        if self._placement is not None and not plan.read_only:
-            self._placement.forget_first()
+        if self._assigner is not None and not plan.read_only:
+            self._assigner.forget_first()
         self._num_trained = plan.num_trained_after
         self._is_stopped = self._stop.is_set()
         is_boundary = self._is_stopped or self._is_boundary(plan)
         yield plan, self._boundary(self._is_stopped) if is_boundary else None
 
     def _boundary(self, is_stop: bool) -> Boundary:
-        placed = self._placement.placed() if self._placement is not None else None
-        return Boundary(self._num_trained, self._planner.residents(), placed, is_stop)
+        assignment = self._assigner.assignment() if self._assigner is not None else None
+        return Boundary(self._num_trained, self._planner.residents(), assignment, is_stop)
 
     def _note_end(self) -> tuple[()]:
         if not self._is_stopped:
@@ -214,38 +216,38 @@ def _encode(planned: tuple[IterationPlan, Boundary | None]) -> Iterable[EncodedP
     return [EncodedPlan(plan, encode_plan(plan), boundary)]
 
 
-class _Placement:
-    """Locality placement that can tell, at any boundary, how it goes on. Two threads share it."""
+class _ResumableAssigner:
+    """Assigns samples, and tells at any boundary how it goes on. Two threads share it."""
 
-    def __init__(self, placement: LocalityPlacement, before: Placed | None) -> None:
-        self._placement = placement
+    def __init__(self, assigner: LocalityAssigner, before: SampleAssignment | None) -> None:
+        self._assigner = assigner
         self._lock = threading.Lock()
-        self._orders: deque[Int32Array] = deque()  # of batches that were placed, but not planned
-        self._due: deque[Int32Array] = deque()  # of batches to come that were placed before the boundary
+        self._orders: deque[Int32Array] = deque()  # of batches that are assigned, but not planned
+        self._due: deque[Int32Array] = deque()  # of batches to come that were assigned before the boundary
         if before is not None:
-            placement.restore(before.state)
+            assigner.restore(before.state)
             self._due.extend(before.orders)
 
     def order(self, batch: Batch) -> Int32Array:
-        """Place the next batch."""
+        """Assign the samples of the next batch; int32, shape (num_samples,), see `LocalityAssigner.order`."""
         num_samples, bags = batch.num_samples, tuple(batch.bags.values())
-        share_ends = np.asarray(share_boundaries(num_samples, self._placement.num_trainers), dtype=np.int64)
+        share_ends = np.asarray(share_boundaries(num_samples, self._assigner.num_trainers), dtype=np.int64)
         with self._lock:
             if self._due and len(self._due[0]) != num_samples:
-                self._due.clear()  # batches of another size than when they were placed
-            order = self._due.popleft() if self._due else self._placement.order(batch.ids, share_ends, bags)
+                self._due.clear()  # batches of another size than when they were assigned
+            order = self._due.popleft() if self._due else self._assigner.order(batch.ids, share_ends, bags)
             self._orders.append(order)
         return order
 
     def forget_first(self) -> None:
-        """The first of the batches placed has its plan."""
+        """Forget the first of the assigned batches, because it has its plan."""
         with self._lock:
             self._orders.popleft()
 
-    def placed(self) -> Placed:
-        """What the batches without a plan depend on."""
+    def assignment(self) -> SampleAssignment:
+        """Return what the batches without a plan depend on."""
         with self._lock:
-            return Placed(self._placement.state(), (*self._orders, *self._due))
+            return SampleAssignment(self._assigner.state(), (*self._orders, *self._due))
 
 
 def warm_up_planning(config: Config, schema: Schema, num_trainers: int) -> None:
@@ -257,49 +259,3 @@ def warm_up_planning(config: Config, schema: Schema, num_trainers: int) -> None:
     if schema.ragged_tables:
         largest_share *= 1000  # as if so many samples had one id each: no bound on the ids of a sample is known
     warm_up(sum(schema.num_embeddings), id_dtype, config.oracle.max_dense_keys, largest_share)
-
-
-def timetable_of(config: Config, dataset: Dataset, training_range: TrainingRange) -> Timetable:
-    """Return when a job evaluates."""
-    batch_size = config.evaluation.batch_size or config.training.batch_size
-    split = dataset.split(config.evaluation.split)
-    num_batches = split.num_batches(batch_size) if config.evaluation.enabled else 0
-    every = config.evaluation.every
-    return Timetable(training_range.start.num_trained, training_range.end, num_batches, every, split.num_samples)
-
-
-def count_batches(training_range: TrainingRange, timetable: Timetable) -> int:
-    """Return the number of batches of this start: those to train on and those of evaluations."""
-    num_evaluated = timetable.num_evaluations * timetable.num_batches
-    return training_range.num_iterations + num_evaluated
-
-
-def sample_batches(
-    config: Config, dataset: Dataset, training_range: TrainingRange, timetable: Timetable
-) -> Iterator[Batch]:
-    """Yield all batches to train on, epoch by epoch, and those of each evaluation, read-only, when it is due."""
-    start = training_range.start
-    epochs = (
-        _epoch(config, dataset.train, epoch, start.sample if epoch == start.epoch else 0)
-        for epoch in range(start.epoch, training_range.epochs)
-    )
-    batches = itertools.chain.from_iterable(epochs)
-    for num_trained in range(start.num_trained, training_range.end + 1):
-        if timetable.is_due(num_trained):
-            yield from _evaluation(config, dataset)
-        if num_trained < training_range.end:
-            yield next(batches)
-
-
-def _evaluation(config: Config, dataset: Dataset) -> Iterator[Batch]:
-    batch_size = config.evaluation.batch_size or config.training.batch_size
-    for batch in dataset.split(config.evaluation.split).batches(batch_size):
-        yield replace(batch, read_only=True)
-
-
-def _epoch(config: Config, train: Split, epoch: int, start_sample: int) -> Iterator[Batch]:
-    training = config.training
-    if training.shuffle_block is None:
-        return train.batches(training.batch_size, start_sample=start_sample)
-    shuffle = BlockShuffle(training.shuffle_block, training.seed)
-    return shuffled_batches(train, shuffle, epoch, training.batch_size, start_sample)

@@ -21,6 +21,7 @@ from bagpipe_hpc.bounded_json import dump_line, finite
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.learning_rate import LearningRate
+from bagpipe_hpc.log import LOGGER, is_printing
 from bagpipe_hpc.oracle.evaluation import Evaluation
 from bagpipe_hpc.oracle.metrics import EvaluationResult
 from bagpipe_hpc.oracle.progress_line import ProgressLine
@@ -122,14 +123,10 @@ class Progress:
             doing = "evaluating {:,} samples in {:,} batches".format(*to_evaluate) + f": {model}, {ranks}"
         else:
             doing = f"nothing is left to train: {model}, {ranks}"
-        self._console.print(
-            doing,
-            highlight=False,
-            soft_wrap=True,
-        )
+        LOGGER.info(doing)
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal:
+        if self._console.is_terminal and is_printing():
             self._bar = Bar(
                 BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
                 console=self._console, auto_refresh=False,
@@ -182,10 +179,8 @@ class Progress:
         """Note the result of an evaluation."""
         self._keep(evaluation)
         best = ", the best so far" if is_best and evaluation.iteration < self._num_iterations else ""
-        self._console.print(
-            f"evaluation after {evaluation.iteration:,} iterations: {_shown(evaluation.result)}{best}",
-            highlight=False,
-            soft_wrap=True,
+        LOGGER.info(
+            "evaluation after %s iterations: %s%s", f"{evaluation.iteration:,}", _shown(evaluation.result), best
         )
 
     def history(self) -> History:
@@ -265,7 +260,7 @@ class Progress:
         if self._bar:
             self._bar.update(self._task, completed=self.num_trained, figures=self._line.figures(now), refresh=True)
         else:
-            print(self._line.text(now), flush=True)
+            LOGGER.info(self._line.text(now))
 
 
 def _write_all(file: io.RawIOBase, content: bytes) -> None:

@@ -21,9 +21,9 @@ from bagpipe_hpc.checkpoint.file_names import EVALUATIONS_FILE, METRICS_FILE, OR
 from bagpipe_hpc.checkpoint.hdf5 import damaged
 from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.errors import CheckpointError
-from bagpipe_hpc.lookahead.locality import HOME_MASK, NUM_BUCKETS, PlacementState
+from bagpipe_hpc.lookahead.locality import HOME_MASK, NUM_BUCKETS, AssignerState
 from bagpipe_hpc.oracle.evaluation import Evaluation
-from bagpipe_hpc.oracle.plan_stream import Boundary, Placed
+from bagpipe_hpc.oracle.plan_stream import Boundary, SampleAssignment
 from bagpipe_hpc.oracle.progress import History
 from bagpipe_hpc.protocol.plan import Residents, ends
 from bagpipe_hpc.runtime.starting_point import StartingPoint
@@ -58,19 +58,19 @@ class SavedState:
         checkpoint = start.checkpoint
         if checkpoint is None:
             return cls()
-        history, placed = history_in(checkpoint), placed_in(checkpoint)
+        history, assignment = history_in(checkpoint), assignment_in(checkpoint)
         boundary = None
         if start.keeps_caches:
-            boundary = Boundary(start.position.num_trained, _residents_in(checkpoint), placed)
+            boundary = Boundary(start.position.num_trained, _residents_in(checkpoint), assignment)
         evaluations = tuple(evaluations_in(checkpoint))
         return cls(History() if evaluates_only else history, evaluations, boundary)
 
 
-def oracle_tree(history: History, placed: Placed | None) -> Tree:
+def oracle_tree(history: History, assignment: SampleAssignment | None) -> Tree:
     """What is saved."""
     placement = None
-    if placed is not None:
-        placement = {**vars(placed.state), "orders": placed.orders}
+    if assignment is not None:
+        placement = {**vars(assignment.state), "orders": assignment.orders}
     return {"losses": list(history.losses), "placement": placement}
 
 
@@ -93,7 +93,7 @@ def history_in(checkpoint: Checkpoint) -> History:
         return History(lines, tuple(losses))
 
 
-def placed_in(checkpoint: Checkpoint) -> Placed | None:
+def assignment_in(checkpoint: Checkpoint) -> SampleAssignment | None:
     """Placement of the samples after the checkpoint; None where they stay in order.
 
     Raises:
@@ -109,10 +109,10 @@ def placed_in(checkpoint: Checkpoint) -> Placed | None:
         _require(isinstance(placement, dict), "placement is no mapping")
         parts = dict(placement)
         orders = parts.pop("orders")
-        _require(parts.keys() == {field.name for field in fields(PlacementState)}, "placement has other parts")
-        placed = Placed(PlacementState(**parts), tuple(orders))
-        _require_placed(placed, checkpoint.manifest.topology.trainers)
-        return placed
+        _require(parts.keys() == {field.name for field in fields(AssignerState)}, "placement has other parts")
+        assignment = SampleAssignment(AssignerState(**parts), tuple(orders))
+        _require_assignment(assignment, checkpoint.manifest.topology.trainers)
+        return assignment
 
 
 def evaluations_in(checkpoint: Checkpoint) -> list[Evaluation]:
@@ -159,8 +159,8 @@ def _is_loss(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _require_placed(placed: Placed, num_trainers: int) -> None:
-    state = placed.state
+def _require_assignment(assignment: SampleAssignment, num_trainers: int) -> None:
+    state = assignment.state
     _require(type(state.num_entries) is int and 0 < state.num_entries < _MAX_ENTRIES, "num_entries is out of range")
     for name, array in (("used", state.used), ("homes", state.homes)):
         _require(
@@ -171,7 +171,7 @@ def _require_placed(placed: Placed, num_trainers: int) -> None:
     _require(not len(used) or (used[0] >= 0 and used[-1] < NUM_BUCKETS), "used is out of range")
     _require(not (np.diff(used) <= 0).any(), "used does not ascend")
     _require(not (homes < 0).any() and not ((homes & HOME_MASK) > num_trainers).any(), "homes are no trainers")
-    for order in placed.orders:
+    for order in assignment.orders:
         is_order = isinstance(order, np.ndarray) and order.dtype == np.int32 and order.ndim == 1
         _require(is_order and np.array_equal(np.sort(order), np.arange(len(order))), "an order is no permutation")
 

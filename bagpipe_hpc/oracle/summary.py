@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from bagpipe_hpc.config import Config
+from bagpipe_hpc.log import LOGGER
 from bagpipe_hpc.oracle.metrics import EvaluationResult
 from bagpipe_hpc.protocol.totals import RankTotals, TrainerTotals
 from bagpipe_hpc.runtime.console import open_console
@@ -135,8 +136,8 @@ def _steady_seconds(iteration_seconds: list[NDArray[np.float64]]) -> float:
     return float(np.median([seconds[middle] for seconds in iteration_seconds]))
 
 
-def print_summary(summary: dict[str, Any], run_path: Path) -> None:
-    """The closing table."""
+def show_summary(summary: dict[str, Any], run_path: Path) -> None:
+    """Log the closing table."""
     trained = summary["iterations"] - summary["first_iteration"]
     table = Table(title=f"{summary['model']}, {summary['mode']}", show_header=False, title_justify="left")
     table.add_column(style="bold")
@@ -161,9 +162,11 @@ def print_summary(summary: dict[str, Any], run_path: Path) -> None:
     if trained:
         _add_costs(table, summary, trained)
     console = open_console()
-    console.print(table)
-    console.print(f"model digest {summary['model_digest']}", highlight=False, soft_wrap=True)
-    console.print(f"run directory {run_path}", highlight=False, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(table)
+    LOGGER.info("%s", captured.get().rstrip("\n"))
+    LOGGER.info("model digest %s", summary["model_digest"])
+    LOGGER.info("run directory %s", run_path)
 
 
 def _add_evaluations(table: Table, evaluations: dict[str, Any]) -> None:

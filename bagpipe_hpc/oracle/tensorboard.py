@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from queue import SimpleQueue
 
+from bagpipe_hpc.log import LOGGER
+
 CLOSE_SECONDS = 10.0
 
 Point = tuple[int, float, dict[str, float]]  # iteration, seconds since the epoch, scalars
@@ -73,4 +75,4 @@ class TensorBoard:
         writer.close()
 
     def _note(self, what: str) -> None:
-        print(f"bagpipe: note: {self._directory} {what}; training goes on without TensorBoard", flush=True)
+        LOGGER.warning("%s %s; training goes on without TensorBoard", self._directory, what)

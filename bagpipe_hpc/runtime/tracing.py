@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bagpipe_hpc.runtime.console import open_console
+from bagpipe_hpc.log import LOGGER
 from bagpipe_hpc.runtime.run_directory import writing_to
 from bagpipe_hpc.timeline.merge import merge_traces, rank_file
 from bagpipe_hpc.topology import ORACLE_RANK, Topology
@@ -49,6 +49,4 @@ def tracing(world: Comm, topology: Topology, iterations: range | None, run_path:
     if world.rank == ORACLE_RANK:
         with writing_to(run_path):
             merged = merge_traces(run_path)
-        open_console().print(
-            f"trace {merged} (https://ui.perfetto.dev, bagpipe report)", highlight=False, soft_wrap=True
-        )
+        LOGGER.info("trace %s (https://ui.perfetto.dev, bagpipe report)", merged)

@@ -182,7 +182,7 @@ def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tupl
         return store, MemoryServer(comms.link, server, store)
     if config.transport == "direct":
         window = RowWindow(comms.row_comm, *shape)
-        store = RowStore(sharding, server, initializer, window.rows)
+        store = RowStore(sharding, server, initializer, window.memory)
         return store, DirectServer(comms.row_comm, topology.num_servers, window, store)
     store = RowStore(sharding, server, initializer, lazy_zeros(shape, np.float32))
     return store, StagedServer(comms.row_comm, topology.num_servers, config.prefetch_depth + 1, store)

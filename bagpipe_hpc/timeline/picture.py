@@ -19,7 +19,7 @@ FORMATS = (".png", ".svg", ".pdf")
 # Waiting is pale, planning green, moving rows between servers and trainers blue, among trainers violet, computing
 # orange. Hues differ enough for colour-blind readers; shades within a hue follow the order of the activities.
 COLOURS = {
-    "read batch": "#b8d98d", "place samples": "#d9ef8b", "enter batch": "#8cc152", "plan": "#4d9221",
+    "read batch": "#b8d98d", "assign samples": "#d9ef8b", "enter batch": "#8cc152", "plan": "#4d9221",
     "encode": "#66a61e", "send": "#276419",
     "scatter": "#9ecae1", "gather": "#2171b5", "announce": "#08306b",
     "get": "#4292c6", "insert": "#c6a14a", "cache": "#bf812d", "drain": "#dfc27d", "write back": "#6baed6",

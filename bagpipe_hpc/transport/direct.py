@@ -27,7 +27,7 @@ class DirectServer:
         comm: Servers first, then trainers.
         num_servers: S.
         window: Holds the table shard.
-        store: This server's rows; its memory is `window.rows`.
+        store: This server's rows; its memory is `window.memory`.
     Communication: construction is collective over comm.
     """
 

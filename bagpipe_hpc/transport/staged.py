@@ -67,7 +67,7 @@ class StagedServer:
         window = self._rings.fetch[plan.fetch_ring_rows]
         first, size = int(plan.fetch_offsets[0]), len(plan.fetch_rows)
         with trace.span("gather", plan.stream_position):
-            self._store.gather(plan.fetch_rows, window.rows[first : first + size], self._notices.progress)
+            self._store.gather(plan.fetch_rows, window.memory[first : first + size], self._notices.progress)
         window.sync()  # the gather is visible to the Gets that the announcement allows
         self._notices.announce_ready(plan.stream_position)
 
@@ -77,7 +77,7 @@ class StagedServer:
         window.sync()  # the Puts that were announced are visible to the scatter
         first, size = int(plan.write_back_offsets[0]), len(plan.write_back_rows)
         with trace.span("scatter", plan.stream_position):
-            self._store.scatter(plan.write_back_rows, window.rows[first : first + size], self._notices.progress)
+            self._store.scatter(plan.write_back_rows, window.memory[first : first + size], self._notices.progress)
 
     def close(self) -> None:
         self._rings.free()

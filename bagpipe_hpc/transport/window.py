@@ -37,7 +37,7 @@ class RowWindow:
         row_bytes = 4 * row_width
         self._window = _allocate(num_rows, row_bytes, comm)
         memory: Any = self._window.tomemory()  # a writable buffer; typeshed has no name for it
-        self.rows: Float32Array = np.ndarray((num_rows, row_width), dtype=np.float32, buffer=memory)
+        self.memory: Float32Array = np.ndarray((num_rows, row_width), dtype=np.float32, buffer=memory)
         self._row_bytes = row_bytes
         self._window.Lock_all(MPI.MODE_NOCHECK)
 
@@ -72,9 +72,9 @@ class RowWindow:
         self._window.Flush(server)
 
     def free(self) -> None:
-        """Close the epoch and release the memory; `rows` must not be used afterwards."""
+        """Close the epoch and release the memory; `memory` must not be used afterwards."""
         self._window.Unlock_all()
-        del self.rows
+        del self.memory
         self._window.Free()
         self._row_type.Free()
 

@@ -153,4 +153,4 @@ def test_a_time_limit_that_is_none_is_refused(small_dataset: Path, tmp_path: Pat
     arguments = command(small_dataset, tmp_path / "run", options=("--time-limit", text))
     done = run_ranks(3, arguments, timeout=START_SECONDS)
     assert done.returncode == 2
-    assert f"--time-limit '{text}' is no duration" in done.stderr
+    assert f"--time-limit '{text}' is not a duration above 0" in done.stderr

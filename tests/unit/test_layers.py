@@ -37,6 +37,7 @@ LAYERS = (
         "rank_thread",
         "threaded_job",
         "waiting",
+        "log",
         "polling",
         "lazy_memory",
         "available_memory",

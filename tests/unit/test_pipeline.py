@@ -20,8 +20,8 @@ pytestmark = pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("num_cores", [1, 2, 5])
 def test_items_come_in_order_through_all_stages(num_cores: int) -> None:
     pipeline = Pipeline(Cores(num_cores), depth=2)
-    doubled = pipeline.stage("double", lambda n: [n, n], pipeline.source("count", iter(range(50))))
-    odd = pipeline.stage("odd", lambda n: [n] if n % 2 else [], doubled)
+    doubled = pipeline.step("double", lambda n: [n, n], pipeline.source("count", iter(range(50))))
+    odd = pipeline.step("odd", lambda n: [n] if n % 2 else [], doubled)
     assert list(odd) == [n for n in range(50) if n % 2 for _ in range(2)]
 
 
@@ -29,14 +29,14 @@ def test_the_time_of_a_stage_is_that_of_its_work(monkeypatch: pytest.MonkeyPatch
     ticks = itertools.count()
     monkeypatch.setattr(pipeline_module, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     pipeline = Pipeline(Cores(1), depth=2)  # one stage works at a time, so each piece of work takes one tick
-    doubled = pipeline.stage("double", lambda n: [n, n], pipeline.source("count", iter(range(50))))
-    assert len(list(pipeline.stage("odd", lambda n: [n] if n % 2 else [], doubled))) == 50
+    doubled = pipeline.step("double", lambda n: [n, n], pipeline.source("count", iter(range(50))))
+    assert len(list(pipeline.step("odd", lambda n: [n] if n % 2 else [], doubled))) == 50
     assert pipeline.seconds == {"count": 51.0, "double": 50.0, "odd": 100.0}  # the source also finds its end
 
 
 def test_what_comes_at_the_end() -> None:
     pipeline = Pipeline(Cores(1), depth=2)
-    items = pipeline.stage("sum", lambda n: [n], pipeline.source("count", iter(range(3))), at_end=lambda: [7, 8])
+    items = pipeline.step("sum", lambda n: [n], pipeline.source("count", iter(range(3))), at_end=lambda: [7, 8])
     assert list(items) == [0, 1, 2, 7, 8]
 
 
@@ -69,7 +69,7 @@ def test_errors_arrive_after_what_came_before(where: str) -> None:
         yield 0
 
     pipeline = Pipeline(Cores(2), depth=2)
-    items = pipeline.stage("last", lambda x: [x], pipeline.stage("divide", divide, pipeline.source("s", failing())))
+    items = pipeline.step("last", lambda x: [x], pipeline.step("divide", divide, pipeline.source("s", failing())))
     assert next(items) == 12
     with pytest.raises((ValueError, ZeroDivisionError)):
         next(items)
@@ -105,7 +105,7 @@ def test_whatever_works_holds_a_core() -> None:
     pipeline = Pipeline(cores, depth=4)
     items: Iterator[int] = pipeline.source("count", (work(n)[0] for n in range(30)))
     for index in range(4):
-        items = pipeline.stage(f"stage {index}", work, items)
+        items = pipeline.step(f"stage {index}", work, items)
     assert list(items) == list(range(30))
     assert cores.holders == set()
 

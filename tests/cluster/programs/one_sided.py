@@ -16,7 +16,7 @@ def main() -> None:
     rows = np.arange(NUM_ROWS * ROW_WIDTH, dtype=np.float32).reshape(NUM_ROWS, ROW_WIDTH)
     window = RowWindow(comm, 2 * NUM_ROWS if comm.rank == 0 else 0, ROW_WIDTH)
     if comm.rank == 0:
-        window.rows[:NUM_ROWS] = rows
+        window.memory[:NUM_ROWS] = rows
         window.sync()
     comm.Barrier()
     if comm.rank == 1:
@@ -29,7 +29,7 @@ def main() -> None:
     comm.Barrier()  # rank 0 waits inside MPI, which lets the accesses go on
     if comm.rank == 0:
         window.sync()
-        np.testing.assert_array_equal(window.rows[NUM_ROWS:], -rows)
+        np.testing.assert_array_equal(window.memory[NUM_ROWS:], -rows)
     window.free()
 
 

@@ -52,7 +52,7 @@ def main() -> None:
         play(data, out, local, "again", 1),
         play(data + "-not", out, local, "no data", 1),
         play(data, out, local, "diverged", 2, training={"learning_rate": 1e6}, settings={"checkpoint": {"every": 1}}),
-        play(data, out, local, "stopped", 1, training={"epochs": 10**6}, time_limit="3"),
+        play(data, out, local, "stopped", 1, training={"epochs": 10**6}, time_limit="3s"),
         play(data, out, local, "last", 2),
     ]
     results.append("as before" if state() == before else f"{before} became {state()}")

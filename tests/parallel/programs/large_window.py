@@ -28,9 +28,9 @@ def row(number: int) -> np.ndarray:
 def rows_of_a_window(comm: MPI.Intracomm) -> None:
     window = RowWindow(comm, NUM_ROWS if comm.rank == 0 else 0, ROW_WIDTH)
     if comm.rank == 0:
-        assert window.rows.nbytes > 2.5 * 2**30
-        window.rows[LAST : LAST + 3] = [row(1), row(2), row(3)]
-        window.rows[SCATTERED] = [row(10), row(11), row(12), row(13)]
+        assert window.memory.nbytes > 2.5 * 2**30
+        window.memory[LAST : LAST + 3] = [row(1), row(2), row(3)]
+        window.memory[SCATTERED] = [row(10), row(11), row(12), row(13)]
         window.sync()
     comm.Barrier()
     if comm.rank == 1:
@@ -47,8 +47,8 @@ def rows_of_a_window(comm: MPI.Intracomm) -> None:
     comm.Barrier()
     if comm.rank == 0:
         window.sync()
-        np.testing.assert_array_equal(window.rows[LAST : LAST + 3], [row(3), row(2), row(1)])
-        np.testing.assert_array_equal(window.rows[SCATTERED], [-row(10), -row(11), -row(12), -row(13)])
+        np.testing.assert_array_equal(window.memory[LAST : LAST + 3], [row(3), row(2), row(1)])
+        np.testing.assert_array_equal(window.memory[SCATTERED], [-row(10), -row(11), -row(12), -row(13)])
     window.free()
 
 

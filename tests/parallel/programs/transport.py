@@ -21,7 +21,7 @@ def run_server(comm: MPI.Intracomm, play: Play, num_servers: int, transport: str
     end: DirectServer | StagedServer
     if transport == "direct":
         window = RowWindow(comm, *play.shard_shape(comm.rank))
-        store = play.new_store(comm.rank, window.rows)
+        store = play.new_store(comm.rank, window.memory)
         end = DirectServer(comm, num_servers, window, store)
     else:
         store = play.new_store(comm.rank)

@@ -43,7 +43,7 @@ def test_command_writes_json(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     figures = json.loads(target.read_text())
     assert figures["case"]["placement"] == "locality"
-    assert "place samples" in figures["milliseconds_of_stages"]
+    assert "assign samples" in figures["milliseconds_of_stages"]
     assert figures["samples_per_second"] == pytest.approx(16 / (figures["milliseconds"] / 1000))
 
 

@@ -1,4 +1,4 @@
-"""Locality placement: what it keeps, what it saves, and that it equals a twin of a few lines."""
+"""Locality assignment: what it keeps, what it saves, and that it equals a twin of a few lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.feature_tables import FeatureTables
-from bagpipe_hpc.lookahead.locality import LocalityPlacement
+from bagpipe_hpc.lookahead.locality import LocalityAssigner
 from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.protocol.plan import Int32Array, Int64Array
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
@@ -22,8 +22,8 @@ from tests.parts import real_clicks
 REAL = "criteo_kaggle_110k.txt.gz"
 
 
-class BruteForcePlacement:
-    """The rule of `LocalityPlacement`, sample by sample, trainer by trainer."""
+class BruteForceAssigner:
+    """The rule of `LocalityAssigner`, sample by sample, trainer by trainer."""
 
     def __init__(self, num_trainers: int, table_offsets: Int64Array, num_buckets: int) -> None:
         self.num_trainers = num_trainers
@@ -106,11 +106,11 @@ def streams(draw: st.DrawFn) -> tuple[int, tuple[int, ...], list[Int64Array]]:
 @given(streams(), st.sampled_from([4, 16, 64]))
 def test_equals_the_twin(stream: tuple[int, tuple[int, ...], list[Int64Array]], num_buckets: int) -> None:
     num_trainers, num_embeddings, batches = stream
-    placement = LocalityPlacement(num_trainers, offsets_of(*num_embeddings), num_buckets=num_buckets)
-    twin = BruteForcePlacement(num_trainers, offsets_of(*num_embeddings), num_buckets)
+    assigner = LocalityAssigner(num_trainers, offsets_of(*num_embeddings), num_buckets=num_buckets)
+    twin = BruteForceAssigner(num_trainers, offsets_of(*num_embeddings), num_buckets)
     for ids in batches:
         share_ends = share_ends_of(len(ids), num_trainers)
-        order = placement.order(ids, share_ends)
+        order = assigner.order(ids, share_ends)
         assert_deals(order, share_ends)
         assert order.tolist() == twin.order(ids, share_ends)
 
@@ -120,14 +120,14 @@ def test_equals_the_twin(stream: tuple[int, tuple[int, ...], list[Int64Array]], 
 def test_ragged_features_are_part_of_the_sample(batches: list[list[tuple[list[int], list[int]]]]) -> None:
     """Two ragged features and a one-hot one between them; the last two share a table."""
     features, offsets = FeatureTables((0, 1, 1), ragged=(0, 2)), offsets_of(7, 7)
-    placement = LocalityPlacement(3, offsets, features, num_buckets=16)
-    twin = BruteForcePlacement(3, np.zeros(1, np.int64), 16)
+    assigner = LocalityAssigner(3, offsets, features, num_buckets=16)
+    twin = BruteForceAssigner(3, np.zeros(1, np.int64), 16)
     for batch in batches:
         ids = np.arange(len(batch)).reshape(-1, 1) % 7
         first, last = (ragged([sample[f] for sample in batch]) for f in (0, 1))
         share_ends = share_ends_of(len(batch), 3)
         keys = [[7 + i % 7, *a, *(7 + key for key in b)] for i, (a, b) in enumerate(batch)]
-        assert placement.order(ids, share_ends, [first, last]).tolist() == twin.order_of_keys(keys, share_ends)
+        assert assigner.order(ids, share_ends, [first, last]).tolist() == twin.order_of_keys(keys, share_ends)
 
 
 def ragged(bags: list[list[int]]) -> Bags:
@@ -138,23 +138,23 @@ def ragged(bags: list[list[int]]) -> Bags:
 @pytest.mark.parametrize("num_trainers", [5, 64, 100])
 def test_equals_the_twin_on_a_longer_stream(num_trainers: int) -> None:
     offsets = offsets_of(400, 400, 3)
-    placement = LocalityPlacement(num_trainers, offsets, num_buckets=256)
-    twin = BruteForcePlacement(num_trainers, offsets, 256)
+    assigner = LocalityAssigner(num_trainers, offsets, num_buckets=256)
+    twin = BruteForceAssigner(num_trainers, offsets, 256)
     for ids in clustered_batches(num_batches=4, num_samples=211, num_clusters=40):
         share_ends = share_ends_of(len(ids), num_trainers)
-        order = placement.order(ids, share_ends)
+        order = assigner.order(ids, share_ends)
         assert_deals(order, share_ends)
         assert order.tolist() == twin.order(ids, share_ends)
 
 
 def test_one_trainer_takes_the_batch_as_it_is() -> None:
-    placement = LocalityPlacement(1, offsets_of(50, 50, 3))
+    assigner = LocalityAssigner(1, offsets_of(50, 50, 3))
     for ids in clustered_batches(num_batches=2, num_samples=30, num_clusters=5):
-        assert placement.order(ids, share_ends_of(30, 1)).tolist() == list(range(30))
+        assert assigner.order(ids, share_ends_of(30, 1)).tolist() == list(range(30))
 
 
 def test_width_of_the_ids_changes_nothing() -> None:
-    wide, narrow = (LocalityPlacement(4, offsets_of(200, 200, 3)) for _ in range(2))
+    wide, narrow = (LocalityAssigner(4, offsets_of(200, 200, 3)) for _ in range(2))
     for ids in clustered_batches(num_batches=3, num_samples=100, num_clusters=20):
         share_ends = share_ends_of(100, 4)
         np.testing.assert_array_equal(
@@ -163,28 +163,28 @@ def test_width_of_the_ids_changes_nothing() -> None:
 
 
 def test_samples_with_a_row_in_common_meet_and_return() -> None:
-    placement = LocalityPlacement(2, offsets_of(6))
+    assigner = LocalityAssigner(2, offsets_of(6))
     ids = np.array([[0], [1], [0], [1]])
-    assert placement.order(ids, share_ends_of(4, 2)).tolist() == [0, 2, 1, 3]
-    assert placement.order(ids[::-1].copy(), share_ends_of(4, 2)).tolist() == [1, 3, 0, 2]
+    assert assigner.order(ids, share_ends_of(4, 2)).tolist() == [0, 2, 1, 3]
+    assert assigner.order(ids[::-1].copy(), share_ends_of(4, 2)).tolist() == [1, 3, 0, 2]
 
 
 def test_a_home_is_forgotten() -> None:
     offsets = offsets_of(8)
     for num_others, order in ((2, [1, 0]), (5, [0, 1])):
-        placement = LocalityPlacement(2, offsets, num_buckets=8)
-        placement.order(np.array([[0], [1]]), share_ends_of(2, 2))
-        placement.order(np.arange(2, 2 + num_others).reshape(-1, 1), share_ends_of(num_others, 2))
-        assert placement.order(np.array([[1], [0]]), share_ends_of(2, 2)).tolist() == order
+        assigner = LocalityAssigner(2, offsets, num_buckets=8)
+        assigner.order(np.array([[0], [1]]), share_ends_of(2, 2))
+        assigner.order(np.arange(2, 2 + num_others).reshape(-1, 1), share_ends_of(num_others, 2))
+        assert assigner.order(np.array([[1], [0]]), share_ends_of(2, 2)).tolist() == order
 
 
 def test_fewer_replicas_where_samples_form_clusters() -> None:
-    placement = LocalityPlacement(8, offsets_of(640, 640, 3))
+    assigner = LocalityAssigner(8, offsets_of(640, 640, 3))
     contiguous = local = 0
     for ids in clustered_batches(num_batches=10, num_samples=512, num_clusters=64):
         keys, share_ends = ids + offsets_of(640, 640, 3)[:-1], share_ends_of(512, 8)
         contiguous += num_replicas(keys, share_ends)
-        local += num_replicas(keys[placement.order(ids, share_ends)], share_ends)
+        local += num_replicas(keys[assigner.order(ids, share_ends)], share_ends)
     assert 2 * local < contiguous
 
 
@@ -214,7 +214,7 @@ def num_pushed(batches: list[Int64Array], offsets: Int64Array, num_trainers: int
 def test_fewer_rows_are_pushed_on_a_real_click_log() -> None:
     batches, offsets = criteo_batches(batch_size=2048, num_batches=10)
     num_trainers = 8
-    placement = LocalityPlacement(num_trainers, offsets)
+    assigner = LocalityAssigner(num_trainers, offsets)
     share_ends = share_ends_of(2048, num_trainers)
-    placed = [ids[placement.order(ids, share_ends)] for ids in batches]
+    placed = [ids[assigner.order(ids, share_ends)] for ids in batches]
     assert num_pushed(placed, offsets, num_trainers) < 0.7 * num_pushed(batches, offsets, num_trainers)

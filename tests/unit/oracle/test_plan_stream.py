@@ -8,7 +8,8 @@ import pytest
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.data.dataset import Dataset, open_dataset
-from bagpipe_hpc.oracle.plan_stream import EncodedPlan, PlanStream, count_batches, sample_batches, timetable_of
+from bagpipe_hpc.oracle.batch_stream import count_batches, sample_batches, timetable_of
+from bagpipe_hpc.oracle.plan_stream import EncodedPlan, PlanStream
 from bagpipe_hpc.runtime.data_position import BEGINNING, DataPosition, TrainingRange
 from tests.integration.conftest import make_dataset
 

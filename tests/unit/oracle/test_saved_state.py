@@ -12,17 +12,18 @@ from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.generation import claim_generation
 from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
 from bagpipe_hpc.errors import CheckpointError
-from bagpipe_hpc.lookahead.locality import PlacementState
+from bagpipe_hpc.lookahead.locality import AssignerState
 from bagpipe_hpc.oracle.evaluation import Evaluation
 from bagpipe_hpc.oracle.metrics import EvaluationResult
-from bagpipe_hpc.oracle.plan_stream import Placed
+from bagpipe_hpc.oracle.plan_stream import SampleAssignment
 from bagpipe_hpc.oracle.progress import History
-from bagpipe_hpc.oracle.saved_state import evaluations_in, history_in, oracle_tree, placed_in
+from bagpipe_hpc.oracle.saved_state import assignment_in, evaluations_in, history_in, oracle_tree
 from tests.unit.checkpoint.job import DENSE, MODEL, manifest_of
 
 LINES = b'{"iteration": 10, "loss": 0.5, "samples_per_second": 7.0}\n'
 EVALUATION = Evaluation(10, EvaluationResult(100, 0.5, 0.25, None, 1.0))
-PLACED = Placed(PlacementState(3, np.array([1, 5]), np.array([2 << 16 | 1, 1 << 16])), (np.array([1, 0, 2], np.int32),))
+ASSIGNER_STATE = AssignerState(3, np.array([1, 5]), np.array([2 << 16 | 1, 1 << 16]))
+ASSIGNMENT = SampleAssignment(ASSIGNER_STATE, (np.array([1, 0, 2], np.int32),))
 
 
 def saved(
@@ -38,19 +39,19 @@ def saved(
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
-    checkpoint = saved(tmp_path, oracle_tree(History(LINES, (0.5, 0.25)), PLACED))
+    checkpoint = saved(tmp_path, oracle_tree(History(LINES, (0.5, 0.25)), ASSIGNMENT))
     assert history_in(checkpoint) == History(LINES, (0.5, 0.25))
     assert evaluations_in(checkpoint) == [EVALUATION]
-    placed = placed_in(checkpoint)
-    assert placed is not None
-    assert placed.state.num_entries == 3
-    np.testing.assert_array_equal(placed.state.used, [1, 5])
-    np.testing.assert_array_equal(placed.orders[0], [1, 0, 2])
-    assert placed_in(saved(tmp_path / "ordered", oracle_tree(History(), None))) is None
+    assignment = assignment_in(checkpoint)
+    assert assignment is not None
+    assert assignment.state.num_entries == 3
+    np.testing.assert_array_equal(assignment.state.used, [1, 5])
+    np.testing.assert_array_equal(assignment.orders[0], [1, 0, 2])
+    assert assignment_in(saved(tmp_path / "ordered", oracle_tree(History(), None))) is None
 
 
 def placement(**parts: Any) -> dict[str, Any]:
-    return {"losses": [], "placement": {**vars(PLACED.state), "orders": list(PLACED.orders), **parts}}
+    return {"losses": [], "placement": {**vars(ASSIGNMENT.state), "orders": list(ASSIGNMENT.orders), **parts}}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def placement(**parts: Any) -> dict[str, Any]:
 def test_another_state_is_named(tmp_path: Path, tree: Any, said: str) -> None:
     checkpoint = saved(tmp_path, tree)
     with pytest.raises(CheckpointError, match=rf"oracle.h5 is damaged: .*{said}"):
-        (history_in(checkpoint), placed_in(checkpoint))
+        (history_in(checkpoint), assignment_in(checkpoint))
 
 
 @pytest.mark.parametrize(

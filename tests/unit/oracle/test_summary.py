@@ -12,7 +12,7 @@ import pytest
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.oracle.committer import CheckpointTotals
 from bagpipe_hpc.oracle.metrics import EvaluationResult
-from bagpipe_hpc.oracle.summary import BYTES, CAUSES, COUNTERS, DELAYED_CAUSES, imbalance, print_summary, summarise
+from bagpipe_hpc.oracle.summary import BYTES, CAUSES, COUNTERS, DELAYED_CAUSES, imbalance, show_summary, summarise
 from bagpipe_hpc.protocol.totals import RankTotals, ServerTotals, TrainerTotals
 
 
@@ -75,7 +75,7 @@ def test_several_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
     figures = {"number": 3, "metric_seconds": 0.25, "metric": "auc", "best": 0.75, "best_iteration": 1200}
     summary = summary_of(EvaluationResult(50, 0.5, 0.5, 0.8, 1.1), {**figures, "stopped_early": "after 9 iterations"})
     assert summary["evaluations"] == {**figures, "stopped_early": "after 9 iterations", "seconds": 1.5}
-    print_summary(summary, Path("runs/one"))
+    show_summary(summary, Path("runs/one"))
     output = capsys.readouterr().out
     words = ["1.5 s, and 0.2 s of metrics", "best auc", "0.7500", "after 1,200 iterations", "after 9 iterations"]
     assert [word for word in words if word not in output] == []
@@ -96,7 +96,7 @@ def test_several_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_table_shows_the_figures(
     evaluation: EvaluationResult | None, shown: list[str], hidden: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_summary(summary_of(evaluation), Path("runs/one"))
+    show_summary(summary_of(evaluation), Path("runs/one"))
     output = capsys.readouterr().out
     shown = [*shown, "dlrm, cached", "0.6250", "200.00 ms", "57%", "rows pushed", "30.0 B"]
     shown += [
@@ -115,7 +115,7 @@ def test_no_label_stands_twice(capsys: pytest.CaptureFixture[str]) -> None:
     summary = summary_of(None)
     summary["milliseconds_meanwhile"] = dict.fromkeys({**CAUSES, **DELAYED_CAUSES}, 1.0)
     summary["milliseconds_per_iteration"] = dict.fromkeys({**CAUSES, **DELAYED_CAUSES}, 1.0)
-    print_summary(summary, Path("run"))
+    show_summary(summary, Path("run"))
     rows = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert sorted(set(rows)) == sorted(rows)
 
@@ -124,7 +124,7 @@ def test_checkpoints_written_after_training_are_told_apart(capsys: pytest.Captur
     summary = summary_of(None)
     totals = CheckpointTotals(written=2, write_seconds=43.5, seconds_after_training=40.25, stall_seconds=0.0006)
     summary["checkpoints"] = totals.as_dict()
-    print_summary(summary, Path("run"))
+    show_summary(summary, Path("run"))
     output = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "written in 3.2 s during training, 40.2 s after it" in output
     assert "checkpoint stall 0.6 ms training was held up by all checkpoints" in output

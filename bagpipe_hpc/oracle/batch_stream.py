@@ -1,0 +1,60 @@
+"""The stream of batches of a job: those to train on, epoch by epoch, and those of each evaluation when it is due."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from bagpipe_hpc.batch import Batch
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.data.dataset import Dataset, Split
+from bagpipe_hpc.data.shuffle import BlockShuffle, shuffled_batches
+from bagpipe_hpc.oracle.evaluation import Timetable
+from bagpipe_hpc.runtime.data_position import TrainingRange
+
+
+def timetable_of(config: Config, dataset: Dataset, training_range: TrainingRange) -> Timetable:
+    """Return when a job evaluates."""
+    batch_size = config.evaluation.batch_size or config.training.batch_size
+    split = dataset.split(config.evaluation.split)
+    num_batches = split.num_batches(batch_size) if config.evaluation.enabled else 0
+    every = config.evaluation.every
+    return Timetable(training_range.start.num_trained, training_range.end, num_batches, every, split.num_samples)
+
+
+def count_batches(training_range: TrainingRange, timetable: Timetable) -> int:
+    """Return the number of batches of this start: those to train on and those of evaluations."""
+    num_evaluated = timetable.num_evaluations * timetable.num_batches
+    return training_range.num_iterations + num_evaluated
+
+
+def sample_batches(
+    config: Config, dataset: Dataset, training_range: TrainingRange, timetable: Timetable
+) -> Iterator[Batch]:
+    """Yield all batches to train on, epoch by epoch, and those of each evaluation, read-only, when it is due."""
+    start = training_range.start
+    epochs = (
+        _epoch(config, dataset.train, epoch, start.sample if epoch == start.epoch else 0)
+        for epoch in range(start.epoch, training_range.epochs)
+    )
+    batches = itertools.chain.from_iterable(epochs)
+    for num_trained in range(start.num_trained, training_range.end + 1):
+        if timetable.is_due(num_trained):
+            yield from _evaluation(config, dataset)
+        if num_trained < training_range.end:
+            yield next(batches)
+
+
+def _evaluation(config: Config, dataset: Dataset) -> Iterator[Batch]:
+    batch_size = config.evaluation.batch_size or config.training.batch_size
+    for batch in dataset.split(config.evaluation.split).batches(batch_size):
+        yield replace(batch, read_only=True)
+
+
+def _epoch(config: Config, train: Split, epoch: int, start_sample: int) -> Iterator[Batch]:
+    training = config.training
+    if training.shuffle_block is None:
+        return train.batches(training.batch_size, start_sample=start_sample)
+    shuffle = BlockShuffle(training.shuffle_block, training.seed)
+    return shuffled_batches(train, shuffle, epoch, training.batch_size, start_sample)
