@@ -1,7 +1,7 @@
-"""A hint to the memory system, for compiled loops over random places.
+"""A hint to the processor to load a cache line, for compiled loops that access random elements of large arrays.
 
-The state of a billion keys does not fit into any processor cache, so the first touch of a key costs a trip to memory.
-Loops know their keys far ahead, so they ask for the state of a later key while they work on the present one.
+The states of a billion keys fit into no processor cache, so the first access to a key's state waits for memory. A loop
+knows its keys far ahead. So it asks for the state of a later key while it works on the present one.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-DISTANCE = 24  # iterations ahead: long enough for one trip to memory at a few nanoseconds each
+DISTANCE = 24  # how many elements ahead a loop asks; at a few nanoseconds per element, memory answers in time
 
 
 def _hint(typing_context: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of array[index] (1-D) or array[index, 0] (2-D); C-contiguous, index must be valid.
+    """Ask for the cache line of an element: array[index] of a 1-D array, array[index, 0] of a 2-D array.
 
-    It changes nothing but the time that a later access takes.
+    It has no effect but on the time of a later access.
+
+    Args:
+        array: C-contiguous, of any type.
+        index: Must be valid; it is not checked.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -33,7 +37,7 @@ def _hint(typing_context: Any, array: Any, index: Any) -> Any:
         int32 = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte_pointer.type, int32, int32, int32])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        # For writing, to be kept in all cache levels, data.
+        # The arguments of llvm.prefetch: for writing (1), kept in all cache levels (3), data (1).
         builder.call(function, [byte_pointer, int32(1), int32(3), int32(1)])
         return context.get_dummy_value()
 

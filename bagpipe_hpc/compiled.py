@@ -1,14 +1,14 @@
-"""Functions compiled by numba, and where their machine code is kept from one start to the next.
+"""Functions that numba compiles, and the directory that keeps their machine code from one start to the next.
 
-Compiling everything that a job needs takes about half a minute, loading it a second. The machine code is kept in the
+To compile all functions of a job takes about half a minute, to load them a second. The machine code is kept in the
 first of these directories that can be written:
 
-1. NUMBA_CACHE_DIR, where it is set
+1. NUMBA_CACHE_DIR, if that variable is set
 2. `__pycache__` of this package
-3. XDG_CACHE_HOME/bagpipe_hpc/numba; without XDG_CACHE_HOME, ~/.cache/bagpipe_hpc/numba
-4. TMPDIR/bagpipe_hpc-<user id>/numba; without TMPDIR, /tmp; only if nobody else can write to that directory
+3. XDG_CACHE_HOME/bagpipe_hpc/numba, or ~/.cache/bagpipe_hpc/numba if XDG_CACHE_HOME is not set
+4. TMPDIR/bagpipe_hpc-<user id>/numba, with /tmp if TMPDIR is not set, and only if nobody else can write to it
 
-Where none can be written, every start compiles again.
+If none of them can be written, every start compiles all functions again.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _IN_KERNELS = re.compile(rb"^@compiled|^class .*NamedTuple", re.MULTILINE)
 
 
 class CodeCache(NamedTuple):
-    """Where machine code is kept.
+    """The directory that keeps machine code.
 
     Args:
-        directory: None where no directory can be written.
+        directory: None if no directory can be written.
         origin: What named the directory: a variable of the environment, "the package" or "the home directory".
     """
 
@@ -47,11 +47,12 @@ class CodeCache(NamedTuple):
 def choose_code_cache(
     environment: Mapping[str, str], package: Path = PACKAGE, temporary: str | Path = "/tmp"
 ) -> CodeCache:
-    """Return the first directory of the module's list that can be written. Makes directories, reads none.
+    """Return the first directory of the module's list that can be written. It is created if it does not exist.
 
     Args:
-        package: Where the source files are.
-        temporary: What stands in for TMPDIR where that is not set.
+        environment: The variables of the environment.
+        package: The directory of this package.
+        temporary: Used in place of TMPDIR if that is not set.
     """
     if (named := environment.get("NUMBA_CACHE_DIR")) and _is_writable(Path(named)):
         return CodeCache(Path(named), "NUMBA_CACHE_DIR")
@@ -74,7 +75,7 @@ def _homes(environment: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
 
 
 def _is_writable(directory: Path) -> bool:
-    """Whether a file can be made there. Permissions alone do not say so: file systems may be read-only."""
+    """Return whether a file can be created in it. File systems may be read-only, whatever the permissions say."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=directory).close()
@@ -84,9 +85,9 @@ def _is_writable(directory: Path) -> bool:
 
 
 def _is_private(directory: Path) -> bool:
-    """Whether the directory is this user's and nobody else can write to it; it is made where there is none.
+    """Return whether a directory belongs to this user and nobody else can write to it. Create it if it does not exist.
 
-    Numba unpickles what it loads, so whoever can write to its cache can run code as this user.
+    Numba unpickles what it loads. So anybody who can write to its cache can run code as this user.
     """
     with suppress(OSError):
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -102,15 +103,18 @@ CODE_CACHE = choose_code_cache(os.environ)
 def source_stamp(package: Path = PACKAGE) -> str:
     """Return the digest of all source files that compiled functions are made from.
 
-    By itself numba looks at the file of a function only, and keeps its machine code where a function that it calls, or
-    a NamedTuple that it takes, has changed in another file.
+    By itself, numba compiles a function again only when the file of that function has changed. With this digest it does
+    so, too, when another file has changed that defines a function it calls or a NamedTuple it takes.
     """
     sources = (path.read_bytes() for path in sorted(package.rglob("*.py")))
     return hashlib.sha256(b"".join(source for source in sources if _IN_KERNELS.search(source))).hexdigest()
 
 
 def compiled(function: Function) -> Function:
-    """Compile a function at its first call, or load what an earlier start compiled; it releases Python's lock."""
+    """Decorate a function: numba compiles it at its first call, or loads what an earlier start compiled.
+
+    The compiled function releases Python's lock while it runs.
+    """
     if CODE_CACHE.directory is None:
         return cast(Function, numba.njit(nogil=True)(function))
     with _numba_caches_in(CODE_CACHE.directory):
@@ -124,7 +128,7 @@ def compiled(function: Function) -> Function:
 
 @contextmanager
 def _numba_caches_in(directory: Path) -> Iterator[None]:
-    """Name the cache directory to numba while a function is decorated; functions of other packages keep theirs."""
+    """Set numba's cache directory while a function is decorated. Functions of other packages keep theirs."""
     before = _NUMBA.CACHE_DIR
     _NUMBA.CACHE_DIR = str(directory)
     try:
@@ -134,7 +138,7 @@ def _numba_caches_in(directory: Path) -> Iterator[None]:
 
 
 def _tolerate_full_disks(code_cache: Any) -> None:
-    """Go on without keeping the machine code where it cannot be written, for example because a quota is used up."""
+    """Go on without keeping the machine code if it cannot be written, for example because a disk quota is used up."""
     save = code_cache.save_overload
 
     def save_if_possible(signature: Any, result: Any) -> None:
@@ -145,7 +149,7 @@ def _tolerate_full_disks(code_cache: Any) -> None:
 
 
 def _tolerate_unreadable_indices(cache_file: Any) -> None:
-    """Take an index that cannot be read for an empty one: the function is compiled again, and the index replaced.
+    """Treat an index that cannot be read as an empty one: compile the function again, and replace the index.
 
     An index of another version of this package may name modules that no longer exist.
     """

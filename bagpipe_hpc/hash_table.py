@@ -1,7 +1,8 @@
-"""An open-addressing hash table with linear probing, for compiled loops.
+"""A hash table with open addressing and linear probing, for compiled loops.
 
-A table is an array of keys and an array of marks, both as long as a power of two. A place is free where its mark is 0,
-so every integer can be a key. Callers keep at least half of the places free, and set the mark of what they insert.
+A table is an array of keys and an array of marks. Both have `num_places` elements, a power of two. A place is free if
+its mark is 0, so every integer can be a key. Callers keep at least half of the places free. To insert a key, they write
+it and a mark other than 0 to the place that `place_of` returns.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from bagpipe_hpc.splitmix import mix
 
 @compiled
 def home_of(key: int | np.int64, num_places: int) -> np.uint64:
-    """The place where the search for a key begins."""
+    """Return the place where the search for a key begins."""
     return mix(np.uint64(key)) & np.uint64(num_places - 1)
 
 
 @compiled
 def place_of(key: int | np.int64, keys: NDArray[Any], marks: NDArray[Any]) -> np.uint64:
-    """The place of a key, or the free place where it belongs.
+    """Return the place of a key; for a key that is not in the table, the free place where it belongs.
 
     Args:
+        key: Any integer.
         keys: Of any integer type, shape (num_places,).
         marks: Of any integer type, shape (num_places,).
     """

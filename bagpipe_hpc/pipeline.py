@@ -1,7 +1,7 @@
-"""Steps of work, each in a thread, each ahead of the next by a bounded number of items.
+"""A pipeline of steps. Each step is a thread, and is ahead of the next one by a bounded number of items.
 
-A number of `Cores` bounds how many steps work at the same time; a step that waits holds none. Compiled loops and
-array operations let go of the interpreter, so steps do run side by side.
+`Cores` bounds how many steps work at the same time. A step holds a core while it works, and none while it waits.
+Compiled loops and array operations release Python's lock, so steps run side by side.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from bagpipe_hpc.waiting import waiting_for
 A = TypeVar("A")
 B = TypeVar("B")
 
-SECONDS_PER_LOOK = 0.002
+SECONDS_PER_CALL = 0.002  # between two calls of `meanwhile`
 
 
 class Cores:
-    """Cores that threads share: whoever works holds at least one.
+    """Cores that threads share. A thread holds at least one of them while it works.
 
     Args:
-        count: How many.
+        count: Number of cores.
     """
 
     def __init__(self, count: int) -> None:
@@ -41,17 +41,18 @@ class Cores:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Hold a core; waits for one."""
+        """Wait for a core, and hold it in the context."""
         with self._free:
             yield
 
     def split(self, work: Callable[[int, int], None], cuts: Callable[[int], list[int]]) -> None:
-        """Do `work(begin, end)` on all pieces, in as many threads as there are cores free; the caller holds one.
+        """Split work among as many threads as there are free cores. The caller holds a core.
 
-        One core is left to the others, who would only wait for it and then keep the caller waiting.
+        One core is left free for other steps: the caller would have to wait for them in the end.
 
         Args:
-            cuts: Given a number of pieces, their ends, from 0 on.
+            work: Does the part of the work from `begin` to `end`: work(begin, end).
+            cuts: Given a number of parts, returns where they begin, and where the last one ends.
         """
         extra = 0
         while extra < self.count - 2 and self._free.acquire(blocking=False):
@@ -68,22 +69,29 @@ class Cores:
 
 
 class Pipeline:
-    """Steps that share cores; counts the time each works.
+    """Steps that share cores. It measures how long each of them works.
 
     Args:
-        cores: For all steps together.
-        depth: Items that a step may be ahead of the next.
-        first_number: Of each step's items, for the trace.
+        cores: The cores of all steps.
+        depth: Number of items that a step may be ahead of the next one.
+        first_number: Number of the first item of each step, for the trace.
     """
 
     def __init__(self, cores: Cores, depth: int, first_number: int = 0) -> None:
         self._first_number = first_number
         self._cores = cores
         self._depth = depth
-        self.seconds: defaultdict[str, float] = defaultdict(float)  # by step
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # that each step has worked
 
     def source(self, name: str, items: Iterator[A]) -> Iterator[A]:
-        """The same items, made by a thread; its exception is raised here."""
+        """Let a thread make items ahead of time.
+
+        Args:
+            name: Of the step.
+            items: What the thread iterates over.
+        Returns:
+            The same items. Iterating over them raises the exception of the thread, if there is one.
+        """
 
         def make() -> Iterator[A]:
             end = object()
@@ -106,10 +114,16 @@ class Pipeline:
         at_end: Callable[[], Iterable[B]] = tuple,
         meanwhile: Callable[[], object] | None = None,
     ) -> Iterator[B]:
-        """What `work` makes of each item, in order, then what `at_end` makes; a thread's exception is raised here.
+        """Let a thread work on items ahead of time.
 
         Args:
-            meanwhile: Called now and then while the caller waits for an item.
+            name: Of the step.
+            work: Makes any number of results from an item.
+            items: Of the step before.
+            at_end: Makes results after the last item.
+            meanwhile: Called every 2 milliseconds while the caller waits for a result.
+        Returns:
+            The results, in order. Iterating over them raises the exception of the thread, if there is one.
         """
 
         def make() -> Iterator[B]:
@@ -156,7 +170,7 @@ def _get(queue: Queue[A], meanwhile: Callable[[], object]) -> A:
     job = current_job()
     while True:
         try:
-            return queue.get(timeout=SECONDS_PER_LOOK)
+            return queue.get(timeout=SECONDS_PER_CALL)
         except Empty:
             meanwhile()
             if job is not None:

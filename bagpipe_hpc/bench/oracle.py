@@ -1,7 +1,8 @@
-"""How fast one oracle plans: the real chain from shards to plan messages, without ranks to send them to.
+"""The speed of one oracle: its whole pipeline from shards to plan messages, without ranks that receive them.
 
-Rounds alternate with the yardstick, `numpy.unique` per table over the ids of a batch, so that both see the same
-machine. What is timed starts when the lookahead window is full and ends before the stream does.
+The time of a batch is compared with a *yardstick*: the time of `numpy.unique` for each table over the ids of a batch.
+Rounds of planning and of the yardstick alternate, so that other load on the machine slows both. Plans are timed while
+the lookahead window is full.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from bagpipe_hpc.oracle.summary import imbalance
 from bagpipe_hpc.protocol.plan import Int32Array, Int64Array, IterationPlan
 from bagpipe_hpc.scratch import scratch_directory
 
-SKIPPED_PLANS = 10  # at the start of a round: made while the yardstick was measured
-YARDSTICK_BATCHES = 5  # per round
-LINE_BYTES = 64
-# What an iteration touches; see "What one oracle sustains" in docs/architecture.md.
+SKIPPED_PLANS = 10  # at the start of a round: some of them are made while the yardstick is measured
+YARDSTICK_BATCHES = 5  # how often the yardstick is measured per round
+LINE_BYTES = 64  # of a cache line
+# Memory that an iteration touches; see "What one oracle sustains" in docs/architecture.md.
 LINES_PER_ENTRY = 3  # state of the key, its previous use, its next use
-BYTES_PER_ENTRY = 3 * 28  # keys, rows, next uses: written on entering, read and written in planning
-BYTES_PER_PAIR = 3 * 8 + 3 * 8  # entries and links; codes and rows
+BYTES_PER_ENTRY = 3 * 28  # key, SLOT to LAST_PAIR, next use: written on entering, read and written in planning
+BYTES_PER_PAIR = 3 * 8 + 3 * 8  # entry and link; code and position
 BYTES_PER_ID = 3 * 4 + 2 * 4 + 3 * 2  # read and checked, keys, inverse
 
 
@@ -48,9 +49,9 @@ class OracleCase:
     """What to plan.
 
     Args:
-        profile: Of the synthetic data; not used where data is given.
-        scale: Factor on the profile's cardinalities.
-        data: A data set; None: a temporary synthetic one.
+        profile: Of the synthetic data set; not used if `data` is given.
+        scale: Factor on the numbers of rows of the profile's tables.
+        data: A data set; None: a synthetic one, which is deleted afterwards.
         batch: B.
         lookahead: L.
         prefetch_depth: P.
@@ -58,11 +59,11 @@ class OracleCase:
         servers: S.
         threads: `oracle.threads`.
         placement: `oracle.placement`.
-        cache_rows: Slots per trainer; None: as many as there are keys.
-        rounds: Rounds of timing.
-        plans: Plans timed per round.
+        cache_rows: Number of slots per trainer; None: enough for all rows.
+        rounds: Number of rounds.
+        plans: Number of plans that are timed per round.
     Raises:
-        ConfigError: a number below 1.
+        ConfigError: a number is below 1.
     """
 
     profile: str = "criteo-kaggle"
@@ -86,12 +87,12 @@ class OracleCase:
 
     @property
     def num_batches(self) -> int:
-        """Batches of the stream: the window stays full until the last timed plan."""
+        """The number of batches of the stream. The lookahead window stays full until the last timed plan."""
         return self.lookahead + self.rounds * (SKIPPED_PLANS + self.plans) + 2 * SKIPPED_PLANS
 
     @property
     def config(self) -> Config:
-        """As settings of a job."""
+        """The same as the settings of a job."""
         return Config.model_validate(
             {
                 "training": {"batch_size": self.batch},
@@ -103,7 +104,7 @@ class OracleCase:
 
 @dataclass
 class _Counts:
-    """Sums over the timed plans."""
+    """Sums over the timed plans; the lists have one int64 array of shape (T,) per plan."""
 
     plans: int = 0
     ids: int = 0
@@ -115,7 +116,7 @@ class _Counts:
     pushes: int = 0
     trainer_bytes: int = 0
     message_bytes: int = 0
-    owned: list[Int64Array] = field(default_factory=list)  # per trainer and plan
+    owned: list[Int64Array] = field(default_factory=list)
     pushed: list[Int64Array] = field(default_factory=list)
     written_back: list[Int64Array] = field(default_factory=list)
 
@@ -138,14 +139,14 @@ class _Counts:
 
 @dataclass(frozen=True)
 class OracleFigures:
-    """What was measured; times in milliseconds per batch, counts per batch."""
+    """What was measured. Times are in milliseconds per batch; numbers of keys, rows and bytes are per batch, too."""
 
     case: dict[str, Any]
     num_keys: int
     num_tables: int
     milliseconds: float
-    milliseconds_of_stages: dict[str, float]
-    yardstick_milliseconds: float  # numpy.unique per table, ids as int64
+    milliseconds_of_steps: dict[str, float]
+    yardstick_milliseconds: float  # with ids as int64
     yardstick_int32_milliseconds: float
     bound_milliseconds: float
     random_bytes_per_second: float
@@ -164,21 +165,21 @@ class OracleFigures:
 
     @property
     def samples_per_second(self) -> float:
-        """Samples planned per second."""
+        """The number of samples that are planned per second."""
         return float(self.case["batch"]) / (self.milliseconds / 1e3)
 
     @property
     def ratio(self) -> float:
-        """Of the time to the yardstick's."""
+        """The time of a batch divided by the yardstick."""
         return self.milliseconds / self.yardstick_milliseconds
 
     @property
     def ratio_int32(self) -> float:
-        """Of the time to the yardstick's with int32 ids."""
+        """The time of a batch divided by the yardstick with int32 ids."""
         return self.milliseconds / self.yardstick_int32_milliseconds
 
     def to_json(self) -> dict[str, Any]:
-        """Everything."""
+        """Return all figures."""
         return {
             **asdict(self),
             "samples_per_second": self.samples_per_second,
@@ -187,7 +188,7 @@ class OracleFigures:
         }
 
     def table(self) -> Table:
-        """For people."""
+        """Return the figures as a table for the terminal."""
         case = self.case
         title = (
             f"oracle: B = {case['batch']:,}, L = {case['lookahead']}, T = {case['trainers']}, S = {case['servers']}, "
@@ -207,8 +208,8 @@ class OracleFigures:
         yield "samples/s", f"{self.samples_per_second:,.0f}", f"{self.milliseconds:.2f} ms per batch, median"
         yield "ids/s", f"{self.samples_per_second * self.num_tables:,.0f}", f"{ids:,} per batch"
         yield None
-        for stage, milliseconds in self.milliseconds_of_stages.items():
-            yield stage, f"{milliseconds:.2f} ms", "working, by its thread"
+        for step, milliseconds in self.milliseconds_of_steps.items():
+            yield step, f"{milliseconds:.2f} ms", "time that its thread works"
         yield None
         yield "yardstick", f"{self.yardstick_milliseconds:.2f} ms", "numpy.unique per table, int64 ids as in torch"
         yield (
@@ -238,20 +239,20 @@ class OracleFigures:
 
 
 def measure_oracle(case: OracleCase, progress: Progress = no_progress) -> OracleFigures:
-    """Plan a stream and measure.
+    """Plan a stream of batches and measure the time.
 
     Args:
         case: What to plan.
-        progress: Is told what goes on.
+        progress: Is called with what happens now, and how much of it is done.
     Raises:
         ConfigError: the data set is too short for the case.
-        DatasetError: the data set is not sound.
+        DatasetError: the data set is damaged.
     """
     keep_freed_memory()
     with _dataset(case, progress) as dataset:
         schema = dataset.schema
         config = case.config
-        progress("compiling what plans", 0, 0)
+        progress("compiling the planner", 0, 0)
         warm_up_planning(config, schema, case.trainers)
         stream = PlanStream(
             config,
@@ -264,7 +265,7 @@ def measure_oracle(case: OracleCase, progress: Progress = no_progress) -> Oracle
         read = _Tap(dataset.train.batches(case.batch))
         plans = stream.plans(itertools.islice(read, case.num_batches))
         counts, times, yardsticks, narrow_yardsticks = _Counts(), [], [], []
-        timed_stages: dict[str, float] = {}
+        timed_steps: dict[str, float] = {}
         for number in range(case.rounds):
             progress("planning, rounds", number, case.rounds)
             for _ in range(SKIPPED_PLANS):
@@ -272,8 +273,8 @@ def measure_oracle(case: OracleCase, progress: Progress = no_progress) -> Oracle
             before, start = stream.seconds, time.perf_counter()
             round_plans = list(itertools.islice(plans, case.plans))
             times.append((time.perf_counter() - start) / case.plans)
-            for stage, seconds in stream.seconds.items():
-                timed_stages[stage] = timed_stages.get(stage, 0.0) + seconds - before[stage]
+            for step, seconds in stream.seconds.items():
+                timed_steps[step] = timed_steps.get(step, 0.0) + seconds - before[step]
             for encoded in round_plans:
                 counts.add(encoded)
             del round_plans
@@ -296,7 +297,7 @@ def measure_oracle(case: OracleCase, progress: Progress = no_progress) -> Oracle
         num_keys=num_keys,
         num_tables=schema.num_tables,
         milliseconds=1e3 * median(times),
-        milliseconds_of_stages={stage: 1e3 * seconds / n for stage, seconds in timed_stages.items()},
+        milliseconds_of_steps={step: 1e3 * seconds / n for step, seconds in timed_steps.items()},
         yardstick_milliseconds=1e3 * median(yardsticks),
         yardstick_int32_milliseconds=1e3 * median(narrow_yardsticks),
         bound_milliseconds=1e3 * touched / n,
@@ -321,7 +322,7 @@ def measure_oracle(case: OracleCase, progress: Progress = no_progress) -> Oracle
 
 
 class _Tap:
-    """The same batches; remembers the latest."""
+    """Yields the same batches, and keeps the latest one."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches
@@ -358,7 +359,7 @@ def _dataset(case: OracleCase, progress: Progress) -> Iterator[Dataset]:
 
 
 def _yardstick(ids: Any) -> float:
-    """Median seconds of numpy.unique on every column."""
+    """Return the median time in seconds of numpy.unique on every column of ids, shape (num_samples, num_columns)."""
     times = []
     for _ in range(YARDSTICK_BATCHES):
         start = time.perf_counter()
@@ -369,7 +370,7 @@ def _yardstick(ids: Any) -> float:
 
 
 def _random_speed(num_rows: int) -> float:
-    """Bytes per second in whole cache lines, of independent reads and writes all over an array like the key state."""
+    """Return the speed of independent accesses to random keys' states, in bytes of whole cache lines per second."""
     array = DenseKeyState(num_rows).states
     places = np.random.default_rng(0).integers(0, num_rows, 1 << 20)
     times = []
@@ -382,14 +383,14 @@ def _random_speed(num_rows: int) -> float:
 
 @compiled
 def _touch(array: Int32Array, places: Int64Array) -> None:
-    """Change a value at each place."""
+    """Change an element of a row of `array`, shape (n, 2), at each place, shape (num_places,)."""
     for j in range(len(places)):
         hint(array, places[min(j + DISTANCE, len(places) - 1)])
         array[places[j], 0] += 1
 
 
 def _copy_speed() -> float:
-    """Bytes per second that numpy copies from one large array to another."""
+    """Return how many bytes per second numpy copies from one large array to another."""
     source, target = np.ones((2, 1 << 26), dtype=np.uint8)
     times = []
     for _ in range(4):

@@ -37,11 +37,13 @@ class PerRowWindow(RowWindow):
     """A window with one transfer per row. Stages exist to avoid this."""
 
     def get_indexed(self, server: int, row_indices: Int64Array, out: Float32Array) -> None:
+        """Read rows, int64 (n,), into out, float32 (n, row_width). Complete on return."""
         for position, row in enumerate(row_indices.tolist()):
             self.get(server, row, out[position : position + 1])
         self.flush(server)
 
     def put_indexed(self, server: int, row_indices: Int64Array, rows: Float32Array) -> None:
+        """Write rows, int64 (n,), from float32 (n, row_width). Complete on return."""
         for position, row in enumerate(row_indices.tolist()):
             self.put(server, row, rows[position : position + 1])
         self.flush(server)

@@ -1,14 +1,15 @@
-"""Plans as bytes, one message per rank: a fixed header, a table of arrays, the arrays.
+"""Plans as bytes. A message to one rank has a header, one entry per array, and the arrays:
 
     magic "BPPL" | uint8 version | uint8 kind | uint16 number of arrays | int64 scalars[8]
-    per array: uint8 dtype code | uint8 ndim | padding to 8 | int64 shape[2]
-    the arrays, each padded to 8 bytes
+    for each array: uint8 number of its type | uint8 ndim | padding to 8 bytes | int64 shape[2]
+    the arrays, each padded to a multiple of 8 bytes
 
-Integer arrays travel in the narrowest of uint16, int32, int64 that holds the values of all ranks, and are widened on
-arrival. The rows of a trainer's samples travel as factors, `inverse`, `num_uniques` and `unique_rows`: the trainer
-multiplies them out, and the oracle need not touch every id once more.
+Most integer arrays travel in the narrowest of uint16, int32 and int64 that holds the values of all ranks. The receiver
+widens them. The position of the row of each id (`TrainerPlan.sample_rows`) does not travel. The trainer computes it
+from `inverse`, `num_uniques` and `unique_rows`, so that the oracle does not visit every id once more.
 
-Encoding is slicing: whatever is the same work for every rank is done once, on the flat arrays of all ranks.
+An `IterationPlan` has flat arrays of all ranks. Work that is the same for every rank is done on them once. Encoding
+then cuts them into the parts of the ranks.
 """
 
 from __future__ import annotations
@@ -35,32 +36,38 @@ _WIRE_DTYPES = (np.dtype("<u2"), np.dtype("<i4"), np.dtype("<i8"), np.dtype("<f4
 _INT32, _INT64, _FLOAT32 = np.dtype("<i4"), np.dtype("<i8"), np.dtype("<f4")
 _TRAINER_PLAN, _SERVER_PLAN, _SNAPSHOT, _END = range(4)  # kinds of messages
 
-P = TypeVar("P")  # what messages are made from
+P = TypeVar("P")  # what the messages of a kind are made from
 Item = TrainerPlan | ServerPlan | SnapshotOrder
-"""What a rank is told, one after the other."""
+"""What a message holds on arrival."""
 
 
 @dataclass(frozen=True)
 class PlanMessages:
-    """One iteration's plans as bytes."""
+    """The messages to all ranks that belong together.
+
+    Args:
+        trainers: To each trainer.
+        servers: To each embedding server.
+    """
 
     trainers: list[bytes]
     servers: list[bytes]
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all messages."""
+        """The number of bytes of all messages."""
         return sum(map(len, self.trainers)) + sum(map(len, self.servers))
 
 
 @dataclass(frozen=True)
 class SnapshotOrders:
-    """Everybody's order to save the state after an iteration.
+    """The orders to all ranks to save the state after an iteration.
 
     Args:
         num_trained: Training iterations that are part of the state.
-        is_full: Whether every touched row is saved; else those changed since the snapshot before.
+        is_full: As in SnapshotOrder.
         residents: What the trainers' caches hold.
+        num_servers: S.
     """
 
     num_trained: int
@@ -70,20 +77,20 @@ class SnapshotOrders:
 
     @property
     def row_ends(self) -> Int64Array:
-        """int64, shape (T + S + 1,): which cached rows each rank saves; servers save none."""
+        """int64, shape (T + S + 1,): rank r saves residents row_ends[r] to row_ends[r + 1]. Servers save none."""
         ends = self.residents.owner_ends
         return np.concatenate([ends, np.full(self.num_servers, ends[-1])])
 
 
 def encode_plan(plan: IterationPlan) -> PlanMessages:
-    """Everybody's plan of one iteration."""
+    """Return the messages that tell all ranks their parts in an iteration."""
     num_trainers, num_servers = plan.fetches.counts.shape
     trainers = _encode(_TRAINER_PLAN, plan, num_trainers)
     return PlanMessages(trainers, _encode(_SERVER_PLAN, plan, num_servers))
 
 
 def encode_snapshot(snapshots: SnapshotOrders) -> PlanMessages:
-    """Everybody's order to save the state after an iteration."""
+    """Return the messages that order all ranks to save their state."""
     num_ranks = len(snapshots.row_ends) - 1
     messages = _encode(_SNAPSHOT, snapshots, num_ranks)
     num_trainers = num_ranks - snapshots.num_servers
@@ -91,17 +98,23 @@ def encode_snapshot(snapshots: SnapshotOrders) -> PlanMessages:
 
 
 def encode_end() -> bytes:
-    """The message that follows the last plan."""
+    """Return the message that follows the last plan."""
     return _HEADER.pack(_MAGIC, _VERSION, _END, 0, *[0] * _NUM_SCALARS)
 
 
-# -- what is in a message ---------------------------------------------------------------------------------------------
-# Both directions read these tables. The order is the order on the wire.
+# -- content of the messages ------------------------------------------------------------------------------------------
+# Encoding and decoding both read these tables. Scalars and arrays travel in the order of the tables.
 
 
 @dataclass(frozen=True)
 class _Scalar(Generic[P]):
-    """A number of every rank: `of` makes it from the plan, one for all ranks or an array of one per rank."""
+    """A number in every message.
+
+    Args:
+        name: Of the field that it fills on arrival.
+        of: Makes it from the plan: one number for all ranks, or integers of shape (num_ranks,).
+        kind: Its type on arrival.
+    """
 
     name: str
     of: Callable[[P], Any]
@@ -110,14 +123,14 @@ class _Scalar(Generic[P]):
 
 @dataclass(frozen=True)
 class _Array(Generic[P]):
-    """An array of every rank.
+    """An array in every message.
 
     Args:
         name: Of the field that it fills on arrival.
-        dtype: On arrival.
-        of: Makes the array of all ranks from the plan, and the ends, int64 (num_ranks + 1,), that cut it.
-        narrows: Whether the array travels in the narrowest type that holds the values of all ranks; else it travels as
-            it is made.
+        dtype: Its type on arrival.
+        of: Makes the array of all ranks from the plan, and the ends, int64, shape (num_ranks + 1,), that cut it.
+        narrows: Whether the array travels in the narrowest type that holds the values of all ranks; otherwise it
+            travels in the type that `of` makes.
     """
 
     name: str
@@ -128,7 +141,13 @@ class _Array(Generic[P]):
 
 @dataclass(frozen=True)
 class _Kind(Generic[P]):
-    """A kind of message: what it is made from, what it becomes on arrival, and its content."""
+    """A kind of message.
+
+    Args:
+        becomes: Type of the object that a message becomes on arrival.
+        scalars: Its numbers; at most 8.
+        arrays: Its arrays.
+    """
 
     becomes: type
     scalars: tuple[_Scalar[P], ...]
@@ -136,7 +155,7 @@ class _Kind(Generic[P]):
 
 
 def _even(array: NDArray[Any]) -> tuple[NDArray[Any], Int64Array]:
-    """An array that has one row for each rank, and where it is cut; every rank gets a row, of 1 or 2 dimensions."""
+    """Make the arrays of all ranks from an array with one row per rank; a row has 1 or 2 dimensions."""
     num_ranks, length = array.shape[:2]
     return array.reshape(num_ranks * length, *array.shape[2:]), np.arange(num_ranks + 1, dtype=np.int64) * length
 
@@ -212,7 +231,13 @@ _PADDING = [bytes(-length % 8) for length in range(8)]
 
 
 def _encode(number: int, source: Any, num_ranks: int) -> list[bytes]:
-    """The messages of one kind to all ranks that get it."""
+    """Return the messages of one kind to all ranks.
+
+    Args:
+        number: Of the kind.
+        source: What the messages are made from.
+        num_ranks: Number of ranks that get such a message.
+    """
     kind = _KINDS[number]
     # Per rank: the scalars, then three numbers per array, as in _ARRAY.
     heads = np.zeros((num_ranks, _NUM_SCALARS + 3 * len(kind.arrays)), dtype="<i8")
@@ -233,14 +258,18 @@ def _encode(number: int, source: Any, num_ranks: int) -> list[bytes]:
 
 
 def _cut(array: NDArray[Any], byte_ends: list[int]) -> tuple[list[memoryview], list[bytes]]:
-    """The part of every rank, and the padding behind it: rank r has the bytes from byte_ends[r] to byte_ends[r + 1]."""
+    """Cut the bytes of an array; rank r gets those from byte_ends[r] to byte_ends[r + 1].
+
+    Returns:
+        The part of each rank, and the padding that follows it.
+    """
     content = array.reshape(-1).view(np.uint8).data
     pieces = [content[start:stop] for start, stop in itertools.pairwise(byte_ends)]
     return pieces, [_PADDING[len(piece) % 8] for piece in pieces]
 
 
 def _narrow(array: NDArray[Any]) -> NDArray[Any]:
-    """In the narrowest type that travels; values are not negative."""
+    """Convert an array to the narrowest integer type that travels; values are not negative."""
     limit = int(array.max(initial=0))
     if limit < 2**16:
         return array.astype(_WIRE_DTYPES[0])
@@ -248,10 +277,10 @@ def _narrow(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def decode_plan(message: bytes | bytearray | memoryview) -> Item | None:
-    """One rank's plan, or a snapshot between two; None for the end message.
+    """Return what a message holds; None for the message that follows the last plan.
 
     Raises:
-        ProtocolError: truncated, foreign or of another version.
+        ProtocolError: the message is truncated or damaged, or another version of the package made it.
     """
     view = memoryview(message)
     if len(view) < _HEADER.size:
@@ -292,6 +321,11 @@ def _sample_rows(
     num_ids: NDArray[Any],
     inverse: NDArray[Any],
 ) -> NDArray[Any]:
+    """Return the position of the row of each id, int32, shape (num_ids.sum(),); arguments as in TrainerPlan's message.
+
+    Raises:
+        ProtocolError: the arrays do not fit together.
+    """
     try:
         rows: NDArray[Any] = unique_rows.take(inverse + np.repeat(ends(num_uniques)[:-1], num_ids))
     except (IndexError, ValueError, MemoryError) as error:
@@ -300,6 +334,7 @@ def _sample_rows(
 
 
 def _read_array(view: memoryview, entry: int, position: int) -> tuple[NDArray[Any], int]:
+    """Return the array that an entry describes and the position behind it. The array is a view of the message."""
     try:
         code, ndim, *shape = _ARRAY.unpack_from(view, entry)
         if ndim not in (1, 2) or min(shape) < 0:

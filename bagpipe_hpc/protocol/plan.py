@@ -1,18 +1,23 @@
 """The script of one iteration, as typed arrays: what each trainer and each embedding server does.
 
-Schedule is data. Nothing here is asked for or negotiated while the job runs: every count, slot and stage position below
-was decided by the oracle. All arrays are int32 unless said otherwise; T trainers, S servers.
+The oracle decides every count, slot and stage position in advance, and writes it here. While the job runs, no rank asks
+another one for any of it. There are T trainers and S servers.
 
-**Order of a trainer's rows in an iteration.** `rows[0:num_own]` are rows it owns and uses; then one block per other
-owner, in ascending trainer order, holds its replicas. Within a block, entries stand in *Gray order* of two bits,
-(pushed late, gradient needed early):
+**Order of a trainer's rows in an iteration.** First come the rows that the trainer owns and uses itself, `num_own` of
+them. Then, in ascending order of the other trainers, comes one block of replicas for each of them: the rows that this
+trainer uses and the other one owns. Within a block, rows are in *Gray order*, that is, by their *Gray class*, the Gray
+code of two bits:
 
-    0 early push, delayed gradient      2 critical push, critical gradient
-    1 early push, critical gradient     3 critical push, delayed gradient
+    class   push       gradient
+    0       early      delayed
+    1       early      critical
+    2       critical   critical
+    3       critical   delayed
 
-Early pushes are thus a prefix, critical pushes a suffix, critical gradients one contiguous run: both halves of critical
-and delayed synchronisation (paper section 3.3) are slices of the one list. A push is *critical* when the row was
-updated in the iteration before; a gradient is *critical* when the row is used in the next one.
+A push is *critical* when the row was updated in the iteration before; otherwise it is *early*. A gradient is *critical*
+when the row is used in the next iteration; otherwise it is *delayed*. In Gray order the early pushes are the first part
+of a block, the critical pushes its last part, and the critical gradients one run in its middle. So the halves of
+critical and delayed synchronisation (paper section 3.3) are slices of the same list.
 """
 
 from __future__ import annotations
@@ -32,44 +37,70 @@ KeyArray = NDArray[np.int32 | np.int64]  # int32 where all keys fit
 
 @dataclass(frozen=True)
 class TrainerPlan:
-    """One trainer's part of iteration i.
+    """The part of one trainer in an iteration.
 
-    Order of play: set aside `forced` evictions; insert fetched rows; push; compute; send gradients; update; drain the
-    evictions; write back.
+    The trainer plays it in this order: it reads the rows of forced evictions, inserts fetched rows, pushes rows,
+    computes, sends gradients, updates rows, reads the rows of the other evictions, and writes all of them back.
+
+    Args:
+        stream_position: The place of this plan in the stream of plans. Plans of evaluations count.
+        read_only: Whether the samples are evaluated on: there are no gradients and no updates.
+        num_trained: Training iterations of the whole job before this plan.
+        num_samples: Number of this trainer's samples.
+        num_global_samples: Number of samples of the whole batch. The mean loss divides by it.
+        labels: float32, shape (num_samples,).
+        dense: float32, shape (num_samples, num_dense).
+        sample_rows: Position of the row of each id among this trainer's rows, int32, shape (num_ids,), in table order
+            (lookahead/features.py).
+        bag_lengths: Number of ids of each sample in each ragged feature, int32, shape (num_ragged * num_samples,), in
+            table order.
+        weights: Of the ids of the weighted features, float32, shape (num_weighted_ids,), in table order.
+        fetch_slots: Slots of the fetched rows, int32, shape (fetch_counts.sum(),), server by server.
+        fetch_counts: Number of rows fetched from each server, int32, shape (S,).
+        fetch_offsets: First row of this trainer's fetch stage in each server's window, int64, shape (S,).
+        num_own: Number of rows that this trainer owns and uses itself.
+        update_slots: Slots of the rows that this trainer owns and any trainer uses, int32, shape (num_updated,). The
+            rows that it uses itself come first, in their order.
+        push_index: Positions in update_slots of the pushed rows, int32, shape (push_counts.sum(),), receiver by
+            receiver.
+        push_counts: Number of rows pushed to each trainer, by Gray class, int32, shape (T, 4); 0 for itself.
+        replica_counts: Number of replicas pushed by each trainer, by Gray class, int32, shape (T, 4); 0 for itself.
+        write_back_slots: Slots of the evicted dirty rows, int32, shape (write_back_counts.sum(),), server by server;
+            within a server, forced evictions come first.
+        write_back_counts: Number of rows written back to each server, int32, shape (S,).
+        forced_counts: Number of forced evictions among them, int32, shape (S,). They make room for fetched rows.
+        write_back_offsets: First row of this trainer's write-back stage in each server's window, int64, shape (S,).
+        fetch_ring_rows: Number of rows of one slot of the fetch rings. It never falls from plan to plan.
+        write_back_ring_rows: Number of rows of one slot of the write-back rings. It never falls from plan to plan.
     """
 
-    stream_position: int  # this plan's place in the stream of plans; plans of evaluations count
-    read_only: bool  # evaluation: no gradients, no updates
-    num_trained: int  # training iterations of the whole job before this plan
-    num_samples: int  # of this trainer's share
-    num_global_samples: int  # of the whole batch: what the mean loss divides by
+    stream_position: int
+    read_only: bool
+    num_trained: int
+    num_samples: int
+    num_global_samples: int
 
-    # --- the share itself
-    labels: Float32Array  # (num_samples,)
-    dense: Float32Array  # (num_samples, num_dense)
-    sample_rows: Int32Array  # (num_ids,) position in the rows of this iteration, in table order (features.py)
-    bag_lengths: Int32Array  # (num_ragged * num_samples,) ids of each sample in each ragged feature, in table order
-    weights: Float32Array  # (num_weighted_ids,) of the ids of the weighted features, in table order
+    labels: Float32Array
+    dense: Float32Array
+    sample_rows: Int32Array
+    bag_lengths: Int32Array
+    weights: Float32Array
 
-    # --- cache insertions
-    fetch_slots: Int32Array  # slots of the rows that arrive, server by server
-    fetch_counts: Int32Array  # (S,) how many from each server
-    fetch_offsets: Int64Array  # (S,) int64: first row of this trainer's fetch stage in each server's window
+    fetch_slots: Int32Array
+    fetch_counts: Int32Array
+    fetch_offsets: Int64Array
 
-    # --- exchange with the other trainers
-    num_own: int  # rows this trainer owns and uses
-    update_slots: Int32Array  # (num_updated,) every row it owns that anyone uses; its own uses first, in row order
-    push_index: Int32Array  # (push_counts.sum(),) positions in update_slots, destination by destination
-    push_counts: Int32Array  # (T, 4) rows pushed to each trainer, by Gray class; 0 for itself
-    replica_counts: Int32Array  # (T, 4) rows pushed by each trainer, by Gray class
+    num_own: int
+    update_slots: Int32Array
+    push_index: Int32Array
+    push_counts: Int32Array
+    replica_counts: Int32Array
 
-    # --- evictions
-    write_back_slots: Int32Array  # dirty rows that leave, server by server; within a server the forced ones first
-    write_back_counts: Int32Array  # (S,)
-    forced_counts: Int32Array  # (S,) how many of them leave before the insertions of this iteration (cache full)
-    write_back_offsets: Int64Array  # (S,) int64: first row of this trainer's write-back stage in each server's window
+    write_back_slots: Int32Array
+    write_back_counts: Int32Array
+    forced_counts: Int32Array
+    write_back_offsets: Int64Array
 
-    # --- sizes of the stage rings: rows of one ring slot, both directions; they only ever grow
     fetch_ring_rows: int
     write_back_ring_rows: int
 
@@ -81,58 +112,90 @@ class TrainerPlan:
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """One embedding server's part of iteration i: gather the fetches, later scatter the write-backs.
+    """The part of one embedding server in an iteration: gather the fetched rows, later scatter the written-back rows.
 
-    `fetch_rows` and `write_back_rows` are *local rows* of this server's shard (int64), trainer by trainer, in the order
-    of that trainer's `fetch_slots` / `write_back_slots`.
+    A *local row* is the position of a row in the server's shard.
+
+    Args:
+        stream_position: The place of this plan in the stream of plans.
+        fetch_rows: Local rows, int64, shape (fetch_counts.sum(),), trainer by trainer, in the order of that trainer's
+            `fetch_slots`.
+        fetch_counts: Number of rows that each trainer fetches, int32, shape (T,).
+        fetch_offsets: First row of each trainer's stage in this server's fetch window, int64, shape (T,).
+        write_back_rows: Local rows, int64, shape (write_back_counts.sum(),), trainer by trainer, in the order of that
+            trainer's `write_back_slots`.
+        write_back_counts: Number of rows that each trainer writes back, int32, shape (T,).
+        write_back_offsets: First row of each trainer's stage in this server's write-back window, int64, shape (T,).
+        fetch_ring_rows: As in TrainerPlan.
+        write_back_ring_rows: As in TrainerPlan.
     """
 
     stream_position: int
     fetch_rows: Int64Array
-    fetch_counts: Int32Array  # (T,)
-    fetch_offsets: Int64Array  # (T,) first row of each trainer's stage in this server's fetch window
+    fetch_counts: Int32Array
+    fetch_offsets: Int64Array
     write_back_rows: Int64Array
-    write_back_counts: Int32Array  # (T,)
-    write_back_offsets: Int64Array  # (T,)
+    write_back_counts: Int32Array
+    write_back_offsets: Int64Array
     fetch_ring_rows: int
     write_back_ring_rows: int
 
 
 @dataclass(frozen=True)
 class SnapshotOrder:
-    """Between two plans: save the state after the iterations so far. For servers the arrays are empty."""
+    """The order to save the state after the iterations so far. It comes between two plans.
 
-    num_trained: int  # training iterations that are part of the state
-    is_full: bool  # every touched row; else those changed since the snapshot before
-    keys: Int64Array  # (n,) int64: rows in this trainer's cache, ascending
-    slots: Int32Array  # (n,)
-    dirty: Int32Array  # (n,) 1: differs from the server's row
+    Args:
+        num_trained: Training iterations that are part of the state.
+        is_full: Whether servers save every touched row; else only rows that changed since the snapshot before.
+        keys: Rows in this trainer's cache, int64, shape (n,), ascending; for servers n is 0.
+        slots: Slot of each of these rows, int32, shape (n,).
+        dirty: 1 where the row differs from the server's, else 0, int32, shape (n,).
+    """
+
+    num_trained: int
+    is_full: bool
+    keys: Int64Array
+    slots: Int32Array
+    dirty: Int32Array
 
 
 @dataclass(frozen=True)
 class ExchangeLists:
-    """Rows of every trainer in one iteration.
+    """The rows that all trainers use in one iteration.
 
-    The lists stand trainer by trainer (owner by owner); `*_ends`, int64 (T + 1,), cut them.
+    Args:
+        num_own: Number of rows that each trainer owns and uses itself, int32, shape (T,).
+        replica_counts: replica_counts[t, o] are the numbers of replicas at trainer t of rows of owner o, by Gray class,
+            int32, shape (T, T, 4); 0 where t is o.
+        unique_rows: Position of each unique key of a trainer among the rows of that trainer, int32,
+            shape (unique_ends[-1],), trainer by trainer, within a trainer table by table.
+        unique_ends: int64, shape (T + 1,): trainer t has unique_rows[unique_ends[t]:unique_ends[t + 1]].
+        update_slots: As in TrainerPlan, int32, shape (update_ends[-1],), owner by owner.
+        update_ends: int64, shape (T + 1,): owner o has update_slots[update_ends[o]:update_ends[o + 1]].
+        push_index: As in TrainerPlan, int32, shape (push_ends[-1],), owner by owner.
+        push_ends: int64, shape (T + 1,): owner o has push_index[push_ends[o]:push_ends[o + 1]].
     """
 
-    num_own: Int32Array  # (T,) rows each trainer owns and uses
-    replica_counts: Int32Array  # (T, T, 4) rows a trainer holds of an owner, by Gray class; none of its own
-    unique_rows: Int32Array  # row of each unique key of a share, table by table
+    num_own: Int32Array
+    replica_counts: Int32Array
+    unique_rows: Int32Array
     unique_ends: Int64Array
     update_slots: Int32Array
     update_ends: Int64Array
-    push_index: Int32Array  # within an owner's, destination by destination
+    push_index: Int32Array
     push_ends: Int64Array
 
 
 class TransferLists(NamedTuple):
-    """Rows that travel between trainers and servers in one iteration, in one direction.
+    """The rows that travel between trainers and servers in one iteration, in one direction.
 
     Args:
-        counts: int64, shape (T, S).
-        slots: int32, shape (counts.sum(),): trainer by trainer, then server by server.
-        local_rows: int32 or int64, shape (counts.sum(),): server by server, then trainer by trainer.
+        counts: Number of rows of each trainer and server, int64, shape (T, S).
+        slots: Slots in the trainers' caches, int32, shape (counts.sum(),), trainer by trainer, within a trainer server
+            by server.
+        local_rows: Positions in the servers' shards, int32 or int64, shape (counts.sum(),), server by server, within a
+            server trainer by trainer.
     """
 
     counts: Int64Array
@@ -178,18 +241,24 @@ class Samples:
 
 @dataclass(frozen=True)
 class IterationPlan:
-    """Everybody's part of iteration i, in flat arrays: `codec.py` cuts them into one message per rank.
+    """The parts of all ranks in an iteration, in flat arrays. `codec.py` cuts them into one message per rank.
 
     Args:
         stream_position: The place of this plan in the stream of plans. Plans of evaluations count.
         num_trained: Training iterations of the whole job before this plan.
         samples: Of the whole batch.
-        num_ids: int64, shape (T, num_tables): ids of each share in each table.
-        inverse: uint16 or int32, shape (num_ids.sum(),), share by share, in table order (features.py): which of the
-            unique keys of its share in its table an id is.
-        num_uniques: int64, shape (T, num_tables): unique keys of each share in each table.
-        forced_counts: int64, shape (T, S).
-        fetch_offsets, write_back_offsets: int64, shape (T, S).
+        num_ids: Number of ids of each trainer's samples in each table, int64, shape (T, num_tables).
+        inverse: Which of the unique keys of its trainer in its table an id is, uint16 or int32, shape (num_ids.sum(),),
+            trainer by trainer, within a trainer table by table.
+        num_uniques: Number of unique keys of each trainer in each table, int64, shape (T, num_tables).
+        exchange: Rows that trainers push to each other.
+        fetches: Rows that servers send to trainers.
+        fetch_offsets: First row of each fetch stage in its server's window, int64, shape (T, S).
+        write_backs: Rows that trainers send to servers.
+        forced_counts: Number of forced evictions of each trainer and server, int64, shape (T, S).
+        write_back_offsets: First row of each write-back stage in its server's window, int64, shape (T, S).
+        fetch_ring_rows: As in TrainerPlan.
+        write_back_ring_rows: As in TrainerPlan.
     """
 
     stream_position: int
@@ -220,13 +289,13 @@ class IterationPlan:
 
 @dataclass(frozen=True)
 class Residents:
-    """Rows in caches, trainer by trainer, within a trainer by ascending key.
+    """The n rows in the caches of all trainers, trainer by trainer, within a trainer by ascending key.
 
     Args:
         keys: int64, shape (n,).
         slots: int32, shape (n,).
-        dirty: bool, shape (n,): differs from the server's row.
-        owner_ends: int64, shape (T + 1,): which rows are whose.
+        dirty: Whether the row differs from the server's, bool, shape (n,).
+        owner_ends: int64, shape (T + 1,): trainer t has the rows from owner_ends[t] to owner_ends[t + 1].
     """
 
     keys: Int64Array
@@ -235,22 +304,28 @@ class Residents:
     owner_ends: Int64Array
 
     def of(self, trainer: int) -> slice:
-        """Where one trainer's rows stand."""
+        """Return the slice of the arrays that has the rows of a trainer."""
         return slice(int(self.owner_ends[trainer]), int(self.owner_ends[trainer + 1]))
 
     @property
     def owners(self) -> Int32Array:
-        """int32, shape (n,)."""
+        """The trainer of each row, int32, shape (n,)."""
         return np.repeat(np.arange(len(self.owner_ends) - 1, dtype=np.int32), np.diff(self.owner_ends))
 
 
 def narrowest(limit: int) -> type[np.uint16] | type[np.int32]:
-    """The integer type that travels for values in [0, limit)."""
+    """Return the narrower of uint16 and int32 that holds all values in [0, limit)."""
     return np.uint16 if limit <= 2**16 else np.int32
 
 
 def ends(counts: NDArray[Any]) -> Int64Array:
-    """Where consecutive pieces of so many elements begin and end; int64, shape (len(counts) + 1,)."""
+    """Return where consecutive pieces of an array begin and end.
+
+    Args:
+        counts: Number of elements of each piece, integers, shape (n,).
+    Returns:
+        int64, shape (n + 1,): piece k has the elements from returned[k] to returned[k + 1].
+    """
     positions = np.zeros(len(counts) + 1, dtype=np.int64)
     np.cumsum(counts, out=positions[1:])
     return positions

@@ -10,9 +10,9 @@ from bagpipe_hpc.waiting import waiting_for
 
 
 class Notices:
-    """Announcements between servers and trainers, strictly in iteration order for each pair.
+    """Sends and awaits the notices between servers and trainers, in the order of the stream of plans.
 
-    Ready and written notices have a communicator each, because a trainer waits for the former and sends the latter from
+    The two kinds of notices have a communicator each, because a trainer waits for the one and sends the other from
     different threads.
 
     Args:
@@ -27,24 +27,24 @@ class Notices:
         self._trainers = range(num_servers, comm.size)
 
     def announce_ready(self, iteration: int, payloads: list[bytes] | None = None) -> None:
-        """Server: tell every trainer; payloads, one per trainer, ride along."""
+        """At a server: tell every trainer. With the notice goes a payload for each trainer, if there are any."""
         with trace.span("announce", iteration):
             for index, rank in enumerate(self._trainers):
                 payload = payloads[index] if payloads else b""
                 self._ready.Send([_encode(iteration) + payload, MPI.BYTE], rank)
 
     def await_ready(self, iteration: int) -> list[bytes]:
-        """Trainer: wait for every server; returns their payloads."""
+        """At a trainer: wait for every server, and return their payloads."""
         with trace.span("ready wait", iteration):
             return [self._await(self._ready, rank, iteration, f"server {rank}: rows") for rank in self._servers]
 
     def announce_written(self, iteration: int) -> None:
-        """Trainer: tell every server."""
+        """At a trainer: tell every server."""
         for rank in self._servers:
             self._written.Send([_encode(iteration), MPI.BYTE], rank)
 
     def await_written(self, iteration: int) -> None:
-        """Server: wait for every trainer."""
+        """At a server: wait for every trainer."""
         with trace.span("written wait", iteration):
             for trainer, rank in enumerate(self._trainers):
                 self._await(self._written, rank, iteration, f"trainer {trainer}: write-backs")
@@ -54,7 +54,7 @@ class Notices:
             return _receive(comm, rank, iteration)
 
     def progress(self) -> None:
-        """Let MPI serve what others want of this rank; returns at once."""
+        """Let MPI carry out what other ranks want of this one, and return at once."""
         self._written.Iprobe()
 
     def free(self) -> None:
