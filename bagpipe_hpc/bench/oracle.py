@@ -145,7 +145,7 @@ class OracleFigures:
     num_keys: int
     num_tables: int
     milliseconds: float
-    milliseconds_of_stages: dict[str, float]
+    milliseconds_of_steps: dict[str, float]
     yardstick_milliseconds: float  # with ids as int64
     yardstick_int32_milliseconds: float
     bound_milliseconds: float
@@ -208,8 +208,8 @@ class OracleFigures:
         yield "samples/s", f"{self.samples_per_second:,.0f}", f"{self.milliseconds:.2f} ms per batch, median"
         yield "ids/s", f"{self.samples_per_second * self.num_tables:,.0f}", f"{ids:,} per batch"
         yield None
-        for stage, milliseconds in self.milliseconds_of_stages.items():
-            yield stage, f"{milliseconds:.2f} ms", "time that its thread works"
+        for step, milliseconds in self.milliseconds_of_steps.items():
+            yield step, f"{milliseconds:.2f} ms", "time that its thread works"
         yield None
         yield "yardstick", f"{self.yardstick_milliseconds:.2f} ms", "numpy.unique per table, int64 ids as in torch"
         yield (
@@ -265,7 +265,7 @@ def measure_oracle(case: OracleCase, progress: Progress = no_progress) -> Oracle
         read = _Tap(dataset.train.batches(case.batch))
         plans = stream.plans(itertools.islice(read, case.num_batches))
         counts, times, yardsticks, narrow_yardsticks = _Counts(), [], [], []
-        timed_stages: dict[str, float] = {}
+        timed_steps: dict[str, float] = {}
         for number in range(case.rounds):
             progress("planning, rounds", number, case.rounds)
             for _ in range(SKIPPED_PLANS):
@@ -273,8 +273,8 @@ def measure_oracle(case: OracleCase, progress: Progress = no_progress) -> Oracle
             before, start = stream.seconds, time.perf_counter()
             round_plans = list(itertools.islice(plans, case.plans))
             times.append((time.perf_counter() - start) / case.plans)
-            for stage, seconds in stream.seconds.items():
-                timed_stages[stage] = timed_stages.get(stage, 0.0) + seconds - before[stage]
+            for step, seconds in stream.seconds.items():
+                timed_steps[step] = timed_steps.get(step, 0.0) + seconds - before[step]
             for encoded in round_plans:
                 counts.add(encoded)
             del round_plans
@@ -297,7 +297,7 @@ def measure_oracle(case: OracleCase, progress: Progress = no_progress) -> Oracle
         num_keys=num_keys,
         num_tables=schema.num_tables,
         milliseconds=1e3 * median(times),
-        milliseconds_of_stages={stage: 1e3 * seconds / n for stage, seconds in timed_stages.items()},
+        milliseconds_of_steps={step: 1e3 * seconds / n for step, seconds in timed_steps.items()},
         yardstick_milliseconds=1e3 * median(yardsticks),
         yardstick_int32_milliseconds=1e3 * median(narrow_yardsticks),
         bound_milliseconds=1e3 * touched / n,

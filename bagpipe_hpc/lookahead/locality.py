@@ -82,7 +82,7 @@ class LocalityAssigner:
         num_buckets: int = NUM_BUCKETS,
     ) -> None:
         self.num_trainers = num_trainers
-        self._sampler = KeysBySample(features or one_id_per_table(len(table_offsets) - 1), table_offsets)
+        self._by_sample = KeysBySample(features or one_id_per_table(len(table_offsets) - 1), table_offsets)
         self._buckets = np.zeros(num_buckets, dtype=np.int64)
         self._num_entries = 1  # in all batches so far; buckets that no entry had say 0
 
@@ -99,7 +99,7 @@ class LocalityAssigner:
             ascend.
         """
         assert len(share_ends) == self.num_trainers + 1  # homes are trainers of every batch
-        keys, key_ends = self._sampler.keys(ids, bags)
+        keys, key_ends = self._by_sample.keys(ids, bags)
         entry_of_key = np.empty(len(keys), dtype=np.int32)
         entries = np.empty((len(keys), 3), dtype=np.int32)
         num_entries = _enter(self._num_entries, keys, self._buckets, entry_of_key, entries)

@@ -137,13 +137,13 @@ class Residency:
         # At most one forced eviction per fetch, and one other eviction per entry.
         evicted = MovingRows.empty(2 * size, ring.keys.dtype)
         nearest = iteration + self.prefetch_depth
-        num_fetched, num_forced, num_unplaced = _admit(
+        num_fetched, num_forced, num_without_slot = _admit(
             ring.row_of(iteration), nearest, self.cache_rows, batch, ring, self.caches, self.free, fetched, evicted
         )
-        if num_unplaced:
-            raise self._too_small(iteration, size, num_unplaced)
+        if num_without_slot:
+            raise self._too_small(iteration, size, num_without_slot)
         if self.previous is not None:
-            _let_evict(*self.previous, ring, self.caches)
+            _make_evictable(*self.previous, ring, self.caches)
         self.previous = iteration, batch
         self.caches.heads[:, ring.row_of(iteration)] = NONE  # these rows are in use now
         self._free_again(size)
@@ -168,14 +168,14 @@ class Residency:
         if num_entries > self.freed.shape[1]:
             self.freed = np.empty((len(self.free), num_entries), dtype=np.int32)
 
-    def _too_small(self, iteration: int, num_entries: int, num_unplaced: int) -> CacheTooSmallError:
+    def _too_small(self, iteration: int, num_entries: int, num_without_slot: int) -> CacheTooSmallError:
         num_trainers = len(self.free)
         limit = num_trainers * self.cache_rows
         return CacheTooSmallError(
-            f"iteration {iteration} uses {num_entries:,} rows and {num_unplaced:,} of them find no slot: rows used "
+            f"iteration {iteration} uses {num_entries:,} rows and {num_without_slot:,} of them find no slot: rows used "
             f"in the iteration before or within the next {self.prefetch_depth} may not be evicted, so at least "
-            f"{limit + num_unplaced:,} slots are needed, but {num_trainers} trainers x cache.rows {self.cache_rows:,} "
-            f"are {limit:,}; raise cache.rows, or lower lookahead.prefetch_depth, "
+            f"{limit + num_without_slot:,} slots are needed, but {num_trainers} trainers x cache.rows "
+            f"{self.cache_rows:,} are {limit:,}; raise cache.rows, or lower lookahead.prefetch_depth, "
             "training.batch_size or evaluation.batch_size"
         )
 
@@ -269,14 +269,14 @@ def _admit(
     heads, num_free, num_issued = caches.heads, caches.num_free, caches.num_issued
     keys, entries, pair_links = ring.keys[row], ring.entries[row], ring.pair_links[row]
     ring_keys, ring_entries = ring.keys, ring.entries
-    num_fetched = num_forced = num_unplaced = 0
+    num_fetched = num_forced = num_without_slot = 0
     for table in range(len(batch.entry_ends)):
         pair_ends = batch.pair_ends[table]
         for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
             if entries[entry, SLOT] != NONE:
                 continue
-            if num_unplaced > 0:
-                num_unplaced += 1
+            if num_without_slot > 0:
+                num_without_slot += 1
                 continue
             owner = _owner_among_users(entries[entry, LAST_PAIR], pair_links, pair_ends, caches)
             victim_use = NONE
@@ -285,7 +285,7 @@ def _admit(
                 if victim_use == NONE:  # the chosen owner is full of rows that are needed soon
                     owner, victim_use = _any_with_room(nearest, cache_rows, caches)
                     if owner == NONE:
-                        num_unplaced = 1
+                        num_without_slot = 1
                         continue
             if victim_use != NONE:
                 use_row = victim_use % heads.shape[1]
@@ -310,11 +310,11 @@ def _admit(
             fetched.owners[num_fetched] = owner
             fetched.slots[num_fetched] = slot
             num_fetched += 1
-    return num_fetched, num_forced, num_unplaced
+    return num_fetched, num_forced, num_without_slot
 
 
 @compiled
-def _let_evict(i: int, batch: EnteredBatch, ring: EntryRing, caches: Caches) -> None:
+def _make_evictable(i: int, batch: EnteredBatch, ring: EntryRing, caches: Caches) -> None:
     """Put the rows of iteration i that stay beyond i + 1 into the lists, so that they may be evicted from now on."""
     heads, farthest = caches.heads, caches.farthest
     row = i % ring.ring_size

@@ -147,8 +147,7 @@ class SnapshotOrder:
 
     Args:
         num_trained: Training iterations that are part of the state.
-        is_full: Whether servers save every row that was ever written back; else only those written back since the
-            snapshot before.
+        is_full: Whether servers save every touched row; else only rows that changed since the snapshot before.
         keys: Rows in this trainer's cache, int64, shape (n,), ascending; for servers n is 0.
         slots: Slot of each of these rows, int32, shape (n,).
         dirty: 1 where the row differs from the server's, else 0, int32, shape (n,).

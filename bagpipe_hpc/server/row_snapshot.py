@@ -20,11 +20,11 @@ class RowSnapshot:
     """Rows of one moment, shared by two threads.
 
     One thread calls `find_rows` and reads `pieces`. The other one calls `keep` before it overwrites rows. Until the
-    rows are found, it waits; from then on no thread waits for the other. `keep` copies a row that is overwritten before
-    its piece was read, so memory grows with these rows only. Reading a piece has three steps: copy its rows as they stand;
-    note that they are read; replace those that were kept by now, because they may have been overwritten during the copy.
-    Rows that are kept later were in the copy before. (Between these steps each thread takes Python's lock, which orders
-    memory.)
+    rows are found, it waits; from then on no thread waits for the other. `keep` copies a row that is overwritten
+    before its piece was read, so memory grows with these rows only. Reading a piece has three steps: copy its rows as
+    they stand; note that they are read; replace those that were kept by now, because they may have been overwritten
+    during the copy. Rows that are kept later were in the copy before. (Between these steps each thread takes Python's
+    lock, which orders memory.)
 
     Args:
         rows: The store's rows, float32 (num_local_rows, row_width).

@@ -46,7 +46,7 @@ class ServedRows(Protocol):
         """
 
     def scatter(self, local_rows: Int64Array, rows: Float32Array, between: Callable[[], object] = ...) -> None:
-        """Overwrite rows; arguments as for `gather`."""
+        """Overwrite rows, int64 (n,) without repetitions, with float32 (n, row_width); between as for `gather`."""
 
     def mark_touched(self, local_rows: Int64Array) -> None:
         """Note that the transport itself has overwritten rows; local_rows is int64 (n,)."""

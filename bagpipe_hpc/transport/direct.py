@@ -37,6 +37,7 @@ class DirectServer:
         self._store = store
 
     def offer(self, plan: ServerPlan) -> None:
+        """See ServerEnd."""
         with trace.span("gather", plan.stream_position):
             self._store.materialise(plan.fetch_rows)
         self._window.sync()
@@ -46,11 +47,13 @@ class DirectServer:
         self._notices.announce_ready(plan.stream_position, payloads)
 
     def absorb(self, plan: ServerPlan) -> None:
+        """See ServerEnd."""
         self._notices.await_written(plan.stream_position)
         self._window.sync()
         self._store.mark_touched(plan.write_back_rows)
 
     def close(self) -> None:
+        """See ServerEnd and TrainerEnd."""
         self._window.free()
         self._notices.free()
 
@@ -71,6 +74,7 @@ class DirectTrainer:
         self._write_back_rows: dict[int, list[Int64Array]] = {}
 
     def fetch(self, plan: TrainerPlan, out: Float32Array) -> None:
+        """See TrainerEnd."""
         payloads = self._notices.await_ready(plan.stream_position)
         indices = [np.frombuffer(payload, dtype="<i8") for payload in payloads]
         counts = plan.fetch_counts.tolist()
@@ -83,6 +87,7 @@ class DirectTrainer:
                 start += count
 
     def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
+        """See TrainerEnd."""
         start = 0
         for server, indices in enumerate(self._write_back_rows.pop(plan.stream_position)):
             if len(indices):
@@ -91,5 +96,6 @@ class DirectTrainer:
         self._notices.announce_written(plan.stream_position)
 
     def close(self) -> None:
+        """See ServerEnd and TrainerEnd."""
         self._window.free()
         self._notices.free()

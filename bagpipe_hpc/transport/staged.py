@@ -1,9 +1,10 @@
 """Staged one-sided transfer: one contiguous Get or Put per server, trainer and iteration.
 
-Each server has two windows, a ring of P+1 fetch stages and one of P+1 write-back stages. The plan says where in a ring
-each (trainer, iteration) has its stage, so the stages of all trainers in an iteration are packed and the server gathers
-or scatters them in one call. Rings only grow: the plan that first needs a larger one makes every rank allocate it, at the
-same place in its stream of plans (`_StageRings.prepare`). Earlier stages stay in the old ring until they are emptied.
+Each server has two windows, a ring of P + 1 fetch stages and one of P + 1 write-back stages. The plan says where in a
+ring each (trainer, iteration) has its stage. So the stages of all trainers in an iteration are packed, and the server
+gathers or scatters them in one call. Rings only grow: the plan that first needs a larger ring makes every rank allocate
+it, at the same place in its stream of plans (`_StageRings.prepare`). Earlier stages stay in the old ring until they are
+emptied.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class StagedServer:
         self._store = store
 
     def offer(self, plan: ServerPlan) -> None:
+        """See ServerEnd."""
         self._rings.prepare(plan)
         window = self._rings.fetch[plan.fetch_ring_rows]
         first, size = int(plan.fetch_offsets[0]), len(plan.fetch_rows)
@@ -72,6 +74,7 @@ class StagedServer:
         self._notices.announce_ready(plan.stream_position)
 
     def absorb(self, plan: ServerPlan) -> None:
+        """See ServerEnd."""
         self._notices.await_written(plan.stream_position)
         window = self._rings.write_back[plan.write_back_ring_rows]
         window.sync()  # the Puts that were announced are visible to the scatter
@@ -80,18 +83,28 @@ class StagedServer:
             self._store.scatter(plan.write_back_rows, window.memory[first : first + size], self._notices.progress)
 
     def close(self) -> None:
+        """See ServerEnd and TrainerEnd."""
         self._rings.free()
         self._notices.free()
 
 
 class StagedTrainer:
-    """The end of a trainer. Arguments are those of StagedServer; row_width is the number of float32 columns of a row."""
+    """The end of a trainer.
+
+    Args:
+        comm: Servers first, then trainers.
+        num_servers: S.
+        num_stages: P + 1.
+        row_width: float32 columns of a row.
+    Communication: construction is collective over comm.
+    """
 
     def __init__(self, comm: MPI.Intracomm, num_servers: int, num_stages: int, row_width: int) -> None:
         self._notices = Notices(comm, num_servers)
         self._rings = _StageRings(comm, num_stages, row_width, is_server=False)
 
     def fetch(self, plan: TrainerPlan, out: Float32Array) -> None:
+        """See TrainerEnd."""
         self._rings.prepare(plan)
         self._notices.await_ready(plan.stream_position)
         window = self._rings.fetch[plan.fetch_ring_rows]
@@ -102,6 +115,7 @@ class StagedTrainer:
                 window.flush(server)
 
     def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
+        """See TrainerEnd."""
         window = self._rings.write_back[plan.write_back_ring_rows]
         for server, piece in _pieces(plan.write_back_counts, rows):
             window.put(server, int(plan.write_back_offsets[server]), piece)
@@ -110,6 +124,7 @@ class StagedTrainer:
         self._notices.announce_written(plan.stream_position)
 
     def close(self) -> None:
+        """See ServerEnd and TrainerEnd."""
         self._rings.free()
         self._notices.free()
 

@@ -20,8 +20,8 @@ Int64Array = NDArray[np.int64]
 class RowWindow:
     """One RMA window of float32 rows on every server of a communicator.
 
-    It owns the window, its passive-target epoch (open as long as the window lives) and the datatype of a row. Counts and
-    displacements are in rows, so that nothing overflows at 2 GiB. `memory` is float32 (num_rows, row_width).
+    It owns the window, its passive-target epoch (open as long as the window lives) and the datatype of a row. Counts
+    and displacements are in rows, so that nothing overflows at 2 GiB. `memory` is float32 (num_rows, row_width).
 
     Args:
         comm: Servers first (rank = server index), then trainers.
@@ -46,7 +46,7 @@ class RowWindow:
         self._window.Sync()
 
     def get(self, server: int, first_row: int, out: Float32Array) -> None:
-        """Start reading len(out) contiguous rows of a server into out, float32 (n, row_width). Complete after `flush`."""
+        """Start reading contiguous rows of a server into out, float32 (n, row_width). Complete after `flush`."""
         self._window.Get([out, len(out), self._row_type], server, (first_row, len(out), self._row_type))
 
     def put(self, server: int, first_row: int, rows: Float32Array) -> None:

@@ -25,7 +25,7 @@ def test_figures_are_those_of_the_stream() -> None:
     assert 0 < figures.fetches <= figures.keys <= figures.trainer_keys <= 32 * 26
     assert figures.pushes <= figures.trainer_keys
     assert figures.forced_evictions == 0
-    assert figures.milliseconds_of_stages.keys() == {"read batch", "enter batch", "plan", "encode"}
+    assert figures.milliseconds_of_steps.keys() == {"read batch", "enter batch", "plan", "encode"}
     assert all(value >= 1 for value in figures.imbalance.values())
     assert figures.key_state_bytes == 8 * figures.num_keys
     assert 0 < figures.bytes_per_sample_and_trainer < figures.plan_bytes
@@ -43,7 +43,7 @@ def test_command_writes_json(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     figures = json.loads(target.read_text())
     assert figures["case"]["placement"] == "locality"
-    assert "assign samples" in figures["milliseconds_of_stages"]
+    assert "assign samples" in figures["milliseconds_of_steps"]
     assert figures["samples_per_second"] == pytest.approx(16 / (figures["milliseconds"] / 1000))
 
 
