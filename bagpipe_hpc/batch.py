@@ -44,7 +44,7 @@ class Bags:
         """Return the bags of some samples.
 
         Args:
-            samples: Integers in any order, shape (n,).
+            samples: Of any integer dtype, in any order, shape (n,).
         """
         counts = np.diff(self.offsets)[samples]
         offsets = np.zeros(len(samples) + 1, dtype=np.int64)
@@ -101,7 +101,7 @@ class Batch:
         """Return some samples.
 
         Args:
-            samples: Integers in any order, shape (n,).
+            samples: Of any integer dtype, in any order, shape (n,).
         """
         bags = {name: bags.take(samples) for name, bags in self.bags.items()}
         return Batch(self.labels[samples], self.dense[samples], self.ids[samples], bags, self.read_only)

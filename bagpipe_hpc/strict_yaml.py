@@ -57,7 +57,7 @@ def decode_yaml(content: bytes, path: Path, name: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{name} {path} is not valid YAML: {error}; mend it") from None
+        raise ConfigError(f"{name} {path} is not valid YAML: {error}; correct it") from None
 
 
 def parse_yaml(text: str, name: str) -> Document:
@@ -74,9 +74,9 @@ def parse_yaml(text: str, name: str) -> Document:
         finally:
             loader.dispose()
     except _RefusedError as error:
-        raise ConfigError(f"{name}, line {error.line}: {error}; mend it") from None
+        raise ConfigError(f"{name}, line {error.line}: {error}; correct it") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an invalid value that looks like a date or a number
-        raise ConfigError(f"{name} is not valid YAML: {_shortened(_without_name(str(error)))}; mend it") from None
+        raise ConfigError(f"{name} is not valid YAML: {_shortened(_without_name(str(error)))}; correct it") from None
 
 
 def _without_name(error: str) -> str:

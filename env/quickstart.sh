@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# From a clone to a trained model on this machine: set up, make a data set, train on 4 MPI ranks. No root.
+# Train a model on this machine, starting from a clone: set up, make a data set, train on 4 MPI ranks. No root.
 #
 #   env/quickstart.sh [criteo-train.txt[.gz]]
 #
-# With a file in the layout of Criteo's train.txt, that file is imported; without, a synthetic data set of that shape is
-# made. All is written to runs/quickstart/: the data set, made once per input, and a directory per run.
-# MPI: the one .venv/ was set up with; where there is none yet, the one that env/setup.sh chooses.
+# The file has the layout of Criteo's train.txt. Without a file, the script makes a synthetic data set of that shape. It
+# writes to runs/quickstart/: the data set, which is made once per input, and a directory for each run.
+# MPI: the one that .venv/ was set up with or, if there is no .venv/ yet, the one that env/setup.sh chooses.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -46,7 +46,7 @@ else
   mkdir -p "$runs"
   rm -rf "$stamp" "$data"
   say "making $data"
-  "${make[@]}" --output "$data" || fail "the data set could not be made (see above)"
+  "${make[@]}" --output "$data" || fail "could not make the data set (see above)"
   printf '%s\n' "$origin" >"$stamp"
 fi
 
@@ -63,5 +63,5 @@ run=$runs/$(date +%Y%m%d-%H%M%S)
 while [[ -e $run ]]; do run+=x; done
 say "training on 4 ranks (oracle, embedding server, 2 trainers) into $run"
 "${launch[@]}" bagpipe train --data "$data" --run-dir "$run" --set training.epochs=3 --set training.learning_rate=1.0 ||
-  fail "training ended with status $? (see above; .venv/bin/bagpipe doctor looks at the machine)"
+  fail "training ended with status $? (see above; .venv/bin/bagpipe doctor checks the machine)"
 say "done: settings, metrics and summary are in $run"

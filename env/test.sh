@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Set up and run all tests: linter, formatter, types, pytest. The first failure ends it.
+# Set up and run all tests: linter, formatter, types, pytest. The script ends at the first failure.
 #
 #   env/test.sh [PYTEST ARGUMENTS]                                       for example: env/test.sh tests/unit -k sharding
-#   env/test.sh --mpi openmpi|mpich|system [PYTEST ARGUMENTS]            pytest alone, with that MPI
+#   env/test.sh --mpi openmpi|mpich|system [PYTEST ARGUMENTS]            only pytest, with that MPI
 #
-# With --mpi, the MPI is that of env/setup.sh, in .venv-<mpi>/, which borrows all other packages from .venv/.
+# With --mpi, env/setup.sh makes .venv-<mpi>/ with that MPI, which uses all other packages of .venv/.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -27,5 +27,5 @@ if [[ $# -gt 0 ]]; then
   step pytest "$@"
 else
   step pytest --numprocesses auto tests/unit
-  step pytest --ignore tests/unit  # ranks of their own keep all cores busy
+  step pytest --ignore tests/unit  # not parallel: each test's ranks keep all cores busy
 fi

@@ -1,1 +1,1 @@
-"""Benchmarks that a user can run on their own cluster."""
+"""Benchmarks that users can run on their own cluster."""

@@ -1,9 +1,9 @@
-"""The same job again and again, with one thing more each time, beside the bound.
+"""The same job several times, each time with one optimisation more, compared with a bound.
 
-Every rung trains the same three epochs. What is shown is the middle one, where caches are warm: the median iteration.
-The bound is a job whose lookahead window holds the whole stream and whose caches hold all rows, so that in the middle
-epoch every row is resident and no server has anything to do; what is left is computing and the exchange between
-trainers. Locality placement has a bound of its own, because it lessens the exchange.
+Every rung trains the same three epochs. The figures are for the middle epoch, in which caches are warm: the median
+iteration. The bound is a job whose lookahead window holds the whole stream and whose caches hold all rows. In the
+middle epoch of that job every row is resident and servers have nothing to do, so its time is that of computing and of
+the exchange between trainers. Locality placement has a bound of its own, because it reduces the exchange.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WITHOUT_PREFETCH = ("lookahead.prefetch_depth=0", "lookahead.delayed_synchronisa
 WITHOUT_DELAY = ("lookahead.delayed_synchronisation=false",)
 LOCALITY = "oracle.placement=locality"
 ROUNDED = "training.wire_dtype=float16"
-WHOLE_STREAM = "lookahead.window=100000"  # the most there is: no window is larger than the stream
+WHOLE_STREAM = "lookahead.window=100000"  # the largest setting; a window is never larger than the stream
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Rung:
     """One job of the ladder.
 
     Args:
-        name: For people.
-        directory: Of its run.
-        overrides: Settings on top of those of the whole ladder.
-        model: Rungs of the same model must end with the same digest.
-        bound: Directory of the rung that bounds it.
+        name: Title of the row in the table.
+        directory: Name of its run directory.
+        overrides: Settings in addition to those of the whole ladder.
+        model: Rungs with the same model must end with the same digest.
+        bound: Directory of the rung that is its bound.
     """
 
     name: str
@@ -60,33 +60,33 @@ COMMON = (f"training.epochs={NUM_EPOCHS}", "evaluation.enabled=false", "checkpoi
 
 
 def rungs_named(names: str) -> list[Rung]:
-    """The rungs of a list of directories, separated by commas; empty: all.
+    """Return the rungs of a list of directories, separated by commas; empty: all rungs.
 
     Raises:
-        ValueError: names one that there is not.
+        ValueError: Names a rung that does not exist.
     """
     chosen = [name for name in names.split(",") if name]
     known = {rung.directory: rung for rung in RUNGS}
     for name in chosen:
         if name not in known:
-            raise ValueError(f"{name!r} is no rung; there are {', '.join(known)}")
+            raise ValueError(f"{name!r} is not a rung; the rungs are {', '.join(known)}")
     return [rung for rung in RUNGS if not chosen or rung.directory in chosen]
 
 
 def read_summaries(directory: Path, rungs: list[Rung]) -> dict[str, dict[str, Any]]:
-    """What the rungs left behind, by directory."""
+    """Return the summaries of the rungs, by directory."""
     return {r.directory: json.loads((directory / r.directory / "summary.json").read_text("utf-8")) for r in rungs}
 
 
 def wrong_digests(rungs: list[Rung], summaries: dict[str, dict[str, Any]]) -> list[str]:
-    """Names of the rungs that ended with another model than the first one of the same model."""
+    """Return the names of rungs whose model differs from that of the first rung that should have the same model."""
     firsts: dict[str, Any] = {}
     digests = {rung: summaries[rung.directory]["model_digest"] for rung in rungs}
     return [rung.name for rung, digest in digests.items() if digest != firsts.setdefault(rung.model, digest)]
 
 
 def ladder_table(rungs: list[Rung], summaries: dict[str, dict[str, Any]]) -> Table:
-    """Time per iteration, times as fast as the first rung, times the rung's bound, waits, rows and bytes."""
+    """Return a table of time per iteration, ratios to the first rung and to the rung's bound, waits, rows and bytes."""
     first = summaries[rungs[0].directory]
     table = Table(
         title="median iteration of the middle epoch; waits, rows and MB are means over the job; 16-bit is not exact",

@@ -1,8 +1,8 @@
-"""What an iteration costs a trainer before anything is computed or moved.
+"""The time of an iteration of a trainer that computes and moves almost nothing.
 
-Two samples per trainer and rows of four columns take next to no time in kernels and on links; what is left is Python
-and the calls it makes into torch, numpy and MPI. It is counted in CPU time of each thread, less polling while it waits
-(transport/polling.py), so that other processes on the cores hardly change it.
+Two samples per trainer and rows of four columns take almost no time in kernels and on links. What remains is the time
+of Python and of its calls into torch, numpy and MPI. The benchmark counts the CPU time of each thread without its
+polling while it waits, so other processes on the cores have little influence.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rich.table import Table
 
 
 def tiny_settings(num_ranks: int, iterations: int) -> list[str]:
-    """Settings of the job: one server, the rest trainers."""
+    """Return the settings of the job: one server, the other ranks are trainers."""
     return [
         f"training.batch_size={2 * max(1, num_ranks - 2)}",
         f"training.iterations={iterations}",
@@ -30,13 +30,13 @@ def tiny_settings(num_ranks: int, iterations: int) -> list[str]:
 
 
 def read_summary(run_path: Path) -> dict[str, Any]:
-    """What the job left behind."""
+    """Return the summary that the job has written."""
     summary: dict[str, Any] = json.loads((run_path / "summary.json").read_text("utf-8"))
     return summary
 
 
 def overhead_table(summary: dict[str, Any]) -> Table:
-    """Microseconds of work per iteration, by thread."""
+    """Return a table of the microseconds of work per iteration, by thread."""
     table = Table(title=f"{summary['trainers']} trainer(s), {summary['iterations']:,} iterations", box=SIMPLE)
     table.add_column("thread")
     table.add_column("µs per iteration", justify="right")

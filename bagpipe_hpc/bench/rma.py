@@ -1,8 +1,9 @@
-"""How fast rows travel between servers and trainers: every transport beside what it is made of.
+"""The speed of rows between servers and trainers: every transport, compared with its parts.
 
-Ranks 0..S-1 are servers, the others trainers. A round times, one after the other and each between two barriers: a plain
-copy at the trainers, the servers' access to random rows, the contiguous transfer of the same bytes, and every transport
-end to end, where, as in a job, servers work up to P iterations ahead of the trainers.
+Ranks 0..S-1 are servers, the others are trainers. A round times several things, one after the other and each between
+two
+barriers: a plain copy at the trainers, the servers' access to random rows, the contiguous transfer of the same bytes,
+and every transport from end to end, in which servers work up to P iterations ahead of the trainers, as in a job.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from bagpipe_hpc.data.dataset import Progress, no_progress
 
 
 def measure(comm: MPI.Intracomm, traffic: RmaTraffic, progress: Progress = no_progress) -> RmaFigures:
-    """Play all rounds; the first one, untimed, warms up.
+    """Run all rounds. The first round warms up and is not timed.
 
     Args:
-        comm: Servers, then trainers.
+        comm: Communicator of the servers, then the trainers.
         traffic: What moves.
-        progress: Is told what goes on.
+        progress: Called with the current phase.
     Returns:
         The figures, the same on every rank.
     Communication: collective over comm.
@@ -49,9 +50,9 @@ def measure(comm: MPI.Intracomm, traffic: RmaTraffic, progress: Progress = no_pr
 
 
 def _seconds(comm: MPI.Intracomm, work: Work | None) -> float:
-    """Of the slowest rank that has work.
+    """Return the time of the slowest rank that has work.
 
-    The others wait inside MPI, where they let transfers make progress.
+    The other ranks wait inside MPI, so that transfers make progress.
     """
     comm.Barrier()
     start = time.perf_counter()

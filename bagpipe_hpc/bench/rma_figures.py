@@ -1,8 +1,8 @@
-"""What the RMA benchmark found: rates, and each transport beside the slower half of a staged transfer. Pure.
+"""The results of the RMA benchmark: rates, and each transport compared with the slower half of a staged transfer. Pure.
 
-Both directions of a staged transfer have two halves that overlap: the server's access to random rows (gather, scatter)
-and one contiguous transfer (Get, Put). A staged transfer can be no faster than the slower one. The halves are measured
-alone, before and after the whole, so noise can lift a measured share above 100 %.
+A staged transfer consists of two halves that overlap: the server's access to random rows (gather, scatter) and one
+contiguous transfer (Get, Put). It can be no faster than the slower half. The halves are measured alone, before and
+after the whole, so noise can lift a ratio above 100 %.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from bagpipe_hpc.bench.rma_traffic import Direction, RmaTraffic
 
-Rates = dict[str, float]  # what was measured -> rows per second, all trainers together
+Rates = dict[str, float]  # name of what was measured -> rows per second, all trainers together
 
 COPY, SERVER, CONTIGUOUS, BOUND = "memcpy", "server", "contiguous", "bound"
 BASELINES = {
@@ -29,11 +29,11 @@ BASELINES = {
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What figures depend on besides the options."""
+    """The conditions, besides the options, that influence the figures."""
 
     command: str
     mpi_library: str
-    hosts: tuple[str, ...]  # by rank
+    hosts: tuple[str, ...]  # in order of rank
 
     def __str__(self) -> str:
         return f"{self.mpi_library}; {len(self.hosts)} ranks on {len({*self.hosts})} host(s); {self.command}"
@@ -41,10 +41,10 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class RmaFigures:
-    """Rates of every round.
+    """The rates of every round.
 
     Args:
-        rounds: Rows per second, for each direction and each thing measured, transports by their names.
+        rounds: Rows per second, for each direction and each name; transports have their own names.
     """
 
     traffic: RmaTraffic
@@ -52,15 +52,15 @@ class RmaFigures:
     rounds: Sequence[dict[Direction, Rates]]
 
     def rate(self, direction: Direction, name: str) -> float:
-        """Rows per second, the median of all rounds."""
+        """Return the median of rows per second over all rounds."""
         return median(with_bound(rates[direction])[name] for rates in self.rounds)
 
     def share_of_bound(self, direction: Direction, name: str) -> float:
-        """Median of the share that each round reached of its own bound."""
+        """Return the median over rounds of the ratio to the bound of the same round."""
         return median(rates[direction][name] / with_bound(rates[direction])[BOUND] for rates in self.rounds)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, medians and single rounds."""
+        """Return all figures, medians and single rounds, as JSON values."""
         names = (*BASELINES, *self.traffic.transports)
         medians = {
             direction: {
@@ -83,7 +83,7 @@ class RmaFigures:
         }
 
     def table(self) -> Table:
-        """What a reader wants to see."""
+        """Return the table to print."""
         heads = [f"{direction.replace('_', '-')}\n{unit}" for direction in Direction for unit in _UNITS]
         traffic = self.traffic
         title = f"{traffic.rows} rows of {traffic.row_bytes} bytes per trainer and iteration"
@@ -113,5 +113,5 @@ _UNITS = ("M rows/s", "GB/s", "of slower half")
 
 
 def with_bound(rates: Rates) -> Rates:
-    """The same, and the slower half of a staged transfer."""
+    """Return the rates together with that of the slower half of a staged transfer."""
     return rates | {BOUND: min(rates[SERVER], rates[CONTIGUOUS])}

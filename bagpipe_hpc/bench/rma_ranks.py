@@ -1,7 +1,7 @@
-"""What a server and what a trainer does in each part of the RMA benchmark.
+"""What a server and a trainer do in each part of the RMA benchmark.
 
-Both hold a ring of P+1 stages in a window of the benchmark's own, as large as those of the staged transport, so that
-contiguous transfers without a protocol touch as much memory as those with one.
+Both have a ring of P + 1 stages in a window of the benchmark's own. The ring is as large as those of the staged
+transport, so contiguous transfers without a protocol touch as much memory as those with one.
 """
 
 from __future__ import annotations
@@ -34,21 +34,23 @@ SEED = 0
 
 
 class PerRowWindow(RowWindow):
-    """One transfer per row: what stages spare."""
+    """A window with one transfer per row. Stages exist to avoid this."""
 
     def get_indexed(self, server: int, row_indices: Int64Array, out: Float32Array) -> None:
+        """Read rows, int64 (n,), into out, float32 (n, row_width). Complete on return."""
         for position, row in enumerate(row_indices.tolist()):
             self.get(server, row, out[position : position + 1])
         self.flush(server)
 
     def put_indexed(self, server: int, row_indices: Int64Array, rows: Float32Array) -> None:
+        """Write rows, int64 (n,), from float32 (n, row_width). Complete on return."""
         for position, row in enumerate(row_indices.tolist()):
             self.put(server, row, rows[position : position + 1])
         self.flush(server)
 
 
 class BenchServer:
-    """A server's parts; `works` has the passes of all iterations by what is measured.
+    """The parts of a server. `works` maps what is measured to the passes of all iterations.
 
     Communication: construction and `close` are collective over comm, with `BenchTrainer`.
     """
@@ -61,7 +63,7 @@ class BenchServer:
         }
         stage_rows = traffic.num_trainers * traffic.rows_per_server
         self._ring = RowWindow(comm, traffic.num_stages * stage_rows, traffic.dim)
-        self._ring.memory.fill(1)  # every page exists
+        self._ring.memory.fill(1)  # so that every page exists
         self._stages = self._ring.memory.reshape(traffic.num_stages, stage_rows, traffic.dim)
         shape = (traffic.sharding.num_local_rows(comm.rank), traffic.dim)
         self._store = self._fill(comm.rank, lazy_zeros(shape, np.float32))
@@ -91,7 +93,7 @@ class BenchServer:
         self._ring.free()
 
     def _fill(self, server: int, rows: Float32Array) -> RowStore:
-        """A store in which the rows that will travel exist."""
+        """Return a store in which all rows that will move exist."""
         traffic = self._traffic
         store = RowStore(traffic.sharding, server, initial_rows(traffic), rows)
         for plan in self._plans[Direction.FETCH]:
@@ -109,7 +111,7 @@ class BenchServer:
             self._store.scatter(plan.write_back_rows, stage)
 
     def _serve(self, end: ServerEnd, plans: Sequence[ServerPlan]) -> None:
-        """As an embedding server does."""
+        """Serve as an embedding server does."""
         unabsorbed: deque[ServerPlan] = deque()
         for plan in plans:
             if len(unabsorbed) > self._traffic.prefetch_depth:
@@ -121,10 +123,10 @@ class BenchServer:
 
 
 class BenchTrainer:
-    """A trainer's parts, as above.
+    """The parts of a trainer. `works` maps what is measured to the passes of all iterations.
 
     Raises:
-        RuntimeError: rows that a transport brought are not the table's.
+        RuntimeError: A transport brought rows that differ from the table's.
     """
 
     def __init__(self, comm: MPI.Intracomm, traffic: RmaTraffic) -> None:
@@ -163,7 +165,7 @@ class BenchTrainer:
             np.copyto(self._landing, stage)
 
     def _transfer(self, direction: Direction) -> None:
-        """One Get or Put per server and iteration, with the servers waiting inside MPI."""
+        """Make one Get or Put per server and iteration, while the servers wait inside MPI."""
         start = self._ring.get if direction is Direction.FETCH else self._ring.put
         count, servers = self._traffic.rows_per_server, range(self._traffic.servers)
         for iteration in range(self._traffic.iterations):
@@ -175,7 +177,7 @@ class BenchTrainer:
                 self._ring.flush(server)
 
     def _play(self, end: TrainerEnd, plans: Sequence[TrainerPlan]) -> None:
-        """As a trainer does whose computation takes no time."""
+        """Do what a trainer does whose computation takes no time."""
         for plan in plans:
             end.fetch(plan, self._landing[: plan.fetch_counts.sum()])
             end.write_back(plan, self._landing[: plan.write_back_counts.sum()])
@@ -194,7 +196,7 @@ class BenchTrainer:
 
 
 def initial_rows(traffic: RmaTraffic) -> RowInitializer:
-    """What stands in the table before anything is written back."""
+    """Return the content of the table before anything is written back."""
     return RowInitializer(traffic.key_space, traffic.dim, SEED)
 
 
@@ -203,5 +205,5 @@ def _window_type(transport: RmaTransport) -> type[RowWindow]:
 
 
 def _around(stages: Float32Array, iterations: int) -> Iterator[Float32Array]:
-    """Each iteration's stage in a ring."""
+    """Yield each iteration's stage in a ring."""
     return islice(cycle(stages), iterations)

@@ -1,4 +1,4 @@
-"""What the RMA benchmark moves: how many rows of which size, and the plans that say so. Pure."""
+"""What the RMA benchmark moves: number and size of rows, and the plans for them. Pure."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Int64Array = NDArray[np.int64]
 
 
 class Direction(StrEnum):
-    """Which way rows travel."""
+    """The direction in which rows move."""
 
     FETCH = "fetch"
     WRITE_BACK = "write_back"
 
 
 class RmaTransport(StrEnum):
-    """How rows travel: the package's two transports, and one transfer per row, which only this benchmark has."""
+    """How rows move: the package's two transports, and one transfer per row, which only this benchmark has."""
 
     STAGED = "staged"
     DIRECT = "direct"
@@ -34,22 +34,22 @@ class RmaTransport(StrEnum):
 
 @dataclass(frozen=True)
 class RmaTraffic:
-    """Every trainer fetches, and in passes of their own writes back, random rows in every iteration.
+    """Every trainer fetches random rows in every iteration and, in separate passes, writes rows back.
 
     Args:
-        servers: S; ranks 0..S-1.
+        servers: Number of servers, S: ranks 0..S-1.
         rows: Rows of one trainer in one iteration, over all servers.
         dim: float32 columns of a row.
         table_rows: Rows of the table, over all servers.
         iterations: Iterations of one timed pass.
         warm_up: Iterations of the untimed pass before.
-        rounds: Timed passes of everything, alternating; medians are reported.
-        prefetch_depth: P: stages are gathered up to P iterations ahead.
-        transports: The ways of travelling to measure.
-        num_ranks: S + T.
+        rounds: Timed passes of everything, alternating; the results are medians.
+        prefetch_depth: Servers gather stages up to this number of iterations ahead (P).
+        transports: Transports to measure.
+        num_ranks: Number of ranks, S + T.
     Raises:
-        ConfigError: an option is out of range or contradicts another; names both.
-        TopologyError: there is no rank left for a trainer.
+        ConfigError: An option is out of range or contradicts another; names both.
+        TopologyError: No rank is left for a trainer.
     """
 
     servers: int = 1
@@ -86,12 +86,12 @@ class RmaTraffic:
 
     @property
     def num_trainers(self) -> int:
-        """T, the ranks that are no servers."""
+        """Number of trainers, T: the ranks that are not servers."""
         return self.num_ranks - self.servers
 
     @property
     def num_stages(self) -> int:
-        """Stages of a ring, P + 1."""
+        """Number of stages of a ring, P + 1."""
         return self.prefetch_depth + 1
 
     @property
@@ -101,25 +101,25 @@ class RmaTraffic:
 
     @property
     def rows_per_server(self) -> int:
-        """Rows between one trainer and one server in an iteration."""
+        """Rows that move between one trainer and one server in an iteration."""
         return self.rows // self.servers
 
     @cached_property
     def sharding(self) -> Sharding:
-        """Where the table's rows live."""
+        """The mapping of the table's rows to servers."""
         return Sharding(self.table_rows, self.servers)
 
     @property
     def key_space(self) -> KeySpace:
-        """The one table."""
+        """The key space, which has one table."""
         return KeySpace((self.table_rows,))
 
 
 def parse_transports(names: str) -> tuple[RmaTransport, ...]:
-    """Transports of a list like staged,direct.
+    """Return the transports of a list such as staged,direct.
 
     Raises:
-        ConfigError: one is unknown.
+        ConfigError: A transport is unknown.
     """
     try:
         return tuple(dict.fromkeys(RmaTransport(name.strip()) for name in names.split(",")))
@@ -129,14 +129,14 @@ def parse_transports(names: str) -> tuple[RmaTransport, ...]:
 
 
 def local_rows(traffic: RmaTraffic, server: int, iteration: int) -> Int64Array:
-    """Rows of a server that travel in an iteration: distinct, random, trainer by trainer; the same on every rank."""
+    """Return a server's rows that move in an iteration, int64: distinct, random, by trainer; equal on all ranks."""
     random = np.random.default_rng((iteration, server))
     count = traffic.num_trainers * traffic.rows_per_server
     return random.choice(traffic.sharding.num_local_rows(server), count, replace=False)
 
 
 def server_plan(traffic: RmaTraffic, server: int, iteration: int, direction: Direction) -> ServerPlan:
-    """A server's plan of an iteration that moves rows in one direction only."""
+    """Return a server's plan of an iteration that moves rows in only one direction."""
     moving: dict[str, NDArray[Any]] = {
         "rows": local_rows(traffic, server, iteration),
         "counts": np.full(traffic.num_trainers, traffic.rows_per_server, dtype=np.int32),
@@ -146,7 +146,7 @@ def server_plan(traffic: RmaTraffic, server: int, iteration: int, direction: Dir
 
 
 def trainer_plan(traffic: RmaTraffic, trainer: int, iteration: int, direction: Direction) -> TrainerPlan:
-    """A trainer's plan of the same; what the transport does not look at is None."""
+    """Return a trainer's plan of such an iteration. Fields that the transport does not read are None."""
     moving: dict[str, NDArray[Any]] = {
         "counts": np.full(traffic.servers, traffic.rows_per_server, dtype=np.int32),
         "offsets": np.full(traffic.servers, _offset(traffic, iteration, trainer)),
@@ -157,7 +157,7 @@ def trainer_plan(traffic: RmaTraffic, trainer: int, iteration: int, direction: D
 
 
 def _both_ways(moving: dict[str, NDArray[Any]], direction: Direction) -> dict[str, Any]:
-    """Fields of a plan: arrays for the direction in which rows travel, the like without rows for the other."""
+    """Return the fields of a plan: arrays for the direction in which rows move, and empty ones for the other."""
     still = {name: np.zeros_like(array[:0] if name == "rows" else array) for name, array in moving.items()}
     return {
         f"{way}_{name}": array for way in Direction for name, array in (moving if way is direction else still).items()
@@ -169,5 +169,5 @@ def _ring_rows(traffic: RmaTraffic) -> dict[str, Any]:
 
 
 def _offset(traffic: RmaTraffic, iteration: int, trainer: int) -> int:
-    """Where a trainer's stage of an iteration begins in each server's ring."""
+    """Return where a trainer's stage of an iteration begins in each server's ring."""
     return (iteration % traffic.num_stages * traffic.num_trainers + trainer) * traffic.rows_per_server

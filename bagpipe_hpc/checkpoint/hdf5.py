@@ -111,7 +111,7 @@ def chunk_rows(row_width: int) -> int:
 
 
 def store_array(group: h5py.Group, name: str, array: NDArray[Any]) -> None:
-    """Write an array of numbers of any shape."""
+    """Write an array of numbers of any dtype and shape."""
     if array.dtype.kind not in "biuf":
         raise CheckpointError(f"{name}: arrays of {array.dtype} cannot be saved; save numbers only")
     # HDF5 has chunks, and therefore checksums, only in datasets with at least one element and one axis.
@@ -119,7 +119,7 @@ def store_array(group: h5py.Group, name: str, array: NDArray[Any]) -> None:
 
 
 def load_array(group: h5py.Group, name: str) -> NDArray[Any]:
-    """Return an array that `store_array` wrote. Raises ValueError for anything else."""
+    """Return an array that `store_array` wrote, of its dtype and shape. Raises ValueError for anything else."""
     dataset = dataset_of(group, name)
     if dataset.dtype.kind not in "biuf":
         raise ValueError(f"{dataset.name} holds {dataset.dtype}, not numbers")

@@ -1,4 +1,4 @@
-"""What a job that goes on from a checkpoint must agree on with it."""
+"""What must be the same in a checkpoint and in a job that resumes from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OWN_MODEL = "own"
 
 
 def model_entry(config: Config, dataset: Dataset) -> ModelEntry:
-    """What a job that goes on from a checkpoint must agree on with it."""
+    """Return what must be the same in a checkpoint and in a job with this configuration and data set."""
     model, schema = config.model, dataset.schema
     return ModelEntry.model_validate(
         {
@@ -55,7 +55,7 @@ def _feature(config: Config, table: TableSchema) -> dict[str, Any]:
 
 
 def _architecture(model: ModelConfig) -> dict[str, Any]:
-    """Of a model of the user's own: that it is one. Its parameters' names and shapes are compared when it is there."""
+    """Return name and settings of the model. Parameters of a user's own model are compared later."""
     if model.factory is not None:
         return {"name": OWN_MODEL, "settings": model.arguments}
     settings = model.model_dump(mode="json", exclude={"name", "embedding_dim", "factory", "arguments"})

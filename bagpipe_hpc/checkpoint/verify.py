@@ -50,11 +50,8 @@ class Verifier:
         return self._faults[key]
 
     def _read(self, saved: Saved) -> None:
-        phase, done, total = (
-            f"reading {saved.path}",
-            0,
-            2 * saved.manifest.num_bytes,
-        )  # once for checksums, once for content
+        # Every file is read twice, for its checksum and for its content.
+        phase, done, total = f"reading {saved.path}", 0, 2 * saved.manifest.num_bytes
         self._progress(phase, done, total)
         for entry in saved.manifest.files:
             saved.check_file(entry)

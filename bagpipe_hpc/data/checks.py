@@ -65,21 +65,21 @@ class SampleChecks:
         return np.array([table.num_embeddings for table in self.schema.one_hot_tables], dtype=np.int64)
 
     def ids(self, ids: NDArray[Any], first_sample: int) -> NDArray[Any]:
-        """Check one-hot row ids, integers, shape (num_samples, num_one_hot_tables), against their tables."""
+        """Check one-hot row ids, of any integer dtype, shape (num_samples, num_one_hot), against their tables."""
         if not _all_within(ids, self._num_embeddings):
             sample, table = np.argwhere((ids < 0) | (ids >= self._num_embeddings))[0]
             self._refuse_id(self.schema.one_hot_tables[table], int(ids[sample, table]), first_sample + int(sample))
         return ids
 
     def labels(self, labels: Float32Array, first_sample: int) -> Float32Array:
-        """Check that labels, shape (num_samples,), are finite."""
+        """Check that labels, float32, shape (num_samples,), are finite."""
         if not _all_finite(labels.view(np.uint32)):
             sample = int(np.argmin(np.isfinite(labels)))
             self._refuse(first_sample + sample, f"label is {labels[sample]}, but must be finite")
         return labels
 
     def dense(self, dense: Float32Array, first_sample: int) -> Float32Array:
-        """Check that dense features, shape (num_samples, num_dense), are finite."""
+        """Check that dense features, float32, shape (num_samples, num_dense), are finite."""
         if not _all_finite(dense.reshape(-1).view(np.uint32)):
             sample, feature = np.argwhere(~np.isfinite(dense))[0]
             name, value = self.schema.dense[feature], dense[sample, feature]
@@ -87,7 +87,7 @@ class SampleChecks:
         return dense
 
     def offsets(self, table: TableSchema, offsets: Int64Array, num_ids: int, first_sample: int) -> Int64Array:
-        """Check offsets of a ragged table, shape (num_samples + 1,), into its num_ids row ids."""
+        """Check offsets of a ragged table, int64, shape (num_samples + 1,), into its num_ids row ids."""
         sound = (offsets[:-1] >= 0) & (offsets[:-1] <= offsets[1:]) & (offsets[1:] <= num_ids)
         if not sound.all():
             sample = int(np.argmin(sound))

@@ -45,22 +45,30 @@ class ValueCounter:
         self._keys, self._counts = _empty_table(0, dtype)
 
     def add(self, values: Int64Array) -> None:
-        """Count values, shape (n,). Negative values are missing and not counted."""
+        """Count values, int64, shape (n,). Negative values are missing and not counted."""
         self._grow(len(values))
         self.num_distinct += _count(values, self._keys, self._counts)
 
     def add_counts(self, values: NDArray[Any], counts: NDArray[np.uint32]) -> None:
-        """Add counts of values, both shape (n,). No value is missing."""
+        """Add counts, uint32, of values, of the counter's dtype, both shape (n,). No value is missing."""
         self._grow(len(values))
         self.num_distinct += _add_counts(values, counts, self._keys, self._counts)
 
     def items(self) -> tuple[NDArray[Any], NDArray[np.uint32]]:
-        """Return the distinct values and their counts, each shape (num_distinct,), in any order."""
+        """Return the distinct values and their counts, in any order.
+
+        Returns:
+            Values of the counter's dtype, counts uint32; each shape (num_distinct,).
+        """
         used = self._counts > 0
         return self._keys[used], self._counts[used]
 
     def frequent(self, min_count: int) -> NDArray[Any]:
-        """Return the values that occur at least min_count times, by falling count; equal counts by rising value."""
+        """Return the values that occur at least min_count times, by falling count; equal counts by rising value.
+
+        Returns:
+            Of the counter's dtype, shape (n,).
+        """
         values, counts = self.items()
         kept = counts >= min_count
         values, counts = values[kept], counts[kept]

@@ -76,7 +76,7 @@ class TableOrder:
         return np.concatenate([share_begins, begins[num_trainers::num_trainers, None]], axis=1)
 
     def bag_lists(self, bags: Sequence[Bags], sample_ends: Int64Array) -> BagLists:
-        """Return what trainers get of the bags besides rows; arguments as in `arrange`."""
+        """Return what trainers get of the bags besides rows; arguments and dtypes as in `arrange`."""
         in_order = [bags[index] for index in self._ragged_in_order]
         num_trainers = len(sample_ends) - 1
         weighted = [(each.offsets[sample_ends], each.weights) for each in in_order if each.weights is not None]

@@ -79,7 +79,7 @@ def send_dense_parameters(world: World, parameters: Mapping[str, NDArray[np.floa
 
 
 def receive_dense_parameters(world: World, topology: Topology) -> dict[str, NDArray[np.float32]]:
-    """Return what trainer 0 sends with `send_dense_parameters`."""
+    """Return what trainer 0 sends with `send_dense_parameters`: float32 of any shape, by name."""
     with waiting_for("trainer 0: its part of the model"):
         return decode_record(world.receive(topology.trainer_ranks[0]))
 

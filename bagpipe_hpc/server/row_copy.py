@@ -1,7 +1,7 @@
-"""Copies between random rows of a shard and a contiguous stage.
+"""Copies between rows anywhere in a shard and a contiguous stage.
 
-One pass each, with rows asked for ahead of their turn: up to twice as fast as numpy's take, three times as its put.
-Indices are not checked here. Python's lock is released.
+Each copy is one pass with hints to the memory system about rows to come. It is up to twice as fast as numpy's take and
+three times as fast as its put. The indices are not checked here. The functions release Python's lock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Int64Array = NDArray[np.int64]
 
 @compiled
 def gather_rows(rows: Float32Array, indices: Int64Array, out: Float32Array) -> None:
-    """out[j] = rows[indices[j]]; float32 (num_rows, w), int64 (n,), float32 (n, w)."""
+    """Copy rows[indices[j]] to out[j]; rows is float32 (num_rows, w), indices int64 (n,), out float32 (n, w)."""
     for j in range(len(indices)):
         if j + DISTANCE < len(indices):
             hint(rows, indices[j + DISTANCE])
@@ -30,7 +30,7 @@ def gather_rows(rows: Float32Array, indices: Int64Array, out: Float32Array) -> N
 
 @compiled
 def scatter_rows(rows: Float32Array, indices: Int64Array, values: Float32Array) -> None:
-    """rows[indices[j]] = values[j]; shapes as above."""
+    """Copy values[j] to rows[indices[j]]; rows is float32 (num_rows, w), indices int64 (n,), values float32 (n, w)."""
     for j in range(len(indices)):
         if j + DISTANCE < len(indices):
             hint(rows, indices[j + DISTANCE])
@@ -40,24 +40,35 @@ def scatter_rows(rows: Float32Array, indices: Int64Array, values: Float32Array) 
 
 
 @compiled
-def set_rows_aside(
+def keep_rows(
     rows: Float32Array,
     indices: Int64Array,
     is_needed: BoolArray,
-    aside: Float32Array,
+    kept: Float32Array,
     numbers: Int64Array,
-    num_aside: int,
+    num_kept: int,
 ) -> int:
-    """Append the rows that are needed to aside, their indices to numbers, and need them no more; returns how many."""
+    """Append those rows that are needed to kept, and their indices to numbers; then they are needed no more.
+
+    Args:
+        rows: float32, shape (num_rows, w).
+        indices: int64, shape (n,).
+        is_needed: bool, shape (num_rows,).
+        kept: float32, shape (any, w).
+        numbers: int64, shape (any,).
+        num_kept: Rows that stand in kept before.
+    Returns:
+        The number of rows in kept afterwards.
+    """
     for j in range(len(indices)):
         row = indices[j]
         if is_needed[row]:
             is_needed[row] = False
             for column in range(rows.shape[1]):
-                aside[num_aside, column] = rows[row, column]
-            numbers[num_aside] = row
-            num_aside += 1
-    return num_aside
+                kept[num_kept, column] = rows[row, column]
+            numbers[num_kept] = row
+            num_kept += 1
+    return num_kept
 
 
 @compiled
@@ -69,9 +80,18 @@ def mark_rows(
     is_needed: BoolArray,
     indices: Int64Array,
 ) -> int:
-    """Rows of at least the lowest state, ascending, go to indices, are needed, and get a new state; returns how many.
+    """Write the rows of at least the lowest state to indices, ascending. They become needed and get a new state.
 
-    words is the memory of state, 8 rows each: most of a shard may never have been used.
+    Args:
+        words: The memory of state as uint64, 8 rows each. The loop skips words of 0, because most of a shard may never
+            have been used.
+        state: uint8, shape (num_rows,).
+        lowest: The lowest state that counts.
+        new_state: The state of these rows afterwards.
+        is_needed: bool, shape (num_rows,).
+        indices: int64, shape (num_rows,).
+    Returns:
+        The number of rows found.
     """
     num_rows = 0
     for word in range(len(words)):

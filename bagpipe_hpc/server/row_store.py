@@ -1,4 +1,4 @@
-"""One server's shard of all tables: rows `[embedding | optimizer state]`, made on first use."""
+"""The rows of one server, `[embedding | optimizer state]`. They are made when they are first used."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _ABSENT, _INITIAL, _TOUCHED, _CHANGED = 0, 1, 2, 3  # changed: touched since the
 
 
 class RowStore:
-    """Rows of one server.
+    """The rows of one server; the ServedRows of the transports.
 
     Args:
-        sharding: Key -> (server, local row).
+        sharding: From keys to servers and local rows.
         server: This server's index.
-        initializer: Initial rows.
-        rows: Memory for the shard, float32 (num_local_rows, row_width); its content is not read before it is made.
-            See `lazy_memory.lazy_zeros`.
+        initializer: Makes the initial rows.
+        rows: Memory for the rows, float32 (num_local_rows, row_width). The store writes a row before it reads it, so
+            memory of `lazy_memory.lazy_zeros` costs what is used.
     """
 
     def __init__(self, sharding: Sharding, server: int, initializer: RowInitializer, rows: Float32Array) -> None:
@@ -46,11 +46,11 @@ class RowStore:
 
     @property
     def row_width(self) -> int:
-        """Columns of a row, optimizer state included."""
+        """float32 columns of a row, optimizer state included."""
         return int(self.rows.shape[1])
 
     def materialise(self, local_rows: Int64Array) -> None:
-        """Make the rows that do not exist yet; local_rows are unique."""
+        """Make the rows that do not exist yet; local_rows is int64 (n,) without repetitions."""
         new = local_rows[self._state[local_rows] == _ABSENT]
         if len(new):
             made = np.empty((len(new), self.row_width), dtype=np.float32)
@@ -59,10 +59,12 @@ class RowStore:
             self._state[new] = _INITIAL
 
     def gather(self, local_rows: Int64Array, out: Float32Array, between: Between = lambda: None) -> None:
-        """Copy rows, int64 (n,) unique, into out, float32 (n, row_width).
+        """Copy rows into out.
 
         Args:
-            between: Called between parts of about 512 KiB, for what cannot wait until all rows are copied.
+            local_rows: int64, shape (n,), without repetitions.
+            out: float32, shape (n, row_width).
+            between: Called between parts of about 512 KiB, for work that cannot wait until all rows are copied.
         """
         self.materialise(local_rows)  # which checks the indices, too
         for part in self._parts(len(local_rows)):
@@ -70,32 +72,36 @@ class RowStore:
             between()
 
     def scatter(self, local_rows: Int64Array, rows: Float32Array, between: Between = lambda: None) -> None:
-        """Overwrite rows, int64 (n,) unique, with float32 (n, row_width); between as in `gather`."""
+        """Overwrite rows, int64 (n,) without repetitions, with float32 (n, row_width); between as in `gather`."""
         if self._snapshot is not None:
-            self._snapshot.set_aside(local_rows)
+            self._snapshot.keep(local_rows)
         self.mark_touched(local_rows)  # which checks the indices, too
         for part in self._parts(len(local_rows)):
             scatter_rows(self.rows, local_rows[part], rows[part])
             between()
 
     def mark_touched(self, local_rows: Int64Array) -> None:
-        """Note that rows were updated (by a transport that wrote them itself)."""
+        """Note that a transport itself has overwritten rows; local_rows is int64 (n,)."""
         self._state[local_rows] = _CHANGED
 
     def num_touched(self) -> int:
-        """Rows updated so far."""
+        """Return the number of rows that were updated so far."""
         return int(np.count_nonzero(self._state >= _TOUCHED))
 
     def touched(self, first_row: int, num_rows: int) -> tuple[Int64Array, Float32Array]:
-        """Touched rows among num_rows local rows from first_row, as (keys, rows), ascending."""
+        """Return the touched rows among num_rows local rows from first_row on.
+
+        Returns:
+            Keys, int64 (n,), ascending, and rows, float32 (n, row_width).
+        """
         local_rows = first_row + np.flatnonzero(self._state[first_row : first_row + num_rows] >= _TOUCHED)
         return self.sharding.keys_of(self.server, local_rows), self.rows[local_rows]
 
     def take_snapshot(self, *, is_full: bool) -> RowSnapshot:
         """Keep the touched rows, or those changed since the last snapshot, as they are now.
 
-        Its rows must be found by another thread or before the next `scatter`. Until `drop_snapshot`, every `scatter`
-        sets aside what it overwrites of them.
+        Another thread must find the rows of the snapshot, or this one before the next `scatter`. Until `drop_snapshot`,
+        every `scatter` keeps the rows of the snapshot that it overwrites.
         """
         assert self._snapshot is None, "one snapshot at a time"
         lowest = _TOUCHED if is_full else _CHANGED
@@ -110,20 +116,25 @@ class RowStore:
         return self._snapshot
 
     def drop_snapshot(self) -> None:
-        """The snapshot was read to its end."""
+        """Forget the snapshot, after its last piece was read."""
         self._snapshot = None
 
     def restore(self, keys: Int64Array, rows: Float32Array) -> None:
-        """Rows of a checkpoint: keys int64 (n,) unique, of this server; rows float32 (n, row_width)."""
+        """Take over rows of a checkpoint.
+
+        Args:
+            keys: int64, shape (n,), without repetitions, all of this server.
+            rows: float32, shape (n, row_width).
+        """
         local_rows = self.sharding.local_row_of(keys)
         self.rows[local_rows] = rows
         self._state[local_rows] = _TOUCHED
 
     def _compile(self) -> None:
-        """What a first snapshot would compile, while rows wait for it."""
+        """Compile now what the first snapshot would compile while rows wait for it."""
         snapshot = self.take_snapshot(is_full=True)
         snapshot.find_rows()
-        snapshot.set_aside(np.empty(0, dtype=np.int64))
+        snapshot.keep(np.empty(0, dtype=np.int64))
         self.drop_snapshot()
 
     def _parts(self, num_rows: int) -> Iterator[slice]:

@@ -7,11 +7,11 @@ oracle             server                                   trainers
   |                  4 gather fetches of n into their stages    |
   |                  5 announce ready n  ---------------------> | Get of n
   |--- snapshot i -> 6 once i is scattered: keep its rows, write them in a thread
-  |--- end ------->  7 drain: 2 and 3 for the last P+1          |
+  |--- end ------->  7 2 and 3 for the last P+1 plans          |
   | <-- touched rows 8 for the model digest                     |
 
-While a snapshot is due, the server takes 2 and 3 ahead of their turn whenever no plan has arrived: all fetches that the
-iterations in question need were offered before, so their write-backs come without any further plan.
+While a snapshot is due and no plan has arrived, the server does 2 and 3 ahead of their turn: it has offered all fetches
+of these iterations before, so their write-backs arrive without any further plan.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def run_server(spec: JobSpec, start: StartingPoint, topology: Topology, comms: C
 
 
 class _Server:
-    """Plays the plans."""
+    """Plays the plans of one server."""
 
     def __init__(self, spec: JobSpec, store: RowStore, end: ServerEnd, writer: FileWriter) -> None:
         self._spec, self._store, self._end, self._writer = spec, store, end, writer
@@ -87,7 +87,7 @@ class _Server:
         self._finite = FiniteRows(spec.config, spec.schema)
 
     def serve(self, plans: PlanReceiver) -> None:
-        """Play every plan; all files are written then."""
+        """Play every plan. On return, all files of checkpoints are written."""
         while (item := self._next(plans)) is not None:
             if isinstance(item, SnapshotOrder):
                 self._due = item, self._unabsorbed[-1]
@@ -120,7 +120,7 @@ class _Server:
             self._due = None
 
     def _save(self, snapshot: SnapshotOrder) -> None:
-        """Keep the state as it is (6)."""
+        """Keep the rows as they are, and let the thread write them (6)."""
         assert self._spec.checkpoints is not None
         start = time.perf_counter()
         store = self._store
@@ -152,7 +152,7 @@ class _Server:
         self._writer.write(write)
 
     def _checked(self, snapshot: SnapshotOrder, pieces: Iterable[Rows]) -> Iterator[Rows]:
-        """The same pieces; raises DivergedError at the first row that is not finite."""
+        """Yield the same pieces; raise DivergedError at the first row that is not finite."""
         for keys, values in pieces:
             self._finite.require(snapshot.num_trained, keys, values)
             note_step()

@@ -1,6 +1,6 @@
 """The two ends of the row transport. One contract test suite runs against every implementation.
 
-The protocol all of them keep, with P the prefetch depth :
+All of them keep this protocol, with P the prefetch depth:
 
     server, for n = 0, 1, 2, ...                       trainer
       1. absorb(n-P-1): wait until every trainer has    3. fetch(n): wait for 2 of every server, take the rows.
@@ -46,17 +46,17 @@ class ServedRows(Protocol):
         """
 
     def scatter(self, local_rows: Int64Array, rows: Float32Array, between: Callable[[], object] = ...) -> None:
-        """Overwrite rows; arguments as for `gather`."""
+        """Overwrite rows, int64 (n,) without repetitions, with float32 (n, row_width); between as for `gather`."""
 
     def mark_touched(self, local_rows: Int64Array) -> None:
         """Note that the transport itself has overwritten rows; local_rows is int64 (n,)."""
 
 
 class ServerEnd(Protocol):
-    """An embedding server's end; called in the order absorb(n-P-1), offer(n)."""
+    """The end of an embedding server. Its owner calls absorb(n-P-1), then offer(n), for n = 0, 1, 2, ..."""
 
     def offer(self, plan: ServerPlan) -> None:
-        """Make the rows of iteration n ready for every trainer. Communication: collective where a ring grows."""
+        """Make the rows of iteration n ready for every trainer. Communication: collective if a ring grows."""
 
     def absorb(self, plan: ServerPlan) -> None:
         """Wait for every trainer's rows of an iteration and store them. Communication: waits for messages."""
@@ -66,7 +66,7 @@ class ServerEnd(Protocol):
 
 
 class TrainerEnd(Protocol):
-    """A trainer's end; `fetch` and `write_back` may be called from two different threads."""
+    """The end of a trainer. One thread may call `fetch` while another one calls `write_back`."""
 
     def fetch(self, plan: TrainerPlan, out: Float32Array) -> None:
         """Take the fetched rows of an iteration, in `fetch_slots` order, into out, float32 (n, row_width).
@@ -77,7 +77,7 @@ class TrainerEnd(Protocol):
     def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
         """Hand over the evicted rows of an iteration, float32 (n, row_width) in `write_back_slots` order.
 
-        Communication: one-sided, complete on return; announces to every server, also where there are no rows.
+        Communication: one-sided, complete on return; announces to every server, even without rows.
         """
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The stream of plans from the oracle to everybody."""
+"""The stream of plans from the oracle to every other rank."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bagpipe_hpc.waiting import note_step, waiting_for
 
 
 class PlanSender:
-    """The oracle's end: sends ahead of the receivers, but only so far.
+    """The end of the oracle, the port PlanOutlet. It sends a bounded number of plans ahead of each receiver.
 
-    Synchronous-mode sends complete when the receiver has taken the message, so the number of incomplete ones bounds
-    how far the oracle runs ahead, whatever MPI buffers.
+    A synchronous-mode send is complete when the receiver has taken the message. So the number of incomplete sends
+    bounds how far the oracle runs ahead, whatever MPI buffers.
 
     Args:
-        comm: All ranks of the job, the oracle being rank 0.
-        depth: Plans in flight per receiver.
+        comm: All ranks of the job; the oracle is rank 0.
+        depth: Plans that may be under way to one receiver.
     """
 
     def __init__(self, comm: MPI.Intracomm, depth: int) -> None:
@@ -30,19 +30,19 @@ class PlanSender:
         self.bytes_sent = 0
 
     def has_room(self) -> bool:
-        """Whether every receiver can be sent another plan. Drives progress; never blocks."""
+        """See PlanOutlet."""
         return max(self._drain().values()) < self._depth
 
     def slow_receivers(self) -> list[int]:
-        """World ranks that have not taken as many plans as may be in flight. Safe in any thread."""
+        """See PlanOutlet."""
         return [rank for rank, queue in self._in_flight.items() if len(queue) >= self._depth]
 
     def is_idle(self) -> bool:
-        """Whether every plan sent has been received. Drives progress; never blocks."""
+        """See PlanOutlet."""
         return not any(self._drain().values())
 
     def send(self, world_rank: int, message: bytes) -> None:
-        """Start sending one encoded plan; returns at once."""
+        """See PlanOutlet."""
         request = self._comm.Issend([message, MPI.BYTE], world_rank)
         self._in_flight[world_rank].append((request, message))
         self.bytes_sent += len(message)
@@ -55,17 +55,21 @@ class PlanSender:
 
 
 class PlanReceiver:
-    """The other end: plans in order, then None."""
+    """The end of a server or a trainer: it yields plans in order, then None.
+
+    Args:
+        comm: All ranks of the job; the oracle is rank 0.
+    """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm
 
     def is_waiting(self) -> bool:
-        """Whether `next` would return at once."""
+        """Return whether `next` would return at once."""
         return self._comm.Iprobe(0)
 
     def next(self) -> Item | None:
-        """The next plan or snapshot; None after the last. Communication: waits for the oracle."""
+        """Return the next plan or order of a snapshot; None after the last one. Communication: waits for the oracle."""
         with trace.span("receive plan") as span:
             with waiting_for("the oracle: the next plan"):
                 message = receive_bytes(self._comm, 0)

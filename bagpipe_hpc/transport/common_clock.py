@@ -18,13 +18,13 @@ Clock = Callable[[], int]
 
 
 def common_origin(world: MPI.Intracomm, clock: Clock, clock_name: str) -> tuple[int, int]:
-    """What this rank's clock reads at one moment common to all ranks.
+    """Return what the clock of this rank reads at one moment that is common to all ranks.
 
-    Ranks that do not share rank 0's clock compare theirs with it by messages to and fro, one rank after the other; in
-    the fastest exchange, rank 0 is taken to have answered in the middle.
+    A rank that does not share the clock of rank 0 exchanges messages with rank 0, one such rank after the other. Of its
+    fastest exchange, the rank assumes that rank 0 answered in the middle.
 
     Args:
-        clock: Nanoseconds.
+        clock: Returns nanoseconds.
         clock_name: Equal on ranks that share a clock.
     Returns:
         The reading, and a bound of its error: half the fastest exchange. Clocks that drift apart later are not seen.
@@ -50,7 +50,7 @@ def _answer(world: MPI.Intracomm, rank: int, clock: Clock) -> None:
 
 
 def _compare(world: MPI.Intracomm, clock: Clock) -> tuple[int, int]:
-    """How far this clock is ahead of rank 0's, and the bound of the error."""
+    """Return how many nanoseconds this clock is ahead of that of rank 0, and a bound of the error."""
     reading = np.zeros(1, dtype=np.int64)
     exchanges = []
     for _ in range(PING_PONGS):
@@ -64,7 +64,7 @@ def _compare(world: MPI.Intracomm, clock: Clock) -> tuple[int, int]:
 
 
 def clock_name() -> str:
-    """Equal on ranks that share CLOCK_MONOTONIC: same boot of the same kernel, same time namespace."""
+    """Return a name that is equal on ranks that share CLOCK_MONOTONIC: of one boot and one time namespace."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii") + os.readlink("/proc/self/ns/time")
     except OSError:

@@ -1,7 +1,7 @@
-"""The reference transport: every table shard is an RMA window, rows move by indexed datatypes.
+"""The reference transport: the rows of each server are an RMA window, and rows move by indexed datatypes.
 
-Same protocol, no stages: the server makes rows exist and says which they are, the trainer reads and writes them in the
-table itself. Slower by an order of magnitude; kept to compare with (contract tests, benchmarks).
+The protocol is the same, without stages: a server makes rows exist and tells the trainers which ones they need, and the
+trainers read and write them in the window itself. It is slower, and stays to compare with (contract tests, benchmarks).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Int64Array = NDArray[np.int64]
 
 
 class DirectServer:
-    """Server end.
+    """The end of a server.
 
     Args:
         comm: Servers first, then trainers.
         num_servers: S.
-        window: Holds the table shard.
+        window: Holds the rows of this server.
         store: This server's rows; its memory is `window.memory`.
     Communication: construction is collective over comm.
     """
@@ -37,6 +37,7 @@ class DirectServer:
         self._store = store
 
     def offer(self, plan: ServerPlan) -> None:
+        """See ServerEnd."""
         with trace.span("gather", plan.stream_position):
             self._store.materialise(plan.fetch_rows)
         self._window.sync()
@@ -46,17 +47,26 @@ class DirectServer:
         self._notices.announce_ready(plan.stream_position, payloads)
 
     def absorb(self, plan: ServerPlan) -> None:
+        """See ServerEnd."""
         self._notices.await_written(plan.stream_position)
         self._window.sync()
         self._store.mark_touched(plan.write_back_rows)
 
     def close(self) -> None:
+        """See ServerEnd and TrainerEnd."""
         self._window.free()
         self._notices.free()
 
 
 class DirectTrainer:
-    """Trainer end; window has no rows here."""
+    """The end of a trainer.
+
+    Args:
+        comm: Servers first, then trainers.
+        num_servers: S.
+        window: Has no rows on a trainer.
+    Communication: construction is collective over comm.
+    """
 
     def __init__(self, comm: MPI.Intracomm, num_servers: int, window: RowWindow) -> None:
         self._notices = Notices(comm, num_servers)
@@ -64,6 +74,7 @@ class DirectTrainer:
         self._write_back_rows: dict[int, list[Int64Array]] = {}
 
     def fetch(self, plan: TrainerPlan, out: Float32Array) -> None:
+        """See TrainerEnd."""
         payloads = self._notices.await_ready(plan.stream_position)
         indices = [np.frombuffer(payload, dtype="<i8") for payload in payloads]
         counts = plan.fetch_counts.tolist()
@@ -76,6 +87,7 @@ class DirectTrainer:
                 start += count
 
     def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
+        """See TrainerEnd."""
         start = 0
         for server, indices in enumerate(self._write_back_rows.pop(plan.stream_position)):
             if len(indices):
@@ -84,5 +96,6 @@ class DirectTrainer:
         self._notices.announce_written(plan.stream_position)
 
     def close(self) -> None:
+        """See ServerEnd and TrainerEnd."""
         self._window.free()
         self._notices.free()

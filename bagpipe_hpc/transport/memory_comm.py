@@ -1,8 +1,8 @@
-"""The in-memory twin of an MPI communicator: ranks are threads of one process, and MPI is never started.
+"""A communicator in memory: its ranks are threads of one process, and MPI is never started.
 
-It has what jobs use of mpi4py's Intracomm, with the same names, and no more. One contract test runs against both
-(tests/communicator.py). Collectives wait for all ranks, which MPI's may do too. Objects are not copied by collectives:
-nobody changes what was handed over. Messages are copied.
+It has those methods of mpi4py's Intracomm that a job uses, with the same names. One contract test runs against both
+(tests/communicator.py). Every collective waits for all ranks, which MPI's may do too. Collectives do not copy objects,
+because no rank changes what it has given. Messages are copied.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Message:
 
 @dataclass
 class _Meeting:
-    """One collective: what each rank has brought, and how many have seen it."""
+    """One collective: what each rank gives, and how many ranks have seen the result."""
 
     brought: dict[int, Any] = field(default_factory=dict)
     result: Any = None
@@ -36,7 +36,11 @@ class _Meeting:
 
 
 class _Shared:
-    """What all ranks of a communicator share."""
+    """What all ranks of a communicator share.
+
+    Args:
+        size: Number of ranks.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -45,7 +49,12 @@ class _Shared:
         self.meetings: dict[int, _Meeting] = {}
 
     def meet(self, number: int, rank: int, value: Any, combine: Callable[[list[Any]], Any]) -> Any:
-        """Bring a value to the collective of this number; returns what combine makes of all, by rank."""
+        """Give a value to a collective, and return its result.
+
+        Args:
+            number: Of the collective; ranks count their collectives.
+            combine: Makes the result of all values, by rank.
+        """
         with self.changed:
             meeting = self.meetings.setdefault(number, _Meeting())
             meeting.brought[rank] = value
@@ -61,7 +70,7 @@ class _Shared:
 
 
 class MemoryComm:
-    """One rank's end of a communicator. Several threads may use it for messages, one for collectives."""
+    """One rank's end of a communicator. Several threads may send and receive messages, one may call collectives."""
 
     def __init__(self, shared: _Shared, rank: int) -> None:
         self._shared = shared
@@ -70,7 +79,7 @@ class MemoryComm:
 
     @classmethod
     def world(cls, size: int) -> list[MemoryComm]:
-        """A communicator of so many ranks: the end of each."""
+        """Return the ends of a new communicator of so many ranks, by rank."""
         shared = _Shared(size)
         return [cls(shared, rank) for rank in range(size)]
 
@@ -81,61 +90,61 @@ class MemoryComm:
         return self._shared.meet(number, self.rank, value, combine)
 
     def allgather(self, value: Any) -> list[Any]:
-        """As MPI's."""
+        """As in MPI."""
         return list(self._meet(value, list))
 
     def gather(self, value: Any, root: int = 0) -> list[Any] | None:
-        """As MPI's."""
+        """As in MPI."""
         values = self.allgather(value)
         return values if self.rank == root else None
 
     def bcast(self, value: Any, root: int = 0) -> Any:
-        """As MPI's."""
+        """As in MPI."""
         return self._meet(value, lambda values: values[root])
 
     def Barrier(self) -> None:  # noqa: N802
-        """As MPI's."""
+        """As in MPI."""
         self._meet(None, list)
 
     def Dup(self) -> MemoryComm:  # noqa: N802
-        """As MPI's."""
+        """As in MPI."""
         return MemoryComm(self._meet(None, lambda values: _Shared(len(values))), self.rank)
 
     def Split(self, color: int, key: int = 0) -> MemoryComm | MPI.Comm:  # noqa: N802
-        """As MPI's: MPI.COMM_NULL where the color is MPI.UNDEFINED."""
+        """As in MPI: return MPI.COMM_NULL if the color is MPI.UNDEFINED."""
         parts: dict[int, MemoryComm] = self._meet((color, key), _split)
         return parts.get(self.rank, MPI.COMM_NULL)
 
     def Split_type(self, split_type: int, key: int = 0) -> MemoryComm | MPI.Comm:  # noqa: N802
-        """As MPI's: all ranks share one memory."""
+        """As in MPI: all ranks share one memory."""
         return self.Split(0, key)
 
     def Free(self) -> None:  # noqa: N802
-        """As MPI's, and nothing waits for it."""
+        """As in MPI, but no rank waits for another."""
         del self._shared
 
     # Messages
 
     def Send(self, message: Any, dest: int, tag: int = 0) -> None:  # noqa: N802
-        """As MPI's, buffered."""
+        """As in MPI, buffered."""
         self._send(message, dest, tag)
 
     def Isend(self, message: Any, dest: int, tag: int = 0) -> MemoryRequest:  # noqa: N802
-        """As MPI's, buffered."""
+        """As in MPI, buffered."""
         self._send(message, dest, tag)
         return MemoryRequest(lambda: True)
 
     def Issend(self, message: Any, dest: int, tag: int = 0) -> MemoryRequest:  # noqa: N802
-        """As MPI's: complete when the message has been taken."""
+        """As in MPI: complete when the message has been taken."""
         sent = self._send(message, dest, tag)
         return MemoryRequest(lambda: sent.is_taken)
 
     def Iprobe(self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG) -> bool:  # noqa: N802
-        """As MPI's."""
+        """As in MPI."""
         return self._find(source, tag) is not None
 
     def take(self, source: int, tag: int) -> tuple[int, bytearray] | None:
-        """Source and content of the first message that matches, if one has arrived. MPI: Improbe and Mrecv."""
+        """Return the source and the content of the first message that matches, or None. In MPI: Improbe and Mrecv."""
         with self._shared.changed:
             message = self._find(source, tag)
             if message is None:
@@ -160,18 +169,22 @@ class MemoryComm:
 
 
 class MemoryRequest:
-    """As MPI's."""
+    """As in MPI."""
 
     def __init__(self, is_complete: Callable[[], bool]) -> None:
         self._is_complete = is_complete
 
     def Test(self) -> bool:  # noqa: N802
-        """Whether the operation is complete."""
+        """Return whether the operation is complete."""
         return self._is_complete()
 
 
 def _split(chosen: list[tuple[int, int]]) -> dict[int, MemoryComm]:
-    """The ends of all parts, by the rank in the whole; chosen are color and key by rank."""
+    """Return the ends of all parts, by the rank in the whole communicator.
+
+    Args:
+        chosen: Color and key of each rank.
+    """
     parts: dict[int, MemoryComm] = {}
     for color in {color for color, _ in chosen} - {MPI.UNDEFINED}:
         members = sorted((key, rank) for rank, (its_color, key) in enumerate(chosen) if its_color == color)

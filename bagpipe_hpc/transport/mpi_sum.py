@@ -20,7 +20,7 @@ class MpiSum:
         self._waiting: dict[str, Any] = {}
 
     def start(self, name: str, buffer: Any) -> None:
-        """See DenseSum. Buffers become complete in another order at every trainer, so nothing is sent yet."""
+        """See DenseSum. Nothing is sent yet, because buffers become complete in another order at every trainer."""
         self._waiting[name] = buffer.numpy()
 
     def finish(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Rows between trainers: pushes one way, gradients the other. All counts come from the plan."""
+"""Rows between trainers: pushes go one way, their gradients the other way. All counts come from the plan."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Int32Array = NDArray[np.int32]
 
 
 class PeerExchange:
-    """Point-to-point blocks of rows among the trainers.
+    """Exchanges blocks of rows between the trainers.
 
     Args:
-        comm: The trainers; duplicated.
+        comm: The trainers; the exchange uses a duplicate of it.
     Communication: construction and `free` are collective over comm.
     """
 
@@ -28,14 +28,14 @@ class PeerExchange:
     def swap(
         self, outgoing: WireArray, send_counts: Int32Array, incoming: WireArray, receive_counts: Int32Array
     ) -> None:
-        """Send consecutive blocks of outgoing to trainers 0, 1, ...; receive theirs into incoming.
+        """Send consecutive blocks of outgoing to trainers 0, 1, ..., and receive the blocks of these into incoming.
 
         Args:
             outgoing: float32 or int16, shape (send_counts.sum(), columns), C-contiguous.
             send_counts: int32, shape (T,); 0 for this trainer.
             incoming: Of the same type, shape (receive_counts.sum(), columns), C-contiguous.
             receive_counts: int32, shape (T,).
-        Communication: with every trainer that has a block for this one or gets one; complete on return.
+        Communication: with every trainer that sends or receives a block; complete on return.
         """
         if len(outgoing) + len(incoming) == 0:
             return

@@ -1,9 +1,10 @@
 """Staged one-sided transfer: one contiguous Get or Put per server, trainer and iteration.
 
-Each server has two windows, a ring of P+1 fetch stages and one of P+1 write-back stages. The plan says where in a ring
-each (trainer, iteration) has its stage, so the stages of all trainers in an iteration are packed and the server gathers
-or scatters them in one go. Rings only grow: the plan that first needs a larger one makes every rank allocate it, at the
-same place in its stream of plans (`_StageRings.prepare`); earlier stages stay in the old ring until they are drained.
+Each server has two windows, a ring of P + 1 fetch stages and one of P + 1 write-back stages. The plan says where in a
+ring each (trainer, iteration) has its stage. So the stages of all trainers in an iteration are packed, and the server
+gathers or scatters them in one call. Rings only grow: the plan that first needs a larger ring makes every rank allocate
+it, at the same place in its stream of plans (`_StageRings.prepare`). Earlier stages stay in the old ring until they are
+emptied.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Int32Array = NDArray[np.int32]
 
 
 class _StageRings:
-    """The stage windows of both directions, by ring size."""
+    """The windows of stages in both directions, by the number of rows of a ring slot."""
 
     def __init__(self, comm: MPI.Intracomm, num_stages: int, row_width: int, is_server: bool) -> None:
         self._comm, self._row_width = comm, row_width
@@ -34,7 +35,7 @@ class _StageRings:
         self.write_back: dict[int, RowWindow] = {}
 
     def prepare(self, plan: ServerPlan | TrainerPlan) -> None:
-        """Allocate the rings this plan needs. Communication: collective where one is new."""
+        """Allocate the rings that this plan needs. Communication: collective if a ring is new."""
         for rings, rows in ((self.fetch, plan.fetch_ring_rows), (self.write_back, plan.write_back_ring_rows)):
             if rows not in rings:
                 rings[rows] = RowWindow(self._comm, self._num_stages * rows, self._row_width)
@@ -47,10 +48,10 @@ class _StageRings:
 
 
 class StagedServer:
-    """Server end.
+    """The end of a server.
 
     Args:
-        comm: Servers first, then trainers; duplicated for the windows.
+        comm: Servers first, then trainers. The windows are made on it; notices go over duplicates of it.
         num_servers: S.
         num_stages: P + 1.
         store: This server's rows.
@@ -63,6 +64,7 @@ class StagedServer:
         self._store = store
 
     def offer(self, plan: ServerPlan) -> None:
+        """See ServerEnd."""
         self._rings.prepare(plan)
         window = self._rings.fetch[plan.fetch_ring_rows]
         first, size = int(plan.fetch_offsets[0]), len(plan.fetch_rows)
@@ -72,6 +74,7 @@ class StagedServer:
         self._notices.announce_ready(plan.stream_position)
 
     def absorb(self, plan: ServerPlan) -> None:
+        """See ServerEnd."""
         self._notices.await_written(plan.stream_position)
         window = self._rings.write_back[plan.write_back_ring_rows]
         window.sync()  # the Puts that were announced are visible to the scatter
@@ -80,18 +83,28 @@ class StagedServer:
             self._store.scatter(plan.write_back_rows, window.memory[first : first + size], self._notices.progress)
 
     def close(self) -> None:
+        """See ServerEnd and TrainerEnd."""
         self._rings.free()
         self._notices.free()
 
 
 class StagedTrainer:
-    """Trainer end; arguments as for StagedServer, row_width in float32 columns."""
+    """The end of a trainer.
+
+    Args:
+        comm: Servers first, then trainers.
+        num_servers: S.
+        num_stages: P + 1.
+        row_width: float32 columns of a row.
+    Communication: construction is collective over comm.
+    """
 
     def __init__(self, comm: MPI.Intracomm, num_servers: int, num_stages: int, row_width: int) -> None:
         self._notices = Notices(comm, num_servers)
         self._rings = _StageRings(comm, num_stages, row_width, is_server=False)
 
     def fetch(self, plan: TrainerPlan, out: Float32Array) -> None:
+        """See TrainerEnd."""
         self._rings.prepare(plan)
         self._notices.await_ready(plan.stream_position)
         window = self._rings.fetch[plan.fetch_ring_rows]
@@ -102,6 +115,7 @@ class StagedTrainer:
                 window.flush(server)
 
     def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
+        """See TrainerEnd."""
         window = self._rings.write_back[plan.write_back_ring_rows]
         for server, piece in _pieces(plan.write_back_counts, rows):
             window.put(server, int(plan.write_back_offsets[server]), piece)
@@ -110,12 +124,13 @@ class StagedTrainer:
         self._notices.announce_written(plan.stream_position)
 
     def close(self) -> None:
+        """See ServerEnd and TrainerEnd."""
         self._rings.free()
         self._notices.free()
 
 
 def _pieces(counts: Int32Array, rows: Float32Array) -> Iterator[tuple[int, Float32Array]]:
-    """Each server's part of rows; servers without one are left out."""
+    """Yield the part of the rows of each server that has one."""
     start = 0
     for server, count in enumerate(counts.tolist()):
         if count:

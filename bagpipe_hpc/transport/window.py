@@ -1,4 +1,4 @@
-"""RMA windows of rows: memory on the servers, one-sided access by the trainers."""
+"""RMA windows of rows: the memory is on the servers, and the trainers access it one-sidedly."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Int64Array = NDArray[np.int64]
 class RowWindow:
     """One RMA window of float32 rows on every server of a communicator.
 
-    Owns the window, its passive-target epoch (opened once, for the window's whole life) and the row datatype: counts
-    and displacements are in rows, so that nothing overflows at 2 GiB.
+    It owns the window, its passive-target epoch (open as long as the window lives) and the datatype of a row. Counts
+    and displacements are in rows, so that nothing overflows at 2 GiB. `memory` is float32 (num_rows, row_width).
 
     Args:
         comm: Servers first (rank = server index), then trainers.
@@ -42,37 +42,37 @@ class RowWindow:
         self._window.Lock_all(MPI.MODE_NOCHECK)
 
     def sync(self) -> None:
-        """Order this rank's own loads and stores with remote accesses (the unified memory model asks for it)."""
+        """Order the loads and stores of this rank with remote accesses, as the unified memory model demands."""
         self._window.Sync()
 
     def get(self, server: int, first_row: int, out: Float32Array) -> None:
-        """Start taking len(out) contiguous rows of a server; complete after `flush`."""
+        """Start reading contiguous rows of a server into out, float32 (n, row_width). Complete after `flush`."""
         self._window.Get([out, len(out), self._row_type], server, (first_row, len(out), self._row_type))
 
     def put(self, server: int, first_row: int, rows: Float32Array) -> None:
-        """Start writing contiguous rows of a server; complete after `flush`."""
+        """Start writing contiguous rows of a server from rows, float32 (n, row_width). Complete after `flush`."""
         self._window.Put([rows, len(rows), self._row_type], server, (first_row, len(rows), self._row_type))
 
     def get_indexed(self, server: int, row_indices: Int64Array, out: Float32Array) -> None:
-        """Take rows at arbitrary positions; complete on return."""
+        """Read rows at any positions, int64 (n,), into out, float32 (n, row_width). Complete on return."""
         target = self._indexed(row_indices)
         self._window.Get([out, len(out), self._row_type], server, (0, 1, target))
         self.flush(server)
         target.Free()
 
     def put_indexed(self, server: int, row_indices: Int64Array, rows: Float32Array) -> None:
-        """Write rows at arbitrary positions; complete on return."""
+        """Write rows at any positions, int64 (n,), from rows, float32 (n, row_width). Complete on return."""
         target = self._indexed(row_indices)
         self._window.Put([rows, len(rows), self._row_type], server, (0, 1, target))
         self.flush(server)
         target.Free()
 
     def flush(self, server: int) -> None:
-        """Complete all accesses to a server, at the server too."""
+        """Complete all accesses to a server, also at the server."""
         self._window.Flush(server)
 
     def free(self) -> None:
-        """Close the epoch and release the memory; `memory` must not be used afterwards."""
+        """Close the epoch and release the memory. `memory` must not be used afterwards."""
         self._window.Unlock_all()
         del self.memory
         self._window.Free()
@@ -93,9 +93,9 @@ def _allocate(num_rows: int, row_bytes: int, comm: MPI.Intracomm) -> MPI.Win:
 
 
 def _require_address_space(num_bytes: int, comm: MPI.Intracomm) -> None:
-    """See that this rank can map what all ranks of its host allocate, as MPI does.
+    """Raise PlatformError if this rank cannot map what all ranks of its host allocate, as MPI does.
 
-    Where it cannot, Open MPI fails here and leaves the other ranks waiting for ever, or waits itself.
+    Otherwise Open MPI fails here and leaves the other ranks waiting for ever, or waits itself.
     """
     host = socket.gethostname()
     on_this_host = sum(size for name, size in comm.allgather((host, num_bytes)) if name == host)

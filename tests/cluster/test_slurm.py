@@ -259,7 +259,7 @@ def test_a_job_that_cannot_get_further_ends_at_last(slurm: SlurmCluster, tmp_pat
     job = submission.wait(submission.submit(max_restarts=1, **ONE_KIND))
     assert (job["JobState"], job["Restarts"], job["ExitCode"]) == ("FAILED", "1", "1:0"), submission.log()
     last = submission.log().splitlines()[-1]
-    assert "no run gets further than the beginning, max_restarts is 1: mend the cause" in last
+    assert "no run gets further than the beginning, max_restarts is 1: fix the cause" in last
 
 
 @pytest.mark.skipif(open_mpi_version() != 5, reason="other MPIs refuse to start under a launcher that does not fit")

@@ -128,7 +128,7 @@ def test_a_setting_that_cannot_be_is_refused(
     ("content", "parts"),
     [
         (None, ["is missing", "check the path"]),
-        ("training: [1, 2\n  epochs: }", ["not valid YAML", "line 2", "mend it"]),
+        ("training: [1, 2\n  epochs: }", ["not valid YAML", "line 2", "correct it"]),
     ],
     ids=["missing", "not YAML"],
 )

@@ -166,7 +166,7 @@ def test_a_file_must_be_a_mapping(tmp_path: Path, text: str) -> None:
 
 
 def test_malformed_yaml(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"job\.yaml is not valid YAML: .*line 1.*; mend it$") as error:
+    with pytest.raises(ConfigError, match=r"job\.yaml is not valid YAML: .*line 1.*; correct it$") as error:
         load(tmp_path, "training: {epochs: [")
     assert "\n" not in str(error.value)
 

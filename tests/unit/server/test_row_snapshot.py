@@ -30,7 +30,7 @@ def snapshot_of(rows: NDArray[np.float32], kept: NDArray[np.int64]) -> RowSnapsh
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_rows_overwritten_before_they_are_read_are_set_aside(data: st.DataObject) -> None:
+def test_rows_overwritten_before_they_are_read_are_kept(data: st.DataObject) -> None:
     rows = np.arange(NUM_ROWS * WIDTH, dtype=np.float32).reshape(NUM_ROWS, WIDTH)
     before = rows.copy()
     subsets = st.lists(st.integers(0, NUM_ROWS - 1), unique=True)
@@ -42,7 +42,7 @@ def test_rows_overwritten_before_they_are_read_are_set_aside(data: st.DataObject
     while True:
         for number in range(data.draw(st.integers(0, 2), label="writes")):
             written = np.array(data.draw(subsets, label="written"), dtype=np.int64)
-            snapshot.set_aside(written)
+            snapshot.keep(written)
             rows[written] = -1.0 - number
         piece = next(pieces, None)
         if piece is None:
@@ -78,7 +78,7 @@ def test_rows_are_not_overwritten_before_they_are_found() -> None:
     snapshot._is_found = is_found
 
     def write() -> None:
-        snapshot.set_aside(np.arange(4))
+        snapshot.keep(np.arange(4))
         events.append("may overwrite")
 
     writer = threading.Thread(target=write)
@@ -108,7 +108,7 @@ def test_a_reader_and_a_writer_at_the_same_time() -> None:
     is_first_read.wait(SECONDS)
     while reader.is_alive():
         written = random.choice(len(rows), 500, replace=False)
-        snapshot.set_aside(written)
+        snapshot.keep(written)
         rows[written] = 1.0
         is_first_written.set()
     assert np.concatenate(found).shape == (len(kept), 8)
@@ -122,5 +122,5 @@ def test_the_stall_is_that_of_the_thread_that_overwrites(monkeypatch: pytest.Mon
     monkeypatch.setattr(row_snapshot, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
     snapshot.find_rows()
     for row in range(2):
-        snapshot.set_aside(np.array([row]))
+        snapshot.keep(np.array([row]))
     assert snapshot.stall_seconds == 1.75
