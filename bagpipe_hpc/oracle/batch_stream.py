@@ -1,4 +1,4 @@
-"""The stream of batches of a job: those to train on, epoch by epoch, and those of each evaluation when it is due."""
+"""The stream of batches of a job: the training batches, epoch by epoch, and the batches of each evaluation between."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def timetable_of(config: Config, dataset: Dataset, training_range: TrainingRange
 
 
 def count_batches(training_range: TrainingRange, timetable: Timetable) -> int:
-    """Return the number of batches of this start: those to train on and those of evaluations."""
+    """Return the number of batches of this start: training batches and batches of evaluations."""
     num_evaluated = timetable.num_evaluations * timetable.num_batches
     return training_range.num_iterations + num_evaluated
 
@@ -32,7 +32,12 @@ def count_batches(training_range: TrainingRange, timetable: Timetable) -> int:
 def sample_batches(
     config: Config, dataset: Dataset, training_range: TrainingRange, timetable: Timetable
 ) -> Iterator[Batch]:
-    """Yield all batches to train on, epoch by epoch, and those of each evaluation, read-only, when it is due."""
+    """Yield all training batches, epoch by epoch. Where an evaluation is due, yield its batches, which are read-only.
+
+    Raises:
+        DatasetError: a batch cannot be read.
+    Communication: none.
+    """
     start = training_range.start
     epochs = (
         _epoch(config, dataset.train, epoch, start.sample if epoch == start.epoch else 0)

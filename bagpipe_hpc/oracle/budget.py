@@ -1,29 +1,30 @@
-"""When the oracle stops a job because its time runs out. Pure."""
+"""The decision when a job stops because its time limit is near. Pure."""
 
 from __future__ import annotations
 
 
 class Budget:
-    """When to stop, so that the last checkpoint is written in time.
+    """The time that a job has. It stops early enough to write the last checkpoint in time.
 
     Args:
-        seconds: From the start of the job; None: no limit.
-        start: What the clock reads at the start.
+        seconds: The time limit, from the start of the job. None: there is no limit.
+        start: The reading of the clock at the start of the job.
     """
 
-    RESERVE_SECONDS = 15.0  # to start a checkpoint and to leave
-    BACKLOG = 20  # iterations between asking for a boundary and reaching it
+    RESERVE_SECONDS = 15.0  # the time to start a checkpoint and to end the processes
+    BACKLOG = 20  # the number of iterations from the request of a boundary to the boundary
 
     def __init__(self, seconds: float | None, start: float) -> None:
         self._seconds = seconds
         self._start = start
 
     def is_spent(self, now: float, iteration_seconds: float, write_seconds: float) -> bool:
-        """Whether it is time to stop.
+        """Return whether it is time to stop.
 
         Args:
-            iteration_seconds: Of one iteration.
-            write_seconds: Of the slowest checkpoint so far; the last one may take twice as long.
+            now: The reading of the clock.
+            iteration_seconds: The time of one iteration.
+            write_seconds: The time of the slowest checkpoint so far. The last one may take twice as long.
         """
         if self._seconds is None:
             return False

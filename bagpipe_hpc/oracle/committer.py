@@ -1,4 +1,12 @@
-"""The oracle's part of a checkpoint: it starts one, notes what every rank has written, and commits (file_writer.py)."""
+"""The oracle's part of a checkpoint: it orders a snapshot, notes what every rank has written, and commits.
+
+oracle                                     servers, trainers
+  1 begin: create the partial checkpoint     |
+  2 send the order of a snapshot --------->  3 keep the state after the iteration
+  | (other plans)                            4 a thread writes the files (runtime/file_writer.py)
+  5 take: note the files  <---------------   |  FilesSaved
+  6 all files, history and evaluations are there: a thread writes the oracle's files and commits
+"""
 
 from __future__ import annotations
 
@@ -46,43 +54,54 @@ class _Open:
     saved: list[FilesSaved] = field(default_factory=list)
     history: History | None = None
     evaluations: bytes | None = None
-    is_abandoned: bool = False  # deleted instead of committed, once no rank writes to it any more
+    is_abandoned: bool = False  # it will be deleted, not committed, as soon as no rank writes to it
 
     @property
-    def is_complete(self) -> bool:
-        """But for the files of the ranks."""
+    def has_oracle_state(self) -> bool:
+        """Whether everything that the oracle itself writes is known."""
         return self.history is not None and self.evaluations is not None
 
 
 @dataclass
 class CheckpointTotals:
-    """Of all checkpoints of this start."""
+    """Figures of all checkpoints of this start.
+
+    Args:
+        written: The number of committed checkpoints.
+        skipped: The number that was left out because the checkpoint before was still being written.
+        bytes_written: The bytes of all files.
+        rows_written: The number of rows in all files.
+        write_seconds: The time from the order to the commit.
+        seconds_after_training: The part of write_seconds in which all iterations of the job were done.
+        slowest_seconds: The time of the slowest checkpoint.
+        stall_seconds: How long training stood still: for each checkpoint the time of the slowest rank.
+    """
 
     written: int = 0
-    skipped: int = 0  # the one before was still being written
+    skipped: int = 0
     bytes_written: int = 0
     rows_written: int = 0
-    write_seconds: float = 0.0  # from the order to the commit
-    seconds_after_training: float = 0.0  # of write_seconds: the job waited, all its iterations were done
+    write_seconds: float = 0.0
+    seconds_after_training: float = 0.0
     slowest_seconds: float = 0.0
-    stall_seconds: float = 0.0  # of the rank that was held up longest in each
+    stall_seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """For summary.json."""
+        """Return the figures by name, as in summary.json."""
         return dict(vars(self))
 
 
 class Committer:
-    """At most one checkpoint at a time.
+    """Writes at most one checkpoint at a time.
 
     Args:
-        spec: The job; it has checkpoints.
-        topology: Ranks of the job.
-        training_range: Iterations of the job.
-        model: What a job that resumes must agree on.
+        spec: The job. It writes checkpoints.
+        topology: The roles of the ranks.
+        training_range: The training iterations of this start.
+        model: The part of the manifest that a job which goes on must agree with.
         cache_rows: Slots per trainer.
-        is_pinned: Whether not to delete the checkpoint of an iteration. Called by a thread of its own.
-        mpi_version: What the MPI library calls itself; the manifest names it.
+        is_pinned: Returns whether the checkpoint of an iteration must be kept. The thread of a commit calls it.
+        mpi_version: The version string of the MPI library, for the manifest.
     """
 
     def __init__(
@@ -105,13 +124,13 @@ class Committer:
         self._mpi_version = mpi_version
         self._open: _Open | None = None
         self._commit: threading.Thread | None = None
-        self._parent: ParentEntry | None = None  # of the next increment; None: the next one is full
+        self._parent: ParentEntry | None = None  # the parent of the next increment; None: the next checkpoint is full
         self._depth = 0
         self._is_pinned = is_pinned
-        self._latest = self._resumed_iteration()  # of the checkpoint begun last, or gone on from
-        self._best: int | None = None  # iteration of the one to be named so
-        self._named_best: str | None = None  # the one that is
-        self._naming = threading.Lock()  # of the best, by the main thread and by that of a commit
+        self._latest = self._resumed_iteration()  # iteration of the latest checkpoint, written or being written
+        self._best: int | None = None  # iteration of the best checkpoint
+        self._named_best: str | None = None  # name of the checkpoint that the pointer file names
+        self._naming = threading.Lock()  # the main thread and the thread of a commit name the best checkpoint
         self._training_ended: float | None = None
         self.totals = CheckpointTotals()
 
@@ -121,11 +140,11 @@ class Committer:
         return self._training_range.start.num_trained if is_ours else None
 
     def has(self, iteration: int) -> bool:
-        """Whether the state after so many iterations is there, or being written."""
+        """Return whether a checkpoint of this iteration exists or is being written."""
         return self._latest == iteration
 
     def name_best(self, iteration: int) -> None:
-        """Name the checkpoint of this iteration the best, once it is there."""
+        """Note that the checkpoint of this iteration is the best, and name it in the pointer file once it exists."""
         self._best = iteration
         self._name_best()
 
@@ -139,17 +158,22 @@ class Committer:
                 self._named_best = name
 
     def is_idle(self) -> bool:
-        """Whether no checkpoint is being written; never blocks."""
+        """Return whether no checkpoint is being written. This never blocks."""
         if self._commit is not None and not self._commit.is_alive():
             self._commit = self._open = None
         return self._open is None
 
     def note_end_of_training(self) -> None:
-        """From now on nothing but checkpoints and evaluations keeps the job from its end."""
+        """Note that all training iterations are done. From now on the job only evaluates and writes checkpoints."""
         self._training_ended = time.perf_counter()
 
     def begin(self, boundary: Boundary) -> PlanMessages:
-        """Start a checkpoint (1); returns what everybody is to be sent (2)."""
+        """Start a checkpoint (1).
+
+        Returns:
+            The order of a snapshot for every rank, which the caller sends (2).
+        Communication: none.
+        """
         assert self._open is None
         is_full = self._parent is None or self._depth + 1 >= self._config.full_every
         partial = self._checkpoints.partial(boundary.num_trained, self._model.row_width)
@@ -170,29 +194,32 @@ class Committer:
         self._commit_if_complete()
 
     def abandon(self) -> None:
-        """Training has diverged: a checkpoint whose history is not complete never will be."""
-        if self._open is not None and not self._open.is_complete:
+        """Give up the checkpoint that is being written, because training has diverged.
+
+        It is still committed if its history and evaluations are known already.
+        """
+        if self._open is not None and not self._open.has_oracle_state:
             self._open.is_abandoned = True
             self._commit_if_complete()
 
     @property
     def awaits_history_of(self) -> int | None:
-        """After how many iterations `note_history` is due, if it is."""
+        """The iteration whose checkpoint waits for its history; None if no checkpoint waits."""
         return self._open.partial.iteration if self._open is not None and self._open.history is None else None
 
     def note_history(self, history: History) -> None:
-        """The metrics up to the checkpoint."""
+        """Take the history of the metrics up to the checkpoint."""
         assert self._open is not None
         self._open.history = history
         self._commit_if_complete()
 
     @property
     def awaits_evaluations_before(self) -> int | None:
-        """Before how many iterations those are that `note_evaluations` is to have, if it is due."""
+        """The iteration whose checkpoint waits for the evaluations before it; None if no checkpoint waits."""
         return self._open.partial.iteration if self._open is not None and self._open.evaluations is None else None
 
     def note_evaluations(self, lines: bytes) -> None:
-        """The evaluations before the checkpoint."""
+        """Take the evaluations before the checkpoint, as lines of evaluations.jsonl."""
         assert self._open is not None
         self._open.evaluations = lines
         self._commit_if_complete()
@@ -205,11 +232,11 @@ class Committer:
         if checkpoint.is_abandoned:
             checkpoint.partial.discard()
             self._open = None
-        elif checkpoint.is_complete and self._commit is None:
+        elif checkpoint.has_oracle_state and self._commit is None:
             self._commit = start_thread("commit", self._finish, checkpoint)
 
     def _finish(self, checkpoint: _Open) -> None:
-        """Write the oracle's own files, commit, thin out (6)."""
+        """Write the oracle's own files, commit, and delete old checkpoints that need not be kept (6)."""
         assert checkpoint.history is not None
         partial, history = checkpoint.partial, checkpoint.history
         files = [FileEntry(**vars(file)) for saved in checkpoint.saved for file in saved.files]

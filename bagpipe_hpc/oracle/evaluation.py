@@ -1,4 +1,4 @@
-"""When a job evaluates, which evaluation is the best, and when training ends because none gets better. Pure."""
+"""The evaluations of a job: when they are due, which one is the best, and how many have not improved. Pure."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from bagpipe_hpc.oracle.metrics import EvaluationResult
 
 @dataclass(frozen=True)
 class Timetable:
-    """After which training iterations a start of a job evaluates: all multiples of `every`, and the last.
+    """The training iterations after which a start of a job evaluates: all multiples of `every`, and the last one.
 
-    An evaluation belongs to what comes after its iteration: a job that goes on from iteration i begins with the
-    evaluation due after i, if there is one.
+    A job that goes on from a checkpoint of iteration i begins with the evaluation that is due after i, if there is one.
 
     Args:
-        start: Training iterations done by earlier starts.
+        start: Training iterations of earlier starts of the job.
         end: Training iterations of the whole job.
-        num_batches: Of one evaluation; 0: there are none.
-        every: None: only after the last iteration.
-        num_samples: Of one evaluation.
+        num_batches: The number of batches of one evaluation. 0: there are no evaluations.
+        every: Training iterations from one evaluation to the next. None: only one evaluation, after the last iteration.
+        num_samples: The number of samples of one evaluation.
     """
 
     start: int
@@ -32,13 +31,13 @@ class Timetable:
     num_samples: int = 0
 
     def is_due(self, num_trained: int) -> bool:
-        """Whether there is an evaluation between so many training iterations and the next."""
+        """Return whether an evaluation is due after the first num_trained training iterations."""
         if self.num_batches == 0 or not self.start <= num_trained <= self.end:
             return False
         return num_trained == self.end or self._divides(num_trained)
 
     def last_before(self, num_trained: int) -> int | None:
-        """The last evaluation of this start that is due earlier; None: there is none."""
+        """Return after which iteration the last evaluation before num_trained is due in this start; None if none is."""
         if self.num_batches == 0 or self.every is None:
             return None
         last = (min(num_trained, self.end) - 1) // self.every * self.every
@@ -46,7 +45,7 @@ class Timetable:
 
     @property
     def num_evaluations(self) -> int:
-        """Of this start."""
+        """The number of evaluations of this start."""
         if self.num_batches == 0:
             return 0
         multiples = (self.end - 1) // self.every - (max(1, self.start) - 1) // self.every if self.every else 0
@@ -58,18 +57,29 @@ class Timetable:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of one evaluation."""
+    """The result of one evaluation.
 
-    iteration: int  # training iterations before it
+    Args:
+        iteration: Training iterations of the whole job before the evaluation.
+        result: Its metrics.
+    """
+
+    iteration: int
     result: EvaluationResult
 
     def to_line(self) -> str:
-        """As in evaluations.jsonl."""
+        """Return a line of evaluations.jsonl."""
         return dump_line(finite({"iteration": self.iteration, **asdict(self.result)}))
 
     @classmethod
     def from_line(cls, line: str | bytes) -> Evaluation:
-        """Of a line of evaluations.jsonl; ValueError, KeyError or TypeError if it is none."""
+        """Read a line of evaluations.jsonl.
+
+        Raises:
+            ValueError: the line is not valid JSON, or a count is wrong.
+            KeyError: the iteration is missing.
+            TypeError: the line has other fields, or a field has the wrong type.
+        """
         fields = load_json(line.encode() if isinstance(line, str) else line)
         if not isinstance(fields, dict):
             raise TypeError("a line is no JSON object")
@@ -81,7 +91,7 @@ class Evaluation:
         return cls(iteration, EvaluationResult(**fields))
 
     def score(self, metric: str) -> float:
-        """The metric, turned such that more is better; less than any other where it is undefined."""
+        """Return the metric, negated if smaller values are better; minus infinity if it is undefined."""
         value = getattr(self.result, metric)
         if value is None or not math.isfinite(value):
             return -math.inf
@@ -89,12 +99,16 @@ class Evaluation:
 
 
 def best_of(evaluations: Sequence[Evaluation], metric: str) -> Evaluation | None:
-    """The best one, of equals the first."""
+    """Return the best evaluation, or the first of several equally good ones; None if there are none."""
     return max(evaluations, key=lambda evaluation: evaluation.score(metric), default=None)
 
 
-def num_in_vain(evaluations: Sequence[Evaluation], metric: str, min_improvement: float) -> int:
-    """Evaluations since the last improvement: one whose metric beat the improvement before it by min_improvement."""
+def num_without_improvement(evaluations: Sequence[Evaluation], metric: str, min_improvement: float) -> int:
+    """Return how many evaluations there were since the last improvement.
+
+    An evaluation is an improvement if its metric is better than that of the improvement before it by at least
+    min_improvement.
+    """
     mark, num_since = -math.inf, 0
     for evaluation in evaluations:
         score = evaluation.score(metric)

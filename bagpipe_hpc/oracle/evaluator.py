@@ -1,17 +1,17 @@
-"""Evaluation while training: read-only plans in the stream, predictions to the oracle, metrics in a thread of it.
+"""Evaluation during training: read-only plans in the stream, predictions to the oracle, metrics in one of its threads.
 
 planning threads               oracle                                  trainers
   |                              1 read-only plans of evaluation k ----> | predict
   |                              2 predictions, batch by batch <-------- |
-  |                              3 all there: metrics, in a thread
+  |                              3 all are there: compute metrics, in a thread
   | 4 before the training plan   | 5 result: evaluations.jsonl, the best checkpoint
   |   behind evaluation k + 1:   |
   |   wait for result k <--------|
 
-**Early stopping.** Training ends after an evaluation, the first one before which patience was exhausted: whether it
-does depends on the results before that evaluation and on nothing else (4). So the decision is the same in every run,
-nobody waits for metrics while there is something to train on, and the plans of an iteration never have to be taken
-back.
+**Early stopping.** Training ends after evaluation k + 1 if the results up to evaluation k have exhausted the patience.
+The decision depends on these results and on nothing else (4), so it is the same in every run. Trainers do not wait for
+metrics: while the metrics of evaluation k are computed, they train on the iterations up to evaluation k + 1. The oracle
+never has to take back a plan.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc import trace
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import EvaluationConfig
-from bagpipe_hpc.oracle.evaluation import Evaluation, Timetable, best_of, num_in_vain
+from bagpipe_hpc.oracle.evaluation import Evaluation, Timetable, best_of, num_without_improvement
 from bagpipe_hpc.oracle.metrics import EvaluationResult, evaluate_predictions, save_predictions, without_labels
 from bagpipe_hpc.protocol.messages import Predictions
 from bagpipe_hpc.protocol.plan import IterationPlan
@@ -44,25 +44,35 @@ Float32Array = NDArray[np.float32]
 
 @dataclass
 class _OpenEvaluation:
-    """An evaluation whose plans are being sent; pieces are those of its batches."""
+    """An evaluation whose plans are being sent.
+
+    Args:
+        iteration: Training iterations of the whole job before it.
+        labels, logits: Of each batch so far, float32, shape (num_samples,).
+        num_missing: The number of shares that have no predictions yet.
+        num_answered: The number of samples that have predictions.
+    """
 
     iteration: int
     labels: list[Float32Array] = field(default_factory=list)
     logits: list[Float32Array] = field(default_factory=list)
-    num_missing: int = 0  # shares
-    num_answered: int = 0  # samples that have their predictions
+    num_missing: int = 0
+    num_answered: int = 0
 
 
 class Evaluator:
     """Collects the predictions of each evaluation, computes its metrics in a thread, and decides when training ends.
 
     Args:
-        config: Metric and patience.
+        config: The settings of evaluations, such as metric and patience.
         timetable: When this start of the job evaluates.
         num_trainers: T.
-        history: Evaluations of earlier starts, before the first iteration of this one.
-        predictions: Where those of an evaluation go; None: nowhere.
-        has_labels: Whether samples have labels; without them there are no metrics.
+        history: The evaluations of earlier starts, before the first iteration of this one.
+        predictions: The file that the predictions of an evaluation are saved in. None: they are not saved.
+        has_labels: Whether samples have labels. Without labels there are no metrics.
+
+    `stopped_at` is the number of training iterations after which training ended early; None if it did not. `num_done`
+    is the number of evaluations of this start that have their result.
     """
 
     def __init__(
@@ -79,22 +89,22 @@ class Evaluator:
         self._predictions = predictions
         self._has_labels = has_labels
         self._results = list(history)
-        self._latest = timetable.start - 1  # iteration up to which all results are there
+        self._latest = timetable.start - 1  # all results up to this iteration are known
         self._open: _OpenEvaluation | None = None
-        self._answered: _OpenEvaluation | None = None  # the evaluation of the latest predictions
-        # Of each trainer, shares of predictions to come: they come in order.
+        self._answered: _OpenEvaluation | None = None  # the evaluation that the latest predictions belong to
+        # By trainer: the shares whose predictions have not arrived. A trainer sends its predictions in plan order.
         self._shares: list[deque[tuple[_OpenEvaluation, Float32Array]]] = [deque() for _ in range(num_trainers)]
         self._metrics: deque[tuple[int, Future[EvaluationResult]]] = deque()
         self._executor = single_thread_pool("metrics")
-        self._changed = threading.Condition()  # of what the gate looks at: results, and whether it is given up
+        self._changed = threading.Condition()  # `admits` waits until `_results` or `_is_given_up` changes
         self._is_given_up = False
-        self._num_passed = timetable.start  # training iterations that went through the gate
-        self.stopped_at: int | None = None  # after so many training iterations, for want of improvement
-        self.num_done = 0  # in this start
+        self._num_admitted = timetable.start  # training iterations of the whole job that `admits` has seen
+        self.stopped_at: int | None = None
+        self.num_done = 0
         self.metric_seconds = 0.0
 
     def expect(self, plan: IterationPlan) -> None:
-        """A read-only plan is being sent (1)."""
+        """Expect predictions for a read-only plan, which the caller sends (1)."""
         if self._open is None or self._open.iteration != plan.num_trained:
             self._open = _OpenEvaluation(plan.num_trained)
         opened = self._open
@@ -106,7 +116,7 @@ class Evaluator:
             shares.append((opened, logits[plan.samples.sample_ends[trainer] : plan.samples.sample_ends[trainer + 1]]))
 
     def take(self, predictions: Predictions) -> None:
-        """Take what one trainer predicts for its share of the first plan that it had not answered (2)."""
+        """Take the predictions of a trainer for its share of the first plan that it has not answered yet (2)."""
         opened, share = self._shares[predictions.trainer].popleft()
         share[:] = predictions.logits
         opened.num_missing -= 1
@@ -116,10 +126,10 @@ class Evaluator:
             self._metrics.append((opened.iteration, self._executor.submit(self._judge, opened)))
 
     def finished(self) -> Iterator[Evaluation]:
-        """Evaluations whose metrics are there by now, in order; never blocks.
+        """Yield the evaluations whose metrics are newly known, in order. This never blocks.
 
         Raises:
-            DivergedError: a prediction of one is not finite.
+            DivergedError: a prediction is not finite.
         """
         while self._metrics and self._metrics[0][1].done():
             iteration, result = self._metrics.popleft()
@@ -133,47 +143,47 @@ class Evaluator:
 
     @property
     def progress(self) -> tuple[int, int] | None:
-        """Samples of an evaluation that have their predictions, and all of its samples; None between evaluations."""
+        """The samples with predictions and all samples of the evaluation that goes on; None between evaluations."""
         opened, total = self._answered, self._timetable.num_samples
         return None if opened is None or opened.num_answered == total else (opened.num_answered, total)
 
     def is_idle(self) -> bool:
-        """Whether nothing is to come of the plans sent so far."""
+        """Return whether all predictions and metrics of the plans sent so far are known."""
         return not self._metrics and not any(self._shares)
 
     def are_known_before(self, iteration: int) -> bool:
-        """Whether all results due before so many training iterations are there."""
+        """Return whether the results of all evaluations before this iteration are known."""
         due = self._timetable.last_before(iteration)
         return due is None or due <= self._latest
 
     def before(self, iteration: int) -> list[Evaluation]:
-        """Evaluations before so many training iterations."""
+        """Return the evaluations before this iteration, also those of earlier starts."""
         return [evaluation for evaluation in self._results if evaluation.iteration < iteration]
 
     @property
     def last(self) -> Evaluation | None:
-        """The latest one of this start."""
+        """The latest evaluation of this start; None if there is none yet."""
         return self._results[-1] if self.num_done else None
 
     @property
     def best(self) -> Evaluation | None:
-        """The best so far."""
+        """The best evaluation so far, also of earlier starts; None if there is none yet."""
         return best_of(self._results, self._config.metric)
 
     def may_be_best(self, iteration: int) -> bool:
-        """Whether the model after so many iterations is the best so far, or may turn out to be."""
+        """Return whether the model after this iteration is the best so far, or may be once its result is known."""
         best = self.best
         is_awaited = iteration > self._latest and self._timetable.is_due(iteration)
         return is_awaited or (best is not None and best.iteration == iteration)
 
     def admits(self, batch: Batch) -> bool:
-        """Whether the batches of the job go on with this one (4); may wait for a result.
+        """Return whether training goes on with this batch, or ends before it (4).
 
-        Called with every batch, in order, by a planning thread.
+        A planning thread calls this with every batch, in order. The call may wait for the result of an evaluation.
         """
         if batch.read_only:
             return True
-        done, self._num_passed = self._num_passed, self._num_passed + 1
+        done, self._num_admitted = self._num_admitted, self._num_admitted + 1
         every, patience = self._config.every, self._config.early_stopping_patience
         if patience is None or every is None or done % every or not self._timetable.is_due(done):
             return True
@@ -182,19 +192,20 @@ class Evaluator:
                 wait_on(self._changed)
             if self._is_given_up and not self.are_known_before(done):
                 return False
-            if num_in_vain(self.before(done), self._config.metric, self._config.min_improvement) < patience:
+            results = self.before(done)
+            if num_without_improvement(results, self._config.metric, self._config.min_improvement) < patience:
                 return True
         self.stopped_at = done
         return False
 
     def give_up(self) -> None:
-        """Let nobody wait for results: the stream is being stopped."""
+        """Let `admits` no longer wait for results, because the stream of plans is being stopped."""
         with self._changed:
             self._is_given_up = True
             self._changed.notify_all()
 
     def totals(self) -> dict[str, Any]:
-        """Figures for summary.json."""
+        """Return the figures of all evaluations by name, as in summary.json."""
         metric, best = self._config.metric, self.best
         return {
             "number": self.num_done,
@@ -208,11 +219,11 @@ class Evaluator:
     def _why_stopped(self) -> str | None:
         if self.stopped_at is None:
             return None
-        in_vain = f"{self._config.early_stopping_patience} evaluations in a row had not improved {self._config.metric}"
-        return f"after {self.stopped_at:,} iterations: {in_vain}"
+        patience, metric = self._config.early_stopping_patience, self._config.metric
+        return f"after {self.stopped_at:,} iterations: {patience} evaluations in a row had not improved {metric}"
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread that computes metrics."""
         self._executor.shutdown()
 
     def _judge(self, opened: _OpenEvaluation) -> EvaluationResult:

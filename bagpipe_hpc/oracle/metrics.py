@@ -1,4 +1,4 @@
-"""Quality of predictions."""
+"""Metrics of the quality of predictions, and the file of predictions."""
 
 from __future__ import annotations
 
@@ -20,22 +20,38 @@ Float64Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Metrics of a whole split."""
+    """The metrics of a whole split.
+
+    All metrics are None if samples have no labels. All but log_loss are None if all labels are equal or a prediction is
+    not finite.
+
+    Args:
+        num_samples: The number of samples.
+        auc: The area under the ROC curve.
+        log_loss: The mean binary cross-entropy.
+        normalised_entropy: log_loss, divided by the log loss of always predicting the mean label (He et al. 2014).
+        calibration: The mean prediction, divided by the mean label.
+    """
 
     num_samples: int
-    auc: float | None  # None, like the two below, where all labels are equal or a prediction is not finite
-    log_loss: float | None  # None, like all others, where samples have no labels
-    normalised_entropy: float | None  # log loss over that of always predicting the mean label (He et al. 2014)
-    calibration: float | None  # mean prediction over mean label
+    auc: float | None
+    log_loss: float | None
+    normalised_entropy: float | None
+    calibration: float | None
 
 
 def without_labels(num_samples: int) -> EvaluationResult:
-    """What can be said of predictions for samples without labels."""
+    """Return the result of an evaluation of samples without labels. It has no metrics."""
     return EvaluationResult(num_samples, None, None, None, None)
 
 
 def evaluate_predictions(logits: Float32Array, labels: Float32Array) -> EvaluationResult:
-    """Metrics of logits and labels, float32 (n,); AUC is exact."""
+    """Return the metrics of predictions. The AUC is exact.
+
+    Args:
+        logits: float32, shape (n,).
+        labels: 0 or 1, float32, shape (n,).
+    """
     exact = logits.astype(np.float64)
     log_predicted = _log_sigmoid(exact)
     log_loss = float(np.mean(exact - exact * labels - log_predicted))
@@ -53,7 +69,7 @@ def evaluate_predictions(logits: Float32Array, labels: Float32Array) -> Evaluati
 
 
 def _auc(positive: Float32Array, negative: Float32Array) -> float:
-    """The chance that a positive sample has the larger logit than a negative one; a tie counts half."""
+    """Return the probability that a positive sample has a larger logit than a negative one. A tie counts half."""
     positive, negative = np.sort(positive), np.sort(negative)
     num_below = int(np.searchsorted(negative, positive, "left").sum())
     num_up_to = int(np.searchsorted(negative, positive, "right").sum())
@@ -65,10 +81,10 @@ def _log_sigmoid(logits: Float64Array) -> Float64Array:
 
 
 def require_new_output(path: Path) -> None:
-    """See, before any work, that predictions can be written to a new NumPy file; a device is taken as it is.
+    """Check, before the job starts, that predictions can be written to a new NumPy file, or that the path is a device.
 
     Raises:
-        BagpipeError: says what is wrong with the path, and what mends it.
+        BagpipeError: they cannot. The message says what is wrong with the path and what mends it.
     """
     directory = path.parent
     problem = ""
@@ -79,7 +95,7 @@ def require_new_output(path: Path) -> None:
     elif path.exists():
         return
     elif path.suffix != ".npy":
-        problem = "is to be a NumPy file; let the name of --output end with .npy"
+        problem = "will be a NumPy file, so its name must end with .npy; add .npy to --output"
     elif not directory.is_dir():
         problem = f"cannot be written: there is no directory {directory}; make it, or choose another --output"
     elif not os.access(directory, os.W_OK | os.X_OK):
@@ -92,12 +108,15 @@ def require_new_output(path: Path) -> None:
 
 
 def save_predictions(path: Path, logits: Float32Array) -> None:
-    """Click probabilities as a NumPy file, float32 (n,).
+    """Write click probabilities into a NumPy file, float32, shape (n,).
 
+    Args:
+        path: The file, or a device.
+        logits: float32, shape (n,).
     Raises:
-        BagpipeError: it cannot be written.
+        BagpipeError: the file cannot be written.
     """
-    content = io.BytesIO()  # written at once: NumPy does not tell why a file cannot be written
+    content = io.BytesIO()  # NumPy's own errors do not say why a file cannot be written
     np.save(content, np.exp(_log_sigmoid(logits.astype(np.float64))).astype(np.float32))
     try:
         with path.open("wb", buffering=0) as file:
@@ -105,9 +124,9 @@ def save_predictions(path: Path, logits: Float32Array) -> None:
             while view:
                 view = view[file.write(view) or 0 :]
     except OSError as error:
-        if path.is_file():  # and no device
+        if path.is_file():  # a device stays
             with suppress(OSError):
-                path.unlink()  # half of them is worse than none
+                path.unlink()  # a part of the predictions is worse than no file
         raise BagpipeError(
             f"{path} cannot be written: {error.strerror}; free space or choose another --output"
         ) from None

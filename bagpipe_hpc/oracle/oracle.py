@@ -10,7 +10,7 @@ planning threads               main thread                                  serv
   |                              7 totals, dense parameters, touched rows  <--- |
   |                              8 digest, summary.json, closing table, DONE    |
 
-The oracle knows no MPI: it speaks over the ports of the protocol, and whoever starts it gives them.
+The oracle does not use MPI. It communicates over the ports of the protocol, which its caller passes.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ from bagpipe_hpc.waiting import note_step, waiting_for
 
 @dataclass(frozen=True)
 class OraclePorts:
-    """What the oracle speaks over.
+    """The ports that the oracle communicates over.
 
     Args:
-        world: All ranks, for the handshakes at the start and the end.
-        plans: To all other ranks.
-        inbox: From all ranks.
-        mpi_version: What the MPI library calls itself; manifests of checkpoints name it.
+        world: Connects all ranks, for the handshakes at the start and the end.
+        plans: Sends plans and orders of snapshots to all other ranks.
+        inbox: Receives messages from all ranks.
+        mpi_version: The version string of the MPI library, for the manifests of checkpoints.
     """
 
     world: World
@@ -75,14 +75,14 @@ class OraclePorts:
 
 @dataclass(frozen=True)
 class OracleJob:
-    """What the oracle works on, and no other rank has.
+    """The parts of a job that only the oracle has.
 
     Args:
-        dataset: Open for reading.
+        dataset: The data set, open for reading.
         run_path: The run directory.
-        budget: When time runs out.
-        saved: What the oracle takes over from the checkpoint that the job goes on from.
-        require_ownership: Raises FencedError if a later start has taken the run directory over.
+        budget: The time that the job has.
+        saved: The oracle's state in the checkpoint that the job goes on from.
+        require_ownership: Raises FencedError if a later start has become the owner of the run directory.
     """
 
     dataset: Dataset
@@ -93,13 +93,14 @@ class OracleJob:
 
 
 def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OraclePorts) -> BagpipeError | None:
-    """Plan the whole job, watch it, and write down how it ended. Communication: see the timeline.
+    """Plan the whole job, show its progress, and write its summary.
 
     Returns:
         None if the job came to its end; JobStopped if it was stopped before; DivergedError if it diverged.
+    Communication: see the timeline.
     """
     keep_freed_memory()
-    with showing_activity("compiling what plans") as activity:
+    with showing_activity("compiling the planner") as activity:
         warm_up_planning(spec.config, spec.schema, topology.num_trainers)
         activity("waiting for servers and trainers")
         cache_rows = agree_on_cache_rows(ports.world, None)  # 1
@@ -117,7 +118,7 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
     ) as progress:
         early_end = oracle.play(progress)
         if early_end is not None:
-            progress.fall_silent()
+            progress.hide()
         if isinstance(early_end, JobStopped):
             LOGGER.info("%s", early_end)
     if not agree_on_end(ports.world, early_end is None):
@@ -152,14 +153,14 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
 
 
 class Oracle:
-    """Sends plans and orders of snapshots, and takes messages.
+    """Sends plans and orders of snapshots, and handles messages.
 
     Args:
         spec: The job.
-        job: What the oracle alone has of it.
-        topology: The roles.
-        ports: What the oracle speaks over.
-        training_range: Training iterations of this start.
+        job: The parts of the job that only the oracle has.
+        topology: The roles of the ranks.
+        ports: The ports that the oracle communicates over.
+        training_range: The training iterations of this start.
         cache_rows: Slots per trainer.
     """
 
@@ -210,7 +211,7 @@ class Oracle:
 
     @property
     def to_evaluate(self) -> tuple[int, int]:
-        """Samples and batches of one evaluation."""
+        """The numbers of samples and batches of one evaluation."""
         return self._timetable.num_samples, self._timetable.num_batches
 
     @property
@@ -220,7 +221,7 @@ class Oracle:
 
     @property
     def end(self) -> int:
-        """Training iterations of the whole job, as it turned out."""
+        """The training iterations of the whole job; fewer than its settings ask for if it stopped early."""
         stopped_at = self._evaluator.stopped_at
         return self._training_range.end if stopped_at is None else stopped_at
 
@@ -230,11 +231,11 @@ class Oracle:
         return evaluator.last.result if evaluator.last else None, evaluator.totals()
 
     def play(self, progress: Progress) -> DivergedError | JobStopped | None:
-        """Send all plans, or those up to where the job is stopped, and wait until all checkpoints are committed.
+        """Send the plans until the job ends or is stopped, and wait until all checkpoints are committed.
 
         Returns:
-            Why the job ended before its end; None if it did not.
-        Communication: with all ranks.
+            Why the job stopped before its end; None if it did not.
+        Communication: sends to all ranks and receives from them.
         """
         self._progress = progress
         start = self._training_range.start.num_trained
@@ -271,7 +272,7 @@ class Oracle:
             wait_until(holds)
 
     def _attend(self) -> None:
-        """Handle what has arrived, and what time brings; never wait."""
+        """Handle all messages, results and commits that are there, and look at the clock. This never waits."""
         for message in self._inbox.poll():
             self._handle(message)
         self._take_evaluations()
@@ -305,7 +306,7 @@ class Oracle:
             self._diverge(error)
             return
         self._progress.advance(report.num_trained, report.loss, report.num_samples)
-        self._complete_checkpoint()  # before the next loss: its history ends with this iteration
+        self._complete_checkpoint()  # before the next loss arrives: the history must end with this iteration
 
     def _take_files(self, saved: FilesSaved) -> None:
         assert self._committer is not None
@@ -328,7 +329,7 @@ class Oracle:
             self._committer.name_best(best.iteration)
 
     def _complete_checkpoint(self) -> None:
-        """Give the checkpoint that is being written the metrics and evaluations before it, once they are known."""
+        """Give the open checkpoint its history and the evaluations before it, as soon as they are known."""
         if self._committer is None or self._outcome.diverged is not None:
             return
         if self._committer.awaits_history_of == self._progress.num_trained:
@@ -344,7 +345,7 @@ class Oracle:
             self._stop("the time limit is near")
 
     def _note_end_of_training(self) -> None:
-        """From the last loss on, the job only evaluates and writes its last checkpoint."""
+        """Note the end of training once the last loss is here. Then the job only evaluates and writes a checkpoint."""
         all_planned = self._all_planned or self._num_planned == self._training_range.num_iterations
         is_over = all_planned and self._num_reported >= self._num_planned
         if self._is_trained or self._outcome.diverged is not None or not is_over:
@@ -360,7 +361,7 @@ class Oracle:
             self._evaluator.give_up()
 
     def _diverge(self, error: DivergedError) -> None:
-        """End the job in good order: no rank is aborted, and one of them says why."""
+        """Stop the job because training has diverged. No rank is aborted, and rank 0 prints the reason."""
         if self._outcome.diverge(error):
             self._stop("training diverged")
             if self._committer is not None:
@@ -385,14 +386,14 @@ class Oracle:
         return f"{', '.join(names) or 'all ranks'}: to take the plans sent"
 
     def _is_boundary(self, plan: IterationPlan) -> bool:
-        """Return whether a checkpoint is due after a plan. The thread that plans calls this."""
+        """Return whether a checkpoint is due after a plan. The planning thread calls this."""
         if self._committer is None or plan.read_only:
             return False
         num_trained, every = plan.num_trained_after, self._config.checkpoint.every
         return self._is_wanted(num_trained) or (every is not None and num_trained % every == 0)
 
     def _is_wanted(self, num_trained: int) -> bool:
-        """Return whether a checkpoint after so many iterations must not be left out."""
+        """Return whether the checkpoint after this iteration must not be skipped."""
         is_evaluated = self._config.checkpoint.keep_best and self._timetable.is_due(num_trained)
         return num_trained == self._training_range.end or is_evaluated
 
@@ -402,8 +403,8 @@ class Oracle:
     def _end_at(self, boundary: Boundary, *, while_evaluating: bool) -> None:
         """Order a checkpoint (5).
 
-        None is ordered where there is one of this state, and where another one is being written and this one may be
-        left out.
+        If a checkpoint of this state exists already, the oracle orders none. If the checkpoint before is still being
+        written, the oracle waits for it or, if this one may be skipped, skips this one.
         """
         if boundary.is_stop:
             self._outcome.note_stop(boundary.num_trained, while_evaluating=while_evaluating)
@@ -417,11 +418,12 @@ class Oracle:
         if self._outcome.diverged is not None:
             return
         self._send(self._committer.begin(boundary))
-        self._complete_checkpoint()  # the iteration may have ended while the checkpoint before was being written
+        # The last loss before the boundary may have arrived while the checkpoint before was being written.
+        self._complete_checkpoint()
 
     def _has_no_checkpoint_open(self) -> bool:
         return self._committer is None or self._committer.is_idle()
 
     def _is_settled(self) -> bool:
-        is_told = self._num_reported == self._num_planned and self._evaluator.is_idle()
-        return self._plans.is_idle() and is_told and self._has_no_checkpoint_open()
+        is_complete = self._num_reported == self._num_planned and self._evaluator.is_idle()
+        return self._plans.is_idle() and is_complete and self._has_no_checkpoint_open()

@@ -1,4 +1,4 @@
-"""Whether and why a job ends before its end. Pure."""
+"""The reason why a job stops before its end, if it does. Pure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Outcome:
 
     @property
     def early_end(self) -> DivergedError | JobStopped | None:
-        """Why the job ended before its end; None: it did not."""
+        """Why the job stopped before its end; None if it did not."""
         if self.diverged is not None:
             return self.diverged
         if not self._stopped_at:

@@ -1,4 +1,4 @@
-"""From shards to plan messages: the oracle's chain of work, a pipeline of threads that share `oracle.threads` cores.
+"""The stream of plans: a pipeline of threads turns shards into plan messages. They share `oracle.threads` cores.
 
     read batch       shards -> batches: decompression, checks
     assign samples   which trainer takes which sample; only with `oracle.placement: locality`
@@ -6,14 +6,15 @@
     plan             owners, slots, evictions, lists
     encode           one message per rank
 
-Every step may be a few batches ahead of the next; plan i is made when batch i + L has entered. No MPI here.
+Every step may be a few batches ahead of the next one. Plan i is made when batch i + L has entered. No step uses MPI.
 
-Evaluation is read-only batches between training batches. They are numbered along, looked ahead to and cached like all
-others, but their samples stay in order. So the assignment, like everything that the model depends on, sees the
-training batches alone.
+An evaluation is a sequence of read-only batches between training batches. They have their places in the stream, are
+looked ahead to and use the caches like all others, but their samples stay in order. So the assignment of samples, like
+everything that the model depends on, depends on the training batches alone.
 
-A *boundary* is where the job may stop and go on later: what the caches hold there, and how the samples of batches that
-were assigned already stand. It is taken when the plan before it is made, so that no step waits for another.
+A *boundary* is a place between two plans where the job can stop and go on later. It holds what the caches contain
+there, and the assignment of the samples of batches that are assigned but not planned. The planning thread makes it
+right after the plan before it, so no step waits for another.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 @dataclass(frozen=True)
 class SampleAssignment:
-    """How samples are assigned to trainers after a boundary.
+    """The assignment of samples to trainers after a boundary.
 
     Args:
-        state: What the batches that are not assigned yet depend on.
-        orders: Of the batches that are assigned already, each int32, shape (num_samples,), see `LocalityAssigner`.
+        state: The state of the assigner. The assignment of later batches depends on it.
+        orders: The order of the samples of each batch that is assigned already, int32, shape (num_samples,); see
+            `LocalityAssigner.order`.
     """
 
     state: AssignerState
@@ -53,12 +55,12 @@ class SampleAssignment:
 
 @dataclass(frozen=True)
 class Boundary:
-    """Between a plan and the next.
+    """A place between two plans where the job can stop and go on later.
 
     Args:
         num_trained: Training iterations of the whole job before it.
-        residents: What the caches hold.
-        assignment: How samples of the batches to come are assigned; None where samples stay in order.
+        residents: The rows in the caches.
+        assignment: The assignment of the samples of later batches. None: samples stay in order.
         is_stop: Whether no plan follows, because the stream was stopped.
     """
 
@@ -70,7 +72,7 @@ class Boundary:
 
 @dataclass(frozen=True)
 class EncodedPlan:
-    """One iteration's plan and its messages; the boundary behind it, if there is to be one."""
+    """The plan of one iteration and its encoded messages; the boundary behind it, or None if it has none."""
 
     plan: IterationPlan
     messages: PlanMessages
@@ -78,19 +80,22 @@ class EncodedPlan:
 
 
 class PlanStream:
-    """Plans of all batches of a job.
+    """The plans of all batches of a job.
 
     Args:
-        config: All settings.
-        schema: Of the samples.
+        config: The settings of the job.
+        schema: The schema of the samples.
         num_trainers: T.
         num_servers: S.
         cache_rows: Slots per trainer.
-        num_batches: Batches of the whole stream: no window is larger.
-        is_boundary: Whether the job may stop after a plan. Called by a thread of its own.
-        admits: Whether the stream goes on with a batch; may block. Called with every batch by a thread of its own.
+        num_batches: The number of batches of the whole stream. The lookahead window is never larger.
+        is_boundary: Returns whether there is a boundary behind a plan. The planning thread calls it.
+        admits: Returns whether the stream goes on with a batch. A thread of the pipeline calls it with every batch, in
+            order, and may wait in it.
         start: Training iterations of earlier starts of the job.
-        before: The boundary that the first batch follows; None: the job starts there with empty caches.
+        before: The boundary before the first batch. None: the caches are empty.
+
+    `end` is the boundary behind the last plan, once the stream has come to its end without being stopped.
     """
 
     def __init__(
@@ -132,31 +137,33 @@ class PlanStream:
         self._stop = threading.Event()
         self._is_stopped = False
         self._is_cut = False  # a batch was not admitted
-        self._num_trained = start  # after the plan made last
-        self.end: Boundary | None = None  # behind the last plan, once the stream has ended without being stopped
+        self._num_trained = start  # training iterations of the whole job up to the latest plan
+        self.end: Boundary | None = None
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Time that each step has worked so far."""
+        """The time that each step has worked so far, by its name."""
         return dict(self._pipeline.seconds)
 
     def stop(self) -> None:
-        """Make the plan that is due next the last one, with a boundary behind it."""
+        """Let the stream end after the next plan, with a boundary behind it."""
         self._stop.set()
 
     @property
     def key_state_bytes(self) -> int:
-        """Memory of the planner's state per key, touched or not."""
+        """The bytes of the planner's state per key, for all keys together, whether touched or not."""
         return self._planner.key_state_bytes
 
     def plans(self, batches: Iterator[Batch], meanwhile: Callable[[], object] | None = None) -> Iterator[EncodedPlan]:
-        """Plans of all batches, in order.
+        """Yield the plans of all batches, in order.
 
         Args:
-            meanwhile: Called now and then while the caller waits for a plan.
+            batches: The batches. A thread of the pipeline reads them.
+            meanwhile: Called again and again while the caller waits for a plan.
         Raises:
-            CacheTooSmallError: as the planner.
+            CacheTooSmallError: the rows of a batch do not fit into the caches.
             DatasetError: a batch cannot be read.
+        Communication: none.
         """
         pipeline = self._pipeline
         read = pipeline.source("read batch", itertools.takewhile(self._goes_on, batches))
@@ -171,11 +178,11 @@ class PlanStream:
         return not (self._is_stopped or self._is_cut)
 
     def _admitted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        # Between two steps, where whoever waits holds no core.
+        # This runs between two steps, so a thread that waits here holds no core.
         for batch in batches:
             if not self._admits(batch):
                 self._is_cut = True
-                deque(batches, maxlen=0)  # those read already, so that the thread that reads comes to its end
+                deque(batches, maxlen=0)  # drop the batches that are read already, so that the reading thread ends
                 return
             yield batch
 
@@ -184,7 +191,7 @@ class PlanStream:
         yield batch if batch.read_only else batch.take(self._assigner.order(batch))
 
     def _enter(self, batch: Batch) -> Iterable[None]:
-        """As many items as plans are due."""
+        """Enter a batch; return one item for each plan that is due now."""
         return [None] if self._planner.enter(batch) else []
 
     def _plan(self, _: None) -> Iterable[tuple[IterationPlan, Boundary | None]]:
@@ -217,45 +224,54 @@ def _encode(planned: tuple[IterationPlan, Boundary | None]) -> Iterable[EncodedP
 
 
 class _ResumableAssigner:
-    """Assigns samples, and tells at any boundary how it goes on. Two threads share it."""
+    """Assigns samples, and can say at any boundary how the assignment goes on. Two threads use it.
+
+    Args:
+        assigner: Assigns the samples of new batches.
+        before: The assignment at the boundary before the first batch.
+    """
 
     def __init__(self, assigner: LocalityAssigner, before: SampleAssignment | None) -> None:
         self._assigner = assigner
         self._lock = threading.Lock()
-        self._orders: deque[Int32Array] = deque()  # of batches that are assigned, but not planned
-        self._due: deque[Int32Array] = deque()  # of batches to come that were assigned before the boundary
+        self._orders: deque[Int32Array] = deque()  # orders of batches that are assigned but not planned
+        self._due: deque[Int32Array] = deque()  # orders of batches to come that an earlier start has assigned
         if before is not None:
             assigner.restore(before.state)
             self._due.extend(before.orders)
 
     def order(self, batch: Batch) -> Int32Array:
-        """Assign the samples of the next batch; int32, shape (num_samples,), see `LocalityAssigner.order`."""
+        """Assign the samples of the next batch.
+
+        Returns:
+            The order of the samples, int32, shape (num_samples,); see `LocalityAssigner.order`.
+        """
         num_samples, bags = batch.num_samples, tuple(batch.bags.values())
         share_ends = np.asarray(share_boundaries(num_samples, self._assigner.num_trainers), dtype=np.int64)
         with self._lock:
             if self._due and len(self._due[0]) != num_samples:
-                self._due.clear()  # batches of another size than when they were assigned
+                self._due.clear()  # the earlier start had another batch size
             order = self._due.popleft() if self._due else self._assigner.order(batch.ids, share_ends, bags)
             self._orders.append(order)
         return order
 
     def forget_first(self) -> None:
-        """Forget the first of the assigned batches, because it has its plan."""
+        """Forget the order of the first assigned batch, because its plan is made."""
         with self._lock:
             self._orders.popleft()
 
     def assignment(self) -> SampleAssignment:
-        """Return what the batches without a plan depend on."""
+        """Return the assignment of the samples of all batches that have no plan yet."""
         with self._lock:
             return SampleAssignment(self._assigner.state(), (*self._orders, *self._due))
 
 
 def warm_up_planning(config: Config, schema: Schema, num_trainers: int) -> None:
-    """Compile all that a `PlanStream` will use, so that no iteration waits for it."""
+    """Compile all functions that a `PlanStream` of this job uses, so that no iteration waits for compilation."""
     is_wide = any(table.num_embeddings >= 2**31 for table in schema.one_hot_tables)
     id_dtype = np.dtype(np.int64 if is_wide else np.int32)
     largest_batch = max(config.training.batch_size, config.evaluation.batch_size or 0)
     largest_share = -(-largest_batch // num_trainers)
     if schema.ragged_tables:
-        largest_share *= 1000  # as if so many samples had one id each: no bound on the ids of a sample is known
+        largest_share *= 1000  # the number of ids per sample has no bound; assume 1,000
     warm_up(sum(schema.num_embeddings), id_dtype, config.oracle.max_dense_keys, largest_share)

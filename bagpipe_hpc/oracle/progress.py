@@ -1,5 +1,7 @@
-"""Progress of a run: a live line on a terminal, plain lines elsewhere; metrics.jsonl, evaluations.jsonl and scalars for
-TensorBoard in the run directory.
+"""The progress of a run, as the oracle shows and records it.
+
+It is shown as a live line on a terminal, and as plain lines elsewhere. It is recorded in the run directory:
+metrics.jsonl, evaluations.jsonl, and scalars for TensorBoard.
 """
 
 from __future__ import annotations
@@ -43,26 +45,36 @@ SECONDS_PER_REFRESH = 0.2
 
 @dataclass(frozen=True)
 class History:
-    """Metrics of the iterations so far: content of metrics.jsonl, and losses that are in no line yet."""
+    """The metrics of the iterations so far.
+
+    Args:
+        lines: The content of metrics.jsonl.
+        losses: The losses of the iterations that are in no line yet.
+    """
 
     lines: bytes = b""
     losses: tuple[float, ...] = ()
 
 
 class Progress:
-    """Shows recent samples/s, loss, the latest evaluation and the time left.
+    """Shows recent samples/s, loss, the latest evaluation and the time left, and records metrics.
 
-    `num_trained` is the number of training iterations of the whole job that have ended. metrics.jsonl gets one line per
-    `METRICS_EVERY` iterations, evaluations.jsonl one per evaluation.
+    `num_trained` is the number of training iterations of the whole job that have ended. `last_loss` is the mean loss of
+    the latest line of metrics.jsonl. metrics.jsonl gets one line per `METRICS_EVERY` iterations, evaluations.jsonl one
+    line per evaluation.
 
     Args:
-        run_path: Where files go.
-        num_iterations: Training iterations of the job.
-        clock: Seconds; injected by tests.
+        run_path: The run directory.
+        num_iterations: Training iterations of the whole job.
+        config: The settings of the job.
+        topology: The roles of the ranks.
+        clock: Returns seconds.
         start: Training iterations of earlier starts of the job.
-        history: Of these.
-        evaluations: Of these.
-        to_evaluate: Samples and batches of one evaluation; zeros where there is none.
+        history: The metrics of earlier starts.
+        evaluations: The evaluations of earlier starts.
+        to_evaluate: The numbers of samples and batches of one evaluation; zeros if the job does not evaluate.
+    Raises:
+        BagpipeError: a file in the run directory cannot be written.
     """
 
     def __init__(
@@ -81,8 +93,8 @@ class Progress:
         self._config = config
         self._metrics_path = run_path / "metrics.jsonl"
         with writing_to(self._metrics_path):
-            self._metrics_path.unlink(missing_ok=True)  # an earlier incarnation that still runs has that one open
-            # Without a buffer: what does not fit on the disk must not come back when the file is closed.
+            self._metrics_path.unlink(missing_ok=True)  # an earlier start that still runs may write into the old file
+            # The file has no buffer, because closing a file with a buffer would try again to write what did not fit.
             self._metrics = self._metrics_path.open("wb", buffering=0)
             try:
                 _write_all(self._metrics, history.lines)
@@ -91,7 +103,7 @@ class Progress:
                 raise
         self._evaluations_path = run_path / "evaluations.jsonl"
         with writing_to(self._evaluations_path):
-            self._evaluations_path.unlink(missing_ok=True)  # of an earlier run
+            self._evaluations_path.unlink(missing_ok=True)  # an earlier start may have left one
         self._evaluation: Evaluation | None = None
         self._tensorboard = TensorBoard(run_path / "tensorboard", start) if config.tensorboard else None
         for line in history.lines.splitlines():
@@ -111,7 +123,7 @@ class Progress:
         self._mark_samples = 0
         self._console = open_console()
         self._bar: Bar | None = None
-        self._is_silent = False
+        self._is_hidden = False
         self._task = TaskID(0)
         model = f"{config.model.title} ({config.mode})"
         ranks = f"{topology.num_trainers} trainer(s), {topology.num_servers} embedding server(s)"
@@ -148,24 +160,24 @@ class Progress:
                 self._write_metrics()
         finally:
             self._metrics.close()
-        if kind is None and not self._is_silent and self.num_trained > self._first:
+        if kind is None and not self._is_hidden and self.num_trained > self._first:
             self._show()
         if self._bar:
             self._bar.stop()
         if self._tensorboard:
             self._tensorboard.close()
 
-    def fall_silent(self) -> None:
-        """Show nothing more: why the job ends early is the last that anybody should read."""
-        self._is_silent = True
+    def hide(self) -> None:
+        """Show nothing more, so that the reason why the job ends early is the last line of its output."""
+        self._is_hidden = True
 
     def advance(self, num_trained: int, loss: float, num_samples: int) -> None:
         """Note the end of one training iteration.
 
         Args:
             num_trained: Training iterations of the whole job up to and including this one.
-            loss: Mean loss over the global batch.
-            num_samples: Samples of the global batch.
+            loss: The mean loss over the global batch.
+            num_samples: The number of samples of the global batch.
         """
         self.num_trained = num_trained
         self._samples += num_samples
@@ -176,7 +188,12 @@ class Progress:
             self._write_metrics()
 
     def evaluated(self, evaluation: Evaluation, is_best: bool) -> None:
-        """Note the result of an evaluation."""
+        """Show and record the result of an evaluation.
+
+        Args:
+            evaluation: The evaluation.
+            is_best: Whether it is the best one so far.
+        """
         self._keep(evaluation)
         best = ", the best so far" if is_best and evaluation.iteration < self._num_iterations else ""
         LOGGER.info(
@@ -184,18 +201,18 @@ class Progress:
         )
 
     def history(self) -> History:
-        """What a later start of the job needs to go on with the metrics."""
+        """Return what a later start of the job needs to continue the metrics."""
         return History(bytes(self._lines), tuple(self._losses))
 
     @property
     def seconds_per_iteration(self) -> float:
-        """Of the iterations of this start, on average."""
+        """The mean time of an iteration of this start."""
         return (self._clock() - self._start) / max(1, self.num_trained - self._first)
 
     def training_is_over(self) -> None:
-        """All iterations of this start have been noted: write the last line of the metrics.
+        """Write the last line of metrics.jsonl, because all iterations of this start have ended.
 
-        `history` stays as it was: a job that goes on from here with more iterations continues the line that has begun.
+        `history` does not change: a later start with more iterations continues the line that has begun.
         """
         self._line.is_trained = True
         if self._losses and not self._has_last_line:
@@ -203,10 +220,11 @@ class Progress:
         self._has_last_line = True
 
     def refresh(self, evaluated: tuple[int, int] | None = None, *, is_saving: bool = False) -> None:
-        """Show where the run stands, if it is time.
+        """Show the progress if the time for the next line has come.
 
         Args:
-            evaluated: Samples of the evaluation that goes on that have their predictions, and all of its samples.
+            evaluated: The samples with predictions and all samples of the evaluation that goes on. None: between
+                evaluations.
             is_saving: Whether all iterations are done and the last checkpoint is still being written.
         """
         now = self._clock()
@@ -224,7 +242,7 @@ class Progress:
         self._mark, self._mark_samples = self._reported, self._samples
 
     def _write_line(self) -> bytes:
-        """Sum up the iterations since the line before; returns the new line."""
+        """Write a line about the iterations since the line before, and return it."""
         self.last_loss = sum(self._losses) / len(self._losses)
         rate = (self._samples - self._mark_samples) / max(self._reported - self._mark, 1e-9)
         line = {"iteration": self.num_trained, "loss": self.last_loss, "samples_per_second": round(rate, 1)}
@@ -264,7 +282,7 @@ class Progress:
 
 
 def _write_all(file: io.RawIOBase, content: bytes) -> None:
-    """A nearly full disk takes a part first, and says only then that it is full."""
+    """Write all content. A nearly full disk takes a part of it first and reports an error only at the next write."""
     view = memoryview(content)
     while view:
         view = view[file.write(view) or 0 :]
@@ -273,7 +291,7 @@ def _write_all(file: io.RawIOBase, content: bytes) -> None:
 def _shown(result: EvaluationResult) -> str:
     metrics = asdict(result)
     if result.log_loss is None:
-        return f"{result.num_samples:,} samples predicted, which have no labels to compare with"
+        return f"{result.num_samples:,} samples predicted; they have no labels, so there are no metrics"
     return ", ".join(
         f"{name} {metrics[field]:.4f}" for field, name in METRIC_NAMES.items() if metrics[field] is not None
     )

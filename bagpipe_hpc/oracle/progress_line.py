@@ -1,4 +1,4 @@
-"""One line that says where a run stands. Pure: time and counts come from the caller."""
+"""One line about the progress of a run. Pure: time and counts come from the caller."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from bagpipe_hpc.pace import Pace, clock_text
 
 
 class ProgressLine:
-    """Speed, loss, the latest evaluation and the time left.
+    """A line with speed, loss, the latest evaluation and the time left.
+
+    The caller sets `loss` (nan: unknown), `evaluation` (the latest one, in words), `evaluated` (the samples with
+    predictions and all samples of the evaluation that goes on), `saving_since` (the time since which the job does
+    nothing but write the last checkpoint) and `is_trained` (whether all iterations are done).
 
     Args:
-        now: Seconds, when the run starts.
-        first_iteration: Iterations done by earlier starts of the job.
-        num_iterations: Iterations of the whole job.
+        now: The time in seconds at which the run starts.
+        first_iteration: Training iterations of earlier starts of the job.
+        num_iterations: Training iterations of the whole job.
     """
 
     def __init__(self, now: float, first_iteration: int, num_iterations: int) -> None:
@@ -25,21 +29,27 @@ class ProgressLine:
         self.loss = math.nan
         self.evaluation = ""
         self.evaluated: tuple[int, int] | None = None
-        self.saving_since: float | None = None  # seconds, since when nothing but the last checkpoint is missing
+        self.saving_since: float | None = None
         self.is_trained = False
 
     def advance(self, now: float, num_done: int, num_samples: int) -> None:
-        """So many iterations are done; the last one trained on num_samples."""
+        """Note the end of a training iteration.
+
+        Args:
+            now: The time in seconds.
+            num_done: Training iterations of the whole job up to and including this one.
+            num_samples: The number of samples of its global batch.
+        """
         self.num_done = num_done
         self._num_samples += num_samples
         self._iterations.note(now, num_done)
         self._samples.note(now, self._num_samples)
 
     def figures(self, now: float) -> str:
-        """All that is known by now, without the count of iterations.
+        """Return the known figures, without the number of iterations.
 
-        The speed is the recent one, of the last half minute: "samples/s now". Nothing is shown that is unknown, and no
-        speed once the job only evaluates or saves.
+        The speed, "samples/s now", is that of the last half minute. Unknown figures are left out. The speed is left out
+        too when the job only evaluates or saves.
         """
         parts = []
         if self.evaluated is not None:
@@ -60,7 +70,7 @@ class ProgressLine:
         return "  ".join(parts)
 
     def text(self, now: float) -> str:
-        """The line of a log."""
+        """Return the line for a log."""
         if self._first >= self.num_iterations:
-            return self.figures(now)  # of a job that only evaluates
+            return self.figures(now)  # the job only evaluates
         return f"iteration {self.num_done:,}/{self.num_iterations:,}  {self.figures(now)}".rstrip()

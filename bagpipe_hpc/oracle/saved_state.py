@@ -1,7 +1,7 @@
-"""What the oracle alone saves in a checkpoint, and takes over from the checkpoint that a job goes on from.
+"""The state of the oracle in a checkpoint.
 
-It saves the losses that are in no line of metrics.jsonl yet, the state of the assignment of samples, metrics.jsonl and
-evaluations.jsonl. Reading checks that the content is what a job writes.
+The oracle saves metrics.jsonl, the losses that are in no line of it yet, evaluations.jsonl and the state of the
+assignment of samples. Reading checks that the content is one that a job writes.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _MAX_ENTRIES = 2**46
 
 @dataclass(frozen=True)
 class SavedState:
-    """What the oracle takes over.
+    """The state of the oracle in the checkpoint that a job goes on from.
 
     Args:
-        history: Metrics of the iterations before the checkpoint.
-        evaluations: Evaluations before the checkpoint.
-        boundary: What the caches hold, and how samples are assigned; None: the caches start empty.
+        history: The metrics of the iterations before the checkpoint.
+        evaluations: The evaluations before the checkpoint.
+        boundary: The boundary at the checkpoint. None: the caches start empty.
     """
 
     history: History = field(default_factory=History)
@@ -47,13 +47,15 @@ class SavedState:
 
     @classmethod
     def read(cls, start: StartingPoint, *, evaluates_only: bool = False) -> SavedState:
-        """Read the checkpoint that a job goes on from; of a job that starts afresh, return an empty state.
+        """Read the checkpoint that a job goes on from. If the job starts afresh, return an empty state.
 
         Args:
-            evaluates_only: Whether the job trains no further: its directory is not that of the training, so the
-                history stays behind.
+            start: Where the job begins.
+            evaluates_only: Whether the job only evaluates. It has a run directory of its own, so the result has no
+                history of metrics.
         Raises:
-            CheckpointError: a file of the checkpoint does not hold what a job writes.
+            CheckpointError: the content of a file of the checkpoint is not one that a job writes.
+        Communication: none.
         """
         checkpoint = start.checkpoint
         if checkpoint is None:
@@ -67,7 +69,7 @@ class SavedState:
 
 
 def oracle_tree(history: History, assignment: SampleAssignment | None) -> Tree:
-    """What is saved."""
+    """Return the tree that a checkpoint saves, beside metrics.jsonl and evaluations.jsonl."""
     placement = None
     if assignment is not None:
         placement = {**vars(assignment.state), "orders": assignment.orders}
@@ -75,10 +77,10 @@ def oracle_tree(history: History, assignment: SampleAssignment | None) -> Tree:
 
 
 def history_in(checkpoint: Checkpoint) -> History:
-    """Metrics of the iterations before the checkpoint.
+    """Return the metrics of the iterations before the checkpoint.
 
     Raises:
-        CheckpointError: they are not what a job writes.
+        CheckpointError: the content of a file is not one that a job writes.
     """
     state = _state_in(checkpoint)
     if state is None:
@@ -89,15 +91,15 @@ def history_in(checkpoint: Checkpoint) -> History:
             _require_metrics(load_json(line))
     with _content_of(checkpoint.path / ORACLE_FILE):
         losses = state["losses"]
-        _require(isinstance(losses, list) and all(map(_is_loss, losses)), "losses are no list of numbers")
+        _require(isinstance(losses, list) and all(map(_is_loss, losses)), "losses is not a list of numbers")
         return History(lines, tuple(losses))
 
 
 def assignment_in(checkpoint: Checkpoint) -> SampleAssignment | None:
-    """Placement of the samples after the checkpoint; None where they stay in order.
+    """Return the assignment of the samples after the checkpoint; None if samples stay in order.
 
     Raises:
-        CheckpointError: it is not what a job writes.
+        CheckpointError: the content of a file is not one that a job writes.
     """
     state = _state_in(checkpoint)
     if state is None:
@@ -106,7 +108,7 @@ def assignment_in(checkpoint: Checkpoint) -> SampleAssignment | None:
         placement = state["placement"]
         if placement is None:
             return None
-        _require(isinstance(placement, dict), "placement is no mapping")
+        _require(isinstance(placement, dict), "placement is not a mapping")
         parts = dict(placement)
         orders = parts.pop("orders")
         _require(parts.keys() == {field.name for field in fields(AssignerState)}, "placement has other parts")
@@ -116,10 +118,10 @@ def assignment_in(checkpoint: Checkpoint) -> SampleAssignment | None:
 
 
 def evaluations_in(checkpoint: Checkpoint) -> list[Evaluation]:
-    """Evaluations before the checkpoint.
+    """Return the evaluations before the checkpoint.
 
     Raises:
-        CheckpointError: they are not what a job writes.
+        CheckpointError: the content of a file is not one that a job writes.
     """
     if all(entry.name != EVALUATIONS_FILE for entry in checkpoint.manifest.files):
         return []
@@ -150,9 +152,9 @@ def _state_in(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 def _require_metrics(line: Any) -> None:
     expected = {"iteration", "loss", "samples_per_second"}
-    _require(isinstance(line, dict) and line.keys() >= expected, f"a line has not all of {', '.join(sorted(expected))}")
-    _require(type(line["iteration"]) is int and line["iteration"] >= 0, "an iteration is no number of iterations")
-    _require(_is_loss(line["loss"]) and _is_loss(line["samples_per_second"]), "a loss or a rate is no number")
+    _require(isinstance(line, dict) and line.keys() >= expected, f"a line lacks one of {', '.join(sorted(expected))}")
+    _require(type(line["iteration"]) is int and line["iteration"] >= 0, "an iteration is not a whole number >= 0")
+    _require(_is_loss(line["loss"]) and _is_loss(line["samples_per_second"]), "a loss or a rate is not a finite number")
 
 
 def _is_loss(value: Any) -> bool:
@@ -164,16 +166,17 @@ def _require_assignment(assignment: SampleAssignment, num_trainers: int) -> None
     _require(type(state.num_entries) is int and 0 < state.num_entries < _MAX_ENTRIES, "num_entries is out of range")
     for name, array in (("used", state.used), ("homes", state.homes)):
         _require(
-            isinstance(array, np.ndarray) and array.dtype == np.int64 and array.ndim == 1, f"{name} is no int64 (n,)"
+            isinstance(array, np.ndarray) and array.dtype == np.int64 and array.ndim == 1,
+            f"{name} is not an int64 array of shape (n,)",
         )
     used, homes = state.used, state.homes
     _require(len(used) == len(homes), "used and homes have different lengths")
     _require(not len(used) or (used[0] >= 0 and used[-1] < NUM_BUCKETS), "used is out of range")
     _require(not (np.diff(used) <= 0).any(), "used does not ascend")
-    _require(not (homes < 0).any() and not ((homes & HOME_MASK) > num_trainers).any(), "homes are no trainers")
+    _require(not (homes < 0).any() and not ((homes & HOME_MASK) > num_trainers).any(), "homes are not trainers")
     for order in assignment.orders:
         is_order = isinstance(order, np.ndarray) and order.dtype == np.int32 and order.ndim == 1
-        _require(is_order and np.array_equal(np.sort(order), np.arange(len(order))), "an order is no permutation")
+        _require(is_order and np.array_equal(np.sort(order), np.arange(len(order))), "an order is not a permutation")
 
 
 def _require(holds: bool, fault: str) -> None:
@@ -183,7 +186,7 @@ def _require(holds: bool, fault: str) -> None:
 
 @contextmanager
 def _content_of(path: Path) -> Iterator[None]:
-    """Errors of wrong content inside the block name the file."""
+    """Turn errors of wrong content inside the block into a CheckpointError that names the file."""
     try:
         yield
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""How a run ended: summary.json and the closing table, the same figures by name."""
+"""The figures of a run: summary.json and the closing table."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from bagpipe_hpc.oracle.metrics import EvaluationResult
 from bagpipe_hpc.protocol.totals import RankTotals, TrainerTotals
 from bagpipe_hpc.runtime.console import open_console
 
-# Causes of trainer/step.py's stopwatches, in the order of an iteration. The first can be waited for, the others happen
-# while the next iteration computes; where nothing is delayed, they come to the first.
+# The causes of the stopwatches of trainer/step.py, in the order of an iteration. The time of CAUSES is part of the time
+# of an iteration. The work of DELAYED_CAUSES overlaps the next iteration; if nothing is delayed, its time is part of
+# the time of an iteration too.
 CAUSES = {
     "plan_wait": "plan wait",
     "prefetch_wait": "prefetch wait",
@@ -41,7 +42,11 @@ BYTES = ("bytes_fetched", "bytes_written_back", "bytes_exchanged", "bytes_dense"
 
 
 def imbalance(counts: Sequence[int] | NDArray[np.int64]) -> float:
-    """The largest to the mean; 1 where all are 0."""
+    """Return the ratio of the largest count to the mean; 1 if all are 0.
+
+    Args:
+        counts: One count per trainer, int64, shape (T,).
+    """
     mean = float(np.mean(counts))
     return float(np.max(counts)) / mean if mean else 1.0
 
@@ -62,10 +67,11 @@ def summarise(
     """Return the figures of this start of the job. Times are means over the trainers.
 
     Args:
-        totals: Of all servers and trainers.
-        digest: Of the model.
-        loss: Mean of the last iterations.
-        bytes_plans: Bytes of all plans.
+        config: The settings of the job.
+        totals: The totals of all servers and trainers.
+        digest: The digest of the model.
+        loss: The mean loss of the last iterations.
+        bytes_plans: The bytes of all plans.
         num_trained: Training iterations of the whole job.
         start: Training iterations of earlier starts.
         checkpoints: Figures of the checkpoints.
@@ -115,10 +121,11 @@ def summarise(
 
 
 def _milliseconds(trainers: Sequence[TrainerTotals], seconds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the time by cause that one iteration of a trainer takes, the mean over all of them.
+    """Return the mean time by cause of one iteration of one trainer, in milliseconds.
 
     Args:
-        seconds: By trainer, the time by cause of all its iterations.
+        trainers: The totals of all trainers.
+        seconds: By trainer, the seconds by cause of all its iterations.
     """
     num_iterations = max(1, sum(trainer.iterations for trainer in trainers))
     return {
@@ -128,7 +135,11 @@ def _milliseconds(trainers: Sequence[TrainerTotals], seconds: Sequence[Mapping[s
 
 
 def _steady_seconds(iteration_seconds: list[NDArray[np.float64]]) -> float:
-    """Median over the middle third of the job's iterations: no start, no end."""
+    """Return the median time of an iteration over the middle third of the job, which leaves out its start and its end.
+
+    Args:
+        iteration_seconds: By trainer, the time of each iteration, float64, shape (n,).
+    """
     num_iterations = len(iteration_seconds[0])
     if num_iterations == 0:
         return 0.0
@@ -170,7 +181,7 @@ def show_summary(summary: dict[str, Any], run_path: Path) -> None:
 
 
 def _add_evaluations(table: Table, evaluations: dict[str, Any]) -> None:
-    """Where there was more than one."""
+    """Add the evaluations if there was more than one, and whether they stopped the job early."""
     if evaluations.get("number", 0) > 1:
         table.add_row("evaluations", f"{evaluations['number']:,}", f"{evaluations['seconds']:.1f} s, and "
                       f"{evaluations['metric_seconds']:.1f} s of metrics while training went on")  # fmt: skip
@@ -181,7 +192,7 @@ def _add_evaluations(table: Table, evaluations: dict[str, Any]) -> None:
 
 
 def _add_costs(table: Table, summary: dict[str, Any], trained: int) -> None:
-    """Time by cause, rows and bytes."""
+    """Add the time by cause, the rows and the bytes."""
     table.add_section()
     times = summary["milliseconds_per_iteration"]
     total = sum(times.values()) or 1.0

@@ -1,9 +1,9 @@
-"""Scalars for TensorBoard, beside the metrics they are of.
+"""Scalars for TensorBoard. They are the metrics of metrics.jsonl and evaluations.jsonl.
 
-A thread writes them. Training waits for nothing here, and a disk that fails ends the curves, not the job.
+A thread writes them, so training never waits for the disk. If the disk fails, the curves end and the job goes on.
 
-A start of the job that goes on from iteration i writes a file of its own, which tells TensorBoard to forget what
-earlier files have from i on: no point is there twice.
+A start of the job that goes on from iteration i writes its own event file. The file tells TensorBoard to ignore the
+points that earlier files have from i on, so no point is shown twice.
 """
 
 from __future__ import annotations
@@ -23,30 +23,35 @@ Point = tuple[int, float, dict[str, float]]  # iteration, seconds since the epoc
 
 
 class TensorBoard:
-    """One event file.
+    """Writes one event file.
 
     Args:
-        directory: Where it goes.
-        first_iteration: Iterations done by earlier starts of the job.
+        directory: The directory of event files.
+        first_iteration: Training iterations of earlier starts of the job.
     """
 
     def __init__(self, directory: Path, first_iteration: int) -> None:
         self._directory = directory
         is_continued = any(directory.glob("events.*"))
-        self.first_step = first_iteration if is_continued else 0  # earlier ones are in other files
+        self.first_step = first_iteration if is_continued else 0  # other files have the earlier steps
         self._points: SimpleQueue[Point | None] = SimpleQueue()
-        # A daemon: where the disk hangs, nobody waits for this thread.
+        # A daemon thread: if the disk hangs, the process ends without waiting for it.
         self._thread = threading.Thread(target=self._run, name="tensorboard", daemon=True)
         self._thread.start()
 
     def add(self, iteration: int, scalars: Mapping[str, float | None]) -> None:
-        """Points of several curves after so many iterations; None is left out."""
+        """Add one point to several curves.
+
+        Args:
+            iteration: Training iterations of the whole job so far.
+            scalars: The value by the name of the curve. A value of None is left out.
+        """
         if iteration >= self.first_step and self._thread.is_alive():
             present = {name: value for name, value in scalars.items() if value is not None}
             self._points.put((iteration, time.time(), present))
 
     def close(self) -> None:
-        """Write what is left, unless that takes too long."""
+        """Wait until all points are written, but no longer than CLOSE_SECONDS."""
         self._points.put(None)
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
@@ -59,7 +64,7 @@ class TensorBoard:
             self._note(f"cannot be written: {error.strerror or error}")
 
     def _write(self) -> None:
-        from tensorboardX.event_file_writer import EventsWriter  # takes a second
+        from tensorboardX.event_file_writer import EventsWriter  # this import takes a second
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.proto.summary_pb2 import Summary
 

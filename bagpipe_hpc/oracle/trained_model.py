@@ -1,4 +1,4 @@
-"""The trained model at the end of a job: its digest, and whether it is finite."""
+"""The digest of the trained model at the end of a job, and the check that the model is finite."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ def collect_digest(world: World, spec: JobSpec, topology: Topology, num_trained:
     """Receive the model from trainer 0 and the servers, and return its digest.
 
     Args:
+        world: Connects all ranks.
+        spec: The job.
+        topology: The roles of the ranks.
         num_trained: Training iterations of the whole job.
     Raises:
-        DivergedError: a value is not finite. All rows have been received then, too.
-    Communication: with trainer 0 and every server.
+        DivergedError: a value is not finite. The error is raised after all rows have been received.
+    Communication: receives from trainer 0 and every server.
     """
     digest, diverged = ModelDigest(), None
     parameters = receive_dense_parameters(world, topology)

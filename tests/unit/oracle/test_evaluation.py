@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bagpipe_hpc.oracle.evaluation import Evaluation, Timetable, best_of, num_in_vain
+from bagpipe_hpc.oracle.evaluation import Evaluation, Timetable, best_of, num_without_improvement
 from bagpipe_hpc.oracle.metrics import EvaluationResult
 
 
@@ -73,11 +73,11 @@ def test_the_best_of_equals_is_the_first() -> None:
     ],
 )
 def test_patience(aucs: list[float | None], min_improvement: float, expected: int) -> None:
-    assert num_in_vain(evaluations(*aucs), "auc", min_improvement) == expected
+    assert num_without_improvement(evaluations(*aucs), "auc", min_improvement) == expected
 
 
 def test_less_log_loss_is_better() -> None:
     falling = [Evaluation(i, EvaluationResult(5, 0.5, loss, None, None)) for i, loss in enumerate([0.75, 0.5, 0.625])]
     assert best_of(falling, "log_loss") is falling[1]
-    assert num_in_vain(falling, "log_loss", 0.0) == 1
-    assert num_in_vain(falling, "auc", 0.0) == 2
+    assert num_without_improvement(falling, "log_loss", 0.0) == 1
+    assert num_without_improvement(falling, "auc", 0.0) == 2

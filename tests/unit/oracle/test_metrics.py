@@ -55,7 +55,7 @@ def test_extreme_logits_stay_finite() -> None:
     [
         ("directory.npy", "is a directory; name a file in it"),
         ("old.npy", "exists; choose another --output or remove it"),
-        ("clicks.csv", r"is to be a NumPy file; let the name of --output end with .npy"),
+        ("clicks.csv", r"will be a NumPy file, so its name must end with .npy; add .npy to --output"),
         (
             "absent/clicks.npy",
             r"cannot be written: there is no directory .*absent; make it, or choose another --output",

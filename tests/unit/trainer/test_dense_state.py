@@ -72,6 +72,8 @@ def test_another_state_is_refused(change: Any, said: str) -> None:
 def test_another_state_of_random_numbers_is_refused(states: Any) -> None:
     device = torch.device("cpu")
     before = keep_random_state(device)
-    with pytest.raises(CheckpointError, match="torch cannot restore the state of its random numbers from the checkpoint"):
+    with pytest.raises(
+        CheckpointError, match="torch cannot restore the state of its random numbers from the checkpoint"
+    ):
         restore_random_state(device, states)
     restore_random_state(device, before)

@@ -47,10 +47,15 @@ def test_settings_of_tables_fit_the_data_set() -> None:
     assert words(tags=mean, site={"learning_rate": 1, **narrow}, seen=mean) == ""
     assert words(tag=mean) == "tables.tag: the data set has no table of this name; it has site, tags, seen"
     assert words(site=mean).startswith("tables.site.pooling: site has one id per sample; ragged tables are tags, seen")
-    assert words(seen=narrow) == "tables.seen.embedding_dim: seen uses the rows of site; set tables.site.embedding_dim instead"
+    assert (
+        words(seen=narrow)
+        == "tables.seen.embedding_dim: seen uses the rows of site; set tables.site.embedding_dim instead"
+    )
     assert words(seen={"learning_rate": 1}).startswith("tables.seen.learning_rate: seen uses the rows of site")
     assert "raise that to the largest" in words(tags={"embedding_dim": 9})
-    assert "dlrm needs embeddings of one size; choose model.name wide_deep or dcn or dcn_v2" in words("dlrm", tags=narrow)
+    assert "dlrm needs embeddings of one size; choose model.name wide_deep or dcn or dcn_v2" in words(
+        "dlrm", tags=narrow
+    )
     assert words("dlrm", tags={"embedding_dim": 8}) == ""
     # A run's config.yaml names every setting of a table, and a job that goes on takes it as it is.
     config = Config.model_validate(
