@@ -100,7 +100,7 @@ def agree_on_job(launched: Comm, request: Request) -> tuple[Comm, AgreedJob] | B
     content = _tell_all(port, order, _Order.to_bytes)  # 2
     if isinstance(content, BagpipeError):
         return content
-    order = order if isinstance(order, _Order) else _Order.from_bytes(content)
+    order = _Order.from_bytes(content)  # also where it was made, so that all ranks have the same
     world = reordered(launched, order.ranks)
     port = CommWorld(world)
     hosts = port.gather(socket.gethostname().encode())  # 3

@@ -42,7 +42,7 @@ from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.timeline.merge import delete_traces
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.trace import parse_iterations
-from bagpipe_hpc.trainer.model_check import misfit, table_misfit
+from bagpipe_hpc.trainer.model_check import fault_of_model, fault_of_tables
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ def check_job(hosts: Sequence[str], config: Config, lines: Sequence[str], reques
     if request.predictions is None:
         require_labels(dataset, "an evaluation" if request.evaluates_only else "training")
     schema = dataset.schema
-    if problem := misfit(config.model, schema):
+    if problem := fault_of_model(config.model, schema):
         raise DatasetError(f"{request.data_path} {problem}")
-    if problem := table_misfit(config, schema):
+    if problem := fault_of_tables(config, schema):
         raise ConfigError(problem)
     if config.model.factory is not None:
         from bagpipe_hpc.trainer.own_model import build_own_model, model_inputs

@@ -77,6 +77,9 @@ class Caches(NamedTuple):
         heads: int32, shape (T, ring_size): heads of the lists of resident rows, one list per owner and iteration of
             next use (a row of the entry ring). A head is the entry of the row that joined the list last; NONE: the list
             is empty.
+        joining_heads: int32, shape (T, ring_size): heads of lists of the rows that stay after the iteration planned
+            last. They join the lists above when all rows of the next iteration have their slots.
+        joining_tails: int32, shape (T, ring_size): the last entry of each of these lists, if there is one.
         farthest: int64, shape (T,): all lists of an owner beyond this iteration are empty.
         num_free: int64, shape (T,): number of slots on the owner's stack of free slots.
         num_freed: int64, shape (T,): number of slots that were freed by the iteration planned last.
@@ -87,6 +90,8 @@ class Caches(NamedTuple):
     """
 
     heads: Int32Array
+    joining_heads: Int32Array
+    joining_tails: Int32Array
     farthest: Int64Array
     num_free: Int64Array
     num_freed: Int64Array
@@ -97,7 +102,8 @@ class Caches(NamedTuple):
     def empty(cls, num_trainers: int, ring_size: int) -> Caches:
         """Return caches that hold nothing."""
         counts = np.zeros((5, num_trainers), dtype=np.int64)
-        return cls(np.full((num_trainers, ring_size), NONE, dtype=np.int32), *counts)
+        heads = np.full((3, num_trainers, ring_size), NONE, dtype=np.int32)
+        return cls(*heads, *counts)
 
 
 class Residency:
@@ -143,7 +149,7 @@ class Residency:
         if num_without_slot:
             raise self._too_small(iteration, size, num_without_slot)
         if self.previous is not None:
-            _make_evictable(*self.previous, ring, self.caches)
+            _join_lists(self.previous[0], ring, self.caches)
         self.previous = iteration, batch
         self.caches.heads[:, ring.row_of(iteration)] = NONE  # these rows are in use now
         self._free_again(size)
@@ -314,25 +320,19 @@ def _admit(
 
 
 @compiled
-def _make_evictable(i: int, batch: EnteredBatch, ring: EntryRing, caches: Caches) -> None:
-    """Put the rows of iteration i that stay beyond i + 1 into the lists, so that they may be evicted from now on."""
+def _join_lists(i: int, ring: EntryRing, caches: Caches) -> None:
+    """Let the rows that stay after iteration i join the lists, so that they may be evicted from now on."""
     heads, farthest = caches.heads, caches.farthest
-    row = i % ring.ring_size
-    entries, next_uses = ring.entries, ring.next_uses[row]
-    for table in range(len(batch.entry_ends)):
-        for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
-            use = next_uses[entry, 0]
-            if use == NONE or use == i + 1:
+    joining_heads, joining_tails = caches.joining_heads, caches.joining_tails
+    for owner in range(heads.shape[0]):
+        for use in range(i + 2, i + heads.shape[1]):
+            use_row = use % heads.shape[1]
+            if joining_heads[owner, use_row] == NONE:
                 continue
-            use_row = row + (use - i)
-            if use_row >= ring.ring_size:
-                use_row -= ring.ring_size
-            owner = entries[row, entry, OWNER] >> 2
-            next_entry = next_uses[entry, 1]
-            entries[use_row, next_entry, CHAIN] = heads[owner, use_row]
-            heads[owner, use_row] = next_entry
-            if use > farthest[owner]:
-                farthest[owner] = use
+            ring.entries[use_row, joining_tails[owner, use_row], CHAIN] = heads[owner, use_row]
+            heads[owner, use_row] = joining_heads[owner, use_row]
+            joining_heads[owner, use_row] = NONE
+            farthest[owner] = max(farthest[owner], use)
 
 
 @compiled
@@ -357,7 +357,7 @@ def _retain(
     row = i % ring.ring_size
     keys, entries, next_uses = ring.keys[row], ring.entries, ring.next_uses[row]
     evicted_keys, evicted_owners, evicted_slots = evicted.keys, evicted.owners, evicted.slots
-    num_freed = caches.num_freed
+    joining_heads, joining_tails, num_freed = caches.joining_heads, caches.joining_tails, caches.num_freed
     updated = 0 if read_only else DIRTY
     for table in range(len(batch.entry_ends)):
         for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
@@ -374,6 +374,11 @@ def _retain(
                 entries[use_row, next_entry, SLOT] = slot
                 late = LATE if updated and use == i + 1 else 0
                 entries[use_row, next_entry, OWNER] = owner << 2 | late | dirty
+                if use != i + 1:
+                    head = joining_heads[owner, use_row]
+                    entries[use_row, next_entry, CHAIN] = head
+                    joining_heads[owner, use_row] = next_entry
+                    joining_tails[owner, use_row] = next_entry if head == NONE else joining_tails[owner, use_row]
                 continue
             if dirty:
                 evicted_keys[num_evicted] = keys[entry]

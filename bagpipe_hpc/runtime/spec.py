@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,12 +65,12 @@ class JobSpec:
 
     def to_bytes(self) -> bytes:
         """Return the job as JSON."""
-        return _ADAPTER.dump_json(self)
+        return json.dumps(_ADAPTER.dump_python(self, mode="json")).encode()
 
     @staticmethod
     def from_bytes(content: bytes) -> JobSpec:
         """Return the job that `to_bytes` has written."""
-        return _ADAPTER.validate_json(content)
+        return _ADAPTER.validate_python(json.loads(content))
 
 
 _ADAPTER = TypeAdapter(JobSpec)

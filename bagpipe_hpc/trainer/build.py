@@ -1,4 +1,4 @@
-"""From settings to the parts of a trainer."""
+"""The parts of a trainer, built from the settings of the job."""
 
 from __future__ import annotations
 
@@ -34,13 +34,23 @@ def build_step(
     stopwatch: Stopwatch,
     delayed_stopwatch: Stopwatch,
 ) -> TrainingStep:
-    """Model, optimizers and cache of one trainer, ready to play plans.
+    """Build the model, the optimizers and the cache of one trainer, ready to play plans.
 
     Args:
-        factory: Makes a model of the user's own; None: as configured.
-        dense_sum: Adds up dense gradients of all trainers.
+        config: The settings of the job.
+        schema: The schema of the data set.
+        factory: Makes the user's own model. None: `config.model` names the model.
+        num_slots: Slots of the cache.
+        trainer_rank: The rank of this trainer among the trainers.
+        device: Where the model and the cache live.
+        dense_sum: Sums dense gradients over the trainers.
+        peers: Exchanges rows with the other trainers in `gather` and `apply`.
+        delayed_peers: Exchanges them in `start` and `finish`. None: nothing is early or delayed.
+        stopwatch: Gets the time of each part.
+        delayed_stopwatch: Gets the time of `start` and `finish`.
     Raises:
-        OwnModelError: it fails.
+        OwnModelError: the factory fails, or its model cannot be trained.
+    Communication: none.
     """
     model = _build_model(config, schema, factory, trainer_rank).to(device)
     dense_rate = LearningRate(config.dense_learning_rate, config.schedule)
@@ -69,5 +79,5 @@ def _build_model(config: Config, schema: Schema, factory: ModelFactory | None, t
         dims = [config.embedding_dim_of(table.shares or table.name) for table in schema.tables]
         return build_model(config.model, schema.num_dense, schema.num_tables, seed, dims)
     model = build_own_model(config.model, model_inputs(config, schema), factory)
-    torch.manual_seed(seed + 1 + trainer_rank)  # whatever it draws while training
+    torch.manual_seed(seed + 1 + trainer_rank)  # for random numbers that the model draws during training
     return model

@@ -1,4 +1,7 @@
-"""A trainer's cache: rows it owns, by slot (paper section 3.3: logically replicated, physically partitioned)."""
+"""The cache of a trainer: the rows that it owns, by slot.
+
+This is the logically replicated, physically partitioned cache of section 3.3 of the paper.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ Float32Array = NDArray[np.float32]
 
 
 class RowCache:
-    """Rows `[embedding | optimizer state]` by slot. The oracle says which slot; there is no look-up here.
+    """Rows `[embedding | optimizer state]` by slot. The plans of the oracle name the slots, so no key is looked up.
 
     Args:
-        num_slots: Slots; on the CPU memory of slots never used costs nothing.
-        row_width: float32 columns.
+        num_slots: The number of slots. On the CPU, slots that are never used cost no memory.
+        row_width: The number of float32 columns of a row.
         device: Where the rows live.
     """
 
@@ -27,15 +30,26 @@ class RowCache:
 
     @property
     def num_slots(self) -> int:
-        """Slots."""
+        """The number of slots."""
         return len(self._rows)
 
     def read(self, slots: Int32Array) -> torch.Tensor:
-        """Copies of rows; float32 (len(slots), row_width) on the device."""
+        """Return copies of rows.
+
+        Args:
+            slots: int32, shape (n,), in host memory.
+        Returns:
+            float32, shape (n, row_width), on the device.
+        """
         return self._rows.index_select(0, self._index(slots))
 
     def write(self, slots: Int32Array, rows: torch.Tensor) -> None:
-        """Overwrite rows; slots are unique."""
+        """Overwrite rows.
+
+        Args:
+            slots: int32, shape (n,), in host memory, without repetitions.
+            rows: float32, shape (n, row_width), on the device.
+        """
         self._rows.index_copy_(0, self._index(slots).long(), rows)
 
     def _index(self, slots: Int32Array) -> torch.Tensor:
@@ -43,11 +57,14 @@ class RowCache:
 
 
 def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
-    """A host array on the device; shares memory on the CPU."""
+    """Return a host array as a tensor of the same dtype and shape on the device. On the CPU both share memory."""
     return torch.from_numpy(array).to(device)
 
 
 def to_host(tensor: torch.Tensor) -> NDArray[Any]:
-    """A tensor as a contiguous host array; shares memory on the CPU where it can."""
+    """Return a tensor as a C-contiguous host array of the same dtype and shape.
+
+    A contiguous tensor on the CPU shares its memory with the array.
+    """
     array: NDArray[Any] = tensor.detach().contiguous().cpu().numpy()
     return array

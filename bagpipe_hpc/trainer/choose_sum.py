@@ -1,9 +1,9 @@
-"""Which sum of dense gradients the trainers of a job use: Horovod's wherever it can serve them.
+"""The choice of the sum of dense gradients: Horovod sums them wherever it can serve the trainers of a job.
 
-Horovod's state belongs to the process. It is made for the trainers of the first job, and cannot be made again for
-others: on ranks that would have to start it, the start waits for ever; after a shutdown, it crashes. A later job of the
-same processes that has other trainers sums by MPI itself. Both call MPI_Allreduce on equal buffers, so sums are equal
-to the bit.
+The state of Horovod belongs to the process. The first job starts Horovod for its trainers, and no later job of the same
+processes can start it for other trainers: if some ranks run it already, the start waits forever on the others, and a
+start after a shutdown crashes. A later job that has other trainers sums with MPI itself. Both call MPI_Allreduce on
+equal buffers, so the sums are equal to the bit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from bagpipe_hpc.transport.mpi_sum import MpiSum
 
 Ranks = tuple[int, ...]
 
-_horovod_ranks: Ranks | None = None  # launcher's ranks, by trainer, that Horovod was started with in this process
+# The trainers that this process has started Horovod with, each by its rank in the launch; None before Horovod starts.
+_horovod_ranks: Ranks | None = None
 
 
 def choose_sum(trainers: Any, *, is_local: bool = False) -> DenseSum:
@@ -27,16 +28,16 @@ def choose_sum(trainers: Any, *, is_local: bool = False) -> DenseSum:
 
     Args:
         trainers: The communicator of the trainers.
-        is_local: Whether there is one trainer, and no MPI.
+        is_local: Whether the job runs in one process, with one trainer and without MPI.
     Communication: collective over the trainers.
     """
     global _horovod_ranks
     if is_local:
         return SumOfOne()
     contents = all_gather_bytes(trainers, json.dumps([launched_ranks().rank, _horovod_ranks]).encode())
-    told = [json.loads(content) for content in contents]
-    mine: Ranks = tuple(rank for rank, _ in told)
-    started = {None if ranks is None else tuple(ranks) for _, ranks in told}
+    answers = [json.loads(content) for content in contents]
+    mine: Ranks = tuple(rank for rank, _ in answers)
+    started = {None if ranks is None else tuple(ranks) for _, ranks in answers}
     if not fits_horovod(mine, started):
         return MpiSum(trainers)
     from bagpipe_hpc.trainer.horovod_sum import HorovodSum, start_horovod
@@ -51,7 +52,7 @@ def fits_horovod(trainers: Ranks, started: set[Ranks | None]) -> bool:
     """Return whether Horovod can sum over these trainers.
 
     Args:
-        trainers: The launcher's rank of each trainer.
-        started: With which trainers each of them has started Horovod; None stands for those that have not.
+        trainers: The rank of each trainer in the launch.
+        started: The sets of trainers that these ranks have started Horovod with; None for a rank that has not.
     """
     return started in ({None}, {trainers})

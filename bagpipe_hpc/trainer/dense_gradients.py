@@ -1,4 +1,4 @@
-"""Dense parameters: replicated on every trainer, gradients summed over the trainers."""
+"""The sum of dense gradients over the trainers. Every trainer holds a copy of all dense parameters."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ BUCKET_BYTES = 1 << 20
 
 
 class DenseSynchronizer:
-    """Sums gradients, and the loss with them, over the trainers while backward still runs.
+    """Sums gradients and the loss over the trainers while backward still runs.
 
-    Parameters are dealt to buckets from the model's end, where backward begins. A bucket is one flat buffer, summed by
-    one allreduce as soon as all its gradients are there. Buckets depend on the model only, so the order of summation is
-    MPI's for each size and does not depend on timing.
+    The parameters are split into buckets, beginning at the end of the model, where backward begins. A bucket is one
+    flat buffer. One allreduce sums it as soon as all its gradients exist. The buckets depend on the model only. So
+    MPI's order of summation depends on the sizes of the buckets only, and not on timing.
 
     Args:
-        model: Its parameters get the summed gradients, but for those that are frozen (not requires_grad).
-        dense_sum: Adds up what all trainers have.
+        model: Its parameters get the summed gradients. Frozen parameters (without requires_grad) stay as they are.
+        dense_sum: Sums buffers over the trainers.
     """
 
     def __init__(self, model: torch.nn.Module, dense_sum: DenseSum) -> None:
@@ -41,25 +41,32 @@ class DenseSynchronizer:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of an iteration's allreduces."""
+        """The number of bytes that the allreduces of one iteration sum."""
         return sum(bucket.num_bytes for bucket in self._buckets)
 
     def start(self, loss: torch.Tensor) -> None:
-        """Expect a backward pass; the loss goes with every bucket.
+        """Prepare for a backward pass.
 
-        Communication: from here to `finish`, collective over the trainers.
+        Args:
+            loss: A scalar. Every bucket carries it, so its sum costs no collective of its own.
+        Communication: collective over the trainers, from here to the return of `finish`.
         """
         for bucket in self._buckets:
             bucket.expect(loss.detach())
 
     def finish(self) -> float:
-        """Replace every gradient by its sum over the trainers; returns the summed loss."""
+        """Replace every gradient by its sum over the trainers.
+
+        Returns:
+            The sum of the losses.
+        Communication: collective over the trainers, complete on return.
+        """
         losses = [bucket.finish() for bucket in self._buckets]
         return losses[0]
 
 
 class _Bucket:
-    """Gradients that are summed together. Every buffer ends with the loss, which costs four bytes."""
+    """Gradients that one allreduce sums. The last element of the buffer is the loss, which costs four bytes."""
 
     def __init__(self, name: str, parameters: list[torch.nn.Parameter], dense_sum: DenseSum) -> None:
         self._name = name
@@ -101,7 +108,7 @@ class _Bucket:
         self._is_started = True
 
     def finish(self) -> float:
-        if not self._is_started:  # some parameter has no part in the loss
+        if not self._is_started:  # backward gave no gradient to some parameter: the loss does not depend on it
             self._begin()
         with waiting_for("all other trainers: dense gradients"):
             self._sum.finish(self._name)
@@ -114,5 +121,8 @@ class _Bucket:
 
 
 def dense_parameters(model: torch.nn.Module) -> dict[str, NDArray[np.float32]]:
-    """All dense parameters by name, as host arrays."""
+    """Return all dense parameters by name, as float32 host arrays of their own shapes.
+
+    On the CPU the arrays share the memory of the parameters.
+    """
     return {name: parameter.detach().cpu().numpy() for name, parameter in model.named_parameters()}

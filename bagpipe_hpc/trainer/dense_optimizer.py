@@ -17,12 +17,13 @@ Parameters = Iterable[torch.nn.Parameter]
 
 
 class DenseOptimizer:
-    """Steps at the learning rate of the iteration. All trainers do the same to the same gradients.
+    """Steps at the learning rate of the iteration. All trainers make the same step with the same gradients.
 
     Args:
-        torch_optimizer: What makes the step.
-        learning_rate: Replaces that of the optimizer.
-        clip_norm: Gradients whose norm, over all parameters, is larger are scaled down to it; None: they are not.
+        torch_optimizer: Makes the step.
+        learning_rate: Replaces the learning rate of the torch optimizer.
+        clip_norm: The largest norm of the gradients, over all parameters. Larger gradients are scaled down to it. None:
+            gradients are never scaled.
     """
 
     def __init__(
@@ -32,14 +33,15 @@ class DenseOptimizer:
         self._learning_rate, self._clip_norm = learning_rate, clip_norm
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Delete all gradients."""
         self.torch_optimizer.zero_grad(set_to_none=True)
 
     def step(self, num_trained: int) -> None:
-        """Update the parameters. Their gradients are sums over the trainers.
+        """Update the parameters from their gradients, which are sums over the trainers.
 
         Args:
             num_trained: Training iterations of the whole job up to and including this one.
+        Communication: none.
         """
         groups = self.torch_optimizer.param_groups
         if self._clip_norm is not None:
@@ -50,9 +52,14 @@ class DenseOptimizer:
 
 
 def clip_by_norm(gradients: list[torch.Tensor], clip_norm: float) -> None:
-    """Scale gradients in place, as torch.nn.utils.clip_grad_norm_ does.
+    """Scale gradients in place so that their norm is at most clip_norm, as torch.nn.utils.clip_grad_norm_ does.
 
-    Its sums depend on the number of threads, and trainers, which may differ in that, must agree to the bit.
+    The sums of the torch function depend on the number of threads. Trainers may have different numbers of threads, but
+    their results must be equal to the bit, so this function adds in a fixed order.
+
+    Args:
+        gradients: Floating-point tensors of any shapes.
+        clip_norm: The largest norm over all gradients together.
     """
     squares = torch.cat([ordered_sum(gradient.double().square().flatten()) for gradient in gradients])
     norm = float(ordered_sum(squares).sqrt())
@@ -65,16 +72,16 @@ def clip_by_norm(gradients: list[torch.Tensor], clip_norm: float) -> None:
 def build_dense_optimizer(
     config: DenseOptimizerConfig, parameters: Parameters, learning_rate: LearningRate
 ) -> DenseOptimizer:
-    """The optimizer a configuration names; `check_dense_optimizer` has passed."""
+    """Return the optimizer that a configuration names. `check_dense_optimizer` has accepted the configuration."""
     kind = _classes()[config.name.lower()]
     return DenseOptimizer(kind(parameters, lr=learning_rate.base, **config.arguments), learning_rate, config.clip_norm)
 
 
 def check_dense_optimizer(config: DenseOptimizerConfig) -> None:
-    """See that the class exists, takes the arguments, and updates a matrix and a vector by their gradients alone.
+    """Check that the class exists, takes the arguments, and updates a matrix and a vector from their gradients alone.
 
     Raises:
-        ConfigError: says what is wrong and what is allowed.
+        ConfigError: one of these is not so. The message names the allowed values.
     """
     kind = _classes().get(config.name.lower())
     if kind is None:
@@ -95,26 +102,29 @@ def check_dense_optimizer(config: DenseOptimizerConfig) -> None:
 
 
 def _why_not(config: DenseOptimizerConfig) -> str:
-    """What torch says against a step on a matrix and a vector; nothing where it makes the step."""
+    """Return torch's message if it cannot make a step on a matrix and a vector; an empty string if it can."""
     parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in [(2, 3), (3,)]]
     try:
         optimizer = build_dense_optimizer(config, parameters, LearningRate(0.1))
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
         optimizer.step(1)
-    except Exception as error:  # whatever an optimizer of torch makes of arguments that it does not check
+    except Exception as error:  # an optimizer of torch may raise any error on arguments that it does not check
         return " ".join(str(error).split()) or type(error).__name__
     return ""
 
 
 def _usable() -> str:
-    """The classes that can train a dense model; some of torch.optim need sparse gradients, matrices or a closure."""
+    """Return the names of the classes that can train a dense model.
+
+    Some classes of torch.optim cannot: they need sparse gradients, matrices or a closure.
+    """
     kinds = [kind.__name__ for kind in _classes().values()]
     return ", ".join(name for name in kinds if not _why_not(DenseOptimizerConfig(name=name)))
 
 
 def _classes() -> dict[str, type[Any]]:
-    """By name in lower case."""
+    """Return the optimizers of torch.optim by name in lower case."""
     base = torch.optim.Optimizer
     kinds = [kind for kind in vars(torch.optim).values() if isinstance(kind, type) and issubclass(kind, base)]
     return {kind.__name__.lower(): kind for kind in kinds if kind is not base}

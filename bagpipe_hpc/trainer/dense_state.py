@@ -1,4 +1,4 @@
-"""Dense parameters, and the state of their optimizer, as host arrays and back: what a checkpoint holds of them."""
+"""Copies of the dense parameters and of the state of their optimizer, as a checkpoint holds them: host arrays."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bagpipe_hpc.trainer.dense_gradients import dense_parameters
 
 
 def keep_dense(model: torch.nn.Module) -> dict[str, NDArray[np.float32]]:
-    """Copies of all dense parameters by name, float32."""
+    """Return copies of all dense parameters by name, as float32 host arrays of their own shapes."""
     return {name: values.copy() for name, values in dense_parameters(model).items()}
 
 
 def keep_optimizer(optimizer: torch.optim.Optimizer) -> Any:
-    """A copy of its state: numbers, text, arrays and containers of them."""
+    """Return a copy of the state of an optimizer: numbers, text, host arrays, and containers of them."""
     return _converted(optimizer.state_dict(), torch.Tensor, lambda tensor: tensor.detach().cpu().numpy().copy())
 
 
@@ -29,10 +29,16 @@ def restore_dense(
     parameters: Mapping[str, NDArray[np.float32]],
     state: Any,
 ) -> None:
-    """Take over what `keep_dense` and `keep_optimizer` returned; settings such as the learning rate stay as they are.
+    """Restore what `keep_dense` and `keep_optimizer` returned. Settings such as the learning rate stay as they are.
 
+    Args:
+        model: Gets the parameters.
+        optimizer: Gets the state.
+        parameters: float32 by name, in the shapes of the model's parameters.
+        state: The state of the optimizer.
     Raises:
-        CheckpointError: names the first parameter of another name or shape.
+        CheckpointError: a parameter has another name or shape, or the state is not that of the optimizer. The message
+            names the first such parameter.
     """
     mine = dict(model.named_parameters())
     for name in sorted(mine.keys() | parameters.keys()):
@@ -51,8 +57,8 @@ def restore_dense(
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise CheckpointError(
             f"the state of the dense optimizer in the checkpoint is not that of {type(optimizer).__name__} for this "
-            f"model ({' '.join(str(error).split())}): it is damaged, or the model's parameters have another order now; "
-            "use another checkpoint"
+            f"model ({' '.join(str(error).split())}): the state is damaged, or the model's parameters have another "
+            "order now; use another checkpoint"
         ) from error
 
 
@@ -69,11 +75,11 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
 
 
 def _require_state_of(optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """What load_state_dict does not look at: types, shapes, and whether numbers are finite."""
+    """Check what load_state_dict does not check: types, shapes, and whether numbers are finite."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     groups = [group["params"] for group in optimizer.state_dict()["param_groups"]]
     if not isinstance(state, dict) or [group["params"] for group in state["param_groups"]] != groups:
-        raise ValueError("its groups of parameters are others")
+        raise ValueError("it has other groups of parameters")
     for index, values in state["state"].items():
         if type(index) is not int or not 0 <= index < len(parameters):
             raise ValueError(f"there is no parameter {index!r}")
@@ -83,7 +89,7 @@ def _require_state_of(optimizer: torch.optim.Optimizer, state: Any) -> None:
 
 
 def _require_like(name: str, value: NDArray[Any], shape: tuple[int, ...]) -> None:
-    """State has the shape of its parameter, but may be reduced along some axes, or to one number."""
+    """Check that state is finite and has the shape of its parameter, or one reduced along some axes or to a number."""
     is_reduced = value.ndim == len(shape) and all(
         mine in (1, its) for mine, its in zip(value.shape, shape, strict=True)
     )

@@ -1,4 +1,4 @@
-"""The sum of dense gradients over the trainers, as `trainer/dense_gradients.py` needs it."""
+"""The interface of the sum of dense gradients over the trainers, which `trainer/dense_gradients.py` uses."""
 
 from __future__ import annotations
 
@@ -8,24 +8,33 @@ import torch
 
 
 class DenseSum(Protocol):
-    """Adds up buffers of all trainers. A buffer is known by its name; it is summed in place."""
+    """Sums buffers over the trainers, in place. A buffer has the same name on all trainers."""
 
     @property
     def sums_gpu_memory(self) -> bool:
-        """Whether `start` takes buffers of a GPU; otherwise they are in host memory."""
+        """Whether `start` takes buffers in GPU memory. If not, buffers must be in host memory."""
 
     def start(self, name: str, buffer: torch.Tensor) -> None:
-        """Begin; returns at once. Communication: collective over the trainers, from here to `finish`."""
+        """Begin to sum a buffer and return at once.
+
+        Args:
+            name: Names the buffer.
+            buffer: float32, shape (n,). The caller does not touch it until `finish` returns.
+        Communication: collective over the trainers, from here to the return of `finish`.
+        """
 
     def finish(self, name: str) -> None:
-        """Wait until the buffer is the sum. All trainers finish their buffers in the same order."""
+        """Wait until the buffer holds the sum. All trainers finish their buffers in the same order.
+
+        Communication: collective over the trainers, complete on return.
+        """
 
     def free(self) -> None:
-        """Release what is no longer needed. Communication: collective over the trainers."""
+        """Release communicators. Communication: collective over the trainers."""
 
 
 class SumOfOne:
-    """What one trainer's gradients sum up to."""
+    """The sum over one trainer: the buffers already hold it. Communication: none."""
 
     sums_gpu_memory = True
 

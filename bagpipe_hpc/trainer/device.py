@@ -1,4 +1,4 @@
-"""Where a trainer computes, and with how much of the node."""
+"""The device that a trainer computes on, its free memory, and the number of CPU threads."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ Device = torch.device
 
 
 def choose_device(local_rank: int) -> Device:
-    """GPU `local_rank % device_count` where there is one, else the CPU.
+    """Return GPU `local_rank % device_count` if the host has a GPU, else the CPU.
+
+    If the result is a GPU, it becomes the current device, and torch uses deterministic algorithms only.
 
     Args:
-        local_rank: This trainer among the trainers of its node.
+        local_rank: The rank of this trainer among the trainers of its host.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -27,7 +29,11 @@ def choose_device(local_rank: int) -> Device:
 
 
 def free_bytes(device: Device, trainers_on_node: int) -> int:
-    """Memory a trainer may count on: the GPU's free memory, or its share of the node's or of the batch job's there."""
+    """Return the bytes of memory that a trainer may use: its part of the free memory.
+
+    On a GPU this is the free memory of the GPU, divided by the trainers that use it. On the CPU it is the memory that
+    the batch job may still use on this host, divided by the trainers of the host.
+    """
     if device.type == "cuda":
         trainers_on_gpu = -(-trainers_on_node // torch.cuda.device_count())
         return torch.cuda.mem_get_info(device)[0] // trainers_on_gpu
@@ -35,5 +41,5 @@ def free_bytes(device: Device, trainers_on_node: int) -> int:
 
 
 def set_num_threads(num_threads: int) -> None:
-    """Threads of torch's CPU kernels in this process."""
+    """Set the number of threads of torch's CPU kernels in this process."""
     torch.set_num_threads(num_threads)

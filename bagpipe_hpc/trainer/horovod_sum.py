@@ -1,7 +1,7 @@
 """Horovod as the sum of dense gradients.
 
-Horovod keeps one state per process: it is started once, with one set of trainers, and does not survive a shutdown that
-is followed by another start. `trainer/choose_sum.py` sees to that.
+Horovod keeps one state per process. A process can start it once, for one set of trainers: a second start after a
+shutdown crashes. `trainer/choose_sum.py` therefore starts it at most once.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ Wait = Callable[[Callable[[], bool]], None]
 
 def start_horovod(trainers: Any) -> None:
     """Start Horovod on a communicator. Communication: collective over it."""
-    # Horovod reads these in init: one tensor at a time, no waiting for more to fuse.
+    # init reads these variables: Horovod sums each tensor alone, and does not wait for further tensors to fuse.
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
     os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.2")
     hvd.init(comm=trainers)
 
 
 class HorovodSum:
-    """See DenseSum. Horovod fuses nothing, so the order of summation is MPI's for each size.
+    """A DenseSum by Horovod. Horovod fuses no tensors, so MPI's order of summation depends on their sizes only.
 
     Args:
-        wait: Waits until a condition holds; Horovod's own wait spins.
+        wait: Returns as soon as a condition holds. Horovod's own wait keeps a core busy.
     """
 
     def __init__(self, wait: Wait) -> None:
@@ -37,7 +37,7 @@ class HorovodSum:
 
     @property
     def sums_gpu_memory(self) -> bool:
-        """With NCCL; without, Horovod sums in host memory, and is handed host memory."""
+        """Whether Horovod was built with NCCL. Without NCCL it sums in host memory."""
         return bool(hvd.nccl_built())
 
     def start(self, name: str, buffer: torch.Tensor) -> None:
@@ -51,4 +51,4 @@ class HorovodSum:
         hvd.synchronize(allreduce)
 
     def free(self) -> None:
-        """See DenseSum. Horovod stays as it is, for later jobs of this process."""
+        """See DenseSum. Horovod keeps running, for later jobs of this process. Communication: none."""

@@ -1,7 +1,7 @@
-"""A model of the user's own: found by name, built from what it will be fed, tried out before any work.
+"""The user's own model: its factory is found by name and called, and the model is tried out before the job starts.
 
-Whatever is imported and called here was named by the user, on the command line, in a configuration or in a program;
-never by a checkpoint (launch/resume.py).
+This module imports and calls only what the user names on the command line, in a configuration or in a program. It never
+imports what a checkpoint names (launch/resume.py).
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from bagpipe_hpc.trainer.dense_gradients import dense_parameters
 Model = torch.nn.Module
 ModelFactory = Callable[..., Model]
 
-# Where the user's own mistakes are not.
+# Files that are not the user's: a message about an error does not point to them.
 _LIBRARIES = ("<frozen", *(str(Path(file).parent) for file in (torch.__file__, importlib.__file__, __file__)))
 
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What a model will be called with: dense float32 (b, num_dense), embedded float32 (b, len(tables), embedding_dim).
+    """The shapes of the inputs of a model, which its factory gets.
 
-    It returns logits, float32 (b,). b may be any number from 1 on.
+    The model is called with dense, float32, shape (b, num_dense), and embedded, float32, shape (b, len(tables),
+    embedding_dim). It returns logits, float32, shape (b,). b may be any number from 1 on.
 
     Args:
-        num_dense: Dense features; may be 0.
-        tables: Rows of each table by its name, in the order of embedded.
-        embedding_dim: Columns of an embedding.
-        seed: training.seed, with which torch's generator has been seeded.
+        num_dense: The number of dense features; may be 0.
+        tables: The number of rows of each table by name, in the order of embedded.
+        embedding_dim: The number of columns of an embedding.
+        seed: The setting training.seed. The generator of torch has been seeded with it.
     """
 
     num_dense: int
@@ -58,12 +59,14 @@ def digest_of_parameters(model: Model) -> bytes:
 
 
 def require_equal_parameters(digests: Sequence[bytes], trainer: int, factory: str) -> None:
-    """Raise OwnModelError if a trainer has built another model than trainer 0.
+    """Check that a trainer has built the same model as trainer 0.
 
     Args:
-        digests: Of all trainers' models.
-        trainer: The trainer.
-        factory: What made the models, for the message.
+        digests: The digests of the models of all trainers, by trainer rank.
+        trainer: The rank of the trainer.
+        factory: The name of the factory, for the message.
+    Raises:
+        OwnModelError: the models differ.
     """
     if digests[trainer] != digests[0]:
         raise OwnModelError(
@@ -73,18 +76,22 @@ def require_equal_parameters(digests: Sequence[bytes], trainer: int, factory: st
 
 
 def model_inputs(config: Config, schema: Schema) -> ModelInputs:
-    """What a job's model will be called with."""
+    """Return the shapes of the inputs of a job's model."""
     tables = {table.name: table.num_embeddings for table in schema.tables}
     return ModelInputs(schema.num_dense, tables, config.model.row_dim, config.training.seed)
 
 
 def build_own_model(config: ModelConfig, inputs: ModelInputs, factory: ModelFactory | None = None) -> Model:
-    """Call the factory and see that its model can be trained. Seeds torch's generator.
+    """Seed the generator of torch, call the factory, and check that its model can be trained.
 
     Args:
-        factory: None: the one that config.factory names.
+        config: The settings of the model.
+        inputs: The shapes of the inputs of the model.
+        factory: The factory. None: `config.factory` names it.
     Raises:
-        OwnModelError: names what was found, what is needed, and where the user's code failed.
+        OwnModelError: the factory cannot be found or fails, or its model cannot be trained. The message says what was
+            found, what is needed, and where the user's code failed.
+    Communication: none.
     """
     title = f"model.factory = {config.title!r}"
     with _working_directory_on_path():
@@ -101,10 +108,10 @@ def build_own_model(config: ModelConfig, inputs: ModelInputs, factory: ModelFact
 
 
 def title_of(factory: object) -> str:
-    """`module:function` of a function; a script counts as the module that it is a file of.
+    """Return the name `module:function` of a factory. The file name of a script serves as the name of its module.
 
     Raises:
-        OwnModelError: it is none.
+        OwnModelError: the factory is not a function.
     """
     _require_function(factory, "build_model")
     module = getattr(factory, "__module__", type(factory).__module__)
@@ -114,7 +121,7 @@ def title_of(factory: object) -> str:
 
 
 def _find_factory(name: str) -> ModelFactory:
-    """The function that `module:function` names."""
+    """Return the function that `module:function` names."""
     module_name, _, function_name = name.partition(":")
     title = f"model.factory = {name!r}"
     try:
@@ -124,8 +131,8 @@ def _find_factory(name: str) -> ModelFactory:
         missing = error.__cause__.name if isinstance(error.__cause__, ModuleNotFoundError) else None
         if missing is not None and f"{module_name}.".startswith(f"{missing}."):
             raise OwnModelError(
-                f"{title}: there is no module {missing!r} in {os.getcwd()} or on Python's path; start the job in its "
-                "directory, or name that in PYTHONPATH"
+                f"{title}: there is no module {missing!r} in {os.getcwd()} or on Python's path; start the job in the "
+                "directory of the module, or add that directory to PYTHONPATH"
             ) from None
         raise
     functions = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
@@ -163,7 +170,7 @@ def _check_parameters(model: Model, title: str) -> None:
 
 
 def _try_out(model: Model, inputs: ModelInputs, title: str) -> None:
-    """Two samples, and one: parameters that are made by the first forward are there afterwards."""
+    """Call the model with two samples and with one. A model may make its parameters in the first of these calls."""
     for num_samples in (2, 1):
         dense = torch.zeros(num_samples, inputs.num_dense)
         embedded = torch.zeros(num_samples, len(inputs.tables), inputs.embedding_dim)
@@ -175,13 +182,13 @@ def _try_out(model: Model, inputs: ModelInputs, title: str) -> None:
         if not isinstance(logits, torch.Tensor) or (logits.shape, logits.dtype) != ((num_samples,), torch.float32):
             raise OwnModelError(
                 f"{title}: for {called} its model returned {_described(logits)}, but must return one logit per sample: "
-                f"torch.float32 ({num_samples},), from (b, 1) by .squeeze(1)"
+                f"torch.float32 ({num_samples},); .squeeze(1) removes the last dimension of a shape (b, 1)"
             )
         if changed:
             raise OwnModelError(
-                f"{title}: its model changes the buffer {changed[0]} while it trains, and nothing but parameters is "
-                "kept equal on all trainers and saved; batch normalisation does that: take LayerNorm, or "
-                "track_running_stats=False"
+                f"{title}: its model changes the buffer {changed[0]} while it trains, but only parameters are kept "
+                "equal on all trainers and saved; if this is batch normalisation, use LayerNorm or "
+                "track_running_stats=False instead"
             )
 
 
@@ -191,7 +198,7 @@ def _described(value: object) -> str:
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Errors of the user's code become one line that says where in it they happened."""
+    """Turn an error of the user's code into an OwnModelError whose message says where in that code it happened."""
     try:
         yield
     except OwnModelError:
@@ -204,12 +211,13 @@ def _fail(what: str, error: Exception) -> NoReturn:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
     where = f" ({own[-1].filename}, line {own[-1].lineno}, in {own[-1].name})" if own else ""
-    raise OwnModelError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}{where}; mend it") from error
+    message = " ".join(str(error).split())
+    raise OwnModelError(f"{what}: {type(error).__name__}: {message}{where}; mend this code") from error
 
 
 @contextmanager
 def _working_directory_on_path() -> Iterator[None]:
-    """As for a script that lies there."""
+    """Inside the block, Python also imports from the working directory, as it does for a script there."""
     directory = os.getcwd()
     sys.path.insert(0, directory)
     try:

@@ -1,9 +1,14 @@
-"""From the rows of an iteration to one vector per sample and feature.
+"""Pooling: it makes one vector per sample and feature from the rows of an iteration.
 
-A one-hot feature's vector is its row. A ragged feature's is pooled from the rows of its bag: their sum, or their mean;
-with weights, the sum of weight times row, the mean being that over the sum of the weights, unless this is zero. Of an
-empty bag it is zero. Sums are taken in the order of the ids, and so are a row's gradients, so the
-numbers depend on the samples alone. (torch.nn.EmbeddingBag, on the CPU, lets gradients depend on the rows' numbers.)
+The vector of a one-hot feature is its row. The vector of a ragged feature is pooled from the rows of its bag:
+
+    sum                 the sum of the rows
+    mean                the sum of the rows / the number of rows
+    sum, with weights   the sum of weight * row
+    mean, with weights  the sum of weight * row / the sum of the weights, or the sum itself if the weights sum to zero
+
+The vector of an empty bag is zero. Rows are added in the order of the ids, and so are the gradients of a row. So the
+numbers depend on the samples alone. (The gradients of torch.nn.EmbeddingBag on the CPU depend on the row numbers too.)
 """
 
 from __future__ import annotations
@@ -25,8 +30,8 @@ class Pooling:
     """Pools the rows of samples of one schema.
 
     Args:
-        schema: Of the samples.
-        config: Says what becomes of a bag, and which columns tables use.
+        schema: The schema of the samples.
+        config: Says whether a table pools by sum or by mean, and which columns the tables use.
     """
 
     def __init__(self, schema: Schema, config: Config) -> None:
@@ -38,9 +43,15 @@ class Pooling:
         self._mask = _used_columns(schema, config)
 
     def __call__(self, plan: TrainerPlan, rows: torch.Tensor) -> torch.Tensor:
-        """Vectors, shape (num_samples, num_features, row_dim), of rows (num_rows, row_dim).
+        """Return a vector for each sample and feature.
 
-        Columns that a table does not use are zero, and get no gradient.
+        Columns that a table does not use are zero and get no gradient.
+
+        Args:
+            plan: The plan of the iteration.
+            rows: float32, shape (num_rows, row_dim): own rows, then replicas.
+        Returns:
+            float32, shape (num_samples, num_features, row_dim), on the device of the rows.
         """
         vectors = self._vectors(plan, rows)
         return vectors if self._mask is None else vectors * self._mask.to(rows.device)
@@ -58,7 +69,7 @@ class Pooling:
         return torch.stack([vectors[place] for place in self._places], dim=1)
 
     def _bags(self, plan: TrainerPlan, device: torch.device) -> Iterator[_OneHot | _Bags]:
-        """Each feature, in table order."""
+        """Yield the bags of each feature, in table order."""
         all_lengths = iter(plan.bag_lengths.reshape(-1, plan.num_samples).astype(np.int64))
         all_weights = plan.weights
         for table in self._tables:
@@ -73,7 +84,11 @@ class Pooling:
 
 
 def _used_columns(schema: Schema, config: Config) -> torch.Tensor | None:
-    """1 where a feature's table uses a column, 0 elsewhere, (num_features, row_dim); None where all use all."""
+    """Return which columns the table of each feature uses; None if every table uses all columns.
+
+    Returns:
+        float32, shape (num_features, row_dim): 1 for a column in use, 0 for the others.
+    """
     dims = [config.embedding_dim_of(table.shares or table.name) for table in schema.tables]
     dim = config.model.embedding_dim
     if min(dims) == dim:
@@ -94,7 +109,7 @@ class _OneHot:
 
 @dataclass(frozen=True)
 class _Bags:
-    """A ragged feature of some samples."""
+    """The bags of one ragged feature."""
 
     num_ids: int
     lengths: torch.Tensor  # int64 (num_samples,)
@@ -102,7 +117,7 @@ class _Bags:
     is_mean: bool
 
     def pool(self, rows: torch.Tensor) -> torch.Tensor:
-        """A vector per sample, (num_samples, row_dim), of rows (num_ids, row_dim)."""
+        """Return a vector per sample, float32 (num_samples, row_dim), from rows, float32 (num_ids, row_dim)."""
         sums = self._sums(rows if self.weights is None else rows * self.weights[:, None])
         if not self.is_mean:
             return sums
@@ -110,5 +125,5 @@ class _Bags:
         return sums / divisors.masked_fill(divisors == 0, 1)[:, None]
 
     def _sums(self, values: torch.Tensor) -> torch.Tensor:
-        # Not index_add, whose order of additions is not fixed on a GPU.
+        # index_add would not do: its order of additions is not fixed on a GPU.
         return torch.segment_reduce(values, "sum", lengths=self.lengths, axis=0, unsafe=True)

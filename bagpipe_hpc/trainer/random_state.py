@@ -1,4 +1,4 @@
-"""torch's random number generators as host arrays and back: what a checkpoint holds of them."""
+"""Copies of the states of torch's random number generators, as a checkpoint holds them: host arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ CPU, GPU = "torch_rng", "cuda_rng"
 
 
 def keep_random_state(device: Device) -> dict[str, NDArray[np.uint8]]:
-    """Copies of the states of the generators that a trainer on this device may draw from."""
+    """Return copies of the states of the generators that a trainer on this device may use.
+
+    Returns:
+        uint8, shape (n,), by the name of the generator.
+    """
     states = {CPU: torch.get_rng_state().numpy()}
     if device.type == "cuda":
         states[GPU] = torch.cuda.get_rng_state(device).numpy()
@@ -24,10 +28,15 @@ def keep_random_state(device: Device) -> dict[str, NDArray[np.uint8]]:
 
 
 def restore_random_state(device: Device, states: Mapping[str, Any]) -> None:
-    """Take over what `keep_random_state` returned; of a device of another kind only the host's generator.
+    """Restore what `keep_random_state` returned.
 
+    The generator of the GPU is restored if this trainer has a GPU and the states are of one that had a GPU too.
+
+    Args:
+        device: The device of this trainer.
+        states: uint8, shape (n,), by the name of the generator.
     Raises:
-        CheckpointError: it is no such state.
+        CheckpointError: torch does not accept a state.
     """
     try:
         torch.set_rng_state(torch.from_numpy(states[CPU]))
@@ -35,6 +44,7 @@ def restore_random_state(device: Device, states: Mapping[str, Any]) -> None:
             torch.cuda.set_rng_state(torch.from_numpy(states[GPU]), device)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"the state of torch's random numbers in the checkpoint is none ({' '.join(str(error).split())}): it is "
-            "damaged, or of another release of torch; use another checkpoint, or another number of trainers once"
+            f"torch cannot restore the state of its random numbers from the checkpoint "
+            f"({' '.join(str(error).split())}): the state is damaged, or of another release of torch; use another "
+            "checkpoint, or start once with another number of trainers"
         ) from error

@@ -1,8 +1,9 @@
-"""Optimizers of embedding rows: one step per row and iteration, at the row's owner.
+"""Optimizers of embedding rows. The owner of a row makes one step per iteration.
 
-Every row is a parameter of its own: a row that an iteration does not use has no gradient and stays as it is, state
-included. All arithmetic is elementwise within a row, or in an order that the row's width alone decides, so a row's
-neighbours do not matter. docs/optimizers.md has the formulas and says where PyTorch does the same to the bit.
+Every row is a parameter of its own: a row that an iteration does not use has no gradient and stays as it is, with its
+state. All arithmetic is elementwise, or adds up one row in an order that depends on the width of the row only. So the
+other rows of the same step do not change the result. docs/optimizers.md has the formulas and says which optimizers are
+equal to those of PyTorch to the bit.
 """
 
 from __future__ import annotations
@@ -20,20 +21,25 @@ from bagpipe_hpc.learning_rate import LearningRate
 
 
 class RowOptimizer(Protocol):
-    """State lives in the row, behind the trained columns, and travels with it."""
+    """The interface of an optimizer of rows.
+
+    The state of a row lies in the row itself, behind the trained columns, and travels with it.
+
+    Communication: none.
+    """
 
     def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
         """Update rows in place.
 
         Args:
-            rows: float32 (n, row_width); see row_layout.py.
-            gradients: float32 (n, row_dim), summed over the trainers; may be overwritten.
-            num_trained: Training iterations of the whole job up to and including that of the gradients.
+            rows: float32, shape (n, row_width); row_layout.py describes the columns.
+            gradients: float32, shape (n, row_dim), summed over the trainers. The step may overwrite them.
+            num_trained: Training iterations of the whole job up to and including the one that the gradients are of.
         """
 
 
 class RowSGD:
-    """Plain stochastic gradient descent, as torch.optim.SGD."""
+    """Stochastic gradient descent, as torch.optim.SGD without momentum. It has no state."""
 
     def __init__(self, learning_rate: LearningRate) -> None:
         self._learning_rate = learning_rate
@@ -43,7 +49,13 @@ class RowSGD:
 
 
 class RowMomentum:
-    """torch.optim.SGD with momentum and, if asked for, Nesterov's. State: the momentum buffer."""
+    """Stochastic gradient descent with momentum, as torch.optim.SGD. State: the momentum buffer.
+
+    Args:
+        learning_rate: The learning rate of each iteration.
+        momentum: The factor of the momentum buffer in each step.
+        nesterov: Whether the momentum is Nesterov's.
+    """
 
     def __init__(self, learning_rate: LearningRate, momentum: float, nesterov: bool) -> None:
         self._learning_rate, self._momentum, self._nesterov = learning_rate, momentum, nesterov
@@ -56,7 +68,7 @@ class RowMomentum:
 
 
 class RowAdagrad:
-    """torch.optim.Adagrad. State: the sum of squared gradients."""
+    """Adagrad, as torch.optim.Adagrad. State: the sum of squared gradients."""
 
     def __init__(self, learning_rate: LearningRate, eps: float) -> None:
         self._learning_rate, self._eps = learning_rate, eps
@@ -68,10 +80,12 @@ class RowAdagrad:
 
 
 class RowwiseAdagrad:
-    """Adagrad with one rate per row, as in FBGEMM and TorchRec. State: the sum of mean squared gradients.
+    """Adagrad with one step size per row, as in FBGEMM and TorchRec. State: the sum of mean squared gradients.
 
     Args:
-        num_unused: Columns of a row that are not trained; their gradients are zero.
+        learning_rate: The learning rate of each iteration.
+        eps: Added to the denominator.
+        num_unused: How many columns of a row are not trained. Their gradients are zero.
     """
 
     def __init__(self, learning_rate: LearningRate, eps: float, num_unused: int = 0) -> None:
@@ -84,7 +98,10 @@ class RowwiseAdagrad:
 
 
 class RowAdam:
-    """torch.optim.SparseAdam: moments of the rows used, the job's iterations as steps. State: both moments."""
+    """Adam, as torch.optim.SparseAdam. State: both moments.
+
+    Only rows with a gradient update their moments. The bias correction counts the training iterations of the whole job.
+    """
 
     def __init__(self, learning_rate: LearningRate, betas: tuple[float, float], eps: float) -> None:
         self._learning_rate, self._betas, self._eps = learning_rate, betas, eps
@@ -101,7 +118,7 @@ class RowAdam:
 
 
 class ClippedByValue:
-    """An optimizer that gets every element of a gradient cut to [-limit, limit]."""
+    """An optimizer that steps after every element of the gradients has been clamped to [-limit, limit]."""
 
     def __init__(self, optimizer: RowOptimizer, limit: float) -> None:
         self._optimizer, self._limit = optimizer, limit
@@ -111,10 +128,10 @@ class ClippedByValue:
 
 
 class ByTable:
-    """An optimizer for each table; the last column of a row is the number of its table.
+    """An optimizer per table. The last column of a row is the number of its table.
 
     Args:
-        optimizers: Tables may share one.
+        optimizers: The optimizer of each table. Several tables may use the same one.
     """
 
     def __init__(self, optimizers: Sequence[RowOptimizer]) -> None:
@@ -131,7 +148,7 @@ class ByTable:
 
 
 def build_optimizer_of_tables(config: Config, schema: Schema) -> RowOptimizer:
-    """The optimizer of all rows of a job."""
+    """Return the optimizer of all rows of a job."""
 
     @cache
     def build(rate: float, num_unused: int) -> RowOptimizer:
@@ -144,7 +161,13 @@ def build_optimizer_of_tables(config: Config, schema: Schema) -> RowOptimizer:
 
 
 def build_row_optimizer(config: RowOptimizerConfig, learning_rate: LearningRate, num_unused: int = 0) -> RowOptimizer:
-    """The optimizer a configuration names; num_unused columns of a row are not trained."""
+    """Return the optimizer that a configuration names.
+
+    Args:
+        config: The settings of the optimizer.
+        learning_rate: The learning rate of each iteration.
+        num_unused: How many columns of a row are not trained.
+    """
     optimizer = _build_unclipped(config, learning_rate, num_unused)
     return optimizer if config.clip_value is None else ClippedByValue(optimizer, config.clip_value)
 
@@ -164,13 +187,15 @@ def _build_unclipped(config: RowOptimizerConfig, learning_rate: LearningRate, nu
 
 
 def ordered_sum(values: torch.Tensor) -> torch.Tensor:
-    """Return the sum over the last dimension, which stays, with length 1.
+    """Return the sum over the last dimension, in an order of additions that depends on n only.
 
-    Halves are added elementwise until one column is left. So the order of additions depends on the number of terms
-    only: not on threads, on the device, or on what else is summed.
+    The function adds the second half of the columns to the first half until one column is left. So neither the number
+    of threads, nor the device, nor the other sums of the same call change the order.
 
     Args:
-        values: (..., n), n >= 1; may be overwritten.
+        values: Floating point, shape (..., n), n >= 1. The function may overwrite them.
+    Returns:
+        The same dtype, shape (..., 1).
     """
     while (width := values.shape[-1]) > 1:
         half = (width + 1) // 2

@@ -1,22 +1,23 @@
 """One iteration of one trainer, as its plan says: start, compute (gather, the caller's loss, apply), finish.
 
-    start      1  set aside forced evictions     cache -> aside
-               2  insert fetched rows            fetched -> cache
-               3  early pushes                   cache -> peers: replicas that the iteration before does not update
-    gather     4  critical pushes                cache -> peers: the other replicas
-               5  forward, backward              by the caller: rows -> loss, gradients; dense allreduce along with it
-    apply      6  critical gradients             of replicas that the next iteration uses, to their owners
+    start      1  copy forced evictions          cache -> forced rows
+               2  insert fetched rows            fetched rows -> cache
+               3  early pushes                   cache -> peers: rows that the iteration before does not update
+    gather     4  critical pushes                cache -> peers: the other pushed rows
+               5  forward, backward              the caller: rows -> loss, gradients; the dense allreduce begins
+    apply      6  critical gradients             replicas that the next iteration uses -> owners
                7  update                         sum in ascending trainer order, one optimizer step per owned row
-               8  dense parameters               when their gradients are summed
-    finish     9  delayed gradients, update      of all other replicas
-              10  drain evictions                cache, aside -> write-back stage
+               8  dense parameters               one optimizer step after their gradients are summed
+    finish     9  delayed gradients, update      all other replicas -> owners
+              10  drain evictions                cache, forced rows -> write-back stage
 
-Overlapped, `finish` of i - 1 and then `start` of i + 1 run while i computes, in a thread and on a communicator of their
-own. That is safe because the plan gives slots and rows an iteration of grace (lookahead/residency.py): the slots that
-`start` of i + 1 fills and the rows that it sets aside or pushes early are none that i uses, and what it pushes was
-updated at the latest by the `finish` before it. One after the other, nothing is early or delayed (paper section 3.3).
+If iterations overlap, `finish` of i - 1 and then `start` of i + 1 run while i computes, in their own thread and on
+their own communicator. That is safe, because the planner does not reuse a slot or a row too soon
+(lookahead/residency.py): i uses none of the slots that `start` of i + 1 fills, and none of the rows that it copies. i
+updates none of the rows that it pushes early: they got their last update in the `finish` before it, or earlier. If
+iterations do not overlap, nothing is early or delayed (paper section 3.3).
 
-Read-only iterations (evaluation) have no gradients: 6 to 9 fall away.
+Read-only iterations (evaluation) have no gradients, so they skip 6 to 9.
 """
 
 from __future__ import annotations
@@ -54,44 +55,57 @@ CRITICAL_GRADIENTS, DELAYED_GRADIENTS = (1, 2), (0, 3)
 
 
 class Peers(Protocol):
-    """What the step needs of the exchange between trainers."""
+    """The exchange between trainers, as the step needs it."""
 
     def swap(
         self, outgoing: WireArray, send_counts: Int32Array, incoming: WireArray, receive_counts: Int32Array
     ) -> None:
-        """Blocks of rows out and in; see transport/peers.py."""
+        """Send a block of rows to every other trainer and receive one from each; see transport/peers.py.
+
+        Args:
+            outgoing: float32 or int16, shape (send_counts.sum(), row_dim), by trainer.
+            send_counts: int32, shape (T,).
+            incoming: Gets the received rows, the same dtype, shape (receive_counts.sum(), row_dim), by trainer.
+            receive_counts: int32, shape (T,).
+        Communication: with each trainer whose counts are not zero.
+        """
 
 
 class DenseGradients(Protocol):
-    """What the step needs of the sum of dense gradients; see trainer/dense_gradients.py."""
+    """The sum of dense gradients, as the step needs it; see trainer/dense_gradients.py."""
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of an iteration's allreduces."""
+        """The number of bytes that the allreduces of one iteration sum."""
 
     def start(self, loss: torch.Tensor) -> None:
-        """Before backward."""
+        """Prepare for backward, which starts the allreduces. The loss is a scalar."""
 
     def finish(self) -> float:
-        """After it: every gradient is the sum over the trainers; returns the summed loss."""
+        """Return the summed loss. On return every gradient is the sum over the trainers."""
 
 
 class Stopwatch:
-    """Seconds by cause; every block is a span of the trace."""
+    """Adds up seconds by cause. Each timed block is also a span of the trace."""
 
     def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)  # since the last iteration ended
-        self.counted: defaultdict[str, float] = defaultdict(float)  # of all iterations that count
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # since the end of the last iteration
+        self.counted: defaultdict[str, float] = defaultdict(float)  # in all iterations that count
 
     @contextmanager
     def time(self, cause: str, iteration: int | None = None) -> Iterator[None]:
-        """Add the time of a block; its span is of this iteration, or of that of the span around it."""
+        """Time a block.
+
+        Args:
+            cause: The time of the block is added to the seconds of this cause.
+            iteration: The stream_position of the span. None: that of the enclosing span.
+        """
         start = time.perf_counter_ns()
         yield
         self.add(cause, start, time.perf_counter_ns(), iteration)
 
     def add(self, cause: str, start_ns: int, stop_ns: int, iteration: int | None = None) -> None:
-        """Add and trace what has been timed already, by `time.perf_counter_ns`."""
+        """Add the time between two readings of `time.perf_counter_ns`, and trace it; see `time` for the arguments."""
         self.seconds[cause] += (stop_ns - start_ns) / 1e9
         trace.record(cause.replace("_", " "), start_ns, stop_ns, iteration)
 
@@ -99,7 +113,7 @@ class Stopwatch:
         """Note that an iteration ends, and that the next one begins.
 
         Args:
-            counts: Whether the times of this one count.
+            counts: Whether its times count.
         """
         for cause, seconds in self.seconds.items() if counts else ():
             self.counted[cause] += seconds
@@ -108,7 +122,7 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class _Lane:
-    """What one thread exchanges with: a way to the other trainers, and memory for what is on it."""
+    """What one thread needs to exchange rows: a connection to the other trainers, buffers and a stopwatch."""
 
     peers: Peers
     watch: Stopwatch
@@ -118,42 +132,59 @@ class _Lane:
 
 @dataclass
 class OpenIteration:
-    """What an iteration hands from part to part."""
+    """The state of an iteration between its parts.
+
+    Args:
+        plan: The plan of the iteration.
+        forced_rows: Copies of the rows of forced evictions, float32, shape (n, row_width), in `write_back_slots` order.
+        pushed: The rows that this trainer pushes, which are the elements of plan.push_index.
+        replicated: The replicas that this trainer receives.
+        updated: By the classes of gradients: positions in plan.update_slots of the rows that these gradients update,
+            int64, shape (n,), ascending.
+        replicas_buffer: Holds `replicas` from `start` to `gather`.
+        replicas: In the format of the wire, float32 or int16, shape (replica_counts.sum(), row_dim).
+
+    `apply` sets the other fields:
+
+    - `own_gradients`: gradients of owned rows, float32, shape (num_own, row_dim).
+    - `gradients_buffer`: holds `replica_gradients` from `apply` to `finish`.
+    - `replica_gradients`: in the format of the wire, float32 or int16, shape (len(replicas), row_dim).
+    """
 
     plan: TrainerPlan
-    aside: torch.Tensor  # rows forced out, in write_back_slots order
-    pushed: _Blocks  # entries of push_index
-    replicated: _Blocks  # entries of replicas
-    updated: dict[Classes, Int64Array]  # positions in update_slots, ascending: rows updated with those gradients
-    replicas_buffer: HostBuffer  # from `start` to `gather`
-    replicas: WireArray  # (replica_counts.sum(), row_dim) in that buffer, as they travelled
-    own_gradients: torch.Tensor = field(init=False)  # (num_own, row_dim)
-    gradients_buffer: HostBuffer = field(init=False)  # from `apply` to `finish`
-    replica_gradients: WireArray = field(init=False)  # (len(replicas), row_dim) in that buffer, as they will travel
+    forced_rows: torch.Tensor
+    pushed: _Blocks
+    replicated: _Blocks
+    updated: dict[Classes, Int64Array]
+    replicas_buffer: HostBuffer
+    replicas: WireArray
+    own_gradients: torch.Tensor = field(init=False)
+    gradients_buffer: HostBuffer = field(init=False)
+    replica_gradients: WireArray = field(init=False)
 
 
 class TrainingStep:
     """Plays plans on the rows of one trainer.
 
-    Args:
-        trainer_rank: This trainer.
-        model: (dense, embedded) -> logits.
-        row_dim: Columns of a row that are trained.
-        pooling: From rows to the vectors of samples.
-        table_names: Of each table.
-        cache: Rows this trainer owns.
-        row_optimizer: For rows.
-        dense_optimizer: For the model's parameters.
-        dense_gradients: Sums the gradients of dense parameters.
-        in_bfloat16: Whether the model computes in bfloat16 where torch.autocast finds that safe.
-        peers: The other trainers, for `gather` and `apply`.
-        delayed_peers: The other trainers, for `start` and `finish`; None: nothing is early or delayed.
-        wire: How rows and gradients travel among them.
-        stopwatch: Gets the time of each part.
-        delayed_stopwatch: Gets that of `start` and `finish`.
+    `is_overlapped` says whether `finish` and `start` may run while the iteration between them computes.
+    `memory.num_allocations` is the number of communication buffers that were allocated.
 
-    `is_overlapped` says whether `finish` and `start` may run while the iteration between them computes, `memory` how
-    many communication buffers were allocated.
+    Args:
+        trainer_rank: The rank of this trainer among the trainers.
+        model: Maps (dense, embedded) to logits.
+        row_dim: The number of columns of a row that are trained.
+        pooling: Makes the vectors of samples from rows.
+        table_names: The name of each table.
+        cache: The rows that this trainer owns.
+        row_optimizer: Updates rows.
+        dense_optimizer: Updates the parameters of the model.
+        dense_gradients: Sums the gradients of dense parameters.
+        in_bfloat16: Whether the model computes in bfloat16 wherever torch.autocast regards that as safe.
+        peers: Exchanges rows with the other trainers in `gather` and `apply`.
+        delayed_peers: Exchanges them in `start` and `finish`. None: nothing is early or delayed.
+        wire: The format of rows and gradients between trainers.
+        stopwatch: Gets the time of `gather`, `predict` and `apply`.
+        delayed_stopwatch: Gets the time of `start` and `finish`.
     """
 
     def __init__(
@@ -198,37 +229,38 @@ class TrainingStep:
         self._leaving = HostBuffer(self.memory)
 
     def exchanged_bytes(self, plan: TrainerPlan) -> int:
-        """Bytes that this trainer sends the others in an iteration: rows pushed, gradients of replicas."""
+        """Return how many bytes of pushed rows and of gradients this trainer sends to the others in an iteration."""
         num_rows = len(plan.push_index) + (0 if plan.read_only else int(plan.replica_counts.sum()))
         return num_rows * self._row_dim * self._wire.array_dtype.itemsize
 
     @property
     def cache(self) -> RowCache:
-        """Rows this trainer owns."""
+        """The rows that this trainer owns."""
         return self._cache
 
     @property
     def dense_optimizer(self) -> torch.optim.Optimizer:
-        """Of the model's parameters."""
+        """The torch optimizer of the model's parameters."""
         return self._dense_optimizer.torch_optimizer
 
     def start(self, plan: TrainerPlan, fetched: Float32Array) -> OpenIteration:
-        """Bring the rows of an iteration together, as far as the iteration before leaves them alone.
+        """Start an iteration: insert its fetched rows and push the rows that the iteration before does not update.
 
         Args:
-            fetched: Fetched rows in `fetch_slots` order, float32 (n, row_width).
-        Communication: with peers as counted in the plan.
+            plan: The plan of the iteration.
+            fetched: Fetched rows in `fetch_slots` order, float32, shape (n, row_width).
+        Communication: with the other trainers, as counted in the plan.
         """
         with self._delayed_watch.time("insert"):
-            aside = self._cache.read(plan.write_back_slots[_forced_mask(plan)])  # 1
+            forced_rows = self._cache.read(plan.write_back_slots[_forced_mask(plan)])  # 1
             self._cache.write(plan.fetch_slots, to_device(fetched, self._cache.device))  # 2
-            iteration = self._open(plan, aside)
+            iteration = self._open(plan, forced_rows)
         if self.is_overlapped:
             with self._delayed_watch.time("early_pushes"):
                 self._push(iteration, EARLY_PUSHES, self._delayed_lane)  # 3
         return iteration
 
-    def _open(self, plan: TrainerPlan, aside: torch.Tensor) -> OpenIteration:
+    def _open(self, plan: TrainerPlan, forced_rows: torch.Tensor) -> OpenIteration:
         pushed, replicated = _Blocks(plan.push_counts), _Blocks(plan.replica_counts)
         delayed = np.zeros(len(plan.update_slots), dtype=np.bool_)
         if self.is_overlapped:
@@ -239,16 +271,18 @@ class TrainingStep:
         }
         buffer = self._replicas.take()
         replicas = buffer.rows(len(replicated), self._row_dim, self._wire.array_dtype)
-        return OpenIteration(plan, aside, pushed, replicated, updated, buffer, replicas)
+        return OpenIteration(plan, forced_rows, pushed, replicated, updated, buffer, replicas)
 
     @property
     def _critical_gradients(self) -> Classes:
         return CRITICAL_GRADIENTS if self.is_overlapped else ALL
 
     def gather(self, iteration: OpenIteration) -> TrainerBatch:
-        """The samples and all their rows, for the caller to step on; for `predict` in read-only iterations.
+        """Return the samples with all their rows.
 
-        Communication: with peers as counted in the plan.
+        The caller steps on the batch or, in a read-only iteration, passes it to `predict`.
+
+        Communication: with the other trainers, as counted in the plan.
         """
         plan = iteration.plan
         with self._watch.time("exchange"):
@@ -272,20 +306,21 @@ class TrainingStep:
             )
 
     def predict(self, batch: TrainerBatch) -> Float32Array:
-        """Logits of a share, float32 (num_samples,)."""
-        if len(batch) == 0:  # models of the user's own need not bear that
+        """Return the logits of a share, float32, shape (num_samples,). Communication: none."""
+        if len(batch) == 0:  # the user's own model may fail without samples
             return np.empty(0, np.float32)
         with self._watch.time("compute"), _evaluation_mode(self.model, self._cache.device):
             return to_host(batch.logits())
 
     def apply(self, iteration: OpenIteration, batch: TrainerBatch) -> float:
-        """Behind backward: what the next iteration needs of the gradients.
+        """Update, after backward, the rows that the next iteration uses and the dense parameters.
 
         Returns:
             The loss over the global batch.
         Raises:
             OwnModelError: the caller has made no step on the batch.
-        Communication: with peers as counted in the plan; collective over the trainers for dense gradients.
+        Communication: with the other trainers, as counted in the plan; the sum of dense gradients is collective over
+            the trainers.
         """
         plan = iteration.plan
         scale = gradient_scale(plan.num_global_samples)
@@ -300,11 +335,12 @@ class TrainingStep:
         return loss
 
     def finish(self, iteration: OpenIteration) -> Float32Array:
-        """The delayed half.
+        """Finish an iteration: update the other rows and read the rows that leave the cache.
 
         Returns:
-            Rows to write back, float32 (n, row_width) in `write_back_slots` order; valid until the next call.
-        Communication: with peers as counted in the plan.
+            The rows to write back, float32, shape (n, row_width), in `write_back_slots` order. They are valid until the
+            next call.
+        Communication: with the other trainers, as counted in the plan.
         """
         plan = iteration.plan
         if not plan.read_only:
@@ -313,12 +349,12 @@ class TrainingStep:
             self._gradients.give_back(iteration.gradients_buffer)
         with self._delayed_watch.time("drain"):  # 10
             leaving = self._cache.read(plan.write_back_slots)
-            if len(iteration.aside):  # other rows have their slots by now
-                leaving[torch.from_numpy(_forced_mask(plan))] = iteration.aside
+            if len(iteration.forced_rows):  # fetched rows have these slots now
+                leaving[torch.from_numpy(_forced_mask(plan))] = iteration.forced_rows
             return self._leaving.fill(leaving)
 
     def _push(self, iteration: OpenIteration, classes: Classes, lane: _Lane) -> None:
-        """Owned rows of these Gray classes to their users; theirs into the replicas."""
+        """Send owned rows of these Gray classes to the trainers that use them; receive replicas of these classes."""
         plan = iteration.plan
         outgoing, incoming = iteration.pushed.part(classes), iteration.replicated.part(classes)
         rows = self._cache.read(plan.update_slots[plan.push_index[outgoing.positions]])[:, : self._row_dim]
@@ -327,11 +363,12 @@ class TrainingStep:
         iteration.replicas[incoming.positions] = received
 
     def _reduce(self, iteration: OpenIteration, classes: Classes, lane: _Lane, cause: str) -> None:
-        """Gradients of replicas of these Gray classes to their owners; then update the rows they belong to."""
+        """Send the gradients of replicas of these Gray classes to the owners; then update the owned rows."""
         outgoing, incoming = iteration.replicated.part(classes), iteration.pushed.part(classes)
         with lane.watch.time(cause):
             mine = lane.outgoing.rows(len(outgoing.positions), self._row_dim, self._wire.array_dtype)
-            np.take(iteration.replica_gradients, outgoing.positions, axis=0, out=mine, mode="clip")  # raise: by a copy
+            # No position is out of range. With mode="raise", numpy would write into a copy of `mine` first.
+            np.take(iteration.replica_gradients, outgoing.positions, axis=0, out=mine, mode="clip")
             gradients = lane.incoming.rows(len(incoming.positions), self._row_dim, self._wire.array_dtype)
             lane.peers.swap(mine, outgoing.counts, gradients, incoming.counts)
         with lane.watch.time("update"):
@@ -346,29 +383,30 @@ class TrainingStep:
         counts: Int32Array,
         gradients: WireArray,
     ) -> None:
-        """Sum the gradients of some owned rows and apply the optimizer.
+        """Sum the gradients of some owned rows and make the optimizer's step.
 
         Args:
-            positions: Of the rows in update_slots, ascending.
-            updates: Position in update_slots of each gradient, trainer by trainer.
-            counts: int32, shape (T,): gradients from each trainer.
-            gradients: As they travelled, shape (len(updates), row_dim).
+            iteration: Has the plan and the gradients of own samples.
+            positions: Positions of the rows in update_slots, int64, shape (n,), ascending.
+            updates: The position in update_slots of each gradient, int32, by trainer.
+            counts: The number of gradients from each trainer, int32, shape (T,).
+            gradients: In the format of the wire, float32 or int16, shape (len(updates), row_dim).
         """
         if len(positions) == 0:
             return
         plan, device = iteration.plan, self._cache.device
-        places = np.empty(len(plan.update_slots), dtype=np.int64)  # of each update among the positions
+        places = np.empty(len(plan.update_slots), dtype=np.int64)  # index into `positions` of each row that is in it
         places[positions] = np.arange(len(positions))
         sums = torch.zeros((len(positions), self._row_dim), device=device)
         index = to_device(places[updates], device)
         arrived = self._wire.unpack(to_device(gradients, device), gradient_scale(plan.num_global_samples))
-        num_own = int(np.searchsorted(positions, plan.num_own))  # own rows come first
+        num_own = int(np.searchsorted(positions, plan.num_own))  # rows of own samples come first in update_slots
         start = 0
         for trainer, count in enumerate(counts.tolist()):
             if trainer == self._rank:
                 sums[:num_own] += iteration.own_gradients[to_device(positions[:num_own], device)]
             elif count:
-                # Positions within one trainer's block are unique, so the order of additions is the trainers'.
+                # The positions in one trainer's block are unique, so each row gets its gradients in trainer order.
                 sums.index_add_(0, index[start : start + count], arrived[start : start + count])
                 start += count
         slots = plan.update_slots[positions]
@@ -379,10 +417,10 @@ class TrainingStep:
 
 @contextmanager
 def _evaluation_mode(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside the block, the model is in evaluation mode and torch keeps no gradients.
+    """Inside the block, the model is in evaluation mode and torch records no gradients.
 
-    Afterwards every module is in the mode it was in, and the random number generators of torch are where they were, so
-    training goes on as if nothing had been predicted.
+    When the block ends, every module gets its former mode back, and the random number generators of torch get their
+    former state back. So predictions do not change the training.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -395,30 +433,45 @@ def _evaluation_mode(model: torch.nn.Module, device: torch.device) -> Iterator[N
 
 
 class _Blocks:
-    """Entries of the blocks of all trainers, each in Gray order."""
+    """The rows of the blocks of all trainers. The rows of a block are in the order of their Gray classes.
+
+    Args:
+        counts: The number of rows by trainer and Gray class, int32, shape (T, 4).
+    """
 
     def __init__(self, counts: Int32Array) -> None:
         self._counts = counts
-        # int8, (counts.sum(),): Gray class of each entry
+        # int8, (counts.sum(),): the Gray class of each row
         self._classes = np.repeat(np.resize(GRAY_CLASSES, counts.size), counts.reshape(-1))
 
     def __len__(self) -> int:
         return len(self._classes)
 
     def part(self, classes: Classes) -> _Part:
-        """Those of some Gray classes."""
+        """Return the rows of some Gray classes."""
         chosen = np.zeros(len(GRAY_CLASSES), dtype=np.bool_)
         chosen[list(classes)] = True
         return _Part(np.flatnonzero(chosen[self._classes]), self._counts @ chosen)
 
 
 class _Part(NamedTuple):
-    positions: Int64Array  # ascending
-    counts: Int32Array  # (T,)
+    """Some rows of `_Blocks`.
+
+    Args:
+        positions: Their positions among all rows, int64, shape (n,), ascending.
+        counts: How many there are in the block of each trainer, int32, shape (T,).
+    """
+
+    positions: Int64Array
+    counts: Int32Array
 
 
 def _forced_mask(plan: TrainerPlan) -> NDArray[np.bool_]:
-    """Which write-backs leave before the insertions: within each server's block, the first `forced_counts`."""
+    """Return which write-backs are forced evictions: the first `forced_counts` in the block of each server.
+
+    Returns:
+        bool, shape (len(write_back_slots),).
+    """
     mask = np.zeros(len(plan.write_back_slots), dtype=np.bool_)
     start = 0
     for count, forced in zip(plan.write_back_counts.tolist(), plan.forced_counts.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Torch's settings of the process, which a job changes and which a program that runs jobs wants back."""
+"""Settings of torch for the whole process. A job changes them, and the program that runs the job gets them back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def keeping_torch() -> Iterator[None]:
-    """After the block, torch's random numbers, threads and choice of algorithms are as they were before."""
+    """Restore torch's random numbers, number of threads and choice of algorithms when the block ends."""
     random_state = torch.get_rng_state()
     num_threads = torch.get_num_threads()
     is_deterministic = torch.are_deterministic_algorithms_enabled()

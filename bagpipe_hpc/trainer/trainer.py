@@ -1,4 +1,4 @@
-"""A trainer, from start to end: three threads, so that only what must be waited for is waited for.
+"""A trainer, from start to end. Its three threads overlap what an iteration does not have to wait for.
 
 oracle         prefetch thread            exchange thread              main thread              servers, peers
   |-- plan n -> 1 receive plan n            |                            |                          |
@@ -13,8 +13,8 @@ oracle         prefetch thread            exchange thread              main thre
   |-- snapshot -------------------------------> 9 after the finish of the last: copy the cache, write it in a thread
   |-- end ----> 10 None ------------------> finish of the last --------> 11 totals, dense parameters
 
-4 and 5 run while 6 does, and the critical path is 6 alone (trainer/step.py says why that is safe). Where nothing may
-be delayed, the main thread does 5, 6, 4, one after the other; so it does around a snapshot.
+4 and 5 run while 6 runs, so the critical path is 6 alone (trainer/step.py says why that is safe). If nothing may be
+delayed, the main thread does 5, 6 and 4, one after the other. Around a snapshot it does the same.
 """
 
 from __future__ import annotations
@@ -72,7 +72,14 @@ def run_trainer(
     """Train until the plans end. The caller makes the step on each batch that this generator yields.
 
     Args:
-        factory: Makes a model of the user's own; None: the model is as configured.
+        spec: The job.
+        start: Where the job begins.
+        topology: The roles of the ranks.
+        comms: The communicators of this rank.
+        factory: Makes the user's own model. None: the settings name the model.
+    Raises:
+        OwnModelError: the user's own model cannot be built or trained, or the caller makes no step on a batch.
+        CheckpointError: the checkpoint that the job goes on from is damaged or contradicts the job.
     Communication: see the timeline.
     """
     keep_freed_memory()
@@ -95,9 +102,10 @@ def run_trainer(
 
 
 def _cache_limit(spec: JobSpec, device: Device, trainers_on_host: int) -> int:
-    """Return how many slots this trainer can offer: the setting, else what a quarter of the free memory holds.
+    """Return how many slots this trainer can offer.
 
-    More than two per key are of no use: one that the key has, one that it had in the iteration before.
+    This is the setting cache.rows, else the number of rows that a quarter of the free memory holds. More than two slots
+    per key are of no use: a key has one slot, and the slot that it had in the iteration before may not be free yet.
     """
     rows = spec.config.cache.rows or free_bytes(device, trainers_on_host) // 4 // (4 * row_width(spec.config))
     return max(1, min(rows, 2 * KeySpace(spec.num_embeddings).num_keys))
@@ -114,7 +122,7 @@ def _open_transport(config: Config, topology: Topology, comms: Communicators) ->
 
 @dataclass
 class _Counters:
-    """Counts of training iterations."""
+    """What this trainer counts in training iterations."""
 
     iterations: int = 0
     samples: int = 0
@@ -125,7 +133,7 @@ class _Counters:
 
 
 class _Trainer:
-    """Plays the plans and counts what happens."""
+    """Plays the plans of one trainer, and counts rows and bytes."""
 
     def __init__(
         self,
@@ -169,7 +177,7 @@ class _Trainer:
         self._work = {thread: IterationTimer(working_ns) for thread in ("main", "exchange", "prefetch")}
 
     def run(self, prefetcher: Prefetcher, end: TrainerEnd) -> Iterator[TrainerBatch]:
-        """Play every plan and yield each batch to train on; in the end, all files are written."""
+        """Play every plan and yield each batch to train on. On return, all files of checkpoints are written."""
         self._work["prefetch"] = prefetcher.work
         self._timer.end_iteration(counts=False)
         if self._step.is_overlapped:
@@ -218,7 +226,7 @@ class _Trainer:
         return iteration
 
     def _save(self, order: SnapshotOrder, previous: OpenIteration | None, end: TrainerEnd) -> None:
-        """Copy the state after an iteration. What is left of that iteration comes first, and counts as stall."""
+        """Copy the state after an iteration. If that iteration is `previous`, finish it first, as part of the stall."""
         start = time.perf_counter_ns()
         if previous is not None:
             self._finish(previous, end)
@@ -258,7 +266,8 @@ class _Trainer:
 
     def _account(self, plan: TrainerPlan, loss: float) -> None:
         counters = self._counters
-        counters.rows_written_back += len(plan.write_back_slots)  # the last rows leave during an evaluation
+        # Count write-backs of evaluations too: the last rows of training may leave the cache during an evaluation.
+        counters.rows_written_back += len(plan.write_back_slots)
         if plan.read_only:
             return
         counters.iterations += 1
@@ -270,7 +279,7 @@ class _Trainer:
             self._outbox.send(Loss(plan.num_trained_after, loss, plan.num_global_samples))  # 7
 
     def report_totals(self, num_threads: int) -> None:
-        """Send the oracle what this trainer counted while training (11). Communication: collective over the world."""
+        """Send the oracle what this trainer counted in training (11). Communication: collective over the world."""
         counters = self._counters
         totals = TrainerTotals(
             seconds=self._timer.seconds,
@@ -298,14 +307,17 @@ class _Trainer:
 
 
 def share_of_cores(host: Comm) -> int:
-    """Return OMP_NUM_THREADS, else the cores this rank may use, divided by the trainers that may use the same ones.
+    """Return how many threads this trainer uses.
+
+    This is OMP_NUM_THREADS if it is set, else the number of cores that this rank may use, divided by the number of
+    trainers that may use some of the same cores.
 
     Args:
-        host: The trainers of this host.
-    Communication: collective over them.
+        host: The communicator of the trainers of this host.
+    Communication: collective over host.
     """
     mine = os.sched_getaffinity(0)
     cores_of_all = [set(json.loads(content)) for content in all_gather_bytes(host, json.dumps(sorted(mine)).encode())]
     num_sharing = sum(1 for cores in cores_of_all if cores & mine)
-    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # the first of nested levels
-    return int(told) if told.isdigit() and int(told) else max(1, len(mine) // num_sharing)
+    setting = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # the outermost of nested levels
+    return int(setting) if setting.isdigit() and int(setting) else max(1, len(mine) // num_sharing)

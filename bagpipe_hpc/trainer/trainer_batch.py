@@ -1,4 +1,4 @@
-"""What a training loop sees of an iteration: a trainer's share of the batch, as torch tensors on its device."""
+"""The interface of a training loop to one iteration: a trainer's share of the batch, as torch tensors on its device."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ Tensor = torch.Tensor
 
 
 class TrainerBatch:
-    """One share, between the arrival of its rows and the use of their gradients.
+    """The share of one trainer in an iteration, between the arrival of its rows and the use of their gradients.
+
+    `iteration` is the number of training iterations of the whole job before this one. `labels` are float32, shape (b,),
+    where b is the number of samples of the share. `num_global_samples` is the number of samples in the shares of all
+    trainers.
 
     Args:
-        plan: Of the iteration.
-        dense: float32 (b, num_dense), b the samples of the share.
-        embedded: float32 (b, num_tables, row_dim).
-        rows: What embedded was made of; gets the gradient.
-        table_names: Of each table, in the order of embedded.
-        model: (dense, embedded) -> logits.
-        in_bfloat16: Whether `logits` computes in bfloat16 where torch.autocast finds that safe.
-        before_backward: Called with the loss.
-
-    `iteration` is the number of training iterations of the whole job before this one, `labels` are float32 (b,), and
-    `num_global_samples` is the number of samples of all trainers' shares.
+        plan: The plan of the iteration.
+        dense: Dense features, float32, shape (b, num_dense).
+        embedded: Embeddings, float32, shape (b, num_tables, row_dim).
+        rows: The rows that embedded was pooled from, float32, shape (n, row_dim). Backward gives them their gradients.
+        table_names: The name of each table, in the order of embedded.
+        model: Maps (dense, embedded) to logits.
+        in_bfloat16: Whether `logits` computes in bfloat16 wherever torch.autocast regards that as safe.
+        before_backward: `step` calls it with the loss before it goes backward.
     """
 
     def __init__(
@@ -51,32 +52,33 @@ class TrainerBatch:
         self._is_stepped = False
 
     def __len__(self) -> int:
-        """Samples of the share."""
+        """Return the number of samples of the share."""
         return len(self.labels)
 
     def __getitem__(self, table: str) -> Tensor:
-        """Embeddings of one table, float32 (b, row_dim).
+        """Return the embeddings of one table, float32, shape (b, row_dim).
 
         Raises:
-            KeyError: names the tables there are.
+            KeyError: there is no such table. The message names all tables.
         """
         if table not in self._table_names:
             raise KeyError(f"{table!r} is no table; there are {', '.join(self._table_names)}")
         return self.embedded[:, self._table_names.index(table)]
 
     def logits(self) -> Tensor:
-        """What the model makes of the share, float32 (b,); computed in `training.precision`."""
+        """Return the logits of the model, float32, shape (b,). The model computes in training.precision."""
         with torch.autocast(self.dense.device.type, torch.bfloat16, enabled=self._in_bfloat16):
             logits: Tensor = self.model(self.dense, self.embedded)
         return logits.float()
 
     def mean(self, losses: Tensor) -> Tensor:
-        """This share's part of the mean over the global batch: what `step` takes.
+        """Return the part of this share in the mean loss over the global batch, a scalar for `step`.
 
         Args:
-            losses: One per sample, (b,).
+            losses: One loss per sample, shape (b,).
         Raises:
-            OwnModelError: there are more or fewer.
+            OwnModelError: losses has another shape.
+        Communication: none.
         """
         if losses.shape != self.labels.shape:
             raise OwnModelError(
@@ -86,16 +88,19 @@ class TrainerBatch:
         return losses.sum() / self.num_global_samples
 
     def step(self, loss: Tensor) -> None:
-        """Go backward from the loss; the optimizers step when all trainers have.
+        """Go backward from the loss. The optimizers step after all trainers have called this method.
 
         Args:
-            loss: A scalar. The sum over all trainers is what is trained on and reported.
+            loss: A scalar. Its sum over all trainers is the loss that the job minimises and reports.
         Raises:
-            OwnModelError: it is no such loss, the second of this batch, or backward() was called.
-        Communication: starts the allreduce of dense gradients.
+            OwnModelError: the loss is no such scalar, this is the second step on this batch, or the caller has called
+                backward() itself.
+        Communication: starts the allreduces of dense gradients.
         """
         if self._is_stepped:
-            raise OwnModelError(f"a second step in iteration {self.iteration}: sum up the losses of a batch, step once")
+            raise OwnModelError(
+                f"a second step in iteration {self.iteration}: add up the losses of a batch and call step once"
+            )
         if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
             raise OwnModelError(
                 f"step() was given {_described(loss)}: it takes a scalar tensor that depends on the model or on "
@@ -103,7 +108,8 @@ class TrainerBatch:
             )
         if self._rows.grad is not None:
             raise OwnModelError(
-                f"backward() was called in iteration {self.iteration}, and gradients would count twice: step does that"
+                f"backward() was called in iteration {self.iteration}, so gradients would count twice: remove this "
+                "call, because step() calls backward() itself"
             )
         self._is_stepped = True
         self._before_backward(loss)
@@ -111,26 +117,32 @@ class TrainerBatch:
 
 
 def skip_step(batch: TrainerBatch) -> None:
-    """Make the step of a share without samples: all gradients are zero."""
+    """Make the step of a share without samples. All its gradients are zero.
+
+    Communication: starts the allreduces of dense gradients.
+    """
     batch.step(batch.embedded.sum())
 
 
 def row_gradients(batch: TrainerBatch) -> Tensor:
-    """Return the gradients that the step on a batch left, float32 (n, row_dim), one for each row of the share.
+    """Return the gradients of all rows of the share after the step, float32, shape (n, row_dim).
 
     Raises:
-        OwnModelError: no step was made.
+        OwnModelError: the caller has not made a step on this batch.
     """
     if not batch._is_stepped:
         raise OwnModelError(
-            f"no step in iteration {batch.iteration}: every batch needs session.step(loss), also one that is to "
-            "change nothing: 0 * loss"
+            f"no step in iteration {batch.iteration}: call session.step(loss) on every batch; for a batch that must "
+            "not change the model, call session.step(0 * loss)"
         )
     return torch.zeros_like(batch._rows) if batch._rows.grad is None else batch._rows.grad
 
 
 def train_on_labels(batch: TrainerBatch) -> None:
-    """The step of click prediction: binary cross-entropy of the logits."""
+    """Make the step of click prediction, whose loss is the binary cross-entropy of the logits.
+
+    Communication: starts the allreduces of dense gradients.
+    """
     losses = functional.binary_cross_entropy_with_logits(batch.logits(), batch.labels, reduction="sum")
     batch.step(losses / batch.num_global_samples)
 

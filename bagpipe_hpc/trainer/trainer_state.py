@@ -1,4 +1,7 @@
-"""A trainer's part of a checkpoint: its cached rows and, at trainer 0, the dense parameters and their optimizer."""
+"""The part of a checkpoint that a trainer saves and restores.
+
+Every trainer saves its cached rows. Trainer 0 also saves the dense parameters and the state of their optimizer.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ from bagpipe_hpc.trainer.step import TrainingStep
 
 
 class TrainerState:
-    """Saves and restores; both between two iterations, on the thread that plays them.
+    """Saves and restores the state of a trainer. The thread that plays the plans calls it between two iterations.
 
     Args:
         spec: The job.
         start: Where the job begins.
-        step: Has cache, model and dense optimizer.
+        step: Has the cache, the model and the dense optimizer.
         trainer: The rank of this trainer among the trainers.
     """
 
@@ -39,7 +42,12 @@ class TrainerState:
         self._finite = FiniteRows(spec.config, spec.schema)
 
     def restore(self) -> None:
-        """Take over the state of the checkpoint that the job goes on from, if there is one. Communication: none."""
+        """Restore the state from the checkpoint that the job goes on from, if there is one.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged or contradicts the job.
+        Communication: none.
+        """
         resumed = self._start.checkpoint
         if resumed is None:
             return
@@ -50,7 +58,15 @@ class TrainerState:
             restore_random_state(self._step.cache.device, resumed.trainer_state(self._trainer))
 
     def keep(self, snapshot: SnapshotOrder) -> Callable[[float], FilesSaved]:
-        """Copy the state as it is; what is returned writes it, in any thread, and is told how long training stood."""
+        """Copy the state as it is now.
+
+        Args:
+            snapshot: The order from the oracle. It has the keys of the cached rows.
+        Returns:
+            A function that writes the files, in any thread. Its argument is how many seconds training stood still for
+            the copy.
+        Communication: none.
+        """
         assert self._spec.checkpoints is not None
         rows = to_host(self._step.cache.read(snapshot.slots))
         cached = CachedRows(snapshot.keys, snapshot.slots, snapshot.dirty.astype(np.bool_), rows)
@@ -76,7 +92,7 @@ class TrainerState:
         return write
 
     def _restore_cache(self, resumed: Checkpoint) -> None:
-        """Rows in slots that this start does not have are on the servers, as all are."""
+        """Restore the cached rows. Rows whose slots this cache does not have stay out: the servers have every row."""
         cache = self._step.cache
         for piece in resumed.cached_rows(self._trainer):
             fits = piece.slots < cache.num_slots

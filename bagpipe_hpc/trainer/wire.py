@@ -1,9 +1,9 @@
-"""How rows and gradients travel between trainers: as they are, or rounded to 16 bits.
+"""The format of rows and gradients on their way between trainers: float32, or rounded to 16 bits.
 
-Who owns a row depends on the lookahead window, the prefetch depth and the cache size, and the result must not. So with
-16 bits *every* use is rounded, the owner's too: all trainers compute with the row as it travels, and add up gradients
-as they travel. The owner sums in float32 in ascending trainer order and updates the full-precision row, so what is lost
-does not pile up in the rows.
+The owner of a row depends on the lookahead window, the prefetch depth and the cache size, but the result must not
+depend on them. So with 16 bits the owner rounds too: all trainers compute with the rounded row, and all gradients are
+rounded before they are added. The owner adds them in float32 in ascending trainer order and updates the
+full-precision row, so rounding errors do not accumulate in the rows.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ WireArray = NDArray[np.float32 | np.int16]
 
 
 class Wire:
-    """Turns float32 values into what travels, and back.
+    """Packs float32 values into the format of the wire, and unpacks them.
 
-    What travels is float32 itself or, for 16 bits, their bits as int16 (numpy has no bfloat16).
+    Packed values are float32 or, with 16 bits, the bits of the rounded values as int16, because numpy has no bfloat16.
 
     Args:
-        name: float32: nothing is changed. float16: 11 significant bits, values from 6e-8 to 65,504. bfloat16: 8
-            significant bits, the range of float32.
+        name: float32 changes nothing. float16 has 11 significant bits and values from 6e-8 to 65,504. bfloat16 has 8
+            significant bits and the range of float32.
     """
 
     def __init__(self, name: WireDtype) -> None:
@@ -34,9 +34,16 @@ class Wire:
         self.array_dtype = np.dtype(np.float32 if self.is_exact else np.int16)
 
     def pack(self, values: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-        """float32 values as they travel, of the same shape: times scale, then rounded to nearest.
+        """Return values in the format of the wire: multiplied by scale, then rounded to nearest.
 
-        What is too large, infinities too, becomes the largest finite value; nan stays nan.
+        Values that are too large, also infinities, become the largest finite value. nan stays nan. With float32 the
+        values stay as they are.
+
+        Args:
+            values: float32, any shape.
+            scale: A power of two.
+        Returns:
+            float32 or int16, the same shape.
         """
         if self.is_exact:
             return values
@@ -44,17 +51,20 @@ class Wire:
         return (values * scale).clamp_(-largest, largest).to(self._dtype).view(torch.int16)
 
     def unpack(self, packed: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-        """float32 values of what `pack` made with the same scale."""
+        """Return the float32 values, of the same shape, of what `pack` returned for the same scale."""
         if self.is_exact:
             return packed
         return packed.view(self._dtype).float().div_(scale)
 
 
 def gradient_scale(num_global_samples: int) -> float:
-    """What gradients are multiplied with for the wire: the power of two at or above the batch size.
+    """Return the scale of gradients on the wire: the smallest power of two that is at least the batch size.
 
-    The loss is a mean, so gradients shrink with the batch size, and small ones would underflow in float16. Times this
-    they are those of a summed loss: about 1 for a row that one sample uses, and hundreds of times that fit. A power of
-    two changes no significant bit.
+    The loss is a mean, so gradients shrink as the batch size grows, and small gradients would underflow in float16.
+    Scaled gradients are about those of a summed loss: about 1 for a row that one sample uses. float16 also holds
+    gradients that are hundreds of times larger. A power of two changes no significant bit.
+
+    Args:
+        num_global_samples: The number of samples in the shares of all trainers.
     """
     return float(1 << (num_global_samples - 1).bit_length())

@@ -50,8 +50,8 @@ class MemoryServer:
         with trace.span("scatter", plan.stream_position):
             self._store.scatter(plan.write_back_rows, np.concatenate(pieces))
 
-    def _await_written(self, trainer: int, iteration: int) -> Float32Array:
-        with waiting_for(f"trainer {trainer}: write-backs of iteration {iteration}"):
+    def _await_written(self, trainer: int, stream_position: int) -> Float32Array:
+        with waiting_for(f"trainer {trainer}: write-backs of plan {stream_position}"):
             return take(self._link.written[self._server, trainer])
 
     def close(self) -> None:
@@ -77,8 +77,8 @@ class MemoryTrainer:
         for server, piece in enumerate(np.split(rows, np.cumsum(plan.write_back_counts)[:-1])):
             self._link.written[server, self._trainer].put(piece.copy())
 
-    def _await_ready(self, server: int, iteration: int) -> Float32Array:
-        with waiting_for(f"server {server}: rows of iteration {iteration}"):
+    def _await_ready(self, server: int, stream_position: int) -> Float32Array:
+        with waiting_for(f"server {server}: rows of plan {stream_position}"):
             return take(self._link.offered[server, self._trainer])
 
     def close(self) -> None:

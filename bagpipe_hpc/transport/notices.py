@@ -1,4 +1,4 @@
-"""The small messages of the row transport: "iteration n is ready", "iteration n is written"."""
+"""The small messages of the row transport: "the rows of plan n are ready", "the rows of plan n are written"."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ class Notices:
         self._servers = range(num_servers)
         self._trainers = range(num_servers, comm.size)
 
-    def announce_ready(self, iteration: int, payloads: list[bytes] | None = None) -> None:
+    def announce_ready(self, stream_position: int, payloads: list[bytes] | None = None) -> None:
         """At a server: tell every trainer. With the notice goes a payload for each trainer, if there are any."""
-        with trace.span("announce", iteration):
+        with trace.span("announce", stream_position):
             for index, rank in enumerate(self._trainers):
                 payload = payloads[index] if payloads else b""
-                self._ready.Send([_encode(iteration) + payload, MPI.BYTE], rank)
+                self._ready.Send([_encode(stream_position) + payload, MPI.BYTE], rank)
 
-    def await_ready(self, iteration: int) -> list[bytes]:
+    def await_ready(self, stream_position: int) -> list[bytes]:
         """At a trainer: wait for every server, and return their payloads."""
-        with trace.span("ready wait", iteration):
-            return [self._await(self._ready, rank, iteration, f"server {rank}: rows") for rank in self._servers]
+        with trace.span("ready wait", stream_position):
+            return [self._await(self._ready, rank, stream_position, f"server {rank}: rows") for rank in self._servers]
 
-    def announce_written(self, iteration: int) -> None:
+    def announce_written(self, stream_position: int) -> None:
         """At a trainer: tell every server."""
         for rank in self._servers:
-            self._written.Send([_encode(iteration), MPI.BYTE], rank)
+            self._written.Send([_encode(stream_position), MPI.BYTE], rank)
 
-    def await_written(self, iteration: int) -> None:
+    def await_written(self, stream_position: int) -> None:
         """At a server: wait for every trainer."""
-        with trace.span("written wait", iteration):
+        with trace.span("written wait", stream_position):
             for trainer, rank in enumerate(self._trainers):
-                self._await(self._written, rank, iteration, f"trainer {trainer}: write-backs")
+                self._await(self._written, rank, stream_position, f"trainer {trainer}: write-backs")
 
-    def _await(self, comm: MPI.Intracomm, rank: int, iteration: int, what: str) -> bytes:
-        with waiting_for(f"{what} of iteration {iteration}"):
-            return _receive(comm, rank, iteration)
+    def _await(self, comm: MPI.Intracomm, rank: int, stream_position: int, what: str) -> bytes:
+        with waiting_for(f"{what} of plan {stream_position}"):
+            return _receive(comm, rank, stream_position)
 
     def progress(self) -> None:
         """Let MPI carry out what other ranks want of this one, and return at once."""
@@ -62,13 +62,13 @@ class Notices:
         self._written.Free()
 
 
-def _encode(iteration: int) -> bytes:
-    return iteration.to_bytes(8, "little")
+def _encode(stream_position: int) -> bytes:
+    return stream_position.to_bytes(8, "little")
 
 
-def _receive(comm: MPI.Intracomm, source: int, iteration: int) -> bytes:
+def _receive(comm: MPI.Intracomm, source: int, stream_position: int) -> bytes:
     message = bytes(receive_bytes(comm, source))
     arrived = int.from_bytes(message[:8], "little")
-    if arrived != iteration:
-        raise RuntimeError(f"notice of iteration {arrived} arrived where {iteration} was due: plans are out of step")
+    if arrived != stream_position:
+        raise RuntimeError(f"the notice of plan {arrived} arrived instead of that of plan {stream_position}")
     return message[8:]

@@ -89,7 +89,7 @@ def test_a_factory_that_cannot_be_is_refused(small_dataset: Path, tmp_path: Path
     [
         ("raise", "ValueError: of mine"),
         ("leave", "the loop over the session was left in iteration 7, and the other ranks play on"),
-        ("forget", "no step in iteration 7: every batch needs session.step(loss)"),
+        ("forget", "no step in iteration 7: call session.step(loss) on every batch"),
     ],
 )
 def test_a_loop_that_fails_ends_all_ranks(small_dataset: Path, tmp_path: Path, how: str, message: str) -> None:

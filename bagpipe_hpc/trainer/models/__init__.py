@@ -1,4 +1,4 @@
-"""Models by name. A model maps (dense features, embedded ids) to one logit per sample."""
+"""The built-in models by name. A model maps dense features and embeddings to one logit per sample."""
 
 from __future__ import annotations
 
@@ -29,15 +29,21 @@ MODELS: dict[str, Callable[..., torch.nn.Module]] = {
 def build_model(
     config: ModelConfig, num_dense: int, num_tables: int, seed: int, dims: Sequence[int] = ()
 ) -> torch.nn.Module:
-    """The model a configuration names, with parameters that depend on the seed only.
+    """Build the model that a configuration names. Its initial parameters depend on the configuration and the seed only.
 
-    Whether a data set has the samples it needs is for `trainer/model_check.py` to say.
+    This function does not check whether the data set has the features that the model needs: `trainer/model_check.py`
+    does.
 
     Args:
-        dims: Columns in use of each vector, where they are not all; the others are zero.
+        config: The settings of the model.
+        num_dense: The number of dense features; may be 0.
+        num_tables: The number of sparse features.
+        seed: The seed of the initial parameters.
+        dims: How many columns of each embedding are in use. The others are zero. Empty: all are in use.
     Returns:
-        A module called with dense float32 (b, num_dense) and embedded float32 (b, num_tables, config.row_dim) that
-        returns logits float32 (b,).
+        A module that maps dense, float32, shape (b, num_dense), and embedded, float32, shape (b, num_tables,
+        config.row_dim), to logits, float32, shape (b,).
+    Communication: none.
     """
     kind, generator = MODELS[config.name], torch.Generator().manual_seed(seed)
     if any(dim < config.embedding_dim for dim in dims):

@@ -11,21 +11,23 @@ from bagpipe_hpc.trainer.models.layers import initialised
 
 
 class Caser(nn.Module):
-    """Does a user take this item next? Convolutions over the image (k, dim) of the user's last k items tell.
+    """Convolutions over the user's last k items. The model predicts whether the user takes the candidate item next.
 
-    The tables are, in this order: user, candidate item, the user's last k >= 1 items, oldest first. Labels say whether
-    the candidate was taken. Every table, and so every position, has rows of its own. There are no dense features.
+    The tables are, in this order: user, candidate item, the user's last k >= 1 items, oldest first. The label says
+    whether the user took the candidate. Every table, and so every position, has rows of its own. There are no dense
+    features. The embeddings of the last k items are the rows of an image of shape (k, dim).
 
-    o: each of horizontal_filters filters for every height 1..k, as wide as the image, ReLU, its maximum over the image.
-    o~: vertical_filters weighted sums of the image's rows. z = relu(W [o, o~] + b), logit = w' . [z, user] + b', with
-    w' and b' of the candidate. These are kept factorised, [w', b'] = candidate [U, u], so that a candidate's row is as
-    wide as any: logit = candidate . (U [z, user] + u). No dropout: a run would not repeat itself.
+    o has the outputs of horizontal_filters filters for every height 1..k. A filter is as wide as the image; a ReLU
+    follows, and the output is the maximum over the image. o~ has vertical_filters weighted sums of the rows of the
+    image. Then z = relu(W [o, o~] + b) and logit = w' . [z, user] + b', where w' and b' belong to the candidate. They
+    are factorised, [w', b'] = candidate [U, u], so that the row of a candidate is as wide as other rows:
+    logit = candidate . (U [z, user] + u). There is no dropout, because runs must repeat to the bit.
 
-    Parameters, F = horizontal_filters and G = vertical_filters: F * (dim * k (k + 1) / 2 + k) + G * (k + 1) +
+    Parameters, with F = horizontal_filters and G = vertical_filters: F * (dim * k (k + 1) / 2 + k) + G * (k + 1) +
     (k * F + dim * G + 1) * dim + (2 * dim + 1) * dim.
 
     Args:
-        config: Sizes.
+        config: The sizes of the model.
         num_dense: 0.
         num_tables: k + 2.
         generator: Source of the initial parameters.
@@ -43,7 +45,7 @@ class Caser(nn.Module):
         self.output = initialised(nn.Linear(2 * dim, dim), generator)
 
     def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """Logits (b,) from dense (b, 0) and embedded (b, k + 2, embedding_dim)."""
+        """Return logits (b,) from dense (b, 0) and embedded (b, k + 2, embedding_dim), all float32."""
         user, candidate, image = embedded[:, 0], embedded[:, 1], embedded[:, None, 2:]
         features = [functional.relu(convolution(image)).amax((2, 3)) for convolution in self.horizontal]
         z = functional.relu(self.hidden(torch.cat([*features, self.vertical(image).flatten(1)], dim=1)))

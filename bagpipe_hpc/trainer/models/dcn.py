@@ -12,7 +12,12 @@ from bagpipe_hpc.trainer.models.layers import Concatenation, initialised, mlp
 
 
 class VectorCross(nn.Module):
-    """One cross layer, x_0 (w . x) + b + x; 2 * width parameters."""
+    """One cross layer, x_0 (w . x) + b + x. It has 2 * width parameters.
+
+    Args:
+        width: The number of columns of x.
+        generator: Source of the initial parameters.
+    """
 
     def __init__(self, width: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -20,13 +25,13 @@ class VectorCross(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, first: torch.Tensor, crossed: torch.Tensor) -> torch.Tensor:
-        """x (b, width) of the next layer from x_0 and x, both (b, width)."""
+        """Return the x of the next layer from x_0 and x, all float32, shape (b, width)."""
         following: torch.Tensor = first * self.weight(crossed) + self.bias + crossed
         return following
 
 
 class DCN(nn.Module):
-    """Cross layers, which raise the degree of feature crosses by one each, beside an MLP.
+    """Cross layers and an MLP side by side. Each cross layer raises the degree of the feature crosses by one.
 
     logit = w . [x_L, deep(x_0)] + b with x_0 = [dense, embeddings] and x_{l+1} = x_0 (w_l . x_l) + b_l + x_l.
 
@@ -34,11 +39,11 @@ class DCN(nn.Module):
     width = num_dense + num_tables * dim.
 
     Args:
-        config: Sizes.
-        num_dense: Dense features; may be 0.
-        num_tables: Sparse features.
+        config: The sizes of the model.
+        num_dense: The number of dense features; may be 0.
+        num_tables: The number of sparse features.
         generator: Source of the initial parameters.
-        dims: Columns in use of each embedding, where they are not all.
+        dims: How many columns of each embedding are in use. Empty: all are in use.
     """
 
     def __init__(
@@ -57,7 +62,7 @@ class DCN(nn.Module):
         self.output = initialised(nn.Linear(sizes[0] + sizes[-1], 1), generator)
 
     def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """Logits (b,) from dense (b, num_dense) and embedded (b, num_tables, embedding_dim)."""
+        """Return logits (b,) from dense (b, num_dense) and embedded (b, num_tables, embedding_dim), all float32."""
         first = crossed = torch.cat([dense, self.concatenation(embedded)], dim=1)
         for layer in self.cross:
             crossed = layer(first, crossed)

@@ -13,7 +13,12 @@ from bagpipe_hpc.trainer.models.layers import initialised
 class MatrixCross(nn.Module):
     """One cross layer, x_0 * (W x + b) + x.
 
-    Parameters: (width + 1) * width, or of rank r, where W = U V, (2 * r + 1) * width.
+    Parameters: (width + 1) * width or, if W = U V has rank r, (2 * r + 1) * width.
+
+    Args:
+        width: The number of columns of x.
+        rank: r. None: W is one matrix.
+        generator: Source of the initial parameters.
     """
 
     def __init__(self, width: int, rank: int | None, generator: torch.Generator) -> None:
@@ -22,15 +27,15 @@ class MatrixCross(nn.Module):
         self.linear = initialised(nn.Linear(rank or width, width), generator)
 
     def forward(self, first: torch.Tensor, crossed: torch.Tensor) -> torch.Tensor:
-        """x (b, width) of the next layer from x_0 and x, both (b, width)."""
+        """Return the x of the next layer from x_0 and x, all float32, shape (b, width)."""
         following: torch.Tensor = first * self.linear(self.down(crossed)) + crossed
         return following
 
 
 class DCNv2(DCN):
-    """DCN (the paper's parallel structure) with x_{l+1} = x_0 * (W_l x_l + b_l) + x_l, * elementwise.
+    """DCN with x_{l+1} = x_0 * (W_l x_l + b_l) + x_l, where * is elementwise: the parallel structure of the paper.
 
-    Parameters: as DCN with (width + 1) * width for each cross layer, or (2 * cross_rank + 1) * width.
+    Parameters: those of DCN, but (width + 1) * width or, with cross_rank, (2 * cross_rank + 1) * width per cross layer.
     """
 
     @staticmethod

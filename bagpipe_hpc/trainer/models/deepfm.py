@@ -13,15 +13,16 @@ class DeepFM(nn.Module):
     """A factorisation machine and an MLP over the same vectors.
 
     logit = w . dense + sum of w_id over the ids + sum of <v_i, v_j> over i > j + deep([v_1, v_2, ...]), where v_i is an
-    embedding or, of a dense feature, a vector times its value. The sum over pairs is (|sum v_i|^2 - sum |v_i|^2) / 2.
+    embedding or, for a dense feature, a vector of parameters times the value of the feature. The sum over pairs is
+    (|sum v_i|^2 - sum |v_i|^2) / 2.
 
     Parameters: num_dense * (dim + 1) + mlp(n * dim, *top_mlp, 1), n = num_dense + num_tables. Rows are
     [embedding | w_id].
 
     Args:
-        config: Sizes.
-        num_dense: Dense features; may be 0.
-        num_tables: Sparse features.
+        config: The sizes of the model.
+        num_dense: The number of dense features; may be 0.
+        num_tables: The number of sparse features.
         generator: Source of the initial parameters.
     """
 
@@ -32,7 +33,7 @@ class DeepFM(nn.Module):
         self.deep = mlp([(num_dense + num_tables) * config.embedding_dim, *config.top_mlp, 1], generator)
 
     def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """Logits (b,) from dense (b, num_dense) and embedded (b, num_tables, embedding_dim + 1)."""
+        """Return logits (b,) from dense (b, num_dense) and embedded (b, num_tables, embedding_dim + 1), all float32."""
         fields = self.fields(dense, embedded[:, :, :-1])
         pairs = (fields.sum(1).square() - fields.square().sum(1)).sum(1) / 2
         logits: torch.Tensor = self.first_order(dense, embedded) + pairs + self.deep(fields.flatten(1)).squeeze(1)

@@ -10,17 +10,17 @@ from bagpipe_hpc.trainer.models.layers import InnerProducts, mlp
 
 
 class DLRM(nn.Module):
-    """Bottom MLP over dense features, pairwise dot products of all vectors, top MLP.
+    """A bottom MLP over the dense features, dot products of all pairs of vectors, and a top MLP.
 
-    logit = top([v_0, <v_i, v_j> for i > j]) with v_0 = bottom(dense) and v_1, v_2, ... the embeddings. Without dense
-    features there is neither bottom MLP nor v_0.
+    logit = top([v_0, <v_i, v_j> for i > j]), where v_0 = bottom(dense), and v_1, v_2, ... are the embeddings. Without
+    dense features there is neither a bottom MLP nor v_0.
 
     Parameters: mlp(num_dense, *bottom_mlp, dim) + mlp(n (n - 1) / 2 + dim, *top_mlp, 1), n = num_tables + 1.
 
     Args:
-        config: Sizes.
-        num_dense: Dense features; may be 0.
-        num_tables: Sparse features.
+        config: The sizes of the model.
+        num_dense: The number of dense features; may be 0.
+        num_tables: The number of sparse features.
         generator: Source of the initial parameters.
     """
 
@@ -33,7 +33,7 @@ class DLRM(nn.Module):
         self.top = mlp([num_inputs, *config.top_mlp, 1], generator)
 
     def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """Logits (b,) from dense (b, num_dense) and embedded (b, num_tables, embedding_dim)."""
+        """Return logits (b,) from dense (b, num_dense) and embedded (b, num_tables, embedding_dim), all float32."""
         if self.bottom is None:
             inputs = self.products(embedded)
         else:

@@ -14,6 +14,13 @@ class GenerationLayer(nn.Module):
     """Convolution along the fields, max-pooling, and recombination into new features.
 
     Parameters: (in_maps * height + 1) * out_maps + (pooled * dim * out_maps + 1) * pooled * dim * new_features.
+
+    Args:
+        config: The sizes of the model.
+        in_maps: The number of feature maps of the input.
+        out_maps: The number of feature maps of the output.
+        pooled: The height of a feature map of the output, after max-pooling.
+        generator: Source of the initial parameters.
     """
 
     def __init__(
@@ -27,28 +34,35 @@ class GenerationLayer(nn.Module):
         self.recombination = initialised(nn.Linear(out_maps * size, config.cnn_new_features * size), generator)
 
     def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pooled maps (b, out_maps, pooled, dim) and new features (b, n, dim) from maps (b, in_maps, height, dim)."""
+        """Return pooled maps and new features.
+
+        Args:
+            maps: float32, shape (b, in_maps, height, dim).
+        Returns:
+            The pooled maps, float32, shape (b, out_maps, pooled, dim), and the features, float32, shape (b, n, dim).
+        """
         maps = functional.max_pool2d(self.convolution(maps).tanh(), (self._pool, 1), ceil_mode=True)
         features = self.recombination(maps.flatten(1)).tanh()
         return maps, features.unflatten(1, (-1, self._dim))
 
 
 class FGCNN(nn.Module):
-    """Convolutions over the fields generate new features; raw and new ones meet in a product network.
+    """Convolutions over the fields generate new features. A product network takes the fields and the new features.
 
-    logit = top([v_1, v_2, ..., <v_i, v_j> for i > j]), where the v_i are the fields (of a dense feature, a vector times
-    its value) and the features generated. These come from second vectors of the same fields, so that the two uses do
-    not pull at one embedding. No batch normalisation: with it a sample's logit would depend on its neighbours.
+    logit = top([v_1, v_2, ..., <v_i, v_j> for i > j]), where the v_i are the fields and the new features. The field of
+    a dense feature is a vector of parameters times its value. The new features come from second vectors of the same
+    fields, so that the convolutions and the product network train separate embeddings. There is no batch normalisation:
+    it would make the logit of a sample depend on the other samples of the batch.
 
-    Parameters, n_0 = num_dense + num_tables fields, n_l = n_{l-1} / cnn_pooling rounded up, m_0 = 1 and m_l of
-    cnn_channels, n = n_0 + cnn_new_features * sum of n_l:
+    Let there be n_0 = num_dense + num_tables fields, n_l = n_{l-1} / cnn_pooling rounded up, m_0 = 1, m_l the elements
+    of cnn_channels, and n = n_0 + cnn_new_features * sum of n_l. Parameters:
     2 * num_dense * dim + sum over l of (m_{l-1} * cnn_height + 1) * m_l + (n_l * dim * m_l + 1) * n_l * dim *
     cnn_new_features, + mlp(n * dim + n (n - 1) / 2, *top_mlp, 1). Rows are [embedding | embedding for convolutions].
 
     Args:
-        config: Sizes.
-        num_dense: Dense features; may be 0.
-        num_tables: Sparse features.
+        config: The sizes of the model.
+        num_dense: The number of dense features; may be 0.
+        num_tables: The number of sparse features.
         generator: Source of the initial parameters.
     """
 
@@ -68,7 +82,7 @@ class FGCNN(nn.Module):
         self.top = mlp([num_inputs, *config.top_mlp, 1], generator)
 
     def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """Logits (b,) from dense (b, num_dense) and embedded (b, num_tables, 2 * embedding_dim)."""
+        """Return logits (b,) from dense (b, num_dense) and embedded (b, num_tables, 2 * embedding_dim), all float32."""
         raw, source = self.fields(dense, embedded).chunk(2, dim=2)
         features, maps = [raw], source.unsqueeze(1)
         for layer in self.generation:

@@ -12,19 +12,19 @@ from bagpipe_hpc.trainer.models.layers import Concatenation, FirstOrder, mlp
 
 
 class WideDeep(nn.Module):
-    """A linear model and an MLP, trained together.
+    """A linear model and an MLP that are trained together.
 
-    logit = w . dense + sum of w_id over the ids + deep([dense, embeddings]). A cross-product transformation of the
-    paper's wide part is one more table of the data set, whose ids stand for combinations.
+    logit = w . dense + sum of w_id over the ids + deep([dense, embeddings]). For a cross-product transformation of the
+    paper's wide part, the data set needs one more table whose ids stand for combinations.
 
     Parameters: num_dense + mlp(num_dense + num_tables * dim, *top_mlp, 1). Rows are [embedding | w_id].
 
     Args:
-        config: Sizes.
-        num_dense: Dense features; may be 0.
-        num_tables: Sparse features.
+        config: The sizes of the model.
+        num_dense: The number of dense features; may be 0.
+        num_tables: The number of sparse features.
         generator: Source of the initial parameters.
-        dims: Columns in use of each embedding, where they are not all.
+        dims: How many columns of each embedding are in use. Empty: all are in use.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class WideDeep(nn.Module):
         self.deep = mlp([num_dense + self.concatenation.width, *config.top_mlp, 1], generator)
 
     def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """Logits (b,) from dense (b, num_dense) and embedded (b, num_tables, embedding_dim + 1)."""
+        """Return logits (b,) from dense (b, num_dense) and embedded (b, num_tables, embedding_dim + 1), all float32."""
         deep = self.deep(torch.cat([dense, self.concatenation(embedded[:, :, :-1])], dim=1))
         logits: torch.Tensor = self.wide(dense, embedded) + deep.squeeze(1)
         return logits

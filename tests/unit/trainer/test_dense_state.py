@@ -54,7 +54,7 @@ def put(place: tuple[Any, ...], value: Any) -> Any:
         (put(("state", "0"), {}), "there is no parameter '0'"),
         (put(("state", 0), 7), "no attribute"),
         (put(("state",), []), "no attribute"),
-        (put(("param_groups", 0, "params"), [0]), "its groups of parameters are others"),
+        (put(("param_groups", 0, "params"), [0]), "it has other groups of parameters"),
         (put(("param_groups",), 7), "not iterable"),
     ],
 )
@@ -72,6 +72,6 @@ def test_another_state_is_refused(change: Any, said: str) -> None:
 def test_another_state_of_random_numbers_is_refused(states: Any) -> None:
     device = torch.device("cpu")
     before = keep_random_state(device)
-    with pytest.raises(CheckpointError, match="the state of torch's random numbers in the checkpoint is none"):
+    with pytest.raises(CheckpointError, match="torch cannot restore the state of its random numbers from the checkpoint"):
         restore_random_state(device, states)
     restore_random_state(device, before)

@@ -9,7 +9,7 @@ import pytest
 
 from bagpipe_hpc.config import Config, ModelConfig
 from bagpipe_hpc.data.schema import Schema, TableSchema
-from bagpipe_hpc.trainer.model_check import misfit, table_misfit
+from bagpipe_hpc.trainer.model_check import fault_of_model, fault_of_tables
 from bagpipe_hpc.trainer.models import MODELS
 from tests.launch import run_python
 
@@ -21,7 +21,7 @@ def words(name: str, num_dense: int, sizes: tuple[int, ...], ragged: bool = Fals
         TableSchema(name=f"t{index}", num_embeddings=size, ragged=ragged) for index, size in enumerate(sizes)
     )
     dense = tuple(f"d{index}" for index in range(num_dense))
-    return misfit(ModelConfig.model_validate({"name": name}), Schema(dense=dense, tables=tables))
+    return fault_of_model(ModelConfig.model_validate({"name": name}), Schema(dense=dense, tables=tables))
 
 
 def test_every_name_has_a_model() -> None:
@@ -41,22 +41,22 @@ def test_settings_of_tables_fit_the_data_set() -> None:
 
     def words(model: str = "dcn", **tables: Mapping[str, object]) -> str:
         settings = {"model": {"name": model, "embedding_dim": 8}, "tables": tables}
-        return table_misfit(Config.model_validate(settings), schema)
+        return fault_of_tables(Config.model_validate(settings), schema)
 
     mean, narrow = {"pooling": "mean"}, {"embedding_dim": 4}
     assert words(tags=mean, site={"learning_rate": 1, **narrow}, seen=mean) == ""
     assert words(tag=mean) == "tables.tag: the data set has no table of this name; it has site, tags, seen"
     assert words(site=mean).startswith("tables.site.pooling: site has one id per sample; ragged tables are tags, seen")
-    assert words(seen=narrow) == "tables.seen.embedding_dim: seen uses the rows of site; set it there"
+    assert words(seen=narrow) == "tables.seen.embedding_dim: seen uses the rows of site; set tables.site.embedding_dim instead"
     assert words(seen={"learning_rate": 1}).startswith("tables.seen.learning_rate: seen uses the rows of site")
     assert "raise that to the largest" in words(tags={"embedding_dim": 9})
-    assert "dlrm needs embeddings of one size; take wide_deep or dcn or dcn_v2" in words("dlrm", tags=narrow)
+    assert "dlrm needs embeddings of one size; choose model.name wide_deep or dcn or dcn_v2" in words("dlrm", tags=narrow)
     assert words("dlrm", tags={"embedding_dim": 8}) == ""
     # A run's config.yaml names every setting of a table, and a job that goes on takes it as it is.
     config = Config.model_validate(
         {"model": {"name": "dcn", "embedding_dim": 8}, "tables": {"site": narrow, "seen": mean}}
     )
-    assert table_misfit(Config.model_validate(config.model_dump(mode="json")), schema) == ""
+    assert fault_of_tables(Config.model_validate(config.model_dump(mode="json")), schema) == ""
 
 
 @pytest.mark.parametrize("name", sorted(MODELS.keys() - {"caser"}))
@@ -71,7 +71,7 @@ def test_one_vector_has_nothing_to_interact_with(name: str) -> None:
 
 def test_an_own_model_says_itself_what_it_cannot_learn_from() -> None:
     model = ModelConfig(factory="my_model:build")
-    assert misfit(model, Schema(dense=(), tables=(TableSchema(name="t", num_embeddings=7),))) == ""
+    assert fault_of_model(model, Schema(dense=(), tables=(TableSchema(name="t", num_embeddings=7),))) == ""
 
 
 @pytest.mark.parametrize("name", ["wide_deep", "dcn", "dcn_v2"])
@@ -95,7 +95,7 @@ def test_caser_takes_user_candidate_and_items() -> None:
 def test_caser_refuses_what_is_no_sequence(num_dense: int, sizes: tuple[int, ...], found: str) -> None:
     said = words("caser", num_dense, sizes)
     assert said.startswith(f"{found}caser needs the tables user, candidate item and last items, oldest first, ")
-    assert said.endswith("make the data set again so, or choose another model.name")
+    assert said.endswith("make the data set again with these tables, or choose another model.name")
 
 
 def test_asking_needs_no_torch() -> None:

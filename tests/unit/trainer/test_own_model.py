@@ -115,7 +115,7 @@ def test_the_inputs_are_what_the_model_is_called_with() -> None:
 @pytest.mark.parametrize(
     ("factory", "parts"),
     [
-        ("nowhere:build", ["there is no module 'nowhere' in ", "or name that in PYTHONPATH"]),
+        ("nowhere:build", ["there is no module 'nowhere' in ", "or add that directory to PYTHONPATH"]),
         ("own_module.part:build", ["there is no module 'own_module.part' in "]),
         ("broken:build", ["importing broken failed: ModuleNotFoundError", "'nowhere'", "broken.py, line 1"]),
         ("malformed:build", ["importing malformed failed: SyntaxError", "malformed.py, line 1"]),

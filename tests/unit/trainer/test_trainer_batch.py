@@ -84,7 +84,7 @@ def test_logits_in_bfloat16_are_float32() -> None:
 
 def test_one_step_per_batch() -> None:
     batch, _ = make_batch()
-    with pytest.raises(OwnModelError, match=r"no step in iteration 7: every batch needs session\.step\(loss\)"):
+    with pytest.raises(OwnModelError, match=r"no step in iteration 7: call session\.step\(loss\) on every batch"):
         row_gradients(batch)
     train_on_labels(batch)
     with pytest.raises(OwnModelError, match="a second step in iteration 7"):
@@ -95,7 +95,7 @@ def test_backward_is_part_of_the_step() -> None:
     batch, losses = make_batch()
     loss = batch.mean(batch.logits())
     loss.backward(retain_graph=True)
-    with pytest.raises(OwnModelError, match=r"backward\(\) was called in iteration 7, and gradients would count twice"):
+    with pytest.raises(OwnModelError, match=r"backward\(\) was called in iteration 7, so gradients would count twice"):
         batch.step(loss)
     assert losses == []
 
