@@ -72,7 +72,7 @@ def test_a_bad_line_on_one_rank_ends_all(clicks: list[str], tmp_path: Path, bad_
     output = ["--output", str(tmp_path / "clicks"), "--samples-per-shard", "2000", *hashing]
     done = run_ranks(3, [*args, *output], timeout=TIMEOUT)
     assert done.returncode == 2, done.stderr
-    reason = f"bad.csv: line {bad_line}: column 2 (price) is 'many', but must be empty or a number below 1e37; mend"
+    reason = f"bad.csv: line {bad_line}: column 2 (price) is 'many', but must be empty or a number below 1e37; correct"
     assert done.stderr.count(reason) == done.stderr.count("bagpipe: error:") == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["bad.csv"], "nothing is left"
