@@ -116,13 +116,15 @@ def test_predictions(disk: SmallDisk) -> None:
 
 
 def test_tensorboard_ends_and_the_job_goes_on(disk: SmallDisk) -> None:
-    """In a process of its own: nothing else may be said, also at its end."""
+    """In a process of its own: nothing else is printed, also at its end."""
     fill(disk)
     program = (
         "import sys; from pathlib import Path; from bagpipe_hpc.oracle.tensorboard import TensorBoard\n"
-        "board = TensorBoard(Path(sys.argv[1]), 0)\n"
-        "for i in range(9): board.add(i, {'loss': 0.5})\n"
-        "board.close()\n"
+        "from bagpipe_hpc.log import printing_records\n"
+        "with printing_records():\n"
+        "    board = TensorBoard(Path(sys.argv[1]), 0)\n"
+        "    for i in range(9): board.add(i, {'loss': 0.5})\n"
+        "    board.close()\n"
     )
     done = run_python(["-c", program, str(disk.path / "tensorboard")], timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
