@@ -72,7 +72,7 @@ class Activity:
                 self._write()
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         """Erase a line that is updated in place, so that the block may print."""
         with self._lock:
             self._erase()

@@ -44,7 +44,7 @@ def launched_rank(environment: Mapping[str, str]) -> int:
     return 0
 
 
-def misfit_of_launcher(
+def fault_of_launcher(
     environment: Mapping[str, str], world_size: int, library: str, command: str
 ) -> tuple[str, str] | None:
     """Compare the number of ranks that launchers announce with the number that MPI sees.
@@ -69,8 +69,8 @@ def check_launcher(environment: Mapping[str, str], world_size: int, library: str
     Raises:
         PlatformError: Names the right command.
     """
-    if misfit := misfit_of_launcher(environment, world_size, library, command):
-        raise PlatformError("; ".join(misfit))
+    if fault := fault_of_launcher(environment, world_size, library, command):
+        raise PlatformError("; ".join(fault))
 
 
 def await_first_rank(environment: Mapping[str, str]) -> None:

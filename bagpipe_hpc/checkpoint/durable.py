@@ -65,20 +65,20 @@ def replace_durably(path: Path, content: bytes) -> None:
     sync_directory(path.parent)
 
 
-def set_aside(path: Path) -> Path | None:
+def move_away(path: Path) -> Path | None:
     """Rename a directory so that nobody sees it half deleted; return its new path, or None if it is missing."""
-    aside = path.with_name(f"{DISCARDED}{path.name.lstrip('.')}-{secrets.token_hex(4)}")
+    moved = path.with_name(f"{DISCARDED}{path.name.lstrip('.')}-{secrets.token_hex(4)}")
     try:
-        return path.rename(aside)
+        return path.rename(moved)
     except FileNotFoundError:
         return None
 
 
 def discard_directory(path: Path) -> None:
     """Delete a directory if it exists."""
-    aside = set_aside(path)
-    if aside is not None:
-        shutil.rmtree(aside, ignore_errors=True)
+    moved = move_away(path)
+    if moved is not None:
+        shutil.rmtree(moved, ignore_errors=True)
 
 
 def file_entry(path: Path) -> FileEntry:

@@ -31,7 +31,7 @@ from bagpipe_hpc.checkpoint.dense_file import DenseState, store_dense
 from bagpipe_hpc.checkpoint.durable import (
     discard_directory,
     file_entry,
-    set_aside,
+    move_away,
     sync_directory,
     write_durably,
     writing,
@@ -166,7 +166,7 @@ class PartialCheckpoint:
             discard_directory(self.path)
 
     def _take_name(self) -> None:
-        replaced = set_aside(self.committed_path)
+        replaced = move_away(self.committed_path)
         try:
             self.path.rename(self.committed_path)
         except OSError:  # a later generation has removed the partial directory: put the replaced directory back

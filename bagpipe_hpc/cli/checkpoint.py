@@ -64,7 +64,7 @@ def verify(
                 verifier.verify(path)
             except CheckpointError as error:
                 fault = str(error)
-            with activity.aside():
+            with activity.paused():
                 print(f"damaged  {path}: {fault}" if fault else f"good     {path}", flush=True)
             num_damaged += bool(fault)
     if num_damaged:

@@ -275,7 +275,7 @@ def _verify(directory: Path) -> None:
     num_damaged = 0
     with showing_activity() as activity:
         for file, fault in verify_files(directory, activity):
-            with activity.aside():
+            with activity.paused():
                 print(f"damaged  {fault}" if fault else f"good     {directory / file}", flush=True)
             num_damaged += fault is not None
     if num_damaged:

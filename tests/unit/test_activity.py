@@ -76,7 +76,7 @@ def test_a_live_line_is_written_over_and_gone_at_the_end() -> None:
     activity.tick()  # too early
     clock.now = 0.3
     activity.tick()
-    with activity.aside():
+    with activity.paused():
         stream.write("good\n")
     activity.end()
     activity.tick()

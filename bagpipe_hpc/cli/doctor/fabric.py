@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.cli.doctor.finding import SETUP, Check, Outcome, Status, World, gather_texts
-from bagpipe_hpc.launcher import misfit_of_launcher
+from bagpipe_hpc.launcher import fault_of_launcher
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -50,8 +50,8 @@ def launcher(world: World) -> Outcome:
 
 def judge_launcher(environment: Mapping[str, str], world_size: int, library: str) -> Outcome:
     """Compare the number of tasks that launchers announce with the number of ranks that MPI sees."""
-    misfit = misfit_of_launcher(environment, world_size, library, "bagpipe doctor")
-    return (Status.FAIL, *misfit) if misfit else (Status.OK, f"{world_size} rank(s), as launched", "")
+    fault = fault_of_launcher(environment, world_size, library, "bagpipe doctor")
+    return (Status.FAIL, *fault) if fault else (Status.OK, f"{world_size} rank(s), as launched", "")
 
 
 def rma(world: World) -> Outcome:

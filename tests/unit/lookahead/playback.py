@@ -218,7 +218,7 @@ class Playback:
         assert self.plans[i].stream_position == i, "iteration"
         for t, plan in enumerate(plans):
             self.check_share(i, t, plan)
-        self.forced[i] = [self.set_aside(i, t, plan) for t, plan in enumerate(plans)]
+        self.forced[i] = [self.move_away(i, t, plan) for t, plan in enumerate(plans)]
         fetched = [self.insert(i, t, plan) for t, plan in enumerate(plans)]
         for t in self.trainers:
             self.check_forced(i, t, [row for part in self.forced[i][t] for row in part] + fetched[t][1])
@@ -278,7 +278,7 @@ class Playback:
             assert counts.shape == (len(self.trainers), 4), "four counts per trainer"
             assert not counts[t].any(), "a trainer pushes to itself"
 
-    def set_aside(self, i: int, t: int, plan: TrainerPlan) -> list[list[Row]]:
+    def move_away(self, i: int, t: int, plan: TrainerPlan) -> list[list[Row]]:
         """Dirty rows that are forced out, by server."""
         forced: list[list[Row]] = []
         for part, num_forced in zip(parts(plan.write_back_counts), plan.forced_counts, strict=True):
