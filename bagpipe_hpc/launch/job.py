@@ -75,7 +75,7 @@ class Training:
         self.is_local = False
 
     @property
-    def speaks(self) -> bool:
+    def prints(self) -> bool:
         """Whether this process is the one that prints what all ranks know."""
         return (launched_rank(os.environ) if self.is_local else launched_ranks().rank) == 0
 
@@ -87,7 +87,7 @@ class Training:
         if self.error is not None and not isinstance(self.error, JobStopped):
             if self.is_local:
                 await_first_rank(os.environ)
-            if self.speaks:
+            if self.prints:
                 print(f"bagpipe: error: {self.error}", file=sys.stderr, flush=True)
         if not self.is_local:
             launched_ranks().Barrier()  # launchers end all ranks at the first exit code: the message is out before
@@ -132,8 +132,8 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
     with whole_job_fails_together(name), watched:
         comms = split_world(world, topology)
         # Ranks 0 and 1 both print notes, so they are seen even if one of them dies.
-        speaks = world.rank < 2
-        error = yield from _play_role(job, topology, comms, world, request, name, speaks=speaks)
+        prints = world.rank < 2
+        error = yield from _play_role(job, topology, comms, world, request, name, prints=prints)
         comms.free()
         forget_unfinished()
         job.release()
@@ -149,7 +149,7 @@ def _saying_at(phase: str, is_speaker: bool) -> AbstractContextManager[object]:
 
 def _play_local(training: Training, request: Request) -> Generator[TrainerBatch, None, BagpipeError | None]:
     """Play a job of which every rank is a thread of this process; trainer 0 is the calling thread."""
-    with _saying_at("checking the job", training.speaks):
+    with _saying_at("checking the job", training.prints):
         checked = attempt(lambda: _check_local(request))
     if isinstance(checked, BagpipeError):
         return checked
@@ -164,10 +164,10 @@ def _play_local(training: Training, request: Request) -> Generator[TrainerBatch,
         world = worlds[world_rank]
         comms = split_world(world, topology, link)
         mine = job if world_rank == ORACLE_RANK else AgreedJob(job.spec, StartingPoint.of(job.spec))
-        hears = world_rank == trainer
+        listens = world_rank == trainer
         return (
             yield from _play_role(
-                mine, topology, comms, world, request, "this job", speaks=True, hears=hears, end_at_once=interrupt
+                mine, topology, comms, world, request, "this job", prints=True, listens=listens, end_at_once=interrupt
             )
         )
 
@@ -219,16 +219,16 @@ def _play_role(
     request: Request,
     name: str,
     *,
-    speaks: bool,
-    hears: bool = True,
+    prints: bool,
+    listens: bool = True,
     end_at_once: Callable[[signal.Signals], object] | None = None,
 ) -> Generator[TrainerBatch, None, BagpipeError | None]:
     """Play the role of one rank, and return why the job ended before its end; None if it did not.
 
     Args:
         name: What notes about signals call this rank.
-        speaks: Whether this rank prints notes about signals.
-        hears: Whether this rank listens for signals.
+        prints: Whether this rank prints notes about signals.
+        listens: Whether this rank listens for signals.
         end_at_once: What a second signal does; None: it ends the process.
     """
     is_oracle = topology.role_of(comms.world.rank) is Role.ORACLE
@@ -238,9 +238,9 @@ def _play_role(
     def ask_to_stop(reason: str) -> None:
         (inbox if is_oracle else outbox).send(StopRequest(reason))
 
-    hearing = listening_for_signals(ask_to_stop, name, speaks=speaks, end_at_once=end_at_once)
+    hearing = listening_for_signals(ask_to_stop, name, prints=prints, end_at_once=end_at_once)
     traced = None if job.spec.traced is None else range(*job.spec.traced)
-    with tracing(world, topology, traced, request.run_path), hearing if hears else nullcontext():
+    with tracing(world, topology, traced, request.run_path), hearing if listens else nullcontext():
         if is_oracle:
             error = _play_oracle(job, topology, comms, inbox)
         else:

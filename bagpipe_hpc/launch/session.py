@@ -173,7 +173,7 @@ class Session:
         self._batch, self._is_over = None, True
         self._batches.close()  # which ends the other ranks
         if is_local and isinstance(error, BagpipeError):
-            expect_error(error, speaks=True)
+            expect_error(error, prints=True)
         if is_left:
             raise error
 
@@ -219,8 +219,8 @@ def _start(
 
 def _end(training: Training, request: Request) -> Summary | None:
     if training.error is not None:
-        raise_on_all_ranks(training.error, speaks=training.speaks)
-    if not training.speaks:
+        raise_on_all_ranks(training.error, prints=training.prints)
+    if not training.prints:
         return None
     summary: Summary = json.loads((request.run_path / "summary.json").read_text(encoding="utf-8"))
     return summary

@@ -16,13 +16,13 @@ class UncaughtErrors:
     """Takes the place of sys.excepthook for the errors of jobs; all others go to the hook that was there before."""
 
     def __init__(self) -> None:
-        self._speaks = False
+        self._prints = False
         self._error: BagpipeError | None = None
         self._before = sys.excepthook
 
-    def expect(self, error: BagpipeError, speaks: bool) -> None:
-        """This error is about to be raised on all ranks; one of them speaks."""
-        self._error, self._speaks = error, speaks
+    def expect(self, error: BagpipeError, prints: bool) -> None:
+        """This error is about to be raised on all ranks; one of them prints."""
+        self._error, self._prints = error, prints
         sys.excepthook = self
 
     def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -30,19 +30,19 @@ class UncaughtErrors:
         if error is not self._error:
             self._before(kind, error, trace)
             return
-        if self._speaks and not isinstance(error, JobStopped):  # which the oracle has said
+        if self._prints and not isinstance(error, JobStopped):  # which the oracle has said
             print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
         # Python ends with this code, after MPI_Finalize: no rank is gone before the message is out.
         raise SystemExit(exit_code_of(self._error))
 
 
-def raise_on_all_ranks(error: BagpipeError, *, speaks: bool) -> NoReturn:
+def raise_on_all_ranks(error: BagpipeError, *, prints: bool) -> NoReturn:
     """Raise an error that every rank raises.
 
     Args:
-        speaks: Whether this rank prints it, if nothing catches it.
+        prints: Whether this rank prints it, if nothing catches it.
     """
-    expect_error(error, speaks=speaks)
+    expect_error(error, prints=prints)
     raise error
 
 
@@ -53,13 +53,13 @@ def expecting_local_errors(is_local: bool) -> Iterator[None]:
         yield
     except BagpipeError as error:
         if is_local:
-            expect_error(error, speaks=True)
+            expect_error(error, prints=True)
         raise
 
 
-def expect_error(error: BagpipeError, *, speaks: bool) -> None:
+def expect_error(error: BagpipeError, *, prints: bool) -> None:
     """The caller raises this error next; arguments as those of `raise_on_all_ranks`."""
     hook = sys.excepthook
     if not isinstance(hook, UncaughtErrors):
         hook = UncaughtErrors()
-    hook.expect(error, speaks)
+    hook.expect(error, prints)

@@ -1,7 +1,7 @@
-"""Where commands and the oracle show things.
+"""The console that commands and the oracle print tables and live lines to.
 
-What is shown holds names that users chose, so nothing in it is markup: rich would take [brackets] for styles and `:m:`
-for a picture.
+Their text holds names that users have chosen, so the console has no markup: otherwise rich would read [brackets] as
+styles and `:m:` as a picture.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import sys
 from rich.console import Console
 
 PLAIN_WIDTH = 100
-MIN_WIDTH = 80  # a narrower terminal breaks lines; a narrower table would cut off digits
+MIN_WIDTH = 80  # a narrower table would cut off digits; a narrower terminal only breaks its lines
 
 
 def open_console() -> Console:
-    """A console with colours and live lines where a person watches, plain text of fixed width elsewhere."""
+    """Return a console with colours and live lines on a terminal, and with plain text of fixed width elsewhere."""
     if _seen_on_a_terminal():
         console = Console(markup=False, emoji=False)
         console.width = max(MIN_WIDTH, console.width)
@@ -25,7 +25,10 @@ def open_console() -> Console:
 
 
 def _seen_on_a_terminal() -> bool:
-    """Whether a person watches. MPI launchers may give ranks a pseudo-terminal: what counts is the launcher's own."""
+    """Return whether the output is seen on a terminal.
+
+    An MPI launcher may give ranks a pseudo-terminal. Then the output of the launcher itself counts.
+    """
     if not sys.stdout.isatty():
         return False
     if "PMIX_RANK" not in os.environ:

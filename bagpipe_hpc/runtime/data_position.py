@@ -1,4 +1,4 @@
-"""Which samples the iterations of a job train on, from wherever it starts. Pure."""
+"""The position of a job in its training data, and the training iterations from there on. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from bagpipe_hpc.config import TrainingConfig
 
 @dataclass(frozen=True)
 class DataPosition:
-    """The first training sample that has not been trained on.
+    """The position of the first training sample that the job has not trained on.
 
     Args:
         num_trained: Training iterations of the whole job up to here.
-        epoch: Passes over the training split that are complete.
-        sample: Samples of the present pass that have been trained on.
+        epoch: The number of complete passes over the training split.
+        sample: The number of samples of the next pass that the job has trained on.
     """
 
     num_trained: int = 0
@@ -32,10 +32,10 @@ class TrainingRange:
 
     Args:
         start: Where training starts or goes on.
-        num_samples: Samples of the training split.
-        batch_size: Samples of an iteration; the last one of an epoch may have fewer.
-        epochs: Passes of the whole job over the training split.
-        max_iterations: The whole job has at most so many iterations; None: there is no such limit.
+        num_samples: The number of samples of the training split.
+        batch_size: The number of samples of an iteration. The last iteration of an epoch may have fewer.
+        epochs: The number of passes of the whole job over the training split.
+        max_iterations: The largest number of training iterations of the whole job. None: there is no such limit.
     """
 
     start: DataPosition
@@ -51,7 +51,7 @@ class TrainingRange:
 
     @cached_property
     def end(self) -> int:
-        """Training iterations of the whole job, those of earlier starts included."""
+        """The number of training iterations of the whole job, with those of earlier starts."""
         full_epochs = max(0, self.epochs - self.start.epoch - 1)
         left = self._left_in_first_epoch + full_epochs * self._per_epoch if self.start.epoch < self.epochs else 0
         end = self.start.num_trained + left
@@ -59,11 +59,11 @@ class TrainingRange:
 
     @property
     def num_iterations(self) -> int:
-        """Training iterations of this start."""
+        """The number of training iterations of this start."""
         return self.end - self.start.num_trained
 
     def position(self, num_trained: int) -> DataPosition:
-        """Return where training stands after so many iterations of the whole job."""
+        """Return the position after the first num_trained training iterations of the whole job."""
         done = num_trained - self.start.num_trained
         if done < self._left_in_first_epoch:
             return DataPosition(num_trained, self.start.epoch, self.start.sample + done * self.batch_size)

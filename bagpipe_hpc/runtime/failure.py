@@ -1,4 +1,4 @@
-"""A failure anywhere ends the job everywhere, and says who, where and why."""
+"""Failures: an error on any rank ends the job on all ranks, and a message names the rank, its host and the error."""
 
 from __future__ import annotations
 
@@ -23,30 +23,39 @@ LAUNCHER_READS_SECONDS = 0.3
 
 
 def abort_job(name: str, error: BaseException, exit_invalid: int = EXIT_FAILURE) -> None:
-    """Print what happened and end every rank, with exit_invalid if it is the user's to mend. Does not return."""
+    """Print an error and end every rank. This does not return.
+
+    Args:
+        name: The name of this rank in the message.
+        error: The error.
+        exit_invalid: The exit code for an error that the user can fix.
+    Communication: aborts all ranks.
+    """
     history = [] if isinstance(error, BagpipeError) else traceback.format_exception(error)
-    complaint = f"bagpipe: error: {name} on host {socket.gethostname()}: {describe_error(error)}\n"
-    sys.stderr.write("".join([*history, complaint]))  # one write: the launcher's own words cannot come between
+    message = f"bagpipe: error: {name} on host {socket.gethostname()}: {describe_error(error)}\n"
+    sys.stderr.write("".join([*history, message]))  # one write, so that output of the launcher cannot come between
     sys.stdout.flush()
     with suppress(OSError):
-        trace.save()  # the last thing this rank did may tell why
+        trace.save()  # the last spans of this rank may show the cause
     release_all()
-    # Launchers may forget output that they have not forwarded when the abort reaches them, and nothing tells when.
+    # A launcher may drop output that it has not forwarded when the abort reaches it. No call tells when it has.
     time.sleep(LAUNCHER_READS_SECONDS)
-    discard_unfinished()  # last: other ranks that still write to it would complain
+    discard_unfinished()  # last, because other ranks that still write to the checkpoint would print errors
     code = exit_invalid if isinstance(error, BagpipeError) else EXIT_FAILURE
     if isinstance(error, FencedError | RunDirectoryError):
-        code = EXIT_INVALID  # a job script must not start this job again beside the one that took over
+        code = EXIT_INVALID  # with this code, a job script does not start the job again beside the newer owner
     abort_all_ranks(code)
-    os._exit(code)  # in case that returns
+    os._exit(code)  # in case abort_all_ranks returns
 
 
 @contextmanager
 def whole_job_fails_together(name: str | None = None, exit_invalid: int = EXIT_FAILURE) -> Iterator[None]:
-    """Any exception inside the block, in any thread of this rank, aborts the job in seconds.
+    """Abort the job in seconds if an exception leaves the block or ends a thread of this rank inside the block.
 
     Args:
-        name: What messages call this rank; by default "rank N".
+        name: The name of this rank in messages. None: "rank N".
+        exit_invalid: The exit code if an error that the user can fix leaves the block.
+    Communication: aborts all ranks after an exception, else none.
     """
     name = name or f"rank {launched_ranks().rank}"
     try:
@@ -58,7 +67,7 @@ def whole_job_fails_together(name: str | None = None, exit_invalid: int = EXIT_F
 
 @contextmanager
 def threads_fail_by(report: Callable[[BaseException], object]) -> Iterator[None]:
-    """Inside the block, exceptions that end a thread are reported; afterwards as they were before."""
+    """Inside the block, call report with each exception that ends a thread. Afterwards the former hook is in place."""
     before = threading.excepthook
     threading.excepthook = lambda args: report(args.exc_value or args.exc_type())
     try:
@@ -68,5 +77,5 @@ def threads_fail_by(report: Callable[[BaseException], object]) -> Iterator[None]
 
 
 def describe_error(error: BaseException) -> str:
-    """What happened, in one line; of errors that are not the user's with their type."""
+    """Return the message of an error, in one line. The type comes first if it is not an error that the user can fix."""
     return str(error) if isinstance(error, BagpipeError) else f"{type(error).__name__}: {error}{hint_of(error)}"

@@ -1,10 +1,10 @@
-"""Checkpoints from the ranks that have the state: servers and trainers write files in a thread, the oracle collects.
+"""The thread of a server or trainer that writes its files of checkpoints and reports them to the oracle.
 
-oracle (committer.py)                                server, trainer
-  1 create the partial directory
-  2 SnapshotOrder behind a plan  ----------------->  3 reach that state: keep what is needed, give it to the thread
-                                                     4 thread: write, fsync, hash
-  6 all files are there: commit  <-- FilesSaved ---  5 thread: names and checksums
+oracle (oracle/committer.py)                         server, trainer
+  1 create the partial checkpoint
+  2 SnapshotOrder behind a plan  ----------------->  3 after that plan: keep the state, give it to the thread
+                                                     4 thread: write, fsync, compute checksums
+  6 all files are there: commit  <-- FilesSaved ---  5 thread: send names and checksums
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from bagpipe_hpc.waiting import note_step
 
 
 def row_options(config: CheckpointConfig, *, is_full: bool) -> RowOptions:
-    """Return how rows are stored."""
+    """Return how the rows of a checkpoint are stored."""
     return RowOptions("float32" if is_full else config.increment_encoding, config.compression)
 
 
 def saved_files(entries: Sequence[FileEntry]) -> tuple[SavedFile, ...]:
-    """Return the files as a message names them."""
+    """Return the entries of files in the form of the message FilesSaved."""
     return tuple(SavedFile(entry.name, entry.num_bytes, entry.sha256) for entry in entries)
 
 
 class FileWriter:
-    """Writes the files of a rank in a thread, one checkpoint after the other, and tells the oracle.
+    """Writes the files of a rank in a thread, one checkpoint after the other, and sends a message to the oracle.
 
     An error in the thread ends the job, as an error in any thread does.
 
     Args:
-        outbox: To the oracle.
+        outbox: Sends messages to the oracle.
     """
 
     def __init__(self, outbox: Outbox) -> None:
@@ -47,11 +47,15 @@ class FileWriter:
         self._thread = start_thread("checkpoint", self._run)
 
     def write(self, order: Callable[[], FilesSaved]) -> None:
-        """Let the thread write the files of one checkpoint, and send what the order returns."""
+        """Let the thread write the files of one checkpoint.
+
+        Args:
+            order: Writes the files. The thread calls it and sends the message that it returns.
+        """
         self._orders.put(order)
 
     def finish(self) -> None:
-        """Wait until everything is written."""
+        """Wait until all files are written and their messages are sent. The thread ends."""
         self._orders.put(None)
         self._thread.join()
 

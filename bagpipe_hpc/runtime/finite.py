@@ -1,4 +1,4 @@
-"""Whether training has diverged: the loss, dense parameters, rows and predictions must be finite."""
+"""Checks that training has not diverged: the loss, dense parameters, rows and predictions must be finite."""
 
 from __future__ import annotations
 
@@ -19,24 +19,39 @@ Float32Array = NDArray[np.float32]
 
 
 def require_finite_loss(num_trained: int, loss: float) -> None:
-    """Raise DivergedError if the loss of an iteration is not finite.
+    """Check the loss of an iteration.
 
     Args:
-        num_trained: Training iterations up to and including this one.
+        num_trained: Training iterations of the whole job up to and including this one.
+        loss: The mean loss over the global batch.
+    Raises:
+        DivergedError: the loss is not finite.
     """
     if not math.isfinite(loss):
         raise DivergedError(f"the loss is {loss} after {num_trained:,} iterations: {CURE}")
 
 
 def require_finite_parameters(num_trained: int, parameters: Mapping[str, Float32Array]) -> None:
-    """Raise DivergedError, with the first name, if a dense parameter is not finite after so many iterations."""
+    """Check the dense parameters.
+
+    Args:
+        num_trained: Training iterations of the whole job up to here.
+        parameters: float32, any shape, by name.
+    Raises:
+        DivergedError: a parameter is not finite. The message names the first one.
+    """
     for name, values in parameters.items():
         if not np.isfinite(values).all():
             raise DivergedError(f"the dense parameter {name} is not finite after {num_trained:,} iterations: {CURE}")
 
 
 class FiniteRows:
-    """Finds rows that are not finite in the columns that are trained. Optimizer state may overflow without harm."""
+    """Checks the trained columns of rows. Optimizer state may overflow without harm, so it is not checked.
+
+    Args:
+        config: The settings of the job.
+        schema: The schema of the samples.
+    """
 
     def __init__(self, config: Config, schema: Schema) -> None:
         self._columns = config.model.row_dim
@@ -44,11 +59,14 @@ class FiniteRows:
         self._table_names = [table.name for table in schema.own_tables]
 
     def require(self, num_trained: int, keys: NDArray[np.int64], rows: Float32Array) -> None:
-        """Raise DivergedError, with the first row, if one is not finite after so many iterations.
+        """Check rows.
 
         Args:
-            keys: int64, (n,).
-            rows: float32, (n, row_width).
+            num_trained: Training iterations of the whole job up to here.
+            keys: The keys of the rows, int64, shape (n,).
+            rows: float32, shape (n, row_width).
+        Raises:
+            DivergedError: a row is not finite. The message names the first one.
         """
         is_finite = np.isfinite(rows[:, : self._columns]).all(axis=1)
         if not is_finite.all():
@@ -60,12 +78,14 @@ class FiniteRows:
 
 
 def require_finite_predictions(num_trained: int, split: str, logits: Float32Array) -> None:
-    """Raise DivergedError, with the first sample, if a prediction is not finite.
+    """Check the predictions of an evaluation.
 
     Args:
-        num_trained: Training iterations of the model.
-        split: Of the samples.
-        logits: float32, (n,), by sample.
+        num_trained: Training iterations of the whole job before the evaluation.
+        split: The name of the split, for the message.
+        logits: float32, shape (n,), one per sample of the split.
+    Raises:
+        DivergedError: a prediction is not finite. The message names the first sample.
     """
     is_finite = np.isfinite(logits)
     if not is_finite.all():

@@ -1,4 +1,4 @@
-"""Limits that the system sets to a process, and which one an error is about."""
+"""The limits that the system sets to a process, and hints about them in messages of errors."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ import resource
 
 from bagpipe_hpc.errors import PlatformError
 
-FILES_OF_A_RANK = 32  # MPI's, shards, checkpoints, logs; each rank that it talks to over a network takes one more
+# Files of MPI, shards, checkpoints and logs. A rank needs one more for each rank that it communicates with.
+FILES_OF_A_RANK = 32
 MIB = 2**20
 
 _MORE_FILES = "raise it before the job is started: ulimit -n 4096"
 
 
 def open_files_limit() -> int:
-    """Files that this process may have open; a very large number where there is no limit."""
+    """Return how many files this process may have open: 2**31 if there is no limit."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return 2**31 if limit == resource.RLIM_INFINITY else limit
 
 
 def require_open_files(limit: int, num_ranks: int) -> None:
-    """See that a rank may open what it must.
+    """Check that every rank may have enough files open.
 
     Args:
-        limit: The smallest of all ranks.
+        limit: The smallest limit of all ranks.
+        num_ranks: The number of ranks of the job.
     Raises:
-        PlatformError: names limit and need.
+        PlatformError: the limit is too low. The message names the limit and the need.
     """
     needed = FILES_OF_A_RANK + num_ranks
     if limit < needed:
@@ -36,7 +38,10 @@ def require_open_files(limit: int, num_ranks: int) -> None:
 
 
 def hint_of(error: BaseException) -> str:
-    """Which limit an error is about, and what to do, to be put behind its text; empty: about none."""
+    """Return which limit an error is about and what to do; an empty string if it is about no limit.
+
+    The result begins with a semicolon: it follows the text of the error.
+    """
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.EMFILE, errno.ENFILE):
         return f"; the limit is {open_files_limit()} open files (ulimit -n): {_MORE_FILES}"
@@ -46,7 +51,7 @@ def hint_of(error: BaseException) -> str:
 
 
 def memory_hint() -> str:
-    """What to do where memory cannot be had."""
+    """Return what to do if memory cannot be allocated."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         return f"this rank may use {limit // MIB:,} MiB of address space (ulimit -v): raise that limit"

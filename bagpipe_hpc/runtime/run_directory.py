@@ -9,29 +9,29 @@ from pathlib import Path
 from bagpipe_hpc.checkpoint.durable import replace_durably
 from bagpipe_hpc.errors import BagpipeError, RunDirectoryError
 
-DONE = "DONE"  # names the file that says that training is complete
-RESUME_AUTO = '--resume auto (in Python: resume="auto")'  # in messages, which commands and programs print
+DONE = "DONE"  # the name of the file that exists once the job is complete
+RESUME_AUTO = '--resume auto (in Python: resume="auto")'  # for messages to users of the command and of the Python API
 
 
 def refuse_training(run_path: Path) -> None:
-    """See that an evaluation may write into a directory.
+    """Check that an evaluation may write into a directory.
 
     Raises:
-        RunDirectoryError: the files of a training are there, and would be replaced.
+        RunDirectoryError: the directory has the files of a training, which the evaluation would replace.
     """
     metrics = run_path / "metrics.jsonl"
     if any(run_path.glob("checkpoints/iteration-*")) or (metrics.is_file() and metrics.stat().st_size):
         raise RunDirectoryError(
-            f"{run_path} is the run directory of a training, whose settings, metrics and summary this would replace; "
+            f"{run_path} is the run directory of a training: this job would replace its settings, metrics and summary; "
             "choose another --run-dir"
         )
 
 
 def write_at_once(path: Path, content: bytes) -> None:
-    """Write a whole file, or none: on a full disk an empty DONE would say that a job is complete.
+    """Write a whole file or no file. On a full disk, an empty file DONE would mean that the job is complete.
 
     Raises:
-        BagpipeError: names the file and the cause.
+        BagpipeError: the file cannot be written. The message names the file, the cause and what mends it.
     """
     with writing_to(path):
         replace_durably(path, content)
@@ -39,12 +39,12 @@ def write_at_once(path: Path, content: bytes) -> None:
 
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
-    """Errors of the file system inside the block become the user's to mend.
+    """Turn errors of the file system inside the block into a BagpipeError.
 
     Args:
-        path: What is written, the run directory or a file in it.
+        path: The run directory or the file in it that the block writes.
     Raises:
-        BagpipeError: names path, cause and cure.
+        BagpipeError: the path cannot be written. The message names the path, the cause and what mends it.
     """
     try:
         yield

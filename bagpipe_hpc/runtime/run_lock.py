@@ -1,13 +1,14 @@
-"""A run directory has one owner: a lock for file systems of clusters, and for owners that die.
+"""The lock of a run directory: it has one owner. The lock works on the file systems of clusters, and if owners die.
 
-    claim      .owner-<n + 1> is linked to a finished file, which succeeds for exactly one claimant, on NFS too;
-               a claimant first judges the owner of .owner-<n>; afterwards it deletes that file
+    claim      the claimant judges whether the owner of .owner-<n> still runs; if not, it links a finished file to
+               .owner-<n + 1>, which succeeds for exactly one claimant, on NFS too; then it deletes .owner-<n>
     heartbeat  every 5 s the owner sets the time of its file, by the clock of the file server
-    fenced     an owner whose file is gone was taken over: it stops at its next heartbeat, or before it writes
-    release    the file says that its owner has ended
+    fenced     an owner whose file is gone has lost the directory: it stops at its next heartbeat, or before it writes
+    release    the owner writes into its file that it has ended
 
-A claimant on another host cannot see whether the owner's process lives, so it waits for the next heartbeat: if one
-comes, the directory is in use. If none comes within a minute, the owner is dead. No clocks of two hosts are compared.
+A claimant on another host cannot see whether the process of the owner runs, so it waits for the next heartbeat. If one
+comes, the directory is in use. If none comes within a minute, the owner is dead. The clocks of two hosts are never
+compared.
 """
 
 from __future__ import annotations
@@ -32,18 +33,24 @@ from bagpipe_hpc.runtime.run_owner import HEARTBEAT_SECONDS, STALE_SECONDS, Owne
 POLL_SECONDS = 0.5
 MAX_BYTES = 1 << 16
 
-_MAX_LISTINGS, _LISTING_SECONDS = 6000, 0.01  # NFS may list names from a cache, for a minute
+_MAX_LISTINGS, _LISTING_SECONDS = 6000, 0.01  # one minute: NFS may list names from a cache for so long
 
 _NAME = re.compile(r"\.owner-(\d{6})")
 _UNFINISHED = ".owner-new-"
 _UNKNOWN = Owner(token="", host="unknown", machine="", pid=0, process_start=-1, claimed="an unknown time")
 
-Tell = Callable[[str], None]
+Show = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Holder:
-    """An owner as its file shows it: n of `.owner-<n>`, the owner, the time of its last heartbeat in ns."""
+    """An owner, as its file shows it.
+
+    Args:
+        generation: n of `.owner-<n>`.
+        owner: The content of the file.
+        beat_ns: The time of its last heartbeat, in nanoseconds, by the clock of the file server.
+    """
 
     generation: int
     owner: Owner
@@ -51,7 +58,7 @@ class Holder:
 
 
 class RunLock:
-    """One directory that this process owns.
+    """The lock of a directory that this process owns.
 
     Args:
         directory: The run directory.
@@ -64,11 +71,11 @@ class RunLock:
         self._path = _path(directory, generation)
 
     def require(self) -> None:
-        """See that the directory is still this start's; cheap.
+        """Check that this process still owns the directory. The check is cheap.
 
         Raises:
-            FencedError: a later start took it over; names its generation and its owner.
-            RunDirectoryError: the directory was deleted.
+            FencedError: a later start owns it. The message names its generation and its owner.
+            RunDirectoryError: the file of this owner, or the directory, was deleted.
         """
         if self._is_mine():
             return
@@ -78,54 +85,56 @@ class RunLock:
             holder = None
         if holder is None or holder.generation <= self.generation:
             raise RunDirectoryError(
-                f"{self._path} was deleted while this job ran, so nothing says any more whose run directory this is; "
-                f"the job stops. Start it again with {RESUME_AUTO}"
+                f"{self._path} was deleted while this job ran, so the run directory has no owner any more: the job "
+                f"stops. Start it again with {RESUME_AUTO}"
             )
         raise FencedError(
             f"generation {holder.generation} ({holder.owner}) took {self._directory} over from this job, which is "
-            f"generation {self.generation}: this one stops, and has written nothing since. Let the newer one go on"
+            f"generation {self.generation}: this job stops and has written nothing since then. The newer job goes on"
         )
 
     def beat(self) -> None:
-        """Show that the owner lives; raises as `require`."""
+        """Write a heartbeat. The errors are those of `require`."""
         self.require()
-        with suppress(OSError):  # the next one may succeed
+        with suppress(OSError):  # the next heartbeat may succeed
             os.utime(self._path)
 
     def release(self) -> None:
-        """Let the next start have the directory."""
+        """Note in the file that this owner has ended, so that the next start need not wait."""
         with suppress(OSError, BagpipeError):
             if not self._is_mine():
                 return
             try:
                 _write(self._directory, replace(self._owner, is_released=True)).replace(self._path)
-            except OSError:  # a full disk: without its file, the owner is gone, too
+            except OSError:  # the disk is full; a directory without the file has no owner either
                 self._path.unlink()
 
     def _is_mine(self) -> bool:
         try:
-            # Newer names, too: who made one deletes this file a moment later.
+            # Also look for newer files: the owner of a newer one deletes this file, but only a moment later.
             return max(_generations(self._directory), default=0) == self.generation and _read(self._path) == self._owner
         except FileNotFoundError:
             return False
         except OSError:
-            return True  # the file server does not answer now, and says nothing about the owner
+            return True  # the file server does not answer now; this does not mean that there is another owner
 
 
 def claim(
     directory: Path,
     owner: Owner | None = None,
     *,
-    tell: Tell = print,
+    show: Show = print,
     sleep: Callable[[float], None] = time.sleep,
 ) -> RunLock:
-    """Become the owner of a directory, which is made if there is none.
+    """Become the owner of a directory. If it does not exist, make it.
 
     Args:
-        owner: Default: this process.
-        tell: Takes a line while the claimant waits.
+        directory: The directory.
+        owner: The owner. None: this process.
+        show: Shows a line to the user while the claimant waits.
+        sleep: Waits so many seconds.
     Raises:
-        RunDirectoryError: another start is at work there; names it and says what to do.
+        RunDirectoryError: another start owns the directory. The message names it and says what to do.
         BagpipeError: the directory cannot be written.
     """
     owner = owner or this_process(os.environ)
@@ -133,7 +142,7 @@ def claim(
         directory.mkdir(parents=True, exist_ok=True)
         mine = _write(directory, owner)
         try:
-            generation = _claim(directory, owner, mine, tell, sleep)
+            generation = _claim(directory, owner, mine, show, sleep)
             sync_directory(directory)
         finally:
             mine.unlink(missing_ok=True)
@@ -142,25 +151,26 @@ def claim(
 
 
 class Ownership:
-    """Directories that this process owns until `release`; a thread keeps up the heartbeat.
+    """The directories that this process owns until `release`. A thread writes the heartbeats.
 
-    Where one is taken over, the error is raised in that thread, which ends the job.
+    If another start takes one of them over, that thread raises the error, which ends the job.
 
     Args:
-        directories: Each is made if there is none; one may be given twice.
-        tell: Takes a line while this start waits for the end of another.
+        directories: The directories, also with repetitions. Those that do not exist are made.
+        show: Shows a line to the user while this start waits for the end of another.
     Raises:
-        RunDirectoryError: another start is at work in one of them.
+        RunDirectoryError: another start owns one of them.
+        BagpipeError: a directory cannot be written.
     """
 
-    def __init__(self, directories: Iterable[Path], tell: Tell = print) -> None:
+    def __init__(self, directories: Iterable[Path], show: Show = print) -> None:
         self._locks: list[RunLock] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         distinct = {directory.resolve(): directory for directory in directories}
         try:
             for directory in distinct.values():
-                self._locks.append(claim(directory, tell=tell))
+                self._locks.append(claim(directory, show=show))
         except BaseException:
             self.release()
             raise
@@ -168,12 +178,12 @@ class Ownership:
         self._thread.start()
 
     def require(self) -> None:
-        """See that nobody took a directory over; errors as of `RunLock.require`."""
+        """Check that this process still owns all directories. The errors are those of `RunLock.require`."""
         for lock in self._locks:
             lock.require()
 
     def release(self) -> None:
-        """Let the next start have the directories; again, it does nothing. Safe in any thread."""
+        """Release all directories. A second call does nothing. Any thread may call this."""
         self._ended.set()
         for lock in self._locks:
             lock.release()
@@ -190,33 +200,37 @@ _held: list[Ownership] = []
 
 
 def release_all() -> None:
-    """Release what this process owns, before it ends in an unusual way."""
+    """Release all directories that this process owns, because it ends without leaving its `with` blocks."""
     for ownership in list(_held):
         ownership.release()
 
 
-def _claim(directory: Path, owner: Owner, mine: Path, tell: Tell, sleep: Callable[[float], None]) -> int:
+def _claim(directory: Path, owner: Owner, mine: Path, show: Show, sleep: Callable[[float], None]) -> int:
     while True:
         holder = _newest(directory)
         if holder is not None:
-            _wait_for_end(directory, holder, owner, mine, tell, sleep)
+            _wait_for_end(directory, holder, owner, mine, show, sleep)
         generation = holder.generation + 1 if holder else 1
         if not _link(mine, _path(directory, generation)):
-            continue  # another claimant was first: judge that one
+            continue  # another claimant was faster: judge that one
         newest = _newest(directory)
         if newest is not None and newest.generation == generation:
             return generation
-        # The list of names was old: a file that a later owner had deleted was made a second time.
+        # The list of names was old: `_link` has made a file again that a later owner had deleted.
         _path(directory, generation).unlink(missing_ok=True)
 
 
 def _wait_for_end(
-    directory: Path, holder: Holder, owner: Owner, mine: Path, tell: Tell, sleep: Callable[[float], None]
+    directory: Path, holder: Holder, owner: Owner, mine: Path, show: Show, sleep: Callable[[float], None]
 ) -> None:
-    """Return when the holder is known to be gone."""
-    first_beat, has_told = holder.beat_ns, False
+    """Return when the holder has ended.
+
+    Raises:
+        RunDirectoryError: the holder still runs.
+    """
+    first_beat, has_shown = holder.beat_ns, False
     while True:
-        os.utime(mine)  # what the file server's clock says now
+        os.utime(mine)  # the time of the file is now the time of the file server's clock
         silent_seconds = max(0, mine.stat().st_mtime_ns - holder.beat_ns) / 1e9
         verdict = judge(holder.owner, owner, silent_seconds)
         if verdict is Verdict.FREE:
@@ -224,29 +238,29 @@ def _wait_for_end(
         if verdict is Verdict.HELD or holder.beat_ns != first_beat:
             raise RunDirectoryError(
                 f"{directory} is in use: generation {holder.generation} ({holder.owner}) works there. Choose another "
-                "--run-dir, or wait until that job has ended, or stop it: kill -TERM its process"
+                "--run-dir, wait until that job has ended, or stop that job: send SIGTERM to its process"
             )
-        if not has_told:
-            has_told = True
-            tell(
+        if not has_shown:
+            has_shown = True
+            show(
                 f"bagpipe: note: {directory} belongs to {holder.owner}, last seen {silent_seconds:.0f} s ago: waiting "
-                f"for its next sign of life; after {STALE_SECONDS:.0f} s without one this job takes over"
+                f"for its next heartbeat; after {STALE_SECONDS:.0f} s without one this job takes over"
             )
         sleep(POLL_SECONDS)
         try:
             holder = replace(holder, beat_ns=_beat_ns(_path(directory, holder.generation)))
         except FileNotFoundError:
-            return  # another claimant was first
+            return  # another claimant was faster, or the owner has ended
 
 
 def _newest(directory: Path) -> Holder | None:
-    """The owner with the highest generation; None: there never was one."""
+    """Return the owner with the highest generation; None if there never was one."""
     for _ in range(_MAX_LISTINGS):
         generation = max(_generations(directory), default=0)
         if generation == 0:
             return None
         path = _path(directory, generation)
-        # A later start has deleted a file that is gone, so there is a newer one: an older one must not be taken for it.
+        # If the file is gone, a later start has deleted it, and a newer file exists: look again for that one.
         with suppress(FileNotFoundError):
             return Holder(generation, _read(path), _beat_ns(path))
         time.sleep(_LISTING_SECONDS)
@@ -254,10 +268,10 @@ def _newest(directory: Path) -> Holder | None:
 
 
 def _generations(directory: Path) -> list[int]:
-    """Numbers of the owners' files.
+    """Return the generations of all files of owners.
 
     Raises:
-        RunDirectoryError: an entry of such a name is no file, so it was not made by a job.
+        RunDirectoryError: an entry with such a name is not a regular file, so no job has made it.
     """
     generations = []
     for path in directory.iterdir():
@@ -265,14 +279,18 @@ def _generations(directory: Path) -> list[int]:
             with suppress(FileNotFoundError):
                 if not stat.S_ISREG(path.lstat().st_mode):
                     raise RunDirectoryError(
-                        f"{path} is not a file of a job, so nothing says who owns {directory}; delete it"
+                        f"{path} is not a regular file, so no job has made it, and the owner of {directory} is not "
+                        "known; delete it"
                     )
             generations.append(int(found[1]))
     return generations
 
 
 def _beat_ns(path: Path) -> int:
-    """When the owner showed last that it lives. NFS asks the server about an open file, and does not trust a cache."""
+    """Return the time of the last heartbeat in nanoseconds.
+
+    The file is opened first, because then NFS asks the server for the time and does not use its cache.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         return os.fstat(descriptor).st_mtime_ns
@@ -281,7 +299,7 @@ def _beat_ns(path: Path) -> int:
 
 
 def _read(path: Path) -> Owner:
-    """Of a damaged file nothing is known but the time of its last heartbeat."""
+    """Read the file of an owner. If the file is damaged, the owner is unknown."""
     try:
         tree = read_json(path, max_bytes=MAX_BYTES, error=BagpipeError, mend="delete it")
         return Owner.from_tree(require_checksum(tree, path, error=BagpipeError, mend="delete it"))
@@ -294,7 +312,7 @@ def _read(path: Path) -> Owner:
 
 
 def _write(directory: Path, owner: Owner) -> Path:
-    """A finished file beside the others, with a name that nobody else uses."""
+    """Write the file of an owner under a name that no other process uses, and return its path."""
     path = directory / f"{_UNFINISHED}{owner.token}{'-released' if owner.is_released else ''}"
     path.unlink(missing_ok=True)
     try:
@@ -307,11 +325,16 @@ def _write(directory: Path, owner: Owner) -> Path:
 
 
 def _link(source: Path, target: Path) -> bool:
-    """Give a finished file a second name, which only one claimant can; False if another one was first."""
+    """Give a finished file a second name, which only one claimant can do.
+
+    Returns:
+        Whether this claimant has done it; False if another one was faster.
+    """
     try:
         os.link(source, target)
     except FileExistsError:
-        return source.stat().st_nlink == 2  # NFS may answer a repeated request: the first one had made the name
+        # NFS may repeat a request: if source has two names, the first request has succeeded.
+        return source.stat().st_nlink == 2
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
             raise
@@ -320,7 +343,10 @@ def _link(source: Path, target: Path) -> bool:
 
 
 def _create(target: Path, content: bytes) -> bool:
-    """The same where there are no second names. Until the content is there, only the time of the file is known."""
+    """Do the same as `_link` on a file system without hard links.
+
+    Until the content is written, other claimants know only the time of the file.
+    """
     try:
         write_durably(target, content)
     except FileExistsError:
@@ -333,7 +359,7 @@ def _path(directory: Path, generation: int) -> Path:
 
 
 def _sweep(directory: Path, generation: int) -> None:
-    """Delete the files of earlier owners, which are fenced by that, and what claimants that were killed left behind."""
+    """Delete the files of earlier owners, which fences them, and files that killed claimants have left."""
     now = _beat_ns(_path(directory, generation))
     for path in list(directory.iterdir()):
         found = _NAME.fullmatch(path.name)

@@ -1,7 +1,7 @@
-"""Who works in a run directory, and whether that owner is still at work. Pure, but for `this_process`.
+"""The owner of a run directory, and the judgement whether it still runs.
 
-An owner is the process of the oracle. What is known of it is in a file that any host can read (`run_lock.py`), so that
-a later start can tell a living owner from a dead one, also when the dead one's host is gone.
+An owner is the process of the oracle. A file that any host can read describes it (`run_lock.py`), so a later start can
+find out whether the owner still runs, even if the host of the owner is gone.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 HEARTBEAT_SECONDS = 5.0
-STALE_SECONDS = 60.0  # without a heartbeat, an owner counts as dead
+STALE_SECONDS = 60.0  # after so long without a heartbeat, an owner counts as dead
 
-# Of each batch system: the variable with the id of a job, and the one that counts how often it was requeued.
+# The variables of each batch system: the id of a job, and how often the job was requeued.
 _BATCH_SYSTEMS = {
     "Slurm": ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"),
     "LSF": ("LSB_JOBID", ""),
@@ -33,7 +33,7 @@ class Verdict(Enum):
 
     FREE = "free"
     HELD = "held"
-    UNSURE = "unsure"  # only the owner's next heartbeat tells
+    UNSURE = "unsure"  # the claimant must wait for the owner's next heartbeat
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Owner:
 
     Args:
         token: Distinguishes this claim from all others.
-        host: Name of the host.
-        machine: Equal for two processes if each can see whether the other lives: boot id and pid namespace.
-        pid: Process id of the oracle.
-        process_start: When that process began, in ticks since boot, because process ids are used again.
-        batch_job: Batch system and job id, or empty.
+        host: The name of the host.
+        machine: Boot id and pid namespace. If it is equal for two processes, each can see whether the other one runs.
+        pid: The process id of the oracle.
+        process_start: When that process began, in ticks since boot. It is needed because process ids are used again.
+        batch_job: The batch system and the job id; empty outside of batch jobs.
         restarts: How often the batch job had been requeued.
-        claimed: When this start began, for people.
+        claimed: When this start began, in words.
         is_released: Whether this start has ended.
     """
 
@@ -69,19 +69,19 @@ class Owner:
 
     @property
     def process(self) -> tuple[str, int, int]:
-        """Equal for two claims of one process."""
+        """The identity of the process. It is equal for two claims of one process."""
         return self.machine, self.pid, self.process_start
 
     def to_tree(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Owner:
-        """Of `to_tree`'s values.
+        """Return the owner that `to_tree` has turned into JSON values.
 
         Raises:
-            ValueError: they are not.
+            ValueError: the tree has other fields or types.
         """
         expected = {field.name: type(getattr(_EXAMPLE, field.name)) for field in fields(cls)}
         if {name: type(value) for name, value in tree.items()} != expected:
@@ -93,7 +93,10 @@ _EXAMPLE = Owner("", "", "", 0, 0)
 
 
 def batch_job_of(environment: Mapping[str, str]) -> tuple[str, int]:
-    """Batch system and id of the job that this process is part of, and how often it was requeued; empty: none."""
+    """Return the batch system and id of the batch job that this process is part of, and how often it was requeued.
+
+    The text is empty outside of batch jobs.
+    """
     for system, (job, restarts) in _BATCH_SYSTEMS.items():
         if identifier := environment.get(job):
             count = environment.get(restarts, "")
@@ -102,7 +105,7 @@ def batch_job_of(environment: Mapping[str, str]) -> tuple[str, int]:
 
 
 def this_process(environment: Mapping[str, str]) -> Owner:
-    """This process as an owner."""
+    """Return this process as an owner."""
     batch_job, restarts = batch_job_of(environment)
     return Owner(
         token=secrets.token_hex(8),
@@ -117,7 +120,7 @@ def this_process(environment: Mapping[str, str]) -> Owner:
 
 
 def process_start(pid: int) -> int | None:
-    """When a process of this machine began, in ticks since boot; None: it is dead, or a zombie."""
+    """Return when a process of this machine began, in ticks since boot; None if it is dead or a zombie."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         state, *rest = status.rpartition(")")[2].split()
@@ -132,12 +135,13 @@ def judge(
     silent_seconds: float,
     start_of: Callable[[int], int | None] = process_start,
 ) -> Verdict:
-    """Whether the claimant may take a directory over.
+    """Return whether the claimant may take a directory over.
 
     Args:
-        holder: Its owner.
-        silent_seconds: Since the owner's last heartbeat.
-        start_of: `process_start` of the claimant's machine.
+        holder: The present owner of the directory.
+        claimant: The process that wants to own it.
+        silent_seconds: The time since the last heartbeat of the owner.
+        start_of: `process_start` on the machine of the claimant.
     """
     is_requeued = holder.batch_job == claimant.batch_job != "" and holder.restarts < claimant.restarts
     is_earlier_job_of_this_process = holder.process == claimant.process

@@ -1,4 +1,4 @@
-"""What every rank knows once the oracle has validated everything."""
+"""A job as every rank sees it, after the oracle has checked it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CheckpointSpec:
     generation: int
 
     def partial(self, num_trained: int, row_width: int) -> PartialCheckpoint:
-        """Return the checkpoint after so many training iterations, which is being written."""
+        """Return the checkpoint after the first num_trained training iterations, for the ranks to write into."""
         expect_unfinished(self.root, self.generation)
         return PartialCheckpoint(self.root, self.generation, num_trained, row_width)
 
@@ -37,15 +37,15 @@ class JobSpec:
     """A job, as every rank sees it.
 
     Args:
-        config: All settings.
-        schema: Of the samples.
-        traced: First and last plus one of the plans to trace; None: tracing is off.
+        config: The settings of the job.
+        schema: The schema of the samples.
+        traced: The first plan to trace, and the first one after it that is not traced. None: tracing is off.
         start: Where training starts or goes on.
-        checkpoints: None: the job writes none and goes on from none.
-        resumed: The checkpoint that the job goes on from; None: it starts afresh.
-        keeps_caches: Whether trainers load their caches, because there are as many trainers as there were.
-        predictions: The file for the predictions of an evaluation; None: they are not kept.
-        evaluates_only: Whether there is nothing to train.
+        checkpoints: Where checkpoints go. None: the job neither writes nor reads checkpoints.
+        resumed: The checkpoint that the job goes on from. None: it starts afresh.
+        keeps_caches: Whether trainers restore their caches, because the number of trainers is that of the checkpoint.
+        predictions: The file for the predictions of an evaluation. None: they are not saved.
+        evaluates_only: Whether the job only evaluates.
     """
 
     config: Config
@@ -60,7 +60,7 @@ class JobSpec:
 
     @property
     def num_embeddings(self) -> tuple[int, ...]:
-        """Rows of each table."""
+        """The number of rows of each table."""
         return self.schema.num_embeddings
 
     def to_bytes(self) -> bytes:

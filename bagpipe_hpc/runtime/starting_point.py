@@ -1,4 +1,4 @@
-"""The checkpoint that a job goes on from, opened once by each rank."""
+"""The place where a start of a job begins, with the checkpoint that it goes on from. Each rank opens it once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class StartingPoint:
     """Where this start of a job begins.
 
     Args:
-        position: In the training data.
-        checkpoint: What the job goes on from; None: it starts afresh.
-        keeps_caches: Whether trainers load their caches, because there are as many trainers as there were.
+        position: The position in the training data.
+        checkpoint: The checkpoint that the job goes on from. None: the job starts afresh.
+        keeps_caches: Whether trainers restore their caches, because the number of trainers is that of the checkpoint.
     """
 
     position: DataPosition

@@ -1,4 +1,4 @@
-"""Tracing of a job: every rank writes a file of RUN_DIR/trace/, the oracle merges them into RUN_DIR/trace.json."""
+"""The tracing of a job: every rank writes a file into RUN_DIR/trace/, and the oracle merges them into trace.json."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ from bagpipe_hpc.transport.common_clock import clock_name, common_origin
 
 @contextmanager
 def tracing(world: Comm, topology: Topology, iterations: range | None, run_path: Path) -> Iterator[None]:
-    """Trace this rank inside the block; where that fails, its own file is all there is.
+    """Trace this rank inside the block.
+
+    If the block raises an error, the files of the ranks are not merged.
 
     Args:
-        iterations: Which to trace; None: none, and nothing is written.
-    Communication: collective over world, before and after the block.
+        world: All ranks.
+        topology: The roles of the ranks.
+        iterations: The stream positions to trace. None: tracing is off.
+        run_path: The run directory.
+    Raises:
+        BagpipeError: a file of the trace cannot be written.
+    Communication: collective over world, before and after the block, if tracing is on.
     """
     if iterations is None:
         yield

@@ -1,12 +1,12 @@
-"""A watchdog: where nothing moves for some time, it tells who waits for whom.
+"""A watchdog. If a job makes no step for some time, it prints which rank waits for which.
 
-    every rank   no step for `watchdog.seconds`: RUN_DIR/watchdog/rank<r>.txt gets what its threads wait for, and the
-                 stack of each of them
-    oracle       a moment later: prints what all ranks wait for, and names those that have written nothing; ends the
-                 job, if it is to
-    rank 1       does so in its place where the oracle has written nothing
+    every rank   no step for `watchdog.seconds`: writes what its threads wait for, and their stacks, into
+                 RUN_DIR/watchdog/rank<r>.txt
+    oracle       a moment later: prints what all ranks wait for, and names the ranks that have written nothing; ends
+                 the job if `watchdog.ends_job` is set
+    rank 1       does the same later, if the oracle has written nothing
 
-Ranks tell each other by files, because messages may be what does not move.
+The ranks use files, because messages may be what does not move.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.waiting import Wait, note_step, num_steps, open_waits
 
 DIRECTORY = "watchdog"
-START_SECONDS = 60.0  # more, until the job is on its way: libraries are loaded, loops compiled, checkpoints read
+START_SECONDS = 60.0  # added until STEPS_OF_START steps: libraries are loaded, loops compiled, checkpoints read
 STEPS_OF_START = 20
-LONGEST_GRACE_SECONDS = 5.0  # for the files of the other ranks
-CLOCKS_DIFFER_SECONDS = 60.0
+LONGEST_GRACE_SECONDS = 5.0  # the time that the other ranks get to write their files
+CLOCKS_DIFFER_SECONDS = 60.0  # the clocks of two hosts may differ by so much
 REPORTERS = (0, 1)
 MAX_BYTES = 1 << 20
 
@@ -40,19 +40,19 @@ End = Callable[[BagpipeError], object]
 
 
 class StalledJobError(BagpipeError):
-    """Nothing has moved for the time that watchdog.seconds allows."""
+    """A job that has made no step for the time that watchdog.seconds allows."""
 
 
 class Watchdog:
-    """Watches this rank; `look` is called now and then by a thread.
+    """Watches one rank. A thread calls `look` again and again.
 
     Args:
-        config: How long, and whether to end the job.
+        config: The settings of the watchdog. `seconds` is not None.
         run_path: The run directory.
-        topology: The job's ranks.
-        rank: This one.
-        end: Ends the job.
-        clock: Seconds; injected by tests.
+        topology: The roles of the ranks.
+        rank: The rank to watch.
+        end: Ends the job with an error.
+        clock: Returns seconds.
     """
 
     def __init__(
@@ -71,17 +71,17 @@ class Watchdog:
         self._steps, self._since = num_steps(), clock()
         self._allowed_seconds = self._seconds + START_SECONDS  # without a step
         self._started_at = self._steps + STEPS_OF_START
-        self._has_written = self._has_told = False
+        self._has_written = self._has_printed = False
         self.grace_seconds = min(self._seconds, LONGEST_GRACE_SECONDS)
 
     def look(self) -> None:
-        """See whether something has moved, and do what is due if nothing has."""
+        """Check whether the process has made a step. If it has not for too long, write or print what is due."""
         now, steps = self._clock(), num_steps()
         if steps != self._steps:
             self._steps, self._since = steps, now
             if steps >= self._started_at:
                 self._allowed_seconds = self._seconds
-            self._has_written = self._has_told = False
+            self._has_written = self._has_printed = False
         still_seconds = now - self._since
         if still_seconds >= self._allowed_seconds and not self._has_written:
             self._has_written = True
@@ -90,32 +90,33 @@ class Watchdog:
         if (
             turn is not None
             and still_seconds >= self._allowed_seconds + turn * self.grace_seconds
-            and not self._has_told
+            and not self._has_printed
         ):
-            self._has_told = True
-            self._tell(still_seconds)
+            self._has_printed = True
+            self._print(still_seconds)
 
     def _write(self) -> None:
-        with suppress(OSError):  # a file system that does not answer may be what all wait for
+        with suppress(OSError):  # all ranks may be waiting for a file system that does not answer
             self._directory.mkdir(exist_ok=True)
             path = self._path(self._rank)
             unfinished = path.with_suffix(".new")
             unfinished.write_text(report(self._topology.name_of(self._rank), time.time()), encoding="utf-8")
             unfinished.replace(path)
 
-    def _tell(self, still_seconds: float) -> None:
+    def _print(self, still_seconds: float) -> None:
         written = [self._waits_of(rank) for rank in range(self._topology.world_size)]
         if any(written[rank] is not None for rank in REPORTERS[: REPORTERS.index(self._rank)]):
             return
         named = {self._topology.name_of(rank): waits for rank, waits in enumerate(written)}
-        lines = [f"no progress for {still_seconds:.3g} s; stacks of all threads are in {self._directory}", *told(named)]
+        first = f"no progress for {still_seconds:.3g} s; stacks of all threads are in {self._directory}"
+        lines = [first, *lines_about(named)]
         sys.stderr.write("bagpipe: note: " + "\n  ".join(lines) + "\n")
         sys.stderr.flush()
         if self._ends_job:
             self._end(StalledJobError(f"no progress for {still_seconds:.3g} s (watchdog.seconds, watchdog.ends_job)"))
 
     def _waits_of(self, rank: int) -> list[Wait] | None:
-        """What the threads of a rank wait for; None if it has written nothing since the others have come to a halt."""
+        """Return what the threads of a rank wait for; None if it has written nothing since the job stands still."""
         try:
             with self._path(rank).open(encoding="utf-8") as file:
                 written, waits = json.loads(file.readline(MAX_BYTES))
@@ -130,7 +131,12 @@ class Watchdog:
 
 
 def report(name: str, now: float) -> str:
-    """What a rank writes: a line of JSON, what its threads wait for, and their stacks."""
+    """Return the content of a rank's file: a line of JSON, then what its threads wait for and their stacks, in words.
+
+    Args:
+        name: The name of the rank.
+        now: Seconds since the epoch.
+    """
     waits = [wait for wait in open_waits() if wait.rank_name in (name, "")]
     lines = [json.dumps([now, [[w.rank_name, w.thread_name, w.what, round(w.seconds, 1)] for w in waits]])]
     lines.append(f"{name} on host {socket.gethostname()}, process {os.getpid()}")
@@ -141,18 +147,18 @@ def report(name: str, now: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def told(named: dict[str, list[Wait] | None]) -> list[str]:
-    """A line for each wait, and for each rank that does not wait, or says nothing.
+def lines_about(named: dict[str, list[Wait] | None]) -> list[str]:
+    """Return a line for each wait, and for each rank that does not wait or has written nothing.
 
     Args:
-        named: By the name of the rank what its threads wait for; None: it has not said.
+        named: What the threads of each rank wait for, by the name of the rank. None: the rank has written nothing.
     """
     lines = []
     for name, waits in named.items():
         if waits is None:
-            lines.append(f"{name} has written nothing: the process, or its host, stands still; look there first")
+            lines.append(f"{name} has written nothing: its process or its host does not run; look there first")
         elif not waits:
-            lines.append(f"{name} does not wait for anybody: see its stacks")
+            lines.append(f"{name} does not wait for anything: see its stacks")
         for wait in waits or ():
             lines.append(f"{name}, thread {wait.thread_name}, has waited {wait.seconds:.0f} s for {wait.what}")
     return lines
@@ -163,18 +169,22 @@ def watching(config: WatchdogConfig, run_path: Path, topology: Topology, ranks: 
     """Watch the ranks of this process inside the block.
 
     Args:
-        ranks: Usually one; all of them where they are threads.
-        end: Ends the job.
+        config: The settings of the watchdog. If `seconds` is None, nothing is watched.
+        run_path: The run directory.
+        topology: The roles of the ranks.
+        ranks: The ranks of this process: one, or all ranks if they are threads.
+        end: Ends the job with an error.
+    Communication: none; the watchdogs use files.
     """
     if config.seconds is None:
         yield
         return
     note_step()
-    dogs = [Watchdog(config, run_path, topology, rank, end) for rank in ranks]
+    watchdogs = [Watchdog(config, run_path, topology, rank, end) for rank in ranks]
 
     def look() -> None:
-        for dog in dogs:
-            dog.look()
+        for watchdog in watchdogs:
+            watchdog.look()
 
-    with ticking(look, min(1.0, dogs[0].grace_seconds / 4), "watchdog"):
+    with ticking(look, min(1.0, watchdogs[0].grace_seconds / 4), "watchdog"):
         yield

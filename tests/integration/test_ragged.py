@@ -109,7 +109,7 @@ def test_evaluation_and_prediction(dataset: Path, tmp_path: Path) -> None:
     others = [arguments[0], "--data", str(unlabelled), "--run-dir", str(tmp_path / "others")]
     done = run_ranks(3, ["-m", "bagpipe_hpc", "predict", *others, "--output", str(tmp_path / "others.npy")], timeout=90)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "500 samples predicted, which have no labels" in done.stdout
+    assert "500 samples predicted; they have no labels" in done.stdout
     assert np.array_equal(np.load(tmp_path / "others.npy"), np.load(output))
     assert summary_of(tmp_path / "others")["validation_log_loss"] is None
     # Once more into the same directory, in one process.

@@ -16,7 +16,7 @@ def test_a_rank_that_stands_still_is_named(small_dataset: Path, tmp_path: Path) 
         run.kill_rank(1, signal.SIGSTOP)
         done = run.wait(START_SECONDS)
     assert done.returncode == 1, done.stderr
-    assert "server 0 (rank 1) has written nothing: the process, or its host, stands still" in done.stderr
+    assert "server 0 (rank 1) has written nothing: its process or its host does not run" in done.stderr
     assert "trainer 0 (rank 2), thread prefetch, has waited " in done.stderr
     assert " s for server 0: rows of plan " in done.stderr
     assert "bagpipe: error: oracle (rank 0) on host " in done.stderr

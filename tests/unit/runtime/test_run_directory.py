@@ -21,7 +21,7 @@ def test_an_evaluation_may_use_a_new_directory_and_that_of_an_evaluation(tmp_pat
 def test_the_directory_of_a_training_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("{}")
-    with pytest.raises(RunDirectoryError, match=r"is the run directory of a training, .*; choose another --run-dir"):
+    with pytest.raises(RunDirectoryError, match=r"is the run directory of a training: .*; choose another --run-dir"):
         refuse_training(tmp_path)
 
 

@@ -97,10 +97,10 @@ def test_an_owner_of_another_host_is_believed_to_live_when_its_heartbeat_comes(t
         os.utime(tmp_path / ".owner-000001", ns=(0, (tmp_path / ".owner-000001").stat().st_mtime_ns + 1))
 
     with pytest.raises(RunDirectoryError, match=r"process 8 on host n2, since noon"):
-        claim(tmp_path, ME, tell=lines.append, sleep=beat_later)
+        claim(tmp_path, ME, show=lines.append, sleep=beat_later)
     lock.require()
     assert len(lines) == 1
-    assert "waiting for its next sign of life; after 60 s without one this job takes over" in lines[0]
+    assert "waiting for its next heartbeat; after 60 s without one this job takes over" in lines[0]
 
 
 def test_an_owner_of_another_host_without_heartbeat_is_taken_over_and_fenced(
@@ -114,7 +114,7 @@ def test_an_owner_of_another_host_without_heartbeat_is_taken_over_and_fenced(
         if len(waits) == 3:
             monkeypatch.setattr("bagpipe_hpc.runtime.run_owner.STALE_SECONDS", -1.0)
 
-    new = claim(tmp_path, ME, tell=lambda line: None, sleep=grow_old)
+    new = claim(tmp_path, ME, show=lambda line: None, sleep=grow_old)
     assert len(waits) == 3
     new.require()
     with pytest.raises(
@@ -144,7 +144,7 @@ def test_of_many_claimants_one_wins(tmp_path: Path) -> None:
     def attempt(number: int) -> RunLock | None:
         owner = replace(ME, token=f"t{number}", machine=f"m{number}", pid=number)
         try:
-            return claim(tmp_path, owner, tell=lambda line: None, sleep=beat)
+            return claim(tmp_path, owner, show=lambda line: None, sleep=beat)
         except RunDirectoryError:
             return None
 
@@ -266,6 +266,6 @@ def test_an_entry_that_no_job_made_is_named_at_once(tmp_path: Path, kind: str) -
         entry.symlink_to("/nowhere/at/all")
     else:
         os.mkfifo(entry)
-    with pytest.raises(RunDirectoryError, match=r"\.owner-000001 is not a file of a job.*delete it"):
-        claim(tmp_path, tell=pytest.fail)
+    with pytest.raises(RunDirectoryError, match=r"\.owner-000001 is not a regular file, so no job has made it.*delete it"):
+        claim(tmp_path, show=pytest.fail)
     assert [path.name for path in tmp_path.iterdir()] == [entry.name]

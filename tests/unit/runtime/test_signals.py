@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from bagpipe_hpc.early_signals import GRACEFUL, REPEAT_SECONDS
-from bagpipe_hpc.runtime.signals import _Hearing, listening_for_signals
+from bagpipe_hpc.runtime.signals import _SignalHandler, listening_for_signals
 
 
 def test_one_signal_stops_and_another_one_later_ends() -> None:
@@ -13,7 +13,7 @@ def test_one_signal_stops_and_another_one_later_ends() -> None:
     reasons: list[str] = []
     ended: list[signal.Signals] = []
     now = 0.0
-    hearing = _Hearing(reasons.append, "server 0", speaks=False, end_at_once=ended.append, clock=lambda: now)
+    hearing = _SignalHandler(reasons.append, "server 0", prints=False, end_at_once=ended.append, clock=lambda: now)
     hearing.take(signal.SIGHUP)
     now = 0.9
     hearing.take(signal.SIGTERM)
@@ -28,7 +28,7 @@ def test_what_the_user_has_set_to_be_ignored_is_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
         reasons: list[str] = []
-        with listening_for_signals(reasons.append, "server 0", speaks=False):
+        with listening_for_signals(reasons.append, "server 0", prints=False):
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             assert signal.getsignal(signal.SIGTERM) != before[signal.SIGTERM]
             signal.raise_signal(signal.SIGHUP)

@@ -61,8 +61,8 @@ def test_it_tells_who_waits_for_whom(tmp_path: Path, capfd: pytest.CaptureFixtur
     thread.join()
     error = capfd.readouterr().err
     assert f"bagpipe: note: no progress for 15 s; stacks of all threads are in {tmp_path / 'watchdog'}\n" in error
-    assert "oracle (rank 0) does not wait for anybody" in error
-    assert "server 0 (rank 1) has written nothing: the process, or its host, stands still; look there first" in error
+    assert "oracle (rank 0) does not wait for anything" in error
+    assert "server 0 (rank 1) has written nothing: its process or its host does not run; look there first" in error
     assert re.search(
         r"trainer 0 \(rank 2\), thread exchange, has waited \d+ s for server 0: rows of iteration 7\n", error
     )
@@ -83,7 +83,7 @@ def test_progress_starts_the_time_again(tmp_path: Path, capfd: pytest.CaptureFix
     assert dogs.ended == []
 
 
-def test_rank_1_speaks_where_the_oracle_stands_still(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_rank_1_prints_if_the_oracle_stands_still(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Dogs(tmp_path, [0]).look(0.0)
     dogs = Dogs(tmp_path, [1, 2])
     for now in (10.0, 15.0):
