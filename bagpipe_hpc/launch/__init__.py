@@ -1,1 +1,1 @@
-"""From a command or a program to a rank that plays its role."""
+"""The start of a job: from a command or a program to ranks that play their roles."""

@@ -1,11 +1,11 @@
 """The handshake at the start of a job: the ranks agree on roles, settings and the job.
 
-    1  all ranks          say where they run                                        to the launcher's rank 0
-    2  launcher's rank 0  reads the settings and orders the ranks by role           to all ranks
-    3  all ranks          make the world in that order; say on which host they run  to the oracle
-    4  oracle             checks the whole job                                      to all ranks
+    1  all ranks          send where they run                               to the launcher's rank 0
+    2  launcher's rank 0  reads the settings and orders the ranks by role   to all ranks
+    3  all ranks          make the world in that order; send their host     to the oracle
+    4  oracle             checks the whole job                              to all ranks
 
-In 2 and 4 an error goes to all ranks in place of the result, so that every rank ends with the same one.
+If 2 or 4 fails, the error goes to all ranks in place of the result, so that every rank ends with the same error.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class AgreedJob:
     """A job that may start, as one rank has it.
 
     Args:
-        spec: What all ranks know.
+        spec: The job, as all ranks see it.
         start: Where training starts.
-        checked: What the oracle alone has; None at the other ranks.
+        checked: The job, as the oracle has checked it. None at the other ranks.
     """
 
     spec: JobSpec
@@ -55,18 +55,18 @@ class AgreedJob:
     checked: CheckedJob | None = None
 
     def release(self) -> None:
-        """Let another start of the job have the run directory."""
+        """Release the run directory, so that another start of the job can own it."""
         if self.checked is not None:
             self.checked.ownership.release()
 
 
 @dataclass(frozen=True)
 class _Order:
-    """What the launcher's rank 0 decides.
+    """The decisions of the launcher's rank 0.
 
     Args:
-        config: All settings.
-        lines: Lines that say where the settings come from.
+        config: The settings of the job.
+        lines: Lines for the user that say where the settings come from.
         ranks: The launcher's ranks in the order of roles.
     """
 
@@ -84,11 +84,13 @@ class _Order:
 
 
 def agree_on_job(launched: Comm, request: Request) -> tuple[Comm, AgreedJob] | BagpipeError:
-    """Return the ranks in the order of roles, and the job; or the error of all ranks, if there is no job.
+    """Agree on the roles of the ranks and on the job.
 
     Args:
         launched: All ranks, as the launcher has ordered them.
-        request: The same at every rank.
+        request: The request for the job, the same at every rank.
+    Returns:
+        The ranks in the order of roles, and the job; or the same error at every rank, if there is no job.
     Communication: collective over launched.
     """
     port = CommWorld(launched)
@@ -100,7 +102,7 @@ def agree_on_job(launched: Comm, request: Request) -> tuple[Comm, AgreedJob] | B
     content = _tell_all(port, order, _Order.to_bytes)  # 2
     if isinstance(content, BagpipeError):
         return content
-    order = _Order.from_bytes(content)  # also where it was made, so that all ranks have the same
+    order = _Order.from_bytes(content)  # rank 0 decodes its own order too, so that all ranks have equal settings
     world = reordered(launched, order.ranks)
     port = CommWorld(world)
     hosts = port.gather(socket.gethostname().encode())  # 3
@@ -121,13 +123,13 @@ def check_for_all(
     hosts: Sequence[str], config: Config, lines: Sequence[str], request: Request
 ) -> CheckedJob | BagpipeError:
     """Return the job that `check_job` has checked, or its error. Arguments are those of `check_job`."""
-    from bagpipe_hpc.launch.validation import check_job  # the other ranks need not wait for its imports
+    from bagpipe_hpc.launch.validation import check_job  # only the oracle needs its imports, which take time
 
     return attempt(lambda: check_job(hosts, config, lines, request))
 
 
 def attempt(work: Callable[[], T]) -> T | BagpipeError:
-    """Return what the work returns, or the error that the user can fix, for all ranks to know."""
+    """Return what the work returns. If it raises an error that the user can fix, return that error."""
     try:
         return work()
     except BagpipeError as error:
@@ -135,7 +137,16 @@ def attempt(work: Callable[[], T]) -> T | BagpipeError:
 
 
 def _tell_all(world: World, result: T | BagpipeError | None, encode: Callable[[T], bytes]) -> bytes | BagpipeError:
-    """Broadcast a result of rank 0, or its error. The other ranks give None."""
+    """Broadcast the result of rank 0, or its error.
+
+    Args:
+        world: All ranks.
+        result: The result or the error at rank 0; None at the other ranks.
+        encode: Encodes the result.
+    Returns:
+        The encoded result, or the error.
+    Communication: collective over world.
+    """
     content: bytes | None = None
     if isinstance(result, BagpipeError):
         content = b"E" + encode_outcome(result)

@@ -1,4 +1,4 @@
-"""A training job on one rank, from a request to the end: who plays which role, as processes or as threads."""
+"""A training job on one rank, from the request to the end. The ranks are processes or threads."""
 
 from __future__ import annotations
 
@@ -41,33 +41,39 @@ from bagpipe_hpc.waiting import name_rank
 if TYPE_CHECKING:
     from bagpipe_hpc.trainer.trainer_batch import TrainerBatch
 
-PLANS_IN_FLIGHT = 4  # per receiver
+PLANS_IN_FLIGHT = 4  # how many plans may be on their way to each receiver
 
 
 def run_training(request: Request) -> int:
-    """Train, as this rank's role. What ends the job before its end is printed once.
+    """Play the role of this rank in a training job. If the job ends early, one rank prints why.
 
     Returns:
-        The exit code, the same on every rank: see `Training.error`.
+        The exit code, the same on every rank; see `Training.error`.
     Communication: collective over MPI_COMM_WORLD, unless the job is local.
     """
     training = Training()
     for _ in training.play(request):
-        raise AssertionError("a step of the built-in loop is not for others to make")
+        raise AssertionError("the built-in loop makes its steps itself")
     training.print_error()
     return exit_code_of(training.error)
 
 
 class Training:
-    """A job on this rank, played by whoever iterates.
+    """A job on this rank. The caller iterates over `play`.
 
-    `name` is what messages call this rank. Once the job is over, `error` is the same on every rank: None if it came to
-    its end; what is wrong with the settings, the data, the checkpoint or the number of ranks, before any work;
-    JobStopped if the job was asked to stop, DivergedError if it diverged. Any other failure ends all ranks, or is
-    raised if the job is local.
+    `name` is the name of this rank in messages. `is_local` says whether the ranks are threads of this process. Once the
+    job is over, `error` is the same on every rank:
+
+    - None if the job came to its end.
+    - An error about the settings, the data, the checkpoint or the number of ranks, if one of them is wrong. The job has
+      not started then.
+    - JobStopped if a signal or the time limit stopped the job.
+    - DivergedError if training diverged.
+
+    Any other failure ends all ranks or, if the job is local, is raised.
     """
 
-    _is_playing = False  # in this process
+    _is_playing = False  # whether this process plays a job
 
     def __init__(self) -> None:
         self.name = "this rank"
@@ -76,11 +82,11 @@ class Training:
 
     @property
     def prints(self) -> bool:
-        """Whether this process is the one that prints what all ranks know."""
+        """Whether this process prints messages about errors that all ranks have."""
         return (launched_rank(os.environ) if self.is_local else launched_ranks().rank) == 0
 
     def print_error(self) -> None:
-        """Print the error, at one rank. If the job was stopped, the oracle has printed that when it happened.
+        """Print the error, at one rank. If the job was stopped, the oracle has printed this already.
 
         Communication: collective over MPI_COMM_WORLD, unless the job is local.
         """
@@ -90,24 +96,26 @@ class Training:
             if self.prints:
                 print(f"bagpipe: error: {self.error}", file=sys.stderr, flush=True)
         if not self.is_local:
-            launched_ranks().Barrier()  # launchers end all ranks at the first exit code: the message is out before
+            launched_ranks().Barrier()  # the message must be printed first: launchers end all ranks at an exit code
 
     def play(self, request: Request) -> Generator[TrainerBatch, None, None]:
-        """Play the role of this rank. With an own loop, trainers yield their batches, and go on after each step.
+        """Play the role of this rank.
+
+        If the caller makes the steps itself, a trainer yields each of its batches, and goes on after the step.
 
         Raises:
-            OwnModelError: another job is being played.
-        Communication: as `run_training`.
+            OwnModelError: this process plays another job already.
+        Communication: collective over MPI_COMM_WORLD, unless the job is local.
         """
         self.is_local = request.is_local
         if Training._is_playing:
             raise OwnModelError(
-                "a job was started while this process plays another; a script that is imported as the module of "
-                'model.factory starts its own only under `if __name__ == "__main__":`'
+                "a job was started while this process plays another one; a script that model.factory names is imported "
+                'by each trainer, so it must start its own job under `if __name__ == "__main__":` only'
             )
         Training._is_playing = True
         try:
-            with warnings.catch_warnings():  # libraries add filters when they are imported
+            with warnings.catch_warnings():  # libraries change the filters of warnings when they are imported
                 self.error = yield from (_play_local if request.is_local else _play)(self, request)
         finally:
             Training._is_playing = False
@@ -115,11 +123,11 @@ class Training:
 
 
 def _play(training: Training, request: Request) -> Generator[TrainerBatch, None, BagpipeError | None]:
-    """Play a job of which every rank is a process."""
+    """Play a job whose ranks are processes."""
     start_mpi()
     launched = launched_ranks()
     training.name = f"rank {launched.rank}"
-    with whole_job_fails_together(training.name), _saying_at("checking the job", launched.rank == 0):
+    with whole_job_fails_together(training.name), _showing("checking the job", launched.rank == 0):
         agreed = agree_on_job(launched, request)
     if isinstance(agreed, BagpipeError):
         return agreed
@@ -137,19 +145,19 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
         comms.free()
         forget_unfinished()
         job.release()
-        world.Barrier()  # launchers kill the job at the first exit code that is not 0
+        world.Barrier()  # all ranks must be done first: launchers kill the job at the first exit code that is not 0
         world.Free()
     return error
 
 
-def _saying_at(phase: str, is_speaker: bool) -> AbstractContextManager[object]:
-    """Show what the block does, at one rank."""
-    return showing_activity(phase) if is_speaker else nullcontext()
+def _showing(phase: str, prints: bool) -> AbstractContextManager[object]:
+    """Show what the block does, if this rank prints."""
+    return showing_activity(phase) if prints else nullcontext()
 
 
 def _play_local(training: Training, request: Request) -> Generator[TrainerBatch, None, BagpipeError | None]:
-    """Play a job of which every rank is a thread of this process; trainer 0 is the calling thread."""
-    with _saying_at("checking the job", training.prints):
+    """Play a job whose ranks are threads of this process. The calling thread is trainer 0."""
+    with _showing("checking the job", training.prints):
         checked = attempt(lambda: _check_local(request))
     if isinstance(checked, BagpipeError):
         return checked
@@ -172,7 +180,7 @@ def _play_local(training: Training, request: Request) -> Generator[TrainerBatch,
         )
 
     def interrupt(signum: signal.Signals) -> None:
-        ranks.job.fail("this job", KeyboardInterrupt(f"{signum.name} came for the second time"))
+        ranks.job.fail("this job", KeyboardInterrupt(f"got {signum.name} after an earlier signal"))
 
     error: BagpipeError | None = None
     try:
@@ -187,13 +195,13 @@ def _play_local(training: Training, request: Request) -> Generator[TrainerBatch,
             error = yield from play(trainer)
         forget_unfinished()
     finally:
-        discard_unfinished()  # of a job that failed
+        discard_unfinished()  # only a job that has failed leaves unfinished checkpoints
         job.release()
     return error
 
 
 def _play_out(play: Callable[[int], Generator[TrainerBatch, None, object]], world_rank: int) -> None:
-    """Play a rank that is no trainer, so that it yields nothing."""
+    """Play a rank that is not a trainer, so it yields no batches."""
     for _ in play(world_rank):
         raise AssertionError("only trainers yield batches")
 
@@ -223,13 +231,21 @@ def _play_role(
     listens: bool = True,
     end_at_once: Callable[[signal.Signals], object] | None = None,
 ) -> Generator[TrainerBatch, None, BagpipeError | None]:
-    """Play the role of one rank, and return why the job ended before its end; None if it did not.
+    """Play the role of one rank.
 
     Args:
-        name: What notes about signals call this rank.
+        job: The job.
+        topology: The roles of the ranks.
+        comms: The communicators of this rank.
+        world: All ranks in the order of roles.
+        request: The request for the job.
+        name: The name of this rank in notes about signals.
         prints: Whether this rank prints notes about signals.
         listens: Whether this rank listens for signals.
-        end_at_once: What a second signal does; None: it ends the process.
+        end_at_once: Called for a second signal. None: it ends the process.
+    Returns:
+        Why the job ended before its end, the same at every rank; None if it did not.
+    Communication: collective over world.
     """
     is_oracle = topology.role_of(comms.world.rank) is Role.ORACLE
     inbox = Inbox(comms.mailbox)
@@ -238,9 +254,9 @@ def _play_role(
     def ask_to_stop(reason: str) -> None:
         (inbox if is_oracle else outbox).send(StopRequest(reason))
 
-    hearing = listening_for_signals(ask_to_stop, name, prints=prints, end_at_once=end_at_once)
+    listening = listening_for_signals(ask_to_stop, name, prints=prints, end_at_once=end_at_once)
     traced = None if job.spec.traced is None else range(*job.spec.traced)
-    with tracing(world, topology, traced, request.run_path), hearing if listens else nullcontext():
+    with tracing(world, topology, traced, request.run_path), listening if listens else nullcontext():
         if is_oracle:
             error = _play_oracle(job, topology, comms, inbox)
         else:
@@ -261,7 +277,7 @@ def _play_oracle(job: AgreedJob, topology: Topology, comms: Communicators, inbox
 def _play_server_or_trainer(
     job: AgreedJob, topology: Topology, comms: Communicators, request: Request
 ) -> Generator[TrainerBatch, None, None]:
-    # Imported here: a server needs no torch, which takes seconds to import.
+    # A server does not need torch, which takes seconds to import. So each role imports what it needs.
     if topology.role_of(comms.world.rank) is Role.SERVER:
         from bagpipe_hpc.server.server import run_server
 

@@ -1,11 +1,11 @@
-"""A job in one process: the ranks are threads, and communicators, windows and the dense sum their in-memory twins.
+"""A job in one process. The ranks are threads, and communicators, windows and the dense sum are in memory.
 
-    main thread               threads
+    calling thread            threads
       1 trainer 0               2 the oracle, the servers
-      3 all have ended, or the first failure has ended all
+      3 all threads have ended, or the first failure has ended them
 
-The caller's thread is the trainer, because a loop of the user's own runs there. MPI is not started and Horovod is not
-imported. A failure of any rank is raised in the caller's thread, and the process lives on.
+The calling thread is the trainer, because the user's own training loop runs there. MPI does not start and Horovod is
+not imported. A failure of any rank is raised in the calling thread, and the process goes on.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from bagpipe_hpc.transport.memory_comm import MemoryComm
 from bagpipe_hpc.transport.mpi import is_mpi_running, launched_ranks
 
 NUM_TRAINERS = 1
-END_SECONDS = 5.0  # from a failure until ranks are given up that do not end
+END_SECONDS = 5.0  # how long to wait, after a failure, for ranks to end
 
 
 def require_one_process(environment: Mapping[str, str]) -> None:
-    """See that no launcher has started more processes than this one.
+    """Check that no launcher has started further processes.
 
     Raises:
-        PlatformError: it has.
+        PlatformError: a launcher has started further processes.
     """
     announced = launched_sizes(environment)
     if is_mpi_running():
@@ -43,21 +43,23 @@ def require_one_process(environment: Mapping[str, str]) -> None:
         if size > 1:
             raise PlatformError(
                 f"a local job is one process, but {name} says that {size} were launched: start it without mpirun or "
-                "srun, or leave out --local (local=True)"
+                "srun, or remove --local (in Python: local=True)"
             )
 
 
 def local_world(num_servers: int) -> tuple[list[Comm], Topology]:
-    """Return each rank's end of the world, and the roles."""
+    """Return the communicator of the world for each rank, and the roles of the ranks."""
     topology = Topology(1 + num_servers + NUM_TRAINERS, num_servers)
     return cast(list[Comm], MemoryComm.world(topology.world_size)), topology
 
 
 class LocalRanks:
-    """Runs ranks as threads; those still running when the block ends are ended, too.
+    """Runs ranks as threads.
+
+    `job` can be marked as failed, which ends all ranks.
 
     Args:
-        topology: The roles.
+        topology: The roles of the ranks.
     """
 
     def __init__(self, topology: Topology) -> None:
@@ -67,12 +69,14 @@ class LocalRanks:
 
     @contextmanager
     def ending_together(self, caller: str) -> Iterator[None]:
-        """Inside the block, the calling thread is one of the ranks, and the first failure of any rank ends all.
+        """Make the calling thread one of the ranks inside the block. The first failure of any rank ends all ranks.
+
+        At its end, the block waits for the other ranks.
 
         Args:
-            caller: Name of the calling thread's rank.
+            caller: The name of the rank of the calling thread.
         Raises:
-            BaseException: the error of the rank that failed first; its notes name that rank.
+            BaseException: the error of the rank that failed first. Its notes name that rank.
         """
         self.job.adopt()
         try:
@@ -105,7 +109,7 @@ class LocalRanks:
         self._threads.append(start_thread(name, run))
 
     def _join(self) -> None:
-        """Wait for all ranks; after a failure not for one that hangs, in a file system that does not answer."""
+        """Wait until all ranks have ended; after a failure, no longer than END_SECONDS, because a rank may hang."""
         deadline: float | None = None
         while alive := [thread for thread in self._threads if thread.is_alive()]:
             if self.job.failure is not None and deadline is None:

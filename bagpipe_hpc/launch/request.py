@@ -1,4 +1,4 @@
-"""What the command line, or a program, asks for."""
+"""The request for a job, from the command line or from a program."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from bagpipe_hpc.config import Config
 
 @dataclass(frozen=True)
 class Request:
-    """A job to run.
+    """A request for a job.
 
     Args:
-        settings: A YAML file, settings by section, or a configuration; None: the defaults.
-        traced: Iterations to trace, as A:B; None: tracing is off.
-        resume: "auto", "latest", "best", the path of a checkpoint, or None.
-        evaluates_only: Whether to load the checkpoint, with the settings it was made with, and to train no further.
-        predictions: Where those of the evaluation go.
-        time_limit: A duration; None: until the end of the batch job, where its environment says when that is.
-        build_model: Makes the model in place of model.factory.
-        has_own_loop: Whether who asks makes the steps.
+        settings: The path of a YAML file, settings by section, or a configuration. None: the defaults.
+        data_path: The directory of the data set.
+        run_path: The run directory.
+        overrides: Settings that replace those of `settings`, as `section.key=value`.
+        traced: The iterations to trace, as A:B. None: tracing is off.
+        resume: "auto", "latest", "best", or the path of a checkpoint. None: the job starts afresh.
+        evaluates_only: Whether to load a checkpoint with its settings, and only evaluate it.
+        predictions: The file for the predictions of the evaluation. None: they are not saved.
+        time_limit: A duration. None: the job ends with the batch job, if the environment says when that ends.
+        build_model: Makes the model, in place of model.factory. None: the settings name the model.
+        has_own_loop: Whether the program that makes the request also makes the steps.
         is_local: Whether all ranks are threads of this process.
     """
 

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: which one, and whether it fits the job."""
+"""The checkpoint that a job goes on from: the choice of it, and the checks that it fits the job."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ from bagpipe_hpc.topology import Topology
 
 
 def open_checkpoints(config: Config, run_path: Path, resume: str | None) -> tuple[Path, int, Checkpoint | None]:
-    """Become the newest incarnation of the job, and find the checkpoint it goes on from.
+    """Claim the next generation of the job, and find the checkpoint that it goes on from.
 
     Args:
-        resume: "auto": the newest good one, or none; "latest" or "best": the one so named; a path: that one;
-            None: the job starts afresh.
+        config: The settings of the job.
+        run_path: The run directory.
+        resume: "auto": the newest good checkpoint, or none if there is none. "latest" or "best": the checkpoint of this
+            name. A path: this checkpoint. None: the job starts afresh.
     Returns:
-        Directory of checkpoints, generation (0 where the job writes none), checkpoint.
+        The directory of checkpoints, the generation (0 if the job writes no checkpoints), and the checkpoint.
     Raises:
-        CheckpointError: the checkpoint named is missing or damaged; or a fresh start finds checkpoints of another run.
+        CheckpointError: the checkpoint is missing or damaged, or the job starts afresh and there are checkpoints of an
+            earlier run.
     """
     root = Path(config.checkpoint.directory or run_path / "checkpoints")
     if resume is None:
@@ -42,7 +45,7 @@ def open_checkpoints(config: Config, run_path: Path, resume: str | None) -> tupl
         return root, generation, Verifier().verify(_named(root, resume) if is_word(resume) else Path(resume))
     checkpoint, rejected = newest_good(root)
     for bad in rejected:
-        LOGGER.warning("%s is passed over: %s", bad.path, bad.fault)
+        LOGGER.warning("%s is skipped: %s", bad.path, bad.fault)
     return root, generation, checkpoint
 
 
@@ -63,21 +66,24 @@ def _refuse_used(root: Path) -> None:
 
 
 def _require_same_order(checkpoint: Checkpoint, config: Config) -> None:
-    """In the middle of an epoch, samples must come in the order they did."""
+    """Check that the samples of the epoch that goes on have the same order as before the checkpoint."""
     training = checkpoint.manifest.config.get("training")
     saved = training.get("shuffle_block") if isinstance(training, dict) else None
     if saved != config.training.shuffle_block:
         raise CheckpointError(
-            f"{checkpoint.path} stands within an epoch: training.shuffle_block is {saved} in the checkpoint, "
-            f"{config.training.shuffle_block} in the job, so samples would be left out; set it to {saved}"
+            f"{checkpoint.path} was written in the middle of an epoch: training.shuffle_block is {saved} in the "
+            f"checkpoint, {config.training.shuffle_block} in the job, so samples would be left out; set it to {saved}"
         )
 
 
 def check_fit(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> DataPosition:
-    """Hold a job against the checkpoint it is to go on from; returns where it goes on.
+    """Check that a checkpoint fits the model and the data set of the job that goes on from it.
 
+    Returns:
+        The position in the training data where the job goes on.
     Raises:
-        CheckpointError: names every field that differs, or says that the data set has another vocabulary.
+        CheckpointError: it does not fit. The message names every field that differs, or says that the data set has
+            another vocabulary.
     """
     manifest = checkpoint.manifest
     wanted = model_entry(config, dataset)
@@ -87,37 +93,38 @@ def check_fit(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> DataP
 
 
 def check_position(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> None:
-    """See that the job can train on from where the checkpoint stands.
+    """Check that the job can go on training at the position of the checkpoint.
 
     Raises:
-        CheckpointError: there is no such sample, or samples come in another order now.
+        CheckpointError: the data set has no such position, or samples have another order now.
     """
     position = checkpoint.manifest.position
     training = checkpoint.manifest.config.get("training")
     epochs = training.get("epochs") if isinstance(training, dict) else None
     if isinstance(epochs, int) and position.epoch > epochs:
-        raise damaged(checkpoint.path / MANIFEST, f"it stands in epoch {position.epoch} of a job of {epochs}")
+        raise damaged(
+            checkpoint.path / MANIFEST, f"its position is in epoch {position.epoch}, but its job has {epochs} epochs"
+        )
     if position.sample > 0:
         _require_same_order(checkpoint, config)
     if position.sample > dataset.train.num_samples:
         raise CheckpointError(
             f"{checkpoint.path} goes on at training sample {position.sample:,}, but {dataset.path} has "
-            f"{dataset.train.num_samples:,}; continue with the data set of the checkpoint"
+            f"{dataset.train.num_samples:,} training samples; go on with the data set of the checkpoint"
         )
 
 
 def keeps_caches(checkpoint: Checkpoint, topology: Topology) -> bool:
-    """Whether every trainer finds the cache it had."""
+    """Return whether trainers restore their caches, because the number of trainers is that of the checkpoint."""
     return checkpoint.manifest.topology.trainers == topology.num_trainers
 
 
 def shown_trainers(checkpoint: Checkpoint, topology: Topology) -> list[str]:
-    """What to tell a user whose job goes on with another number of trainers."""
+    """Return lines for the user if the job goes on with another number of trainers."""
     if keeps_caches(checkpoint, topology):
         return []
     before, now = checkpoint.manifest.topology.trainers, topology.num_trainers
-    fewer_or_more = "fewer" if now < before else "more"
     return [
-        f"  trainers: {before} -> {now}: trainers sum up in another order, so from here on the model is that "
-        f"of {fewer_or_more} trainers, not to the bit that of a job that keeps {before}"
+        f"  trainers: {before} -> {now}: sums over the trainers have another order from here on, so the model will not "
+        f"be equal to the bit to that of a job that keeps {before} trainer(s)"
     ]

@@ -1,7 +1,7 @@
-"""Which rank of the launcher plays which role, so that roles follow the nodes. Knows no MPI.
+"""The placement of roles: which rank of the launcher plays which role. Pure, but for `Place.of_this_rank`.
 
-The oracle and the embedding servers live from memory and network, trainers from GPUs. Launchers number ranks node by
-node without knowing that; here ranks are put in the order that `topology.py` deals roles in.
+The oracle and the embedding servers need memory and network, and trainers need GPUs. Launchers number the ranks node by
+node and do not know about roles. This module orders the ranks as `topology.py` assigns the roles.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ NO_DEVICES = ("", "-1", "NoDevFiles")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank runs.
+    """The place where a rank runs.
 
     Args:
-        host: Name of the host.
+        host: The name of the host.
         has_gpu: Whether the rank may use a GPU.
         open_files: How many files the rank may have open.
     """
@@ -55,7 +55,12 @@ class Place:
 
 
 def sees_gpu(environment: Mapping[str, str], devices: Path) -> bool:
-    """Whether this rank may use a GPU, found out without the seconds that importing torch takes."""
+    """Return whether this rank may use a GPU. It does not import torch, which takes seconds.
+
+    Args:
+        environment: The environment of the process.
+        devices: The directory of devices.
+    """
     for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
         if variable in environment:
             return environment[variable] not in NO_DEVICES
@@ -63,12 +68,13 @@ def sees_gpu(environment: Mapping[str, str], devices: Path) -> bool:
 
 
 def order_of_roles(places: Sequence[Place], roles: RolesConfig) -> list[int]:
-    """The launcher's ranks in the order of roles: oracle, servers, trainers.
+    """Return the launcher's ranks in the order of roles: oracle, servers, trainers.
 
     Args:
-        places: Of the launcher's ranks.
+        places: The place of each of the launcher's ranks.
+        roles: The settings of roles.
     Raises:
-        TopologyError: there are too few ranks, or too few where oracle and servers are asked for.
+        TopologyError: there are too few ranks, or too few on the hosts that the settings want for oracle and servers.
     """
     topology = Topology(len(places), roles.servers)
     if roles.placement == "packed":
@@ -80,15 +86,15 @@ def order_of_roles(places: Sequence[Place], roles: RolesConfig) -> list[int]:
     if found < needed:
         fewer = "lower roles.servers, " if roles.servers > 1 else ""
         raise TopologyError(
-            f"the hosts of {found} ranks match roles.server_hosts {list(roles.server_hosts)}, the oracle and "
-            f"{roles.servers} embedding server(s) need {needed}; the job has {_runs(place.host for place in places)}: "
-            f"mend the patterns, {fewer}or start more ranks on those hosts"
+            f"the hosts of {found} ranks match roles.server_hosts {list(roles.server_hosts)}, but the oracle and "
+            f"{roles.servers} embedding server(s) need {needed}; the hosts of the job are "
+            f"{_runs(place.host for place in places)}: mend the patterns, {fewer}or start more ranks on those hosts"
         )
     return _arrange(places, topology, is_spared)
 
 
 def describe(hosts: Sequence[str], topology: Topology) -> str:
-    """Who runs where; hosts are in the order of roles."""
+    """Return which roles run on which hosts, in words. The hosts are in the order of roles."""
     if len(set(hosts)) == 1:
         return f"all ranks on {hosts[0]}"
     roles = {"oracle": [ORACLE_RANK], "servers": topology.server_ranks, "trainers": topology.trainer_ranks}
@@ -96,7 +102,11 @@ def describe(hosts: Sequence[str], topology: Topology) -> str:
 
 
 def _arrange(places: Sequence[Place], topology: Topology, is_spared: Sequence[bool]) -> list[int]:
-    """Oracle and servers on ranks that are not to be spared, node after node in turn; all others stay in order."""
+    """Order ranks: oracle and servers first, then trainers.
+
+    Oracle and servers go to ranks that are not spared for trainers, as far as there are enough, one rank per node in
+    turn. The other ranks stay in order.
+    """
     turns: Counter[str] = Counter()
     candidates = []
     for rank, place in enumerate(places):
@@ -107,6 +117,6 @@ def _arrange(places: Sequence[Place], topology: Topology, is_spared: Sequence[bo
 
 
 def _runs(hosts: Iterable[str]) -> str:
-    """Neighbours on the same host together."""
+    """Return hosts in words. Neighbours on the same host are counted together."""
     runs = ((host, len(list(run))) for host, run in groupby(hosts))
     return ", ".join(host if length == 1 else f"{host} x {length}" for host, length in runs)

@@ -1,7 +1,7 @@
-"""config.yaml of a run directory, and the settings of a job that goes on.
+"""The file config.yaml of a run directory, and the settings of a job that goes on.
 
-A job that goes on has the settings it had before, but for those that the command line gives again. Those are shown: a
-setting that was left out by mistake must not change what a job does, and one that was meant must be seen.
+A job that goes on keeps its settings, except those that the command line gives again. So a setting that the user
+forgets to repeat does not change the job. The changes are shown, so that the user sees them.
 """
 
 from __future__ import annotations
@@ -25,25 +25,29 @@ from bagpipe_hpc.strict_yaml import MAX_BYTES, decode_yaml, parse_yaml
 AUTO = "auto"
 FILE = "config.yaml"
 
-# There is no colon in it, so that with a damaged first character the file is no YAML.
+# The line has no colon, so if its first character is damaged, the file is not valid YAML.
 _HEADER = "# sha256 {} of all lines below; delete this line if you edit them by hand"
 _HEADER_LINE = re.compile(_HEADER.format("([0-9a-f]{64})"))
 
 
 def write_run_settings(run_path: Path, config: Config) -> None:
-    """Write config.yaml: its checksum, then all settings, defaults included."""
+    """Write config.yaml: its checksum, then all settings, also those that have their default.
+
+    Raises:
+        BagpipeError: the file cannot be written.
+    """
     text = config.to_yaml().encode()
     header = _HEADER.format(hashlib.sha256(text).hexdigest()).encode() + b"\n"
     write_at_once(run_path / FILE, header + text)
 
 
 def read_run_settings(run_path: Path) -> Settings | None:
-    """Settings of the start before, or None if there was none.
+    """Return the settings of the start before, or None if there was none.
 
-    A file whose first line is no comment was edited by hand, and is taken as it is.
+    If the first line of the file is not a comment, the user has edited it, so there is no checksum to check.
 
     Raises:
-        ConfigError: it contradicts its checksum, or is no YAML.
+        ConfigError: the file contradicts its checksum, or is not valid YAML.
     """
     path = run_path / FILE
     if not path.exists():
@@ -56,7 +60,7 @@ def read_run_settings(run_path: Path) -> Settings | None:
     name = f"configuration {path}"
     if first.startswith("#"):
         _require_checksum(path, first, rest)
-        text = f"\n{rest}"  # so that lines keep their numbers
+        text = f"\n{rest}"  # the empty line keeps the line numbers in messages right
     else:
         name += ", edited by hand"
     return settings_in(parse_yaml(text, name), name)
@@ -64,8 +68,8 @@ def read_run_settings(run_path: Path) -> Settings | None:
 
 def _require_checksum(path: Path, header: str, text: str) -> None:
     cure = (
-        "if you edited it, delete its first line and it is taken as it is; if not, it is damaged: delete the file and "
-        "give all settings again"
+        "if you edited it, delete its first line, and it is used without a check; if not, it is damaged: delete the "
+        "file and give all settings again"
     )
     found = _HEADER_LINE.fullmatch(header)
     if found is None:
@@ -77,17 +81,18 @@ def _require_checksum(path: Path, header: str, text: str) -> None:
 def settings_of_job(
     source: SettingsSource, overrides: Sequence[str], run_path: Path, resume: str | None
 ) -> tuple[Config, list[str]]:
-    """All settings of a job that may go on from a checkpoint.
+    """Return all settings of a job that may go on from a checkpoint.
 
     Args:
-        source: What the command line, or a program, gives.
-        overrides: The same, as `section.key=value`.
-        resume: "auto", "latest", "best": the settings of the run directory; a path: those of this checkpoint;
-            None: the defaults.
+        source: The settings that the command line or a program gives.
+        overrides: Further settings, as `section.key=value`. They replace those of source.
+        run_path: The run directory.
+        resume: Where the other settings come from. "auto", "latest", "best": the run directory. A path: this
+            checkpoint. None: the defaults.
     Returns:
-        The settings, and lines to show.
+        The settings, and lines for the user that say where they come from.
     Raises:
-        ConfigError: names every setting that is wrong.
+        ConfigError: settings are wrong. The message names all of them.
         CheckpointError: there is no such checkpoint, or its manifest is damaged.
     """
     given = read_settings(source)
@@ -100,26 +105,32 @@ def settings_of_job(
 
 
 def is_word(resume: str) -> bool:
-    """Whether it means a checkpoint of the job's own directory: "auto", "latest" or "best"; not a path."""
+    """Return whether the text is a word for a checkpoint of the job's own directory, and not a path.
+
+    The words are "auto", "latest" and "best".
+    """
     return resume == AUTO or (resume in (LATEST, BEST) and not Path(resume).exists())
 
 
 def settings_of_checkpoint(checkpoint: Checkpoint) -> Settings:
-    """What a checkpoint was made with."""
+    """Return the settings of the job that has written a checkpoint."""
     return Settings(checkpoint.manifest.config, f"settings in the manifest of {checkpoint.path}")
 
 
 def require_named_factory(base: Settings, given: Settings) -> None:
-    """Settings of files are taken over, but which code to run is the user's to say.
+    """Check that the user names the code of the user's own model, and not only a file.
 
+    Args:
+        base: The settings of a file.
+        given: The settings that the user gives now.
     Raises:
-        ConfigError: the settings before say it, and those that are given now do not.
+        ConfigError: base has a model.factory, and given has none.
     """
     factory = _factory_in(base)
     if factory is not None and "factory" not in _section(given, "model"):
         raise ConfigError(
-            f"{base.source} are of a model of its own, model.factory = {factory!r}, and nothing that a file of a run "
-            f"directory or a checkpoint names is run: if you trust that code, say so with --set model.factory={factory}"
+            f"{base.source}: model.factory = {factory!r} names code to run, but code that only a file of a run "
+            f"directory or a checkpoint names is never run: if you trust this code, give --set model.factory={factory}"
         )
 
 
@@ -137,7 +148,7 @@ def _settings_before(given: Settings, run_path: Path, resume: str | None) -> Set
         return None
     if not is_word(resume):
         before = settings_of_checkpoint(Checkpoint.open(Path(resume)))
-        # Where the other run wrote its checkpoints: this one has a run directory of its own.
+        # This job has a run directory of its own, so it does not write where the other run wrote its checkpoints.
         section = {name: value for name, value in _section(before, "checkpoint").items() if name != "directory"}
         return replace(before, values={**before.values, "checkpoint": section})
     before_here = read_run_settings(run_path)
@@ -151,8 +162,8 @@ def _settings_before(given: Settings, run_path: Path, resume: str | None) -> Set
 def _shown_changes(base: Settings, config: Config) -> list[str]:
     changes = changed_settings(base.validated(), config)
     if not changes:
-        return [f"{base.source}: taken over, no setting is changed"]
-    lines = [f"{base.source}: taken over, but for what the command line changes:"]
+        return [f"{base.source}: used without changes"]
+    lines = [f"{base.source}: used, with these changes by the command line:"]
     return [*lines, *(f"  {name}: {_shown(before)} -> {_shown(after)}" for name, before, after in changes)]
 
 

@@ -1,6 +1,7 @@
-"""The Python API: a whole job by `run`, or one with a training loop of your own by `session`.
+"""The Python API: `run` runs a whole job, `session` runs a job with your own training loop.
 
-A program that uses it is started on all ranks, as `bagpipe train` is, or runs its jobs in one process (local=True).
+Start a program that uses it on all ranks, as you start `bagpipe train`, or let it run its jobs in one process
+(local=True).
 """
 
 from __future__ import annotations
@@ -38,33 +39,33 @@ def run(
     trace_iterations: str | None = None,
     local: bool = False,
 ) -> Summary | None:
-    """Train; the same as `bagpipe train`, whose options these are.
+    """Train a model, as `bagpipe train` does. The arguments are its options.
 
     Args:
-        config: Path of a YAML file, settings by section (`{"training": {"epochs": 2}}`), or a configuration.
-        build_model: Called with ModelInputs, returns the model; None: model.factory or model.name.
-        data: Data set directory.
-        run_dir: Where config.yaml, metrics.jsonl and summary.json go.
-        resume: "auto", "latest", "best", or the path of a checkpoint.
+        config: The path of a YAML file, settings by section (`{"training": {"epochs": 2}}`), or a configuration.
+        build_model: Makes the model from ModelInputs. None: model.factory or model.name says which model.
+        data: The directory of the data set.
+        run_dir: The run directory, for config.yaml, metrics.jsonl and summary.json.
+        resume: "auto", "latest", "best", or the path of a checkpoint. None: the job starts afresh.
         time_limit: A duration in the notation of Slurm ("30:00"; a bare number means minutes), or with a unit ("90s").
-        trace_iterations: As "100:200"; ":" is all.
-        local: Run in this process alone, without a launcher: the ranks are threads, with one trainer.
+        trace_iterations: The iterations to trace, such as "100:200"; ":" means all. None: tracing is off.
+        local: Whether to run in this process alone, without a launcher. The ranks are threads, with one trainer.
     Returns:
-        What summary.json holds, at rank 0; None at the others.
+        The content of summary.json at rank 0; None at the other ranks.
     Raises:
-        ConfigError, DatasetError, CheckpointError, OwnModelError: settings, data, checkpoint or model are wrong.
-            Nothing was done.
-        JobStopped: a signal or the time limit ended the job; its text says where, and how to go on.
-        DivergedError: the loss, the model or a prediction is not finite any more.
+        ConfigError, DatasetError, CheckpointError, OwnModelError: settings, data, checkpoint or model are wrong. The
+            job has not started.
+        JobStopped: a signal or the time limit stopped the job. The message says where, and how to go on.
+        DivergedError: the loss, the model or a prediction is not finite.
         BagpipeError: the base class of all of these. It is raised on all ranks. If nothing catches it, one rank prints
             it, and the program ends with the exit code of `bagpipe train`.
-    Communication: collective over MPI_COMM_WORLD. A rank that fails in any other way ends all; where the job is local,
-        such a failure is raised.
+    Communication: collective over MPI_COMM_WORLD. If a rank fails in any other way, all ranks end. If the job is local,
+        there is no communication, and such a failure is raised.
     """
     request, training = _start(config, build_model, data, run_dir, resume, time_limit, trace_iterations, local)
     with printing_records(unless_configured=True), expecting_local_errors(request.is_local):
         for _ in training.play(request):
-            raise AssertionError("a step of the built-in loop is not for others to make")
+            raise AssertionError("the built-in loop makes its steps itself")
     return _end(training, request)
 
 
@@ -79,7 +80,7 @@ def session(
     trace_iterations: str | None = None,
     local: bool = False,
 ) -> Session:
-    """The same with a training loop of your own; see `Session` for the loop, and `run` for the arguments."""
+    """Return a job with your own training loop; see `Session` for the loop, and `run` for the arguments."""
     return Session(*_start(config, build_model, data, run_dir, resume, time_limit, trace_iterations, local, True))
 
 
@@ -91,16 +92,16 @@ class Session:
                 losses = loss_function(session.model(batch.dense, batch.embedded), batch.labels)  # one per sample
                 session.step(batch.mean(losses))
 
-    The body runs at trainers only, once for every iteration in which they have samples; the oracle and the embedding
-    servers play their roles inside the iterator. The model is what is evaluated, and what has the dense parameters.
+    The body runs at trainers only, once for every iteration in which they have samples. The oracle and the embedding
+    servers play their roles inside the iterator. The job evaluates `model` and trains its parameters.
 
-    `summary` is as `run` returns it, once the loop is over.
+    Once the loop is over, `summary` is the content of summary.json at rank 0, and None at the other ranks.
     """
 
     def __init__(self, request: Request, training: Training) -> None:
         self.summary: Summary | None = None
         self._request, self._training = request, training
-        # Kept here: a loop that is left must not close it, but come to __exit__ first.
+        # The session keeps the generator, so that leaving the loop does not close it: __exit__ must run first.
         self._batches: Generator[TrainerBatch, None, None] | None = None
         self._batch: TrainerBatch | None = None
         self._is_over = False
@@ -110,14 +111,17 @@ class Session:
         return self
 
     def __iter__(self) -> Iterator[TrainerBatch]:
-        """Play this rank's role to the end of the job.
+        """Play the role of this rank to the end of the job, and yield the batches of a trainer.
 
         Raises:
-            BagpipeError: as `run`.
-            OwnModelError: outside of a `with` block.
+            BagpipeError: see `run`.
+            OwnModelError: the loop is outside of a `with` block.
+        Communication: see `run`.
         """
         if self._batches is None:
-            raise OwnModelError("a session wants to be entered: `with bagpipe_hpc.session(...) as session:`")
+            raise OwnModelError(
+                "a session must be entered before its loop: use `with bagpipe_hpc.session(...) as session:`"
+            )
         return self._batches
 
     def _play(self) -> Generator[TrainerBatch, None, None]:
@@ -134,27 +138,27 @@ class Session:
 
     @property
     def model(self) -> Model:
-        """What build_model, or the configuration, has made.
+        """The model of this trainer.
 
         Raises:
-            OwnModelError: outside of the loop, or at a rank that is no trainer.
+            OwnModelError: the caller is outside of the loop, or this rank is not a trainer.
         """
         return self._current("model").model
 
     def step(self, loss: Tensor) -> None:
-        """Train on the batch: gradients of all trainers' losses together, one step of every optimizer.
+        """Train on the batch. Every optimizer makes one step with the gradients of the losses of all trainers.
 
         Args:
-            loss: A scalar, this trainer's part of the loss over the global batch: `batch.mean(losses)`, or what is
-                summed over its samples / `batch.num_global_samples`.
+            loss: A scalar, this trainer's part of the loss over the global batch. This is `batch.mean(losses)`, or the
+                sum over its samples, divided by `batch.num_global_samples`.
         Raises:
-            OwnModelError: it is no such loss, or the second of this batch.
-        Communication: starts the allreduce of dense gradients.
+            OwnModelError: the loss is no such scalar, or this is the second step on this batch.
+        Communication: starts the allreduces of dense gradients.
         """
         self._current("step").step(loss)
 
     def __exit__(self, _: object, error: BaseException | None, __: TracebackType | None) -> None:
-        """A loop that does not come to its end ends the job: the other ranks wait for it."""
+        """End the job if the loop has not come to its end, because the other ranks wait for this one."""
         if self._is_over:
             return
         is_local = self._request.is_local
@@ -162,8 +166,8 @@ class Session:
         if error is None:
             where = "before it began" if self._batch is None else f"in iteration {self._batch.iteration}"
             error = OwnModelError(
-                f"the loop over the session was left {where}, and the other ranks play on: iterate to the end; "
-                "training.iterations says where that is"
+                f"the loop over the session was left {where}, but the other ranks go on: iterate to the end; set "
+                "training.iterations if the job should end earlier"
             )
         if not is_local:
             from bagpipe_hpc.runtime.failure import abort_job
@@ -171,7 +175,7 @@ class Session:
             abort_job(self._training.name, error)
         assert self._batches is not None
         self._batch, self._is_over = None, True
-        self._batches.close()  # which ends the other ranks
+        self._batches.close()  # this ends the other ranks
         if is_local and isinstance(error, BagpipeError):
             expect_error(error, prints=True)
         if is_left:
@@ -179,7 +183,9 @@ class Session:
 
     def _current(self, what: str) -> TrainerBatch:
         if self._batch is None:
-            raise OwnModelError(f"session.{what} is for the body of `for batch in session:`, which runs at trainers")
+            raise OwnModelError(
+                f"session.{what} exists only in the body of `for batch in session:`, which runs at trainers only"
+            )
         return self._batch
 
 
@@ -196,11 +202,12 @@ def _start(
 ) -> tuple[Request, Training]:
     for name, path in {"data": data, "run_dir": run_dir}.items():
         if not isinstance(path, str | Path) or "\0" in str(path):
-            raise ConfigError(f"{name} = {path!r} is no path: give the path of a directory")
+            raise ConfigError(f"{name} = {path!r} is not a path: give the path of a directory")
     if local:
         keep_mpi_from_starting()
+    # The import of `job` starts MPI, unless it is kept from starting.
     from bagpipe_hpc.launch.job import Training
-    from bagpipe_hpc.launch.request import Request  # starts MPI, where nothing keeps it from that
+    from bagpipe_hpc.launch.request import Request
 
     request = Request(
         config,

@@ -1,4 +1,4 @@
-"""How long a job may run: `--time-limit`, or the end of the Slurm job. Pure."""
+"""The time that a job has: `--time-limit`, or the time to the end of the Slurm job. Pure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _DAYS = re.compile(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?")  # days-hours, days-hou
 def parse_time_limit(text: str) -> float:
     """Return the seconds of a duration in the notation of Slurm's --time, or of a number with a unit.
 
-    A bare number means minutes, as Slurm's does.
+    A bare number means minutes, as in Slurm.
 
     Raises:
-        ConfigError: the text is no duration, or not above 0.
+        ConfigError: the text is not a duration above 0.
     """
     text = text.strip()
     if found := _WITH_UNIT.fullmatch(text):
@@ -36,7 +36,7 @@ def parse_time_limit(text: str) -> float:
 
 
 def _seconds_in_slurm_notation(text: str) -> int:
-    """Return 0 where the text is no duration."""
+    """Return the seconds of a duration in the notation of Slurm; 0 if the text is not one."""
     if found := _MINUTES.fullmatch(text):
         days, hours, minutes, seconds = 0, 0, int(found[1]), int(found[2] or 0)
     elif found := _HOURS.fullmatch(text):
@@ -52,11 +52,11 @@ def seconds_left(time_limit: str | None, environment: Mapping[str, str], now: fl
     """Return the seconds that the job has from now on; None if there is no limit.
 
     Args:
-        time_limit: What the user gives; None: the job ends with the Slurm job, if it runs in one.
-        environment: May hold SLURM_JOB_END_TIME.
+        time_limit: A duration that the user gives. None: the job ends with the Slurm job, if it runs in one.
+        environment: The environment of the process. It may hold SLURM_JOB_END_TIME.
         now: Seconds since the epoch.
     Raises:
-        ConfigError: the limit is no duration.
+        ConfigError: the limit is not a duration above 0.
     """
     if time_limit is not None:
         return parse_time_limit(time_limit)

@@ -1,4 +1,4 @@
-"""Errors that every rank of a program raises: where nothing catches them, one rank says so, in one line."""
+"""Errors that every rank of a program raises. If nothing catches such an error, one rank prints it, in one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bagpipe_hpc.exit_codes import exit_code_of
 
 
 class UncaughtErrors:
-    """Takes the place of sys.excepthook for the errors of jobs; all others go to the hook that was there before."""
+    """Replaces sys.excepthook for the errors of jobs. The former hook handles all other errors."""
 
     def __init__(self) -> None:
         self._prints = False
@@ -21,18 +21,23 @@ class UncaughtErrors:
         self._before = sys.excepthook
 
     def expect(self, error: BagpipeError, prints: bool) -> None:
-        """This error is about to be raised on all ranks; one of them prints."""
+        """Expect an error that the caller raises next.
+
+        Args:
+            error: The error.
+            prints: Whether this rank prints it, if nothing catches it.
+        """
         self._error, self._prints = error, prints
         sys.excepthook = self
 
     def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        """Python's last words about an error that nothing has caught."""
+        """Print an error that nothing has caught, and end the program. Python calls this."""
         if error is not self._error:
             self._before(kind, error, trace)
             return
-        if self._prints and not isinstance(error, JobStopped):  # which the oracle has said
+        if self._prints and not isinstance(error, JobStopped):  # the oracle has printed that already
             print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
-        # Python ends with this code, after MPI_Finalize: no rank is gone before the message is out.
+        # Python ends with this code after MPI_Finalize, so no rank ends before the message is printed.
         raise SystemExit(exit_code_of(self._error))
 
 
@@ -40,6 +45,7 @@ def raise_on_all_ranks(error: BagpipeError, *, prints: bool) -> NoReturn:
     """Raise an error that every rank raises.
 
     Args:
+        error: The error.
         prints: Whether this rank prints it, if nothing catches it.
     """
     expect_error(error, prints=prints)
@@ -48,7 +54,7 @@ def raise_on_all_ranks(error: BagpipeError, *, prints: bool) -> NoReturn:
 
 @contextmanager
 def expecting_local_errors(is_local: bool) -> Iterator[None]:
-    """If a BagpipeError leaves the block of a local job and nothing catches it, the program prints it in one line."""
+    """Let the program print, in one line, a BagpipeError that leaves the block of a local job and is not caught."""
     try:
         yield
     except BagpipeError as error:
@@ -58,7 +64,7 @@ def expecting_local_errors(is_local: bool) -> Iterator[None]:
 
 
 def expect_error(error: BagpipeError, *, prints: bool) -> None:
-    """The caller raises this error next; arguments as those of `raise_on_all_ranks`."""
+    """Expect an error that the caller raises next. The arguments are those of `raise_on_all_ranks`."""
     hook = sys.excepthook
     if not isinstance(hook, UncaughtErrors):
         hook = UncaughtErrors()

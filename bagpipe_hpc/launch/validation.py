@@ -1,4 +1,4 @@
-"""What the oracle checks before a job starts: settings, data, checkpoint, model and run directory."""
+"""The checks of the oracle before a job starts: settings, data, checkpoint, model and run directory."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class CheckedJob:
     """A job that may start, as the oracle has it.
 
     Args:
-        spec: What all ranks know.
+        spec: The job, as all ranks see it.
         start: Where training starts.
-        oracle_job: What the oracle alone works on.
-        ownership: Of the run directory.
+        oracle_job: The parts of the job that only the oracle has.
+        ownership: The ownership of the run directory.
     """
 
     spec: JobSpec
@@ -63,10 +63,10 @@ class CheckedJob:
 
 
 def read_config(request: Request) -> tuple[Config, list[str]]:
-    """Return all settings, and lines that say where they come from.
+    """Return all settings, and lines for the user that say where they come from.
 
     Raises:
-        BagpipeError: says what is wrong with them.
+        BagpipeError: settings are wrong. The message says which, and what is allowed.
     """
     if request.evaluates_only:
         return _evaluation_config(request), []
@@ -77,11 +77,12 @@ def check_job(hosts: Sequence[str], config: Config, lines: Sequence[str], reques
     """Check everything that can be wrong with a job before it starts, and begin its run directory.
 
     Args:
-        hosts: Where the ranks run, in the order of roles.
-        config: All settings.
-        lines: Lines that say where the settings come from; they are printed.
+        hosts: The hosts of the ranks, in the order of roles.
+        config: The settings of the job.
+        lines: Lines for the user that say where the settings come from. They are printed.
+        request: The request for the job.
     Raises:
-        BagpipeError: says what is wrong. Nothing has been changed then.
+        BagpipeError: something is wrong. The message says what.
     Communication: none; the oracle calls this.
     """
     if request.predictions is not None:
@@ -136,7 +137,7 @@ def check_job(hosts: Sequence[str], config: Config, lines: Sequence[str], reques
 
 
 def _owned_directories(config: Config, request: Request) -> list[Path]:
-    """Return where a job writes: its run directory, and that of its checkpoints if it is another one."""
+    """Return the directories that a job writes into: the run directory and, if it is set, that of checkpoints."""
     directory = config.checkpoint.directory if config.checkpoint.enabled else None
     return [request.run_path, *([Path(directory)] if directory else [])]
 
@@ -144,10 +145,10 @@ def _owned_directories(config: Config, request: Request) -> list[Path]:
 def _begin_run_directory(config: Config, request: Request) -> None:
     run_path = request.run_path
     if (run_path / DONE).exists() and not request.evaluates_only and request.resume is None:
-        LOGGER.warning("%s has a finished job: its settings, metrics and summary are replaced", run_path)
+        LOGGER.warning("%s has a finished job: this job replaces its settings, metrics and summary", run_path)
     with writing_to(run_path):
         for name in (DONE, "summary.json"):
-            (run_path / name).unlink(missing_ok=True)  # of an earlier run: it must not pass for this one's
+            (run_path / name).unlink(missing_ok=True)  # a file of an earlier run must not look like one of this run
         delete_traces(run_path)
     write_run_settings(run_path, config)
 
@@ -170,12 +171,12 @@ def _check_evaluation(config: Config, dataset: Dataset, request: Request) -> Non
     if evaluation.enabled and evaluation.every is not None:
         raise DatasetError(
             f"{request.data_path} has no {evaluation.split} samples, but evaluation.every is {evaluation.every}; "
-            "choose the other evaluation.split, or leave evaluation.every out"
+            "choose the other evaluation.split, or remove evaluation.every"
         )
 
 
 def _evaluation_config(request: Request) -> Config:
-    """Return the settings of the checkpoint, changed so that nothing is trained."""
+    """Return the settings of the checkpoint, changed so that the job only evaluates."""
     assert request.resume is not None
     checkpoint = Checkpoint.open(Path(request.resume))
     settings = settings_of_checkpoint(checkpoint)
@@ -188,7 +189,7 @@ def _evaluation_config(request: Request) -> Config:
 def _choose_checkpoint(
     config: Config, topology: Topology, dataset: Dataset, request: Request
 ) -> tuple[CheckpointSpec | None, StartingPoint, SavedState]:
-    """Return where checkpoints go, where training starts, and what the oracle starts with."""
+    """Return where checkpoints go, where training starts, and the state that the oracle starts with."""
     resume, fresh = request.resume, (StartingPoint(BEGINNING), SavedState())
     if not config.checkpoint.enabled and resume is None:
         return None, *fresh

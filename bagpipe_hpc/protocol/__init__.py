@@ -1,4 +1,4 @@
-"""What ranks say to each other: plans, messages to the oracle, and the handshakes at the start and the end of a job.
+"""The protocol between ranks: plans, messages to the oracle, and the handshakes at the start and the end of a job.
 
-Pure: these modules know no MPI. They speak over the small interfaces of `ports.py`, which `transport/` implements.
+These modules do not use MPI. They communicate over the small interfaces of `ports.py`, which `transport/` implements.
 """

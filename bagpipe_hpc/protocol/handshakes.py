@@ -1,4 +1,4 @@
-"""What ranks agree on at the start and the end of a job. Every handshake is collective over the world.
+"""The handshakes at the start and the end of a job. Every handshake is collective over the world.
 
     start   agree_on_cache_rows                               all ranks
     end     agree_on_end                                      all ranks
@@ -7,8 +7,8 @@
             send_model_rows         receive_model_rows        servers; the oracle
             agree_on_outcome                                  all ranks
 
-The two sides of a handshake stand next to each other. Where all ranks call the same function, its argument says what
-this rank contributes.
+The two sides of a handshake stand next to each other in this module. If all ranks call the same function, its argument
+is the contribution of this rank.
 """
 
 from __future__ import annotations
@@ -29,16 +29,18 @@ from bagpipe_hpc.sharding import Sharding
 from bagpipe_hpc.topology import ORACLE_RANK, Topology
 from bagpipe_hpc.waiting import note_step, waiting_for
 
-ROWS_PER_PIECE = 1 << 16  # local rows of one server
+ROWS_PER_PIECE = 1 << 16  # local rows of each server
 
 Rows = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 def agree_on_cache_rows(world: World, limit: int | None) -> int:
-    """Return how many slots every trainer's cache has: the smallest of the trainers' limits.
+    """Return how many slots the cache of every trainer has: the smallest of the trainers' limits.
 
     Args:
-        limit: What this trainer can hold; None at ranks that are no trainers.
+        world: All ranks.
+        limit: The number of slots that this trainer can hold; None at ranks that are not trainers.
+    Communication: collective over world.
     """
     with waiting_for("all ranks: to start"):
         limits = world.gather(b"" if limit is None else str(limit).encode())
@@ -50,7 +52,9 @@ def agree_on_end(world: World, is_complete: bool | None) -> bool:
     """Return whether the job has come to its end, so that the model and the totals are collected.
 
     Args:
-        is_complete: The oracle's decision; None at the other ranks.
+        world: All ranks.
+        is_complete: The decision of the oracle; None at the other ranks.
+    Communication: collective over world.
     """
     decision = None if is_complete is None else bytes([is_complete])
     with waiting_for("the oracle: how the job ends"):
@@ -58,12 +62,20 @@ def agree_on_end(world: World, is_complete: bool | None) -> bool:
 
 
 def send_totals(world: World, totals: ServerTotals | TrainerTotals) -> None:
-    """Send the totals of a server or a trainer to the oracle. The oracle calls `collect_totals`."""
+    """Send the totals of a server or a trainer to the oracle, which calls `collect_totals`.
+
+    Communication: collective over world.
+    """
     world.gather(encode_totals(totals))
 
 
 def collect_totals(world: World, topology: Topology) -> RankTotals:
-    """Return the totals of all servers and trainers. The other ranks call `send_totals`."""
+    """Return the totals of all servers and trainers, which call `send_totals`.
+
+    Raises:
+        ProtocolError: totals are damaged or from another version of bagpipe_hpc.
+    Communication: collective over world.
+    """
     with waiting_for("all ranks: their totals"):
         contents = world.gather(b"")
     assert contents is not None
@@ -73,24 +85,37 @@ def collect_totals(world: World, topology: Topology) -> RankTotals:
 
 
 def send_dense_parameters(world: World, parameters: Mapping[str, NDArray[np.float32]]) -> None:
-    """Send the dense parameters of the model, float32 by name, from trainer 0 to the oracle."""
+    """Send the dense parameters of the model from trainer 0 to the oracle.
+
+    Args:
+        world: All ranks.
+        parameters: float32 of any shape, by name.
+    Communication: sends to the oracle; may wait until it receives.
+    """
     with waiting_for("the oracle: to take the model"):
         world.send(encode_record(parameters), ORACLE_RANK)
 
 
 def receive_dense_parameters(world: World, topology: Topology) -> dict[str, NDArray[np.float32]]:
-    """Return what trainer 0 sends with `send_dense_parameters`: float32 of any shape, by name."""
+    """Return the dense parameters of the model, float32 of any shape, by name. Trainer 0 calls `send_dense_parameters`.
+
+    Raises:
+        ProtocolError: the message is damaged or from another version of bagpipe_hpc.
+    Communication: receives from trainer 0.
+    """
     with waiting_for("trainer 0: its part of the model"):
         return decode_record(world.receive(topology.trainer_ranks[0]))
 
 
 def send_model_rows(world: World, sharding: Sharding, rows_from: Iterable[Rows]) -> None:
-    """Send every row of a server that was updated to the oracle.
+    """Send all touched rows of a server to the oracle, in pieces.
 
     Args:
-        sharding: Of the keys over the servers.
-        rows_from: One piece for each of `piece_starts(sharding)`: keys int64 (n,), ascending, and rows float32
-            (n, row_width).
+        world: All ranks.
+        sharding: The distribution of the keys over the servers.
+        rows_from: One piece for each of `piece_starts(sharding)`: keys, int64, shape (n,), ascending, and rows,
+            float32, shape (n, row_width).
+    Communication: sends to the oracle; may wait until it receives.
     """
     for _, (keys, rows) in zip(piece_starts(sharding), rows_from, strict=True):
         with waiting_for("the oracle: to take the model"):
@@ -99,10 +124,11 @@ def send_model_rows(world: World, sharding: Sharding, rows_from: Iterable[Rows])
 
 
 def receive_model_rows(world: World, topology: Topology, sharding: Sharding, row_width: int) -> Iterator[Rows]:
-    """Yield the updated rows of all servers in pieces. The servers call `send_model_rows`.
+    """Yield the touched rows of all servers in pieces. The servers call `send_model_rows`.
 
     Yields:
-        Keys, int64 (n,), ascending also from piece to piece, and rows, float32 (n, row_width).
+        Keys, int64, shape (n,), ascending also from piece to piece, and rows, float32, shape (n, row_width).
+    Communication: receives from every server.
     """
     for _ in piece_starts(sharding):
         # Local rows [a, b) of all servers are keys [a * S, b * S): merging piece by piece keeps the order.
@@ -118,7 +144,9 @@ def agree_on_outcome(world: World, error: BagpipeError | None) -> BagpipeError |
     """Return why the job ended before its end, or None if it did not.
 
     Args:
-        error: What the oracle knows; None at the other ranks.
+        world: All ranks.
+        error: The reason at the oracle; None at the other ranks.
+    Communication: collective over world.
     """
     content = encode_outcome(error) if world.rank == ORACLE_RANK else None
     with waiting_for("the oracle: the outcome of the job"):
@@ -126,7 +154,7 @@ def agree_on_outcome(world: World, error: BagpipeError | None) -> BagpipeError |
 
 
 def encode_outcome(error: BagpipeError | None) -> bytes:
-    """Return an error that all ranks are told, or None, as bytes."""
+    """Return an error, or None, as bytes, for all ranks to decode."""
     return json.dumps(None if error is None else [type(error).__name__, str(error)]).encode()
 
 

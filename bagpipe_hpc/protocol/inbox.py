@@ -1,4 +1,4 @@
-"""The way of messages to the oracle: every rank has an outbox, the oracle has the one inbox."""
+"""The way of messages to the oracle. Every rank has an outbox, and the oracle has the one inbox."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Outbox:
         self._mailbox = mailbox
 
     def send(self, message: Message) -> None:
-        """Send a message. Communication: with the oracle; the call does not wait for it."""
+        """Send a message. Communication: sends to the oracle, without waiting for it."""
         self._mailbox.send(encode_message(message))
 
     def finish(self) -> None:
-        """Wait until the oracle has taken all messages of this rank."""
+        """Wait until all messages of this rank have left it. Communication: waits for the oracle."""
         self._mailbox.finish()
 
 
@@ -40,14 +40,15 @@ class Inbox:
         self._own: SimpleQueue[StopRequest] = SimpleQueue()
 
     def send(self, message: StopRequest) -> None:
-        """Let the oracle's own threads put a message into its inbox."""
+        """Put a message into the inbox. The oracle's own threads call this. Communication: none."""
         self._own.put(message)
 
     def poll(self) -> Iterator[Message]:
-        """Yield the messages that have arrived; never wait.
+        """Yield the messages that have arrived. This never waits.
 
         Raises:
-            ProtocolError: a message is damaged, or of another version.
+            ProtocolError: a message is damaged, or from another version of bagpipe_hpc.
+        Communication: receives from all ranks.
         """
         while (content := self._mailbox.take()) is not None:
             yield decode_message(content)

@@ -1,4 +1,4 @@
-"""What ranks tell the oracle while a job runs. The inbox of the oracle yields these messages (`inbox.py`)."""
+"""The messages from ranks to the oracle while a job runs. The inbox of the oracle yields them (`inbox.py`)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _LOSS_KIND, _PREDICTIONS_KIND, _FILES_SAVED_KIND, _STOP_KIND = range(4)
 
 @dataclass(frozen=True)
 class Loss:
-    """Trainer 0 has ended a training iteration.
+    """The loss of a training iteration that trainer 0 has ended.
 
     Args:
         num_trained: Training iterations of the whole job up to and including this one.
-        loss: Mean loss over the global batch.
-        num_samples: Samples of the global batch.
+        loss: The mean loss over the global batch.
+        num_samples: The number of samples of the global batch.
     """
 
     num_trained: int
@@ -36,11 +36,11 @@ class Loss:
 
 @dataclass(frozen=True)
 class Predictions:
-    """A trainer has predicted its share of the next plan of an evaluation.
+    """The predictions of a trainer for its share of the next plan of an evaluation.
 
     Args:
-        trainer: Rank among the trainers.
-        logits: float32, shape (samples of the share,).
+        trainer: The rank of the trainer among the trainers.
+        logits: float32, shape (num_samples,), one per sample of the share.
     """
 
     trainer: int
@@ -49,7 +49,13 @@ class Predictions:
 
 @dataclass(frozen=True)
 class SavedFile:
-    """A file of a checkpoint, as its writer left it."""
+    """A file of a checkpoint that a rank has written.
+
+    Args:
+        name: The name of the file in the checkpoint.
+        num_bytes: Its size.
+        sha256: The checksum of its content, in hexadecimal digits.
+    """
 
     name: str
     num_bytes: int
@@ -58,14 +64,14 @@ class SavedFile:
 
 @dataclass(frozen=True)
 class FilesSaved:
-    """A server or a trainer has written its files of a checkpoint.
+    """The report of a server or a trainer that it has written its files of a checkpoint.
 
     Args:
-        num_trained: Training iterations that are part of the checkpoint.
-        files: What was written.
-        num_rows: Rows in those files.
-        stall_seconds: How long the rank could not go on with its work because of the checkpoint.
-        fault: Why there must be no such checkpoint; empty if nothing is wrong.
+        num_trained: The training iterations of the whole job up to the checkpoint.
+        files: The files that the rank has written.
+        num_rows: The number of rows in these files.
+        stall_seconds: How long the rank stood still for the checkpoint.
+        fault: Why the checkpoint must not be committed; empty if nothing is wrong.
     """
 
     num_trained: int
@@ -77,7 +83,11 @@ class FilesSaved:
 
 @dataclass(frozen=True)
 class StopRequest:
-    """A rank asks the oracle to stop the job at the next possible iteration, for a reason that is shown."""
+    """The request of a rank to stop the job at the next boundary.
+
+    Args:
+        reason: The reason, which the oracle shows.
+    """
 
     reason: str
 
@@ -101,10 +111,10 @@ def encode_message(message: Message) -> bytes:
 
 
 def decode_message(content: bytes) -> Message:
-    """Return the message that some bytes are.
+    """Return the message that `encode_message` has turned into bytes.
 
     Raises:
-        ProtocolError: they are none of this version.
+        ProtocolError: the content is damaged, or from another version of bagpipe_hpc.
     """
     try:
         (kind,) = _KIND.unpack_from(content)

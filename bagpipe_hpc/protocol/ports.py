@@ -1,4 +1,4 @@
-"""What the protocol needs of a transport. `transport/` implements these interfaces, over MPI and in memory.
+"""The interfaces that the protocol needs. `transport/` implements them, over MPI and in memory.
 
 Everything that crosses a port is bytes: nothing is pickled.
 """
@@ -20,13 +20,13 @@ class World(Protocol):
         """The number of ranks."""
 
     def gather(self, content: bytes) -> list[bytes] | None:
-        """Return what all ranks give, by world rank, at the oracle; None at the others. Communication: collective."""
+        """Return the contents of all ranks at the oracle, by world rank; None elsewhere. Communication: collective."""
 
     def broadcast(self, content: bytes | None) -> bytes:
-        """Return what the oracle gives, at all ranks; the others give None. Communication: collective."""
+        """Return the content of the oracle, at all ranks. The other ranks pass None. Communication: collective."""
 
     def send(self, content: bytes, rank: int) -> None:
-        """Send a message to one rank; the call may wait until that rank receives it."""
+        """Send a message to one rank. Communication: may wait until that rank receives it."""
 
     def receive(self, rank: int) -> bytes:
         """Return the next message of one rank. Communication: waits for that rank."""
@@ -39,10 +39,10 @@ class Mailbox(Protocol):
         """Start sending one message to the oracle and return. Messages of one thread arrive in order."""
 
     def take(self) -> bytes | None:
-        """At the oracle: return a message that has arrived, or None; never wait."""
+        """Return a message that has arrived, or None. Only the oracle calls this, and it never waits."""
 
     def finish(self) -> None:
-        """Wait until everything that this rank sent has left it."""
+        """Wait until all messages of this rank have left it."""
 
 
 class PlanOutlet(Protocol):
@@ -50,7 +50,7 @@ class PlanOutlet(Protocol):
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes of all messages sent so far."""
+        """The number of bytes of all messages sent so far."""
 
     def send(self, world_rank: int, message: bytes) -> None:
         """Start sending one message to one rank and return."""

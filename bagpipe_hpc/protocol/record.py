@@ -39,10 +39,10 @@ def encode_record(fields: Mapping[str, Any]) -> bytes:
 
 
 def decode_record(content: bytes | bytearray) -> dict[str, Any]:
-    """Return the fields of a record; its arrays are views of the content.
+    """Return the fields of a record. Its arrays are views of the content.
 
     Raises:
-        ProtocolError: the content is no record of this version.
+        ProtocolError: the content is damaged, or from another version of bagpipe_hpc.
     """
     position = 0
 
@@ -59,7 +59,7 @@ def decode_record(content: bytes | bytearray) -> dict[str, Any]:
             return value
         dtype, shape = value[_ARRAY]
         if dtype not in _DTYPES:
-            raise ValueError(f"{dtype!r} is no dtype of a record")
+            raise ValueError(f"a record cannot have the dtype {dtype!r}")
         count = int(np.prod(shape, dtype=np.int64))
         array: NDArray[Any] = np.frombuffer(take(count * np.dtype(dtype).itemsize), dtype=dtype).reshape(shape)
         return array
@@ -70,7 +70,7 @@ def decode_record(content: bytes | bytearray) -> dict[str, Any]:
     except (ValueError, TypeError, OverflowError) as error:
         raise ProtocolError(f"a message is damaged or from another version of bagpipe_hpc: {error}") from None
     if not isinstance(fields, dict):
-        raise ProtocolError("a message is damaged: it is no record")
+        raise ProtocolError("a message is damaged: it is not a record")
     return fields
 
 

@@ -1,4 +1,4 @@
-"""What servers and trainers have counted by the end of a job."""
+"""The totals of servers and trainers at the end of a job."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Float64Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ServerTotals:
-    """Counts of one server.
+    """The counts of one server.
 
     Args:
-        rows_touched: Rows of its shard that were updated.
+        rows_touched: The number of rows of its shard that were updated at least once.
     """
 
     rows_touched: int
@@ -28,26 +28,26 @@ class ServerTotals:
 
 @dataclass(frozen=True)
 class TrainerTotals:
-    """Counts and times of one trainer. Only training iterations count, unless a field says otherwise.
+    """The counts and times of one trainer. Only training iterations count, unless a field says otherwise.
 
     Args:
         seconds: Time of all training iterations.
         evaluation_seconds: Time of all evaluations.
-        iteration_seconds: float64, shape (n,): time of each iteration, or means of several in a row.
-        working_seconds: float64, shape (n,), by name of thread: CPU time of each iteration without waiting.
+        iteration_seconds: Time of each iteration, or means of several in a row, float64, shape (n,).
+        working_seconds: By name of thread: CPU time of each iteration without waiting, float64, shape (n,).
         seconds_by_cause: Time by cause, of what an iteration waits for.
         delayed_seconds_by_cause: Time by cause, of what runs while an iteration computes.
         iterations: Training iterations.
         samples: Samples of this trainer's shares.
         rows_fetched: Rows that came from servers.
-        rows_written_back: Rows that went to servers. Those that leave the cache during evaluations count, too.
+        rows_written_back: Rows that went to servers, also those that left the cache during evaluations.
         rows_pushed: Rows that went to other trainers.
         bytes_exchanged: Bytes of rows and gradients that went to other trainers.
         bytes_fetched: Bytes that came from servers.
         bytes_written_back: Bytes that went to servers.
         bytes_dense: Bytes of dense gradients that were summed over the trainers.
-        device: Where the trainer computes.
-        threads: CPU threads of a torch operation.
+        device: The device that the trainer computes on.
+        threads: The number of threads of torch's CPU kernels.
     """
 
     seconds: float
@@ -71,7 +71,12 @@ class TrainerTotals:
 
 @dataclass(frozen=True)
 class RankTotals:
-    """Totals of all servers and trainers of a job, each by its index."""
+    """The totals of all servers and trainers of a job.
+
+    Args:
+        servers: By server index.
+        trainers: By trainer rank.
+    """
 
     servers: tuple[ServerTotals, ...]
     trainers: tuple[TrainerTotals, ...]
@@ -85,8 +90,11 @@ def encode_totals(totals: ServerTotals | TrainerTotals) -> bytes:
 def decode_totals(server_contents: list[bytes], trainer_contents: list[bytes]) -> RankTotals:
     """Return the totals of all ranks.
 
+    Args:
+        server_contents: The encoded totals of each server.
+        trainer_contents: The encoded totals of each trainer.
     Raises:
-        ProtocolError: they are none of this version.
+        ProtocolError: totals are damaged, or from another version of bagpipe_hpc.
     """
     return RankTotals(
         tuple(_decode(ServerTotals, content) for content in server_contents),

@@ -88,7 +88,7 @@ def test_a_factory_that_cannot_be_is_refused(small_dataset: Path, tmp_path: Path
     ("how", "message"),
     [
         ("raise", "ValueError: of mine"),
-        ("leave", "the loop over the session was left in iteration 7, and the other ranks play on"),
+        ("leave", "the loop over the session was left in iteration 7, but the other ranks go on"),
         ("forget", "no step in iteration 7: call session.step(loss) on every batch"),
     ],
 )

@@ -57,9 +57,9 @@ def test_signals_to_any_rank(small_dataset: Path, tmp_path: Path, expected: str)
     content[len(content) // 2] ^= 1
     (damaged / "server-00000.h5").write_bytes(content)
     output = train(4, command(small_dataset, run_dir, "checkpoint.every=60", options=RESUME))
-    assert f"configuration {run_dir}/config.yaml: taken over, but for what the command line changes:\n" in output
+    assert f"configuration {run_dir}/config.yaml: used, with these changes by the command line:\n" in output
     assert "\n  checkpoint.every: 50 -> 60\n" in output
-    assert f"{damaged} is passed over: {damaged}/server-00000.h5 is damaged" in output
+    assert f"{damaged} is skipped: {damaged}/server-00000.h5 is damaged" in output
     assert summary_of(run_dir)["model_digest"] == expected
     assert (run_dir / "DONE").exists()
 

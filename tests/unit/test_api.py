@@ -19,7 +19,10 @@ def test_importing_the_package_imports_neither_mpi_nor_torch() -> None:
 def test_a_session_is_entered_before_it_is_iterated() -> None:
     program = "import bagpipe_hpc; iter(bagpipe_hpc.session(data='clicks', run_dir='run'))"
     done = run_python(["-c", program], timeout=60)
-    assert "OwnModelError: a session wants to be entered: `with bagpipe_hpc.session(...) as session:`" in done.stderr
+    assert (
+        "OwnModelError: a session must be entered before its loop: use `with bagpipe_hpc.session(...) as session:`"
+        in done.stderr
+    )
 
 
 def test_what_there_is_not() -> None:
@@ -36,5 +39,5 @@ def test_settings_that_are_none_are_refused(config: object) -> None:
 
 @pytest.mark.parametrize("path", ["\0", 5, None])
 def test_a_directory_that_is_no_path_is_refused(path: object) -> None:
-    with pytest.raises(ConfigError, match=r"run_dir = .* is no path"):
+    with pytest.raises(ConfigError, match=r"run_dir = .* is not a path"):
         bagpipe_hpc.run(data="clicks", run_dir=path, local=True)  # type: ignore[arg-type]

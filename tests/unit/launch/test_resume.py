@@ -68,11 +68,11 @@ def test_a_path_of_that_name_is_a_path(tmp_path: Path, monkeypatch: pytest.Monke
     assert is_word("auto")
 
 
-def test_another_number_of_trainers_is_told(tmp_path: Path) -> None:
+def test_another_number_of_trainers_is_shown(tmp_path: Path) -> None:
     job = Job(tmp_path)
     job.train(3)
     checkpoint = Checkpoint.open(job.save(trainers=2))
     (line,) = shown_trainers(checkpoint, Topology(3, 1))
     assert "trainers: 2 -> 1: " in line
-    assert "from here on the model is that of fewer trainers" in line
+    assert "the model will not be equal to the bit to that of a job that keeps 2 trainer(s)" in line
     assert shown_trainers(checkpoint, Topology(5, 2)) == []

@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> Path:
 def test_settings_are_taken_over(run: Path) -> None:
     config, lines = settings_of_job(None, [], run, "auto")
     assert config == BEFORE
-    assert lines == [f"configuration {run}/config.yaml: taken over, no setting is changed"]
+    assert lines == [f"configuration {run}/config.yaml: used without changes"]
 
 
 def test_what_the_command_line_changes_is_listed(run: Path) -> None:
@@ -32,7 +32,7 @@ def test_what_the_command_line_changes_is_listed(run: Path) -> None:
     config, lines = settings_of_job(run / "job.yaml", ["training.epochs=30", "tensorboard=true"], run, "auto")
     assert (config.training.epochs, config.training.seed, config.training.batch_size) == (30, 7, 64)
     assert lines == [
-        f"configuration {run}/config.yaml: taken over, but for what the command line changes:",
+        f"configuration {run}/config.yaml: used, with these changes by the command line:",
         "  training.batch_size: 256 -> 64",
         "  training.epochs: 20 -> 30",
         "  tensorboard: false -> true",
@@ -62,7 +62,7 @@ def test_a_file_edited_by_hand_is_taken_without_its_first_line(run: Path) -> Non
     path.write_text(path.read_text().partition("\n")[2])
     config, lines = settings_of_job(None, [], run, "auto")
     assert config.training.epochs == 21
-    assert lines == [f"configuration {path}, edited by hand: taken over, no setting is changed"]
+    assert lines == [f"configuration {path}, edited by hand: used without changes"]
     path.write_text("# mine\n" + path.read_text())
     with pytest.raises(ConfigError, match="begins with a comment that is not its checksum; if you edited it, delete"):
         read_run_settings(run)
@@ -99,7 +99,7 @@ def test_without_the_file_the_newest_checkpoint_has_the_settings(tmp_path: Path)
     path = job.save()
     config, lines = settings_of_job(None, ["training.epochs=21"], tmp_path, "auto")
     assert (config.training.seed, config.training.epochs) == (7, 21)
-    assert lines[0] == (f"settings in the manifest of {path}: taken over, but for what the command line changes:")
+    assert lines[0] == (f"settings in the manifest of {path}: used, with these changes by the command line:")
 
 
 def test_a_checkpoint_of_another_run_has_its_settings_but_not_its_place(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_another_run_has_its_settings_but_not_its_place(tmp_path
 def test_code_that_a_file_names_is_not_run(tmp_path: Path) -> None:
     write_run_settings(tmp_path, load_config(None, ["model.factory=their_model:build"]))
     with pytest.raises(
-        ConfigError, match=r"nothing that a file .* names is run: .* --set model.factory=their_model:build"
+        ConfigError, match=r"code that only a file .* names is never run: .* --set model.factory=their_model:build"
     ):
         settings_of_job(None, [], tmp_path, "auto")
     named = settings_of_job(None, ["model.factory=their_model:build"], tmp_path, "auto")[0]
