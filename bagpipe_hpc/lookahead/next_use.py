@@ -130,7 +130,7 @@ class DenseKeyState:
         self.states = lazy_zeros((num_keys, 2), np.int32, max_huge_bytes=MAX_HUGE_BYTES)
 
     def places(self, keys: KeyArray, oldest_stamp: int) -> KeyArray:
-        """Return the keys themselves."""
+        """See KeyState; the places are the keys themselves."""
         return keys
 
     @property
@@ -156,7 +156,7 @@ class CompactKeyState:
         self._allocate(num_places)
 
     def places(self, keys: KeyArray, oldest_stamp: int) -> KeyArray:
-        """Return the place of each key; a key without a place gets one."""
+        """See KeyState; a key without a place gets one."""
         if 2 * (self._num_used + len(keys)) > len(self._keys):
             self._make_room(len(keys), oldest_stamp)
         found = np.empty(len(keys), dtype=np.int64)

@@ -45,6 +45,7 @@ class RowSGD:
         self._learning_rate = learning_rate
 
     def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
+        """See RowOptimizer."""
         rows.add_(gradients, alpha=-self._learning_rate(num_trained))
 
 
@@ -61,6 +62,7 @@ class RowMomentum:
         self._learning_rate, self._momentum, self._nesterov = learning_rate, momentum, nesterov
 
     def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
+        """See RowOptimizer."""
         weights, buffer = rows.tensor_split([gradients.shape[1]], dim=1)
         buffer.mul_(self._momentum).add_(gradients)
         direction = gradients.add_(buffer, alpha=self._momentum) if self._nesterov else buffer
@@ -74,6 +76,7 @@ class RowAdagrad:
         self._learning_rate, self._eps = learning_rate, eps
 
     def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
+        """See RowOptimizer."""
         weights, sums = rows.tensor_split([gradients.shape[1]], dim=1)
         sums.addcmul_(gradients, gradients)
         weights.addcdiv_(gradients, sums.sqrt().add_(self._eps), value=-self._learning_rate(num_trained))
@@ -92,6 +95,7 @@ class RowwiseAdagrad:
         self._learning_rate, self._eps, self._num_unused = learning_rate, eps, num_unused
 
     def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
+        """See RowOptimizer."""
         weights, sums = rows.tensor_split([gradients.shape[1]], dim=1)  # sums: (n, 1)
         sums.add_(ordered_sum(gradients.square()) / (gradients.shape[1] - self._num_unused))
         weights.sub_(gradients.mul_(self._learning_rate(num_trained) / sums.sqrt().add_(self._eps)))
@@ -107,6 +111,7 @@ class RowAdam:
         self._learning_rate, self._betas, self._eps = learning_rate, betas, eps
 
     def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
+        """See RowOptimizer."""
         dim = gradients.shape[1]
         weights, means, squares = rows.tensor_split([dim, 2 * dim], dim=1)
         beta1, beta2 = self._betas
@@ -124,6 +129,7 @@ class ClippedByValue:
         self._optimizer, self._limit = optimizer, limit
 
     def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
+        """See RowOptimizer."""
         self._optimizer.step(rows, gradients.clamp_(-self._limit, self._limit), num_trained)
 
 
@@ -139,6 +145,7 @@ class ByTable:
         self._numbers = torch.tensor([self._optimizers.index(optimizer) for optimizer in optimizers])
 
     def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
+        """See RowOptimizer."""
         numbers = self._numbers.to(rows.device)[rows[:, -1].long()]
         for number, optimizer in enumerate(self._optimizers):
             chosen = (numbers == number).nonzero().squeeze(1)

@@ -75,7 +75,7 @@ class TrainerBatch:
         """Return the part of this share in the mean loss over the global batch, a scalar for `step`.
 
         Args:
-            losses: One loss per sample, shape (b,).
+            losses: One loss per sample, of any float dtype, shape (b,).
         Raises:
             OwnModelError: losses has another shape.
         Communication: none.
