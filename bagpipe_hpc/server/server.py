@@ -82,7 +82,7 @@ class _Server:
         self._spec, self._store, self._end, self._writer = spec, store, end, writer
         self._unabsorbed: deque[ServerPlan] = deque()
         self._due: tuple[SnapshotOrder, ServerPlan] | None = None  # and the plan that it follows
-        # With transport=direct, trainers write into the rows themselves from step 4 on: a snapshot cannot be read later.
+        # With transport=direct, trainers write into the rows from step 4 on, so a snapshot cannot be read later.
         self._is_direct = isinstance(end, DirectServer)
         self._finite = FiniteRows(spec.config, spec.schema)
 
