@@ -106,8 +106,8 @@ class RowStore:
     def take_snapshot(self, *, is_full: bool) -> RowSnapshot:
         """Keep the touched rows, or those changed since the last snapshot, as they are now.
 
-        Some thread must call `find_rows` of the snapshot. If it is this one, it does so before the next `scatter`. Until
-        `drop_snapshot`, every `scatter` keeps the rows of the snapshot that it overwrites.
+        Some thread must call `find_rows` of the snapshot. If it is this one, it does so before the next `scatter`.
+        Until `drop_snapshot`, every `scatter` keeps the rows of the snapshot that it overwrites.
         """
         assert self._snapshot is None, "one snapshot at a time"
         lowest = _TOUCHED if is_full else _CHANGED
