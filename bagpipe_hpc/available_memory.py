@@ -16,7 +16,10 @@ _VERSIONS = (
 
 
 def available_bytes(membership: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the smallest of the node's available bytes and what each control group of this process leaves."""
+    """Return how many bytes this process may still use.
+
+    That is the minimum of what the node has available and of what each control group of this process leaves.
+    """
     return min([int(psutil.virtual_memory().available), *_left_by_groups(membership, root)])
 
 

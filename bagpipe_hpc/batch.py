@@ -24,9 +24,9 @@ class Bags:
     """The bags of one ragged feature: sample s has `ids[offsets[s]:offsets[s + 1]]`.
 
     Args:
-        offsets: int64, shape (num_samples + 1,), ascending, from 0 on.
+        offsets: int64, shape (num_samples + 1,), never falling; the first is 0.
         ids: Row ids within their table, int64, shape (offsets[-1],).
-        weights: Of the ids, float32, shape (offsets[-1],); None: the feature has no weights.
+        weights: The weight of each id, float32, shape (offsets[-1],); None: the feature has no weights.
     """
 
     offsets: Int64Array

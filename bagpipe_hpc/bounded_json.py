@@ -1,8 +1,8 @@
-"""JSON files that may come from anywhere. Reading one takes bounded time and memory, and verifies its own checksum.
+"""JSON files that may come from anywhere. Reading one takes bounded time and memory.
 
-It refuses a file that is not regular or too large, text that is not UTF-8, values that are nested too deeply, integers
-of more than 64 bits, numbers that are not finite, and a name that is given twice in one object. Writing produces only
-strict JSON, too.
+`require_checksum` compares the content with the checksum in it. Reading refuses files that are too large or not
+regular, text that is not UTF-8, values that are nested too deeply, integers of more than 64 bits, numbers that are not
+finite, and a name that is given twice in one object. Writing produces only strict JSON, too.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class _Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _plain_values(cls, value: Any, field: ValidationInfo) -> Any:
-        """Refuse booleans in place of numbers, which pydantic would read as 1 and 0, and invalid Unicode text."""
+        """Refuse invalid Unicode text, and booleans for other settings, which pydantic would read as 1 and 0."""
         assert field.field_name is not None
         parts = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(part, str) and not is_text(part) for part in parts):

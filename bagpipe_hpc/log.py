@@ -41,7 +41,7 @@ def is_printing() -> bool:
 
 
 class _Printer(logging.Handler):
-    """Prints the text of a record, that of a warning as a note."""
+    """Prints records; a warning begins with "bagpipe: note: "."""
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "bagpipe: note: " if record.levelno >= logging.WARNING else ""

@@ -1,9 +1,10 @@
 """The same job several times, each time with one optimisation more, compared with a bound.
 
-Every rung trains the same three epochs. The figures are for the middle epoch, in which caches are warm: the median
-iteration. The bound is a job whose lookahead window holds the whole stream and whose caches hold all rows. In the
-middle epoch of that job every row is resident and servers have nothing to do, so its time is that of computing and of
-the exchange between trainers. Locality placement has a bound of its own, because it reduces the exchange.
+Each job is a *rung*; all train the same three epochs. The figure of a rung is its median iteration in the middle epoch,
+in which caches are warm. The bound is the figure of a job whose lookahead window holds the whole stream. If its caches
+are large enough, every row is resident in the middle epoch and servers have nothing to do, so its time is that of
+computing and of the exchange between trainers. Assignment by locality has a bound of its own, because it reduces the
+exchange.
 """
 
 from __future__ import annotations

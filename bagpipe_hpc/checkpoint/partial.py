@@ -1,11 +1,11 @@
 """A checkpoint that is being written, and the one rename that commits it.
 
-The oracle calls the methods in this order. How ranks and oracle exchange orders and reports is in the modules of the
-roles; no method here communicates.
+This is the order of the calls, and who makes them. The modules of the roles exchange the orders and reports; no method
+here communicates.
 
         oracle (rank 0)                                   every rank, in a thread
-    1   create(), then a snapshot order in the
-        stream of plans                          ----->
+    1   create(), then an order of a snapshot in
+        the stream of plans                      ----->
     2                                                     write its files; each is fsynced, then hashed
     3   receive the file entries of all ranks    <-----   report the file entries
     4   commit(manifest)

@@ -68,7 +68,7 @@ def cannot_write(path: Path, error: OSError) -> DatasetError:
 
 
 class NewHdf5File:
-    """An HDF5 file of a data set that is being written.
+    """A new HDF5 file of a data set, open for writing.
 
     Args:
         path: The file; must not exist.
@@ -87,7 +87,7 @@ class NewHdf5File:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Raise, at the end of the block, the first error of a write so far."""
+        """At the end of the block, raise the first error of a write, if there was one in this file."""
         try:
             yield
         except HDF5_ERRORS:

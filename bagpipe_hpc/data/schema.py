@@ -100,7 +100,7 @@ class Schema(BaseModel):
 
     @property
     def features(self) -> FeatureTables:
-        """Which feature uses which of the tables with rows of their own."""
+        """For each feature, the table whose rows it uses."""
         places = {table.name: place for place, table in enumerate(self.own_tables)}
         return FeatureTables(
             tuple(places[table.shares or table.name] for table in self.tables),

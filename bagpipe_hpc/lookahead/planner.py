@@ -4,7 +4,7 @@ Plan i is made when the batches of iterations i to i + L have entered the lookah
 batches has ended. Planning has four steps:
 
 1. `next_use.NextUsePass`           finds the unique keys of batch i + L as it enters, and the next uses of keys
-2. `residency.Residency.plan_moves` chooses owners and slots for iteration i, and which rows leave the caches
+2. `residency.CacheModel.plan_moves` chooses owners and slots for iteration i, and which rows leave the caches
 3. `lists`                          orders the rows of every trainer; lists pushes, fetches and write-backs
 4. `StageRing`                      gives each stage its position in the servers' windows
 
@@ -33,7 +33,7 @@ from bagpipe_hpc.lookahead.next_use import (
     KeyState,
     NextUsePass,
 )
-from bagpipe_hpc.lookahead.residency import Residency
+from bagpipe_hpc.lookahead.residency import CacheModel
 from bagpipe_hpc.lookahead.residents import residents_between, take_over
 from bagpipe_hpc.pipeline import Cores
 from bagpipe_hpc.protocol.plan import Int64Array, IterationPlan, KeyArray, Residents, Samples
@@ -123,7 +123,7 @@ class Planner:
         self._ring = EntryRing.empty(window + BATCHES_AHEAD + 3, capacity=0, key_dtype=key_dtype)
         self._keys: KeyArray = self._ring.keys[0]  # of the batch that enters, in table order
         self._ring_lock = Lock()  # held while the ring grows, and while `emit` works on it
-        self._residency = Residency(num_trainers, cache_rows, prefetch_depth, self._ring.ring_size)
+        self._residency = CacheModel(num_trainers, cache_rows, prefetch_depth, self._ring.ring_size)
         self._pending: deque[tuple[Samples, EnteredBatch]] = deque()
         self._residents = residents
         self._first_iteration = self._next_to_enter = self._next_to_emit = first_iteration

@@ -60,7 +60,7 @@ class Moves(NamedTuple):
     """The rows that enter and leave the caches in one iteration.
 
     Args:
-        fetched: Rows that servers send to trainers.
+        fetched: Rows that trainers fetch from servers.
         evicted: Dirty rows that trainers send back.
         num_forced: The first `num_forced` evicted rows leave to make room for the fetched ones.
     """
@@ -106,14 +106,14 @@ class Caches(NamedTuple):
         return cls(*heads, *counts)
 
 
-class Residency:
-    """The caches of all trainers, as the oracle sees them.
+class CacheModel:
+    """The caches of all trainers, as the oracle plans them.
 
     Args:
         num_trainers: T.
         cache_rows: Number of slots per trainer.
-        prefetch_depth: P. A row whose next use is at most P iterations away is never evicted.
-        ring_size: Number of rows of the entry ring.
+        prefetch_depth: P. A row whose next use is at most P iterations away is never forced out.
+        ring_size: Number of iterations that the entry ring holds.
     """
 
     def __init__(self, num_trainers: int, cache_rows: int, prefetch_depth: int, ring_size: int) -> None:

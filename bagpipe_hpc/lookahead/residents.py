@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.lookahead.next_use import CHAIN, DIRTY, NONE, OWNER, SLOT, EnteredBatch, EntryRing
-from bagpipe_hpc.lookahead.residency import Caches, Residency
+from bagpipe_hpc.lookahead.residency import CacheModel, Caches
 from bagpipe_hpc.protocol.plan import Int32Array, Int64Array, Residents, ends
 
 
-def residents_between(residency: Residency, ring: EntryRing) -> Residents:
+def residents_between(residency: CacheModel, ring: EntryRing) -> Residents:
     """Return what the caches hold after the iteration planned last.
 
     Rows are in the lists of `residency.py`. Those of the iteration planned last are not yet: they are found through its
@@ -95,7 +95,7 @@ def _walk_entries(last: int, batch: EnteredBatch, ring: EntryRing, count: int, f
 
 
 def take_over(
-    residency: Residency,
+    residency: CacheModel,
     ring: EntryRing,
     residents: Residents,
     first_iteration: int,
@@ -153,7 +153,7 @@ def _link(slots: Int32Array, owners: Int32Array, uses: Int64Array, caches: Cache
         farthest[owner] = max(farthest[owner], use)
 
 
-def _occupy(residency: Residency, trainer: int, slots: Int32Array) -> None:
+def _occupy(residency: CacheModel, trainer: int, slots: Int32Array) -> None:
     """Mark the given slots of a trainer as used, and all other slots below the highest of them as free."""
     num_issued = int(slots.max(initial=-1)) + 1
     free = np.setdiff1d(np.arange(num_issued, dtype=np.int32), slots)

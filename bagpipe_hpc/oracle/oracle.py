@@ -199,7 +199,7 @@ class Oracle:
             num_servers=topology.num_servers,
             cache_rows=cache_rows,
             num_batches=count_batches(training_range, self._timetable),
-            is_boundary=self._is_boundary,
+            is_boundary=self._is_checkpoint_due,
             admits=self._evaluator.admits,
             start=training_range.start.num_trained,
             before=job.saved.boundary,
@@ -248,11 +248,11 @@ class Oracle:
                 self._note_plan(plan)
                 self._send(encoded.messages)  # 3
             if encoded.boundary is not None:
-                self._end_at(encoded.boundary, while_evaluating=plan.read_only)
+                self._save_at(encoded.boundary, while_evaluating=plan.read_only)
         self._all_planned = True
         end = self._stream.end
         if end is not None and (end.is_stop or self._evaluator.stopped_at is not None):
-            self._end_at(end, while_evaluating=True)
+            self._save_at(end, while_evaluating=True)
         for rank in range(1, self._topology.world_size):
             self._plans.send(rank, encode_end())  # 6
         self._wait_until(self._is_settled, "the last messages, evaluations and checkpoints")
@@ -385,7 +385,7 @@ class Oracle:
         names = [self._topology.name_of(rank) for rank in self._plans.slow_receivers()]
         return f"{', '.join(names) or 'all ranks'}: to take the plans sent"
 
-    def _is_boundary(self, plan: IterationPlan) -> bool:
+    def _is_checkpoint_due(self, plan: IterationPlan) -> bool:
         """Return whether a checkpoint is due after a plan. The planning thread calls this."""
         if self._committer is None or plan.read_only:
             return False
@@ -400,7 +400,7 @@ class Oracle:
     def _is_pinned(self, num_trained: int) -> bool:
         return self._config.checkpoint.keep_best and self._evaluator.may_be_best(num_trained)
 
-    def _end_at(self, boundary: Boundary, *, while_evaluating: bool) -> None:
+    def _save_at(self, boundary: Boundary, *, while_evaluating: bool) -> None:
         """Order a checkpoint (5).
 
         If a checkpoint of this state exists already, the oracle orders none. If the checkpoint before is still being

@@ -133,7 +133,7 @@ class PlanStream:
             table_offsets = KeySpace(schema.num_embeddings).table_offsets
             rule = LocalityAssigner(num_trainers, table_offsets, schema.features)
             self._assigner = _ResumableAssigner(rule, before.assignment if before else None)
-        self._is_boundary, self._admits = is_boundary, admits
+        self._is_checkpoint_due, self._admits = is_boundary, admits
         self._stop = threading.Event()
         self._is_stopped = False
         self._is_cut = False  # a batch was not admitted
@@ -202,7 +202,7 @@ class PlanStream:
             self._assigner.forget_first()
         self._num_trained = plan.num_trained_after
         self._is_stopped = self._stop.is_set()
-        is_boundary = self._is_stopped or self._is_boundary(plan)
+        is_boundary = self._is_stopped or self._is_checkpoint_due(plan)
         yield plan, self._boundary(self._is_stopped) if is_boundary else None
 
     def _boundary(self, is_stop: bool) -> Boundary:

@@ -36,7 +36,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions of a trainer for its share of the next plan of an evaluation.
+    """The predictions of a trainer for its share of the first plan of an evaluation that it has not answered.
 
     Args:
         trainer: The rank of the trainer among the trainers.

@@ -252,7 +252,7 @@ class IterationPlan:
             trainer by trainer, within a trainer table by table.
         num_uniques: Number of unique keys of each trainer in each table, int64, shape (T, num_tables).
         exchange: Rows that trainers push to each other.
-        fetches: Rows that servers send to trainers.
+        fetches: Rows that trainers fetch from servers.
         fetch_offsets: First row of each fetch stage in its server's window, int64, shape (T, S).
         write_backs: Rows that trainers send to servers.
         forced_counts: Number of forced evictions of each trainer and server, int64, shape (T, S).

@@ -9,7 +9,10 @@ from typing import Protocol
 
 
 class World(Protocol):
-    """All ranks of a job, for the handshakes at its start and its end. The oracle is rank 0."""
+    """All ranks, for the handshakes at the start and the end of a job. Rank 0 is the oracle.
+
+    Before the roles are known, rank 0 is that of the launcher.
+    """
 
     @property
     def rank(self) -> int:

@@ -43,23 +43,23 @@ class FileWriter:
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
-        self._orders: Queue[Callable[[], FilesSaved] | None] = Queue()
+        self._jobs: Queue[Callable[[], FilesSaved] | None] = Queue()
         self._thread = start_thread("checkpoint", self._run)
 
-    def write(self, order: Callable[[], FilesSaved]) -> None:
+    def write(self, job: Callable[[], FilesSaved]) -> None:
         """Let the thread write the files of one checkpoint.
 
         Args:
-            order: Writes the files. The thread calls it and sends the message that it returns.
+            job: Writes the files. The thread calls it and sends the message that it returns.
         """
-        self._orders.put(order)
+        self._jobs.put(job)
 
     def finish(self) -> None:
         """Wait until all files are written and their messages are sent. The thread ends."""
-        self._orders.put(None)
+        self._jobs.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        while (order := take(self._orders)) is not None:
-            self._outbox.send(order())
+        while (job := take(self._jobs)) is not None:
+            self._outbox.send(job())
             note_step()

@@ -44,7 +44,13 @@ class RowSnapshot:
         self._num_kept = 0
 
     def keep(self, local_rows: Int64Array) -> None:
-        """Keep the values of rows that are about to be overwritten; int64 (n,) without repetitions."""
+        """Copy those of these rows that belong to the snapshot and are not read yet, before they are overwritten.
+
+        The call waits until `find_rows` has found the rows.
+
+        Args:
+            local_rows: int64, shape (n,), without repetitions.
+        """
         start = time.perf_counter()
         self._is_found.wait()
         self._num_kept = keep_rows(

@@ -50,7 +50,7 @@ class RowStore:
         return int(self.rows.shape[1])
 
     def materialise(self, local_rows: Int64Array) -> None:
-        """Make the rows that do not exist yet; local_rows is int64 (n,) without repetitions."""
+        """Give rows that were never used their initial values; local_rows is int64 (n,) without repetitions."""
         new = local_rows[self._state[local_rows] == _ABSENT]
         if len(new):
             made = np.empty((len(new), self.row_width), dtype=np.float32)
@@ -72,7 +72,13 @@ class RowStore:
             between()
 
     def scatter(self, local_rows: Int64Array, rows: Float32Array, between: Between = lambda: None) -> None:
-        """Overwrite rows, int64 (n,) without repetitions, with float32 (n, row_width); between as in `gather`."""
+        """Overwrite rows.
+
+        Args:
+            local_rows: int64, shape (n,), without repetitions.
+            rows: Their new values, float32, shape (n, row_width).
+            between: As in `gather`.
+        """
         if self._snapshot is not None:
             self._snapshot.keep(local_rows)
         self.mark_touched(local_rows)  # which checks the indices, too
@@ -100,8 +106,8 @@ class RowStore:
     def take_snapshot(self, *, is_full: bool) -> RowSnapshot:
         """Keep the touched rows, or those changed since the last snapshot, as they are now.
 
-        Another thread must find the rows of the snapshot, or this one before the next `scatter`. Until `drop_snapshot`,
-        every `scatter` keeps the rows of the snapshot that it overwrites.
+        Some thread must call `find_rows` of the snapshot. If it is this one, it does so before the next `scatter`. Until
+        `drop_snapshot`, every `scatter` keeps the rows of the snapshot that it overwrites.
         """
         assert self._snapshot is None, "one snapshot at a time"
         lowest = _TOUCHED if is_full else _CHANGED

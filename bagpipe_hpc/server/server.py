@@ -2,7 +2,7 @@
 
 oracle             server                                   trainers
   |                  1 windows  <--- collective --->           |
-  |--- plan n ---->  2 wait for written n-P-1   <-------------- | written i
+  |--- plan n ---->  2 wait for written n-P-1   <-------------- | written n-P-1
   |                  3 scatter write-backs of n-P-1             |
   |                  4 gather fetches of n into their stages    |
   |                  5 announce ready n  ---------------------> | Get of n
@@ -82,7 +82,7 @@ class _Server:
         self._spec, self._store, self._end, self._writer = spec, store, end, writer
         self._unabsorbed: deque[ServerPlan] = deque()
         self._due: tuple[SnapshotOrder, ServerPlan] | None = None  # and the plan that it follows
-        # Trainers write into the table itself, as soon as they know the next plan's rows: from 4 on.
+        # With transport=direct, trainers write into the rows from step 4 on, so a snapshot cannot be read later.
         self._is_direct = isinstance(end, DirectServer)
         self._finite = FiniteRows(spec.config, spec.schema)
 
@@ -104,7 +104,7 @@ class _Server:
         self._writer.finish()
 
     def _next(self, plans: PlanReceiver) -> Item | None:
-        while self._due is not None and not plans.is_waiting():
+        while self._due is not None and not plans.has_message():
             self._absorb()
         return plans.next()
 

@@ -9,7 +9,7 @@
                7  update                         sum in ascending trainer order, one optimizer step per owned row
                8  dense parameters               one optimizer step after their gradients are summed
     finish     9  delayed gradients, update      all other replicas -> owners
-              10  drain evictions                cache, forced rows -> write-back stage
+              10  drain evictions                cache, forced rows -> a host buffer; trainer.py puts it into the stages
 
 If iterations overlap, `finish` of i - 1 and then `start` of i + 1 run while i computes, in their own thread and on
 their own communicator. That is safe, because the planner does not reuse a slot or a row too soon

@@ -10,8 +10,9 @@ oracle         prefetch thread            exchange thread              main thre
   |                                         |                            |                          gradients, Horovod
   | <-------------------------------------- |  ------------------------- 7 Loss; Predictions, if read-only
   |                                         |------ i+1 is ready ------> 8 next iteration
-  |-- snapshot -------------------------------> 9 after the finish of the last: copy the cache, write it in a thread
-  |-- end ----> 10 None ------------------> finish of the last --------> 11 totals, dense parameters
+  |-- order of a snapshot ---------------------------------------------> 9 finish the last iteration, copy the state;
+  |                                         |                              a thread writes the files
+  |-- end ----> 10 None -----------------------------------------------> 11 finish the last; totals, dense parameters
 
 4 and 5 run while 6 runs, so the critical path is 6 alone (trainer/step.py says why that is safe). If nothing may be
 delayed, the main thread does 5, 6 and 4, one after the other. Around a snapshot it does the same.

@@ -1,4 +1,4 @@
-"""The two ends of the row transport. One contract test suite runs against every implementation.
+"""The two sides of the row transport. One contract test suite runs against every implementation.
 
 All of them keep this protocol, with P the prefetch depth:
 
@@ -34,7 +34,7 @@ class ServedRows(Protocol):
         """float32 columns of a row."""
 
     def materialise(self, local_rows: Int64Array) -> None:
-        """Make the rows that do not exist yet; local_rows is int64 (n,) without repetitions."""
+        """Give rows that were never used their initial values; local_rows is int64 (n,) without repetitions."""
 
     def gather(self, local_rows: Int64Array, out: Float32Array, between: Callable[[], object] = ...) -> None:
         """Copy rows into out.
@@ -53,7 +53,7 @@ class ServedRows(Protocol):
 
 
 class ServerEnd(Protocol):
-    """The end of an embedding server. Its owner calls absorb(n-P-1), then offer(n), for n = 0, 1, 2, ..."""
+    """The side of an embedding server. Its owner calls absorb(n-P-1), then offer(n), for n = 0, 1, 2, ..."""
 
     def offer(self, plan: ServerPlan) -> None:
         """Make the rows of iteration n ready for every trainer. Communication: collective if a ring grows."""
@@ -66,7 +66,7 @@ class ServerEnd(Protocol):
 
 
 class TrainerEnd(Protocol):
-    """The end of a trainer. One thread may call `fetch` while another one calls `write_back`."""
+    """The side of a trainer. One thread may call `fetch` while another one calls `write_back`."""
 
     def fetch(self, plan: TrainerPlan, out: Float32Array) -> None:
         """Take the fetched rows of an iteration, in `fetch_slots` order, into out, float32 (n, row_width).

@@ -14,7 +14,7 @@ from bagpipe_hpc.waiting import note_step, waiting_for
 
 
 class PlanSender:
-    """The end of the oracle, the port PlanOutlet. It sends a bounded number of plans ahead of each receiver.
+    """The side of the oracle, the port PlanOutlet. It sends a bounded number of plans ahead of each receiver.
 
     A synchronous-mode send is complete when the receiver has taken the message. So the number of incomplete sends
     bounds how far the oracle runs ahead, whatever MPI buffers.
@@ -55,7 +55,7 @@ class PlanSender:
 
 
 class PlanReceiver:
-    """The end of a server or a trainer: it yields plans in order, then None.
+    """The side of a server or a trainer. `next` returns plans and orders of snapshots, in order, then None.
 
     Args:
         comm: All ranks of the job; the oracle is rank 0.
@@ -64,7 +64,7 @@ class PlanReceiver:
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm
 
-    def is_waiting(self) -> bool:
+    def has_message(self) -> bool:
         """Return whether `next` would return at once."""
         return self._comm.Iprobe(0)
 

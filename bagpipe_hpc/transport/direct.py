@@ -21,7 +21,7 @@ Int64Array = NDArray[np.int64]
 
 
 class DirectServer:
-    """The end of a server.
+    """The side of a server.
 
     Args:
         comm: Servers first, then trainers.
@@ -59,7 +59,7 @@ class DirectServer:
 
 
 class DirectTrainer:
-    """The end of a trainer.
+    """The side of a trainer.
 
     Args:
         comm: Servers first, then trainers.

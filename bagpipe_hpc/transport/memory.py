@@ -30,7 +30,7 @@ class MemoryLink:
 
 
 class MemoryServer:
-    """The end of a server."""
+    """The side of a server."""
 
     def __init__(self, link: MemoryLink, server: int, store: ServedRows) -> None:
         self._link, self._server, self._store = link, server, store
@@ -60,7 +60,7 @@ class MemoryServer:
 
 
 class MemoryTrainer:
-    """The end of a trainer."""
+    """The side of a trainer."""
 
     def __init__(self, link: MemoryLink, trainer: int) -> None:
         self._link, self._trainer = link, trainer

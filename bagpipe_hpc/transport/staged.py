@@ -48,7 +48,7 @@ class _StageRings:
 
 
 class StagedServer:
-    """The end of a server.
+    """The side of a server.
 
     Args:
         comm: Servers first, then trainers. The windows are made on it; notices go over duplicates of it.
@@ -89,7 +89,7 @@ class StagedServer:
 
 
 class StagedTrainer:
-    """The end of a trainer.
+    """The side of a trainer.
 
     Args:
         comm: Servers first, then trainers.

@@ -58,7 +58,7 @@ class Batch:
 
 
 @dataclass
-class Residency:
+class CacheModel:
     """A key's row in its owner's cache, from its fetch to its eviction."""
 
     key: int
@@ -73,7 +73,7 @@ class Residency:
 class Stages:
     """Rows that travel between trainers and servers in one direction in one iteration."""
 
-    rows: list[list[list[Residency]]]  # [trainer][server] -> rows in order
+    rows: list[list[list[CacheModel]]]  # [trainer][server] -> rows in order
     ring_rows: int  # rows of one ring slot
     start: int  # of this iteration's ring slot
 
@@ -117,7 +117,7 @@ class BruteForcePlanner:
             list(dict.fromkeys(key for table in self.features for t in self.trainers for key in self.ids(i, t, table)))
             for i in range(len(self.stream))
         ]
-        self.resident: dict[int, Residency] = {}
+        self.resident: dict[int, CacheModel] = {}
         self.free_slots: list[list[int]] = [[] for _ in self.trainers]
         self.freed_slots: list[list[int]] = [[] for _ in self.trainers]  # by the iteration before: free in the next
         self.num_handed_out = [0 for _ in self.trainers]
@@ -198,7 +198,7 @@ class BruteForcePlanner:
 
     # --- residencies
 
-    def enter(self, i: int) -> tuple[list[Residency], list[Residency]]:
+    def enter(self, i: int) -> tuple[list[CacheModel], list[CacheModel]]:
         """Give every key of iteration i a slot: the rows fetched, and the dirty rows forced out for them."""
         shares = [set(self.share(i, t)) for t in self.trainers]
         fetched, forced = [], []
@@ -224,14 +224,14 @@ class BruteForcePlanner:
                 if victim.dirty:
                     forced.append(victim)
                 slot = victim.slot
-            self.resident[key] = Residency(key, owner, slot, next_use=i)
+            self.resident[key] = CacheModel(key, owner, slot, next_use=i)
             fetched.append(self.resident[key])
         for t in self.trainers:
             self.free_slots[t] += self.freed_slots[t]
             self.freed_slots[t] = []
         return fetched, forced
 
-    def leave(self, i: int) -> list[Residency]:
+    def leave(self, i: int) -> list[CacheModel]:
         """Retain the rows that have a next use, evict the others: the dirty ones of those."""
         natural = []
         for key in self.unique[i]:
@@ -250,7 +250,7 @@ class BruteForcePlanner:
         """Slots occupied at trainer t, by rows that are there or that the iteration before let go of."""
         return sum(row.owner == t for row in self.resident.values()) + len(self.freed_slots[t])
 
-    def victims(self, i: int, t: int) -> list[Residency]:
+    def victims(self, i: int, t: int) -> list[CacheModel]:
         """Rows of trainer t that may be forced out in iteration i: none that is due soon or was used just before."""
         rows = [r for r in self.resident.values() if r.owner == t and r.next_use > i + self.prefetch_depth]
         return [r for r in rows if i == 0 or r.key not in self.unique[i - 1]]
@@ -270,14 +270,14 @@ class BruteForcePlanner:
 
     # --- rows on the move
 
-    def split(self, rows: list[Residency]) -> list[list[list[Residency]]]:
+    def split(self, rows: list[CacheModel]) -> list[list[list[CacheModel]]]:
         """Deal rows to (trainer, server), keeping their order."""
         return [
             [[row for row in rows if row.owner == t and row.key % self.num_servers == s] for s in self.servers]
             for t in self.trainers
         ]
 
-    def stages(self, i: int, rows: list[Residency], ring_rows: int) -> Stages:
+    def stages(self, i: int, rows: list[CacheModel], ring_rows: int) -> Stages:
         """Stages of iteration i; a ring slot doubles until it holds the busiest server's rows and never shrinks."""
         need = max(sum(row.key % self.num_servers == s for row in rows) for s in self.servers)
         while ring_rows < need:
@@ -290,7 +290,7 @@ class BruteForcePlanner:
 
     # --- one iteration's arrays
 
-    def trainer_orders(self, i: int, rows: dict[int, Residency], late: set[int]) -> list[list[int]]:
+    def trainer_orders(self, i: int, rows: dict[int, CacheModel], late: set[int]) -> list[list[int]]:
         """Keys of each trainer's rows: its own, then replicas by owner and Gray class; ties by first occurrence."""
 
         def place(t: int, key: int) -> tuple[int, int]:
@@ -321,7 +321,7 @@ class BruteForcePlanner:
         }
 
     def exchange_fields(
-        self, i: int, t: int, rows: dict[int, Residency], orders: list[list[int]], late: set[int]
+        self, i: int, t: int, rows: dict[int, CacheModel], orders: list[list[int]], late: set[int]
     ) -> dict[str, Any]:
         """Exchange of trainer t with the others."""
         own = [key for key in orders[t] if rows[key].owner == t]
