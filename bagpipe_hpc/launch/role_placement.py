@@ -1,4 +1,4 @@
-"""The placement of roles: which rank of the launcher plays which role. Pure, but for `Place.of_this_rank`.
+"""The placement of roles: which rank of the launcher plays which role. Pure, except `Place.of_this_rank`.
 
 The oracle and the embedding servers need memory and network, and trainers need GPUs. Launchers number the ranks node by
 node and do not know about roles. This module orders the ranks as `topology.py` assigns the roles.

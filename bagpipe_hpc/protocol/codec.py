@@ -83,7 +83,7 @@ class SnapshotOrders:
 
 
 def encode_plan(plan: IterationPlan) -> PlanMessages:
-    """Return the messages that tell all ranks their parts in an iteration."""
+    """Return the messages to all ranks with their parts of an iteration."""
     num_trainers, num_servers = plan.fetches.counts.shape
     trainers = _encode(_TRAINER_PLAN, plan, num_trainers)
     return PlanMessages(trainers, _encode(_SERVER_PLAN, plan, num_servers))

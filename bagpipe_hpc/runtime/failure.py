@@ -38,7 +38,7 @@ def abort_job(name: str, error: BaseException, exit_invalid: int = EXIT_FAILURE)
     with suppress(OSError):
         trace.save()  # the last spans of this rank may show the cause
     release_all()
-    # A launcher may drop output that it has not forwarded when the abort reaches it. No call tells when it has.
+    # A launcher may drop output that it has not forwarded when the abort reaches it. No call reports that it has.
     time.sleep(LAUNCHER_READS_SECONDS)
     discard_unfinished()  # last, because other ranks that still write to the checkpoint would print errors
     code = exit_invalid if isinstance(error, BagpipeError) else EXIT_FAILURE
@@ -67,7 +67,7 @@ def whole_job_fails_together(name: str | None = None, exit_invalid: int = EXIT_F
 
 @contextmanager
 def threads_fail_by(report: Callable[[BaseException], object]) -> Iterator[None]:
-    """Inside the block, call report with each exception that ends a thread. Afterwards the former hook is in place."""
+    """Call report with each exception that ends a thread inside the block. Restore the former hook afterwards."""
     before = threading.excepthook
     threading.excepthook = lambda args: report(args.exc_value or args.exc_type())
     try:

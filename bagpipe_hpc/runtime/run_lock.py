@@ -132,7 +132,7 @@ def claim(
         directory: The directory.
         owner: The owner. None: this process.
         show: Shows a line to the user while the claimant waits.
-        sleep: Waits so many seconds.
+        sleep: Waits for a number of seconds.
     Raises:
         RunDirectoryError: another start owns the directory. The message names it and says what to do.
         BagpipeError: the directory cannot be written.

@@ -39,7 +39,7 @@ def listening_for_signals(
     end_at_once: Callable[[signal.Signals], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[None]:
-    """Inside the block, the first signal asks the oracle to stop the job, and another one ends this process.
+    """Handle signals inside the block: the first asks the oracle to stop the job, another one ends this process.
 
     Python handles signals in the main thread only. If another thread calls this, signals do what they did before.
 

@@ -116,7 +116,7 @@ class Watchdog:
             self._end(StalledJobError(f"no progress for {still_seconds:.3g} s (watchdog.seconds, watchdog.ends_job)"))
 
     def _waits_of(self, rank: int) -> list[Wait] | None:
-        """Return what the threads of a rank wait for; None if it has written nothing since the job stands still."""
+        """Return what the threads of a rank wait for; None if it has not written its file in this standstill."""
         try:
             with self._path(rank).open(encoding="utf-8") as file:
                 written, waits = json.loads(file.readline(MAX_BYTES))

@@ -217,7 +217,7 @@ def _fail(what: str, error: Exception) -> NoReturn:
 
 @contextmanager
 def _working_directory_on_path() -> Iterator[None]:
-    """Inside the block, Python also imports from the working directory, as it does for a script there."""
+    """Let Python also import from the working directory inside the block, as it does for a script there."""
     directory = os.getcwd()
     sys.path.insert(0, directory)
     try:

@@ -417,7 +417,7 @@ class TrainingStep:
 
 @contextmanager
 def _evaluation_mode(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside the block, the model is in evaluation mode and torch records no gradients.
+    """Keep the model in evaluation mode inside the block, and let torch record no gradients.
 
     When the block ends, every module gets its former mode back, and the random number generators of torch get their
     former state back. So predictions do not change the training.

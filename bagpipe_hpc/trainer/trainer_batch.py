@@ -62,7 +62,7 @@ class TrainerBatch:
             KeyError: there is no such table. The message names all tables.
         """
         if table not in self._table_names:
-            raise KeyError(f"{table!r} is no table; there are {', '.join(self._table_names)}")
+            raise KeyError(f"there is no table {table!r}; the tables are {', '.join(self._table_names)}")
         return self.embedded[:, self._table_names.index(table)]
 
     def logits(self) -> Tensor:

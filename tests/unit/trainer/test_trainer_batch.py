@@ -53,7 +53,7 @@ def test_ordinary_tensors() -> None:
     assert batch["ad"].equal(batch.embedded[:, 1])
     assert batch.logits().equal(batch.model(batch.dense, batch.embedded))
     assert batch.embedded.requires_grad
-    with pytest.raises(KeyError, match="'shop' is no table; there are site, ad"):
+    with pytest.raises(KeyError, match="there is no table 'shop'; the tables are site, ad"):
         batch["shop"]
 
 
