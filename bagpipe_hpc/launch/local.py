@@ -76,7 +76,7 @@ class LocalRanks:
         Args:
             caller: The name of the rank of the calling thread.
         Raises:
-            BaseException: the error of the rank that failed first. Its notes name that rank.
+            BaseException: the error of the rank that failed first. Unless it is a BagpipeError, a note names that rank.
         """
         self.job.adopt()
         try:
