@@ -132,7 +132,7 @@ def test_the_example_trains_and_is_evaluated_once_its_code_is_named(small_datase
     done = run_ranks(3, ["-m", "bagpipe_hpc", *arguments], timeout=START_SECONDS)
     finish(done, 2)
     named = "model.factory=train_my_model:build"
-    assert f"names is run: if you trust that code, say so with --set {named}" in done.stderr
+    assert f"names is never run: if you trust this code, give --set {named}" in done.stderr
 
     there = f"import os, sys; os.chdir({str(tmp_path)!r}); sys.argv = {['bagpipe', *arguments, '--set', named]!r}; "
     finish(run_ranks(3, ["-c", f"{there}from bagpipe_hpc.cli.main import main; main()"], timeout=START_SECONDS))

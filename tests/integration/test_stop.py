@@ -87,7 +87,7 @@ def test_a_local_job_stops_and_goes_on(small_dataset: Path, tmp_path: Path, sign
     assert "going on from " in finish(run_python(arguments, timeout=START_SECONDS))
 
 
-def test_a_local_job_ends_at_once_when_told_again(small_dataset: Path, tmp_path: Path) -> None:
+def test_a_local_job_ends_at_once_at_another_signal(small_dataset: Path, tmp_path: Path) -> None:
     # No checkpoint can be written, so the job would never stop.
     settings = ["training.epochs=1000000", "lookahead.prefetch_depth=0"]
     program = (
@@ -98,16 +98,16 @@ def test_a_local_job_ends_at_once_when_told_again(small_dataset: Path, tmp_path:
     )
     with start_command([sys.executable, "-c", program]) as run:
         wait_for_training(run, tmp_path / "run")
-        wait_until(lambda: _is_told_again(run), run)
+        wait_until(lambda: _is_ended_by_another(run), run)
         done = run.wait(STOP_SECONDS)
     assert done.returncode == 130, done.stdout + done.stderr
-    assert "once more and leaves at once" in done.stderr
+    assert "after an earlier signal and ends at once" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def _is_told_again(run: Run) -> bool:
+def _is_ended_by_another(run: Run) -> bool:
     os.kill(run.process.pid, signal.SIGINT)
-    return "once more" in run.output()
+    return "after an earlier signal" in run.output()
 
 
 def test_the_time_limit(small_dataset: Path, tmp_path: Path) -> None:
@@ -130,13 +130,13 @@ def test_a_second_signal_stops_at_once(small_dataset: Path, tmp_path: Path) -> N
         done = run.wait(STOP_SECONDS)
     assert done.returncode not in (0, EXIT_STOPPED)
     assert "server 0 (rank 1)" in done.stderr
-    assert "leaves at once" in done.stderr
+    assert "after an earlier signal and ends at once" in done.stderr
 
 
 def _is_ended_by(run: Run, rank: int) -> bool:
     with suppress(LookupError):  # it is gone already
         run.kill_rank(rank, signal.SIGTERM)
-    return "leaves at once" in run.output()
+    return "after an earlier signal and ends at once" in run.output()
 
 
 def test_without_checkpoints_a_job_just_stops(small_dataset: Path, tmp_path: Path) -> None:
