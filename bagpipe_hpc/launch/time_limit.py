@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from bagpipe_hpc.errors import ConfigError
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-_WITH_UNIT = re.compile(r"(\d+(?:\.\d*)?) ?(s|min|h|d)")
-_MINUTES = re.compile(r"(\d+)(?::(\d+))?")  # minutes, minutes:seconds
-_HOURS = re.compile(r"(\d+):(\d+):(\d+)")  # hours:minutes:seconds
-_DAYS = re.compile(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?")  # days-hours, days-hours:minutes, ...:seconds
+_WITH_UNIT = re.compile(r"(\d{1,12}(?:\.\d*)?) ?(s|min|h|d)", re.ASCII)
+_MINUTES = re.compile(r"(\d{1,12})(?::(\d{1,12}))?", re.ASCII)  # minutes, minutes:seconds
+_HOURS = re.compile(r"(\d{1,12}):(\d{1,12}):(\d{1,12})", re.ASCII)  # hours:minutes:seconds
+# days-hours, days-hours:minutes, days-hours:minutes:seconds
+_DAYS = re.compile(r"(\d{1,12})-(\d{1,12})(?::(\d{1,12}))?(?::(\d{1,12}))?", re.ASCII)
 
 
-def parse_time_limit(text: str) -> float:
+def parse_time_limit(text: object) -> float:
     """Return the seconds of a duration in the notation of Slurm's --time, or of a number with a unit.
 
     A bare number means minutes, as in Slurm.
@@ -22,6 +23,8 @@ def parse_time_limit(text: str) -> float:
     Raises:
         ConfigError: the text is not a duration above 0.
     """
+    if not isinstance(text, str):
+        raise ConfigError(f"time_limit = {text!r} is not text: give it as Slurm does, such as '30' for 30 minutes")
     text = text.strip()
     if found := _WITH_UNIT.fullmatch(text):
         total = float(found[1]) * _UNITS[found[2]]

@@ -203,11 +203,11 @@ def _explained(what: str) -> Iterator[None]:
         yield
     except OwnModelError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a factory must not choose the exit code of the job
         _fail(what, error)
 
 
-def _fail(what: str, error: Exception) -> NoReturn:
+def _fail(what: str, error: BaseException) -> NoReturn:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
     where = f" ({own[-1].filename}, line {own[-1].lineno}, in {own[-1].name})" if own else ""

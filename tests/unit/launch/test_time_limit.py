@@ -29,7 +29,9 @@ def test_durations(text: str, seconds: float) -> None:
     assert parse_time_limit(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "0", "-5", "1.5", "0s", "1 week", "1:2:3:4", "00:00", "nan", "1-"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-5", "1.5", "0s", "1 week", "1:2:3:4", "00:00", "nan", "1-", "9" * 400, "1:" + "9" * 400, "٣"]
+)
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ConfigError, match="Give it as Slurm does: minutes"):
         parse_time_limit(text)
@@ -41,3 +43,8 @@ def test_the_batch_system_sets_the_budget() -> None:
     assert seconds_left("30s", {"SLURM_JOB_END_TIME": "1600"}, now=1000.0) == 30.0
     assert seconds_left(None, {}, now=1000.0) is None
     assert seconds_left(None, {"SLURM_JOB_END_TIME": "soon"}, now=1000.0) is None
+
+
+def test_what_is_no_text_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"time_limit = 5 is not text: .*'30' for 30 minutes"):
+        seconds_left(5, {}, now=0.0)  # type: ignore[arg-type]

@@ -37,6 +37,9 @@ def build(inputs, hidden=6):
 def fail(inputs):
     return nothing
 
+def leave(inputs):
+    raise SystemExit(75)
+
 SIZE = 4
 model = Own(2)
 """
@@ -122,6 +125,7 @@ def test_the_inputs_are_what_the_model_is_called_with() -> None:
         ("own_module:make", ["own_module.py has no 'make'; callable in it: Own, build, fail"]),
         ("own_module:SIZE", ["is a int, but must be a function"]),
         ("own_module:model", ["is a Own, but must be a function", "every trainer builds its own"]),
+        ("own_module:leave", ["failed: SystemExit: 75", "own_module.py, line ", "in leave"]),
         ("own_module:fail", ["failed: NameError: name 'nothing' is not defined", "own_module.py, line 18, in fail"]),
     ],
 )
