@@ -174,6 +174,7 @@ class _Trainer:
         self._outbox = Outbox(comms.mailbox)
         self._writer = FileWriter(self._outbox)
         self._counters = _Counters()
+        self._latest_position: int | None = None  # of the plan that was computed last
         self._timer = IterationTimer(time.perf_counter_ns)
         self._work = {thread: IterationTimer(working_ns) for thread in ("main", "exchange", "prefetch")}
 
@@ -233,11 +234,12 @@ class _Trainer:
             self._finish(previous, end)
         write = self._state.keep(order)
         stop = time.perf_counter_ns()
-        self._watch.add("checkpoint", start, stop)
+        self._watch.add("checkpoint", start, stop, self._latest_position)
         self._writer.write(lambda: write((stop - start) / 1e9))
 
     def _compute(self, iteration: OpenIteration) -> Iterator[TrainerBatch]:
         plan = iteration.plan
+        self._latest_position = plan.stream_position
         with trace.span("evaluation" if plan.read_only else "iteration", plan.stream_position):
             batch = self._step.gather(iteration)
             if plan.read_only:
