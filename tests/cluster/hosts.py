@@ -9,8 +9,8 @@
 All hosts see the machine's files, as they would a parallel file system; only /dev/shm, /run (where TMPDIR is), /sys
 (with their own link in it) and /etc/hosts are their own. Of /dev/shm they may share one directory.
 
-There is nothing to clean up. No namespace, link or mount has a name on the machine: they last as long as processes in
-them. The hosts' process namespaces are within the head's, whose init ends when its stdin does: when the cluster is
+There is hardly anything to clean up. Only the control groups of hosts with a bound on their processor time have names on
+the machine (cpu_quota.py). Namespaces, links and mounts have none: they last as long as processes in them. The hosts' process namespaces are within the head's, whose init ends when its stdin does: when the cluster is
 closed, or when this process dies, in whichever way. So clusters of several processes never meet.
 """
 
@@ -31,6 +31,7 @@ from types import TracebackType
 
 import psutil
 
+from tests.cluster.cpu_quota import CpuQuota
 from tests.launch import OPEN_MPI, Run, find_mpirun, open_mpi_version, run_command, start_command
 
 HEAD = "head"
@@ -126,15 +127,24 @@ class VirtualCluster:
         num_hosts: At most 200.
         rate_mbit: What each link carries in either direction, in Mbit/s; None: as fast as the machine can.
         shared: A directory that all hosts see though it is in /dev/shm.
+        cores: The processor time of each host: so many cores' worth, may be a fraction; None: no limit.
     Raises:
         RuntimeError: a host does not start; quotes the first complaint.
     """
 
-    def __init__(self, num_hosts: int, rate_mbit: float | None = None, shared: Path | None = None) -> None:
+    def __init__(
+        self,
+        num_hosts: int,
+        rate_mbit: float | None = None,
+        shared: Path | None = None,
+        cores: float | None = None,
+    ) -> None:
         self.hosts = tuple(f"bp{index}" for index in range(num_hosts))
         self._addresses = {HEAD: f"{SUBNET}.254"} | {host: f"{SUBNET}.{i}" for i, host in enumerate(self.hosts, 1)}
         self._shared = shared
         self._rate_mbit = rate_mbit
+        self._cores = cores
+        self.quotas: dict[str, CpuQuota] = {}  # by host
         self._inits: list[subprocess.Popen[str]] = []
         self._pids: dict[str, int] = {}  # the head's as this process sees it, the hosts' as the head does
 
@@ -165,6 +175,8 @@ class VirtualCluster:
             init.stdout.close()
         self._inits.clear()
         self._pids.clear()
+        while self.quotas:
+            self.quotas.popitem()[1].remove()
 
     def set_rate(self, mbit: float | None) -> None:
         """Shape all links, both directions of each; see the class."""
@@ -185,7 +197,13 @@ class VirtualCluster:
             raise ValueError(f"{host} is not up; {', '.join(self._pids) or 'no host'} is")
         hops = [HEAD] if host == HEAD else [HEAD, host]
         entered = [word for hop in hops for word in ("nsenter", "--all", "--target", str(self._pids[hop]), "--")]
-        return [*entered, *command]
+        return [*self._joining(host), *entered, *command]
+
+    def _joining(self, host: str) -> list[str]:
+        """The words in front of a command that put it under the quota of a host."""
+        if host not in self.quotas:
+            return []
+        return ["sh", "-euc", 'echo 0 >"$0"; exec "$@"', str(self.quotas[host].members)]
 
     def run(self, host: str, command: Sequence[str], *, timeout: float = SECONDS) -> str:
         """Run a command on a host, or on `HEAD`, and return what it prints.
@@ -233,7 +251,13 @@ class VirtualCluster:
 
     def power_on(self, host: str) -> None:
         """Start a host that is off, with nothing of what was in its memory. Its link has no limit."""
-        pid = self._start_init(self.enter(HEAD, _unshare(_BEGIN + _HOST + _END, host, str(self._shared or ""))), host)
+        if self._cores is not None and host not in self.quotas:
+            self.quotas[host] = CpuQuota(self._cores)
+            self.run(
+                HEAD, ["sh", "-euc", 'printf %s "$1" >"$0"', f"/run/hosts/{host}.quota", str(self.quotas[host].members)]
+            )
+        command = self.enter(HEAD, _unshare(_BEGIN + _HOST + _END, host, str(self._shared or "")))
+        pid = self._start_init([*self._joining(host), *command], host)
         link = ["link", "add", "name", host, "type", "veth", "peer", "name", "e0", "netns", str(pid)]
         self.run(HEAD, ["ip", *link])
         self.run(HEAD, ["ip", "link", "set", host, "master", "switch", "up"])
