@@ -9,9 +9,10 @@
 All hosts see the machine's files, as they would a parallel file system; only /dev/shm, /run (where TMPDIR is), /sys
 (with their own link in it) and /etc/hosts are their own. Of /dev/shm they may share one directory.
 
-There is hardly anything to clean up. Only the control groups of hosts with a bound on their processor time have names on
-the machine (cpu_quota.py). Namespaces, links and mounts have none: they last as long as processes in them. The hosts' process namespaces are within the head's, whose init ends when its stdin does: when the cluster is
-closed, or when this process dies, in whichever way. So clusters of several processes never meet.
+There is hardly anything to clean up. Only the control groups of hosts with a bound on their processor time have names
+on the machine (cpu_quota.py). Namespaces, links and mounts have none: they last as long as processes in them. The
+hosts' process namespaces are within the head's, whose init ends when its stdin does: when the cluster is closed, or
+when this process dies, in whichever way. So clusters of several processes never meet.
 """
 
 from __future__ import annotations
