@@ -18,10 +18,6 @@ class World(Protocol):
     def rank(self) -> int:
         """The world rank of this rank."""
 
-    @property
-    def size(self) -> int:
-        """The number of ranks."""
-
     def gather(self, content: bytes) -> list[bytes] | None:
         """Return the contents of all ranks at the oracle, by world rank; None elsewhere. Communication: collective."""
 

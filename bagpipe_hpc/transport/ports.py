@@ -26,11 +26,6 @@ class CommWorld:
         """See World."""
         return self._comm.rank
 
-    @property
-    def size(self) -> int:
-        """See World."""
-        return self._comm.size
-
     def gather(self, content: bytes) -> list[bytes] | None:
         """See World."""
         return gather_bytes(self._comm, content)

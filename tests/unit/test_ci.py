@@ -11,17 +11,12 @@ import pytest
 
 from tests.launch import REPO_ROOT
 from tests.parts import PARTS, VARIABLE, required_parts
+from tests.stand_ins import executable
 
 CLICKS = "shared/data/criteo_kaggle_110k.txt.gz"
 PROGRAMS = ("tc", "slurmctld", "mpicc")
 NOTE = 'echo "${0##*/} $* require=${BAGPIPE_REQUIRE-unset} addopts=${PYTEST_ADDOPTS-}" >>"$CALLS"'
 ON_HOSTS = "tests/cluster/test_jobs.py::test_training_on_four_hosts_equals_training_on_one"
-
-
-def executable(path: Path, script: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/usr/bin/env bash\n{script}\n")
-    path.chmod(0o755)
 
 
 class Machine:

@@ -11,15 +11,10 @@ from subprocess import CompletedProcess
 import pytest
 
 from tests.launch import REPO_ROOT
+from tests.stand_ins import executable
 
 OPEN_MPI = "mpirun (Open MPI) 5.0.11"
 MPICH = "HYDRA build details: Version: 5.0.2"
-
-
-def executable(path: Path, script: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/usr/bin/env bash\n{script}\n")
-    path.chmod(0o755)
 
 
 class Clone:

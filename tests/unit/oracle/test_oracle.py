@@ -27,9 +27,8 @@ from bagpipe_hpc.runtime.file_writer import saved_files
 from bagpipe_hpc.runtime.spec import CheckpointSpec, JobSpec
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.transport.memory_comm import MemoryComm
-from bagpipe_hpc.transport.ports import CommWorld
+from bagpipe_hpc.transport.ports import CommMailbox, CommWorld
 from tests.integration.conftest import make_dataset
-from tests.mailbox import MemoryMailbox
 
 TOPOLOGY = Topology(world_size=4, num_servers=1)
 SETTINGS = ["training.batch_size=200", "evaluation.batch_size=500", "evaluation.every=2", "lookahead.window=3",
@@ -111,10 +110,11 @@ class Game:
         root.mkdir()
         checkpoints = CheckpointSpec(root, 1) if self.config.checkpoint.enabled else None
         spec = JobSpec(self.config, dataset.schema, checkpoints=checkpoints)
-        mailbox = MemoryMailbox()
+        (alone,) = MemoryComm.world(1)
+        mailbox = CommMailbox(alone)  # type: ignore[arg-type]
         self.outbox, inbox = Outbox(mailbox), Inbox(mailbox)
         self.ranks = AnsweringRanks(spec, self.outbox, answer)
-        world = CommWorld(MemoryComm.world(1)[0])  # type: ignore[arg-type]
+        world = CommWorld(alone)  # type: ignore[arg-type]
         job = OracleJob(dataset, run_path, Budget(None, 0.0), SavedState(), lambda: None)
         training_range = TrainingRange.of(self.config.training, dataset.train.num_samples, spec.start)
         self.oracle = Oracle(

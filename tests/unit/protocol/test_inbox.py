@@ -6,11 +6,18 @@ import threading
 
 from bagpipe_hpc.protocol.inbox import Inbox, Outbox
 from bagpipe_hpc.protocol.messages import FilesSaved, Loss, Message, StopRequest
-from tests.mailbox import MemoryMailbox
+from bagpipe_hpc.transport.memory_comm import MemoryComm
+from bagpipe_hpc.transport.ports import CommMailbox
+
+
+def mailbox_in_memory() -> CommMailbox:
+    """A mailbox that the threads of one process share."""
+    (alone,) = MemoryComm.world(1)
+    return CommMailbox(alone)  # type: ignore[arg-type]
 
 
 def test_messages_of_all_ranks_come_in_the_order_of_arrival() -> None:
-    mailbox = MemoryMailbox()
+    mailbox = mailbox_in_memory()
     inbox, server, trainer = Inbox(mailbox), Outbox(mailbox), Outbox(mailbox)
     sent: list[Message] = [Loss(1, 0.5, 8), FilesSaved(1, (), 0, 0.0), Loss(2, 0.25, 8), StopRequest("told to")]
     for message, outbox in zip(sent, [trainer, server, trainer, server], strict=True):
@@ -20,7 +27,7 @@ def test_messages_of_all_ranks_come_in_the_order_of_arrival() -> None:
 
 
 def test_threads_of_the_oracle_may_ask_it_to_stop() -> None:
-    inbox = Inbox(MemoryMailbox())
+    inbox = Inbox(mailbox_in_memory())
     thread = threading.Thread(target=inbox.send, args=[StopRequest("oracle got SIGTERM")])
     thread.start()
     thread.join()
