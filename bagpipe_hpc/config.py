@@ -702,15 +702,6 @@ def settings_in(document: Document, source: str) -> Settings:
     return Settings(_sections_in(document, source), source, document.lines)
 
 
-def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """Return the mapping in a YAML file. Messages call the file `what`.
-
-    Raises:
-        ConfigError: The file cannot be read, or is not a mapping.
-    """
-    return _sections_in(read_yaml_file(path, what), f"{what} {path}")
-
-
 def _sections_in(document: Document, source: str) -> dict[str, Any]:
     settings = document.value
     if settings is None:
