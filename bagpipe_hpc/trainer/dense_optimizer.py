@@ -34,7 +34,9 @@ class DenseOptimizer:
 
     def zero_grad(self) -> None:
         """Delete all gradients."""
-        self.torch_optimizer.zero_grad(set_to_none=True)
+        for group in self.torch_optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def step(self, num_trained: int) -> None:
         """Update the parameters from their gradients, which are sums over the trainers.

@@ -52,6 +52,11 @@ GRAY_CLASSES = np.arange(4, dtype=np.int8)
 ALL = (0, 1, 2, 3)
 EARLY_PUSHES, CRITICAL_PUSHES = (0, 1), (2, 3)  # Gray classes, see protocol/plan.py
 CRITICAL_GRADIENTS, DELAYED_GRADIENTS = (1, 2), (0, 3)
+# For each set of classes: bool, shape (4,), whether a class is in it.
+_CHOSEN: dict[Classes, NDArray[np.bool_]] = {
+    classes: np.isin(GRAY_CLASSES, classes)
+    for classes in (ALL, EARLY_PUSHES, CRITICAL_PUSHES, CRITICAL_GRADIENTS, DELAYED_GRADIENTS)
+}
 
 
 class Peers(Protocol):
@@ -449,8 +454,7 @@ class _Blocks:
 
     def part(self, classes: Classes) -> _Part:
         """Return the rows of some Gray classes."""
-        chosen = np.zeros(len(GRAY_CLASSES), dtype=np.bool_)
-        chosen[list(classes)] = True
+        chosen = _CHOSEN[classes]
         return _Part(np.flatnonzero(chosen[self._classes]), self._counts @ chosen)
 
 

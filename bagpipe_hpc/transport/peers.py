@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
@@ -40,15 +42,11 @@ class PeerExchange:
         if len(outgoing) + len(incoming) == 0:
             return
         row = self._row_type(outgoing.itemsize * outgoing.shape[1])
-        requests = []
-        for peer, block in enumerate(_blocks(incoming, receive_counts)):
-            if len(block):
-                requests.append(self._comm.Irecv([block, len(block), row], peer))
-        for peer, block in enumerate(_blocks(outgoing, send_counts)):
-            if len(block):
-                requests.append(self._comm.Isend([block, len(block), row], peer))
-        peers = np.flatnonzero((np.asarray(send_counts) > 0) | (np.asarray(receive_counts) > 0))
-        with waiting_for(lambda: f"trainers {', '.join(map(str, peers))}: rows or gradients"):
+        requests = [
+            self._comm.Irecv([block, len(block), row], peer) for peer, block in _blocks(incoming, receive_counts)
+        ]
+        requests += [self._comm.Isend([block, len(block), row], peer) for peer, block in _blocks(outgoing, send_counts)]
+        with waiting_for(lambda: f"trainers {_names(send_counts, receive_counts)}: rows or gradients"):
             wait_all(requests)
 
     def _row_type(self, row_bytes: int) -> MPI.Datatype:
@@ -63,5 +61,14 @@ class PeerExchange:
         self._comm.Free()
 
 
-def _blocks(rows: WireArray, counts: Int32Array) -> list[WireArray]:
-    return np.split(rows, np.cumsum(counts)[:-1])
+def _blocks(rows: WireArray, counts: Int32Array) -> Iterator[tuple[int, WireArray]]:
+    """Yield each trainer that has a block, and the block."""
+    start = 0
+    for peer, count in enumerate(counts.tolist()):
+        if count:
+            yield peer, rows[start : start + count]
+            start += count
+
+
+def _names(send_counts: Int32Array, receive_counts: Int32Array) -> str:
+    return ", ".join(str(peer) for peer in np.flatnonzero(send_counts + receive_counts))
