@@ -22,6 +22,7 @@ from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
 from bagpipe_hpc.server.row_store import RowStore
 from bagpipe_hpc.transport.base import ServerEnd, TrainerEnd
+from bagpipe_hpc.transport.byte_messages import wait_all
 from bagpipe_hpc.transport.direct import DirectServer, DirectTrainer
 from bagpipe_hpc.transport.staged import StagedServer, StagedTrainer
 from bagpipe_hpc.transport.window import RowWindow
@@ -39,13 +40,13 @@ class PerRowWindow(RowWindow):
     def get_indexed(self, server: int, row_indices: Int64Array, out: Float32Array) -> None:
         """Read rows, int64 (n,), into out, float32 (n, row_width). Complete on return."""
         for position, row in enumerate(row_indices.tolist()):
-            self.get(server, row, out[position : position + 1])
+            self._window.Get([out[position], 1, self._row_type], server, (row, 1, self._row_type))
         self.flush(server)
 
     def put_indexed(self, server: int, row_indices: Int64Array, rows: Float32Array) -> None:
         """Write rows, int64 (n,), from float32 (n, row_width). Complete on return."""
         for position, row in enumerate(row_indices.tolist()):
-            self.put(server, row, rows[position : position + 1])
+            self._window.Put([rows[position], 1, self._row_type], server, (row, 1, self._row_type))
         self.flush(server)
 
 
@@ -171,8 +172,8 @@ class BenchTrainer:
         for iteration in range(self._traffic.iterations):
             ring_slot = iteration % self._traffic.num_stages
             first = (ring_slot * self._traffic.num_trainers + self._trainer) * count
-            for server in servers:
-                start(server, first, self._landing[server * count : (server + 1) * count])
+            pieces = [(server, self._landing[server * count : (server + 1) * count]) for server in servers]
+            wait_all([start(server, first, piece) for server, piece in pieces])
             for server in servers:
                 self._ring.flush(server)
 

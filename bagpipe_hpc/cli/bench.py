@@ -93,7 +93,8 @@ def rma(
     Start it on all ranks: mpirun -n 2 bagpipe bench rma
     """
     from bagpipe_hpc.runtime.failure import whole_job_fails_together
-    from bagpipe_hpc.transport.mpi import launched_ranks  # starts MPI: from here on, a failing rank ends the others
+    from bagpipe_hpc.transport.collectives import enter_together  # starts MPI: a failing rank now ends the others
+    from bagpipe_hpc.transport.mpi import launched_ranks
 
     world = launched_ranks()
     traffic: RmaTraffic | None = None
@@ -112,7 +113,7 @@ def rma(
         except BagpipeError as error:
             if world.rank == 0:
                 print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
-            world.Barrier()  # a launcher ends the job when the first rank exits: wait until rank 0 has printed
+            enter_together(world)  # a launcher ends the job when the first rank exits: wait until rank 0 has printed
         if traffic:
             with showing_activity("starting") if world.rank == 0 else nullcontext(no_progress) as progress:
                 figures = measure(world, traffic, progress)

@@ -30,6 +30,7 @@ from bagpipe_hpc.runtime.process_limits import require_open_files
 from bagpipe_hpc.runtime.spec import JobSpec
 from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.transport.byte_messages import Comm
+from bagpipe_hpc.transport.collectives import enter_together
 from bagpipe_hpc.transport.communicators import reordered
 from bagpipe_hpc.transport.mpi import check_thread_level, library_version
 from bagpipe_hpc.transport.ports import CommWorld
@@ -111,6 +112,7 @@ def agree_on_job(launched: Comm, request: Request) -> tuple[Comm, AgreedJob] | B
         job = check_for_all([host.decode() for host in hosts], order.config, order.lines, request)
     content = _tell_all(port, job, lambda checked: checked.spec.to_bytes())  # 4
     if isinstance(content, BagpipeError):
+        enter_together(world)
         world.Free()
         return content
     if job is not None and not isinstance(job, BagpipeError):

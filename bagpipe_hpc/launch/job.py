@@ -33,6 +33,7 @@ from bagpipe_hpc.runtime.watchdog import watching
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
 from bagpipe_hpc.transport.byte_messages import Comm
 from bagpipe_hpc.transport.channel import PlanSender
+from bagpipe_hpc.transport.collectives import enter_together
 from bagpipe_hpc.transport.communicators import Communicators, split_world
 from bagpipe_hpc.transport.memory import MemoryLink
 from bagpipe_hpc.transport.mpi import launched_ranks, library_version, start_mpi
@@ -96,7 +97,9 @@ class Training:
             if self.prints:
                 print(f"bagpipe: error: {self.error}", file=sys.stderr, flush=True)
         if not self.is_local:
-            launched_ranks().Barrier()  # the message must be printed first: launchers end all ranks at an exit code
+            enter_together(
+                launched_ranks()
+            )  # the message must be printed first: launchers end all ranks at an exit code
 
     def play(self, request: Request) -> Generator[TrainerBatch, None, None]:
         """Play the role of this rank.
@@ -145,7 +148,9 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
         comms.free()
         forget_unfinished()
         job.release()
-        world.Barrier()  # all ranks must be done first: launchers kill the job at the first exit code that is not 0
+        enter_together(
+            world
+        )  # all ranks must be done first: launchers kill the job at the first exit code that is not 0
         world.Free()
     return error
 

@@ -14,6 +14,7 @@ from bagpipe_hpc.timeline.merge import merge_traces, rank_file
 from bagpipe_hpc.topology import ORACLE_RANK, Topology
 from bagpipe_hpc.trace import Tracer, install, save
 from bagpipe_hpc.transport.byte_messages import Comm
+from bagpipe_hpc.transport.collectives import enter_together
 from bagpipe_hpc.transport.common_clock import clock_name, common_origin
 
 
@@ -52,7 +53,7 @@ def tracing(world: Comm, topology: Topology, iterations: range | None, run_path:
     with writing_to(path):
         save()
     install(None)
-    world.Barrier()
+    enter_together(world)
     if world.rank == ORACLE_RANK:
         with writing_to(run_path):
             merged = merge_traces(run_path)

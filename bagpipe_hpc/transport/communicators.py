@@ -9,6 +9,7 @@ from typing import cast
 from mpi4py import MPI
 
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
+from bagpipe_hpc.transport.collectives import duplicate, enter_together
 from bagpipe_hpc.transport.memory import MemoryLink
 from bagpipe_hpc.transport.ports import CommMailbox, CommWorld
 
@@ -39,17 +40,18 @@ class Communicators:
         """Release all communicators but that of the world. Communication: collective over each of them."""
         for comm in (self._mailbox_comm, self.plans, self.row_comm, self.trainers):
             if comm != MPI.COMM_NULL:
+                enter_together(comm)
                 comm.Free()
 
 
 def split_world(world: MPI.Intracomm, topology: Topology, link: MemoryLink | None = None) -> Communicators:
     """Make all communicators of a job. Communication: collective over world."""
     role = topology.role_of(world.rank)
-    mailbox_comm = world.Dup()
+    mailbox_comm = duplicate(world)
     return Communicators(
         world=CommWorld(world),
         mailbox=CommMailbox(mailbox_comm),
-        plans=world.Dup(),
+        plans=duplicate(world),
         row_comm=_split(world, MPI.UNDEFINED if world.rank == ORACLE_RANK else 0),
         trainers=_split(world, 0 if role is Role.TRAINER else MPI.UNDEFINED),
         link=link,
@@ -63,14 +65,17 @@ def reordered(comm: MPI.Intracomm, order: Sequence[int]) -> MPI.Intracomm:
     Args:
         order: Ranks of comm in the order of the new communicator.
     """
+    enter_together(comm)
     return cast(MPI.Intracomm, comm.Split(0, order.index(comm.rank)))
 
 
 def ranks_of_host(comm: MPI.Comm) -> MPI.Intracomm:
     """Return the ranks of a communicator that run on this host. Communication: collective over comm."""
+    enter_together(cast(MPI.Intracomm, comm))
     return cast(MPI.Intracomm, comm.Split_type(MPI.COMM_TYPE_SHARED))
 
 
 def _split(world: MPI.Intracomm, color: int) -> MPI.Intracomm:
     # mpi4py types a split as Comm; splitting an intracommunicator gives one (or COMM_NULL).
+    enter_together(world)
     return cast(MPI.Intracomm, world.Split(color, world.rank))

@@ -11,6 +11,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from bagpipe_hpc.launcher import END_SECONDS
+from bagpipe_hpc.transport.collectives import enter_together
 
 
 class MpiRanks:
@@ -26,6 +27,7 @@ class MpiRanks:
 
     def allgather(self, values: NDArray[Any]) -> list[NDArray[Any]]:
         """See Ranks."""
+        enter_together(self._comm)
         counts = np.empty(self.size, dtype=np.int64)
         self._comm.Allgather(np.array([len(values)], dtype=np.int64), counts)
         everything = np.empty(counts.sum(), values.dtype)
@@ -34,6 +36,7 @@ class MpiRanks:
 
     def alltoall(self, pieces: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """See Ranks."""
+        enter_together(self._comm)
         sent = np.array([len(piece) for piece in pieces], dtype=np.int64)
         counts = np.empty(self.size, dtype=np.int64)
         self._comm.Alltoall(sent, counts)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from mpi4py import MPI
 
 from bagpipe_hpc import trace
-from bagpipe_hpc.transport.byte_messages import receive_bytes
+from bagpipe_hpc.transport.byte_messages import receive_bytes, wait_all
+from bagpipe_hpc.transport.collectives import duplicate, enter_together
 from bagpipe_hpc.waiting import waiting_for
 
 
@@ -22,16 +23,19 @@ class Notices:
     """
 
     def __init__(self, comm: MPI.Intracomm, num_servers: int) -> None:
-        self._ready, self._written = comm.Dup(), comm.Dup()
+        self._ready, self._written = duplicate(comm), duplicate(comm)
         self._servers = range(num_servers)
         self._trainers = range(num_servers, comm.size)
 
     def announce_ready(self, stream_position: int, payloads: list[bytes] | None = None) -> None:
         """At a server: tell every trainer. With the notice goes a payload for each trainer, if there are any."""
         with trace.span("announce", stream_position):
-            for index, rank in enumerate(self._trainers):
-                payload = payloads[index] if payloads else b""
-                self._ready.Send([_encode(stream_position) + payload, MPI.BYTE], rank)
+            notices = [_encode(stream_position) + payload for payload in payloads or [b""] * len(self._trainers)]
+            sent = [
+                self._ready.Isend([notice, MPI.BYTE], rank)
+                for notice, rank in zip(notices, self._trainers, strict=True)
+            ]
+            wait_all(sent)
 
     def await_ready(self, stream_position: int) -> list[bytes]:
         """At a trainer: wait for every server, and return their payloads."""
@@ -40,8 +44,8 @@ class Notices:
 
     def announce_written(self, stream_position: int) -> None:
         """At a trainer: tell every server."""
-        for rank in self._servers:
-            self._written.Send([_encode(stream_position), MPI.BYTE], rank)
+        notice = _encode(stream_position)
+        wait_all([self._written.Isend([notice, MPI.BYTE], rank) for rank in self._servers])
 
     def await_written(self, stream_position: int) -> None:
         """At a server: wait for every trainer."""
@@ -58,6 +62,7 @@ class Notices:
         self._written.Iprobe()
 
     def free(self) -> None:
+        enter_together(self._ready)
         self._ready.Free()
         self._written.Free()
 

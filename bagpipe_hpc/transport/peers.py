@@ -9,6 +9,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from bagpipe_hpc.transport.byte_messages import wait_all
+from bagpipe_hpc.transport.collectives import duplicate, enter_together
 from bagpipe_hpc.waiting import waiting_for
 
 WireArray = NDArray[np.float32 | np.int16]  # int16: the bits of 16-bit floats
@@ -24,7 +25,7 @@ class PeerExchange:
     """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
-        self._comm = comm.Dup()
+        self._comm = duplicate(comm)
         self._row_types: dict[int, MPI.Datatype] = {}  # by bytes of a row
 
     def swap(
@@ -58,6 +59,7 @@ class PeerExchange:
     def free(self) -> None:
         for row_type in self._row_types.values():
             row_type.Free()
+        enter_together(self._comm)
         self._comm.Free()
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc import trace
 from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
 from bagpipe_hpc.transport.base import ServedRows
+from bagpipe_hpc.transport.byte_messages import wait_all
 from bagpipe_hpc.transport.notices import Notices
 from bagpipe_hpc.transport.window import RowWindow
 
@@ -109,17 +110,15 @@ class StagedTrainer:
         self._notices.await_ready(plan.stream_position)
         window = self._rings.fetch[plan.fetch_ring_rows]
         with trace.span("get", plan.stream_position):
-            for server, piece in _pieces(plan.fetch_counts, out):
-                window.get(server, int(plan.fetch_offsets[server]), piece)
-            for server, _ in _pieces(plan.fetch_counts, out):
-                window.flush(server)
+            pieces = _pieces(plan.fetch_counts, out)
+            wait_all([window.get(server, int(plan.fetch_offsets[server]), piece) for server, piece in pieces])
 
     def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
         """See TrainerEnd."""
         window = self._rings.write_back[plan.write_back_ring_rows]
-        for server, piece in _pieces(plan.write_back_counts, rows):
-            window.put(server, int(plan.write_back_offsets[server]), piece)
-        for server, _ in _pieces(plan.write_back_counts, rows):
+        pieces = list(_pieces(plan.write_back_counts, rows))
+        wait_all([window.put(server, int(plan.write_back_offsets[server]), piece) for server, piece in pieces])
+        for server, _ in pieces:
             window.flush(server)
         self._notices.announce_written(plan.stream_position)
 

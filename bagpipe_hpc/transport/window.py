@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.errors import PlatformError
 from bagpipe_hpc.lazy_memory import MAP_NORESERVE
-from bagpipe_hpc.transport.collectives import all_gather_bytes
+from bagpipe_hpc.transport.byte_messages import wait_all
+from bagpipe_hpc.transport.collectives import all_gather_bytes, enter_together
 
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
@@ -37,6 +38,7 @@ class RowWindow:
     def __init__(self, comm: MPI.Intracomm, num_rows: int, row_width: int) -> None:
         self._row_type = MPI.FLOAT.Create_contiguous(row_width).Commit()
         row_bytes = 4 * row_width
+        self._comm = comm
         self._window = _allocate(num_rows, row_bytes, comm)
         memory: Any = self._window.tomemory()  # a writable buffer; typeshed has no name for it
         self.memory: Float32Array = np.ndarray((num_rows, row_width), dtype=np.float32, buffer=memory)
@@ -47,34 +49,45 @@ class RowWindow:
         """Order the loads and stores of this rank with remote accesses, as the unified memory model demands."""
         self._window.Sync()
 
-    def get(self, server: int, first_row: int, out: Float32Array) -> None:
-        """Start reading contiguous rows of a server into out, float32 (n, row_width). Complete after `flush`."""
-        self._window.Get([out, len(out), self._row_type], server, (first_row, len(out), self._row_type))
+    def get(self, server: int, first_row: int, out: Float32Array) -> MPI.Request:
+        """Start reading contiguous rows of a server into out, float32 (n, row_width).
 
-    def put(self, server: int, first_row: int, rows: Float32Array) -> None:
-        """Start writing contiguous rows of a server from rows, float32 (n, row_width). Complete after `flush`."""
-        self._window.Put([rows, len(rows), self._row_type], server, (first_row, len(rows), self._row_type))
+        Returns:
+            When it is complete, the rows have arrived.
+        """
+        return self._window.Rget([out, len(out), self._row_type], server, (first_row, len(out), self._row_type))
+
+    def put(self, server: int, first_row: int, rows: Float32Array) -> MPI.Request:
+        """Start writing contiguous rows of a server from rows, float32 (n, row_width).
+
+        Returns:
+            When it is complete, MPI no longer reads the rows. They have arrived after `flush`.
+        """
+        return self._window.Rput([rows, len(rows), self._row_type], server, (first_row, len(rows), self._row_type))
 
     def get_indexed(self, server: int, row_indices: Int64Array, out: Float32Array) -> None:
         """Read rows at any positions, int64 (n,), into out, float32 (n, row_width). Complete on return."""
         target = self._indexed(row_indices)
-        self._window.Get([out, len(out), self._row_type], server, (0, 1, target))
-        self.flush(server)
+        wait_all([self._window.Rget([out, len(out), self._row_type], server, (0, 1, target))])
         target.Free()
 
     def put_indexed(self, server: int, row_indices: Int64Array, rows: Float32Array) -> None:
         """Write rows at any positions, int64 (n,), from rows, float32 (n, row_width). Complete on return."""
         target = self._indexed(row_indices)
-        self._window.Put([rows, len(rows), self._row_type], server, (0, 1, target))
+        wait_all([self._window.Rput([rows, len(rows), self._row_type], server, (0, 1, target))])
         self.flush(server)
         target.Free()
 
     def flush(self, server: int) -> None:
-        """Complete all accesses to a server, also at the server."""
+        """Complete all accesses to a server, also at the server.
+
+        MPI spins in here, so accesses are complete on this side before: see `get` and `put`.
+        """
         self._window.Flush(server)
 
     def free(self) -> None:
         """Close the epoch and release the memory. `memory` must not be used afterwards."""
+        enter_together(self._comm)
         self._window.Unlock_all()
         del self.memory
         self._window.Free()

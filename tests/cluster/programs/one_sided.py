@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from mpi4py import MPI
 
+from bagpipe_hpc.transport.byte_messages import wait_all
 from bagpipe_hpc.transport.window import RowWindow
 
 NUM_ROWS, ROW_WIDTH = 4096, 256
@@ -21,10 +22,9 @@ def main() -> None:
     comm.Barrier()
     if comm.rank == 1:
         landed = np.zeros_like(rows)
-        window.get(0, 0, landed)
-        window.flush(0)
+        wait_all([window.get(0, 0, landed)])
         np.testing.assert_array_equal(landed, rows)
-        window.put(0, NUM_ROWS, -rows)
+        wait_all([window.put(0, NUM_ROWS, -rows)])
         window.flush(0)
     comm.Barrier()  # rank 0 waits inside MPI, which lets the accesses go on
     if comm.rank == 0:

@@ -12,6 +12,7 @@ from bagpipe_hpc.bench.rma_traffic import Direction, RmaTraffic, server_plan, tr
 from bagpipe_hpc.initial_rows import RowInitializer
 from bagpipe_hpc.server.row_store import RowStore
 from bagpipe_hpc.sharding import Sharding
+from bagpipe_hpc.transport.byte_messages import wait_all
 from bagpipe_hpc.transport.staged import StagedServer, StagedTrainer
 from bagpipe_hpc.transport.window import RowWindow
 
@@ -35,10 +36,9 @@ def rows_of_a_window(comm: MPI.Intracomm) -> None:
     comm.Barrier()
     if comm.rank == 1:
         landed = np.empty((3, ROW_WIDTH), dtype=np.float32)
-        window.get(0, LAST, landed)
-        window.flush(0)
+        wait_all([window.get(0, LAST, landed)])
         np.testing.assert_array_equal(landed, [row(1), row(2), row(3)])
-        window.put(0, LAST, landed[::-1].copy())
+        wait_all([window.put(0, LAST, landed[::-1].copy())])
         window.flush(0)
         scattered = np.empty((4, ROW_WIDTH), dtype=np.float32)
         window.get_indexed(0, SCATTERED, scattered)
