@@ -33,22 +33,34 @@ class HorovodSum:
 
     def __init__(self, wait: Wait) -> None:
         self._wait = wait
-        self._under_way: dict[str, int] = {}
+        self._num_buckets = 0
 
     @property
     def sums_gpu_memory(self) -> bool:
         """Whether Horovod was built with NCCL. Without NCCL it sums in host memory."""
         return bool(hvd.nccl_built())
 
-    def start(self, name: str, buffer: torch.Tensor) -> None:
+    def bucket(self, buffer: torch.Tensor) -> HorovodBucket:
         """See DenseSum."""
-        self._under_way[name] = hvd.allreduce_async_(buffer, op=hvd.Sum, name=name)
-
-    def finish(self, name: str) -> None:
-        """See DenseSum."""
-        allreduce = self._under_way.pop(name)
-        self._wait(lambda: bool(hvd.poll(allreduce)))
-        hvd.synchronize(allreduce)
+        self._num_buckets += 1
+        return HorovodBucket(f"dense_gradients_{self._num_buckets - 1}", buffer, self._wait)
 
     def free(self) -> None:
         """See DenseSum. Horovod keeps running, for later jobs of this process. Communication: none."""
+
+
+class HorovodBucket:
+    """A SumBucket. Horovod matches the buffers of the trainers by name."""
+
+    def __init__(self, name: str, buffer: torch.Tensor, wait: Wait) -> None:
+        self._name, self._buffer, self._wait = name, buffer, wait
+        self._allreduce: int = -1
+
+    def start(self) -> None:
+        """See SumBucket."""
+        self._allreduce = hvd.allreduce_async_(self._buffer, op=hvd.Sum, name=self._name)
+
+    def finish(self) -> None:
+        """See SumBucket."""
+        self._wait(lambda: bool(hvd.poll(self._allreduce)))
+        hvd.synchronize(self._allreduce)
