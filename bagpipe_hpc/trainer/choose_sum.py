@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import torch
+
 from bagpipe_hpc.errors import PlatformError
 from bagpipe_hpc.polling import wait_until
 from bagpipe_hpc.trainer.dense_backend import horovod_ranks, note_horovod_ranks
@@ -48,6 +50,6 @@ def _horovod(trainers: Any) -> DenseSum:
         ) from None
     if horovod_ranks() is None:
         ranks = all_gather_bytes(trainers, json.dumps(launched_ranks().rank).encode())
-        start_horovod(trainers)
+        start_horovod(trainers, on_cpu=not torch.cuda.is_available())
         note_horovod_ranks(tuple(json.loads(rank) for rank in ranks))
     return HorovodSum(wait_until)

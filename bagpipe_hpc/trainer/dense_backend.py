@@ -21,6 +21,8 @@ from bagpipe_hpc.errors import PlatformError
 
 Ranks = tuple[int, ...]
 
+NOT_INSTALLED = "Horovod is not installed"
+
 # The trainers that this process has started Horovod with, each by its rank in the launch; None before Horovod starts.
 _horovod_ranks: Ranks | None = None
 
@@ -73,7 +75,7 @@ def fault_of_horovod() -> str:
     """Return why Horovod cannot be used in this process, without importing it; empty if it can."""
     found = importlib.util.find_spec("horovod")
     if found is None:
-        return "Horovod is not installed"
+        return NOT_INSTALLED
     places = [Path(place) for place in found.submodule_search_locations or ()]
     if not any((place / "torch").is_dir() for place in places):
         return "Horovod is installed without its part for torch"
