@@ -18,7 +18,6 @@ setup(
     package_data={"bagpipe_hpc": ["py.typed"]},
     install_requires=[
         "h5py>=3.11",
-        "horovod>=0.28",
         "matplotlib>=3.8",
         "mpi4py>=4.0",
         "numba>=0.60",
@@ -33,5 +32,6 @@ setup(
         "torch>=2.3",
         "typer>=0.12",
     ],
+    extras_require={"horovod": ["horovod>=0.28"]},
     entry_points={"console_scripts": ["bagpipe = bagpipe_hpc.cli.main:main"]},
 )

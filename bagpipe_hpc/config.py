@@ -376,6 +376,14 @@ class DenseOptimizerConfig(_Section):
         return self.name.lower() == "sgd" and not self.arguments
 
 
+class DenseConfig(_Section):
+    backend: Literal["horovod", "mpi", "nccl"] | None = Field(
+        None,
+        description="What sums dense gradients over the trainers; null: horovod where all trainers have it, else mpi. "
+        "mpi adds in one order with every MPI; nccl needs a GPU for each trainer. One trainer has nothing to sum.",
+    )
+
+
 class ScheduleConfig(_Section):
     """How all learning rates change over the iterations."""
 
@@ -530,6 +538,7 @@ class Config(_Section):
     training: TrainingConfig = TrainingConfig()
     row_optimizer: RowOptimizerConfig = RowOptimizerConfig()
     dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
+    dense: DenseConfig = DenseConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

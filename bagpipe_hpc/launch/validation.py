@@ -42,6 +42,7 @@ from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.timeline.merge import delete_traces
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.trace import parse_iterations
+from bagpipe_hpc.trainer.dense_backend import DenseOffer, choose_backend
 from bagpipe_hpc.trainer.model_check import fault_of_model, fault_of_tables
 
 
@@ -73,11 +74,14 @@ def read_config(request: Request) -> tuple[Config, list[str]]:
     return settings_of_job(request.settings, _overrides(request), request.run_path, request.resume)
 
 
-def check_job(hosts: Sequence[str], config: Config, lines: Sequence[str], request: Request) -> CheckedJob:
+def check_job(
+    hosts: Sequence[str], offers: Sequence[DenseOffer], config: Config, lines: Sequence[str], request: Request
+) -> CheckedJob:
     """Check everything that can be wrong with a job before it starts, and begin its run directory.
 
     Args:
         hosts: The hosts of the ranks, in the order of roles.
+        offers: What each trainer has to sum dense gradients, by trainer rank.
         config: The settings of the job.
         lines: Lines for the user that say where the settings come from. They are printed.
         request: The request for the job.
@@ -93,6 +97,9 @@ def check_job(hosts: Sequence[str], config: Config, lines: Sequence[str], reques
 
         check_dense_optimizer(config.dense_optimizer)
     topology = Topology(len(hosts), config.roles.servers)
+    backend, said_of_backend = "none", ""
+    if not request.evaluates_only:
+        backend, said_of_backend = choose_backend(config.dense.backend, offers)
     iterations = None if request.traced is None else parse_iterations(request.traced)
     dataset = open_dataset(request.data_path)
     if request.predictions is None:
@@ -130,8 +137,11 @@ def check_job(hosts: Sequence[str], config: Config, lines: Sequence[str], reques
         start.keeps_caches,
         request.predictions,
         request.evaluates_only,
+        backend,
     )
     LOGGER.info(describe(hosts, topology))
+    if backend != "none":
+        LOGGER.info(said_of_backend)
     oracle_job = OracleJob(dataset, request.run_path, budget, saved, ownership.require)
     return CheckedJob(spec, start, oracle_job, ownership)
 

@@ -14,6 +14,7 @@ import importlib.metadata
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -268,7 +269,7 @@ class Committer:
             position=PositionEntry(epoch=position.epoch, sample=position.sample),
             config=config.model_dump(mode="json"),
             versions={
-                **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "horovod", "mpi4py")},
+                **_versions_of("torch", "numpy", "horovod", "mpi4py"),
                 "mpi": self._mpi_version,
             },
             files=files,
@@ -286,3 +287,12 @@ class Committer:
             totals.seconds_after_training += max(0.0, now - max(self._training_ended, checkpoint.started))
         totals.slowest_seconds = max(totals.slowest_seconds, seconds)
         totals.stall_seconds += max(saved.stall_seconds for saved in checkpoint.saved)
+
+
+def _versions_of(*names: str) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    versions = {}
+    for name in names:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions

@@ -134,6 +134,7 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
         spec.config,
         totals,
         digest=digest,
+        dense_backend=spec.dense_backend,
         loss=progress.last_loss,
         bytes_plans=ports.plans.bytes_sent,
         num_trained=oracle.end,

@@ -56,6 +56,7 @@ def summarise(
     totals: RankTotals,
     *,
     digest: str,
+    dense_backend: str = "none",
     loss: float,
     bytes_plans: int,
     num_trained: int,
@@ -70,6 +71,7 @@ def summarise(
         config: The settings of the job.
         totals: The totals of all servers and trainers.
         digest: The digest of the model.
+        dense_backend: What sums dense gradients.
         loss: The mean loss of the last iterations.
         bytes_plans: The bytes of all plans.
         num_trained: Training iterations of the whole job.
@@ -114,6 +116,7 @@ def summarise(
         "bytes_plans": bytes_plans,
         "rows_touched": sum(server.rows_touched for server in totals.servers),
         "devices": sorted({trainer.device for trainer in trainers}),
+        "dense_backend": dense_backend,
         "threads_per_trainer": trainers[0].threads,
         "checkpoints": checkpoints or {},
         "model_digest": digest,

@@ -46,6 +46,7 @@ class JobSpec:
         keeps_caches: Whether trainers restore their caches, because the number of trainers is that of the checkpoint.
         predictions: The file for the predictions of an evaluation. None: they are not saved.
         evaluates_only: Whether the job only evaluates.
+        dense_backend: What sums dense gradients: horovod, mpi, nccl, or none if there is nothing to sum.
     """
 
     config: Config
@@ -57,6 +58,7 @@ class JobSpec:
     keeps_caches: bool = False
     predictions: Path | None = None
     evaluates_only: bool = False
+    dense_backend: str = "none"
 
     @property
     def num_embeddings(self) -> tuple[int, ...]:

@@ -16,8 +16,8 @@ class DenseSynchronizer:
     """Sums gradients and the loss over the trainers while backward still runs.
 
     The parameters are split into buckets, beginning at the end of the model, where backward begins. A bucket is one
-    flat buffer. One allreduce sums it as soon as all its gradients exist. The buckets depend on the model only. So
-    MPI's order of summation depends on the sizes of the buckets only, and not on timing.
+    flat buffer. Its sum starts as soon as all its gradients exist. The buckets depend on the model only. So the order
+    of summation depends on the sizes of the buckets at most, and not on timing.
 
     Args:
         model: Its parameters get the summed gradients. Frozen parameters (without requires_grad) stay as they are.
@@ -37,11 +37,11 @@ class DenseSynchronizer:
             self._add_bucket(pending)
 
     def _add_bucket(self, parameters: list[torch.nn.Parameter]) -> None:
-        self._buckets.append(_Bucket(f"dense_gradients_{len(self._buckets)}", parameters, self._sum))
+        self._buckets.append(_Bucket(parameters, self._sum))
 
     @property
     def num_bytes(self) -> int:
-        """The number of bytes that the allreduces of one iteration sum."""
+        """The number of bytes that one iteration sums."""
         return sum(bucket.num_bytes for bucket in self._buckets)
 
     def start(self, loss: torch.Tensor) -> None:
@@ -66,17 +66,16 @@ class DenseSynchronizer:
 
 
 class _Bucket:
-    """Gradients that one allreduce sums. The last element of the buffer is the loss, which costs four bytes."""
+    """Gradients that are summed together. The last element of the buffer is the loss, which costs four bytes."""
 
-    def __init__(self, name: str, parameters: list[torch.nn.Parameter], dense_sum: DenseSum) -> None:
-        self._name = name
-        self._sum = dense_sum
+    def __init__(self, parameters: list[torch.nn.Parameter], dense_sum: DenseSum) -> None:
         self._parameters = parameters
         device = parameters[0].device
         sizes = [p.numel() for p in parameters]
         self._buffer = torch.zeros(sum(sizes) + 1, dtype=torch.float32, device=device)
         in_place = device.type == "cpu" or dense_sum.sums_gpu_memory
         self._reduced = self._buffer if in_place else torch.empty_like(self._buffer, device="cpu", pin_memory=True)
+        self._sum = dense_sum.bucket(self._reduced)
         self._views = [v.view_as(p) for v, p in zip(self._buffer[:-1].split(sizes), parameters, strict=True)]
         self._num_missing = 0
         self._is_started = False
@@ -104,14 +103,14 @@ class _Bucket:
                 view.copy_(parameter.grad)
         if self._reduced is not self._buffer:
             self._reduced.copy_(self._buffer)
-        self._sum.start(self._name, self._reduced)
+        self._sum.start()
         self._is_started = True
 
     def finish(self) -> float:
         if not self._is_started:  # backward gave no gradient to some parameter: the loss does not depend on it
             self._begin()
         with waiting_for("all other trainers: dense gradients"):
-            self._sum.finish(self._name)
+            self._sum.finish()
         self._is_started = False
         if self._reduced is not self._buffer:
             self._buffer.copy_(self._reduced)

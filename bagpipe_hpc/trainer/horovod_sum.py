@@ -16,11 +16,23 @@ import torch
 Wait = Callable[[Callable[[], bool]], None]
 
 
-def start_horovod(trainers: Any) -> None:
-    """Start Horovod on a communicator. Communication: collective over it."""
+# In every cycle, Horovod's thread of each trainer meets those of the others, also if there is nothing to sum, and keeps
+# a core busy until all are there. On the CPU that core computes. A longer cycle would delay short iterations.
+_CPU_CYCLE_MS, _GPU_CYCLE_MS = "1", "0.2"
+
+
+def start_horovod(trainers: Any, *, on_cpu: bool) -> None:
+    """Start Horovod on a communicator.
+
+    Args:
+        trainers: The trainers.
+        on_cpu: Whether the trainers compute on CPUs. A cycle of Horovod is then longer, unless HOROVOD_CYCLE_TIME says
+            how long it is.
+    Communication: collective over the trainers.
+    """
     # init reads these variables: Horovod sums each tensor alone, and does not wait for further tensors to fuse.
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
-    os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.2")
+    os.environ.setdefault("HOROVOD_CYCLE_TIME", _CPU_CYCLE_MS if on_cpu else _GPU_CYCLE_MS)
     hvd.init(comm=trainers)
 
 
@@ -33,22 +45,34 @@ class HorovodSum:
 
     def __init__(self, wait: Wait) -> None:
         self._wait = wait
-        self._under_way: dict[str, int] = {}
+        self._num_buckets = 0
 
     @property
     def sums_gpu_memory(self) -> bool:
         """Whether Horovod was built with NCCL. Without NCCL it sums in host memory."""
         return bool(hvd.nccl_built())
 
-    def start(self, name: str, buffer: torch.Tensor) -> None:
+    def bucket(self, buffer: torch.Tensor) -> HorovodBucket:
         """See DenseSum."""
-        self._under_way[name] = hvd.allreduce_async_(buffer, op=hvd.Sum, name=name)
-
-    def finish(self, name: str) -> None:
-        """See DenseSum."""
-        allreduce = self._under_way.pop(name)
-        self._wait(lambda: bool(hvd.poll(allreduce)))
-        hvd.synchronize(allreduce)
+        self._num_buckets += 1
+        return HorovodBucket(f"dense_gradients_{self._num_buckets - 1}", buffer, self._wait)
 
     def free(self) -> None:
         """See DenseSum. Horovod keeps running, for later jobs of this process. Communication: none."""
+
+
+class HorovodBucket:
+    """A SumBucket. Horovod matches the buffers of the trainers by name."""
+
+    def __init__(self, name: str, buffer: torch.Tensor, wait: Wait) -> None:
+        self._name, self._buffer, self._wait = name, buffer, wait
+        self._allreduce: int = -1
+
+    def start(self) -> None:
+        """See SumBucket."""
+        self._allreduce = hvd.allreduce_async_(self._buffer, op=hvd.Sum, name=self._name)
+
+    def finish(self) -> None:
+        """See SumBucket."""
+        self._wait(lambda: bool(hvd.poll(self._allreduce)))
+        hvd.synchronize(self._allreduce)

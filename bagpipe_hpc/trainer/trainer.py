@@ -7,7 +7,7 @@ oracle         prefetch thread            exchange thread              main thre
   |                                           Put write-backs, written i-1 ------------------------> stages
   |                                         5 start i+1  <---------------|------------------------> early pushes
   |                                         |                            6 compute i  <-----------> critical pushes,
-  |                                         |                            |                          gradients, Horovod
+  |                                         |                            |                          dense gradients
   | <-------------------------------------- |  ------------------------- 7 Loss; Predictions, if read-only
   |                                         |------ i+1 is ready ------> 8 next iteration
   |-- order of a snapshot ---------------------------------------------> 9 finish the last iteration, copy the state;
@@ -44,7 +44,7 @@ from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.sharding import KeySpace
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.trainer.build import build_step
-from bagpipe_hpc.trainer.choose_sum import choose_sum
+from bagpipe_hpc.trainer.choose_sum import make_sum
 from bagpipe_hpc.trainer.dense_gradients import dense_parameters
 from bagpipe_hpc.trainer.dense_sum import DenseSum
 from bagpipe_hpc.trainer.device import Device, choose_device, free_bytes, set_num_threads
@@ -84,7 +84,7 @@ def run_trainer(
     Communication: see the timeline.
     """
     keep_freed_memory()
-    dense_sum = choose_sum(comms.trainers, is_local=comms.link is not None)
+    dense_sum = make_sum(spec.dense_backend, comms.trainers)
     host = ranks_of_host(comms.trainers)
     device = choose_device(host.rank)
     num_threads = spec.config.training.threads or share_of_cores(host)

@@ -24,6 +24,26 @@ def wait_all(requests: Sequence[MPI.Request]) -> None:
         wait_until(lambda: all(request.Test() for request in requests))
 
 
+def start_all(requests: Sequence[MPI.Prequest]) -> None:
+    """Start persistent requests."""
+    if not requests:
+        return
+    if isinstance(requests[0], MPI.Prequest):
+        MPI.Prequest.Startall(requests)  # type: ignore[arg-type]
+    else:  # those of the in-memory communicator
+        for request in requests:
+            request.Start()
+
+
+def are_complete(requests: Sequence[MPI.Request]) -> bool:
+    """Return whether all requests are complete. This does not wait."""
+    if not requests:
+        return True
+    if isinstance(requests[0], MPI.Request):
+        return bool(MPI.Request.Testall(requests))
+    return all(request.Test() for request in requests)
+
+
 def take_bytes(comm: Comm, source: int, tag: int = MPI.ANY_TAG) -> tuple[int, bytearray] | None:
     """Return the source and the content of a message that has arrived; None if none has.
 

@@ -139,6 +139,22 @@ class MemoryComm:
         sent = self._send(message, dest, tag)
         return MemoryRequest(lambda: sent.is_taken)
 
+    def Send_init(self, message: Any, dest: int, tag: int = 0) -> MemoryPrequest:  # noqa: N802
+        """As in MPI, buffered."""
+        return MemoryPrequest(lambda: self._send(message, dest, tag), lambda: True)
+
+    def Recv_init(self, message: Any, source: int, tag: int) -> MemoryPrequest:  # noqa: N802
+        """As in MPI; at most one receive of the same source and tag may be active."""
+        buffer = message[0] if isinstance(message, list) else message
+
+        def receive() -> bool:
+            taken = self.take(source, tag)
+            if taken is not None:
+                memoryview(buffer).cast("B")[:] = taken[1]
+            return taken is not None
+
+        return MemoryPrequest(lambda: None, receive)
+
     def Iprobe(self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG) -> bool:  # noqa: N802
         """As in MPI."""
         return self._find(source, tag) is not None
@@ -177,6 +193,33 @@ class MemoryRequest:
     def Test(self) -> bool:  # noqa: N802
         """Return whether the operation is complete."""
         return self._is_complete()
+
+
+class MemoryPrequest:
+    """As in MPI.
+
+    Args:
+        start: Starts the operation.
+        complete: Completes it if that is possible now, and returns whether it has.
+    """
+
+    def __init__(self, start: Callable[[], object], complete: Callable[[], bool]) -> None:
+        self._start, self._complete = start, complete
+        self._is_active = False
+
+    def Start(self) -> None:  # noqa: N802
+        """As in MPI."""
+        self._is_active = True
+        self._start()
+
+    def Test(self) -> bool:  # noqa: N802
+        """As in MPI."""
+        if self._is_active and self._complete():
+            self._is_active = False
+        return not self._is_active
+
+    def Free(self) -> None:  # noqa: N802
+        """As in MPI."""
 
 
 def _split(chosen: list[tuple[int, int]]) -> dict[int, MemoryComm]:

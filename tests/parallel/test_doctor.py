@@ -41,6 +41,7 @@ def test_alone_every_check_reports_and_none_fails() -> None:
         "GPUs",
         "HDF5",
         "RMA",
+        "Dense backends",
         "Horovod",
     ]
     assert "thread level MULTIPLE" in found["MPI"][1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -129,6 +130,30 @@ def test_options_that_do_not_fit_are_refused_before_any_work(
 def test_headers_of_the_interpreter_are_needed(machine: Machine) -> None:
     (machine.root / "include/Python.h").unlink()
     assert "has no headers: on Debian install python3-dev" in machine.setup().stderr
+
+
+def test_without_horovod_no_compiler_and_no_headers_are_needed(machine: Machine) -> None:
+    (machine.root / "include/Python.h").unlink()
+    for name in ("bash", "cat", "cut", "dirname", "env", "grep", "mkdir", "cp", "chmod", "touch", "paste", "realpath",
+                 "rm", "sed", "sha256sum", "sleep", "sort"):  # fmt: skip
+        (machine.root / "bin" / name).symlink_to(shutil.which(name) or "")
+    path = str(machine.root / "bin")
+    assert "no g++ on the PATH" in machine.setup(PATH=path).stderr
+    done = machine.setup("--without-horovod", PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert "horovod" not in (machine.root / "calls").read_text()
+    assert "is up to date" in machine.setup("--without-horovod", PATH=path).stdout
+
+
+def test_horovod_is_not_borrowed_without_being_asked_for(machine: Machine) -> None:
+    lender = machine.root / "lender"
+    machine.program("lender/bin/python", PYTHON)
+    (lender / ".bagpipe-setup").touch()
+    (lender / "lib/python3.11/site-packages/horovod").mkdir(parents=True)
+    assert (
+        "has Horovod, which would be borrowed"
+        in machine.setup("--without-horovod", "--packages-from", str(lender)).stderr
+    )
 
 
 def test_packages_can_be_borrowed(machine: Machine) -> None:

@@ -23,12 +23,26 @@ from bagpipe_hpc.cli.doctor.allocation import BINDING, CLOCKS, ROLES, TRANSFERS
 from bagpipe_hpc.cli.doctor.fabric import LAUNCHER, MPI_LIBRARY, RMA
 from bagpipe_hpc.cli.doctor.finding import Check, Finding, Status, World, decode, encode, gather_texts
 from bagpipe_hpc.cli.doctor.node import CORES, MEMORY, OPEN_FILES, SHM
-from bagpipe_hpc.cli.doctor.software import COMPILED_CODE, GPUS, HDF5, HOROVOD, PACKAGES
+from bagpipe_hpc.cli.doctor.software import COMPILED_CODE, DENSE_BACKENDS, GPUS, HDF5, HOROVOD, PACKAGES
 
 if TYPE_CHECKING:
     from bagpipe_hpc.transport.byte_messages import Comm
 
-CHECKS = (PACKAGES, COMPILED_CODE, MPI_LIBRARY, LAUNCHER, CORES, SHM, MEMORY, OPEN_FILES, GPUS, HDF5, RMA, HOROVOD)
+CHECKS = (
+    PACKAGES,
+    COMPILED_CODE,
+    MPI_LIBRARY,
+    LAUNCHER,
+    CORES,
+    SHM,
+    MEMORY,
+    OPEN_FILES,
+    GPUS,
+    HDF5,
+    RMA,
+    DENSE_BACKENDS,
+    HOROVOD,
+)
 ALLOCATION_CHECKS = (MPI_LIBRARY, LAUNCHER, ROLES, CORES, BINDING, CLOCKS, TRANSFERS)
 REPORT = Check(
     "Report",

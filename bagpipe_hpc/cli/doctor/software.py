@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,9 +50,42 @@ def judge_code_cache(cache: CodeCache, named: str | None) -> Outcome:
     return Status.OK, found, ""
 
 
+def dense_backends(world: World) -> Outcome:
+    """Say what can sum dense gradients on every rank, and what a job uses."""
+    from bagpipe_hpc.trainer.dense_backend import fault_of_horovod, fault_of_nccl
+
+    mine = [fault_of_horovod(), fault_of_nccl()]
+    by_rank = [mine]
+    if world.comm is not None:
+        from bagpipe_hpc.transport.collectives import all_gather_bytes
+
+        by_rank = [json.loads(content) for content in all_gather_bytes(world.comm, json.dumps(mine).encode())]
+    return judge_backends(by_rank)
+
+
+def judge_backends(faults_by_rank: Sequence[Sequence[str]]) -> Outcome:
+    """Say which backends all ranks have. Warn if some ranks have Horovod and others do not.
+
+    Args:
+        faults_by_rank: For each rank, why it cannot use Horovod and NCCL; empty texts if it can.
+    """
+    horovod_faults, nccl_faults = zip(*faults_by_rank, strict=True)
+    found = ["mpi"]
+    found += ["horovod" if not any(horovod_faults) else f"no horovod ({max(horovod_faults)})"]
+    found += ["nccl" if not any(nccl_faults) else f"no nccl ({max(nccl_faults)})"]
+    told = f"{', '.join(found)}; a job uses {'mpi' if any(horovod_faults) else 'horovod'} unless dense.backend is set"
+    if any(horovod_faults) and not all(horovod_faults):
+        return Status.WARN, f"{told}; the ranks differ", "set up all nodes in the same way"
+    return Status.OK, told, ""
+
+
 def horovod(world: World) -> Outcome:
-    """Check that Horovod is built for MPI and torch, starts on a given communicator and adds up one number per rank."""
+    """Check that Horovod, if any rank has it, is built for MPI and torch, and adds up one number per rank."""
+    from bagpipe_hpc.trainer.dense_backend import NOT_INSTALLED, fault_of_horovod
+
     problem: Exception | None = None
+    if all(fault == NOT_INSTALLED for fault in _texts_of_all(world, fault_of_horovod())):
+        return Status.OK, f"{NOT_INSTALLED}, and no other backend needs it", ""
     try:
         import horovod.torch as hvd
     except Exception as error:
@@ -61,6 +96,12 @@ def horovod(world: World) -> Outcome:
         return _judge_horovod(world)
     finally:
         hvd.shutdown()
+
+
+def _texts_of_all(world: World, text: str) -> list[str]:
+    from bagpipe_hpc.transport.collectives import all_gather_bytes
+
+    return [content.decode() for content in all_gather_bytes(world.ranks, text.encode())]
 
 
 def _agree(world: World, problem: Exception | None) -> None:
@@ -133,6 +174,7 @@ def gpus(world: World) -> Outcome:
 _CODE_CACHE_CURE = "set NUMBA_CACHE_DIR to a directory that this user can write to, best a local one on every node"
 PACKAGES = Check("Packages", packages, SETUP)
 COMPILED_CODE = Check("Compiled code", compiled_code, _CODE_CACHE_CURE)
+DENSE_BACKENDS = Check("Dense backends", dense_backends, SETUP)
 HOROVOD = Check("Horovod", horovod, SETUP)
 HDF5 = Check(
     "HDF5",

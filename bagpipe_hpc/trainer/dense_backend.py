@@ -1,0 +1,148 @@
+"""The choice of what sums dense gradients, from what the trainers have. It imports neither torch nor Horovod early.
+
+    each trainer   `DenseOffer.of_this_rank`: what it has, sent to the oracle with its host name
+    oracle         `choose_backend`: one backend for all trainers, or an error, before training
+    each trainer   `choose_sum.py` makes the sum that the oracle has chosen
+
+The state of Horovod belongs to the process. The first job starts Horovod for its trainers, and no later job of the same
+processes can start it for other trainers: if some ranks run it already, the start waits forever on the others, and a
+start after a shutdown crashes. So without a setting, a later job that has other trainers sums with MPI.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bagpipe_hpc.errors import PlatformError
+
+Ranks = tuple[int, ...]
+
+NOT_INSTALLED = "Horovod is not installed"
+
+# The trainers that this process has started Horovod with, each by its rank in the launch; None before Horovod starts.
+_horovod_ranks: Ranks | None = None
+
+
+def note_horovod_ranks(ranks: Ranks) -> None:
+    """Note that this process has started Horovod with these trainers."""
+    global _horovod_ranks
+    _horovod_ranks = ranks
+
+
+def horovod_ranks() -> Ranks | None:
+    """Return the trainers that this process has started Horovod with, or None."""
+    return _horovod_ranks
+
+
+@dataclass(frozen=True)
+class DenseOffer:
+    """What one trainer has for sums.
+
+    Args:
+        rank: Its rank in the launch.
+        horovod: Why Horovod cannot be used here; empty if it can.
+        nccl: Why NCCL cannot be used here; empty if it can. It is only looked at if the settings ask for it.
+        horovod_ranks: The trainers that its process has started Horovod with; None if it has not.
+    """
+
+    rank: int
+    horovod: str = ""
+    nccl: str = ""
+    horovod_ranks: Ranks | None = None
+
+    @classmethod
+    def of_this_rank(cls, rank: int, setting: str | None) -> DenseOffer:
+        """Return what this process has. Only for the setting nccl it imports torch, which takes seconds."""
+        return cls(rank, fault_of_horovod(), fault_of_nccl() if setting == "nccl" else "", _horovod_ranks)
+
+    def to_text(self) -> str:
+        """Return the offer as JSON."""
+        return json.dumps(vars(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> DenseOffer:
+        """Return the offer that `to_text` has written."""
+        offer = cls(**json.loads(text))
+        started = None if offer.horovod_ranks is None else tuple(offer.horovod_ranks)
+        return cls(offer.rank, offer.horovod, offer.nccl, started)
+
+
+def fault_of_horovod() -> str:
+    """Return why Horovod cannot be used in this process, without importing it; empty if it can."""
+    found = importlib.util.find_spec("horovod")
+    if found is None:
+        return NOT_INSTALLED
+    places = [Path(place) for place in found.submodule_search_locations or ()]
+    if not any((place / "torch").is_dir() for place in places):
+        return "Horovod is installed without its part for torch"
+    return ""
+
+
+def fault_of_nccl() -> str:
+    """Return why NCCL cannot be used in this process; empty if it can."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "torch finds no GPU"
+    if not torch.distributed.is_available() or not torch.distributed.is_nccl_available():
+        return f"torch {torch.__version__} is built without NCCL"
+    return ""
+
+
+def choose_backend(setting: str | None, offers: Sequence[DenseOffer]) -> tuple[str, str]:
+    """Return the backend of a job, and a line that says why, for the user.
+
+    Args:
+        setting: The setting dense.backend.
+        offers: What each trainer has, by trainer rank.
+    Raises:
+        PlatformError: the settings ask for a backend that not all trainers have.
+    """
+    if len(offers) == 1:
+        return "none", "dense gradients: one trainer has nothing to sum"
+    faults = {"horovod": _fault_of_horovod(offers), "nccl": _fault([offer.nccl for offer in offers]), "mpi": ""}
+    if setting is None:
+        chosen = "mpi" if faults["horovod"] else "horovod"
+        why = f" ({faults['horovod']})" if faults["horovod"] else ""
+        return chosen, f"dense gradients: summed by {chosen}{why}"
+    if faults[setting]:
+        others = ["mpi"] if setting == "horovod" or faults["horovod"] else ["horovod", "mpi"]
+        cures = {
+            "horovod": "run env/setup.sh without --without-horovod on all nodes",
+            "nccl": "start trainers where each has a GPU, with a CUDA build of torch",
+        }
+        raise PlatformError(
+            f"dense.backend = {setting!r}: {faults[setting]}; this job has {' and '.join(others)}: set dense.backend "
+            f"to {' or '.join(others)}, leave it out, or {cures[setting]}"
+        )
+    return setting, f"dense gradients: summed by {setting}"
+
+
+def _fault_of_horovod(offers: Sequence[DenseOffer]) -> str:
+    fault = _fault([offer.horovod for offer in offers])
+    if fault or fits_horovod(tuple(offer.rank for offer in offers), {offer.horovod_ranks for offer in offers}):
+        return fault
+    return "Horovod serves other trainers of an earlier job of these processes"
+
+
+def _fault(faults: Sequence[str]) -> str:
+    """Return the first fault, and which trainers have one; empty if none has."""
+    broken = [trainer for trainer, fault in enumerate(faults) if fault]
+    if not broken:
+        return ""
+    where = "" if len(broken) == len(faults) else f" at {len(broken)} of {len(faults)} trainers, first at {broken[0]}"
+    return faults[broken[0]] + where
+
+
+def fits_horovod(trainers: Ranks, started: set[Ranks | None]) -> bool:
+    """Return whether Horovod can sum over these trainers.
+
+    Args:
+        trainers: The rank of each trainer in the launch.
+        started: The sets of trainers that these ranks have started Horovod with; None for a rank that has not.
+    """
+    return started in ({None}, {trainers})
