@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.polling import wait_until
 from bagpipe_hpc.transport.byte_messages import are_complete, start_all
+from bagpipe_hpc.transport.collectives import duplicate, enter_together
 from bagpipe_hpc.transport.tree_sum import add_up, segments_of, travels_whole, tree_order
 
 FloatArray = NDArray[np.float32]
@@ -43,7 +44,7 @@ class MpiSum:
     sums_gpu_memory = False
 
     def __init__(self, trainers: MPI.Intracomm) -> None:
-        self._comm = trainers.Dup()
+        self._comm = duplicate(trainers)
         self._buckets: list[MpiSumBucket] = []
         self._under_way: list[MpiSumBucket] = []
 
@@ -57,6 +58,7 @@ class MpiSum:
         """See DenseSum."""
         for bucket in self._buckets:
             bucket.free()
+        enter_together(self._comm)
         self._comm.Free()
 
 
