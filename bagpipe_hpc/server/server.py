@@ -28,6 +28,7 @@ from bagpipe_hpc.checkpoint.merge import Rows
 from bagpipe_hpc.errors import DivergedError
 from bagpipe_hpc.initial_rows import RowInitializer
 from bagpipe_hpc.lazy_memory import lazy_zeros
+from bagpipe_hpc.polling import serve_others
 from bagpipe_hpc.protocol.codec import Item
 from bagpipe_hpc.protocol.handshakes import (
     ROWS_PER_PIECE,
@@ -61,6 +62,7 @@ from bagpipe_hpc.waiting import note_step
 
 def run_server(spec: JobSpec, start: StartingPoint, topology: Topology, comms: Communicators) -> None:
     """Serve rows until the plans end. Communication: see the timeline."""
+    serve_others()
     store, end = _open_store(spec, topology, comms)  # 1
     _restore(start, topology, store)
     agree_on_cache_rows(comms.world, None)
