@@ -50,7 +50,7 @@ class WorkerProcess:
         self, name: str, environment: Mapping[str, str], seconds: float, command: tuple[str, ...] = WORKER
     ) -> None:
         self._name, self._seconds = name, seconds
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115, `close` closes it
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=dict(environment)
         )

@@ -1,7 +1,8 @@
 """The hybrid of the DLRM reference code: tables dealt to processes, vectors exchanged, the dense model in DDP.
 
-Every process looks up the rows of its tables for the whole batch, whose ids it has read. An all-to-all turns the vectors
-of all samples in some tables into the vectors of some samples in all tables; another one takes the gradients back.
+Every process looks up the rows of its tables for the whole batch, whose ids it has read. An all-to-all turns the
+vectors of all samples in some tables into the vectors of some samples in all tables; another one takes the gradients
+back.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class HybridPeer:
             for optimizer in self._optimizers:
                 optimizer.zero_grad()
             vectors = self._tables(share.ids_of_all[:, self._chosen])
-            arrived = _ToShares.apply(vectors, len(share.labels), self._counts)
+            arrived = _ToShares.apply(vectors, len(share.labels), self._counts)  # type: ignore[no-untyped-call]
             loss = mean_loss(self._dense(share.dense, arrived.index_select(1, self._order)), share)
             loss.backward()
             for optimizer in self._optimizers:

@@ -171,7 +171,7 @@ def _jagged(ids: torch.Tensor) -> Any:
 
 
 def _in_table_order(looked_up: Any, num_tables: int, dim: int) -> torch.Tensor:
-    """Return vectors, float32 (b, num_tables, dim), in the order of the tables. They come in the order of the shards."""
+    """Return vectors, float32 (b, num_tables, dim), by table. They come in the order of the shards."""
     places = {name: place for place, name in enumerate(looked_up.keys())}
     order = torch.tensor([places[_name(table)] for table in range(num_tables)])
     vectors: torch.Tensor = looked_up.values().view(-1, num_tables, dim).index_select(1, order)

@@ -47,7 +47,7 @@ class Tables(nn.Module):
         weight = torch.empty((int(starts[-1]), config.model.embedding_dim))
         for table, start, size in zip(chosen, starts.tolist(), sizes, strict=False):
             fill_initial_rows(config, num_embeddings, table, 0, weight[start : start + size])
-        self.rows = nn.Embedding(*weight.shape, sparse=True, _weight=weight)
+        self.rows = nn.Embedding(weight.shape[0], weight.shape[1], sparse=True, _weight=weight)
         self.starts: torch.Tensor
         self.register_buffer("starts", torch.from_numpy(starts[:-1]), persistent=False)
 

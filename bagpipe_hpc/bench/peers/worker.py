@@ -28,6 +28,7 @@ from typing import IO, Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from bagpipe_hpc.bench.peers.case import TAIL, PeersCase
 from bagpipe_hpc.bench.peers.memory import forget_peak, peak_bytes
@@ -67,7 +68,7 @@ class Worker:
     def __init__(self) -> None:
         self._case: PeersCase | None = None
         self._samples: Samples | None = None
-        self._store: dist.TCPStore | None = None  # the process group talks to it as long as it lives
+        self._store: TCPStore | None = None  # the process group talks to it as long as it lives
 
     def answer(self, request: dict[str, Any]) -> Answer:
         """Do what a line asks for."""
@@ -77,9 +78,7 @@ class Worker:
         rank, size = request["rank"], request["size"]
         if request["port"] is None and size > 1:
             timeout = timedelta(seconds=request["timeout"])
-            self._store = dist.TCPStore(
-                request["master"], 0, size, is_master=True, timeout=timeout, wait_for_workers=False
-            )
+            self._store = TCPStore(request["master"], 0, size, is_master=True, timeout=timeout, wait_for_workers=False)
             return {"port": self._store.port}
         torch.set_num_threads(request["threads"])
         self._case = PeersCase.of_json(request["case"])
@@ -90,7 +89,7 @@ class Worker:
 
     def _join_group(self, master: str, port: int, rank: int, size: int, timeout: timedelta) -> None:
         if self._store is None:
-            self._store = dist.TCPStore(master, port, size, is_master=False, timeout=timeout)
+            self._store = TCPStore(master, port, size, is_master=False, timeout=timeout)
         dist.init_process_group("gloo", store=self._store, rank=rank, world_size=size, timeout=timeout)
 
     def _run(self, request: dict[str, Any]) -> Answer:
