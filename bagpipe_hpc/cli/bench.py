@@ -1,4 +1,4 @@
-"""Commands that measure: `bench oracle`, `bench rma`, `bench ladder`, `bench overhead`."""
+"""Commands that measure: `bench oracle`, `bench rma`, `bench ladder`, `bench overhead`, `bench peers`."""
 
 from __future__ import annotations
 
@@ -200,5 +200,85 @@ def overhead(
         code = run_training(Request(None, data, run_dir, tiny_settings(world.size, iterations)))
         if world.rank == 0 and code == 0:
             open_console().print(overhead_table(read_summary(run_dir)))
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def peers(
+    data: Annotated[Path, typer.Option(help="Data set to train on; every sample has one id in each table.")],
+    systems: Annotated[str, typer.Option(help="Compare only these systems, separated by commas.")] = "",
+    servers: Annotated[int, typer.Option(help="Embedding servers of bagpipe_hpc (S).")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Samples of a global batch (B).")] = 4096,
+    embedding_dim: Annotated[int, typer.Option(help="Columns of a row (D).")] = 48,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of SGD, for rows and dense parameters.")] = 0.1,
+    threads: Annotated[int, typer.Option(help="Threads of each trainer.")] = 1,
+    warm_up: Annotated[int, typer.Option(help="Iterations before the timed ones.")] = 4,
+    iterations: Annotated[int, typer.Option(help="Timed iterations of a repeat.")] = 10,
+    repeats: Annotated[int, typer.Option(help="Repeats that count; one more comes before them.")] = 5,
+    timeout: Annotated[float, typer.Option(help="Seconds that a peer may take for one run.")] = 300.0,
+    interface: Annotated[
+        str | None, typer.Option(help="Network interface of the peers; default: of the route to the first trainer.")
+    ] = None,
+    run_dir: Annotated[Path, typer.Option(help="Directory for run directories, which are deleted.")] = Path(
+        "runs/peers"
+    ),
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures to this file.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw a picture: .png, .svg or .pdf.")
+    ] = None,
+) -> None:
+    """Compare bagpipe_hpc with other ways to train the same model on the same samples: PyTorch and TorchRec.
+
+    TorchRec is an extra: python -m pip install --no-deps -r env/requirements/peers.txt
+
+    Start it on all ranks (oracle, servers, trainers): mpirun -n 4 bagpipe bench peers --data DATA
+    """
+    from bagpipe_hpc.runtime.failure import whole_job_fails_together
+    from bagpipe_hpc.transport.mpi import launched_ranks  # starts MPI: from here on, a failing rank ends the others
+
+    world = launched_ranks()
+    code = EXIT_DONE
+    with whole_job_fails_together():
+        from bagpipe_hpc.activity import showing_activity
+        from bagpipe_hpc.bench.peers.case import PeersCase
+        from bagpipe_hpc.bench.peers.figures import cells_table, different_losses, failures
+        from bagpipe_hpc.bench.peers.measure import PeersBench
+        from bagpipe_hpc.bench.peers.picture import check_picture, draw_cells
+        from bagpipe_hpc.bench.peers.systems import systems_named
+        from bagpipe_hpc.data.dataset import no_progress, open_dataset
+        from bagpipe_hpc.runtime.console import open_console
+
+        bench = None
+        try:
+            chosen = systems_named(systems)
+            case = PeersCase(
+                data, world.size, servers, batch_size, embedding_dim, learning_rate=learning_rate, threads=threads,
+                warm_up=warm_up, iterations=iterations, repeats=repeats,
+            )  # fmt: skip
+            case.check_samples(open_dataset(data))
+            if picture:
+                check_picture(picture)
+        except BagpipeError as error:
+            if world.rank == 0:
+                print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
+            world.Barrier()  # a launcher ends the job when the first rank exits: wait until rank 0 has printed
+            code = EXIT_INVALID
+        else:
+            with showing_activity("starting") if world.rank == 0 else nullcontext(no_progress) as progress:
+                bench = PeersBench(world, case, chosen, run_dir, timeout, interface, progress)
+                cell = bench.run().to_json()
+            if world.rank == 0:
+                open_console().print(cells_table({"": cell}))
+                for line in failures({"": cell}):
+                    print(line, flush=True)
+                if json_file:
+                    write_figures(json_file, cell)
+                if picture:
+                    draw_cells({f"T = {case.num_trainers}": {f"{cell['hosts']} host(s)": cell}}, picture)
+                for name in different_losses(cell):
+                    print(f"bagpipe: error: the loss of {name} differs from that of the others", flush=True)
     if code:
         raise typer.Exit(code)

@@ -64,12 +64,13 @@ ROLES = ("oracle", "server", "trainer")
 
 PERMITTED = {
     "mpi4py": ("launcher", "transport", "bench", "cli.doctor.fabric", "cli.doctor.allocation"),
-    "torch": ("trainer", "checkpoint", "cli.doctor"),
+    "torch": ("trainer", "checkpoint", "cli.doctor", "bench.peers"),
     "tensorboardX": ("oracle",),
     "horovod": ("trainer", "checkpoint", "cli.doctor"),
     "h5py": ("data", "checkpoint", "cli.doctor"),
     "pyarrow": ("data",),
-    "matplotlib": ("timeline",),
+    "matplotlib": ("timeline", "bench.peers.picture"),
+    "torchrec": ("bench.peers.sharded",),
 }
 
 
