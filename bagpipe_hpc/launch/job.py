@@ -98,9 +98,8 @@ class Training:
             if self.prints:
                 print(f"bagpipe: error: {self.error}", file=sys.stderr, flush=True)
         if not self.is_local:
-            enter_together(
-                launched_ranks()
-            )  # the message must be printed first: launchers end all ranks at an exit code
+            # The message must be printed first: launchers end all ranks at an exit code.
+            enter_together(launched_ranks())
 
     def play(self, request: Request) -> Generator[TrainerBatch, None, None]:
         """Play the role of this rank.
@@ -149,9 +148,8 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
         comms.free()
         forget_unfinished()
         job.release()
-        enter_together(
-            world
-        )  # all ranks must be done first: launchers kill the job at the first exit code that is not 0
+        # All ranks must be done first: launchers kill the job at the first exit code that is not 0.
+        enter_together(world)
         world.Free()
     return error
 

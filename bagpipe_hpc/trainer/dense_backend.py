@@ -2,7 +2,7 @@
 
     each trainer   `DenseOffer.of_this_rank`: what it has, sent to the oracle with its host name
     oracle         `choose_backend`: one backend for all trainers, or an error, before training
-    each trainer   `choose_sum.py` makes the sum that the oracle has chosen
+    each trainer   `make_sum.py` makes the sum that the oracle has chosen
 
 The state of Horovod belongs to the process. The first job starts Horovod for its trainers, and no later job of the same
 processes can start it for other trainers: if some ranks run it already, the start waits forever on the others, and a

@@ -1,7 +1,7 @@
 """Horovod as the sum of dense gradients.
 
 Horovod keeps one state per process. A process can start it once, for one set of trainers: a second start after a
-shutdown crashes. `trainer/choose_sum.py` therefore starts it at most once.
+shutdown crashes. `trainer/make_sum.py` therefore starts it at most once.
 """
 
 from __future__ import annotations

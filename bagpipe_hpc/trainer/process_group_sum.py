@@ -16,7 +16,7 @@ import torch
 from torch import distributed
 
 from bagpipe_hpc.errors import PlatformError
-from bagpipe_hpc.transport.collectives import all_gather_bytes, broadcast_bytes
+from bagpipe_hpc.transport.collectives import all_gather_json, broadcast_bytes
 
 START_TIMEOUT = timedelta(seconds=60)
 
@@ -117,8 +117,7 @@ def _made_for_all(trainers: Any, make_group: MakeGroup) -> tuple[Any, Any]:
             group = make_group(store, rank, size)
         except Exception as error:
             fault = f"{type(error).__name__}: {error}"
-    faults = [content.decode() for content in all_gather_bytes(trainers, fault.encode())]
-    for trainer, found in enumerate(faults):
+    for trainer, found in enumerate(all_gather_json(trainers, fault)):
         if found:
             raise PlatformError(
                 f"trainer {trainer} cannot make a process group over trainer 0 at {host}:{port}: {found}; "

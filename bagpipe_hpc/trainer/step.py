@@ -27,6 +27,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -52,11 +53,6 @@ GRAY_CLASSES = np.arange(4, dtype=np.int8)
 ALL = (0, 1, 2, 3)
 EARLY_PUSHES, CRITICAL_PUSHES = (0, 1), (2, 3)  # Gray classes, see protocol/plan.py
 CRITICAL_GRADIENTS, DELAYED_GRADIENTS = (1, 2), (0, 3)
-# For each set of classes: bool, shape (4,), whether a class is in it.
-_CHOSEN: dict[Classes, NDArray[np.bool_]] = {
-    classes: np.isin(GRAY_CLASSES, classes)
-    for classes in (ALL, EARLY_PUSHES, CRITICAL_PUSHES, CRITICAL_GRADIENTS, DELAYED_GRADIENTS)
-}
 
 
 class Peers(Protocol):
@@ -454,8 +450,14 @@ class _Blocks:
 
     def part(self, classes: Classes) -> _Part:
         """Return the rows of some Gray classes."""
-        chosen = _CHOSEN[classes]
+        chosen = _mask_of(classes)
         return _Part(np.flatnonzero(chosen[self._classes]), self._counts @ chosen)
+
+
+@cache
+def _mask_of(classes: Classes) -> NDArray[np.bool_]:
+    """Return which Gray classes are in a set of them, bool, shape (4,)."""
+    return np.isin(GRAY_CLASSES, classes)
 
 
 class _Part(NamedTuple):

@@ -20,7 +20,6 @@ delayed, the main thread does 5, 6 and 4, one after the other. Around a snapshot
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -44,11 +43,11 @@ from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.sharding import KeySpace
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.trainer.build import build_step
-from bagpipe_hpc.trainer.choose_sum import make_sum
 from bagpipe_hpc.trainer.dense_gradients import dense_parameters
 from bagpipe_hpc.trainer.dense_sum import DenseSum
 from bagpipe_hpc.trainer.device import Device, choose_device, free_bytes, set_num_threads
 from bagpipe_hpc.trainer.iteration_timer import IterationTimer
+from bagpipe_hpc.trainer.make_sum import make_sum
 from bagpipe_hpc.trainer.own_model import ModelFactory, digest_of_parameters, require_equal_parameters
 from bagpipe_hpc.trainer.prefetcher import Prefetcher
 from bagpipe_hpc.trainer.step import OpenIteration, Stopwatch
@@ -57,7 +56,7 @@ from bagpipe_hpc.trainer.trainer_state import TrainerState
 from bagpipe_hpc.transport.base import TrainerEnd
 from bagpipe_hpc.transport.byte_messages import Comm
 from bagpipe_hpc.transport.channel import PlanReceiver
-from bagpipe_hpc.transport.collectives import all_gather_bytes
+from bagpipe_hpc.transport.collectives import all_gather_bytes, all_gather_json
 from bagpipe_hpc.transport.communicators import Communicators, ranks_of_host
 from bagpipe_hpc.transport.direct import DirectTrainer
 from bagpipe_hpc.transport.memory import MemoryTrainer
@@ -320,7 +319,7 @@ def share_of_cores(host: Comm) -> int:
     Communication: collective over host.
     """
     mine = os.sched_getaffinity(0)
-    cores_of_all = [set(json.loads(content)) for content in all_gather_bytes(host, json.dumps(sorted(mine)).encode())]
+    cores_of_all = [set(cores) for cores in all_gather_json(host, sorted(mine))]
     num_sharing = sum(1 for cores in cores_of_all if cores & mine)
     setting = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # the outermost of nested levels
     return int(setting) if setting.isdigit() and int(setting) else max(1, len(mine) // num_sharing)

@@ -16,12 +16,7 @@ Comm: TypeAlias = MPI.Intracomm
 
 def wait_all(requests: Sequence[MPI.Request]) -> None:
     """Complete all requests."""
-    if not requests:
-        return
-    if isinstance(requests[0], MPI.Request):
-        wait_until(lambda: MPI.Request.Testall(list(requests)))
-    else:  # those of the in-memory communicator
-        wait_until(lambda: all(request.Test() for request in requests))
+    wait_until(lambda: are_complete(requests))
 
 
 def start_all(requests: Sequence[MPI.Prequest]) -> None:
@@ -40,7 +35,8 @@ def are_complete(requests: Sequence[MPI.Request]) -> bool:
     if not requests:
         return True
     if isinstance(requests[0], MPI.Request):
-        return bool(MPI.Request.Testall(requests))
+        return MPI.Request.Testall(requests)
+    # those of the in-memory communicator
     return all(request.Test() for request in requests)
 
 

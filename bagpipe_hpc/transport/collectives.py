@@ -6,6 +6,9 @@ asleep between polls, until all have come. mpi4py's own collectives of objects p
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
@@ -56,6 +59,14 @@ def all_gather_bytes(comm: Comm, content: bytes) -> list[bytes]:
     received = np.empty(sizes.sum(), dtype=np.uint8)
     comm.Allgatherv(np.frombuffer(content, dtype=np.uint8), [received, sizes.tolist()])
     return _cut(received, sizes)
+
+
+def all_gather_json(comm: Comm, value: Any) -> list[Any]:
+    """Return what all ranks give, by rank, at every rank. JSON makes tuples lists.
+
+    Communication: collective over comm.
+    """
+    return [json.loads(content) for content in all_gather_bytes(comm, json.dumps(value).encode())]
 
 
 def broadcast_bytes(comm: Comm, content: bytes | None) -> bytes:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc import trace
 from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
 from bagpipe_hpc.transport.base import ServedRows
+from bagpipe_hpc.transport.blocks import blocks_by_rank
 from bagpipe_hpc.transport.notices import Notices
 from bagpipe_hpc.transport.window import RowWindow
 
@@ -79,20 +80,15 @@ class DirectTrainer:
         indices = [np.frombuffer(payload, dtype="<i8") for payload in payloads]
         counts = plan.fetch_counts.tolist()
         self._write_back_rows[plan.stream_position] = [rows[n:] for rows, n in zip(indices, counts, strict=True)]
-        start = 0
         with trace.span("get", plan.stream_position):
-            for server, count in enumerate(counts):
-                if count:
-                    self._window.get_indexed(server, indices[server][:count], out[start : start + count])
-                start += count
+            for server, block in blocks_by_rank(out, plan.fetch_counts):
+                self._window.get_indexed(server, indices[server][: len(block)], block)
 
     def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
         """See TrainerEnd."""
-        start = 0
-        for server, indices in enumerate(self._write_back_rows.pop(plan.stream_position)):
-            if len(indices):
-                self._window.put_indexed(server, indices, rows[start : start + len(indices)])
-            start += len(indices)
+        indices = self._write_back_rows.pop(plan.stream_position)
+        for server, block in blocks_by_rank(rows, plan.write_back_counts):
+            self._window.put_indexed(server, indices[server], block)
         self._notices.announce_written(plan.stream_position)
 
     def close(self) -> None:

@@ -103,15 +103,14 @@ class MpiSumBucket:
         wait_until(self._is_complete)
         self._under_way.remove(self)
 
-    def move_on(self) -> bool:
-        """Do what is possible now without waiting, and return whether the buffer holds the sum."""
+    def move_on(self) -> None:
+        """Do what is possible now without waiting."""
         if self._stage == _COLLECTING and are_complete(self._collecting):
             add_up(self._contributions, self._additions, self._total)  # 2
             start_all(self._spreading)
             self._stage = _SPREADING
         if self._stage == _SPREADING and are_complete(self._spreading):
             self._stage = _COMPLETE
-        return self._stage == _COMPLETE
 
     def free(self) -> None:
         """Release the requests. None of them is active."""
@@ -119,10 +118,8 @@ class MpiSumBucket:
             request.Free()
 
     def _is_complete(self) -> bool:
-        if self.move_on():
-            return True
         self._move_all_on()
-        return False
+        return self._stage == _COMPLETE
 
     def _move_all_on(self) -> None:
         for bucket in self._under_way:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from bagpipe_hpc.transport.blocks import blocks_by_rank
 from bagpipe_hpc.transport.byte_messages import wait_all
 from bagpipe_hpc.transport.collectives import duplicate, enter_together
 from bagpipe_hpc.waiting import waiting_for
@@ -43,10 +42,10 @@ class PeerExchange:
         if len(outgoing) + len(incoming) == 0:
             return
         row = self._row_type(outgoing.itemsize * outgoing.shape[1])
-        requests = [
-            self._comm.Irecv([block, len(block), row], peer) for peer, block in _blocks(incoming, receive_counts)
-        ]
-        requests += [self._comm.Isend([block, len(block), row], peer) for peer, block in _blocks(outgoing, send_counts)]
+        received = blocks_by_rank(incoming, receive_counts)
+        requests = [self._comm.Irecv([block, len(block), row], peer) for peer, block in received]
+        sent = blocks_by_rank(outgoing, send_counts)
+        requests += [self._comm.Isend([block, len(block), row], peer) for peer, block in sent]
         with waiting_for(lambda: f"trainers {_names(send_counts, receive_counts)}: rows or gradients"):
             wait_all(requests)
 
@@ -61,15 +60,6 @@ class PeerExchange:
             row_type.Free()
         enter_together(self._comm)
         self._comm.Free()
-
-
-def _blocks(rows: WireArray, counts: Int32Array) -> Iterator[tuple[int, WireArray]]:
-    """Yield each trainer that has a block, and the block."""
-    start = 0
-    for peer, count in enumerate(counts.tolist()):
-        if count:
-            yield peer, rows[start : start + count]
-            start += count
 
 
 def _names(send_counts: Int32Array, receive_counts: Int32Array) -> str:

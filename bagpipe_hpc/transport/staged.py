@@ -9,8 +9,6 @@ emptied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc import trace
 from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
 from bagpipe_hpc.transport.base import ServedRows
+from bagpipe_hpc.transport.blocks import blocks_by_rank
 from bagpipe_hpc.transport.byte_messages import wait_all
 from bagpipe_hpc.transport.notices import Notices
 from bagpipe_hpc.transport.window import RowWindow
@@ -110,13 +109,13 @@ class StagedTrainer:
         self._notices.await_ready(plan.stream_position)
         window = self._rings.fetch[plan.fetch_ring_rows]
         with trace.span("get", plan.stream_position):
-            pieces = _pieces(plan.fetch_counts, out)
+            pieces = blocks_by_rank(out, plan.fetch_counts)
             wait_all([window.get(server, int(plan.fetch_offsets[server]), piece) for server, piece in pieces])
 
     def write_back(self, plan: TrainerPlan, rows: Float32Array) -> None:
         """See TrainerEnd."""
         window = self._rings.write_back[plan.write_back_ring_rows]
-        pieces = list(_pieces(plan.write_back_counts, rows))
+        pieces = list(blocks_by_rank(rows, plan.write_back_counts))
         wait_all([window.put(server, int(plan.write_back_offsets[server]), piece) for server, piece in pieces])
         for server, _ in pieces:
             window.flush(server)
@@ -126,12 +125,3 @@ class StagedTrainer:
         """See ServerEnd and TrainerEnd."""
         self._rings.free()
         self._notices.free()
-
-
-def _pieces(counts: Int32Array, rows: Float32Array) -> Iterator[tuple[int, Float32Array]]:
-    """Yield the part of the rows of each server that has one."""
-    start = 0
-    for server, count in enumerate(counts.tolist()):
-        if count:
-            yield server, rows[start : start + count]
-        start += count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import socket
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc.errors import PlatformError
 from bagpipe_hpc.lazy_memory import MAP_NORESERVE
 from bagpipe_hpc.transport.byte_messages import wait_all
-from bagpipe_hpc.transport.collectives import all_gather_bytes, enter_together
+from bagpipe_hpc.transport.collectives import all_gather_json, enter_together
 
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
@@ -113,8 +112,7 @@ def _require_address_space(num_bytes: int, comm: MPI.Intracomm) -> None:
     Otherwise Open MPI fails here and leaves the other ranks waiting for ever, or waits itself.
     """
     host = socket.gethostname()
-    told = [json.loads(content) for content in all_gather_bytes(comm, json.dumps([host, num_bytes]).encode())]
-    on_this_host = sum(size for name, size in told if name == host)
+    on_this_host = sum(size for name, size in all_gather_json(comm, [host, num_bytes]) if name == host)
     if on_this_host > 0:
         try:
             mmap.mmap(-1, on_this_host, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE).close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import tempfile
@@ -57,9 +56,9 @@ def dense_backends(world: World) -> Outcome:
     mine = [fault_of_horovod(), fault_of_nccl()]
     by_rank = [mine]
     if world.comm is not None:
-        from bagpipe_hpc.transport.collectives import all_gather_bytes
+        from bagpipe_hpc.transport.collectives import all_gather_json
 
-        by_rank = [json.loads(content) for content in all_gather_bytes(world.comm, json.dumps(mine).encode())]
+        by_rank = all_gather_json(world.comm, mine)
     return judge_backends(by_rank)
 
 
@@ -82,9 +81,10 @@ def judge_backends(faults_by_rank: Sequence[Sequence[str]]) -> Outcome:
 def horovod(world: World) -> Outcome:
     """Check that Horovod, if any rank has it, is built for MPI and torch, and adds up one number per rank."""
     from bagpipe_hpc.trainer.dense_backend import NOT_INSTALLED, fault_of_horovod
+    from bagpipe_hpc.transport.collectives import all_gather_json
 
     problem: Exception | None = None
-    if all(fault == NOT_INSTALLED for fault in _texts_of_all(world, fault_of_horovod())):
+    if all(fault == NOT_INSTALLED for fault in all_gather_json(world.ranks, fault_of_horovod())):
         return Status.OK, f"{NOT_INSTALLED}, and no other backend needs it", ""
     try:
         import horovod.torch as hvd
@@ -96,12 +96,6 @@ def horovod(world: World) -> Outcome:
         return _judge_horovod(world)
     finally:
         hvd.shutdown()
-
-
-def _texts_of_all(world: World, text: str) -> list[str]:
-    from bagpipe_hpc.transport.collectives import all_gather_bytes
-
-    return [content.decode() for content in all_gather_bytes(world.ranks, text.encode())]
 
 
 def _agree(world: World, problem: Exception | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from bagpipe_hpc.errors import PlatformError
 from bagpipe_hpc.polling import wait_until
 from bagpipe_hpc.trainer.dense_backend import horovod_ranks, note_horovod_ranks
 from bagpipe_hpc.trainer.dense_sum import DenseSum, SumOfOne
-from bagpipe_hpc.transport.collectives import all_gather_bytes
+from bagpipe_hpc.transport.collectives import all_gather_json
 from bagpipe_hpc.transport.mpi import launched_ranks
 from bagpipe_hpc.transport.mpi_sum import MpiSum
 
@@ -49,7 +48,7 @@ def _horovod(trainers: Any) -> DenseSum:
             "with env/setup.sh"
         ) from None
     if horovod_ranks() is None:
-        ranks = all_gather_bytes(trainers, json.dumps(launched_ranks().rank).encode())
+        ranks = tuple(all_gather_json(trainers, launched_ranks().rank))
         start_horovod(trainers, on_cpu=not torch.cuda.is_available())
-        note_horovod_ranks(tuple(json.loads(rank) for rank in ranks))
+        note_horovod_ranks(ranks)
     return HorovodSum(wait_until)
