@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
+
+from bagpipe_hpc.bench.compact_table import compact_table
 
 NUM_EPOCHS = 3
 CACHED = ("mode=cached",)
@@ -89,15 +90,11 @@ def wrong_digests(rungs: list[Rung], summaries: dict[str, dict[str, Any]]) -> li
 def ladder_table(rungs: list[Rung], summaries: dict[str, dict[str, Any]]) -> Table:
     """Return a table of time per iteration, ratios to the first rung and to the rung's bound, waits, rows and bytes."""
     first = summaries[rungs[0].directory]
-    table = Table(
-        title="median iteration of the middle epoch; waits, rows and MB are means over the job; 16-bit is not exact",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
+    table = compact_table(
+        "median iteration of the middle epoch; waits, rows and MB are means over the job; 16-bit is not exact",
+        "rung",
+        ("ms", "x", "bound", "prefetch", "exchange", "delayed", "compute", "fetched", "pushed", "MB"),
     )
-    table.add_column("rung", no_wrap=True)
-    for column in ("ms", "x", "bound", "prefetch", "exchange", "delayed", "compute", "fetched", "pushed", "MB"):
-        table.add_column(column, justify="right", no_wrap=True)
     for rung in rungs:
         summary, bound = summaries[rung.directory], summaries.get(rung.bound)
         milliseconds, times = summary["steady_milliseconds"], summary["milliseconds_per_iteration"]

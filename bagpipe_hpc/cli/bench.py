@@ -15,6 +15,7 @@ from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_INVALID
 
 if TYPE_CHECKING:
     from bagpipe_hpc.bench.rma_traffic import RmaTraffic
+    from bagpipe_hpc.transport.byte_messages import Comm
 
 
 app = typer.Typer(help="Measure parts of the system on this machine or cluster.", no_args_is_help=True)
@@ -26,6 +27,15 @@ def write_figures(path: Path, figures: Any) -> None:
         path.write_bytes(dump_json(finite(figures), indent=2))
     except OSError as error:
         raise BagpipeError(f"{path} cannot be written: {error.strerror}; free space or choose another --json") from None
+
+
+def _refuse(world: Comm, error: BagpipeError) -> None:
+    """Print at one rank why a benchmark does not start. Communication: collective over world."""
+    from bagpipe_hpc.transport.collectives import enter_together
+
+    if world.rank == 0:
+        print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
+    enter_together(world)  # a launcher ends the job when the first rank exits: wait until rank 0 has printed
 
 
 @app.command()
@@ -93,8 +103,7 @@ def rma(
     Start it on all ranks: mpirun -n 2 bagpipe bench rma
     """
     from bagpipe_hpc.runtime.failure import whole_job_fails_together
-    from bagpipe_hpc.transport.collectives import enter_together  # starts MPI: a failing rank now ends the others
-    from bagpipe_hpc.transport.mpi import launched_ranks
+    from bagpipe_hpc.transport.mpi import launched_ranks  # starts MPI: from here on, a failing rank ends the others
 
     world = launched_ranks()
     traffic: RmaTraffic | None = None
@@ -111,9 +120,7 @@ def rma(
                 servers, rows, dim, table_rows, iterations, warm_up, rounds, prefetch_depth, transports, world.size
             )
         except BagpipeError as error:
-            if world.rank == 0:
-                print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
-            enter_together(world)  # a launcher ends the job when the first rank exits: wait until rank 0 has printed
+            _refuse(world, error)
         if traffic:
             with showing_activity("starting") if world.rank == 0 else nullcontext(no_progress) as progress:
                 figures = measure(world, traffic, progress)
@@ -262,9 +269,7 @@ def peers(
             if picture:
                 check_picture(picture)
         except BagpipeError as error:
-            if world.rank == 0:
-                print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
-            world.Barrier()  # a launcher ends the job when the first rank exits: wait until rank 0 has printed
+            _refuse(world, error)
             code = EXIT_INVALID
         else:
             with showing_activity("starting") if world.rank == 0 else nullcontext(no_progress) as progress:

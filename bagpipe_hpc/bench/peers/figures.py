@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from bagpipe_hpc.bench.compact_table import compact_table
 from bagpipe_hpc.bench.peers.case import PeersCase
 from bagpipe_hpc.bench.peers.systems import SYSTEMS, Crew, System
 from bagpipe_hpc.bench.peers.turn import Turn
@@ -96,15 +96,11 @@ def cells_table(cells: Mapping[str, Cell]) -> Table:
     Args:
         cells: The figures by the title of the run, such as "T = 2, 200 Mbit/s"; one run without a title.
     """
-    table = Table(
-        title="median (lowest-highest); ratio: to the best exact bagpipe_hpc; MB: sent per iteration and trainer",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
+    table = compact_table(
+        "median (lowest-highest); ratio: to the best exact bagpipe_hpc; MB: sent per iteration and trainer",
+        "system",
+        ("k samples/s", "ratio", "MB", "GB", "others", "loss"),
     )
-    table.add_column("system", no_wrap=True)
-    for column in ("k samples/s", "ratio", "MB", "GB", "others", "loss"):
-        table.add_column(column, justify="right", no_wrap=True)
     for title, cell in cells.items():
         if title:
             table.add_section()

@@ -3,18 +3,18 @@
 Repeat r runs every system once, then comes repeat r + 1. So what slows the machine down for a while, slows all systems.
 The repeat before the first one does not count: it shows which systems run here at all.
 
-While a peer trains, the ranks that do not train sleep, and look every few milliseconds whether all are done: MPI's own
-barriers would keep cores busy that the peer needs.
+While a peer trains, the ranks that do not train sleep between polls (`enter_together`): MPI's own barriers would keep
+cores busy that the peer needs.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from mpi4py import MPI
 
@@ -26,16 +26,9 @@ from bagpipe_hpc.bench.peers.own_run import delete_run, run_job
 from bagpipe_hpc.bench.peers.systems import Crew, System, why_absent
 from bagpipe_hpc.bench.peers.turn import RankTurn, TrainerTurn, Turn, joint_turn
 from bagpipe_hpc.data.dataset import Progress, no_progress
+from bagpipe_hpc.transport.collectives import all_gather_json, enter_together
 
-IDLE_SECONDS = 5e-3
 LOOPBACK = "127.0.0.1"
-
-
-def wait_asleep(comm: MPI.Intracomm) -> None:
-    """Wait for all ranks, without work in between. Communication: collective over comm."""
-    request = comm.Ibarrier()
-    while not request.Test():
-        time.sleep(IDLE_SECONDS)
 
 
 class PeersBench:
@@ -65,13 +58,13 @@ class PeersBench:
         self._comm, self._case, self._run_path = comm, case, run_path
         self._timeout, self._progress = timeout, progress
         self._trainer = comm.rank - 1 - case.servers  # below 0: no trainer
-        hosts = comm.allgather(socket.gethostname())
+        hosts = all_gather_json(comm, socket.gethostname())
         self._num_hosts = len(set(hosts))
         self._is_first_of_host = hosts.index(hosts[comm.rank]) == comm.rank
         trainer_hosts = set(hosts[1 + case.servers :])
         self._set_route(len(trainer_hosts) > 1, interface)
         self._systems = list(systems)
-        reasons = comm.allgather({system.name: why_absent(system, len(trainer_hosts)) for system in systems})
+        reasons = all_gather_json(comm, {system.name: why_absent(system, len(trainer_hosts)) for system in systems})
         self._absent = {
             name: next(filter(None, (of_rank[name] for of_rank in reasons[1 + case.servers :])), "")
             for name in reasons[0]
@@ -82,10 +75,14 @@ class PeersBench:
         """Agree on the address of the first trainer, and find the interface that leads there."""
         is_first = self._trainer == 0
         address = (address_for_others(interface) if is_first else "") if has_hosts else LOOPBACK
-        self._master = self._comm.bcast(address, root=1 + self._case.servers)
+        self._master = self._said_by_first_trainer(address)
         self._interface = "lo" if not has_hosts else interface
         if has_hosts and interface is None and self._trainer >= 0:
             self._interface = interface_towards(self._master)
+
+    def _said_by_first_trainer(self, value: Any) -> Any:
+        """Return what the first trainer gives. Communication: collective over all ranks."""
+        return all_gather_json(self._comm, value)[1 + self._case.servers]
 
     def run(self) -> PeersFigures:
         """Run all repeats and return the figures, the same on every rank.
@@ -117,11 +114,11 @@ class PeersBench:
                 mine = run_job(self._case, system, self._run_path / f"{system.name}-{repeat}")
             else:
                 mine = self._run_peer(system)
-            wait_asleep(self._comm)
+            enter_together(self._comm)
         if system.crew is Crew.RANKS and self._comm.rank == 0:
             delete_run(self._run_path / f"{system.name}-{repeat}")
         mine = RankTurn(mine.trainer, mine.error, mine.peak_bytes, tuple(sent))
-        ranks = self._comm.allgather(mine)
+        ranks = [RankTurn.of_json(each) for each in all_gather_json(self._comm, mine.to_json())]
         errors = [rank.error for rank in ranks if rank.error]
         if errors:
             self._dismiss(system.crew)
@@ -170,8 +167,7 @@ class PeersBench:
             worker = WorkerProcess(name, environment, self._timeout)
             self._workers[system.crew] = worker  # now, so that it is closed if the next line fails
         port = worker.ask(system.title, request).get("port") if worker and self._trainer == 0 and size > 1 else None
-        wait_asleep(self._comm)
-        port = self._comm.bcast(port, root=1 + case.servers)
+        port = self._said_by_first_trainer(port)
         if worker:
             worker.ask(system.title, request | {"port": port})
         self._workers[system.crew] = worker

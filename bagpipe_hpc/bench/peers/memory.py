@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+STATUS = Path("/proc/self/status")
 
-def peak_bytes(status: Path) -> int:
+
+def peak_bytes(status: Path = STATUS) -> int:
     """Return the largest resident memory of a process in bytes.
 
     Args:
-        status: The file /proc/PID/status.
+        status: The file /proc/PID/status; default: of this process.
     """
     for line in status.read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):

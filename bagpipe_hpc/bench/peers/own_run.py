@@ -17,11 +17,9 @@ from bagpipe_hpc.launch.job import Training
 from bagpipe_hpc.launch.request import Request
 from bagpipe_hpc.log import LOGGER
 
-STATUS = Path("/proc/self/status")
-
 
 def run_job(case: PeersCase, system: System, run_path: Path) -> RankTurn:
-    """Train a system of bagpipe_hpc from its initial parameters. Delete its run directory afterwards.
+    """Train a system of bagpipe_hpc from its initial parameters.
 
     The time is that from the arrival of a batch at the training loop to the arrival of a later one. Everything that the
     job does in an iteration is part of it: planning, fetches, the exchange and write-backs.
@@ -48,10 +46,10 @@ def run_job(case: PeersCase, system: System, run_path: Path) -> RankTurn:
     if training.error is not None:
         raise training.error
     if not marks:
-        return RankTurn(peak_bytes=peak_bytes(STATUS))
+        return RankTurn(peak_bytes=peak_bytes())
     begin, end = marks[case.warm_up], marks[case.num_trained]
     values = tuple(float(loss) for loss in losses[: case.num_trained])
-    return RankTurn(TrainerTurn(end[0] - begin[0], begin[1], end[1], values, peak_bytes(STATUS)))
+    return RankTurn(TrainerTurn(end[0] - begin[0], begin[1], end[1], values, peak_bytes()))
 
 
 def delete_run(run_path: Path) -> None:

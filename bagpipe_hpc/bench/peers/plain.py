@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
@@ -28,10 +28,18 @@ class WholeModel(nn.Module):
 
 
 class PlainPeer:
-    """One process trains alone."""
+    """One process trains alone.
 
-    def __init__(self, config: Config, samples: Samples) -> None:
-        self._model: nn.Module = WholeModel(config, samples)
+    Args:
+        config: The configuration of the job.
+        samples: The shares.
+        wrapped: Returns the model as it is trained.
+    """
+
+    def __init__(
+        self, config: Config, samples: Samples, wrapped: Callable[[nn.Module], nn.Module] = lambda model: model
+    ) -> None:
+        self._model = wrapped(WholeModel(config, samples))
         self._optimizer = sgd(config, self._model)
 
     def train(self, shares: Iterable[Share]) -> Iterator[torch.Tensor]:

@@ -32,7 +32,6 @@ class System:
         crew: The processes that train it.
         settings: Of bagpipe_hpc: settings in addition to those of the case.
         is_exact: Whether it computes the same as plain PyTorch, apart from the order of sums.
-        replicates: Whether every trainer holds all tables.
     """
 
     name: str
@@ -40,14 +39,13 @@ class System:
     crew: Crew = Crew.RANKS
     settings: tuple[str, ...] = ()
     is_exact: bool = True
-    replicates: bool = False
 
 
 LOCALITY = "oracle.placement=locality"
 
 SYSTEMS: Final = (
-    System("plain", "PyTorch, 1 process", Crew.ONE, replicates=True),
-    System("ddp", "PyTorch DDP, replicated tables", Crew.TORCH, replicates=True),
+    System("plain", "PyTorch, 1 process", Crew.ONE),
+    System("ddp", "PyTorch DDP, replicated tables", Crew.TORCH),
     System("hybrid", "PyTorch, all-to-all", Crew.TORCH),
     System("torchrec-table", "TorchRec table-wise", Crew.TORCHREC),
     System("torchrec-table-pipeline", "TorchRec table-wise, pipeline", Crew.TORCHREC),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from bagpipe_hpc.bench.peers.network import bytes_between
 
@@ -42,6 +43,19 @@ class RankTurn:
     error: str = ""
     peak_bytes: int = 0
     sent: tuple[tuple[float, int], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields, for a message."""
+        return asdict(self)
+
+    @staticmethod
+    def of_json(fields: dict[str, Any]) -> RankTurn:
+        """Return the value with these fields."""
+        trainer = fields["trainer"]
+        if trainer is not None:
+            trainer = TrainerTurn(**{**trainer, "losses": tuple(trainer["losses"])})
+        sent = tuple((moment, size) for moment, size in fields["sent"])
+        return RankTurn(**{**fields, "trainer": trainer, "sent": sent})
 
 
 @dataclass(frozen=True)

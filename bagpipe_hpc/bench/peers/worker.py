@@ -23,7 +23,6 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import IO, Any
 
 import torch
@@ -115,7 +114,7 @@ class Worker:
             "seconds": stop - start,
             "begin": begin,
             "end": end,
-            "peak_bytes": peak_bytes(Path("/proc/self/status")),
+            "peak_bytes": peak_bytes(),
         }
 
 

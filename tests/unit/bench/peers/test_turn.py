@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from bagpipe_hpc.bench.peers.turn import RankTurn, TrainerTurn, joint_turn
 
 OF_SERVER = RankTurn(peak_bytes=7, sent=((0.0, 100), (10.0, 100), (20.0, 300)))
@@ -19,3 +21,9 @@ def test_the_slowest_trainer_counts_and_losses_are_added() -> None:
 
 def test_on_one_host_no_bytes_are_counted() -> None:
     assert joint_turn([RankTurn(), RankTurn(FIRST.trainer), SECOND], 100, 5, 2).bytes_sent is None
+
+
+def test_a_rank_survives_its_way_through_json() -> None:
+    trainer = TrainerTurn(1.5, 10.0, 11.5, (0.7, 0.6), 100)
+    for turn in (RankTurn(trainer, sent=((1.0, 2), (3.0, 4))), RankTurn(error="no memory"), RankTurn(peak_bytes=7)):
+        assert RankTurn.of_json(json.loads(json.dumps(turn.to_json()))) == turn
