@@ -24,10 +24,12 @@ ROLES_ON_HOSTS = ("bp0", "bp0", "bp1", "bp2", "bp3")  # oracle and server, serve
 START_SECONDS = 60  # until a job trains, on a slow machine
 END_SECONDS = 10  # from a fault until no process is left
 
-WITHOUT_FLUSH = f"""
+# No Get or Put is waited for: neither until it is complete at the trainer, nor until it is at the server.
+WITHOUT_COMPLETION = f"""
 import runpy
-from bagpipe_hpc.transport.window import RowWindow
-RowWindow.flush = lambda window, server: None
+from bagpipe_hpc.transport import staged, window
+staged.wait_all = window.wait_all = lambda requests: None
+window.RowWindow.flush = lambda window, server: None
 runpy.run_path({CONTRACT!r}, run_name="__main__")
 """
 
@@ -69,9 +71,9 @@ def test_transports_keep_their_contract(cluster: VirtualCluster) -> None:
     assert done.stdout.count("as it should be") == 3 * len(SCENARIOS)
 
 
-def test_without_a_flush_the_contract_is_broken(cluster: VirtualCluster) -> None:
+def test_without_completion_the_contract_is_broken(cluster: VirtualCluster) -> None:
     cluster.set_rate(100)
-    done = cluster.run_ranks(["bp0", "bp1"], ["-m", "mpi4py", "-c", WITHOUT_FLUSH, "1"], timeout=30)
+    done = cluster.run_ranks(["bp0", "bp1"], ["-m", "mpi4py", "-c", WITHOUT_COMPLETION, "1"], timeout=30)
     assert done.returncode != 0
     assert "rows fetched by trainer 0" in done.stderr, done.stderr
 
