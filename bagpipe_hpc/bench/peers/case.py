@@ -29,6 +29,8 @@ class PeersCase:
         threads: Threads of each trainer.
         warm_up: Iterations before the timed ones.
         iterations: Timed iterations of a repeat.
+        cache_warm_up: Iterations of bagpipe_hpc before its timed ones; 0: as many as `warm_up`. Peers have no
+            caches that fill.
         repeats: How often every system trains, after one repeat that does not count.
     Raises:
         ConfigError: An option is out of range or contradicts another; names both.
@@ -46,12 +48,17 @@ class PeersCase:
     threads: int = 1
     warm_up: int = 4
     iterations: int = 10
+    cache_warm_up: int = 0
     repeats: int = 5
 
     def __post_init__(self) -> None:
         for name in ("servers", "batch_size", "embedding_dim", "threads", "warm_up", "iterations", "repeats"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
+        if self.cache_warm_up and self.cache_warm_up < self.warm_up:
+            raise ConfigError(
+                f"--cache-warm-up is {self.cache_warm_up}, but --warm-up is {self.warm_up}; give 0, or at least as many"
+            )
         if self.num_trainers < 1:
             raise TopologyError(
                 f"{self.num_ranks} rank(s) leave no trainer beside 1 oracle and {self.servers} server(s); start "
@@ -75,8 +82,18 @@ class PeersCase:
 
     @property
     def num_batches(self) -> int:
-        """How many batches a repeat reads."""
+        """How many batches a repeat of a peer reads."""
         return self.num_trained + TAIL
+
+    @property
+    def own_warm_up(self) -> int:
+        """The number of iterations of bagpipe_hpc before its timed ones."""
+        return self.cache_warm_up or self.warm_up
+
+    @property
+    def num_own_batches(self) -> int:
+        """How many batches a repeat of bagpipe_hpc reads, at least as many as that of a peer."""
+        return self.own_warm_up + self.iterations + TAIL
 
     def settings(self, extra: tuple[str, ...] = ()) -> list[str]:
         """Return the settings of a job of bagpipe_hpc.
@@ -86,13 +103,14 @@ class PeersCase:
         """
         return [
             f"training.batch_size={self.batch_size}",
-            f"training.iterations={self.num_batches}",
+            f"training.iterations={self.num_own_batches}",
             f"training.learning_rate={self.learning_rate}",
             f"training.threads={self.threads}",
             f"model.embedding_dim={self.embedding_dim}",
             f"model.bottom_mlp={list(self.bottom_mlp)}",
             f"model.top_mlp={list(self.top_mlp)}",
             f"roles.servers={self.servers}",
+            "dense.backend=mpi",  # Horovod's thread would stay and slow down the peers after it
             "evaluation.enabled=false",
             "checkpoint.enabled=false",
             *extra,
@@ -116,11 +134,11 @@ class PeersCase:
                 "sample and table; give a data set of one-hot features"
             )
         num_full = dataset.train.num_samples // self.batch_size
-        if num_full < self.num_batches:
+        if num_full < self.num_own_batches:
             raise ConfigError(
-                f"{dataset.path}: has {num_full} full training batches of {self.batch_size} samples, but --warm-up "
-                f"{self.warm_up}, --iterations {self.iterations} and {TAIL} more need {self.num_batches}; give fewer "
-                "iterations, smaller batches or more samples"
+                f"{dataset.path}: has {num_full} full training batches of {self.batch_size} samples, but a warm-up of "
+                f"{self.own_warm_up}, --iterations {self.iterations} and {TAIL} more need {self.num_own_batches}; give "
+                "fewer iterations, smaller batches or more samples"
             )
 
     def to_json(self) -> dict[str, Any]:

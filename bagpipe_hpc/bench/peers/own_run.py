@@ -47,7 +47,7 @@ def run_job(case: PeersCase, system: System, run_path: Path) -> RankTurn:
         raise training.error
     if not marks:
         return RankTurn(peak_bytes=peak_bytes())
-    begin, end = marks[case.warm_up], marks[case.num_trained]
+    begin, end = marks[case.own_warm_up], marks[case.own_warm_up + case.iterations]
     values = tuple(float(loss) for loss in losses[: case.num_trained])
     return RankTurn(TrainerTurn(end[0] - begin[0], begin[1], end[1], values, peak_bytes()))
 
