@@ -379,8 +379,8 @@ class DenseOptimizerConfig(_Section):
 class DenseConfig(_Section):
     backend: Literal["horovod", "mpi", "nccl"] | None = Field(
         None,
-        description="What sums dense gradients over the trainers; null: horovod where all trainers have it, else mpi. "
-        "mpi adds in one order with every MPI; nccl needs a GPU for each trainer. One trainer has nothing to sum.",
+        description="What sums dense gradients over the trainers; null: horovod where all trainers have it and a GPU, "
+        "else mpi. mpi adds in one order with every MPI; nccl needs a GPU for each trainer. One trainer sums nothing.",
     )
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from bagpipe_hpc.threaded_job import current_job
 
 _POLLS = 20  # about 20 microseconds
-_FIRST_SECONDS, _SHORT_SECONDS, _LONG_SECONDS = 20e-6, 250e-6, 5e-3
+_FIRST_SECONDS, _SHORT_SECONDS, _LONG_SECONDS = 20e-6, 250e-6, 10e-3
 _SERVING_SECONDS = 1.0  # longer than most iterations
 _of_thread = threading.local()
 

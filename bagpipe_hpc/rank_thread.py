@@ -6,13 +6,16 @@ In most jobs a process plays one rank. In a job that runs in one process, each r
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import Context, copy_context
+from pathlib import Path
 from typing import Any
 
 from bagpipe_hpc.threaded_job import JobIsOverError
+
+_TASKS = Path("/proc/self/task")
 
 
 def start_thread(name: str, work: Callable[..., object], *args: Any) -> threading.Thread:
@@ -25,6 +28,21 @@ def start_thread(name: str, work: Callable[..., object], *args: Any) -> threadin
 def single_thread_pool(name: str) -> ThreadPoolExecutor:
     """Return a pool with one thread, which works for the rank of the calling thread."""
     return ThreadPoolExecutor(1, name, initializer=_take_over, initargs=(copy_context(),))
+
+
+@contextmanager
+def naming_new_threads(name: str) -> Iterator[None]:
+    """Give threads that libraries start inside the block a name in the kernel, where `top -H` and profilers show it.
+
+    Args:
+        name: At most 15 characters.
+    """
+    before = {path.name for path in _TASKS.iterdir()}
+    yield
+    for path in _TASKS.iterdir():
+        if path.name not in before:
+            with suppress(OSError):  # the thread has ended, or this system does not allow it
+                (path / "comm").write_text(name, encoding="ascii")
 
 
 def _work(work: Callable[..., object], *args: Any) -> None:

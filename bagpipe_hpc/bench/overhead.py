@@ -1,18 +1,26 @@
-"""The time of an iteration of a trainer that computes and moves almost nothing.
+"""The time of an iteration of a trainer that computes and moves almost nothing, and what waiting costs.
 
 Two samples per trainer and rows of four columns take almost no time in kernels and on links. What remains is the time
 of Python and of its calls into torch, numpy and MPI. The benchmark counts the CPU time of each thread without its
 polling while it waits, so other processes on the cores have little influence.
+
+In the middle of the job, trainer 0 pauses, so everything else waits: the other trainers for its gradients, the servers
+for requests, the oracle for the next plan. A thread that waits should not take a core from others. The second table
+shows what share of a core each thread takes meanwhile.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table
+
+ASLEEP = 0.0005  # share of a core that is shown as 0.0 %
 
 
 def tiny_settings(num_ranks: int, iterations: int) -> list[str]:
@@ -27,6 +35,50 @@ def tiny_settings(num_ranks: int, iterations: int) -> list[str]:
         "model.bottom_mlp=[4]",
         "model.top_mlp=[4]",
     ]
+
+
+@dataclass(frozen=True)
+class RankIdle:
+    """What the threads of a rank have computed while trainer 0 paused.
+
+    Args:
+        role: The role of the rank.
+        shares: The share of a core of each thread, by name.
+    """
+
+    role: str
+    shares: dict[str, float]
+
+
+def idle_by_role(ranks: Iterable[RankIdle]) -> dict[str, dict[str, float]]:
+    """Return the largest share of a core by role and name of the thread."""
+    found: dict[str, dict[str, float]] = {}
+    for rank in ranks:
+        largest = found.setdefault(rank.role, {})
+        for thread, share in rank.shares.items():
+            largest[thread] = max(share, largest.get(thread, 0.0))
+    return found
+
+
+def idle_table(idle: dict[str, dict[str, float]], seconds: float) -> Table:
+    """Return a table of what each thread takes of a core while it waits.
+
+    Args:
+        idle: The largest share of a core by role and thread.
+        seconds: How long trainer 0 paused.
+    """
+    table = Table(title=f"while trainer 0 paused for {seconds:g} s", box=SIMPLE)
+    table.add_column("role")
+    table.add_column("thread")
+    table.add_column("% of a core", justify="right")
+    for role, shares in idle.items():
+        sleepers = [thread for thread, share in shares.items() if share < ASLEEP]
+        for thread, share in sorted(shares.items(), key=lambda item: -item[1]):
+            if thread not in sleepers:
+                table.add_row(role, thread, f"{100 * share:.1f}")
+        if sleepers:
+            table.add_row(role, f"{len(sleepers)} {'others' if len(sleepers) < len(shares) else 'threads'}", "0.0")
+    return table
 
 
 def read_summary(run_path: Path) -> dict[str, Any]:

@@ -188,9 +188,21 @@ def ladder(
 def overhead(
     data: Annotated[Path, typer.Option(help="Data set to train on.")],
     run_dir: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/overhead"),
-    iterations: Annotated[int, typer.Option(help="Iterations to train.")] = 2_000,
+    iterations: Annotated[int, typer.Option(help="Iterations to train.", min=3)] = 2_000,
+    pause: Annotated[
+        float,
+        typer.Option(help="Seconds that trainer 0 pauses in the middle, while all others wait; 0: no pause.", min=0),
+    ] = 10.0,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures to this file.")
+    ] = None,
 ) -> None:
     """Measure Python's overhead: the time per iteration and thread of a trainer with almost nothing to compute or move.
+
+    Also measure what each thread of each role takes of a core while it waits.
 
     Start it on all ranks: mpirun -n 3 bagpipe bench overhead --data DATA
     """
@@ -199,14 +211,24 @@ def overhead(
 
     world = launched_ranks()
     with whole_job_fails_together():
-        from bagpipe_hpc.bench.overhead import overhead_table, read_summary, tiny_settings
-        from bagpipe_hpc.launch.job import run_training
+        from bagpipe_hpc.bench.overhead import idle_by_role, idle_table, overhead_table, read_summary, tiny_settings
+        from bagpipe_hpc.bench.overhead_run import train_with_pause
+        from bagpipe_hpc.exit_codes import exit_code_of
         from bagpipe_hpc.launch.request import Request
         from bagpipe_hpc.runtime.console import open_console
 
-        code = run_training(Request(None, data, run_dir, tiny_settings(world.size, iterations)))
-        if world.rank == 0 and code == 0:
-            open_console().print(overhead_table(read_summary(run_dir)))
+        settings = [*tiny_settings(world.size, iterations), *(overrides or [])]
+        request = Request(None, data, run_dir, settings, has_own_loop=True)
+        training, ranks = train_with_pause(world, request, iterations // 2, pause)
+        training.print_error()
+        code = exit_code_of(training.error)
+        if world.rank == 0 and code == EXIT_DONE:
+            summary, idle = read_summary(run_dir), idle_by_role(ranks)
+            open_console().print(overhead_table(summary))
+            if idle:
+                open_console().print(idle_table(idle, pause))
+            if json_file:
+                write_figures(json_file, {"working_milliseconds": summary["working_milliseconds"], "idle": idle})
     if code:
         raise typer.Exit(code)
 
@@ -222,6 +244,9 @@ def peers(
     threads: Annotated[int, typer.Option(help="Threads of each trainer.")] = 1,
     warm_up: Annotated[int, typer.Option(help="Iterations before the timed ones.")] = 4,
     iterations: Annotated[int, typer.Option(help="Timed iterations of a repeat.")] = 10,
+    cache_warm_up: Annotated[
+        int, typer.Option(help="Iterations of bagpipe_hpc before its timed ones, to fill its caches; 0: as --warm-up.")
+    ] = 0,
     repeats: Annotated[int, typer.Option(help="Repeats that count; one more comes before them.")] = 5,
     timeout: Annotated[float, typer.Option(help="Seconds that a peer may take for one run.")] = 300.0,
     interface: Annotated[
@@ -263,7 +288,7 @@ def peers(
             chosen = systems_named(systems)
             case = PeersCase(
                 data, world.size, servers, batch_size, embedding_dim, learning_rate=learning_rate, threads=threads,
-                warm_up=warm_up, iterations=iterations, repeats=repeats,
+                warm_up=warm_up, iterations=iterations, cache_warm_up=cache_warm_up, repeats=repeats,
             )  # fmt: skip
             case.check_samples(open_dataset(data))
             if picture:

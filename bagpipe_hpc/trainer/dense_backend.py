@@ -7,14 +7,18 @@
 The state of Horovod belongs to the process. The first job starts Horovod for its trainers, and no later job of the same
 processes can start it for other trainers: if some ranks run it already, the start waits forever on the others, and a
 start after a shutdown crashes. So without a setting, a later job that has other trainers sums with MPI.
+
+Horovod's thread calls MPI's blocking collectives, which keep a core busy while they wait. Beside a GPU that core is
+free. Trainers on CPUs compute on it, so without a setting they sum with MPI.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bagpipe_hpc.errors import PlatformError
@@ -22,6 +26,7 @@ from bagpipe_hpc.errors import PlatformError
 Ranks = tuple[int, ...]
 
 NOT_INSTALLED = "Horovod is not installed"
+ON_CPU = "no GPU, and Horovod's thread would take a core from computing"
 
 # The trainers that this process has started Horovod with, each by its rank in the launch; None before Horovod starts.
 _horovod_ranks: Ranks | None = None
@@ -47,17 +52,20 @@ class DenseOffer:
         horovod: Why Horovod cannot be used here; empty if it can.
         nccl: Why NCCL cannot be used here; empty if it can. It is only looked at if the settings ask for it.
         horovod_ranks: The trainers that its process has started Horovod with; None if it has not.
+        has_gpu: Whether its host offers it a GPU.
     """
 
     rank: int
     horovod: str = ""
     nccl: str = ""
     horovod_ranks: Ranks | None = None
+    has_gpu: bool = False
 
     @classmethod
     def of_this_rank(cls, rank: int, setting: str | None) -> DenseOffer:
         """Return what this process has. Only for the setting nccl it imports torch, which takes seconds."""
-        return cls(rank, fault_of_horovod(), fault_of_nccl() if setting == "nccl" else "", _horovod_ranks)
+        nccl = fault_of_nccl() if setting == "nccl" else ""
+        return cls(rank, fault_of_horovod(), nccl, _horovod_ranks, offers_gpu())
 
     def to_text(self) -> str:
         """Return the offer as JSON."""
@@ -68,7 +76,7 @@ class DenseOffer:
         """Return the offer that `to_text` has written."""
         offer = cls(**json.loads(text))
         started = None if offer.horovod_ranks is None else tuple(offer.horovod_ranks)
-        return cls(offer.rank, offer.horovod, offer.nccl, started)
+        return replace(offer, horovod_ranks=started)
 
 
 def fault_of_horovod() -> str:
@@ -93,6 +101,18 @@ def fault_of_nccl() -> str:
     return ""
 
 
+def offers_gpu(devices: Path = Path("/dev"), environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether this host has a GPU that this process may use, without importing torch.
+
+    Args:
+        devices: The directory of device files.
+        environ: The environment variables.
+    """
+    if any(environ.get(name) in ("", "-1") for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")):
+        return False
+    return (devices / "kfd").exists() or any(devices.glob("nvidia[0-9]*"))
+
+
 def choose_backend(setting: str | None, offers: Sequence[DenseOffer]) -> tuple[str, str]:
     """Return the backend of a job, and a line that says why, for the user.
 
@@ -106,9 +126,9 @@ def choose_backend(setting: str | None, offers: Sequence[DenseOffer]) -> tuple[s
         return "none", "dense gradients: one trainer has nothing to sum"
     faults = {"horovod": _fault_of_horovod(offers), "nccl": _fault([offer.nccl for offer in offers]), "mpi": ""}
     if setting is None:
-        chosen = "mpi" if faults["horovod"] else "horovod"
-        why = f" ({faults['horovod']})" if faults["horovod"] else ""
-        return chosen, f"dense gradients: summed by {chosen}{why}"
+        why = faults["horovod"] or _fault(["" if offer.has_gpu else ON_CPU for offer in offers])
+        chosen, reason = ("mpi", f" ({why})") if why else ("horovod", "")
+        return chosen, f"dense gradients: summed by {chosen}{reason}"
     if faults[setting]:
         others = ["mpi"] if setting == "horovod" or faults["horovod"] else ["horovod", "mpi"]
         cures = {

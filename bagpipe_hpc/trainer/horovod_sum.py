@@ -13,6 +13,8 @@ from typing import Any
 import horovod.torch as hvd
 import torch
 
+from bagpipe_hpc.rank_thread import naming_new_threads
+
 Wait = Callable[[Callable[[], bool]], None]
 
 
@@ -33,7 +35,8 @@ def start_horovod(trainers: Any, *, on_cpu: bool) -> None:
     # init reads these variables: Horovod sums each tensor alone, and does not wait for further tensors to fuse.
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
     os.environ.setdefault("HOROVOD_CYCLE_TIME", _CPU_CYCLE_MS if on_cpu else _GPU_CYCLE_MS)
-    hvd.init(comm=trainers)
+    with naming_new_threads("horovod"):
+        hvd.init(comm=trainers)
 
 
 class HorovodSum:

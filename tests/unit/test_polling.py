@@ -11,13 +11,13 @@ from bagpipe_hpc.polling import pause_after, wait_until, working_ns
 
 @pytest.mark.parametrize(
     ("waited", "pause"),
-    [(0.0, 20e-6), (0.6e-3, 120e-6), (2e-3, 250e-6), (16e-3, 250e-6), (64e-3, 1e-3), (0.16, 2.5e-3), (60.0, 5e-3)],
+    [(0.0, 20e-6), (0.6e-3, 120e-6), (2e-3, 250e-6), (16e-3, 250e-6), (64e-3, 1e-3), (0.16, 2.5e-3), (60.0, 10e-3)],
 )
 def test_sleeps_grow_with_the_wait(waited: float, pause: float) -> None:
     assert pause_after(waited, serves=False) == pytest.approx(pause)
 
 
-@pytest.mark.parametrize(("waited", "pause"), [(0.0, 20e-6), (0.99, 250e-6), (1.0, 5e-3)])
+@pytest.mark.parametrize(("waited", "pause"), [(0.0, 20e-6), (0.99, 250e-6), (1.0, 10e-3)])
 def test_a_thread_that_serves_others_sleeps_shortly_for_a_second(waited: float, pause: float) -> None:
     assert pause_after(waited, serves=True) == pytest.approx(pause)
 

@@ -51,9 +51,9 @@ def judge_code_cache(cache: CodeCache, named: str | None) -> Outcome:
 
 def dense_backends(world: World) -> Outcome:
     """Say what can sum dense gradients on every rank, and what a job uses."""
-    from bagpipe_hpc.trainer.dense_backend import fault_of_horovod, fault_of_nccl
+    from bagpipe_hpc.trainer.dense_backend import ON_CPU, fault_of_horovod, fault_of_nccl, offers_gpu
 
-    mine = [fault_of_horovod(), fault_of_nccl()]
+    mine = [fault_of_horovod(), fault_of_nccl(), "" if offers_gpu() else ON_CPU]
     by_rank = [mine]
     if world.comm is not None:
         from bagpipe_hpc.transport.collectives import all_gather_json
@@ -66,13 +66,15 @@ def judge_backends(faults_by_rank: Sequence[Sequence[str]]) -> Outcome:
     """Say which backends all ranks have. Warn if some ranks have Horovod and others do not.
 
     Args:
-        faults_by_rank: For each rank, why it cannot use Horovod and NCCL; empty texts if it can.
+        faults_by_rank: For each rank, why it cannot use Horovod and NCCL, and why a job of such ranks does not use
+            Horovod by itself; empty texts if it can, and does.
     """
-    horovod_faults, nccl_faults = zip(*faults_by_rank, strict=True)
+    horovod_faults, nccl_faults, reasons = zip(*faults_by_rank, strict=True)
     found = ["mpi"]
     found += ["horovod" if not any(horovod_faults) else f"no horovod ({max(horovod_faults)})"]
     found += ["nccl" if not any(nccl_faults) else f"no nccl ({max(nccl_faults)})"]
-    told = f"{', '.join(found)}; a job uses {'mpi' if any(horovod_faults) else 'horovod'} unless dense.backend is set"
+    default = "mpi" if any(horovod_faults) or any(reasons) else "horovod"
+    told = f"{', '.join(found)}; a job uses {default} unless dense.backend is set"
     if any(horovod_faults) and not all(horovod_faults):
         return Status.WARN, f"{told}; the ranks differ", "set up all nodes in the same way"
     return Status.OK, told, ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from bagpipe_hpc.bench.overhead import overhead_table, tiny_settings
+from bagpipe_hpc.bench.overhead import RankIdle, idle_by_role, idle_table, overhead_table, tiny_settings
 from bagpipe_hpc.config import load_config
 
 
@@ -23,3 +23,25 @@ def test_the_table_shows_microseconds_by_thread() -> None:
     console.print(overhead_table(summary))
     text = console.export_text()
     assert [word for word in ("main", "1,234", "exchange", "500", "prefetch", "250", "2,500") if word not in text] == []
+
+
+def test_the_busiest_thread_of_a_role_counts() -> None:
+    ranks = [
+        RankIdle("oracle", {"main": 0.011}),
+        RankIdle("trainer", {"main": 0.004, "prefetch": 0.007}),
+        RankIdle("trainer", {"main": 0.006, "prefetch": 0.0, "horovod": 0.38}),
+    ]
+    assert idle_by_role(ranks) == {
+        "oracle": {"main": 0.011},
+        "trainer": {"main": 0.006, "prefetch": 0.007, "horovod": 0.38},
+    }
+
+
+def test_the_table_of_waiting_threads_sums_up_those_that_sleep() -> None:
+    idle = {"oracle": {"main": 0.0134, "plan": 0.0, "encode": 0.0004}, "server": {"main": 0.0}}
+    console = Console(width=80, record=True)
+    console.print(idle_table(idle, 10))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["oracle", "main", "1.3"] in lines
+    assert ["oracle", "2", "others", "0.0"] in lines
+    assert ["server", "1", "threads", "0.0"] in lines

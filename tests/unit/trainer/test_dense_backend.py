@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from bagpipe_hpc.errors import PlatformError
-from bagpipe_hpc.trainer.dense_backend import DenseOffer, choose_backend, fits_horovod
+from bagpipe_hpc.trainer.dense_backend import DenseOffer, choose_backend, fits_horovod, offers_gpu
 
-GOOD = [DenseOffer(2), DenseOffer(3)]
+GOOD = [DenseOffer(2, has_gpu=True), DenseOffer(3, has_gpu=True)]
+ON_CPUS = [DenseOffer(2, has_gpu=True), DenseOffer(3)]
 MISSING = [DenseOffer(2), DenseOffer(3, horovod="Horovod is not installed", nccl="torch finds no GPU")]
 ELSEWHERE = [DenseOffer(2), DenseOffer(3, horovod_ranks=(3, 4))]
 
@@ -18,8 +22,10 @@ ELSEWHERE = [DenseOffer(2), DenseOffer(3, horovod_ranks=(3, 4))]
         (None, GOOD, "horovod"),
         (None, MISSING, "mpi"),
         (None, ELSEWHERE, "mpi"),
-        (None, [DenseOffer(2, horovod_ranks=(2, 3)), DenseOffer(3, horovod_ranks=(2, 3))], "horovod"),
+        (None, ON_CPUS, "mpi"),
+        (None, [replace(offer, horovod_ranks=(2, 3)) for offer in GOOD], "horovod"),
         ("horovod", GOOD, "horovod"),
+        ("horovod", ON_CPUS, "horovod"),
         ("mpi", GOOD, "mpi"),
         ("mpi", MISSING, "mpi"),
         ("nccl", GOOD, "nccl"),
@@ -35,6 +41,7 @@ def test_one_backend_for_all_trainers(setting: str | None, offers: list[DenseOff
 def test_the_reason_for_mpi_is_said() -> None:
     assert "Horovod is not installed at 1 of 2 trainers, first at 1" in choose_backend(None, MISSING)[1]
     assert "serves other trainers of an earlier job" in choose_backend(None, ELSEWHERE)[1]
+    assert "no GPU, and Horovod's thread would take a core" in choose_backend(None, ON_CPUS)[1]
 
 
 @pytest.mark.parametrize(
@@ -57,6 +64,17 @@ def test_a_backend_that_is_not_there(setting: str, offers: list[DenseOffer], wor
 @pytest.mark.parametrize("offer", [*GOOD, *MISSING, *ELSEWHERE])
 def test_offers_travel(offer: DenseOffer) -> None:
     assert DenseOffer.from_text(offer.to_text()) == offer
+
+
+def test_gpus_are_found_without_torch(tmp_path: Path) -> None:
+    assert not offers_gpu(tmp_path, {})
+    (tmp_path / "nvidiactl").touch()
+    assert not offers_gpu(tmp_path, {})
+    (tmp_path / "nvidia0").touch()
+    assert offers_gpu(tmp_path, {})
+    assert offers_gpu(tmp_path, {"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert not offers_gpu(tmp_path, {"CUDA_VISIBLE_DEVICES": ""})
+    assert not offers_gpu(tmp_path, {"ROCR_VISIBLE_DEVICES": "-1"})
 
 
 def test_horovod_serves_one_set_of_trainers() -> None:

@@ -29,9 +29,10 @@ def test_where_machine_code_is_kept(cache: CodeCache, named: str | None, found: 
 @pytest.mark.parametrize(
     ("faults", "status", "words"),
     [
-        ([["", ""]] * 2, Status.OK, "mpi, horovod, nccl; a job uses horovod"),
-        ([["no Horovod", "no GPU"]] * 2, Status.OK, "no horovod (no Horovod), no nccl (no GPU); a job uses mpi"),
-        ([["", "no GPU"], ["no Horovod", "no GPU"]], Status.WARN, "a job uses mpi"),
+        ([["", "", ""]] * 2, Status.OK, "mpi, horovod, nccl; a job uses horovod"),
+        ([["", "no GPU", "no GPU"]] * 2, Status.OK, "mpi, horovod, no nccl (no GPU); a job uses mpi"),
+        ([["no Horovod", "no GPU", ""]] * 2, Status.OK, "no horovod (no Horovod), no nccl (no GPU); a job uses mpi"),
+        ([["", "no GPU", ""], ["no Horovod", "no GPU", ""]], Status.WARN, "a job uses mpi"),
     ],
 )
 def test_what_can_sum_dense_gradients(faults: list[list[str]], status: Status, words: str) -> None:
