@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bagpipe_hpc.trainer.row_kernels import copy_rows
+
 Int32Array = NDArray[np.int32]
 Float32Array = NDArray[np.float32]
 
@@ -42,6 +44,18 @@ class RowCache:
             float32, shape (n, row_width), on the device.
         """
         return self._rows.index_select(0, self._index(slots))
+
+    def copy_to(self, slots: Int32Array, out: NDArray[Any]) -> None:
+        """Copy the first columns of rows to host memory.
+
+        Args:
+            slots: int32, shape (n,), in host memory.
+            out: Gets the columns, float32, shape (n, at most row_width).
+        """
+        if self.device.type == "cpu":
+            copy_rows(self._rows.numpy(), slots, out)
+        else:
+            torch.from_numpy(out).copy_(self.read(slots)[:, : out.shape[1]])
 
     def write(self, slots: Int32Array, rows: torch.Tensor) -> None:
         """Overwrite rows.

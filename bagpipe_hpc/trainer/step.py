@@ -24,11 +24,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -39,36 +38,37 @@ from bagpipe_hpc.protocol.plan import TrainerPlan
 from bagpipe_hpc.trainer.buffers import BufferPool, HostBuffer, HostMemory
 from bagpipe_hpc.trainer.cache import RowCache, to_device, to_host
 from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
+from bagpipe_hpc.trainer.gray_blocks import (
+    CRITICAL_GRADIENTS,
+    CRITICAL_PUSHES,
+    DELAYED_GRADIENTS,
+    EARLY_PUSHES,
+    EVERYTHING,
+    GrayBlocks,
+    Part,
+)
 from bagpipe_hpc.trainer.pooling import Pooling
+from bagpipe_hpc.trainer.row_kernels import add_gradients, copy_rows, positions_of
 from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
 from bagpipe_hpc.trainer.trainer_batch import TrainerBatch, row_gradients
 from bagpipe_hpc.trainer.wire import Wire, WireArray, gradient_scale
+from bagpipe_hpc.transport.blocks import blocks_by_rank
 
 Float32Array = NDArray[np.float32]
-Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
-
-Classes = tuple[int, ...]
-GRAY_CLASSES = np.arange(4, dtype=np.int8)
-ALL = (0, 1, 2, 3)
-EARLY_PUSHES, CRITICAL_PUSHES = (0, 1), (2, 3)  # Gray classes, see protocol/plan.py
-CRITICAL_GRADIENTS, DELAYED_GRADIENTS = (1, 2), (0, 3)
+Blocks = Iterable[tuple[int, WireArray]]
 
 
 class Peers(Protocol):
     """The exchange between trainers, as the step needs it."""
 
-    def swap(
-        self, outgoing: WireArray, send_counts: Int32Array, incoming: WireArray, receive_counts: Int32Array
-    ) -> None:
-        """Send a block of rows to every other trainer and receive one from each; see transport/peers.py.
+    def swap(self, outgoing: Blocks, incoming: Blocks) -> None:
+        """Send blocks of rows to other trainers and receive blocks from others; see transport/peers.py.
 
         Args:
-            outgoing: float32 or int16, shape (send_counts.sum(), row_dim), by trainer.
-            send_counts: int32, shape (T,).
-            incoming: Gets the received rows, the same dtype, shape (receive_counts.sum(), row_dim), by trainer.
-            receive_counts: int32, shape (T,).
-        Communication: with each trainer whose counts are not zero.
+            outgoing: Trainers and their blocks, float32 or int16, shape (n, row_dim), C-contiguous.
+            incoming: Trainers, and arrays that get the blocks that they send, of the same dtype.
+        Communication: with these trainers.
         """
 
 
@@ -140,27 +140,29 @@ class OpenIteration:
         forced_rows: Copies of the rows of forced evictions, float32, shape (n, row_width), in `write_back_slots` order.
         pushed: The rows that this trainer pushes, which are the elements of plan.push_index.
         replicated: The replicas that this trainer receives.
-        updated: By the classes of gradients: positions in plan.update_slots of the rows that these gradients update,
-            int64, shape (n,), ascending.
-        replicas_buffer: Holds `replicas` from `start` to `gather`.
-        replicas: In the format of the wire, float32 or int16, shape (replica_counts.sum(), row_dim).
+        critical_updates: Positions in plan.update_slots of the rows that `apply` updates, int64, ascending.
+        delayed_updates: The same for `finish`.
+        rows_buffer: Holds `rows` from `start` to `finish`.
+        rows: Room for the rows that this trainer owns and uses, then for the replicas, in the format of the wire,
+            float32 or int16, shape (plan.num_own + len(replicated), row_dim).
 
     `apply` sets the other fields:
 
     - `own_gradients`: gradients of owned rows, float32, shape (num_own, row_dim).
-    - `gradients_buffer`: holds `replica_gradients` from `apply` to `finish`.
-    - `replica_gradients`: in the format of the wire, float32 or int16, shape (len(replicas), row_dim).
+    - `gradients_buffer`: holds `replica_gradients` from `apply` to `finish`. None: they are in torch's memory.
+    - `replica_gradients`: in the format of the wire, float32 or int16, shape (len(replicated), row_dim).
     """
 
     plan: TrainerPlan
     forced_rows: torch.Tensor
-    pushed: _Blocks
-    replicated: _Blocks
-    updated: dict[Classes, Int64Array]
-    replicas_buffer: HostBuffer
-    replicas: WireArray
+    pushed: GrayBlocks
+    replicated: GrayBlocks
+    critical_updates: Int64Array
+    delayed_updates: Int64Array
+    rows_buffer: HostBuffer
+    rows: WireArray
     own_gradients: torch.Tensor = field(init=False)
-    gradients_buffer: HostBuffer = field(init=False)
+    gradients_buffer: HostBuffer | None = field(init=False, default=None)
     replica_gradients: WireArray = field(init=False)
 
 
@@ -226,7 +228,7 @@ class TrainingStep:
             _Lane(to, watch, HostBuffer(self.memory), HostBuffer(self.memory))
             for to, watch in ((peers, stopwatch), (delayed_peers or peers, delayed_stopwatch))
         )
-        self._replicas, self._gradients = BufferPool(self.memory), BufferPool(self.memory)
+        self._rows, self._gradients = BufferPool(self.memory), BufferPool(self.memory)
         self._leaving = HostBuffer(self.memory)
 
     def exchanged_bytes(self, plan: TrainerPlan) -> int:
@@ -262,21 +264,14 @@ class TrainingStep:
         return iteration
 
     def _open(self, plan: TrainerPlan, forced_rows: torch.Tensor) -> OpenIteration:
-        pushed, replicated = _Blocks(plan.push_counts), _Blocks(plan.replica_counts)
+        pushed, replicated = GrayBlocks(plan.push_counts), GrayBlocks(plan.replica_counts)
         delayed = np.zeros(len(plan.update_slots), dtype=np.bool_)
         if self.is_overlapped:
-            delayed[plan.push_index[pushed.part(DELAYED_GRADIENTS).positions]] = True
-        updated = {
-            self._critical_gradients: np.flatnonzero(~delayed),
-            DELAYED_GRADIENTS: np.flatnonzero(delayed),
-        }
-        buffer = self._replicas.take()
-        replicas = buffer.rows(len(replicated), self._row_dim, self._wire.array_dtype)
-        return OpenIteration(plan, forced_rows, pushed, replicated, updated, buffer, replicas)
-
-    @property
-    def _critical_gradients(self) -> Classes:
-        return CRITICAL_GRADIENTS if self.is_overlapped else ALL
+            delayed[plan.push_index[positions_of(pushed.edges, DELAYED_GRADIENTS)]] = True
+        buffer = self._rows.take()
+        rows = buffer.rows(plan.num_own + len(replicated), self._row_dim, self._wire.array_dtype)
+        updates = np.flatnonzero(~delayed), np.flatnonzero(delayed)
+        return OpenIteration(plan, forced_rows, pushed, replicated, *updates, buffer, rows)
 
     def gather(self, iteration: OpenIteration) -> TrainerBatch:
         """Return the samples with all their rows.
@@ -287,11 +282,9 @@ class TrainingStep:
         """
         plan = iteration.plan
         with self._watch.time("exchange"):
-            self._push(iteration, CRITICAL_PUSHES if self.is_overlapped else ALL, self._lane)  # 4
+            self._push(iteration, CRITICAL_PUSHES if self.is_overlapped else EVERYTHING, self._lane)  # 4
         with self._watch.time("cache"):
-            own = self._wire.pack(self._cache.read(plan.update_slots[: plan.num_own])[:, : self._row_dim])
-            rows = self._wire.unpack(torch.cat([own, to_device(iteration.replicas, own.device)]))
-            self._replicas.give_back(iteration.replicas_buffer)
+            rows = self._all_rows(iteration)
         with self._watch.time("compute"):
             self._dense_optimizer.zero_grad()
             rows.requires_grad_(not plan.read_only)
@@ -305,6 +298,16 @@ class TrainingStep:
                 in_bfloat16=self._in_bfloat16,
                 before_backward=self.dense_gradients.start,
             )
+
+    def _all_rows(self, iteration: OpenIteration) -> torch.Tensor:
+        """Return the rows of own samples: own rows, then replicas, float32, shape (n, row_dim), on the device."""
+        num_own, device = iteration.plan.num_own, self._cache.device
+        slots = iteration.plan.update_slots[:num_own]
+        if self._wire.is_exact and device.type == "cpu":
+            self._cache.copy_to(slots, iteration.rows[:num_own])
+            return torch.from_numpy(iteration.rows)
+        own = self._wire.pack(self._cache.read(slots)[:, : self._row_dim])
+        return self._wire.unpack(torch.cat([own, to_device(iteration.rows[num_own:], device)]))
 
     def predict(self, batch: TrainerBatch) -> Float32Array:
         """Return the logits of a share, float32, shape (num_samples,). Communication: none."""
@@ -327,9 +330,13 @@ class TrainingStep:
         scale = gradient_scale(plan.num_global_samples)
         gradients = self._wire.pack(row_gradients(batch), scale)
         iteration.own_gradients = self._wire.unpack(gradients[: plan.num_own], scale)
-        iteration.gradients_buffer = self._gradients.take()
-        iteration.replica_gradients = iteration.gradients_buffer.fill(gradients[plan.num_own :])
-        self._reduce(iteration, self._critical_gradients, self._lane, "exchange")  # 6, 7
+        if gradients.device.type == "cpu":
+            iteration.replica_gradients = to_host(gradients[plan.num_own :])
+        else:
+            iteration.gradients_buffer = self._gradients.take()
+            iteration.replica_gradients = iteration.gradients_buffer.fill(gradients[plan.num_own :])
+        critical = CRITICAL_GRADIENTS if self.is_overlapped else EVERYTHING
+        self._reduce(iteration, critical, iteration.critical_updates, self._lane, "exchange")  # 6, 7
         with self._watch.time("dense"):  # 8
             loss = self.dense_gradients.finish()
             self._dense_optimizer.step(plan.num_trained_after)
@@ -346,74 +353,91 @@ class TrainingStep:
         plan = iteration.plan
         if not plan.read_only:
             if self.is_overlapped:
-                self._reduce(iteration, DELAYED_GRADIENTS, self._delayed_lane, "delayed_gradients")  # 9
-            self._gradients.give_back(iteration.gradients_buffer)
+                updates = iteration.delayed_updates
+                self._reduce(iteration, DELAYED_GRADIENTS, updates, self._delayed_lane, "delayed_gradients")  # 9
+            if iteration.gradients_buffer:
+                self._gradients.give_back(iteration.gradients_buffer)
+        self._rows.give_back(iteration.rows_buffer)
         with self._delayed_watch.time("drain"):  # 10
             leaving = self._cache.read(plan.write_back_slots)
             if len(iteration.forced_rows):  # fetched rows have these slots now
                 leaving[torch.from_numpy(_forced_mask(plan))] = iteration.forced_rows
             return self._leaving.fill(leaving)
 
-    def _push(self, iteration: OpenIteration, classes: Classes, lane: _Lane) -> None:
-        """Send owned rows of these Gray classes to the trainers that use them; receive replicas of these classes."""
+    def _push(self, iteration: OpenIteration, part: Part, lane: _Lane) -> None:
+        """Send owned rows of a part to the trainers that use them; receive replicas of this part."""
         plan = iteration.plan
-        outgoing, incoming = iteration.pushed.part(classes), iteration.replicated.part(classes)
-        rows = self._cache.read(plan.update_slots[plan.push_index[outgoing.positions]])[:, : self._row_dim]
-        received = lane.incoming.rows(len(incoming.positions), self._row_dim, self._wire.array_dtype)
-        lane.peers.swap(lane.outgoing.fill(self._wire.pack(rows)), outgoing.counts, received, incoming.counts)
-        iteration.replicas[incoming.positions] = received
+        slots = plan.update_slots[plan.push_index[positions_of(iteration.pushed.edges, part)]]
+        if self._wire.is_exact:
+            rows = lane.outgoing.rows(len(slots), self._row_dim)
+            self._cache.copy_to(slots, rows)
+        else:
+            rows = lane.outgoing.fill(self._wire.pack(self._cache.read(slots)[:, : self._row_dim]))
+        replicas = iteration.replicated.runs(part, iteration.rows[plan.num_own :])
+        lane.peers.swap(blocks_by_rank(rows, iteration.pushed.counts(part)), replicas)
 
-    def _reduce(self, iteration: OpenIteration, classes: Classes, lane: _Lane, cause: str) -> None:
-        """Send the gradients of replicas of these Gray classes to the owners; then update the owned rows."""
-        outgoing, incoming = iteration.replicated.part(classes), iteration.pushed.part(classes)
+    def _reduce(self, iteration: OpenIteration, part: Part, updates: Int64Array, lane: _Lane, cause: str) -> None:
+        """Send the gradients of replicas of a part to the owners; then update owned rows.
+
+        Args:
+            iteration: The iteration.
+            part: Replicas and pushed rows of this part get their gradients.
+            updates: Positions in update_slots of the owned rows to update, int64, shape (n,), ascending.
+            lane: What the calling thread exchanges rows with.
+            cause: The cause that the time of the exchange is added to.
+        """
         with lane.watch.time(cause):
-            mine = lane.outgoing.rows(len(outgoing.positions), self._row_dim, self._wire.array_dtype)
-            # No position is out of range. With mode="raise", numpy would write into a copy of `mine` first.
-            np.take(iteration.replica_gradients, outgoing.positions, axis=0, out=mine, mode="clip")
-            gradients = lane.incoming.rows(len(incoming.positions), self._row_dim, self._wire.array_dtype)
-            lane.peers.swap(mine, outgoing.counts, gradients, incoming.counts)
+            if len(part) == 1:
+                outgoing: Blocks = iteration.replicated.runs(part, iteration.replica_gradients)
+            else:
+                positions = positions_of(iteration.replicated.edges, part)
+                mine = lane.outgoing.rows(len(positions), self._row_dim, self._wire.array_dtype)
+                copy_rows(iteration.replica_gradients, positions, mine)
+                outgoing = blocks_by_rank(mine, iteration.replicated.counts(part))
+            counts = iteration.pushed.counts(part)
+            gradients = lane.incoming.rows(int(counts.sum()), self._row_dim, self._wire.array_dtype)
+            lane.peers.swap(outgoing, blocks_by_rank(gradients, counts))
         with lane.watch.time("update"):
-            updates = iteration.plan.push_index[incoming.positions]
-            self._update(iteration, iteration.updated[classes], updates, incoming.counts, gradients)
+            if len(updates):
+                slots = iteration.plan.update_slots[updates]
+                rows = self._cache.read(slots)
+                sums = self._sum(iteration, part, updates, gradients)
+                self._row_optimizer.step(rows, sums, iteration.plan.num_trained_after)
+                self._cache.write(slots, rows)
 
-    def _update(
-        self,
-        iteration: OpenIteration,
-        positions: Int64Array,
-        updates: Int32Array,
-        counts: Int32Array,
-        gradients: WireArray,
-    ) -> None:
-        """Sum the gradients of some owned rows and make the optimizer's step.
+    def _sum(self, iteration: OpenIteration, part: Part, updates: Int64Array, gradients: WireArray) -> torch.Tensor:
+        """Sum the gradients of owned rows in ascending trainer order.
 
         Args:
             iteration: Has the plan and the gradients of own samples.
-            positions: Positions of the rows in update_slots, int64, shape (n,), ascending.
-            updates: The position in update_slots of each gradient, int32, by trainer.
-            counts: The number of gradients from each trainer, int32, shape (T,).
-            gradients: In the format of the wire, float32 or int16, shape (len(updates), row_dim).
+            part: The part that the gradients are of.
+            updates: Positions in update_slots of the rows, int64, shape (n,), ascending.
+            gradients: From the other trainers, in the format of the wire, float32 or int16, shape (m, row_dim).
+        Returns:
+            float32, shape (n, row_dim), on the device.
         """
-        if len(positions) == 0:
-            return
         plan, device = iteration.plan, self._cache.device
-        places = np.empty(len(plan.update_slots), dtype=np.int64)  # index into `positions` of each row that is in it
-        places[positions] = np.arange(len(positions))
-        sums = torch.zeros((len(positions), self._row_dim), device=device)
-        index = to_device(places[updates], device)
+        sums = torch.zeros((len(updates), self._row_dim), device=device)
         arrived = self._wire.unpack(to_device(gradients, device), gradient_scale(plan.num_global_samples))
-        num_own = int(np.searchsorted(positions, plan.num_own))  # rows of own samples come first in update_slots
+        if device.type == "cpu":
+            add_gradients(
+                sums.numpy(), updates, to_host(iteration.own_gradients), self._rank, plan.push_index,
+                iteration.pushed.edges, part, arrived.numpy(), len(plan.update_slots),
+            )  # fmt: skip
+            return sums
+        places = np.empty(len(plan.update_slots), dtype=np.int64)  # index into `sums` of each row that is in it
+        places[updates] = np.arange(len(updates))
+        index = to_device(places[plan.push_index[positions_of(iteration.pushed.edges, part)]], device)
+        num_own = int(np.searchsorted(updates, plan.num_own))  # rows of own samples come first in update_slots
         start = 0
-        for trainer, count in enumerate(counts.tolist()):
+        for trainer, count in enumerate(iteration.pushed.counts(part).tolist()):
             if trainer == self._rank:
-                sums[:num_own] += iteration.own_gradients[to_device(positions[:num_own], device)]
+                sums[:num_own] += iteration.own_gradients[to_device(updates[:num_own], device)]
             elif count:
                 # The positions in one trainer's block are unique, so each row gets its gradients in trainer order.
                 sums.index_add_(0, index[start : start + count], arrived[start : start + count])
                 start += count
-        slots = plan.update_slots[positions]
-        rows = self._cache.read(slots)
-        self._row_optimizer.step(rows, sums, plan.num_trained_after)
-        self._cache.write(slots, rows)
+        return sums
 
 
 @contextmanager
@@ -431,45 +455,6 @@ def _evaluation_mode(model: torch.nn.Module, device: torch.device) -> Iterator[N
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-class _Blocks:
-    """The rows of the blocks of all trainers. The rows of a block are in the order of their Gray classes.
-
-    Args:
-        counts: The number of rows by trainer and Gray class, int32, shape (T, 4).
-    """
-
-    def __init__(self, counts: Int32Array) -> None:
-        self._counts = counts
-        # int8, (counts.sum(),): the Gray class of each row
-        self._classes = np.repeat(np.resize(GRAY_CLASSES, counts.size), counts.reshape(-1))
-
-    def __len__(self) -> int:
-        return len(self._classes)
-
-    def part(self, classes: Classes) -> _Part:
-        """Return the rows of some Gray classes."""
-        chosen = _mask_of(classes)
-        return _Part(np.flatnonzero(chosen[self._classes]), self._counts @ chosen)
-
-
-@cache
-def _mask_of(classes: Classes) -> NDArray[np.bool_]:
-    """Return which Gray classes are in a set of them, bool, shape (4,)."""
-    return np.isin(GRAY_CLASSES, classes)
-
-
-class _Part(NamedTuple):
-    """Some rows of `_Blocks`.
-
-    Args:
-        positions: Their positions among all rows, int64, shape (n,), ascending.
-        counts: How many there are in the block of each trainer, int32, shape (T,).
-    """
-
-    positions: Int64Array
-    counts: Int32Array
 
 
 def _forced_mask(plan: TrainerPlan) -> NDArray[np.bool_]:

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
-def blocks_by_rank(rows: NDArray[Scalar], counts: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[Scalar]]]:
+def blocks_by_rank(
+    rows: NDArray[Scalar], counts: NDArray[np.int32 | np.int64]
+) -> Iterator[tuple[int, NDArray[Scalar]]]:
     """Yield each rank that has rows, and its block.
 
     Args:
         rows: Of any dtype, shape (counts.sum(), ...).
-        counts: How many rows each rank has, int32, shape (num_ranks,).
+        counts: How many rows each rank has, int32 or int64, shape (num_ranks,).
     """
     start = 0
     for rank, count in enumerate(counts.tolist()):

@@ -8,6 +8,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from bagpipe_hpc.transport.blocks import blocks_by_rank
 from bagpipe_hpc.transport.peers import PeerExchange
 
 NUM_ROUNDS = 40
@@ -43,7 +44,7 @@ def main() -> None:
         expected = [block(peer, me, round_index, counts[peer, me], columns) for peer in range(comm.size)]
         outgoing = np.concatenate(to)
         incoming = np.full((counts[:, me].sum(), columns), -1, dtype=outgoing.dtype)
-        exchange.swap(outgoing, counts[me], incoming, counts[:, me].copy())
+        exchange.swap(blocks_by_rank(outgoing, counts[me]), blocks_by_rank(incoming, counts[:, me]))
         outgoing.fill(-1)  # complete on return
         np.testing.assert_array_equal(incoming, np.concatenate(expected), f"round {round_index}")
     exchange.free()

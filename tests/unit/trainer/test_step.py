@@ -29,8 +29,8 @@ from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.trainer.models import build_model
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.row_optimizer import RowSGD
-from bagpipe_hpc.trainer.step import OpenIteration, Stopwatch, TrainingStep, _evaluation_mode
-from bagpipe_hpc.trainer.wire import Wire, WireArray, WireDtype, gradient_scale
+from bagpipe_hpc.trainer.step import Blocks, OpenIteration, Stopwatch, TrainingStep, _evaluation_mode
+from bagpipe_hpc.trainer.wire import Wire, WireDtype, gradient_scale
 from tests.plans import RankPlans, rank_plans
 
 Float32Array = NDArray[np.float32]
@@ -163,27 +163,22 @@ class ThreadPeers:
     def __init__(self, board: Board, trainer: int) -> None:
         self.board, self.trainer = board, trainer
 
-    def swap(
-        self, outgoing: WireArray, send_counts: NDArray[np.int32], incoming: WireArray,
-        receive_counts: NDArray[np.int32],
-    ) -> None:  # fmt: skip
-        assert (send_counts.sum(), receive_counts.sum()) == (len(outgoing), len(incoming))
-        assert send_counts[self.trainer] == receive_counts[self.trainer] == 0
-        assert outgoing.flags.c_contiguous
-        blocks = np.split(outgoing.copy(), np.cumsum(send_counts)[:-1])
-        landed = [theirs[self.trainer] for theirs in self.board.show(self.trainer, blocks)]
-        assert [len(block) for block in landed] == receive_counts.tolist()
-        incoming[:] = np.concatenate(landed)
+    def swap(self, outgoing: Blocks, incoming: Blocks) -> None:
+        sent, landing = dict(outgoing), dict(incoming)
+        assert self.trainer not in sent | landing
+        assert all(block.flags.c_contiguous and len(block) for block in sent.values())
+        shown = self.board.show(self.trainer, {peer: block.copy() for peer, block in sent.items()})
+        landed = {peer: theirs[self.trainer] for peer, theirs in enumerate(shown) if self.trainer in theirs}
+        assert landed.keys() == landing.keys()
+        for peer, block in landed.items():
+            landing[peer][:] = block
 
 
 class NobodyElse:
     """The exchange of a trainer that is alone."""
 
-    def swap(
-        self, outgoing: WireArray, send_counts: NDArray[np.int32], incoming: WireArray,
-        receive_counts: NDArray[np.int32],
-    ) -> None:  # fmt: skip
-        assert (len(outgoing), send_counts.tolist(), len(incoming), receive_counts.tolist()) == (0, [0], 0, [0])
+    def swap(self, outgoing: Blocks, incoming: Blocks) -> None:
+        assert [*outgoing, *incoming] == []
 
 
 class ThreadDense:
