@@ -244,8 +244,12 @@ def peers(
     threads: Annotated[int, typer.Option(help="Threads of each trainer.")] = 1,
     warm_up: Annotated[int, typer.Option(help="Iterations before the timed ones.")] = 4,
     iterations: Annotated[int, typer.Option(help="Timed iterations of a repeat.")] = 10,
-    cache_warm_up: Annotated[
-        int, typer.Option(help="Iterations of bagpipe_hpc before its timed ones, to fill its caches; 0: as --warm-up.")
+    margin: Annotated[
+        int,
+        typer.Option(
+            help="Iterations of bagpipe_hpc before its timed ones, while its caches fill, and again after them, while "
+            "they empty; 0: --warm-up before."
+        ),
     ] = 0,
     repeats: Annotated[int, typer.Option(help="Repeats that count; one more comes before them.")] = 5,
     timeout: Annotated[float, typer.Option(help="Seconds that a peer may take for one run.")] = 300.0,
@@ -288,7 +292,7 @@ def peers(
             chosen = systems_named(systems)
             case = PeersCase(
                 data, world.size, servers, batch_size, embedding_dim, learning_rate=learning_rate, threads=threads,
-                warm_up=warm_up, iterations=iterations, cache_warm_up=cache_warm_up, repeats=repeats,
+                warm_up=warm_up, iterations=iterations, margin=margin, repeats=repeats,
             )  # fmt: skip
             case.check_samples(open_dataset(data))
             if picture:

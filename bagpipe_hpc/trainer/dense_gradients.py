@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc.trainer.dense_sum import DenseSum
 from bagpipe_hpc.waiting import waiting_for
 
-BUCKET_BYTES = 1 << 20
+BUCKET_BYTES = 1 << 19
 
 
 class DenseSynchronizer:

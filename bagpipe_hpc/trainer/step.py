@@ -3,7 +3,7 @@
     start      1  copy forced evictions          cache -> forced rows
                2  insert fetched rows            fetched rows -> cache
                3  early pushes                   cache -> peers: rows that the iteration before does not update
-    gather     4  critical pushes                cache -> peers: the other pushed rows
+    gather     4  critical pushes                cache -> peers: the other pushed rows; they may begin before 8 of i - 1
                5  forward, backward              the caller: rows -> loss, gradients; the dense allreduce begins
     apply      6  critical gradients             replicas that the next iteration uses -> owners
                7  update                         sum in ascending trainer order, one optimizer step per owned row
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -59,16 +59,23 @@ Int64Array = NDArray[np.int64]
 Blocks = Iterable[tuple[int, WireArray]]
 
 
+class Swap(Protocol):
+    """Blocks on their way, as the step needs them."""
+
+    def finish(self) -> None:
+        """Wait until all blocks have left and arrived. Communication: complete on return."""
+
+
 class Peers(Protocol):
     """The exchange between trainers, as the step needs it."""
 
-    def swap(self, outgoing: Blocks, incoming: Blocks) -> None:
-        """Send blocks of rows to other trainers and receive blocks from others; see transport/peers.py.
+    def begin(self, outgoing: Blocks, incoming: Blocks) -> Swap:
+        """Begin to send blocks of rows to other trainers and to receive blocks from others; see transport/peers.py.
 
         Args:
             outgoing: Trainers and their blocks, float32 or int16, shape (n, row_dim), C-contiguous.
             incoming: Trainers, and arrays that get the blocks that they send, of the same dtype.
-        Communication: with these trainers.
+        Communication: with these trainers, from here to the return of `Swap.finish`.
         """
 
 
@@ -84,6 +91,10 @@ class DenseGradients(Protocol):
 
     def finish(self) -> float:
         """Return the summed loss. On return every gradient is the sum over the trainers."""
+
+
+def _nothing() -> None:
+    """Return no iteration."""
 
 
 class Stopwatch:
@@ -146,7 +157,7 @@ class OpenIteration:
         rows: Room for the rows that this trainer owns and uses, then for the replicas, in the format of the wire,
             float32 or int16, shape (plan.num_own + len(replicated), row_dim).
 
-    `apply` sets the other fields:
+    `apply` of the iteration before may set `critical_pushes`: these are under way. `apply` sets the other fields:
 
     - `own_gradients`: gradients of owned rows, float32, shape (num_own, row_dim).
     - `gradients_buffer`: holds `replica_gradients` from `apply` to `finish`. None: they are in torch's memory.
@@ -161,6 +172,7 @@ class OpenIteration:
     delayed_updates: Int64Array
     rows_buffer: HostBuffer
     rows: WireArray
+    critical_pushes: Swap | None = field(init=False, default=None)
     own_gradients: torch.Tensor = field(init=False)
     gradients_buffer: HostBuffer | None = field(init=False, default=None)
     replica_gradients: WireArray = field(init=False)
@@ -260,7 +272,7 @@ class TrainingStep:
             iteration = self._open(plan, forced_rows)
         if self.is_overlapped:
             with self._delayed_watch.time("early_pushes"):
-                self._push(iteration, EARLY_PUSHES, self._delayed_lane)  # 3
+                self._begin_pushes(iteration, EARLY_PUSHES, self._delayed_lane).finish()  # 3
         return iteration
 
     def _open(self, plan: TrainerPlan, forced_rows: torch.Tensor) -> OpenIteration:
@@ -282,7 +294,8 @@ class TrainingStep:
         """
         plan = iteration.plan
         with self._watch.time("exchange"):
-            self._push(iteration, CRITICAL_PUSHES if self.is_overlapped else EVERYTHING, self._lane)  # 4
+            pushes = iteration.critical_pushes or self._begin_critical_pushes(iteration)  # 4
+            pushes.finish()
         with self._watch.time("cache"):
             rows = self._all_rows(iteration)
         with self._watch.time("compute"):
@@ -316,9 +329,16 @@ class TrainingStep:
         with self._watch.time("compute"), _evaluation_mode(self.model, self._cache.device):
             return to_host(batch.logits())
 
-    def apply(self, iteration: OpenIteration, batch: TrainerBatch) -> float:
+    def apply(
+        self, iteration: OpenIteration, batch: TrainerBatch, following: Callable[[], OpenIteration | None] = _nothing
+    ) -> float:
         """Update, after backward, the rows that the next iteration uses and the dense parameters.
 
+        Args:
+            iteration: The iteration.
+            batch: Its batch.
+            following: Returns the next iteration if it has started; its critical pushes then run while dense gradients
+                are summed.
         Returns:
             The loss over the global batch.
         Raises:
@@ -337,6 +357,9 @@ class TrainingStep:
             iteration.replica_gradients = iteration.gradients_buffer.fill(gradients[plan.num_own :])
         critical = CRITICAL_GRADIENTS if self.is_overlapped else EVERYTHING
         self._reduce(iteration, critical, iteration.critical_updates, self._lane, "exchange")  # 6, 7
+        if self.is_overlapped and (next_iteration := following()) is not None:
+            with self._watch.time("exchange"):
+                next_iteration.critical_pushes = self._begin_critical_pushes(next_iteration)
         with self._watch.time("dense"):  # 8
             loss = self.dense_gradients.finish()
             self._dense_optimizer.step(plan.num_trained_after)
@@ -364,8 +387,11 @@ class TrainingStep:
                 leaving[torch.from_numpy(_forced_mask(plan))] = iteration.forced_rows
             return self._leaving.fill(leaving)
 
-    def _push(self, iteration: OpenIteration, part: Part, lane: _Lane) -> None:
-        """Send owned rows of a part to the trainers that use them; receive replicas of this part."""
+    def _begin_critical_pushes(self, iteration: OpenIteration) -> Swap:
+        return self._begin_pushes(iteration, CRITICAL_PUSHES if self.is_overlapped else EVERYTHING, self._lane)
+
+    def _begin_pushes(self, iteration: OpenIteration, part: Part, lane: _Lane) -> Swap:
+        """Begin to send owned rows of a part to the trainers that use them, and to receive replicas of this part."""
         plan = iteration.plan
         slots = plan.update_slots[plan.push_index[positions_of(iteration.pushed.edges, part)]]
         if self._wire.is_exact:
@@ -374,7 +400,7 @@ class TrainingStep:
         else:
             rows = lane.outgoing.fill(self._wire.pack(self._cache.read(slots)[:, : self._row_dim]))
         replicas = iteration.replicated.runs(part, iteration.rows[plan.num_own :])
-        lane.peers.swap(blocks_by_rank(rows, iteration.pushed.counts(part)), replicas)
+        return lane.peers.begin(blocks_by_rank(rows, iteration.pushed.counts(part)), replicas)
 
     def _reduce(self, iteration: OpenIteration, part: Part, updates: Int64Array, lane: _Lane, cause: str) -> None:
         """Send the gradients of replicas of a part to the owners; then update owned rows.
@@ -396,7 +422,7 @@ class TrainingStep:
                 outgoing = blocks_by_rank(mine, iteration.replicated.counts(part))
             counts = iteration.pushed.counts(part)
             gradients = lane.incoming.rows(int(counts.sum()), self._row_dim, self._wire.array_dtype)
-            lane.peers.swap(outgoing, blocks_by_rank(gradients, counts))
+            lane.peers.begin(outgoing, blocks_by_rank(gradients, counts)).finish()
         with lane.watch.time("update"):
             if len(updates):
                 slots = iteration.plan.update_slots[updates]

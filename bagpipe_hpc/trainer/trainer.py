@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.config import Config
@@ -210,7 +212,7 @@ class _Trainer:
                     previous, current = None, self._start_next(prefetcher, self._watch)
                     continue
                 following = exchange.submit(meanwhile, previous)
-                yield from self._compute(current)  # 6
+                yield from self._compute(current, partial(_started, following))  # 6
                 position = current.plan.stream_position
                 with self._watch.time("delayed_wait", position), waiting_for("its exchange thread"):
                     previous, current = current, following.result()  # 8
@@ -236,7 +238,9 @@ class _Trainer:
         self._watch.add("checkpoint", start, stop, self._latest_position)
         self._writer.write(lambda: write((stop - start) / 1e9))
 
-    def _compute(self, iteration: OpenIteration) -> Iterator[TrainerBatch]:
+    def _compute(
+        self, iteration: OpenIteration, following: Callable[[], OpenIteration | None] = lambda: None
+    ) -> Iterator[TrainerBatch]:
         plan = iteration.plan
         self._latest_position = plan.stream_position
         with trace.span("evaluation" if plan.read_only else "iteration", plan.stream_position):
@@ -250,7 +254,7 @@ class _Trainer:
                         yield batch
                     else:
                         skip_step(batch)
-                loss = self._step.apply(iteration, batch)
+                loss = self._step.apply(iteration, batch, following)
             self._account(plan, loss)
         note_step()
         for timer in (self._work["main"], self._timer):
@@ -306,6 +310,12 @@ class _Trainer:
         self._peers.free()
         self._delayed_peers.free()
         self._dense_sum.free()
+
+
+def _started(following: Future[OpenIteration | SnapshotOrder | None]) -> OpenIteration | None:
+    """Return the next iteration if it has started. Raises what its start has raised."""
+    item = following.result() if following.done() else None
+    return item if isinstance(item, OpenIteration) else None
 
 
 def share_of_cores(host: Comm) -> int:

@@ -16,6 +16,24 @@ WireArray = NDArray[np.float32 | np.int16]  # int16: the bits of 16-bit floats
 Blocks = Iterable[tuple[int, WireArray]]
 
 
+class Swap:
+    """A swap under way.
+
+    Args:
+        requests: Of all blocks.
+        blocks: Trainers and blocks. They stay in memory until the swap has finished.
+    """
+
+    def __init__(self, requests: list[MPI.Request], blocks: list[tuple[int, WireArray]]) -> None:
+        self._requests, self._blocks = requests, blocks
+
+    def finish(self) -> None:
+        """Wait until all blocks have left and arrived. Communication: complete on return."""
+        if self._requests:
+            with waiting_for(lambda: f"trainers {_names(self._blocks)}: rows or gradients"):
+                wait_all(self._requests)
+
+
 class PeerExchange:
     """Exchanges blocks of rows between the trainers.
 
@@ -28,21 +46,22 @@ class PeerExchange:
         self._comm = duplicate(comm)
         self._row_types: dict[int, MPI.Datatype] = {}  # by bytes of a row
 
-    def swap(self, outgoing: Blocks, incoming: Blocks) -> None:
-        """Send blocks of rows to other trainers, and receive blocks from others, at most one of each per trainer.
+    def begin(self, outgoing: Blocks, incoming: Blocks) -> Swap:
+        """Begin to send blocks of rows to other trainers, and to receive blocks from others.
+
+        The caller does not touch the blocks until the swap has finished. All trainers begin their swaps in the same
+        order.
 
         Args:
-            outgoing: Trainers and their blocks, float32 or int16, shape (n, columns), C-contiguous, n > 0.
+            outgoing: Trainers and their blocks, float32 or int16, shape (n, columns), C-contiguous, n > 0; at most one
+                for each trainer.
             incoming: Trainers, and arrays that get the blocks that they send, of the same shape and dtype as these.
-        Communication: with all these trainers; complete on return.
+        Communication: with all these trainers, from here to the return of `Swap.finish`.
         """
         sent, received = list(outgoing), list(incoming)
-        if not sent and not received:
-            return
         requests = [self._comm.Irecv([block, len(block), self._row_type(block)], peer) for peer, block in received]
         requests += [self._comm.Isend([block, len(block), self._row_type(block)], peer) for peer, block in sent]
-        with waiting_for(lambda: f"trainers {_names(sent + received)}: rows or gradients"):
-            wait_all(requests)
+        return Swap(requests, sent + received)
 
     def _row_type(self, block: WireArray) -> MPI.Datatype:
         row_bytes = block.itemsize * block.shape[1]

@@ -29,8 +29,8 @@ class PeersCase:
         threads: Threads of each trainer.
         warm_up: Iterations before the timed ones.
         iterations: Timed iterations of a repeat.
-        cache_warm_up: Iterations of bagpipe_hpc before its timed ones; 0: as many as `warm_up`. Peers have no
-            caches that fill.
+        margin: Iterations of bagpipe_hpc before its timed ones, and again after them. 0: `warm_up` before, and as many
+            after as the peers have. Peers have no caches, which fill at the beginning and empty at the end.
         repeats: How often every system trains, after one repeat that does not count.
     Raises:
         ConfigError: An option is out of range or contradicts another; names both.
@@ -48,16 +48,16 @@ class PeersCase:
     threads: int = 1
     warm_up: int = 4
     iterations: int = 10
-    cache_warm_up: int = 0
+    margin: int = 0
     repeats: int = 5
 
     def __post_init__(self) -> None:
         for name in ("servers", "batch_size", "embedding_dim", "threads", "warm_up", "iterations", "repeats"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
-        if self.cache_warm_up and self.cache_warm_up < self.warm_up:
+        if self.margin and self.margin < self.warm_up:
             raise ConfigError(
-                f"--cache-warm-up is {self.cache_warm_up}, but --warm-up is {self.warm_up}; give 0, or at least as many"
+                f"--margin is {self.margin}, but --warm-up is {self.warm_up}; give 0, or at least as many"
             )
         if self.num_trainers < 1:
             raise TopologyError(
@@ -88,12 +88,12 @@ class PeersCase:
     @property
     def own_warm_up(self) -> int:
         """The number of iterations of bagpipe_hpc before its timed ones."""
-        return self.cache_warm_up or self.warm_up
+        return self.margin or self.warm_up
 
     @property
     def num_own_batches(self) -> int:
         """How many batches a repeat of bagpipe_hpc reads, at least as many as that of a peer."""
-        return self.own_warm_up + self.iterations + TAIL
+        return self.own_warm_up + self.iterations + max(self.margin, TAIL)
 
     def settings(self, extra: tuple[str, ...] = ()) -> list[str]:
         """Return the settings of a job of bagpipe_hpc.

@@ -44,7 +44,7 @@ def main() -> None:
         expected = [block(peer, me, round_index, counts[peer, me], columns) for peer in range(comm.size)]
         outgoing = np.concatenate(to)
         incoming = np.full((counts[:, me].sum(), columns), -1, dtype=outgoing.dtype)
-        exchange.swap(blocks_by_rank(outgoing, counts[me]), blocks_by_rank(incoming, counts[:, me]))
+        exchange.begin(blocks_by_rank(outgoing, counts[me]), blocks_by_rank(incoming, counts[:, me])).finish()
         outgoing.fill(-1)  # complete on return
         np.testing.assert_array_equal(incoming, np.concatenate(expected), f"round {round_index}")
     exchange.free()

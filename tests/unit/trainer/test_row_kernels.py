@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,7 @@ def test_positions_of_parts(part: Part, positions: list[int]) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int16])
 @pytest.mark.parametrize("index", [np.int32, np.int64])
-def test_the_first_columns_of_rows_are_copied(dtype: type, index: type) -> None:
+def test_the_first_columns_of_rows_are_copied(dtype: Any, index: Any) -> None:
     rows = np.arange(30).reshape(6, 5).astype(dtype)
     positions = np.array([5, 0, 3], dtype=index)
     positions.flags.writeable = False  # as the arrays of a plan

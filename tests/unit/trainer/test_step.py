@@ -30,7 +30,7 @@ from bagpipe_hpc.trainer.models import build_model
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.row_optimizer import RowSGD
 from bagpipe_hpc.trainer.step import Blocks, OpenIteration, Stopwatch, TrainingStep, _evaluation_mode
-from bagpipe_hpc.trainer.wire import Wire, WireDtype, gradient_scale
+from bagpipe_hpc.trainer.wire import Wire, WireArray, WireDtype, gradient_scale
 from tests.plans import RankPlans, rank_plans
 
 Float32Array = NDArray[np.float32]
@@ -163,22 +163,39 @@ class ThreadPeers:
     def __init__(self, board: Board, trainer: int) -> None:
         self.board, self.trainer = board, trainer
 
-    def swap(self, outgoing: Blocks, incoming: Blocks) -> None:
+    def begin(self, outgoing: Blocks, incoming: Blocks) -> ThreadSwap:
         sent, landing = dict(outgoing), dict(incoming)
         assert self.trainer not in sent | landing
         assert all(block.flags.c_contiguous and len(block) for block in sent.values())
-        shown = self.board.show(self.trainer, {peer: block.copy() for peer, block in sent.items()})
-        landed = {peer: theirs[self.trainer] for peer, theirs in enumerate(shown) if self.trainer in theirs}
-        assert landed.keys() == landing.keys()
+        return ThreadSwap(self, {peer: block.copy() for peer, block in sent.items()}, landing)
+
+
+@dataclass
+class ThreadSwap:
+    """Rows leave as they are when the swap begins, and land when it finishes."""
+
+    peers: ThreadPeers
+    sent: dict[int, WireArray]
+    landing: dict[int, WireArray]
+
+    def finish(self) -> None:
+        me = self.peers.trainer
+        shown = self.peers.board.show(me, self.sent)
+        landed = {peer: theirs[me] for peer, theirs in enumerate(shown) if me in theirs}
+        assert landed.keys() == self.landing.keys()
         for peer, block in landed.items():
-            landing[peer][:] = block
+            self.landing[peer][:] = block
 
 
 class NobodyElse:
     """The exchange of a trainer that is alone."""
 
-    def swap(self, outgoing: Blocks, incoming: Blocks) -> None:
+    def begin(self, outgoing: Blocks, incoming: Blocks) -> NobodyElse:
         assert [*outgoing, *incoming] == []
+        return self
+
+    def finish(self) -> None:
+        pass
 
 
 class ThreadDense:
@@ -272,14 +289,16 @@ def planned_training(
     return outcome
 
 
-def compute(step: TrainingStep, iteration: OpenIteration) -> tuple[float, Float32Array]:
+def compute(
+    step: TrainingStep, iteration: OpenIteration, following: OpenIteration | None
+) -> tuple[float, Float32Array]:
     """Loss and logits, by a training loop of our own."""
     batch = step.gather(iteration)
     if iteration.plan.read_only:
         return float("nan"), step.predict(batch)
     logits = batch.logits()
     batch.step(batch.mean(functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")))
-    return step.apply(iteration, batch), logits.detach().numpy()
+    return step.apply(iteration, batch, lambda: following), logits.detach().numpy()
 
 
 class Players:
@@ -299,8 +318,13 @@ class Players:
     def start(self, plan: RankPlans) -> list[OpenIteration]:
         return list(self.exchange.map(TrainingStep.start, self.steps, plan.trainers, self.servers.fetch(plan)))
 
-    def begin_compute(self, iterations: list[OpenIteration]) -> list[Future[tuple[float, Float32Array]]]:
-        return [self.main.submit(compute, step, each) for step, each in zip(self.steps, iterations, strict=True)]
+    def begin_compute(
+        self, iterations: list[OpenIteration], following: list[OpenIteration]
+    ) -> list[Future[tuple[float, Float32Array]]]:
+        # The next iteration has started at every other trainer only.
+        started = [each if i % 2 else None for i, each in enumerate(following)] or [None] * len(iterations)
+        arguments = zip(self.steps, iterations, started, strict=True)
+        return [self.main.submit(compute, *each) for each in arguments]
 
     def end_compute(self, played: list[Future[tuple[float, Float32Array]]], read_only: bool) -> None:
         results = [future.result(TIMEOUT) for future in played]
@@ -310,8 +334,8 @@ class Players:
             assert not losses, "trainers disagree on the loss"
         self.outcome.logits.append(np.concatenate([logits for _, logits in results]))
 
-    def compute(self, iterations: list[OpenIteration]) -> None:
-        self.end_compute(self.begin_compute(iterations), iterations[0].plan.read_only)
+    def compute(self, iterations: list[OpenIteration], following: list[OpenIteration]) -> None:
+        self.end_compute(self.begin_compute(iterations, following), iterations[0].plan.read_only)
 
     def finish(self, plan: RankPlans, iterations: list[OpenIteration]) -> None:
         leaving = self.exchange.map(TrainingStep.finish, self.steps, iterations)
@@ -322,7 +346,7 @@ class Players:
 def one_after_the_other(players: Players, plans: list[RankPlans]) -> None:
     for plan in plans:
         iterations = players.start(plan)
-        players.compute(iterations)
+        players.compute(iterations, [])
         players.finish(plan, iterations)
 
 
@@ -332,14 +356,14 @@ def overlapped(players: Players, plans: list[RankPlans], when: str) -> None:
     previous: list[OpenIteration] | None = None
     for i, plan in enumerate(plans):
         if when == "after":
-            players.compute(current)
+            players.compute(current, [])
         elif when == "while":
-            computing = players.begin_compute(current)
+            computing = players.begin_compute(current, [])
         if previous is not None:
             players.finish(plans[i - 1], previous)
         following = players.start(plans[i + 1]) if i + 1 < len(plans) else []
         if when == "before":
-            players.compute(current)
+            players.compute(current, following)
         elif when == "while":
             players.end_compute(computing, plan.trainers[0].read_only)
         previous, current = current, following

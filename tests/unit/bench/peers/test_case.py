@@ -26,9 +26,9 @@ def test_the_settings_of_own_systems_are_valid(system: Any) -> None:
     assert (config.training.iterations, config.model) == (9, case.config().model)
 
 
-def test_caches_fill_before_the_timed_iterations() -> None:
-    case = PeersCase(Path("clicks"), 4, warm_up=2, iterations=3, cache_warm_up=20)
-    assert (case.own_warm_up, case.num_trained, case.num_own_batches - case.num_batches) == (20, 5, 18)
+def test_caches_fill_before_the_timed_iterations_and_empty_after_them() -> None:
+    case = PeersCase(Path("clicks"), 4, warm_up=2, iterations=3, margin=20)
+    assert (case.own_warm_up, case.num_trained, case.num_own_batches - case.num_batches) == (20, 5, 34)
     assert load_config(None, case.settings()).training.iterations == case.num_own_batches
 
 
@@ -38,7 +38,7 @@ def test_caches_fill_before_the_timed_iterations() -> None:
         ({"repeats": 0}, "--repeats is 0; give 1 or more"),
         ({"num_ranks": 5, "batch_size": 64}, "give a multiple of 3"),
         ({"num_ranks": 2}, "leave no trainer"),
-        ({"warm_up": 4, "cache_warm_up": 3}, "--cache-warm-up is 3, but --warm-up is 4; give 0, or at least as many"),
+        ({"warm_up": 4, "margin": 3}, "--margin is 3, but --warm-up is 4; give 0, or at least as many"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
