@@ -1,7 +1,7 @@
 """`bagpipe bench peers` between virtual hosts with links of known rate and processors of their own. Root only; no test.
 
     python -m tests.cluster.shaped_peers --trainers 2,4,8 --links 200,1000,10000,shm --output runs/shaped-peers \
-        -- --data DATA
+        -- --data DATA --margin 24
 
 Each trainer has a host, and the oracle and the server share one. A link is the rate of every host's link in Mbit/s, in
 either direction; shm is one host without bounds for all ranks. By default the T + 1 hosts share the cores of this

@@ -91,9 +91,14 @@ class PeersCase:
         return self.margin or self.warm_up
 
     @property
+    def own_tail(self) -> int:
+        """The number of iterations of bagpipe_hpc after its timed ones."""
+        return max(self.margin, TAIL)
+
+    @property
     def num_own_batches(self) -> int:
         """How many batches a repeat of bagpipe_hpc reads, at least as many as that of a peer."""
-        return self.own_warm_up + self.iterations + max(self.margin, TAIL)
+        return self.own_warm_up + self.iterations + self.own_tail
 
     def settings(self, extra: tuple[str, ...] = ()) -> list[str]:
         """Return the settings of a job of bagpipe_hpc.
@@ -136,9 +141,9 @@ class PeersCase:
         num_full = dataset.train.num_samples // self.batch_size
         if num_full < self.num_own_batches:
             raise ConfigError(
-                f"{dataset.path}: has {num_full} full training batches of {self.batch_size} samples, but a warm-up of "
-                f"{self.own_warm_up}, --iterations {self.iterations} and {TAIL} more need {self.num_own_batches}; give "
-                "fewer iterations, smaller batches or more samples"
+                f"{dataset.path}: has {num_full} full training batches of {self.batch_size} samples, but --iterations "
+                f"{self.iterations}, with {self.own_warm_up} before and {self.own_tail} after them, need "
+                f"{self.num_own_batches}; give fewer iterations, smaller batches or more samples"
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -1,0 +1,44 @@
+"""`bagpipe bench overhead` as a user runs it: every role's threads are named, and those that wait sleep."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bagpipe_hpc.trainer.dense_backend import fault_of_horovod
+from tests.integration.conftest import make_dataset
+from tests.launch import run_ranks
+
+BENCH = ["-m", "bagpipe_hpc", "bench", "overhead", "--iterations", "60"]
+ROLES = ["oracle", "server", "trainer 0, which pauses", "trainer"]
+A_SPIN = 0.25  # share of a core; a thread that spins takes far more, even if other processes need the cores
+
+
+def figures(tmp_path: Path, *options: str) -> dict[str, Any]:
+    files = ["--run-dir", str(tmp_path / "run"), "--json", str(tmp_path / "overhead.json")]
+    data = str(make_dataset(tmp_path / "data"))
+    done = run_ranks(4, [*BENCH, "--data", data, *files, *options], timeout=120.0)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("while trainer 0 paused" in done.stdout) == ("--pause=0" not in options)
+    found: dict[str, Any] = json.loads((tmp_path / "overhead.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_waiting_threads_sleep(tmp_path: Path) -> None:
+    found = figures(tmp_path, "--pause=3", "--set", "dense.backend=mpi")
+    assert sorted(found["working_milliseconds"]) == ["exchange", "main", "prefetch"]
+    assert list(found["idle"]) == ROLES
+    assert {"main", "prefetch"} <= found["idle"]["trainer"].keys()
+    busy = {(role, name): s for role, threads in found["idle"].items() for name, s in threads.items() if s > A_SPIN}
+    assert busy == {}
+
+
+def test_the_thread_of_horovod_is_named(tmp_path: Path) -> None:
+    if fault_of_horovod():
+        return  # set up without it
+    assert "horovod" in figures(tmp_path, "--pause=1", "--set", "dense.backend=horovod")["idle"]["trainer"]
+
+
+def test_without_a_pause_there_is_nothing_to_wait_for(tmp_path: Path) -> None:
+    assert figures(tmp_path, "--pause=0")["idle"] == {}
