@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 
@@ -33,20 +34,26 @@ def test_shares_between_two_times(begin: float, end: float, shares: dict[int, fl
 
 def test_a_thread_that_computes_stands_out() -> None:
     is_over = threading.Event()
+    content = bytes(1 << 20)
 
     def compute() -> None:
         while not is_over.is_set():
-            sum(range(1000))
+            hashlib.sha256(content)  # releases Python's lock, so that samples are taken meanwhile
+
+    def await_samples(number: int) -> None:
+        while len(times.samples) < number:
+            time.sleep(0.05)
 
     with ThreadTimes() as times:
-        begin = time.time()
         worker = threading.Thread(target=compute, name="computes", daemon=True)
         worker.start()
-        time.sleep(1.5)
+        await_samples(3)
+        begin = time.time()
+        await_samples(len(times.samples) + 5)
         end = time.time()
         is_over.set()
         worker.join()
-    shares = times.shares_between(begin + 0.3, end)
+    shares = times.shares_between(begin, end)
     assert shares["computes"] > 0.05  # other processes may need the cores
     assert shares["main"] < shares["computes"]
     assert "thread times" not in shares
