@@ -37,6 +37,7 @@ class ThreadTimes:
     def __init__(self) -> None:
         self.samples: list[Sample] = []
         self.names: dict[int, str] = {}
+        self._of_python: set[int] = set()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._sample, name=_OWN_NAME, daemon=True)
 
@@ -55,9 +56,11 @@ class ThreadTimes:
             is_over = self._is_over.is_set()  # before the last sample, so that one is after the end
             seconds = {each.id: each.user_time + each.system_time for each in process.threads()}
             self.samples.append(Sample(time.time(), seconds))
-            of_python = {each.native_id: each.name for each in threading.enumerate()}
-            for thread in seconds:  # a thread may get its name late
-                self.names[thread] = "main" if thread == os.getpid() else of_python.get(thread) or _kernel_name(thread)
+            of_python = {each.native_id: each.name for each in threading.enumerate() if each.native_id}
+            # A library names its threads late. A thread of Python that has just ended keeps its name.
+            self.names.update({thread: _kernel_name(thread) for thread in seconds.keys() - self._of_python})
+            self.names.update(of_python | {os.getpid(): "main"})
+            self._of_python.update(of_python)
             self._is_over.wait(SAMPLE_SECONDS)
 
     def shares_between(self, begin: float, end: float) -> dict[str, float]:
