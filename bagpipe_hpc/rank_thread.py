@@ -37,12 +37,11 @@ def naming_new_threads(name: str) -> Iterator[None]:
     Args:
         name: At most 15 characters.
     """
-    before = {path.name for path in _TASKS.iterdir()}
+    before = set(_TASKS.glob("*"))
     yield
-    for path in _TASKS.iterdir():
-        if path.name not in before:
-            with suppress(OSError):  # the thread has ended, or this system does not allow it
-                (path / "comm").write_text(name, encoding="ascii")
+    for path in set(_TASKS.glob("*")) - before:
+        with suppress(OSError):  # the thread has ended, or this system does not allow it
+            (path / "comm").write_text(name, encoding="ascii")
 
 
 def _work(work: Callable[..., object], *args: Any) -> None:

@@ -20,14 +20,30 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
+from bagpipe_hpc.errors import ConfigError
+
 ASLEEP = 0.0005  # share of a core that is shown as 0.0 %
 
 
-def tiny_settings(num_ranks: int, iterations: int) -> list[str]:
-    """Return the settings of the job: one server, the other ranks are trainers."""
+# Seconds. The processor time of threads is counted in hundredths of a second.
+LEAST_PAUSE, LONGEST_PAUSE = 1.0, 3600.0
+
+
+def check_pause(seconds: float) -> None:
+    """Raise ConfigError unless trainer 0 can pause for so many seconds."""
+    if seconds and not LEAST_PAUSE <= seconds <= LONGEST_PAUSE:
+        raise ConfigError(f"--pause is {seconds:g}; give 0, or from {LEAST_PAUSE:g} to {LONGEST_PAUSE:g} seconds")
+
+
+def length_settings(iterations: int) -> list[str]:
+    """Return the settings that let a job train exactly so many iterations, however few samples there are."""
+    return [f"training.iterations={iterations}", "training.epochs=1000000000"]
+
+
+def tiny_settings(num_ranks: int) -> list[str]:
+    """Return the settings of a job with next to nothing to do: one server, the other ranks are trainers."""
     return [
         f"training.batch_size={2 * max(1, num_ranks - 2)}",
-        f"training.iterations={iterations}",
         "training.threads=1",
         "evaluation.enabled=false",
         "checkpoint.enabled=false",
@@ -67,7 +83,7 @@ def idle_table(idle: dict[str, dict[str, float]], seconds: float) -> Table:
         idle: The largest share of a core by role and thread.
         seconds: How long trainer 0 paused.
     """
-    table = Table(title=f"while trainer 0 paused for {seconds:g} s", box=SIMPLE)
+    table = Table(title=f"what threads computed while trainer 0 paused for {seconds:g} s", box=SIMPLE)
     table.add_column("role")
     table.add_column("thread")
     table.add_column("% of a core", justify="right")
@@ -87,12 +103,37 @@ def read_summary(run_path: Path) -> dict[str, Any]:
     return summary
 
 
-def overhead_table(summary: dict[str, Any]) -> Table:
-    """Return a table of the microseconds of work per iteration, by thread."""
-    table = Table(title=f"{summary['trainers']} trainer(s), {summary['iterations']:,} iterations", box=SIMPLE)
-    table.add_column("thread")
+def overhead_figures(summary: dict[str, Any], ranks: Iterable[RankIdle], pause: float) -> dict[str, Any]:
+    """Return all figures.
+
+    Args:
+        summary: The summary of the job.
+        ranks: What the threads of each rank have computed during the pause.
+        pause: How long it was, in seconds.
+    """
+    return {
+        "trainers": summary["trainers"],
+        "iterations": summary["iterations"],
+        "dense_backend": summary["dense_backend"],
+        "microseconds_of_work": {thread: 1e3 * ms for thread, ms in summary["working_milliseconds"].items()},
+        "microseconds_per_iteration": 1e3 * summary["steady_milliseconds"],
+        "pause_seconds": pause,
+        "idle": idle_by_role(ranks),  # shares of a core
+    }
+
+
+def overhead_table(figures: dict[str, Any]) -> Table:
+    """Return a table of the microseconds of work per iteration of a trainer, by thread.
+
+    Args:
+        figures: What `overhead_figures` returns.
+    """
+    title = f"{figures['trainers']} trainer(s), {figures['iterations']:,} iterations: medians of the middle third"
+    table = Table(title=title, box=SIMPLE)
+    table.add_column("thread of a trainer")
     table.add_column("µs per iteration", justify="right")
-    for thread, milliseconds in summary["working_milliseconds"].items():
-        table.add_row(thread, f"{1e3 * milliseconds:,.0f}")
-    table.add_row("iteration, wall", f"{1e3 * summary['steady_milliseconds']:,.0f}")
+    for thread, microseconds in figures["microseconds_of_work"].items():
+        table.add_row(f"{thread}, CPU time without polling", f"{microseconds:,.0f}")
+    table.add_section()
+    table.add_row("from iteration to iteration", f"{figures['microseconds_per_iteration']:,.0f}")
     return table

@@ -1,8 +1,12 @@
-"""A job in whose middle trainer 0 pauses, while every rank samples what its threads compute."""
+"""A job in whose middle trainer 0 pauses, while every rank samples what its threads compute.
+
+The clocks of the hosts must agree to a fraction of the pause.
+"""
 
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from mpi4py import MPI
 
@@ -11,6 +15,9 @@ from bagpipe_hpc.bench.thread_times import ThreadTimes
 from bagpipe_hpc.launch.job import Training
 from bagpipe_hpc.launch.request import Request
 from bagpipe_hpc.transport.collectives import all_gather_json
+
+if TYPE_CHECKING:
+    from bagpipe_hpc.trainer.trainer_batch import TrainerBatch
 
 FIRST_TRAINER = "trainer 0"  # as `Topology.name_of` begins its name
 
@@ -31,15 +38,19 @@ def train_with_pause(
     """
     training = Training()
     pause: tuple[float, float] | None = None
-    with ThreadTimes() as times:
-        for batch in training.play(request):
-            from bagpipe_hpc.trainer.trainer_batch import train_on_labels  # only trainers need torch
 
-            if seconds and batch.iteration == before_iteration and training.name.startswith(f"{FIRST_TRAINER} "):
-                begin = time.time()
-                time.sleep(seconds)
-                pause = begin, time.time()
-            train_on_labels(batch)
+    def step(batch: TrainerBatch) -> None:
+        from bagpipe_hpc.trainer.trainer_batch import train_on_labels  # only trainers need torch
+
+        nonlocal pause
+        if seconds and batch.iteration == before_iteration and training.name.startswith(f"{FIRST_TRAINER} "):
+            begin = time.time()
+            time.sleep(seconds)
+            pause = begin, time.time()
+        train_on_labels(batch)
+
+    with ThreadTimes() as times:
+        training.play_with(request, step)
     pauses = [each for each in all_gather_json(world, pause) if each]
     if not pauses:
         return training, []

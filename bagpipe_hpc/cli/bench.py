@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bagpipe_hpc.bounded_json import dump_json, finite
-from bagpipe_hpc.errors import BagpipeError
-from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_INVALID
+from bagpipe_hpc.errors import BagpipeError, ConfigError
+from bagpipe_hpc.exit_codes import EXIT_DONE, EXIT_FAILURE, EXIT_INVALID
 
 if TYPE_CHECKING:
     from bagpipe_hpc.bench.rma_traffic import RmaTraffic
@@ -26,7 +27,25 @@ def write_figures(path: Path, figures: Any) -> None:
     try:
         path.write_bytes(dump_json(finite(figures), indent=2))
     except OSError as error:
-        raise BagpipeError(f"{path} cannot be written: {error.strerror}; free space or choose another --json") from None
+        raise BagpipeError(f"{path} cannot be written: {error.strerror}; choose another --json") from None
+
+
+def _check_files(world: Comm, *files: Path | None) -> None:
+    """Check before a measurement that rank 0 can write the files of its figures.
+
+    Raises:
+        ConfigError: a file has no directory, or is one; the same at every rank.
+    Communication: collective over world.
+    """
+    from bagpipe_hpc.transport.collectives import all_gather_json
+
+    problem = ""
+    for path in files if world.rank == 0 else ():
+        if path and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+            why = "it is a directory" if path.is_dir() else f"{path.parent} is no directory that can be written to"
+            problem = f"{path} cannot be written: {why}; create the directory or name another file"
+    if problem := all_gather_json(world, problem)[0]:
+        raise ConfigError(problem)
 
 
 def _refuse(world: Comm, error: BagpipeError) -> None:
@@ -115,6 +134,7 @@ def rma(
         from bagpipe_hpc.runtime.console import open_console
 
         try:
+            _check_files(world, json_file)
             transports = parse_transports(transport)
             traffic = RmaTraffic(
                 servers, rows, dim, table_rows, iterations, warm_up, rounds, prefetch_depth, transports, world.size
@@ -168,7 +188,12 @@ def ladder(
         from bagpipe_hpc.runtime.console import open_console
 
         code = EXIT_DONE
-        for number, rung in enumerate(chosen, start=1):
+        try:
+            _check_files(world, json_file)
+        except ConfigError as error:
+            _refuse(world, error)
+            code = EXIT_INVALID
+        for number, rung in enumerate(chosen if code == EXIT_DONE else [], start=1):
             if world.rank == 0 and code == EXIT_DONE:
                 print(f"rung {number} of {len(chosen)}: {rung.name}", flush=True)
             settings = [*(overrides or []), *steps.COMMON, *rung.overrides]
@@ -188,10 +213,12 @@ def ladder(
 def overhead(
     data: Annotated[Path, typer.Option(help="Data set to train on.")],
     run_dir: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/overhead"),
-    iterations: Annotated[int, typer.Option(help="Iterations to train.", min=3)] = 2_000,
+    iterations: Annotated[int, typer.Option(help="Iterations to train, in as many epochs as needed.", min=3)] = 2_000,
     pause: Annotated[
         float,
-        typer.Option(help="Seconds that trainer 0 pauses in the middle, while all others wait; 0: no pause.", min=0),
+        typer.Option(
+            help="Seconds that trainer 0 pauses in the middle, while all others wait, 1 or more; 0: no pause."
+        ),
     ] = 10.0,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
@@ -211,24 +238,32 @@ def overhead(
 
     world = launched_ranks()
     with whole_job_fails_together():
-        from bagpipe_hpc.bench.overhead import idle_by_role, idle_table, overhead_table, read_summary, tiny_settings
+        from bagpipe_hpc.bench import overhead as bench
         from bagpipe_hpc.bench.overhead_run import train_with_pause
         from bagpipe_hpc.exit_codes import exit_code_of
         from bagpipe_hpc.launch.request import Request
         from bagpipe_hpc.runtime.console import open_console
 
-        settings = [*tiny_settings(world.size, iterations), *(overrides or [])]
-        request = Request(None, data, run_dir, settings, has_own_loop=True)
-        training, ranks = train_with_pause(world, request, iterations // 2, pause)
-        training.print_error()
-        code = exit_code_of(training.error)
+        code = EXIT_DONE
+        try:
+            bench.check_pause(pause)
+            _check_files(world, json_file)
+        except ConfigError as error:
+            _refuse(world, error)
+            code = EXIT_INVALID
+        else:
+            settings = [*bench.tiny_settings(world.size), *(overrides or []), *bench.length_settings(iterations)]
+            request = Request(None, data, run_dir, settings, has_own_loop=True)
+            training, ranks = train_with_pause(world, request, iterations // 2, pause)
+            training.print_error()
+            code = exit_code_of(training.error)
         if world.rank == 0 and code == EXIT_DONE:
-            summary, idle = read_summary(run_dir), idle_by_role(ranks)
-            open_console().print(overhead_table(summary))
-            if idle:
-                open_console().print(idle_table(idle, pause))
+            figures = bench.overhead_figures(bench.read_summary(run_dir), ranks, pause)
+            open_console().print(bench.overhead_table(figures))
+            if pause:
+                open_console().print(bench.idle_table(figures["idle"], pause))
             if json_file:
-                write_figures(json_file, {"working_milliseconds": summary["working_milliseconds"], "idle": idle})
+                write_figures(json_file, figures)
     if code:
         raise typer.Exit(code)
 
@@ -236,7 +271,13 @@ def overhead(
 @app.command()
 def peers(
     data: Annotated[Path, typer.Option(help="Data set to train on; every sample has one id in each table.")],
-    systems: Annotated[str, typer.Option(help="Compare only these systems, separated by commas.")] = "",
+    systems: Annotated[
+        str,
+        typer.Option(
+            help="Compare only these systems, separated by commas: plain, ddp, hybrid, torchrec-table, "
+            "torchrec-table-pipeline, torchrec-row, torchrec-row-pipeline, synchronous, contiguous, locality, wire."
+        ),
+    ] = "",
     servers: Annotated[int, typer.Option(help="Embedding servers of bagpipe_hpc (S).")] = 1,
     batch_size: Annotated[int, typer.Option(help="Samples of a global batch (B).")] = 4096,
     embedding_dim: Annotated[int, typer.Option(help="Columns of a row (D).")] = 48,
@@ -248,7 +289,7 @@ def peers(
         int,
         typer.Option(
             help="Iterations of bagpipe_hpc before its timed ones, while its caches fill, and again after them, while "
-            "they empty; 0: --warm-up before."
+            "they empty, at least as many as --warm-up; 0: --warm-up before, 4 after."
         ),
     ] = 0,
     repeats: Annotated[int, typer.Option(help="Repeats that count; one more comes before them.")] = 5,
@@ -279,40 +320,52 @@ def peers(
     code = EXIT_DONE
     with whole_job_fails_together():
         from bagpipe_hpc.activity import showing_activity
-        from bagpipe_hpc.bench.peers.case import PeersCase
-        from bagpipe_hpc.bench.peers.figures import cells_table, different_losses, failures
-        from bagpipe_hpc.bench.peers.measure import PeersBench
-        from bagpipe_hpc.bench.peers.picture import check_picture, draw_cells
-        from bagpipe_hpc.bench.peers.systems import systems_named
-        from bagpipe_hpc.data.dataset import no_progress, open_dataset
-        from bagpipe_hpc.runtime.console import open_console
 
-        bench = None
-        try:
-            chosen = systems_named(systems)
-            case = PeersCase(
-                data, world.size, servers, batch_size, embedding_dim, learning_rate=learning_rate, threads=threads,
-                warm_up=warm_up, iterations=iterations, margin=margin, repeats=repeats,
-            )  # fmt: skip
-            case.check_samples(open_dataset(data))
-            if picture:
-                check_picture(picture)
-        except BagpipeError as error:
-            _refuse(world, error)
-            code = EXIT_INVALID
-        else:
-            with showing_activity("starting") if world.rank == 0 else nullcontext(no_progress) as progress:
-                bench = PeersBench(world, case, chosen, run_dir, timeout, interface, progress)
-                cell = bench.run().to_json()
-            if world.rank == 0:
-                open_console().print(cells_table({"": cell}))
-                for line in failures({"": cell}):
-                    print(line, flush=True)
-                if json_file:
-                    write_figures(json_file, cell)
+        cell = None
+        with showing_activity("starting") if world.rank == 0 else nullcontext() as progress:
+            # These import torch and matplotlib, which takes seconds.
+            from bagpipe_hpc.bench.peers.case import PeersCase
+            from bagpipe_hpc.bench.peers.figures import cells_table, different_losses, explanation, failures
+            from bagpipe_hpc.bench.peers.measure import PeersBench
+            from bagpipe_hpc.bench.peers.picture import check_picture, draw_cells
+            from bagpipe_hpc.bench.peers.systems import systems_named
+            from bagpipe_hpc.data.dataset import no_progress, open_dataset
+            from bagpipe_hpc.runtime.console import open_console
+            from bagpipe_hpc.transport.collectives import enter_together
+
+            fault: BagpipeError | None = None
+            try:
+                chosen = systems_named(systems)
+                case = PeersCase(
+                    data, world.size, servers, batch_size, embedding_dim, learning_rate=learning_rate, threads=threads,
+                    warm_up=warm_up, iterations=iterations, margin=margin, repeats=repeats,
+                )  # fmt: skip
+                case.check_samples(open_dataset(data))
                 if picture:
-                    draw_cells({f"T = {case.num_trainers}": {f"{cell['hosts']} host(s)": cell}}, picture)
-                for name in different_losses(cell):
-                    print(f"bagpipe: error: the loss of {name} differs from that of the others", flush=True)
+                    check_picture(picture)
+                _check_files(world, json_file, picture)
+            except BagpipeError as error:
+                fault = error
+            else:
+                bench = PeersBench(world, case, chosen, run_dir, timeout, interface, progress or no_progress)
+                cell = bench.run().to_json()
+        if fault:
+            _refuse(world, fault)
+            code = EXIT_INVALID
+        elif cell and not cell["turns"]:
+            code = EXIT_FAILURE
+        if cell and world.rank == 0:
+            open_console().print(cells_table({"": cell}))
+            print(explanation({"": cell}), *failures({"": cell}), sep="\n", flush=True)
+            if json_file:
+                write_figures(json_file, cell)
+            if picture and cell["turns"]:
+                draw_cells({f"T = {case.num_trainers}": {f"{cell['hosts']} host(s)": cell}}, picture)
+            for name in different_losses(cell):
+                print(f"bagpipe: error: the loss of {name} differs from that of the others", flush=True)
+            if not cell["turns"]:
+                print("bagpipe: error: no system could run", file=sys.stderr, flush=True)
+        if code == EXIT_FAILURE:
+            enter_together(world)  # a launcher ends the job when the first rank exits
     if code:
         raise typer.Exit(code)

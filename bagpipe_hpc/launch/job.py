@@ -124,6 +124,19 @@ class Training:
             Training._is_playing = False
             name_rank("")
 
+    def play_with(self, request: Request, step: Callable[[TrainerBatch], object]) -> None:
+        """Play the role of this rank, and call `step` on each batch of a trainer.
+
+        If `step` raises, this rank has failed, and all ranks end with the error.
+        Communication: collective over MPI_COMM_WORLD, unless the job is local.
+        """
+        batches = self.play(request)
+        for batch in batches:
+            try:
+                step(batch)
+            except BaseException as error:  # the generator would see no more of it than its own end
+                batches.throw(error)
+
 
 def _play(training: Training, request: Request) -> Generator[TrainerBatch, None, BagpipeError | None]:
     """Play a job whose ranks are processes."""

@@ -140,7 +140,7 @@ def check_job(
         backend,
     )
     LOGGER.info(describe(hosts, topology))
-    if backend != "none":
+    if backend != "none" or config.dense.backend is not None:
         LOGGER.info(said_of_backend)
     oracle_job = OracleJob(dataset, request.run_path, budget, saved, ownership.require)
     return CheckedJob(spec, start, oracle_job, ownership)

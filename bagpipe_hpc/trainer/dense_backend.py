@@ -108,8 +108,10 @@ def offers_gpu(devices: Path = Path("/dev"), environ: Mapping[str, str] = os.env
         devices: The directory of device files.
         environ: The environment variables.
     """
-    if any(environ.get(name) in ("", "-1") for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")):
-        return False
+    for variable in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        first = environ.get(variable, "0").split(",")[0].strip()  # what follows a device that does not exist is ignored
+        if first in ("", "-1") or first.lower() in ("none", "nodevfiles"):
+            return False
     return (devices / "kfd").exists() or any(devices.glob("nvidia[0-9]*"))
 
 

@@ -318,7 +318,7 @@ class TrainingStep:
         slots = iteration.plan.update_slots[:num_own]
         if self._wire.is_exact and device.type == "cpu":
             self._cache.copy_to(slots, iteration.rows[:num_own])
-            return torch.from_numpy(iteration.rows)
+            return torch.from_numpy(iteration.rows)  # a later iteration reuses this memory, so pooling must copy rows
         own = self._wire.pack(self._cache.read(slots)[:, : self._row_dim])
         return self._wire.unpack(torch.cat([own, to_device(iteration.rows[num_own:], device)]))
 

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from bagpipe_hpc.bench.peers.figures import Cell, cells_table, failures
+from bagpipe_hpc.bench.peers.figures import Cell, cells_table, explanation, failures
 from bagpipe_hpc.bench.peers.picture import draw_cells
 from bagpipe_hpc.runtime.console import open_console
 from tests.cluster.hosts import VirtualCluster
@@ -79,7 +79,7 @@ def show(cells: Mapping[tuple[int, str], Cell], picture: Path) -> None:
     """Print the table of all cells and draw their picture."""
     titled = {f"T = {num_trainers}, {title_of(link)}": cell for (num_trainers, link), cell in cells.items()}
     open_console().print(cells_table(titled))
-    print(*failures(titled), sep="\n")
+    print(explanation(titled), *failures(titled), sep="\n")
     draw_cells(rows_of(dict(cells)), picture)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from bagpipe_hpc.trainer.dense_backend import fault_of_horovod
 from tests.integration.conftest import make_dataset
+from tests.integration.programs import own_models
 from tests.launch import run_ranks
 
 BENCH = ["-m", "bagpipe_hpc", "bench", "overhead", "--iterations", "60"]
@@ -20,14 +21,14 @@ def figures(tmp_path: Path, *options: str) -> dict[str, Any]:
     data = str(make_dataset(tmp_path / "data"))
     done = run_ranks(4, [*BENCH, "--data", data, *files, *options], timeout=120.0)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert ("while trainer 0 paused" in done.stdout) == ("--pause=0" not in options)
+    assert ("while trainer 0 paused" in done.stdout) == ("--pause=0" not in options), done.stdout
     found: dict[str, Any] = json.loads((tmp_path / "overhead.json").read_text(encoding="utf-8"))
     return found
 
 
 def test_waiting_threads_sleep(tmp_path: Path) -> None:
     found = figures(tmp_path, "--pause=3", "--set", "dense.backend=mpi")
-    assert sorted(found["working_milliseconds"]) == ["exchange", "main", "prefetch"]
+    assert sorted(found["microseconds_of_work"]) == ["exchange", "main", "prefetch"]
     assert list(found["idle"]) == ROLES
     assert {"main", "prefetch"} <= found["idle"]["trainer"].keys()
     busy = {(role, name): s for role, threads in found["idle"].items() for name, s in threads.items() if s > A_SPIN}
@@ -42,3 +43,23 @@ def test_the_thread_of_horovod_is_named(tmp_path: Path) -> None:
 
 def test_without_a_pause_there_is_nothing_to_wait_for(tmp_path: Path) -> None:
     assert figures(tmp_path, "--pause=0")["idle"] == {}
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_job(tmp_path: Path) -> None:
+    data = str(make_dataset(tmp_path / "data"))
+    written = str(tmp_path / "missing" / "overhead.json")
+    done = run_ranks(3, [*BENCH, "--data", data, "--run-dir", str(tmp_path / "run"), "--json", written], timeout=60.0)
+    assert done.returncode == 2
+    assert done.stderr.count("bagpipe: error: ") == 1
+    assert f"{written} cannot be written: " in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_the_model_is_named(tmp_path: Path) -> None:
+    data = str(make_dataset(tmp_path / "data"))
+    factory = ["--set", f"model.factory={own_models.__name__}:failing"]
+    done = run_ranks(3, [*BENCH, "--data", data, "--run-dir", str(tmp_path / "run"), *factory], timeout=60.0)
+    assert done.returncode == 1
+    assert "trainer 0 (rank 2) on host" in done.stderr
+    assert "ValueError: the model fails on purpose" in done.stderr
+    assert "GeneratorExit" not in done.stderr

@@ -8,17 +8,20 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from bagpipe_hpc.errors import PlatformError
 
 WORKER = (sys.executable, "-m", "bagpipe_hpc.bench.peers.worker")
 LAST_LINES = 15
+SECONDS_TO_END = 5.0  # for a process that has closed its input
 # A process of a peer is no rank: libraries must not take it for one.
 VARIABLES_OF_LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "MPI_", "HYDRA_", "SLURM_")
 
@@ -70,7 +73,7 @@ class WorkerProcess:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
-            self._fail(doing, "has ended")
+            self._fail(doing, self._ending())
         answer: dict[str, Any] = json.loads(self._line(doing))
         return answer
 
@@ -83,15 +86,23 @@ class WorkerProcess:
                 self._fail(doing, f"has not answered for {self._seconds:g} s; give more with --timeout")
             piece = os.read(descriptor, 1 << 16)
             if not piece:
-                self._fail(doing, f"has ended with exit code {self._process.wait()}")
+                self._fail(doing, self._ending())
             self._received += piece
         line, _, self._received = self._received.partition(b"\n")
         return line
 
+    def _ending(self) -> str:
+        """Return how the process has ended, in words."""
+        with suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(SECONDS_TO_END)
+            return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"has ended with exit code {code}"
+        return "no longer reads its input"
+
     def _fail(self, doing: str, what: str) -> None:
         last = self.last_errors()
         self.close()
-        raise PlatformError(f"{doing}: {self._name} {what}; its last messages:\n{last}")
+        said = f"its last messages:\n{last}" if last else "it has written no messages"
+        raise PlatformError(f"{doing}: {self._name} {what}; {said}")
 
     def last_errors(self) -> str:
         """Return the last lines that the process has written to standard error."""

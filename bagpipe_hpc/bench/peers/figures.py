@@ -96,11 +96,7 @@ def cells_table(cells: Mapping[str, Cell]) -> Table:
     Args:
         cells: The figures by the title of the run, such as "T = 2, 200 Mbit/s"; one run without a title.
     """
-    table = compact_table(
-        "median (lowest-highest); ratio: to the best exact bagpipe_hpc; MB: sent per iteration and trainer",
-        "system",
-        ("k samples/s", "ratio", "MB", "GB", "others", "loss"),
-    )
+    table = compact_table("", "system", ("k samples/s", "ratio", "MB", "GB", "others", "loss"))
     for title, cell in cells.items():
         if title:
             table.add_section()
@@ -131,14 +127,28 @@ def _row(cell: Cell, name: str) -> list[str]:
     ]
 
 
+def explanation(cells: Mapping[str, Cell]) -> str:
+    """Return what the columns of `cells_table` mean."""
+    repeats = max(cell["case"]["repeats"] for cell in cells.values())
+    text = (
+        f"k samples/s: median (lowest-highest) of {repeats} repeat(s). ratio: the speed divided by that of the fastest "
+        "exact bagpipe_hpc in the same repeat. MB: sent by all hosts, per iteration and trainer. GB: memory of the "
+        "largest trainer process. others: GB of the oracle and all servers together. loss: after the timed iterations."
+    )
+    if any(cell["hosts"] == 1 for cell in cells.values()):
+        text += " On one host nothing is sent over a network, so MB is -."
+    if any(best_own(cell) is None for cell in cells.values()):
+        text += " Without an exact bagpipe_hpc there is no ratio."
+    return text
+
+
 def failures(cells: Mapping[str, Cell]) -> list[str]:
-    """Return a line for each system that did not run, with the reason."""
-    lines = [
-        f"{_title(name)}: {reason}" + (f" ({title})" if title else "")
-        for title, cell in cells.items()
-        for name, reason in cell["failed"].items()
-    ]
-    return list(dict.fromkeys(lines))
+    """Return a line for each reason why systems did not run, with their names."""
+    titles: dict[str, dict[str, None]] = {}
+    for title, cell in cells.items():
+        for name, reason in cell["failed"].items():
+            titles.setdefault(reason, {})[_title(name) + (f" ({title})" if title else "")] = None
+    return [f"{', '.join(names)}: {reason}" for reason, names in titles.items()]
 
 
 def _short(reason: str) -> str:

@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
+from torch import Tensor
 from torch.nn import functional
 
 from bagpipe_hpc.bench.peers.case import PeersCase
@@ -16,6 +17,7 @@ from bagpipe_hpc.bench.peers.turn import RankTurn, TrainerTurn
 from bagpipe_hpc.launch.job import Training
 from bagpipe_hpc.launch.request import Request
 from bagpipe_hpc.log import LOGGER
+from bagpipe_hpc.trainer.trainer_batch import TrainerBatch
 
 
 def run_job(case: PeersCase, system: System, run_path: Path) -> RankTurn:
@@ -30,17 +32,21 @@ def run_job(case: PeersCase, system: System, run_path: Path) -> RankTurn:
     """
     forget_peak()
     request = Request(None, case.data, run_path, case.settings(system.settings), has_own_loop=True)
-    training, losses = Training(), []
+    training = Training()
+    losses: list[Tensor] = []
     marks: dict[int, tuple[float, float]] = {}
+
+    def step(batch: TrainerBatch) -> None:
+        marks[batch.iteration] = (time.perf_counter(), time.time())
+        sum_of_losses = functional.binary_cross_entropy_with_logits(batch.logits(), batch.labels, reduction="sum")
+        loss = sum_of_losses / batch.num_global_samples
+        losses.append(loss.detach())
+        batch.step(loss)
+
     level = LOGGER.level
     LOGGER.setLevel(logging.WARNING)  # the job's own tables would drown the comparison
     try:
-        for batch in training.play(request):
-            marks[batch.iteration] = (time.perf_counter(), time.time())
-            sum_of_losses = functional.binary_cross_entropy_with_logits(batch.logits(), batch.labels, reduction="sum")
-            loss = sum_of_losses / batch.num_global_samples
-            losses.append(loss.detach())
-            batch.step(loss)
+        training.play_with(request, step)
     finally:
         LOGGER.setLevel(level)
     if training.error is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -17,9 +17,9 @@ FORMATS = (".png", ".svg", ".pdf")
 # Peers with all tables everywhere are grey, those that shard tables blue, bagpipe_hpc orange.
 COLOURS = {
     "plain": "#c9c9c9", "ddp": "#8d8d8d",
-    "hybrid": "#08306b", "torchrec-table": "#2171b5", "torchrec-table-pipeline": "#6baed6",
+    "hybrid": "#3f78c0", "torchrec-table": "#6baed6", "torchrec-table-pipeline": "#a6cee3",
     "torchrec-row": "#1b7c84", "torchrec-row-pipeline": "#7fcdbb",
-    "synchronous": "#fdd0a2", "contiguous": "#fd8d3c", "locality": "#d94801", "wire": "#7f2704",
+    "synchronous": "#fdd0a2", "contiguous": "#fdae6b", "locality": "#f16913", "wire": "#d98b5f",
 }  # fmt: skip
 OTHERS = ("#5e3c99", "#9e6ebd", "#c2a5cf")  # for systems without a colour above
 GROUP_WIDTH = 0.86
@@ -49,14 +49,25 @@ def draw_cells(cells: Mapping[str, Mapping[str, Cell]], path: Path) -> None:
     for axes, (title, row) in zip(all_axes, cells.items(), strict=True):
         _draw_row(axes, row, names)
         axes.set_title(title, loc="left", fontsize="medium")
+    figure.suptitle(_context([cell for row in cells.values() for cell in row.values()]), fontsize="medium")
     bars, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(bars, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
     figure.savefig(path, dpi=130)
 
 
+def _context(cells: Sequence[Cell]) -> str:
+    """Return what was trained, and what bars and lines are."""
+    batches, dims, repeats = (
+        " or ".join(sorted({f"{cell['case'][key]:,}" for cell in cells}))
+        for key in ("batch_size", "embedding_dim", "repeats")
+    )
+    return f"B = {batches}, D = {dims}; bars: medians of {repeats} repeat(s), lines: lowest to highest"
+
+
 def _draw_row(axes: Axes, row: Mapping[str, Cell], names: list[str]) -> None:
     """Draw the groups of one row. A thin line on each bar goes from the lowest to the highest repeat."""
-    titles = {system.name: system.title for system in SYSTEMS}
+    titles = {system.name: system.title + ("" if system.is_exact else " (not exact)") for system in SYSTEMS}
+    inexact = {system.name for system in SYSTEMS if not system.is_exact}
     unnamed = iter(OTHERS * len(names))
     width = GROUP_WIDTH / len(names)
     for position, name in enumerate(names):
@@ -68,7 +79,8 @@ def _draw_row(axes: Axes, row: Mapping[str, Cell], names: list[str]) -> None:
             [(each.high - each.median) / 1e3 for each in spreads.values()],
         ]
         colour = COLOURS.get(name) or next(unnamed)
-        axes.bar(places, medians, width * 0.92, color=colour, label=titles[name])
+        hatch = "///" if name in inexact else None
+        axes.bar(places, medians, width * 0.92, color=colour, label=titles[name], hatch=hatch, edgecolor="white", lw=0)
         axes.errorbar(places, medians, yerr=errors, fmt="none", ecolor="#222222", elinewidth=0.8)
     axes.set_xticks(range(len(row)), list(row))
     axes.set_ylabel("thousand samples/s")

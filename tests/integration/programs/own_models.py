@@ -82,3 +82,22 @@ def explosive(inputs: ModelInputs) -> nn.Module:
 
 def explosive_rows(inputs: ModelInputs) -> nn.Module:
     return Explosive(of_rows=True)
+
+
+class Failing(nn.Module):
+    """Raises in its tenth forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+        self.num_passes = 0
+
+    def forward(self, dense: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        self.num_passes += 1
+        if self.num_passes == 10:
+            raise ValueError("the model fails on purpose")
+        return self.bias.expand(len(dense))
+
+
+def failing(_: ModelInputs) -> nn.Module:
+    return Failing()

@@ -5,24 +5,60 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from bagpipe_hpc.bench.overhead import RankIdle, idle_by_role, idle_table, overhead_table, tiny_settings
+from bagpipe_hpc.bench.overhead import (
+    RankIdle,
+    check_pause,
+    idle_by_role,
+    idle_table,
+    length_settings,
+    overhead_figures,
+    overhead_table,
+    tiny_settings,
+)
 from bagpipe_hpc.config import load_config
+from bagpipe_hpc.errors import ConfigError
 
 
 @pytest.mark.parametrize(("num_ranks", "batch_size"), [(3, 2), (4, 4), (10, 16)])
 def test_settings_are_valid_and_tiny(num_ranks: int, batch_size: int) -> None:
-    config = load_config(None, tiny_settings(num_ranks, 50))
+    config = load_config(None, [*tiny_settings(num_ranks), *length_settings(50)])
     assert (config.training.batch_size, config.training.iterations) == (batch_size, 50)
     assert config.is_overlapped
 
 
+SUMMARY = {
+    "trainers": 2,
+    "iterations": 50,
+    "dense_backend": "mpi",
+    "steady_milliseconds": 2.5,
+    "working_milliseconds": {"main": 1.234, "exchange": 0.5, "prefetch": 0.25},
+}
+
+
 def test_the_table_shows_microseconds_by_thread() -> None:
-    working = {"main": 1.234, "exchange": 0.5, "prefetch": 0.25}
-    summary = {"trainers": 2, "iterations": 50, "steady_milliseconds": 2.5, "working_milliseconds": working}
     console = Console(width=80, record=True)
-    console.print(overhead_table(summary))
+    console.print(overhead_table(overhead_figures(SUMMARY, [], 0.0)))
     text = console.export_text()
-    assert [word for word in ("main", "1,234", "exchange", "500", "prefetch", "250", "2,500") if word not in text] == []
+    words = ("2 trainer(s), 50 iterations", "main", "1,234", "exchange", "500", "prefetch", "250", "2,500")
+    assert [word for word in words if word not in text] == []
+
+
+def test_figures_name_their_units() -> None:
+    figures = overhead_figures(SUMMARY, [RankIdle("oracle", {"main": 0.01})], 10.0)
+    assert figures["microseconds_of_work"] == {"main": 1234.0, "exchange": 500.0, "prefetch": 250.0}
+    assert (figures["microseconds_per_iteration"], figures["pause_seconds"]) == (2500.0, 10.0)
+    assert figures["idle"] == {"oracle": {"main": 0.01}}
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0.01, 1e300, float("nan")])
+def test_a_pause_that_cannot_be_measured_is_refused(seconds: float) -> None:
+    with pytest.raises(ConfigError, match="give 0, or from 1 to 3600 seconds"):
+        check_pause(seconds)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 10.0])
+def test_other_pauses_are_good(seconds: float) -> None:
+    check_pause(seconds)
 
 
 def test_the_busiest_thread_of_a_role_counts() -> None:

@@ -73,8 +73,11 @@ def test_gpus_are_found_without_torch(tmp_path: Path) -> None:
     (tmp_path / "nvidia0").touch()
     assert offers_gpu(tmp_path, {})
     assert offers_gpu(tmp_path, {"CUDA_VISIBLE_DEVICES": "0,1"})
-    assert not offers_gpu(tmp_path, {"CUDA_VISIBLE_DEVICES": ""})
-    assert not offers_gpu(tmp_path, {"ROCR_VISIBLE_DEVICES": "-1"})
+    assert offers_gpu(tmp_path, {"CUDA_VISIBLE_DEVICES": "GPU-8932f937"})
+    for hidden in ("", "-1", "-1,0", "NoDevFiles", "none"):
+        assert not offers_gpu(tmp_path, {"CUDA_VISIBLE_DEVICES": hidden})
+        assert not offers_gpu(tmp_path, {"ROCR_VISIBLE_DEVICES": hidden})
+        assert not offers_gpu(tmp_path, {"HIP_VISIBLE_DEVICES": hidden})
 
 
 def test_horovod_serves_one_set_of_trainers() -> None:

@@ -12,6 +12,7 @@ from bagpipe_hpc.errors import PlatformError
 
 ECHO = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
 DIES = "import sys; sys.stdin.readline(); print('no memory left', file=sys.stderr); sys.exit(3)"
+KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 HANGS = "import time; time.sleep(600)"
 
 
@@ -29,6 +30,7 @@ def test_a_request_gets_its_answer() -> None:
     ("program", "seconds", "message"),
     [
         (DIES, 60.0, "TorchRec: the process of trainer 1 has ended with exit code 3; .*\nno memory left"),
+        (KILLED, 60.0, "TorchRec: the process of trainer 1 was killed by SIGKILL; it has written no messages"),
         (HANGS, 0.05, r"has not answered for 0\.05 s; give more with --timeout"),
     ],
 )

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bagpipe_hpc.bench.peers.figures import Spread, best_own, cells_table, different_losses, failures, ratios
+from bagpipe_hpc.bench.peers.figures import (
+    Spread,
+    best_own,
+    cells_table,
+    different_losses,
+    explanation,
+    failures,
+    ratios,
+)
 
 
 def turn(rate: float, loss: float = 0.5, sent: float | None = None, others: int = 0) -> dict[str, Any]:
@@ -22,9 +30,11 @@ def turn(rate: float, loss: float = 0.5, sent: float | None = None, others: int 
 
 def cell(**turns: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "systems": [*turns, "torchrec-row"],
+        "case": {"repeats": 2},
+        "hosts": 1,
+        "systems": [*turns, "torchrec-table", "torchrec-row"],
         "turns": turns,
-        "failed": {"torchrec-row": "TorchRec is not installed"},
+        "failed": dict.fromkeys(["torchrec-table", "torchrec-row"], "TorchRec is not installed"),
     }
 
 
@@ -53,7 +63,15 @@ def test_the_table_shows_spread_ratio_bytes_and_memory() -> None:
     assert "10.5 (9.0-12.0)  0.75 (0.50-1.00)     -  2.00       -  0.50000" in rows["DDP"]
     assert " 3.00 " in rows["locality  "]
     assert "- (not installed)" in rows["row-wise"]
-    assert failures({"T = 2": CELL}) == ["TorchRec row-wise: TorchRec is not installed (T = 2)"]
+    why = "TorchRec table-wise (T = 2), TorchRec row-wise (T = 2): TorchRec is not installed"
+    assert failures({"T = 2": CELL}) == [why]
+
+
+def test_the_columns_are_explained() -> None:
+    assert "of 2 repeat(s)" in explanation({"": CELL})
+    assert "MB is -" in explanation({"": CELL})
+    assert "there is no ratio" not in explanation({"": CELL})
+    assert "there is no ratio" in explanation({"": cell(ddp=[turn(1)])})
 
 
 @pytest.mark.parametrize(("loss", "different"), [(0.500001, []), (0.51, ["locality"]), (float("nan"), ["locality"])])
