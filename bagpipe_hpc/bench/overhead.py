@@ -2,7 +2,8 @@
 
 Two samples per trainer and rows of four columns take almost no time in kernels and on links. What remains is the time
 of Python and of its calls into torch, numpy and MPI. The benchmark counts the CPU time of each thread without its
-polling while it waits, so other processes on the cores have little influence.
+polling while it waits, so other processes on the cores have little influence. The same model is then trained in plain
+PyTorch: the difference is what the package adds to the main thread.
 
 In the middle of the job, trainer 0 pauses, so everything else waits: the other trainers for its gradients, the servers
 for requests, the oracle for the next plan. A thread that waits should not take a core from others. The second table
@@ -103,11 +104,12 @@ def read_summary(run_path: Path) -> dict[str, Any]:
     return summary
 
 
-def overhead_figures(summary: dict[str, Any], ranks: Iterable[RankIdle], pause: float) -> dict[str, Any]:
+def overhead_figures(summary: dict[str, Any], plain: float, ranks: Iterable[RankIdle], pause: float) -> dict[str, Any]:
     """Return all figures.
 
     Args:
         summary: The summary of the job.
+        plain: The CPU time of an iteration of the same model in plain PyTorch, in microseconds.
         ranks: What the threads of each rank have computed during the pause.
         pause: How long it was, in seconds.
     """
@@ -116,6 +118,7 @@ def overhead_figures(summary: dict[str, Any], ranks: Iterable[RankIdle], pause: 
         "iterations": summary["iterations"],
         "dense_backend": summary["dense_backend"],
         "microseconds_of_work": {thread: 1e3 * ms for thread, ms in summary["working_milliseconds"].items()},
+        "microseconds_of_plain_pytorch": plain,
         "microseconds_per_iteration": 1e3 * summary["steady_milliseconds"],
         "pause_seconds": pause,
         "idle": idle_by_role(ranks),  # shares of a core
@@ -134,6 +137,10 @@ def overhead_table(figures: dict[str, Any]) -> Table:
     table.add_column("µs per iteration", justify="right")
     for thread, microseconds in figures["microseconds_of_work"].items():
         table.add_row(f"{thread}, CPU time without polling", f"{microseconds:,.0f}")
+    plain = figures["microseconds_of_plain_pytorch"]
+    table.add_section()
+    table.add_row("plain PyTorch, the same model", f"{plain:,.0f}")
+    table.add_row("what main adds to it", f"{figures['microseconds_of_work']['main'] - plain:,.0f}")
     table.add_section()
     table.add_row("from iteration to iteration", f"{figures['microseconds_per_iteration']:,.0f}")
     return table

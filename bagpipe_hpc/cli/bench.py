@@ -254,11 +254,10 @@ def overhead(
         else:
             settings = [*bench.tiny_settings(world.size), *(overrides or []), *bench.length_settings(iterations)]
             request = Request(None, data, run_dir, settings, has_own_loop=True)
-            training, ranks = train_with_pause(world, request, iterations // 2, pause)
-            training.print_error()
-            code = exit_code_of(training.error)
+            job = train_with_pause(world, request, iterations, pause)
+            code = exit_code_of(job.error)
         if world.rank == 0 and code == EXIT_DONE:
-            figures = bench.overhead_figures(bench.read_summary(run_dir), ranks, pause)
+            figures = bench.overhead_figures(bench.read_summary(run_dir), job.plain, job.ranks, pause)
             open_console().print(bench.overhead_table(figures))
             if pause:
                 open_console().print(bench.idle_table(figures["idle"], pause))

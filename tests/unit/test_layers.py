@@ -64,7 +64,7 @@ ROLES = ("oracle", "server", "trainer")
 
 PERMITTED = {
     "mpi4py": ("launcher", "transport", "bench", "cli.doctor.fabric", "cli.doctor.allocation"),
-    "torch": ("trainer", "checkpoint", "cli.doctor", "bench.peers"),
+    "torch": ("trainer", "checkpoint", "cli.doctor", "bench.peers", "bench.overhead_plain"),
     "tensorboardX": ("oracle",),
     "horovod": ("trainer", "checkpoint", "cli.doctor"),
     "h5py": ("data", "checkpoint", "cli.doctor"),

@@ -37,14 +37,25 @@ SUMMARY = {
 
 def test_the_table_shows_microseconds_by_thread() -> None:
     console = Console(width=80, record=True)
-    console.print(overhead_table(overhead_figures(SUMMARY, [], 0.0)))
+    console.print(overhead_table(overhead_figures(SUMMARY, 900.0, [], 0.0)))
     text = console.export_text()
-    words = ("2 trainer(s), 50 iterations", "main", "1,234", "exchange", "500", "prefetch", "250", "2,500")
+    words = (
+        "2 trainer(s), 50 iterations",
+        "main",
+        "1,234",
+        "exchange",
+        "500",
+        "prefetch",
+        "250",
+        "2,500",
+        "900",
+        "334",
+    )
     assert [word for word in words if word not in text] == []
 
 
 def test_figures_name_their_units() -> None:
-    figures = overhead_figures(SUMMARY, [RankIdle("oracle", {"main": 0.01})], 10.0)
+    figures = overhead_figures(SUMMARY, 900.0, [RankIdle("oracle", {"main": 0.01})], 10.0)
     assert figures["microseconds_of_work"] == {"main": 1234.0, "exchange": 500.0, "prefetch": 250.0}
     assert (figures["microseconds_per_iteration"], figures["pause_seconds"]) == (2500.0, 10.0)
     assert figures["idle"] == {"oracle": {"main": 0.01}}
