@@ -285,8 +285,8 @@ class TrainingConfig(_Section):
         None,
         ge=1,
         le=MAX_BLOCKS,
-        description="Cut each batch into this many blocks, a power of two, and add up their gradients in one order: the "
-        "model is then the same to the bit for every number of trainers that divides it; null: one block per trainer.",
+        description="Cut each batch into this many blocks, a power of two, and add up their gradients in one order. "
+        "The model is then the same to the bit for every number of trainers that divides it. null: one per trainer.",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",

@@ -204,8 +204,8 @@ class TrainingStep:
         dense_gradients: Sums the gradients of dense parameters.
         blocks: The blocks of samples that this trainer computes.
         feature_kinds: The features of a sample.
-        seed_of_block: Returns the seed of the random numbers of a block, from the number of training iterations before it
-            and its number. None: all random numbers of this trainer are one sequence.
+        seed_of_block: Returns the seed of the random numbers of a block, from the number of training iterations before
+            and the number of the block. None: all random numbers of this trainer are one sequence.
         in_bfloat16: Whether the model computes in bfloat16 wherever torch.autocast regards that as safe.
         peers: Exchanges rows with the other trainers in `gather` and `apply`.
         delayed_peers: Exchanges them in `start` and `finish`. None: nothing is early or delayed.

@@ -72,7 +72,7 @@ def test_another_number_of_trainers_is_shown(tmp_path: Path) -> None:
     job = Job(tmp_path)
     job.train(3)
     checkpoint = Checkpoint.open(job.save(trainers=2))
-    (line,) = shown_trainers(checkpoint, Topology(3, 1))
+    (line,) = shown_trainers(checkpoint, CONFIG, Topology(3, 1))
     assert "trainers: 2 -> 1: " in line
     assert "the model will not be equal to the bit to that of a job that keeps 2 trainer(s)" in line
-    assert shown_trainers(checkpoint, Topology(5, 2)) == []
+    assert shown_trainers(checkpoint, CONFIG, Topology(5, 2)) == []
