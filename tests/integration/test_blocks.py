@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.integration.jobs import command, summary_of
 from tests.integration.programs import own_models
 from tests.integration.test_equality import train
+from tests.integration.test_restart import finish_all, job, losses
+from tests.launch import run_ranks
 
 BLOCKS = "training.blocks=8"
 KINDS = {
@@ -41,3 +44,43 @@ def test_one_model_on_any_number_of_trainers(
     modes = ["cached", "synchronous"] if num_trainers < 8 else ["cached"]
     found = digests(small_dataset, tmp_path / "many", num_trainers, num_servers, modes)
     assert found == expected * len(modes)
+
+
+def test_a_job_that_loses_trainers_and_gets_them_back_ends_with_the_same_model(
+    small_dataset: Path, tmp_path: Path
+) -> None:
+    """Every start has another number of trainers and of servers."""
+    settings = [BLOCKS, *KINDS["DLRM, Adagrad, locality"], "training.shuffle_block=64", "checkpoint.every=10"]
+    settings += ["checkpoint.keep_last=9", "evaluation.every=15"]
+    starts = [(4, 1, 20), (1, 3, 35), (2, 1, 60)]
+    latest: Path | None = None
+    for number, (num_trainers, num_servers, end) in enumerate(starts):
+        start = [*settings, f"roles.servers={num_servers}", f"training.iterations={end}"]
+        run = f"start {number}"
+        finish_all(1 + num_servers + num_trainers, small_dataset, tmp_path, [job(*start, run=run, resume=latest)])
+        latest = tmp_path / run / "checkpoints"
+    finish_all(4, small_dataset, tmp_path, [job(*settings, "training.iterations=60", run="undisturbed")])
+    expected = summary_of(tmp_path / "undisturbed")
+    found = summary_of(tmp_path / run)
+    for name in ("model_digest", "validation_auc", "validation_log_loss"):
+        assert found[name] == expected[name], name
+    assert losses(tmp_path, run) == losses(tmp_path, "undisturbed")
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "setting", "message"),
+    [
+        (5, "training.blocks=8", "it may be 1, 2, 4, 8, but this job has 3 trainers"),
+        (4, "training.blocks=6", "training.blocks is 6; give a power of two, such as 4 or 8"),
+        (4, "dense.backend=horovod", "set dense.backend to mpi or leave it out"),
+        (4, "training.wire_dtype=float16", "what is rounded between trainers depends on their number"),
+    ],
+)
+def test_what_contradicts_blocks_is_refused(
+    small_dataset: Path, tmp_path: Path, num_ranks: int, setting: str, message: str
+) -> None:
+    arguments = command(small_dataset, tmp_path / "run", BLOCKS, setting)
+    done = run_ranks(num_ranks, arguments, timeout=60)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
