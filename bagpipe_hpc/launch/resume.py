@@ -16,7 +16,7 @@ from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.launch.run_settings import AUTO, is_word
 from bagpipe_hpc.log import LOGGER
-from bagpipe_hpc.oracle.saved_state import blocks_in
+from bagpipe_hpc.oracle.saved_state import setting_of_blocks
 from bagpipe_hpc.runtime.data_position import DataPosition
 from bagpipe_hpc.runtime.run_directory import RESUME_AUTO
 from bagpipe_hpc.topology import Topology
@@ -121,13 +121,23 @@ def keeps_caches(checkpoint: Checkpoint, topology: Topology) -> bool:
 
 
 def shown_trainers(checkpoint: Checkpoint, config: Config, topology: Topology) -> list[str]:
-    """Return lines for the user if the job goes on with another number of trainers."""
-    if keeps_caches(checkpoint, topology):
+    """Return lines for the user if the job goes on with other trainers, or with other blocks (training.blocks)."""
+    before, now = checkpoint.manifest.topology.trainers, topology.num_trainers
+    blocks_before, blocks = setting_of_blocks(checkpoint), config.training.blocks
+    if blocks != blocks_before:
+        return [
+            f"  training.blocks: {_shown(blocks_before)} -> {_shown(blocks)}: sums have another order from here on, so "
+            "the model will not be equal to the bit to that of a job that keeps its blocks"
+        ]
+    if before == now:
         return []
-    before, now, blocks = checkpoint.manifest.topology.trainers, topology.num_trainers, config.training.blocks
-    if blocks is not None and blocks == blocks_in(checkpoint):
+    if blocks is not None:
         return [f"  trainers: {before} -> {now}; the model stays equal to the bit, because training.blocks is {blocks}"]
     return [
         f"  trainers: {before} -> {now}: sums over the trainers have another order from here on, so the model will not "
-        f"be equal to the bit to that of a job that keeps {before} trainer(s)"
+        f"be equal to the bit to that of a job that keeps {before} trainer(s); training.blocks would keep it equal"
     ]
+
+
+def _shown(blocks: int | None) -> str:
+    return "null" if blocks is None else str(blocks)

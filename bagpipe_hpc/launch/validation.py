@@ -98,7 +98,9 @@ def check_job(
         check_dense_optimizer(config.dense_optimizer)
     topology = Topology(len(hosts), config.roles.servers)
     backend, said_of_backend = "none", ""
-    if not request.evaluates_only:
+    if request.evaluates_only:
+        config = with_fitting_blocks(config, topology.num_trainers)
+    else:
         check_blocks(config.training.blocks, topology.num_trainers)
         backend, said_of_backend = choose_backend(
             config.dense.backend, offers, in_tree=config.training.blocks is not None
@@ -147,6 +149,16 @@ def check_job(
         LOGGER.info(said_of_backend)
     oracle_job = OracleJob(dataset, request.run_path, budget, saved, ownership.require)
     return CheckedJob(spec, start, oracle_job, ownership)
+
+
+def with_fitting_blocks(config: Config, num_trainers: int) -> Config:
+    """Return settings without training.blocks if these trainers cannot have equally many blocks each.
+
+    An evaluation has no sums that depend on the blocks.
+    """
+    if config.training.blocks is None or config.training.blocks % num_trainers == 0:
+        return config
+    return config.model_copy(update={"training": config.training.model_copy(update={"blocks": None})})
 
 
 def check_blocks(num_blocks: int | None, num_trainers: int) -> None:

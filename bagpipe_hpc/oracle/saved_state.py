@@ -66,7 +66,7 @@ class SavedState:
             return cls()
         history, assignment = history_in(checkpoint), assignment_in(checkpoint)
         boundary = None
-        keeps_blocks = blocks_in(checkpoint) == (num_blocks or num_trainers)
+        keeps_blocks = num_blocks_in(checkpoint) == (num_blocks or num_trainers)
         if start.keeps_caches or keeps_blocks:
             residents = _residents_in(checkpoint) if start.keeps_caches else Residents.none(num_trainers)
             boundary = Boundary(start.position.num_trained, residents, assignment if keeps_blocks else None)
@@ -119,15 +119,20 @@ def assignment_in(checkpoint: Checkpoint) -> SampleAssignment | None:
         orders = parts.pop("orders")
         _require(parts.keys() == {field.name for field in fields(AssignerState)}, "placement has other parts")
         assignment = SampleAssignment(AssignerState(**parts), tuple(orders))
-        _require_assignment(assignment, blocks_in(checkpoint))
+        _require_assignment(assignment, num_blocks_in(checkpoint))
         return assignment
 
 
-def blocks_in(checkpoint: Checkpoint) -> int:
-    """Return how many blocks the job of a checkpoint cut each batch into: training.blocks, or one for each trainer."""
+def setting_of_blocks(checkpoint: Checkpoint) -> int | None:
+    """Return training.blocks of the job of a checkpoint."""
     training = checkpoint.manifest.config.get("training")
     blocks = training.get("blocks") if isinstance(training, dict) else None
-    return blocks if isinstance(blocks, int) else checkpoint.manifest.topology.trainers
+    return blocks if isinstance(blocks, int) else None
+
+
+def num_blocks_in(checkpoint: Checkpoint) -> int:
+    """Return how many blocks the job of a checkpoint cut each batch into."""
+    return setting_of_blocks(checkpoint) or checkpoint.manifest.topology.trainers
 
 
 def evaluations_in(checkpoint: Checkpoint) -> list[Evaluation]:
