@@ -274,7 +274,8 @@ def peers(
         str,
         typer.Option(
             help="Compare only these systems, separated by commas: plain, ddp, hybrid, torchrec-table, "
-            "torchrec-table-pipeline, torchrec-row, torchrec-row-pipeline, synchronous, contiguous, locality, wire, and horovod, which runs only if named."
+            "torchrec-table-pipeline, torchrec-row, torchrec-row-pipeline, synchronous, contiguous, locality, wire, "
+            "and horovod, which runs only if named."
         ),
     ] = "",
     servers: Annotated[int, typer.Option(help="Embedding servers of bagpipe_hpc (S).")] = 1,

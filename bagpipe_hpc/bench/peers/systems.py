@@ -63,8 +63,10 @@ SYSTEMS: Final = (
 
 
 def systems_named(names: str) -> list[System]:
-    """Return the systems of a list of names, separated by commas, in the order of SYSTEMS; empty: those that run by default.
+    """Return the systems of a list of names, in the order of SYSTEMS.
 
+    Args:
+        names: Separated by commas; empty: the systems that run by default.
     Raises:
         ConfigError: Names a system that does not exist.
     """
