@@ -84,7 +84,7 @@ def idle_table(idle: dict[str, dict[str, float]], seconds: float) -> Table:
         idle: The largest share of a core by role and thread.
         seconds: How long trainer 0 paused.
     """
-    table = Table(title=f"what threads computed while trainer 0 paused for {seconds:g} s", box=SIMPLE)
+    table = Table(title=f"while trainer 0 paused for {seconds:g} s", box=SIMPLE)
     table.add_column("role")
     table.add_column("thread")
     table.add_column("% of a core", justify="right")
@@ -131,7 +131,7 @@ def overhead_table(figures: dict[str, Any]) -> Table:
     Args:
         figures: What `overhead_figures` returns.
     """
-    title = f"{figures['trainers']} trainer(s), {figures['iterations']:,} iterations: medians of the middle third"
+    title = f"T = {figures['trainers']}, medians of {figures['iterations']:,} iterations"
     table = Table(title=title, box=SIMPLE)
     table.add_column("thread of a trainer")
     table.add_column("µs per iteration", justify="right")

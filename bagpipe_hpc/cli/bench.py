@@ -274,7 +274,8 @@ def peers(
         str,
         typer.Option(
             help="Compare only these systems, separated by commas: plain, ddp, hybrid, torchrec-table, "
-            "torchrec-table-pipeline, torchrec-row, torchrec-row-pipeline, synchronous, contiguous, locality, wire."
+            "torchrec-table-pipeline, torchrec-row, torchrec-row-pipeline, synchronous, contiguous, locality, wire, "
+            "and horovod, which runs only if named."
         ),
     ] = "",
     servers: Annotated[int, typer.Option(help="Embedding servers of bagpipe_hpc (S).")] = 1,
@@ -355,7 +356,8 @@ def peers(
             code = EXIT_FAILURE
         if cell and world.rank == 0:
             open_console().print(cells_table({"": cell}))
-            print(explanation({"": cell}), *failures({"": cell}), sep="\n", flush=True)
+            for line in [explanation({"": cell}), *failures({"": cell})]:
+                open_console().print(line, markup=False, highlight=False)
             if json_file:
                 write_figures(json_file, cell)
             if picture and cell["turns"]:

@@ -79,7 +79,8 @@ def show(cells: Mapping[tuple[int, str], Cell], picture: Path) -> None:
     """Print the table of all cells and draw their picture."""
     titled = {f"T = {num_trainers}, {title_of(link)}": cell for (num_trainers, link), cell in cells.items()}
     open_console().print(cells_table(titled))
-    print(explanation(titled), *failures(titled), sep="\n")
+    for line in [explanation(titled), *failures(titled)]:
+        open_console().print(line, markup=False, highlight=False)
     draw_cells(rows_of(dict(cells)), picture)
 
 

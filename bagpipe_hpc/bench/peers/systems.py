@@ -32,6 +32,7 @@ class System:
         crew: The processes that train it.
         settings: Of bagpipe_hpc: settings in addition to those of the case.
         is_exact: Whether it computes the same as plain PyTorch, apart from the order of sums.
+        is_default: Whether it runs without being asked for.
     """
 
     name: str
@@ -39,6 +40,7 @@ class System:
     crew: Crew = Crew.RANKS
     settings: tuple[str, ...] = ()
     is_exact: bool = True
+    is_default: bool = True
 
 
 LOCALITY = "oracle.placement=locality"
@@ -55,12 +57,16 @@ SYSTEMS: Final = (
     System("contiguous", "bagpipe_hpc"),
     System("locality", "bagpipe_hpc locality", settings=(LOCALITY,)),
     System("wire", "bagpipe_hpc locality, 16 bits", settings=(LOCALITY, "training.wire_dtype=float16"), is_exact=False),
+    # Horovod's thread goes on in the processes of the ranks, so this one must not run beside others.
+    System("horovod", "bagpipe_hpc locality, Horovod", settings=(LOCALITY, "dense.backend=horovod"), is_default=False),
 )
 
 
 def systems_named(names: str) -> list[System]:
-    """Return the systems of a list of names, separated by commas, in the order of SYSTEMS; empty: all systems.
+    """Return the systems of a list of names, in the order of SYSTEMS.
 
+    Args:
+        names: Separated by commas; empty: the systems that run by default.
     Raises:
         ConfigError: Names a system that does not exist.
     """
@@ -69,7 +75,7 @@ def systems_named(names: str) -> list[System]:
     for name in chosen:
         if name not in known:
             raise ConfigError(f"--systems names {name!r}; the systems are {', '.join(known)}")
-    return [system for system in SYSTEMS if not chosen or system.name in chosen]
+    return [system for system in SYSTEMS if system.name in chosen or (not chosen and system.is_default)]
 
 
 def why_absent(system: System, num_hosts: int, is_installed: Callable[[str], object] = find_spec) -> str | None:

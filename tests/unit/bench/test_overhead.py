@@ -40,7 +40,7 @@ def test_the_table_shows_microseconds_by_thread() -> None:
     console.print(overhead_table(overhead_figures(SUMMARY, 900.0, [], 0.0)))
     text = console.export_text()
     words = (
-        "2 trainer(s), 50 iterations",
+        "T = 2, medians of 50 iterations",
         "main",
         "1,234",
         "exchange",
