@@ -76,11 +76,12 @@ def rank_in(environment: Mapping[str, str]) -> int | None:
     return int(rank) if rank and rank.isdigit() else None
 
 
-def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+def _environment(scratch: str, extra: Mapping[str, str] | None) -> dict[str, str]:
     environment = {"OMP_NUM_THREADS": "1"} | OPEN_MPI | MPICH
     if os.geteuid() == 0:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     environment |= os.environ
+    environment |= {"TMPDIR": scratch}
     environment |= extra or {}
     paths = [environment.get("PYTHONPATH", ""), str(REPO_ROOT)]
     return environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
@@ -157,14 +158,20 @@ def start_command(command: Sequence[str], *, env: Mapping[str, str] | None = Non
     """Start any command; at the end of the block what still lives of its processes is killed."""
     mark = secrets.token_hex(8)
     # Files, not pipes: a process that outlives its parent cannot keep the test waiting for the end of its output.
-    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+    # A killed mpirun leaves TMPDIR/ompi.<process id> behind, and Open MPI 5 does not start where that is: each run has
+    # a directory of its own.
+    with (
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
+        tempfile.TemporaryDirectory(prefix="run-", ignore_cleanup_errors=True) as scratch,
+    ):
         # Shells start background jobs, and nohup all, with signals ignored that tests send.
         process = subprocess.Popen(
             ["env", "--default-signal=INT,HUP", *map(str, command)],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            env=_environment(env) | {MARK: mark},
+            env=_environment(scratch, env) | {MARK: mark},
             start_new_session=True,
         )
         run = Run(process, mark, stdout, stderr)

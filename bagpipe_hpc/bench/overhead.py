@@ -24,8 +24,6 @@ from rich.table import Table
 from bagpipe_hpc.errors import ConfigError
 
 ASLEEP = 0.0005  # share of a core that is shown as 0.0 %
-
-
 # Seconds. The processor time of threads is counted in hundredths of a second.
 LEAST_PAUSE, LONGEST_PAUSE = 1.0, 3600.0
 

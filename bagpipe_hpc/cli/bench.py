@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from bagpipe_hpc.transport.byte_messages import Comm
 
 
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures to this file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
+]
+
 app = typer.Typer(help="Measure parts of the system on this machine or cluster.", no_args_is_help=True)
 
 
@@ -74,9 +79,7 @@ def oracle(
     cache_rows: Annotated[int | None, typer.Option(help="Cache slots per trainer; default: no limit.")] = None,
     rounds: Annotated[int, typer.Option(help="Timed rounds; numpy.unique is timed in each round, too.")] = 5,
     plans: Annotated[int, typer.Option(help="Plans in each timed round.")] = 20,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures to this file.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure how many samples per second one oracle plans, from reading shards to encoded messages.
 
@@ -111,9 +114,7 @@ def rma(
     transport: Annotated[
         str, typer.Option(help="Transports to measure, separated by commas.")
     ] = "staged,direct,per-row",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures to this file.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure how many rows per second move between servers and trainers.
 
@@ -160,12 +161,8 @@ def ladder(
         "runs/ladder"
     ),
     rungs: Annotated[str, typer.Option(help="Run only these rungs, separated by commas.")] = "",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures to this file.")
-    ] = None,
+    overrides: Overrides = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Train the same three epochs several times, each time with one optimisation more.
 
@@ -220,12 +217,8 @@ def overhead(
             help="Seconds that trainer 0 pauses in the middle, while all others wait, 1 or more; 0: no pause."
         ),
     ] = 10.0,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures to this file.")
-    ] = None,
+    overrides: Overrides = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure Python's overhead: the time per iteration and thread of a trainer with almost nothing to compute or move.
 
@@ -300,9 +293,7 @@ def peers(
     run_dir: Annotated[Path, typer.Option(help="Directory for run directories, which are deleted.")] = Path(
         "runs/peers"
     ),
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures to this file.")
-    ] = None,
+    json_file: JsonFile = None,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw a picture: .png, .svg or .pdf.")
     ] = None,

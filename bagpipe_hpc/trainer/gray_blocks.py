@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
 Rows = NDArray[np.float32 | np.int16]
-Part = (
-    Int64Array  # int64, shape (number of runs, 2): the classes of each run, from the first up to and without the last
-)
+# int64, shape (number of runs, 2): the classes of each run, from the first up to and without the last
+Part = Int64Array
 
 
 def _part(*runs: tuple[int, int]) -> Part:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -41,6 +42,14 @@ def test_the_time_limit_shows_the_output_and_no_rank_is_left() -> None:
 def test_a_run_that_takes_too_long_is_killed() -> None:
     with pytest.raises(TimeoutError, match=r"killed after 0\.1 s"):
         run_ranks(2, ["-c", SLEEPER], timeout=0.1)
+
+
+def test_files_that_a_killed_launcher_leaves_do_not_stop_another() -> None:
+    """Open MPI 5 names TMPDIR/ompi.<process id> after itself, and does not start where one is: ids come again."""
+    folder = "import os; print(os.environ['TMPDIR'])"
+    first, second = (run_ranks(1, ["-c", folder], timeout=30).stdout.strip() for _ in range(2))
+    assert first != second
+    assert not Path(first).exists()
 
 
 def pids_in(output: str) -> list[int]:

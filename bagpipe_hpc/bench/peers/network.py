@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import threading
-import time
 from bisect import bisect_left
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
+from bagpipe_hpc.bench.sampler import Sampler
 from bagpipe_hpc.errors import PlatformError
 
 INTERFACES = Path("/sys/class/net")
@@ -30,33 +28,11 @@ def sent_bytes(interfaces: Path = INTERFACES) -> int:
     )
 
 
-class SentBytes:
-    """Samples what a host sends, in a thread, from `with` to the end of its block.
+class SentBytes(Sampler[int]):
+    """Samples what a host sends: the bytes so far."""
 
-    Args:
-        read: Returns the bytes sent so far.
-    """
-
-    def __init__(self, read: Callable[[], int] = sent_bytes) -> None:
-        self._read = read
-        self.samples: list[tuple[float, int]] = []
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="sent bytes", daemon=True)
-
-    def __enter__(self) -> SentBytes:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        is_over = False
-        while not is_over:
-            is_over = self._is_over.is_set()  # before the last sample, so that one is after the end
-            self.samples.append((time.time(), self._read()))
-            self._is_over.wait(SAMPLE_SECONDS)
+    def __init__(self) -> None:
+        super().__init__("sent bytes", sent_bytes, SAMPLE_SECONDS)
 
 
 def bytes_between(samples: list[tuple[float, int]], begin: float, end: float) -> float:

@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from bagpipe_hpc.bench.thread_times import Sample, ThreadTimes, shares_of_threads
+from bagpipe_hpc.bench.thread_times import ThreadTimes, shares_of_threads
 
 SAMPLES = [
-    Sample(10.0, {1: 5.0, 2: 0.0}),
-    Sample(11.0, {1: 5.0, 2: 0.5, 3: 0.0}),
-    Sample(12.0, {1: 5.5, 2: 1.0, 3: 1.0}),
-    Sample(13.0, {1: 6.5, 2: 1.0}),
+    (10.0, {1: 5.0, 2: 0.0}),
+    (11.0, {1: 5.0, 2: 0.5, 3: 0.0}),
+    (12.0, {1: 5.5, 2: 1.0, 3: 1.0}),
+    (13.0, {1: 6.5, 2: 1.0}),
 ]
 
 
