@@ -161,6 +161,10 @@ def ladder(
         "runs/ladder"
     ),
     rungs: Annotated[str, typer.Option(help="Run only these rungs, separated by commas.")] = "",
+    blocks: Annotated[
+        list[int] | None,
+        typer.Option(metavar="K", help="Add a rung whose training.blocks is K, a power of two; may be given again."),
+    ] = None,
     overrides: Overrides = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -175,7 +179,7 @@ def ladder(
     from bagpipe_hpc.transport.mpi import launched_ranks  # starts MPI: from here on, a failing rank ends the others
 
     try:
-        chosen = steps.rungs_named(rungs)
+        chosen = steps.rungs_named(rungs, blocks or ())
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     world = launched_ranks()

@@ -51,6 +51,7 @@ from bagpipe_hpc.trainer.gray_blocks import (
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.row_kernels import add_gradients, add_gradients_in_tree, copy_rows, positions_of
 from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
+from bagpipe_hpc.trainer.row_sums import summed_gradients
 from bagpipe_hpc.trainer.sample_blocks import NO_FEATURES, ONE_BLOCK, BlockShare, FeatureKinds, blocks_of
 from bagpipe_hpc.trainer.trainer_batch import TrainerBatch, row_gradients
 from bagpipe_hpc.trainer.tree_accumulator import TreeAccumulator
@@ -457,7 +458,7 @@ class TrainingStep:
                 self._cache.write(slots, rows)
 
     def _sum(self, iteration: OpenIteration, part: Part, updates: Int64Array, gradients: WireArray) -> torch.Tensor:
-        """Sum the gradients of owned rows in ascending trainer order.
+        """Sum the gradients of owned rows in ascending trainer order or, with blocks, in that of a tree.
 
         Args:
             iteration: Has the plan and the gradients of own samples.
@@ -468,27 +469,19 @@ class TrainingStep:
             float32, shape (n, row_dim), on the device.
         """
         plan, device = iteration.plan, self._cache.device
-        sums = torch.zeros((len(updates), self._row_dim), device=device)
         arrived = self._wire.unpack(to_device(gradients, device), gradient_scale(plan.num_global_samples))
-        if device.type == "cpu":
-            add = add_gradients_in_tree if self._blocks.is_tree else add_gradients
-            add(
-                sums.numpy(), updates, to_host(iteration.own_gradients), self._rank, plan.push_index,
-                iteration.pushed.edges, part, arrived.numpy(), len(plan.update_slots),
+        num_updates, in_tree = len(plan.update_slots), self._blocks.is_tree
+        if device.type != "cpu":
+            return summed_gradients(
+                updates, iteration.own_gradients, self._rank, plan.push_index, iteration.pushed, part, arrived,
+                num_updates, in_tree=in_tree,
             )  # fmt: skip
-            return sums
-        places = np.empty(len(plan.update_slots), dtype=np.int64)  # index into `sums` of each row that is in it
-        places[updates] = np.arange(len(updates))
-        index = to_device(places[plan.push_index[positions_of(iteration.pushed.edges, part)]], device)
-        num_own = int(np.searchsorted(updates, plan.num_own))  # rows of own samples come first in update_slots
-        start = 0
-        for trainer, count in enumerate(iteration.pushed.counts(part).tolist()):
-            if trainer == self._rank:
-                sums[:num_own] += iteration.own_gradients[to_device(updates[:num_own], device)]
-            elif count:
-                # The positions in one trainer's block are unique, so each row gets its gradients in trainer order.
-                sums.index_add_(0, index[start : start + count], arrived[start : start + count])
-                start += count
+        sums = torch.zeros((len(updates), self._row_dim))
+        add = add_gradients_in_tree if in_tree else add_gradients
+        add(
+            sums.numpy(), updates, to_host(iteration.own_gradients), self._rank, plan.push_index,
+            iteration.pushed.edges, part, arrived.numpy(), num_updates,
+        )  # fmt: skip
         return sums
 
 

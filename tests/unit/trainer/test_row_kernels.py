@@ -73,6 +73,16 @@ def test_gradients_are_added_in_the_order_of_trainers(part: Part, _positions: li
     assert sums.tobytes() == expected[positions].tobytes()
 
 
+def random_pushes(
+    random: np.random.Generator, num_trainers: int, rank: int, num_updates: int
+) -> tuple[GrayBlocks, np.ndarray]:
+    """The rows that a trainer pushes, and their push_index, in which a trainer's block names each row at most once."""
+    counts = random.integers(0, 3, (num_trainers, 4)).astype(np.int32)
+    counts[rank] = 0
+    rows = [random.permutation(num_updates)[:count] for count in counts.sum(axis=1)]
+    return GrayBlocks(counts), np.concatenate(rows).astype(np.int32)
+
+
 def tree_sum(leaves: list[np.ndarray]) -> np.ndarray:
     half = len(leaves) // 2
     return tree_sum(leaves[:half]) + tree_sum(leaves[half:]) if half else leaves[0]
@@ -85,11 +95,7 @@ def test_gradients_are_added_in_the_order_of_a_tree(
 ) -> None:
     random = np.random.default_rng(num_trainers)
     num_updates, num_own, dim = 9, 4, 3
-    counts = random.integers(0, 3, (num_trainers, 4)).astype(np.int32)
-    counts[rank] = 0
-    blocks = GrayBlocks(counts)
-    rows = [random.permutation(num_updates)[:count] for count in counts.sum(axis=1)]
-    push_index = np.concatenate(rows).astype(np.int32)
+    blocks, push_index = random_pushes(random, num_trainers, rank, num_updates)
     pushed = push_index[positions_of(blocks.edges, part)]
     positions = np.union1d(pushed, random.permutation(num_updates)[:3]).astype(np.int64)
     own = random.normal(size=(num_own, dim)).astype(np.float32)
