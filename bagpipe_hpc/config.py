@@ -108,8 +108,8 @@ class CacheConfig(_Section):
         None,
         ge=1,
         lt=2**31,
-        description="Cache slots of each trainer, one row each; null: as many rows as fit into a quarter of the "
-        "trainer's free memory.",
+        description="Cache slots of each trainer, one row each; null: on a CPU as many rows as fit into a quarter of "
+        "the trainer's free memory, on a GPU as many as fit beside the model and its buffers.",
     )
 
 
@@ -287,6 +287,11 @@ class TrainingConfig(_Section):
         le=MAX_BLOCKS,
         description="Cut each batch into this many blocks, a power of two, and add up their gradients in one order. "
         "The model is then the same to the bit for every number of trainers that divides it. null: one per trainer.",
+    )
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        "auto",
+        description="Where trainers compute and keep their caches. auto: the GPU of the trainer's rank on its host if "
+        "the host has one, else the CPU; several trainers may use one GPU. gpu: a job whose trainers lack one ends.",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",

@@ -47,6 +47,10 @@ class PlatformError(BagpipeError):
     """MPI, Horovod or a device cannot be used in the present set-up."""
 
 
+class DeviceMemoryError(BagpipeError):
+    """The memory of the device of a trainer does not suffice."""
+
+
 class DivergedError(BagpipeError):
     """The loss, a parameter, a row or a prediction is no longer finite."""
 

@@ -84,7 +84,7 @@ def render(
     threads: Annotated[int | None, _option("Cores of each rank; for import: ranks of each node.")] = None,
     site_lines: Annotated[
         list[str] | None,
-        _option("Shell command that runs first, such as 'module load cuda'; may be repeated.", "--site-line"),
+        _option("Shell command that runs first, such as 'module load gcc'; may be repeated.", "--site-line"),
     ] = None,
     venv: Annotated[str | None, _option("Virtual environment that env/setup.sh made.")] = None,
     data: Annotated[str | None, _option("Directory of the data set.")] = None,

@@ -129,7 +129,7 @@ def agree_on_job(launched: Comm, request: Request) -> tuple[Comm, AgreedJob] | B
 def _about_this_rank(launched_rank: int, world_rank: int, config: Config) -> bytes:
     """Return the host of this rank and, if it is a trainer, its offer, as JSON."""
     is_trainer = world_rank > config.roles.servers
-    offer = DenseOffer.of_this_rank(launched_rank, config.dense.backend).to_text() if is_trainer else ""
+    offer = DenseOffer.of_this_rank(launched_rank, config).to_text() if is_trainer else ""
     return json.dumps([socket.gethostname(), offer]).encode()
 
 

@@ -231,7 +231,7 @@ def _check_local(request: Request) -> tuple[list[Comm], Topology, AgreedJob]:
     config, lines = read_config(request)
     worlds, topology = local_world(config.roles.servers)
     hosts = [socket.gethostname()] * topology.world_size
-    checked = check_for_all(hosts, [DenseOffer(0)], config, lines, request)
+    checked = check_for_all(hosts, [DenseOffer.of_this_rank(0, config)], config, lines, request)
     if isinstance(checked, BagpipeError):
         raise checked
     return worlds, topology, AgreedJob(checked.spec, checked.start, checked)

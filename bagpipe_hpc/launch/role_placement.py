@@ -10,7 +10,7 @@ import json
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -20,9 +20,7 @@ from bagpipe_hpc.config import RolesConfig
 from bagpipe_hpc.errors import TopologyError
 from bagpipe_hpc.runtime.process_limits import open_files_limit
 from bagpipe_hpc.topology import ORACLE_RANK, Topology
-
-GPU_DEVICES = ("nvidia[0-9]*", "kfd")
-NO_DEVICES = ("", "-1", "NoDevFiles")
+from bagpipe_hpc.trainer.device.visible import is_given_gpu
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Place:
     @classmethod
     def of_this_rank(cls) -> Place:
         """Return where this process runs."""
-        return cls(socket.gethostname(), sees_gpu(os.environ, Path("/dev")), open_files_limit())
+        return cls(socket.gethostname(), is_given_gpu(os.environ, Path("/dev")), open_files_limit())
 
     def to_bytes(self) -> bytes:
         """Return the place as JSON."""
@@ -52,19 +50,6 @@ class Place:
     def from_bytes(cls, content: bytes) -> Place:
         """Return the place that `to_bytes` has written."""
         return cls(**json.loads(content))
-
-
-def sees_gpu(environment: Mapping[str, str], devices: Path) -> bool:
-    """Return whether this rank may use a GPU. It does not import torch, which takes seconds.
-
-    Args:
-        environment: The environment of the process.
-        devices: The directory of devices.
-    """
-    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
-        if variable in environment:
-            return environment[variable] not in NO_DEVICES
-    return any(True for pattern in GPU_DEVICES for _ in devices.glob(pattern))
 
 
 def order_of_roles(places: Sequence[Place], roles: RolesConfig) -> list[int]:

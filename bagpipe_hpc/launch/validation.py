@@ -42,7 +42,7 @@ from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.timeline.merge import delete_traces
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.trace import parse_iterations
-from bagpipe_hpc.trainer.dense_backend import DenseOffer, choose_backend
+from bagpipe_hpc.trainer.dense_backend import DenseOffer, check_gpus, choose_backend
 from bagpipe_hpc.trainer.model_check import fault_of_model, fault_of_tables
 
 
@@ -81,7 +81,7 @@ def check_job(
 
     Args:
         hosts: The hosts of the ranks, in the order of roles.
-        offers: What each trainer has to sum dense gradients, by trainer rank.
+        offers: What each trainer has to compute with and to sum dense gradients, by trainer rank.
         config: The settings of the job.
         lines: Lines for the user that say where the settings come from. They are printed.
         request: The request for the job.
@@ -97,6 +97,7 @@ def check_job(
 
         check_dense_optimizer(config.dense_optimizer)
     topology = Topology(len(hosts), config.roles.servers)
+    check_gpus(config.training.device, offers)
     backend, said_of_backend = "none", ""
     if request.evaluates_only:
         config = with_fitting_blocks(config, topology.num_trainers)

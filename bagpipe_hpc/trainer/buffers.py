@@ -1,83 +1,73 @@
-"""Host memory for rows on their way between ranks and devices. Buffers are allocated once and used many times."""
+"""Memory for rows on their way between ranks, host and device. Buffers are allocated once and used many times."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
+
+from bagpipe_hpc.trainer.device.base import Device, Mark, Memory, Mirror
 
 
-class HostMemory:
-    """The source of the memory of buffers. The memory is page-locked if the device is a GPU.
-
-    `num_allocations` counts the allocations.
-
-    Args:
-        device: The device of the trainer, which the rows are copied to.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._pinned = device.type == "cuda"
-        self.num_allocations = 0
-
-    def allocate(self, num_bytes: int) -> NDArray[np.uint8]:
-        """Return new memory, uint8, shape (num_bytes,). Its contents are undefined."""
-        self.num_allocations += 1
-        array: NDArray[np.uint8] = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._pinned).numpy()
-        return array
-
-
-class HostBuffer:
-    """One piece of host memory that one thread at a time uses. It grows by doubling and never shrinks.
+class RowBuffer:
+    """One piece of memory on host and device that one thread at a time uses. It grows by doubling and never shrinks.
 
     Args:
-        memory: The source of its memory.
+        device: The device of the trainer.
     """
 
-    def __init__(self, memory: HostMemory) -> None:
-        self._memory = memory
-        self._bytes = np.empty(0, dtype=np.uint8)
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._memory: Memory | None = None
+        self._num_bytes = 0
 
-    def rows(self, num_rows: int, columns: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    def rows(self, num_rows: int, columns: int, dtype: DTypeLike = np.float32) -> Mirror:
         """Return room for rows, C-contiguous, of the given dtype and of shape (num_rows, columns).
 
-        The contents are undefined. The array is valid until the next call of a method of this buffer.
+        The contents are undefined. The rows are valid until the next call.
         """
         dtype = np.dtype(dtype)
         num_bytes = num_rows * columns * dtype.itemsize
-        if num_bytes > len(self._bytes):
-            self._bytes = self._memory.allocate(1 << (num_bytes - 1).bit_length())
-        return self._bytes[:num_bytes].view(dtype).reshape(num_rows, columns)
+        if self._memory is None or num_bytes > self._num_bytes:
+            self._num_bytes = 1 << (max(num_bytes, 1) - 1).bit_length()
+            self._memory = self._device.allocate(self._num_bytes)
+        self._memory.await_host()  # earlier rows may still be on their way up
+        return _rows_in(self._device, self._memory, num_bytes, dtype, (num_rows, columns))
 
-    def fill(self, tensor: torch.Tensor) -> NDArray[Any]:
-        """Return a host copy of rows.
 
-        Args:
-            tensor: float32 or int16, shape (n, columns), on any device.
-        Returns:
-            The same dtype and shape, valid until the next call of a method of this buffer.
-        """
-        array = self.rows(len(tensor), tensor.shape[1], np.int16 if tensor.dtype == torch.int16 else np.float32)
-        torch.from_numpy(array).copy_(tensor)
-        return array
+def fixed_rows(device: Device, num_rows: int, columns: int) -> Mirror:
+    """Return float32 rows of their own, of shape (num_rows, columns), that last as long as the device."""
+    num_bytes = 4 * num_rows * columns
+    return _rows_in(device, device.allocate(num_bytes), num_bytes, np.dtype(np.float32), (num_rows, columns))
+
+
+def _rows_in(device: Device, memory: Memory, num_bytes: int, dtype: np.dtype[Any], shape: tuple[int, int]) -> Mirror:
+    host = memory.host[:num_bytes].view(dtype).reshape(shape)
+    return Mirror(None, host, host) if device.shares_memory else Mirror(memory, host, memory.view(0, dtype, shape))
 
 
 class BufferPool:
     """Buffers that several threads share. A thread takes one and may pass it on; the last user gives it back."""
 
-    def __init__(self, memory: HostMemory) -> None:
-        self._memory = memory
-        self._free: list[HostBuffer] = []  # its append and pop are atomic
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._free: list[tuple[RowBuffer, Mark]] = []  # its append and pop are atomic
 
-    def take(self) -> HostBuffer:
-        """Return a buffer that no thread uses."""
+    def take(self) -> RowBuffer:
+        """Return a buffer that no thread uses. Later work of the stream of the calling thread may use it."""
         try:
-            return self._free.pop()
+            buffer, mark = self._free.pop()
         except IndexError:
-            return HostBuffer(self._memory)
+            return RowBuffer(self._device)
+        self._device.wait(mark)
+        return buffer
 
-    def give_back(self, buffer: HostBuffer) -> None:
-        """Give a buffer back. The caller no longer uses it, nor any array that it returned."""
-        self._free.append(buffer)
+    def give_back(self, buffer: RowBuffer, mark: Mark) -> None:
+        """Give a buffer back. The caller no longer uses it, nor any rows that it returned.
+
+        Args:
+            buffer: The buffer.
+            mark: No work behind it uses the buffer.
+        """
+        self._free.append((buffer, mark))

@@ -14,6 +14,7 @@ from bagpipe_hpc.trainer.cache import RowCache
 from bagpipe_hpc.trainer.dense_gradients import DenseSynchronizer
 from bagpipe_hpc.trainer.dense_optimizer import build_dense_optimizer
 from bagpipe_hpc.trainer.dense_sum import DenseSum
+from bagpipe_hpc.trainer.device.base import Device
 from bagpipe_hpc.trainer.models import build_model
 from bagpipe_hpc.trainer.own_model import ModelFactory, build_own_model, model_inputs
 from bagpipe_hpc.trainer.pooling import Pooling
@@ -28,37 +29,34 @@ def build_step(
     config: Config,
     *,
     schema: Schema,
-    factory: ModelFactory | None = None,
+    model: torch.nn.Module,
     num_slots: int,
     trainer_rank: int,
     num_trainers: int,
-    device: torch.device,
+    device: Device,
     dense_sum: DenseSum,
     peers: Peers,
     delayed_peers: Peers | None,
     stopwatch: Stopwatch,
     delayed_stopwatch: Stopwatch,
 ) -> TrainingStep:
-    """Build the model, the optimizers and the cache of one trainer, ready to play plans.
+    """Build the optimizers and the cache of one trainer around its model, ready to play plans.
 
     Args:
         config: The settings of the job.
         schema: The schema of the data set.
-        factory: Makes the user's own model. None: `config.model` names the model.
+        model: The model, on the device.
         num_slots: Slots of the cache.
         trainer_rank: The rank of this trainer among the trainers.
         num_trainers: T.
-        device: Where the model and the cache live.
+        device: The device of the trainer.
         dense_sum: Sums dense gradients over the trainers.
         peers: Exchanges rows with the other trainers in `gather` and `apply`.
         delayed_peers: Exchanges them in `start` and `finish`. None: nothing is early or delayed.
         stopwatch: Gets the time of each part.
         delayed_stopwatch: Gets the time of `start` and `finish`.
-    Raises:
-        OwnModelError: the factory fails, or its model cannot be trained.
     Communication: none.
     """
-    model = _build_model(config, schema, factory, trainer_rank).to(device)
     tables = [schema.tables[feature] for feature in schema.features.in_table_order]
     total, seed = config.training.blocks, config.training.seed
     blocks = ONE_BLOCK
@@ -71,11 +69,11 @@ def build_step(
         model=model,
         row_dim=config.model.row_dim,
         table_names=tuple(table.name for table in schema.tables),
-        pooling=Pooling(schema, config),
+        pooling=Pooling(schema, config, device),
         cache=RowCache(num_slots, row_width(config), device),
         row_optimizer=build_optimizer_of_tables(config, schema),
         dense_optimizer=build_dense_optimizer(config.dense_optimizer, model.parameters(), dense_rate),
-        dense_gradients=DenseSynchronizer(model, dense_sum, blocks.count),
+        dense_gradients=DenseSynchronizer(model, dense_sum, device, blocks.count),
         blocks=blocks,
         feature_kinds=FeatureKinds([table.ragged for table in tables], [table.weighted for table in tables]),
         seed_of_block=None if total is None else partial(seed_of_block, seed),
@@ -88,7 +86,25 @@ def build_step(
     )
 
 
-def _build_model(config: Config, schema: Schema, factory: ModelFactory | None, trainer_rank: int) -> torch.nn.Module:
+def build_trained_model(
+    config: Config, schema: Schema, factory: ModelFactory | None, trainer_rank: int, device: Device
+) -> torch.nn.Module:
+    """Build the model of a trainer, the same at all trainers, on the device.
+
+    Args:
+        config: The settings of the job.
+        schema: The schema of the data set.
+        factory: Makes the user's own model. None: `config.model` names the model.
+        trainer_rank: The rank of this trainer among the trainers. Random numbers during training depend on it.
+        device: The device of the trainer.
+    Raises:
+        OwnModelError: the factory fails, or its model cannot be trained.
+    Communication: none.
+    """
+    return _model(config, schema, factory, trainer_rank).to(device.torch_device)
+
+
+def _model(config: Config, schema: Schema, factory: ModelFactory | None, trainer_rank: int) -> torch.nn.Module:
     seed = config.training.seed
     if config.model.factory is None:
         dims = [config.embedding_dim_of(table.shares or table.name) for table in schema.tables]

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bagpipe_hpc.trainer.row_kernels import copy_rows
+from bagpipe_hpc.trainer.device.base import Device, DeviceArray, UpdateLists
+from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
 
 Int32Array = NDArray[np.int32]
 Float32Array = NDArray[np.float32]
@@ -20,65 +21,101 @@ Float32Array = NDArray[np.float32]
 class RowCache:
     """Rows `[embedding | optimizer state]` by slot. The plans of the oracle name the slots, so no key is looked up.
 
+    `insert`, `copy` and `copy_to` give work to the stream of the calling thread. `read` and `update` are such work.
+
     Args:
         num_slots: The number of slots. On the CPU, slots that are never used cost no memory.
         row_width: The number of float32 columns of a row.
         device: Where the rows live.
     """
 
-    def __init__(self, num_slots: int, row_width: int, device: torch.device) -> None:
+    def __init__(self, num_slots: int, row_width: int, device: Device) -> None:
         self.device = device
-        self._rows = torch.empty((num_slots, row_width), dtype=torch.float32, device=device)
+        self._tensor = device.empty_rows(num_slots, row_width)
+        self._rows = device.as_array(self._tensor)
+        self._kernels = device.kernels
+
+    @property
+    def row_width(self) -> int:
+        """The number of columns of a row."""
+        return self._tensor.shape[1]
 
     @property
     def num_slots(self) -> int:
         """The number of slots."""
-        return len(self._rows)
+        return len(self._tensor)
 
-    def read(self, slots: Int32Array) -> torch.Tensor:
-        """Return copies of rows.
+    def insert(self, slots: DeviceArray, rows: DeviceArray) -> None:
+        """Overwrite rows.
+
+        Args:
+            slots: int32, shape (n,), without repetitions.
+            rows: float32, shape (n, row_width).
+        """
+        if len(slots):
+            self.device.launch(self._kernels.write_rows, self._rows, slots, rows)
+
+    def copy(self, slots: DeviceArray, out: DeviceArray) -> None:
+        """Copy the first columns of rows.
+
+        Args:
+            slots: int32, shape (n,).
+            out: Gets the columns, float32, shape (n, at most row_width).
+        """
+        if len(slots):
+            self.device.launch(self._kernels.copy_rows, self._rows, slots, out)
+
+    def copy_to(self, slots: DeviceArray, out: DeviceArray, places: DeviceArray) -> None:
+        """Copy rows to places.
+
+        Args:
+            slots: int32, shape (n,).
+            out: Gets the rows, float32, shape (at least n, row_width).
+            places: The row of `out` that gets each of them, int64, shape (n,).
+        """
+        if len(slots):
+            self.device.launch(self._kernels.copy_rows_to, self._rows, slots, out, places)
+
+    def read(self, slots: DeviceArray, columns: int) -> torch.Tensor:
+        """Return copies of the first columns of rows, as an operation of torch.
+
+        Args:
+            slots: int32, shape (n,).
+            columns: The number of columns.
+        Returns:
+            float32, shape (n, columns).
+        """
+        return self._tensor.index_select(0, self.device.as_tensor(slots))[:, :columns]
+
+    def update(
+        self,
+        lists: UpdateLists,
+        own_gradients: DeviceArray,
+        arrived: DeviceArray,
+        optimizer: RowOptimizer,
+        num_trained: int,
+        *,
+        in_tree: bool,
+    ) -> None:
+        """Update rows by the sums of their gradients. RowKernels.update describes the arguments."""
+        self._kernels.update(self._rows, lists, own_gradients, arrived, optimizer, num_trained, in_tree=in_tree)
+
+    def keep(self, slots: Int32Array) -> Float32Array:
+        """Return copies of rows in host memory, in the order of the slots. The host waits for the device.
 
         Args:
             slots: int32, shape (n,), in host memory.
         Returns:
-            float32, shape (n, row_width), on the device.
+            float32, shape (n, row_width).
         """
-        return self._rows.index_select(0, self._index(slots))
+        rows: NDArray[Any] = self.device.get(self.read(self.device.put(slots), self.row_width))
+        return rows
 
-    def copy_to(self, slots: Int32Array, out: NDArray[Any]) -> None:
-        """Copy the first columns of rows to host memory.
+    def restore(self, slots: Int32Array, rows: Float32Array) -> None:
+        """Overwrite rows with rows in host memory.
 
         Args:
-            slots: int32, shape (n,), in host memory.
-            out: Gets the columns, float32, shape (n, at most row_width).
+            slots: int32, shape (n,), without repetitions.
+            rows: float32, shape (n, row_width).
         """
-        if self.device.type == "cpu":
-            copy_rows(self._rows.numpy(), slots, out)
-        else:
-            torch.from_numpy(out).copy_(self.read(slots)[:, : out.shape[1]])
-
-    def write(self, slots: Int32Array, rows: torch.Tensor) -> None:
-        """Overwrite rows.
-
-        Args:
-            slots: int32, shape (n,), in host memory, without repetitions.
-            rows: float32, shape (n, row_width), on the device.
-        """
-        self._rows.index_copy_(0, self._index(slots).long(), rows)
-
-    def _index(self, slots: Int32Array) -> torch.Tensor:
-        return torch.from_numpy(slots).to(self.device)
-
-
-def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
-    """Return a host array as a tensor of the same dtype and shape on the device. On the CPU both share memory."""
-    return torch.from_numpy(array).to(device)
-
-
-def to_host(tensor: torch.Tensor) -> NDArray[Any]:
-    """Return a tensor as a C-contiguous host array of the same dtype and shape.
-
-    A contiguous tensor on the CPU shares its memory with the array.
-    """
-    array: NDArray[Any] = tensor.detach().contiguous().cpu().numpy()
-    return array
+        self.insert(self.device.put(slots), self.device.put(rows))

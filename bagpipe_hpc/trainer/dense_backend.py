@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bagpipe_hpc.config import Config
 from bagpipe_hpc.errors import ConfigError, PlatformError
+from bagpipe_hpc.trainer.device.visible import offers_gpu
 
 Ranks = tuple[int, ...]
 
@@ -52,7 +53,8 @@ class DenseOffer:
         horovod: Why Horovod cannot be used here; empty if it can.
         nccl: Why NCCL cannot be used here; empty if it can. It is only looked at if the settings ask for it.
         horovod_ranks: The trainers that its process has started Horovod with; None if it has not.
-        has_gpu: Whether its host offers it a GPU.
+        has_gpu: Whether its host offers it a GPU, and the settings do not forbid to use it.
+        gpu: Why it cannot use a GPU; empty if it can. It is only looked at if the settings ask for a GPU.
     """
 
     rank: int
@@ -60,12 +62,22 @@ class DenseOffer:
     nccl: str = ""
     horovod_ranks: Ranks | None = None
     has_gpu: bool = False
+    gpu: str = ""
 
     @classmethod
-    def of_this_rank(cls, rank: int, setting: str | None) -> DenseOffer:
-        """Return what this process has. Only for the setting nccl it imports torch, which takes seconds."""
-        nccl = fault_of_nccl() if setting == "nccl" else ""
-        return cls(rank, fault_of_horovod(), nccl, _horovod_ranks, offers_gpu())
+    def of_this_rank(cls, rank: int, config: Config) -> DenseOffer:
+        """Return what this process has. Only if the settings name nccl or gpu it imports torch, which takes seconds."""
+        device = config.training.device
+        nccl = gpu = ""
+        if config.dense.backend == "nccl":
+            from bagpipe_hpc.trainer.device.cuda import fault_of_nccl
+
+            nccl = fault_of_nccl()
+        if device == "gpu":
+            from bagpipe_hpc.trainer.device.choose import fault_of_gpu
+
+            gpu = fault_of_gpu()
+        return cls(rank, fault_of_horovod(), nccl, _horovod_ranks, device != "cpu" and offers_gpu(), gpu)
 
     def to_text(self) -> str:
         """Return the offer as JSON."""
@@ -88,31 +100,6 @@ def fault_of_horovod() -> str:
     if not any((place / "torch").is_dir() for place in places):
         return "Horovod is installed without its part for torch"
     return ""
-
-
-def fault_of_nccl() -> str:
-    """Return why NCCL cannot be used in this process; empty if it can."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return "torch finds no GPU"
-    if not torch.distributed.is_available() or not torch.distributed.is_nccl_available():
-        return f"torch {torch.__version__} is built without NCCL"
-    return ""
-
-
-def offers_gpu(devices: Path = Path("/dev"), environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether this host has a GPU that this process may use, without importing torch.
-
-    Args:
-        devices: The directory of device files.
-        environ: The environment variables.
-    """
-    for variable in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
-        first = environ.get(variable, "0").split(",")[0].strip()  # what follows a device that does not exist is ignored
-        if first in ("", "-1") or first.lower() in ("none", "nodevfiles"):
-            return False
-    return (devices / "kfd").exists() or any(devices.glob("nvidia[0-9]*"))
 
 
 def choose_backend(setting: str | None, offers: Sequence[DenseOffer], *, in_tree: bool = False) -> tuple[str, str]:
@@ -151,6 +138,22 @@ def choose_backend(setting: str | None, offers: Sequence[DenseOffer], *, in_tree
             f"to {' or '.join(others)}, leave it out, or {cures[setting]}"
         )
     return setting, f"dense gradients: summed by {setting}"
+
+
+def check_gpus(setting: str, offers: Sequence[DenseOffer]) -> None:
+    """Check that every trainer has a GPU if the settings ask for one.
+
+    Args:
+        setting: The setting training.device.
+        offers: What each trainer has, by trainer rank.
+    Raises:
+        PlatformError: a trainer has none. The message names it.
+    """
+    if setting == "gpu" and (fault := _fault([offer.gpu for offer in offers])):
+        raise PlatformError(
+            f"training.device = 'gpu': {fault}; set training.device to auto or cpu, ask the scheduler for a GPU per "
+            "trainer, or install a build of torch for this GPU (`bagpipe doctor` shows what torch finds)"
+        )
 
 
 def _fault_of_horovod(offers: Sequence[DenseOffer]) -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from bagpipe_hpc.trainer.buffers import RowBuffer, fixed_rows
 from bagpipe_hpc.trainer.dense_sum import DenseSum
+from bagpipe_hpc.trainer.device.base import ARRIVED, Arrival, Device, Mirror
 from bagpipe_hpc.trainer.tree_accumulator import TreeAccumulator
 from bagpipe_hpc.waiting import waiting_for
 
 BUCKET_BYTES = 1 << 19
+
+Loss = Callable[[], float]
 
 
 class DenseSynchronizer:
@@ -20,14 +26,20 @@ class DenseSynchronizer:
     flat buffer. Its sum starts as soon as all its gradients exist. The buckets depend on the model only. So the order
     of summation depends on the sizes of the buckets at most, and not on timing.
 
+    If the gradients are in memory that the sum cannot reach, a bucket comes down as soon as it is full, and its sum
+    starts when it has arrived: at the next full bucket, or in `finish`. Summed buckets go up again.
+
     Args:
         model: Its parameters get the summed gradients. Frozen parameters (without requires_grad) stay as they are.
         dense_sum: Sums buffers over the trainers.
+        device: The device of the model.
         num_blocks: The number of blocks of this trainer in an iteration.
     """
 
-    def __init__(self, model: torch.nn.Module, dense_sum: DenseSum, num_blocks: int = 1) -> None:
-        self._sum, self._num_blocks = dense_sum, num_blocks
+    def __init__(self, model: torch.nn.Module, dense_sum: DenseSum, device: Device, num_blocks: int = 1) -> None:
+        self._sum, self._device, self._num_blocks = dense_sum, device, num_blocks
+        self._coming: list[_Bucket] = []  # full, and on their way to the sum
+        self._losses = [RowBuffer(device), RowBuffer(device)]  # that of an iteration may be read in the next one
         self._buckets: list[_Bucket] = []
         pending: list[torch.nn.Parameter] = []
         for parameter in reversed([each for each in model.parameters() if each.requires_grad]):
@@ -39,7 +51,17 @@ class DenseSynchronizer:
             self._add_bucket(pending)
 
     def _add_bucket(self, parameters: list[torch.nn.Parameter]) -> None:
-        self._buckets.append(_Bucket(parameters, self._sum, self._num_blocks))
+        self._buckets.append(_Bucket(parameters, self._sum, self._device, self._num_blocks, self._is_full))
+
+    def _is_full(self, bucket: _Bucket) -> None:
+        """Begin to bring a bucket to its sum, and start the sums of buckets that have arrived."""
+        bucket.bring()
+        self._coming.append(bucket)
+        self._start_sums(wait=False)
+
+    def _start_sums(self, *, wait: bool) -> None:
+        while self._coming and self._coming[0].start(wait=wait):
+            self._coming.pop(0)
 
     @property
     def num_bytes(self) -> int:
@@ -63,37 +85,84 @@ class DenseSynchronizer:
         for bucket in self._buckets:
             bucket.end_block()
 
-    def finish(self) -> float:
+    def finish(self) -> Loss:
         """Replace every gradient by its sum over the trainers.
 
         Returns:
-            The sum of the losses.
+            A function that returns the sum of the losses, until the `finish` of the second iteration after this one.
+            If results of the device come late, it waits for the sum.
         Communication: collective over the trainers, complete on return.
         """
-        losses = [bucket.finish() for bucket in self._buckets]
-        return losses[0]
+        self._start_sums(wait=True)
+        for bucket in self._buckets:
+            bucket.finish()
+        return self._loss_of(self._buckets[0])
+
+    def _loss_of(self, bucket: _Bucket) -> Loss:
+        if bucket.is_on_host:
+            value = float(bucket.host_loss)
+            return lambda: value
+        self._losses.reverse()
+
+        def room(num_rows: int, columns: int, dtype: DTypeLike) -> Mirror:
+            return self._losses[0].rows(num_rows, columns, dtype)
+
+        loss = self._device.keep(bucket.device_loss, room)
+        arrival = loss.down()
+
+        def arrived() -> float:
+            arrival.wait()
+            return float(loss.host[0, 0])
+
+        return arrived
 
 
 class _Bucket:
-    """Gradients that are summed together. The last element of the buffer is the loss, which costs four bytes."""
+    """Gradients that are summed together. The last element of the buffer is the loss, which costs four bytes.
 
-    def __init__(self, parameters: list[torch.nn.Parameter], dense_sum: DenseSum, num_blocks: int) -> None:
-        self._parameters = parameters
-        device = parameters[0].device
+    Args:
+        parameters: The parameters, all of one device.
+        dense_sum: Sums the buffer over the trainers.
+        device: The device of the parameters.
+        num_blocks: The number of blocks of this trainer in an iteration.
+        is_full: Called with this bucket as soon as it has the gradients of all blocks.
+    """
+
+    def __init__(
+        self,
+        parameters: list[torch.nn.Parameter],
+        dense_sum: DenseSum,
+        device: Device,
+        num_blocks: int,
+        is_full: Callable[[_Bucket], None],
+    ) -> None:
+        self._parameters, self._is_full = parameters, is_full
         sizes = [p.numel() for p in parameters]
-        self._buffer = torch.zeros(sum(sizes) + 1, dtype=torch.float32, device=device)
-        in_place = device.type == "cpu" or dense_sum.sums_gpu_memory
-        self._reduced = self._buffer if in_place else torch.empty_like(self._buffer, device="cpu", pin_memory=True)
-        self._sum = dense_sum.bucket(self._reduced)
+        self._mirror = fixed_rows(device, sum(sizes) + 1, 1)
+        self._buffer = device.as_tensor(self._mirror.device).view(-1)
+        self._buffer.zero_()
+        self.is_on_host = device.shares_memory or not dense_sum.sums_gpu_memory
+        self._summed = torch.from_numpy(self._mirror.host).view(-1) if self.is_on_host else self._buffer
+        self._travels = self.is_on_host and not device.shares_memory
+        self._sum = dense_sum.bucket(self._summed)
         self._views = [v.view_as(p) for v, p in zip(self._buffer[:-1].split(sizes), parameters, strict=True)]
         self._blocks = TreeAccumulator() if num_blocks > 1 else None
         self._num_missing, self._is_last = 0, True
+        self._arrival: Arrival = ARRIVED
         for parameter in parameters:
             parameter.register_post_accumulate_grad_hook(self._arrived)
 
     @property
     def num_bytes(self) -> int:
         return self._buffer.numel() * 4
+
+    @property
+    def host_loss(self) -> torch.Tensor:
+        return self._summed[-1]
+
+    @property
+    def device_loss(self) -> torch.Tensor:
+        return self._buffer[-1:].view(1, 1)
 
     def expect(self, loss: torch.Tensor, is_last: bool) -> None:
         self._buffer[-1] = loss
@@ -120,18 +189,29 @@ class _Bucket:
             if not self._is_last:
                 return
             self._buffer.copy_(self._blocks.total())
-        if self._reduced is not self._buffer:
-            self._reduced.copy_(self._buffer)
-        self._sum.start()
+        self._is_full(self)
 
-    def finish(self) -> float:
+    def bring(self) -> None:
+        """Begin to bring the buffer to where it is summed."""
+        if self._travels:
+            self._arrival = self._mirror.down()
+
+    def start(self, *, wait: bool) -> bool:
+        """Start the sum if the buffer has arrived, or wait for that. Return whether the sum has started."""
+        if wait:
+            self._arrival.wait()
+        elif not self._arrival.is_there():
+            return False
+        self._sum.start()
+        return True
+
+    def finish(self) -> None:
         with waiting_for("all other trainers: dense gradients"):
             self._sum.finish()
-        if self._reduced is not self._buffer:
-            self._buffer.copy_(self._reduced)
+        if self._travels:
+            self._mirror.up()
         for view, parameter in zip(self._views, self._parameters, strict=True):
             parameter.grad = view
-        return float(self._buffer[-1])
 
 
 def dense_parameters(model: torch.nn.Module) -> dict[str, NDArray[np.float32]]:

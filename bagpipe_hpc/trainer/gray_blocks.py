@@ -20,7 +20,7 @@ def _part(*runs: tuple[int, int]) -> Part:
     return np.array(runs, dtype=np.int64)
 
 
-EVERYTHING = _part((0, 4))
+EVERYTHING, NOTHING = _part((0, 4)), np.empty((0, 2), dtype=np.int64)
 EARLY_PUSHES, CRITICAL_PUSHES = _part((0, 2)), _part((2, 4))
 CRITICAL_GRADIENTS, DELAYED_GRADIENTS = _part((1, 3)), _part((0, 1), (3, 4))
 

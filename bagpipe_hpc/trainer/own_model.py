@@ -156,7 +156,7 @@ def _require_function(factory: Any, title: str) -> ModelFactory:
 
 def _check_parameters(model: Model, title: str) -> None:
     for name, parameter in model.named_parameters():
-        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+        if parameter.dtype != torch.float32 or not parameter.is_cpu:
             raise OwnModelError(
                 f"{title}: its parameter {name} is {parameter.dtype} on {parameter.device}, but must be torch.float32 "
                 "on cpu; each trainer moves its model to its own device (and training.precision sets that of forward "

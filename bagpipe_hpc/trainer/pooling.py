@@ -13,17 +13,14 @@ numbers depend on the samples alone. (The gradients of torch.nn.EmbeddingBag on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch.nn import functional
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema
-from bagpipe_hpc.protocol.plan import TrainerPlan
-from bagpipe_hpc.trainer.cache import to_device
+from bagpipe_hpc.trainer.device.base import Device
+from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
 
 
 class Pooling:
@@ -32,55 +29,61 @@ class Pooling:
     Args:
         schema: The schema of the samples.
         config: Says whether a table pools by sum or by mean, and which columns the tables use.
+        device: The device of samples and rows.
     """
 
-    def __init__(self, schema: Schema, config: Config) -> None:
+    def __init__(self, schema: Schema, config: Config, device: Device) -> None:
         order = schema.features.in_table_order
         self._tables = [schema.tables[feature] for feature in order]
         self._places = [order.index(feature) for feature in range(len(order))]
         self._is_in_order = self._places == sorted(self._places)
+        self._has_bags = any(table.ragged for table in self._tables)
         self._means = {name for name, table in config.tables.items() if table.pooling == "mean"}
-        self._mask = _used_columns(schema, config)
+        mask = _used_columns(schema, config)
+        self._mask = None if mask is None else device.as_tensor(device.put(mask.numpy()))
+        self._embed = device.kernels.embed
 
-    def __call__(self, plan: TrainerPlan, rows: torch.Tensor) -> torch.Tensor:
+    def __call__(self, samples: PlacedSamples, rows: torch.Tensor) -> torch.Tensor:
         """Return a vector for each sample and feature.
 
         Columns that a table does not use are zero and get no gradient.
 
         Args:
-            plan: The plan of the iteration.
+            samples: The samples.
             rows: float32, shape (num_rows, row_dim): own rows, then replicas.
         Returns:
             float32, shape (num_samples, num_features, row_dim), on the device of the rows.
         """
-        vectors = self._vectors(plan, rows)
-        return vectors if self._mask is None else vectors * self._mask.to(rows.device)
+        vectors = self._vectors(samples, rows)
+        return vectors if self._mask is None else vectors * self._mask
 
-    def _vectors(self, plan: TrainerPlan, rows: torch.Tensor) -> torch.Tensor:
-        sample_rows = to_device(plan.sample_rows, rows.device)
-        if not len(plan.bag_lengths):
-            sample_rows = sample_rows.view(len(self._tables), plan.num_samples)
+    def _vectors(self, samples: PlacedSamples, rows: torch.Tensor) -> torch.Tensor:
+        sample_rows = samples.sample_rows
+        if not self._has_bags or not len(samples.labels):
+            sample_rows = sample_rows.view(len(self._tables), len(samples.labels))
             if not self._is_in_order:
-                sample_rows = sample_rows[self._places]
-            return functional.embedding(sample_rows.t(), rows)
-        bags = list(self._bags(plan, rows.device))
-        gathered = functional.embedding(sample_rows, rows).split([feature.num_ids for feature in bags])
+                sample_rows = torch.stack([sample_rows[place] for place in self._places])
+            return self._embed(rows, sample_rows.t())
+        bags = self._bags(samples)
+        gathered = self._embed(rows, sample_rows).split([feature.num_ids for feature in bags])
         vectors = [feature.pool(part) for feature, part in zip(bags, gathered, strict=True)]
         return torch.stack([vectors[place] for place in self._places], dim=1)
 
-    def _bags(self, plan: TrainerPlan, device: torch.device) -> Iterator[_OneHot | _Bags]:
-        """Yield the bags of each feature, in table order."""
-        all_lengths = iter(plan.bag_lengths.reshape(-1, plan.num_samples).astype(np.int64))
-        all_weights = plan.weights
+    def _bags(self, samples: PlacedSamples) -> list[_OneHot | _Bags]:
+        """Return the bags of each feature, in table order."""
+        bags: list[_OneHot | _Bags] = []
+        ragged = first_weight = 0
         for table in self._tables:
             if not table.ragged:
-                yield _OneHot(plan.num_samples)
+                bags.append(_OneHot(len(samples.labels)))
                 continue
-            lengths, weights = next(all_lengths), None
-            num_ids = int(lengths.sum())
+            num_ids, weights = samples.num_ids[ragged], None
             if table.weighted:
-                weights, all_weights = to_device(all_weights[:num_ids], device), all_weights[num_ids:]
-            yield _Bags(num_ids, to_device(lengths, device), weights, table.name in self._means)
+                weights = samples.weights[first_weight : first_weight + num_ids]
+                first_weight += num_ids
+            bags.append(_Bags(num_ids, samples.bag_lengths[ragged], weights, table.name in self._means))
+            ragged += 1
+        return bags
 
 
 def _used_columns(schema: Schema, config: Config) -> torch.Tensor | None:

@@ -26,11 +26,6 @@ MakeGroup = Callable[[Any, int, int], Any]
 TCPStore: Any = distributed.TCPStore  # type: ignore[attr-defined]
 
 
-def nccl_group(store: Any, rank: int, size: int) -> Any:
-    """Return a process group of NCCL, for this trainer's current GPU."""
-    return distributed.ProcessGroupNCCL(store, rank, size, distributed.ProcessGroupNCCL.Options())
-
-
 class ProcessGroupSum:
     """A DenseSum by a process group.
 
@@ -40,7 +35,8 @@ class ProcessGroupSum:
     Args:
         trainers: The communicator of the trainers.
         make_group: Makes the process group of a store, a rank and a size.
-        wait: Returns as soon as a condition holds.
+        wait: Returns as soon as a condition holds. None: the host does not wait for a sum; later work of the current
+            stream of the GPU does.
     Raises:
         PlatformError: the group cannot be made at some trainer. All trainers raise it.
     Communication: construction and `free` are collective over the trainers.
@@ -48,7 +44,7 @@ class ProcessGroupSum:
 
     sums_gpu_memory = True
 
-    def __init__(self, trainers: Any, make_group: MakeGroup, wait: Wait) -> None:
+    def __init__(self, trainers: Any, make_group: MakeGroup, wait: Wait | None = None) -> None:
         self._group, self._store = _made_for_all(trainers, make_group)
         self._wait = wait
         self._buckets: list[GroupBucket] = []
@@ -70,8 +66,9 @@ class ProcessGroupSum:
             self._next = (self._next + 1) % len(self._buckets)
 
     def wait_for(self, work: Any) -> None:
-        """Return as soon as the work is complete."""
-        self._wait(lambda: bool(work.is_completed()))
+        """Return as soon as the work is complete, or later work of the current stream waits for it."""
+        if self._wait is not None:
+            self._wait(lambda: bool(work.is_completed()))
         work.wait()  # raises the error of the work; makes the current stream of a GPU wait
 
     def free(self) -> None:

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from bagpipe_hpc.errors import CheckpointError
-from bagpipe_hpc.trainer.device import Device
+from bagpipe_hpc.trainer.device.base import Device
 
-CPU, GPU = "torch_rng", "cuda_rng"
+CPU = "torch_rng"
 
 
 def keep_random_state(device: Device) -> dict[str, NDArray[np.uint8]]:
@@ -22,10 +22,7 @@ def keep_random_state(device: Device) -> dict[str, NDArray[np.uint8]]:
     Returns:
         uint8, shape (n,), by the name of the generator.
     """
-    states = {CPU: torch.get_rng_state().numpy()}
-    if device.type == "cuda":
-        states[GPU] = torch.cuda.get_rng_state(device).numpy()
-    return states
+    return {CPU: torch.get_rng_state().numpy(), **device.random_states()}
 
 
 def restore_random_state(device: Device, states: Mapping[str, Any]) -> None:
@@ -41,8 +38,7 @@ def restore_random_state(device: Device, states: Mapping[str, Any]) -> None:
     """
     try:
         torch.set_rng_state(torch.from_numpy(states[CPU]))
-        if device.type == "cuda" and GPU in states:
-            torch.cuda.set_rng_state(torch.from_numpy(states[GPU]), device)
+        device.restore_random_states(states)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"torch cannot restore the state of its random numbers from the checkpoint "

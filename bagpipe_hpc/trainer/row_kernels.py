@@ -55,48 +55,55 @@ def copy_rows(rows: Rows, positions: Positions, out: Rows) -> None:
 
 
 @compiled
+def copy_rows_to(rows: Rows, positions: Positions, out: Rows, places: Int64Array) -> None:
+    """Copy rows to places: out[places[k]] = rows[positions[k]].
+
+    Args:
+        rows: float32 or int16, shape (m, columns).
+        positions: Positions of the rows to copy, int32 or int64, shape (n,).
+        out: Gets the copies, of the same dtype, shape (at least n, columns).
+        places: int64, shape (n,), without repetitions.
+    """
+    for number in range(len(positions)):
+        position, place = positions[number], places[number]
+        for column in range(out.shape[1]):
+            out[place, column] = rows[position, column]
+
+
+@compiled
 def add_gradients(
     sums: Float32Array,
     positions: Int64Array,
     own_gradients: Float32Array,
+    num_own: int,
     rank: int,
-    push_index: Int32Array,
-    edges: Int64Array,
-    part: Int64Array,
+    index: Int64Array,
+    starts: Int64Array,
     arrived: Float32Array,
-    num_updates: int,
 ) -> None:
     """Add up the gradients of owned rows in ascending order of the trainers that they come from.
 
     Args:
-        sums: The sums, float32, shape (n, row_dim).
+        sums: The sums, which begin with zeros, float32, shape (n, row_dim).
         positions: Positions of the rows of `sums` in TrainerPlan.update_slots, int64, shape (n,), ascending.
-        own_gradients: Gradients of this trainer's samples, float32, shape (num_own, row_dim). They are those of the
-            first rows of update_slots.
+        own_gradients: Gradients of this trainer's samples, float32, shape (at least num_own, row_dim). They are those
+            of the first rows of update_slots.
+        num_own: The number of positions of rows that have an own gradient. These positions come first.
         rank: The rank of this trainer among the trainers.
-        push_index: TrainerPlan.push_index, int32.
-        edges: int64, shape (T, 5), see GrayBlocks, of the pushed rows.
-        part: int64, shape (number of runs, 2), see GrayBlocks. All rows of the part are in `positions`.
-        arrived: Gradients of the rows of the part, by trainer, float32, shape (m, row_dim).
-        num_updates: The number of rows in update_slots.
+        index: The row of `sums` that each gradient from another trainer belongs to, int64, shape (m,), trainer by
+            trainer.
+        starts: Where the gradients of each trainer begin in `index`, int64, shape (T + 1,).
+        arrived: Gradients from the other trainers, float32, shape (m, row_dim).
     """
-    places = np.empty(num_updates, dtype=np.int64)  # index into `sums` of each row that is in it
-    for place in range(len(positions)):
-        places[positions[place]] = place
-    taken = 0
-    for trainer in range(len(edges)):
+    for trainer in range(len(starts) - 1):
         if trainer == rank:
-            for place in range(len(positions)):
-                if positions[place] >= len(own_gradients):
-                    break
+            for place in range(num_own):
                 for column in range(sums.shape[1]):
                     sums[place, column] += own_gradients[positions[place], column]
-        for run in range(len(part)):
-            for pushed in range(edges[trainer, part[run, 0]], edges[trainer, part[run, 1]]):
-                place = places[push_index[pushed]]
-                for column in range(sums.shape[1]):
-                    sums[place, column] += arrived[taken, column]
-                taken += 1
+        for taken in range(starts[trainer], starts[trainer + 1]):
+            place = index[taken]
+            for column in range(sums.shape[1]):
+                sums[place, column] += arrived[taken, column]
 
 
 @compiled
@@ -104,12 +111,11 @@ def add_gradients_in_tree(
     sums: Float32Array,
     positions: Int64Array,
     own_gradients: Float32Array,
+    num_own: int,
     rank: int,
-    push_index: Int32Array,
-    edges: Int64Array,
-    part: Int64Array,
+    index: Int64Array,
+    starts: Int64Array,
     arrived: Float32Array,
-    num_updates: int,
 ) -> None:
     """Add up the gradients of owned rows in the order of a binary tree over the trainers: neighbours first.
 
@@ -118,37 +124,29 @@ def add_gradients_in_tree(
 
     Args: as in `add_gradients`; the number of trainers is a power of two.
     """
-    num_rows, num_trainers, columns = len(positions), len(edges), sums.shape[1]
-    places = np.empty(num_updates, dtype=np.int64)
-    for place in range(num_rows):
-        places[positions[place]] = place
+    num_rows, columns = len(positions), sums.shape[1]
     # The gradients of each row as a list in ascending order of trainers. OWN stands for the own gradient.
     own = len(arrived)
     first = np.full(num_rows, -1, dtype=np.int64)
     last = np.full(num_rows, -1, dtype=np.int64)
     following = np.full(own + num_rows, -1, dtype=np.int64)  # those of own gradients lie behind the others
     trainer_of = np.empty(own, dtype=np.int64)
-    taken = 0
-    for trainer in range(num_trainers):
+    for trainer in range(len(starts) - 1):
         if trainer == rank:
-            for place in range(num_rows):
-                if positions[place] >= len(own_gradients):
-                    break
+            for place in range(num_own):
                 if last[place] < 0:
                     first[place] = own + place
                 else:
                     following[last[place]] = own + place
                 last[place] = own + place
-        for run in range(len(part)):
-            for pushed in range(edges[trainer, part[run, 0]], edges[trainer, part[run, 1]]):
-                place = places[push_index[pushed]]
-                if last[place] < 0:
-                    first[place] = taken
-                else:
-                    following[last[place]] = taken
-                last[place] = taken
-                trainer_of[taken] = trainer
-                taken += 1
+        for taken in range(starts[trainer], starts[trainer + 1]):
+            place = index[taken]
+            if last[place] < 0:
+                first[place] = taken
+            else:
+                following[last[place]] = taken
+            last[place] = taken
+            trainer_of[taken] = trainer
     # Sums of subtrees that wait for their right neighbour, the leftmost at the bottom.
     stack = np.empty((66, columns), dtype=np.float32)
     leaf = np.empty(66, dtype=np.int64)  # a trainer of the subtree

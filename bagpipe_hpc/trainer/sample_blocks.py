@@ -7,13 +7,16 @@ blocks from t K / T on, one after the other. So every block is computed with the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bagpipe_hpc.protocol.plan import TrainerPlan
 from bagpipe_hpc.sharding import share_boundaries
+
+Float32Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -60,32 +63,52 @@ class FeatureKinds:
     weighted: Sequence[bool]
 
 
-NO_FEATURES = FeatureKinds((), ())  # enough for one block, which is not cut
+@dataclass(frozen=True)
+class BlockSamples:
+    """The samples of a block, in host memory.
+
+    Args:
+        labels: float32, shape (b,).
+        dense: float32, shape (b, num_dense).
+        sample_rows: The position of the row of each id among the rows of the trainer, int32, shape (num_ids,), in table
+            order.
+        bag_lengths: The number of ids of each sample in each ragged feature, int64, shape (num_ragged, b), in table
+            order.
+        weights: Of the ids of the weighted features, float32, shape (num_weighted_ids,), in table order.
+    """
+
+    labels: Float32Array
+    dense: Float32Array
+    sample_rows: NDArray[np.int32]
+    bag_lengths: NDArray[np.int64]
+    weights: Float32Array
 
 
-def blocks_of(plan: TrainerPlan, share: BlockShare, kinds: FeatureKinds) -> Iterator[TrainerPlan]:
-    """Yield the plan of each block: that of the trainer with the samples of this block only.
+def blocks_of(plan: TrainerPlan, share: BlockShare, kinds: FeatureKinds) -> Iterator[BlockSamples]:
+    """Yield the samples of each block.
 
     Args:
         plan: The plan of the trainer.
         share: The blocks of the trainer.
         kinds: The features of a sample.
     """
+    lengths = plan.bag_lengths.reshape(sum(kinds.ragged), plan.num_samples).astype(np.int64)
     if share.count == 1:
-        yield plan
+        yield BlockSamples(plan.labels, plan.dense, plan.sample_rows, lengths, plan.weights)
         return
     for start, stop in pairwise(share.bounds(plan.num_global_samples)):
-        yield _samples(plan, start, stop, kinds)
+        yield _samples(plan, lengths, start, stop, kinds)
 
 
-def _samples(plan: TrainerPlan, start: int, stop: int, kinds: FeatureKinds) -> TrainerPlan:
-    all_lengths = iter(plan.bag_lengths.reshape(-1, plan.num_samples) if plan.num_samples else ())
-    ids, lengths, weights = [], [], []
+def _samples(
+    plan: TrainerPlan, all_lengths: NDArray[np.int64], start: int, stop: int, kinds: FeatureKinds
+) -> BlockSamples:
+    lengths = iter(all_lengths)
+    ids, weights = [], []
     begin = begin_weights = 0
     for is_ragged, is_weighted in zip(kinds.ragged, kinds.weighted, strict=True):
-        if is_ragged and plan.num_samples:
-            of_feature = next(all_lengths)
-            lengths.append(of_feature[start:stop])
+        if is_ragged:
+            of_feature = next(lengths)
             before, inside, in_all = (int(of_feature[part].sum()) for part in (slice(start), slice(start, stop), ...))
         else:
             before, inside, in_all = start, stop - start, plan.num_samples
@@ -94,12 +117,10 @@ def _samples(plan: TrainerPlan, start: int, stop: int, kinds: FeatureKinds) -> T
         if is_weighted:
             weights.append(plan.weights[begin_weights + before : begin_weights + before + inside])
             begin_weights += in_all
-    return replace(
-        plan,
-        num_samples=stop - start,
-        labels=plan.labels[start:stop],
-        dense=plan.dense[start:stop],
-        sample_rows=np.concatenate(ids),
-        bag_lengths=np.concatenate(lengths) if lengths else plan.bag_lengths[:0],
-        weights=np.concatenate(weights) if weights else plan.weights[:0],
+    return BlockSamples(
+        plan.labels[start:stop],
+        plan.dense[start:stop],
+        np.concatenate(ids),
+        np.ascontiguousarray(all_lengths[:, start:stop]),
+        np.concatenate(weights) if weights else plan.weights[:0],
     )

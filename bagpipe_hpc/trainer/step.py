@@ -9,7 +9,7 @@
                7  update                         sum in ascending trainer order, one optimizer step per owned row
                8  dense parameters               one optimizer step after their gradients are summed
     finish     9  delayed gradients, update      all other replicas -> owners
-              10  drain evictions                cache, forced rows -> a host buffer; trainer.py puts it into the stages
+              10  drain evictions                cache -> the buffer of forced rows; trainer.py puts it into the stages
 
 If iterations overlap, `finish` of i - 1 and then `start` of i + 1 run while i computes, in their own thread and on
 their own communicator. That is safe, because the planner does not reuse a slot or a row too soon
@@ -18,6 +18,10 @@ updates none of the rows that it pushes early: they got their last update in the
 iterations do not overlap, nothing is early or delayed (paper section 3.3).
 
 Read-only iterations (evaluation) have no gradients, so they skip 6 to 9.
+
+The step says what moves where; `trainer/device/` moves it. On a GPU the host runs ahead of the device. Then the marks
+of `device/base.py` keep the order between the streams of the threads, and the host waits for copies down only: of
+pushed rows, of gradients for peers, and of rows that leave.
 """
 
 from __future__ import annotations
@@ -32,35 +36,41 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.protocol.plan import TrainerPlan
-from bagpipe_hpc.trainer.buffers import BufferPool, HostBuffer, HostMemory
-from bagpipe_hpc.trainer.cache import RowCache, to_device, to_host
+from bagpipe_hpc.trainer.buffers import BufferPool, RowBuffer
+from bagpipe_hpc.trainer.cache import RowCache
 from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
+from bagpipe_hpc.trainer.device.base import ARRIVED, Arrival, Device, DeviceArray, Mark, Mirror, UpdateLists
 from bagpipe_hpc.trainer.gray_blocks import (
     CRITICAL_GRADIENTS,
     CRITICAL_PUSHES,
     DELAYED_GRADIENTS,
     EARLY_PUSHES,
     EVERYTHING,
-    GrayBlocks,
     Part,
 )
+from bagpipe_hpc.trainer.placed_iteration import (
+    IterationPlacer,
+    PlacedIteration,
+    PlacedPushes,
+    PlacedSamples,
+    PlacedUpdates,
+)
 from bagpipe_hpc.trainer.pooling import Pooling
-from bagpipe_hpc.trainer.row_kernels import add_gradients, add_gradients_in_tree, copy_rows, positions_of
+from bagpipe_hpc.trainer.row_kernels import copy_rows
 from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
-from bagpipe_hpc.trainer.row_sums import summed_gradients
-from bagpipe_hpc.trainer.sample_blocks import NO_FEATURES, ONE_BLOCK, BlockShare, FeatureKinds, blocks_of
+from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare, FeatureKinds
 from bagpipe_hpc.trainer.trainer_batch import TrainerBatch, row_gradients
 from bagpipe_hpc.trainer.tree_accumulator import TreeAccumulator
 from bagpipe_hpc.trainer.wire import Wire, WireArray, gradient_scale
 from bagpipe_hpc.transport.blocks import blocks_by_rank
 
 Float32Array = NDArray[np.float32]
-Int64Array = NDArray[np.int64]
 Blocks = Iterable[tuple[int, WireArray]]
+Loss = Callable[[], float]  # waits for the loss if the device has not computed it yet
 
 
 class Swap(Protocol):
@@ -96,8 +106,8 @@ class DenseGradients(Protocol):
     def end_block(self) -> None:
         """Note that the backward pass of a block has ended."""
 
-    def finish(self) -> float:
-        """Return the summed loss. On return every gradient is the sum over the trainers."""
+    def finish(self) -> Loss:
+        """Return the summed loss. Work after this call finds the sum over the trainers in every gradient."""
 
 
 def _nothing() -> None:
@@ -145,8 +155,8 @@ class _Lane:
 
     peers: Peers
     watch: Stopwatch
-    outgoing: HostBuffer
-    incoming: HostBuffer
+    outgoing: RowBuffer
+    incoming: RowBuffer
 
 
 @dataclass
@@ -154,44 +164,51 @@ class OpenIteration:
     """The state of an iteration between its parts.
 
     Args:
-        plan: The plan of the iteration.
-        forced_rows: Copies of the rows of forced evictions, float32, shape (n, row_width), in `write_back_slots` order.
-        pushed: The rows that this trainer pushes, which are the elements of plan.push_index.
-        replicated: The replicas that this trainer receives.
-        critical_updates: Positions in plan.update_slots of the rows that `apply` updates, int64, ascending.
-        delayed_updates: The same for `finish`.
+        placed: The plan of the iteration, and its arrays on the device.
+        leaving_buffer: Holds `leaving` from `start` to the `finish` of the next iteration.
+        leaving: Room for the rows that are written back, float32, shape (n, row_width), in `write_back_slots` order.
+            `start` fills in the forced evictions, `finish` the other rows.
         rows_buffer: Holds `rows` from `start` to `finish`.
         rows: Room for the rows that this trainer owns and uses, then for the replicas, in the format of the wire,
-            float32 or int16, shape (plan.num_own + len(replicated), row_dim).
+            float32 or int16, shape (plan.num_own + number of replicas, row_dim). Replicas land in its host part.
 
     `apply` of the iteration before may set `critical_pushes`: these are under way. `gather` fills `gradient_sum`: the
     row gradients of all blocks, float32, shape (n, row_dim). `apply` sets the other fields:
 
     - `own_gradients`: gradients of owned rows, float32, shape (num_own, row_dim).
-    - `gradients_buffer`: holds `replica_gradients` from `apply` to `finish`. None: they are in torch's memory.
-    - `replica_gradients`: in the format of the wire, float32 or int16, shape (len(replicated), row_dim).
+    - `replica_gradients`: in the format of the wire, float32 or int16, shape (number of replicas, row_dim). Peers get
+      its host part, which is complete after `gradients_arrival`.
+    - `gradient_buffers`: hold both until `finish`. Empty: they are in torch's memory.
+
+    Between the streams of the threads: `started` is a mark behind `start`, `computed` one behind `apply` or, if the
+    iteration is read-only, behind its last block.
     """
 
-    plan: TrainerPlan
-    forced_rows: torch.Tensor
-    pushed: GrayBlocks
-    replicated: GrayBlocks
-    critical_updates: Int64Array
-    delayed_updates: Int64Array
-    rows_buffer: HostBuffer
-    rows: WireArray
+    placed: PlacedIteration
+    leaving_buffer: RowBuffer
+    leaving: Mirror
+    rows_buffer: RowBuffer
+    rows: Mirror
+    started: Mark = None
+    computed: Mark = None
     critical_pushes: Swap | None = field(init=False, default=None)
     gradient_sum: TreeAccumulator = field(init=False, default_factory=TreeAccumulator)
-    own_gradients: torch.Tensor = field(init=False)
-    gradients_buffer: HostBuffer | None = field(init=False, default=None)
-    replica_gradients: WireArray = field(init=False)
+    own_gradients: Mirror = field(init=False)
+    replica_gradients: Mirror = field(init=False)
+    gradients_arrival: Arrival = ARRIVED
+    gradient_buffers: list[RowBuffer] = field(default_factory=list)
+
+    @property
+    def plan(self) -> TrainerPlan:
+        """The plan of the iteration."""
+        return self.placed.plan
 
 
 class TrainingStep:
     """Plays plans on the rows of one trainer.
 
-    `is_overlapped` says whether `finish` and `start` may run while the iteration between them computes.
-    `memory.num_allocations` is the number of communication buffers that were allocated.
+    `is_overlapped` says whether `finish` and `start` may run while the iteration between them computes. `placer` brings
+    the arrays of iterations to the device.
 
     Args:
         trainer_rank: The rank of this trainer among the trainers.
@@ -227,8 +244,8 @@ class TrainingStep:
         row_optimizer: RowOptimizer,
         dense_optimizer: DenseOptimizer,
         dense_gradients: DenseGradients,
+        feature_kinds: FeatureKinds,
         blocks: BlockShare = ONE_BLOCK,
-        feature_kinds: FeatureKinds = NO_FEATURES,
         seed_of_block: Callable[[int, int], int] | None = None,
         in_bfloat16: bool = False,
         peers: Peers,
@@ -237,28 +254,32 @@ class TrainingStep:
         stopwatch: Stopwatch,
         delayed_stopwatch: Stopwatch,
     ) -> None:
-        self._rank = trainer_rank
         self.model = model
         self._row_dim = row_dim
         self._pooling = pooling
         self._table_names = table_names
         self._cache = cache
+        self._device: Device = cache.device
         self._row_optimizer = row_optimizer
         self._dense_optimizer = dense_optimizer
         self.dense_gradients = dense_gradients
         self._wire = wire
-        self._blocks, self._feature_kinds, self._seed_of_block = blocks, feature_kinds, seed_of_block
-        self._in_bfloat16 = in_bfloat16
+        self._blocks, self._seed_of_block = blocks, seed_of_block
+        self._precision = partial(cache.device.autocast, enabled=in_bfloat16)
         self._watch = stopwatch
         self._delayed_watch = delayed_stopwatch
         self.is_overlapped = delayed_peers is not None
-        self.memory = HostMemory(cache.device)
+        self.placer = IterationPlacer(
+            cache.device, trainer_rank=trainer_rank, row_width=cache.row_width, is_overlapped=self.is_overlapped,
+            share=blocks, kinds=feature_kinds,
+        )  # fmt: skip
         self._lane, self._delayed_lane = (
-            _Lane(to, watch, HostBuffer(self.memory), HostBuffer(self.memory))
+            _Lane(to, watch, RowBuffer(cache.device), RowBuffer(cache.device))
             for to, watch in ((peers, stopwatch), (delayed_peers or peers, delayed_stopwatch))
         )
-        self._rows, self._gradients = BufferPool(self.memory), BufferPool(self.memory)
-        self._leaving = HostBuffer(self.memory)
+        self._rows, self._gradients, self._leaving = (BufferPool(cache.device) for _ in range(3))
+        self._drained: RowBuffer | None = None  # has the rows that the latest `finish` returned
+        self._delayed: Mark = None  # behind the latest `start` or `finish`
 
     def exchanged_bytes(self, plan: TrainerPlan) -> int:
         """Return how many bytes of pushed rows and of gradients this trainer sends to the others in an iteration."""
@@ -275,32 +296,36 @@ class TrainingStep:
         """The torch optimizer of the model's parameters."""
         return self._dense_optimizer.torch_optimizer
 
-    def start(self, plan: TrainerPlan, fetched: Float32Array) -> OpenIteration:
+    def start(self, placed: PlacedIteration) -> OpenIteration:
         """Start an iteration: insert its fetched rows and push the rows that the iteration before does not update.
 
         Args:
-            plan: The plan of the iteration.
-            fetched: Fetched rows in `fetch_slots` order, float32, shape (n, row_width).
+            placed: The plan of the iteration, and its arrays on the device.
         Communication: with the other trainers, as counted in the plan.
         """
         with self._delayed_watch.time("insert"):
-            forced_rows = self._cache.read(plan.write_back_slots[_forced_mask(plan)])  # 1
-            self._cache.write(plan.fetch_slots, to_device(fetched, self._cache.device))  # 2
-            iteration = self._open(plan, forced_rows)
+            self._device.wait(self._delayed)
+            self._device.wait(placed.placed)
+            iteration, lists = self._open(placed), placed.leaving
+            self._cache.copy_to(lists.forced_slots, iteration.leaving.device, lists.forced_places)  # 1
+            self._cache.insert(placed.fetch_slots, placed.fetched)  # 2
         if self.is_overlapped:
             with self._delayed_watch.time("early_pushes"):
-                self._begin_pushes(iteration, EARLY_PUSHES, self._delayed_lane).finish()  # 3
+                pushes = placed.early_pushes
+                self._begin_pushes(iteration, EARLY_PUSHES, pushes, self._delayed_lane).finish()  # 3
+        iteration.started = self._delayed = self._device.mark()
         return iteration
 
-    def _open(self, plan: TrainerPlan, forced_rows: torch.Tensor) -> OpenIteration:
-        pushed, replicated = GrayBlocks(plan.push_counts), GrayBlocks(plan.replica_counts)
-        delayed = np.zeros(len(plan.update_slots), dtype=np.bool_)
-        if self.is_overlapped:
-            delayed[plan.push_index[positions_of(pushed.edges, DELAYED_GRADIENTS)]] = True
-        buffer = self._rows.take()
-        rows = buffer.rows(plan.num_own + len(replicated), self._row_dim, self._wire.array_dtype)
-        updates = np.flatnonzero(~delayed), np.flatnonzero(delayed)
-        return OpenIteration(plan, forced_rows, pushed, replicated, *updates, buffer, rows)
+    def _open(self, placed: PlacedIteration) -> OpenIteration:
+        plan = placed.plan
+        leaving, rows = self._leaving.take(), self._rows.take()
+        return OpenIteration(
+            placed,
+            leaving,
+            leaving.rows(len(plan.write_back_slots), self._cache.row_width),
+            rows,
+            rows.rows(plan.num_own + len(placed.replicated), self._row_dim, self._wire.array_dtype),
+        )
 
     def gather(self, iteration: OpenIteration) -> Iterator[TrainerBatch]:
         """Yield the samples with all their rows, block by block. There is one block unless the settings say otherwise.
@@ -312,55 +337,69 @@ class TrainingStep:
             OwnModelError: the caller has made no step on a batch.
         Communication: with the other trainers, as counted in the plan.
         """
-        plan = iteration.plan
+        placed = iteration.placed
         with self._watch.time("exchange"):
             pushes = iteration.critical_pushes or self._begin_critical_pushes(iteration)  # 4
             pushes.finish()
         with self._watch.time("cache"):
             rows = self._all_rows(iteration)
-        for number, block in enumerate(blocks_of(plan, self._blocks, self._feature_kinds)):
+        for number, samples in enumerate(placed.samples):
             with self._watch.time("compute"):
-                batch = self._batch(block, rows, number)
+                batch = self._batch(placed.plan, samples, rows, number)
             yield batch
-            if not plan.read_only:
+            if not placed.plan.read_only:
                 iteration.gradient_sum.add(row_gradients(batch))
                 self.dense_gradients.end_block()
+        iteration.computed = self._device.mark()
 
-    def _batch(self, block: TrainerPlan, rows: torch.Tensor, number: int) -> TrainerBatch:
+    def _batch(self, plan: TrainerPlan, samples: PlacedSamples, rows: torch.Tensor, number: int) -> TrainerBatch:
         """Return the samples of one of this trainer's blocks."""
         self._dense_optimizer.zero_grad()
         if self._seed_of_block is not None:
-            torch.manual_seed(self._seed_of_block(block.num_trained, self._blocks.first + number))
-        leaf = rows.detach().requires_grad_(not block.read_only)  # its gradients are those of this block
+            torch.manual_seed(self._seed_of_block(plan.num_trained, self._blocks.first + number))
+        leaf = rows.detach().requires_grad_(not plan.read_only)  # its gradients are those of this block
         return TrainerBatch(
-            block,
-            dense=to_device(block.dense, rows.device),
-            embedded=self._pooling(block, leaf),
+            plan,
+            labels=samples.labels,
+            dense=samples.dense,
+            embedded=self._pooling(samples, leaf),
             rows=leaf,
             table_names=self._table_names,
             model=self.model,
-            in_bfloat16=self._in_bfloat16,
+            precision=self._precision,
             before_backward=partial(self.dense_gradients.start, is_last=number == self._blocks.count - 1),
         )
 
     def _all_rows(self, iteration: OpenIteration) -> torch.Tensor:
-        """Return the rows of own samples: own rows, then replicas, float32, shape (n, row_dim), on the device."""
-        num_own, device = iteration.plan.num_own, self._cache.device
-        slots = iteration.plan.update_slots[:num_own]
-        if self._wire.is_exact and device.type == "cpu":
-            self._cache.copy_to(slots, iteration.rows[:num_own])
-            return torch.from_numpy(iteration.rows)  # a later iteration reuses this memory, so pooling must copy rows
-        own = self._wire.pack(self._cache.read(slots)[:, : self._row_dim])
-        return self._wire.unpack(torch.cat([own, to_device(iteration.rows[num_own:], device)]))
+        """Return the rows of own samples: own rows, then replicas, float32, shape (n, row_dim), on the device.
+
+        A later iteration reuses their memory, so pooling must copy rows.
+        """
+        num_own, rows = iteration.plan.num_own, iteration.rows
+        rows.up(num_own)
+        self._copy_packed(iteration.placed.own_slots, rows.device[:num_own])
+        return self._wire.unpack(self._device.as_tensor(rows.device))
+
+    def _copy_packed(self, slots: DeviceArray, out: DeviceArray) -> None:
+        """Copy the trained columns of rows of the cache in the format of the wire."""
+        if self._wire.is_exact:
+            self._cache.copy(slots, out)
+        else:
+            self._device.launch(self._pack_rows, slots, out)
+
+    def _pack_rows(self, slots: DeviceArray, out: DeviceArray) -> None:
+        rows = self._wire.pack(self._cache.read(slots, self._row_dim))
+        self._device.as_tensor(out).copy_(rows)
 
     def predict(self, batch: TrainerBatch) -> Float32Array:
         """Return the logits of a share, float32, shape (num_samples,). Communication: none."""
         if len(batch) == 0:  # the user's own model may fail without samples
             return np.empty(0, np.float32)
-        with self._watch.time("compute"), _evaluation_mode(self.model, self._cache.device):
-            return to_host(batch.logits())
+        with self._watch.time("compute"), _evaluation_mode(self.model, self._device):
+            logits: Float32Array = self._device.get(batch.logits())
+        return logits
 
-    def apply(self, iteration: OpenIteration, following: Callable[[], OpenIteration | None] = _nothing) -> float:
+    def apply(self, iteration: OpenIteration, following: Callable[[], OpenIteration | None] = _nothing) -> Loss:
         """Update, after all blocks, the rows that the next iteration uses and the dense parameters.
 
         Args:
@@ -368,28 +407,35 @@ class TrainingStep:
             following: Returns the next iteration if it has started; its critical pushes then run while dense gradients
                 are summed.
         Returns:
-            The loss over the global batch.
+            A function that returns the loss over the global batch. If results of the device come late, it waits for it.
         Communication: with the other trainers, as counted in the plan; the sum of dense gradients is collective over
             the trainers.
         """
         plan = iteration.plan
         scale = gradient_scale(plan.num_global_samples)
         gradients = self._wire.pack(iteration.gradient_sum.total(), scale)
-        iteration.own_gradients = self._wire.unpack(gradients[: plan.num_own], scale)
-        if gradients.device.type == "cpu":
-            iteration.replica_gradients = to_host(gradients[plan.num_own :])
-        else:
-            iteration.gradients_buffer = self._gradients.take()
-            iteration.replica_gradients = iteration.gradients_buffer.fill(gradients[plan.num_own :])
+        iteration.replica_gradients = self._keep(iteration, gradients[plan.num_own :])
+        iteration.gradients_arrival = iteration.replica_gradients.down()
+        iteration.own_gradients = self._keep(iteration, self._wire.unpack(gradients[: plan.num_own], scale))
         critical = CRITICAL_GRADIENTS if self.is_overlapped else EVERYTHING
-        self._reduce(iteration, critical, iteration.critical_updates, self._lane, "exchange")  # 6, 7
+        self._reduce(iteration, critical, iteration.placed.critical, self._lane, "exchange")  # 6, 7
         if self.is_overlapped and (next_iteration := following()) is not None:
             with self._watch.time("exchange"):
                 next_iteration.critical_pushes = self._begin_critical_pushes(next_iteration)
         with self._watch.time("dense"):  # 8
             loss = self.dense_gradients.finish()
             self._dense_optimizer.step(plan.num_trained_after)
+        iteration.computed = self._device.mark()
         return loss
+
+    def _keep(self, iteration: OpenIteration, gradients: torch.Tensor) -> Mirror:
+        """Return gradients in memory that lasts until `finish`, where another stream may read them."""
+
+        def room(num_rows: int, columns: int, dtype: DTypeLike) -> Mirror:
+            iteration.gradient_buffers.append(self._gradients.take())
+            return iteration.gradient_buffers[-1].rows(num_rows, columns, dtype)
+
+        return self._device.keep(gradients, room)
 
     def finish(self, iteration: OpenIteration) -> Float32Array:
         """Finish an iteration: update the other rows and read the rows that leave the cache.
@@ -399,94 +445,97 @@ class TrainingStep:
             next call.
         Communication: with the other trainers, as counted in the plan.
         """
-        plan = iteration.plan
-        if not plan.read_only:
-            if self.is_overlapped:
-                updates = iteration.delayed_updates
-                self._reduce(iteration, DELAYED_GRADIENTS, updates, self._delayed_lane, "delayed_gradients")  # 9
-            if iteration.gradients_buffer:
-                self._gradients.give_back(iteration.gradients_buffer)
-        self._rows.give_back(iteration.rows_buffer)
+        placed = iteration.placed
+        self._device.wait(self._delayed)
+        self._device.wait(iteration.computed)
+        if self.is_overlapped and not placed.plan.read_only:
+            part = DELAYED_GRADIENTS
+            self._reduce(iteration, part, placed.delayed, self._delayed_lane, "delayed_gradients")  # 9
         with self._delayed_watch.time("drain"):  # 10
-            leaving = self._cache.read(plan.write_back_slots)
-            if len(iteration.forced_rows):  # fetched rows have these slots now
-                leaving[torch.from_numpy(_forced_mask(plan))] = iteration.forced_rows
-            return self._leaving.fill(leaving)
+            leaving, lists = iteration.leaving, placed.leaving
+            if len(lists.forced_slots):  # fetched rows have these slots now
+                self._cache.copy_to(lists.other_slots, leaving.device, lists.other_places)
+            else:
+                self._cache.copy(lists.other_slots, leaving.device)
+            arrival = leaving.down()
+            self._delayed = self._device.mark()
+            arrival.wait()
+        self.placer.release(placed, self._delayed)
+        self._release(iteration)
+        rows: Float32Array = leaving.host
+        return rows
+
+    def _release(self, iteration: OpenIteration) -> None:
+        """Give the buffers of an iteration back that is over; that of the rows which leave after the next one is."""
+        for buffer in iteration.gradient_buffers:
+            self._gradients.give_back(buffer, self._delayed)
+        self._rows.give_back(iteration.rows_buffer, self._delayed)
+        if self._drained is not None:
+            self._leaving.give_back(self._drained, self._delayed)
+        self._drained = iteration.leaving_buffer
 
     def _begin_critical_pushes(self, iteration: OpenIteration) -> Swap:
-        return self._begin_pushes(iteration, CRITICAL_PUSHES if self.is_overlapped else EVERYTHING, self._lane)
+        self._device.wait(iteration.started)
+        part = CRITICAL_PUSHES if self.is_overlapped else EVERYTHING
+        return self._begin_pushes(iteration, part, iteration.placed.critical_pushes, self._lane)
 
-    def _begin_pushes(self, iteration: OpenIteration, part: Part, lane: _Lane) -> Swap:
-        """Begin to send owned rows of a part to the trainers that use them, and to receive replicas of this part."""
-        plan = iteration.plan
-        slots = plan.update_slots[plan.push_index[positions_of(iteration.pushed.edges, part)]]
-        if self._wire.is_exact:
-            rows = lane.outgoing.rows(len(slots), self._row_dim)
-            self._cache.copy_to(slots, rows)
-        else:
-            rows = lane.outgoing.fill(self._wire.pack(self._cache.read(slots)[:, : self._row_dim]))
-        replicas = iteration.replicated.runs(part, iteration.rows[plan.num_own :])
-        return lane.peers.begin(blocks_by_rank(rows, iteration.pushed.counts(part)), replicas)
+    def _begin_pushes(self, iteration: OpenIteration, part: Part, pushes: PlacedPushes, lane: _Lane) -> Swap:
+        """Begin to send owned rows to the trainers that use them, and to receive replicas of the same part."""
+        rows = lane.outgoing.rows(len(pushes.slots), self._row_dim, self._wire.array_dtype)
+        self._copy_packed(pushes.slots, rows.device)
+        arrival = rows.down()
+        replicas = iteration.placed.replicated.runs(part, iteration.rows.host[iteration.plan.num_own :])
+        arrival.wait()
+        return lane.peers.begin(blocks_by_rank(rows.host, pushes.counts), replicas)
 
-    def _reduce(self, iteration: OpenIteration, part: Part, updates: Int64Array, lane: _Lane, cause: str) -> None:
+    def _reduce(self, iteration: OpenIteration, part: Part, updates: PlacedUpdates, lane: _Lane, cause: str) -> None:
         """Send the gradients of replicas of a part to the owners; then update owned rows.
 
         Args:
             iteration: The iteration.
             part: Replicas and pushed rows of this part get their gradients.
-            updates: Positions in update_slots of the owned rows to update, int64, shape (n,), ascending.
+            updates: The owned rows to update.
             lane: What the calling thread exchanges rows with.
             cause: The cause that the time of the exchange is added to.
         """
+        placed = iteration.placed
         with lane.watch.time(cause):
+            iteration.gradients_arrival.wait()
+            replica_gradients = iteration.replica_gradients.host
             if len(part) == 1:
-                outgoing: Blocks = iteration.replicated.runs(part, iteration.replica_gradients)
+                outgoing: Blocks = placed.replicated.runs(part, replica_gradients)
             else:
-                positions = positions_of(iteration.replicated.edges, part)
-                mine = lane.outgoing.rows(len(positions), self._row_dim, self._wire.array_dtype)
-                copy_rows(iteration.replica_gradients, positions, mine)
-                outgoing = blocks_by_rank(mine, iteration.replicated.counts(part))
-            counts = iteration.pushed.counts(part)
-            gradients = lane.incoming.rows(int(counts.sum()), self._row_dim, self._wire.array_dtype)
-            lane.peers.begin(outgoing, blocks_by_rank(gradients, counts)).finish()
+                mine = lane.outgoing.rows(len(placed.delayed_replicas), self._row_dim, self._wire.array_dtype).host
+                copy_rows(replica_gradients, placed.delayed_replicas, mine)
+                outgoing = blocks_by_rank(mine, placed.replicated.counts(part))
+            num_gradients = int(updates.lists.starts[-1])
+            gradients = lane.incoming.rows(num_gradients, self._row_dim, self._wire.array_dtype)
+            lane.peers.begin(outgoing, blocks_by_rank(gradients.host, updates.counts)).finish()
         with lane.watch.time("update"):
-            if len(updates):
-                slots = iteration.plan.update_slots[updates]
-                rows = self._cache.read(slots)
-                sums = self._sum(iteration, part, updates, gradients)
-                self._row_optimizer.step(rows, sums, iteration.plan.num_trained_after)
-                self._cache.write(slots, rows)
+            if len(updates.lists.slots):
+                gradients.up()
+                own = iteration.own_gradients.device
+                self._device.launch(self._update, iteration.plan, updates.lists, own, gradients.device)
 
-    def _sum(self, iteration: OpenIteration, part: Part, updates: Int64Array, gradients: WireArray) -> torch.Tensor:
-        """Sum the gradients of owned rows in ascending trainer order or, with blocks, in that of a tree.
+    def _update(self, plan: TrainerPlan, lists: UpdateLists, own: DeviceArray, arrived: DeviceArray) -> None:
+        """Sum the gradients of owned rows, and make one step on them.
 
         Args:
-            iteration: Has the plan and the gradients of own samples.
-            part: The part that the gradients are of.
-            updates: Positions in update_slots of the rows, int64, shape (n,), ascending.
-            gradients: From the other trainers, in the format of the wire, float32 or int16, shape (m, row_dim).
-        Returns:
-            float32, shape (n, row_dim), on the device.
+            plan: The plan of the iteration.
+            lists: The rows, and which gradients are theirs.
+            own: Gradients of own samples, float32, shape (num_own, row_dim).
+            arrived: From the other trainers, in the format of the wire, float32 or int16, shape (m, row_dim).
         """
-        plan, device = iteration.plan, self._cache.device
-        arrived = self._wire.unpack(to_device(gradients, device), gradient_scale(plan.num_global_samples))
-        num_updates, in_tree = len(plan.update_slots), self._blocks.is_tree
-        if device.type != "cpu":
-            return summed_gradients(
-                updates, iteration.own_gradients, self._rank, plan.push_index, iteration.pushed, part, arrived,
-                num_updates, in_tree=in_tree,
-            )  # fmt: skip
-        sums = torch.zeros((len(updates), self._row_dim))
-        add = add_gradients_in_tree if in_tree else add_gradients
-        add(
-            sums.numpy(), updates, to_host(iteration.own_gradients), self._rank, plan.push_index,
-            iteration.pushed.edges, part, arrived.numpy(), num_updates,
+        if not self._wire.is_exact:
+            scale = gradient_scale(plan.num_global_samples)
+            arrived = self._device.as_array(self._wire.unpack(self._device.as_tensor(arrived), scale))
+        self._cache.update(
+            lists, own, arrived, self._row_optimizer, plan.num_trained_after, in_tree=self._blocks.is_tree
         )  # fmt: skip
-        return sums
 
 
 @contextmanager
-def _evaluation_mode(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
+def _evaluation_mode(model: torch.nn.Module, device: Device) -> Iterator[None]:
     """Keep the model in evaluation mode inside the block, and let torch record no gradients.
 
     When the block ends, every module gets its former mode back, and the random number generators of torch get their
@@ -495,22 +544,8 @@ def _evaluation_mode(model: torch.nn.Module, device: torch.device) -> Iterator[N
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with torch.no_grad(), device.keeping_random_numbers():
             yield
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def _forced_mask(plan: TrainerPlan) -> NDArray[np.bool_]:
-    """Return which write-backs are forced evictions: the first `forced_counts` in the block of each server.
-
-    Returns:
-        bool, shape (len(write_back_slots),).
-    """
-    mask = np.zeros(len(plan.write_back_slots), dtype=np.bool_)
-    start = 0
-    for count, forced in zip(plan.write_back_counts.tolist(), plan.forced_counts.tolist(), strict=True):
-        mask[start : start + forced] = True
-        start += count
-    return mask

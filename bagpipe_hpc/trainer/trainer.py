@@ -8,7 +8,8 @@ oracle         prefetch thread            exchange thread              main thre
   |                                         5 start i+1  <---------------|------------------------> early pushes
   |                                         |                            6 compute i  <-----------> critical pushes,
   |                                         |                            |                          dense gradients
-  | <-------------------------------------- |  ------------------------- 7 Loss; Predictions, if read-only
+  | <-------------------------------------- |  ------------------------- 7 Loss (on a GPU of i - 1); Predictions,
+  |                                         |                            |   if read-only
   |                                         |------ i+1 is ready ------> 8 next iteration
   |-- order of a snapshot ---------------------------------------------> 9 finish the last iteration, copy the state;
   |                                         |                              a thread writes the files
@@ -16,6 +17,8 @@ oracle         prefetch thread            exchange thread              main thre
 
 4 and 5 run while 6 runs, so the critical path is 6 alone (trainer/step.py says why that is safe). If nothing may be
 delayed, the main thread does 5, 6 and 4, one after the other. Around a snapshot it does the same.
+
+On a GPU each thread gives its work to a stream of its own. `trainer/device/base.py` says which streams wait for which.
 """
 
 from __future__ import annotations
@@ -24,10 +27,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import torch
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.config import Config
@@ -36,7 +41,7 @@ from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.polling import working_ns
 from bagpipe_hpc.protocol.handshakes import agree_on_cache_rows, agree_on_end, send_dense_parameters, send_totals
 from bagpipe_hpc.protocol.inbox import Outbox
-from bagpipe_hpc.protocol.messages import Loss, Predictions
+from bagpipe_hpc.protocol.messages import Predictions
 from bagpipe_hpc.protocol.plan import SnapshotOrder, TrainerPlan
 from bagpipe_hpc.protocol.totals import TrainerTotals
 from bagpipe_hpc.rank_thread import single_thread_pool
@@ -46,11 +51,14 @@ from bagpipe_hpc.runtime.spec import JobSpec
 from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.sharding import KeySpace
 from bagpipe_hpc.topology import Topology
-from bagpipe_hpc.trainer.build import build_step
+from bagpipe_hpc.trainer.build import build_step, build_trained_model
 from bagpipe_hpc.trainer.dense_gradients import dense_parameters
 from bagpipe_hpc.trainer.dense_sum import DenseSum
-from bagpipe_hpc.trainer.device import Device, choose_device, free_bytes, set_num_threads
+from bagpipe_hpc.trainer.device.base import Device, Stream
+from bagpipe_hpc.trainer.device.choose import choose_device, set_num_threads
+from bagpipe_hpc.trainer.device_memory import in_gib, most_rows, naming_memory, need_of
 from bagpipe_hpc.trainer.iteration_timer import IterationTimer
+from bagpipe_hpc.trainer.late_losses import LateLosses
 from bagpipe_hpc.trainer.make_sum import make_sum
 from bagpipe_hpc.trainer.own_model import ModelFactory, digest_of_parameters, require_equal_parameters
 from bagpipe_hpc.trainer.prefetcher import Prefetcher
@@ -87,17 +95,20 @@ def run_trainer(
     Communication: see the timeline.
     """
     keep_freed_memory()
-    dense_sum = make_sum(spec.dense_backend, comms.trainers)
     host = ranks_of_host(comms.trainers)
-    device = choose_device(host.rank)
+    device = choose_device(spec.config.training.device, host.rank)
+    dense_sum = make_sum(spec.dense_backend, comms.trainers, device)
     num_threads = spec.config.training.threads or share_of_cores(host)
     set_num_threads(num_threads)
     end = _open_transport(spec.config, topology, comms)
-    cache_rows = agree_on_cache_rows(comms.world, _cache_limit(spec, device, host.size))
-    trainer = _Trainer(spec, start, comms, device, dense_sum, cache_rows, factory)
-    prefetcher = Prefetcher(PlanReceiver(comms.plans), end, spec.config.prefetch_depth, row_width(spec.config), device)
-    resume_collector()
-    yield from trainer.run(prefetcher, end)
+    model = build_trained_model(spec.config, spec.schema, factory, comms.trainers.rank, device)
+    cache_rows = agree_on_cache_rows(comms.world, _cache_limit(spec, device, model, topology.num_trainers, host.size))
+    naming = partial(naming_memory, partial(_memory_in_words, spec, device, cache_rows))
+    with naming(), device.on(Stream.COMPUTE):
+        trainer = _Trainer(spec, start, comms, device, dense_sum, model, cache_rows)
+        prefetcher = trainer.prefetcher(PlanReceiver(comms.plans), end, naming)
+        resume_collector()
+        yield from trainer.run(prefetcher, end)
     if agree_on_end(comms.world, None):
         trainer.report_totals(num_threads)  # 11
     end.close()
@@ -105,14 +116,21 @@ def run_trainer(
     host.Free()
 
 
-def _cache_limit(spec: JobSpec, device: Device, trainers_on_host: int) -> int:
-    """Return how many slots this trainer can offer.
+def _cache_limit(
+    spec: JobSpec, device: Device, model: torch.nn.Module, num_trainers: int, trainers_on_host: int
+) -> int:
+    """Return how many slots this trainer can offer: the setting cache.rows, else what its memory holds.
 
-    This is the setting cache.rows, else the number of rows that a quarter of the free memory holds. More than two slots
-    per key are of no use: a key has one slot, and the slot that it had in the iteration before may not be free yet.
+    More than two slots per key are of no use: a key has one slot, and the slot that it had in the iteration before may
+    not be free yet.
     """
-    rows = spec.config.cache.rows or free_bytes(device, trainers_on_host) // 4 // (4 * row_width(spec.config))
-    return max(1, min(rows, 2 * KeySpace(spec.num_embeddings).num_keys))
+    need = partial(need_of, spec.config, spec.schema, model, num_trainers)
+    return min(most_rows(spec.config, need, device, trainers_on_host), 2 * KeySpace(spec.num_embeddings).num_keys)
+
+
+def _memory_in_words(spec: JobSpec, device: Device, cache_rows: int) -> str:
+    cache, free = in_gib(cache_rows * 4 * row_width(spec.config)), in_gib(device.free_bytes(1))
+    return f"a cache of {cache_rows:,} rows takes {cache} on {device.name}, where {free} are free"
 
 
 def _open_transport(config: Config, topology: Topology, comms: Communicators) -> TrainerEnd:
@@ -146,8 +164,8 @@ class _Trainer:
         comms: Communicators,
         device: Device,
         dense_sum: DenseSum,
+        model: torch.nn.Module,
         num_slots: int,
-        factory: ModelFactory | None,
     ) -> None:
         self._comms = comms
         self._rank = comms.trainers.rank
@@ -159,7 +177,7 @@ class _Trainer:
         self._step = build_step(
             spec.config,
             schema=spec.schema,
-            factory=factory,
+            model=model,
             num_slots=num_slots,
             trainer_rank=self._rank,
             num_trainers=comms.trainers.size,
@@ -176,11 +194,25 @@ class _Trainer:
         self._state = TrainerState(spec, start, self._step, self._rank)
         self._state.restore()
         self._outbox = Outbox(comms.mailbox)
+        self._losses = LateLosses(self._outbox.send, lag=0 if device.shares_memory else 1)
+        self._prefetch_depth = spec.config.prefetch_depth
         self._writer = FileWriter(self._outbox)
         self._counters = _Counters()
         self._latest_position: int | None = None  # of the plan that was computed last
         self._timer = IterationTimer(time.perf_counter_ns)
         self._work = {thread: IterationTimer(working_ns) for thread in ("main", "exchange", "prefetch")}
+
+    def prefetcher(
+        self, plans: PlanReceiver, end: TrainerEnd, naming: Callable[[], AbstractContextManager[None]]
+    ) -> Prefetcher:
+        """Start the prefetch thread.
+
+        Args:
+            plans: From the oracle.
+            end: Fetches rows from the servers.
+            naming: Returns the context in which the thread allocates memory of the device.
+        """
+        return Prefetcher(plans, end, self._prefetch_depth, self._device, self._step.placer, naming)
 
     def run(self, prefetcher: Prefetcher, end: TrainerEnd) -> Iterator[TrainerBatch]:
         """Play every plan and yield each batch to train on. On return, all files of checkpoints are written."""
@@ -195,15 +227,17 @@ class _Trainer:
                 else:
                     yield from self._compute(item)  # 6
                     self._finish(item, end)  # 4
+        self._losses.flush()
         self._writer.finish()
         with waiting_for("the oracle: to take the last messages"):
             self._outbox.finish()
 
     def _run_overlapped(self, prefetcher: Prefetcher, end: TrainerEnd) -> Iterator[TrainerBatch]:
         def meanwhile(previous: OpenIteration | None) -> OpenIteration | SnapshotOrder | None:
-            if previous is not None:
-                self._finish(previous, end)  # 4
-            following = self._start_next(prefetcher, self._delayed_watch)  # 5
+            with self._device.on(Stream.EXCHANGE):
+                if previous is not None:
+                    self._finish(previous, end)  # 4
+                following = self._start_next(prefetcher, self._delayed_watch)  # 5
             self._work["exchange"].end_iteration(counts=previous is not None and not previous.plan.read_only)
             return following
 
@@ -223,17 +257,16 @@ class _Trainer:
                 self._finish(previous, end)
 
     def _start_next(self, prefetcher: Prefetcher, watch: Stopwatch) -> OpenIteration | SnapshotOrder | None:
-        fetched = prefetcher.next(watch)
-        if fetched is None or isinstance(fetched, SnapshotOrder):
-            return fetched
-        with trace.span("start", fetched.plan.stream_position):
-            iteration = self._step.start(fetched.plan, fetched.rows)
-        prefetcher.buffers.give_back(fetched.buffer)
-        return iteration
+        placed = prefetcher.next(watch)
+        if placed is None or isinstance(placed, SnapshotOrder):
+            return placed
+        with trace.span("start", placed.plan.stream_position):
+            return self._step.start(placed)
 
     def _save(self, order: SnapshotOrder, previous: OpenIteration | None, end: TrainerEnd) -> None:
         """Copy the state after an iteration. If that iteration is `previous`, finish it first, as part of the stall."""
         start = time.perf_counter_ns()
+        self._losses.flush()  # the checkpoint has the metrics up to here
         if previous is not None:
             self._finish(previous, end)
         write = self._state.keep(order)
@@ -250,8 +283,9 @@ class _Trainer:
             batches = self._step.gather(iteration)
             if plan.read_only:
                 logits = np.concatenate([self._step.predict(batch) for batch in batches])
+                self._losses.flush()
                 self._outbox.send(Predictions(self._rank, logits))  # 7
-                loss = float("nan")
+                loss = _no_loss
             else:
                 for batch in batches:
                     with self._watch.time("compute"):
@@ -275,7 +309,7 @@ class _Trainer:
         if self._step.is_overlapped:
             self._delayed_watch.end_iteration(counts=not iteration.plan.read_only)
 
-    def _account(self, plan: TrainerPlan, loss: float) -> None:
+    def _account(self, plan: TrainerPlan, loss: Callable[[], float]) -> None:
         counters = self._counters
         # Count write-backs of evaluations too: the last rows of training may leave the cache during an evaluation.
         counters.rows_written_back += len(plan.write_back_slots)
@@ -287,7 +321,7 @@ class _Trainer:
         counters.rows_pushed += len(plan.push_index)
         counters.bytes_exchanged += self._step.exchanged_bytes(plan)
         if self._rank == 0:
-            self._outbox.send(Loss(plan.num_trained_after, loss, plan.num_global_samples))  # 7
+            self._losses.add(plan.num_trained_after, loss, plan.num_global_samples)  # 7
 
     def report_totals(self, num_threads: int) -> None:
         """Send the oracle what this trainer counted in training (11). Communication: collective over the world."""
@@ -303,7 +337,7 @@ class _Trainer:
             bytes_fetched=counters.rows_fetched * self._row_bytes,
             bytes_written_back=counters.rows_written_back * self._row_bytes,
             bytes_dense=counters.iterations * self._step.dense_gradients.num_bytes,
-            device=str(self._device),
+            device=self._device.name,
             threads=num_threads,
         )
         send_totals(self._comms.world, totals)
@@ -315,6 +349,11 @@ class _Trainer:
         self._peers.free()
         self._delayed_peers.free()
         self._dense_sum.free()
+
+
+def _no_loss() -> float:
+    """Return the loss of an iteration that does not train."""
+    return float("nan")
 
 
 def _started(following: Future[OpenIteration | SnapshotOrder | None]) -> OpenIteration | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch.nn import functional
@@ -22,12 +23,13 @@ class TrainerBatch:
 
     Args:
         plan: The plan of the iteration.
+        labels: float32, shape (b,).
         dense: Dense features, float32, shape (b, num_dense).
         embedded: Embeddings, float32, shape (b, num_tables, row_dim).
         rows: The rows that embedded was pooled from, float32, shape (n, row_dim). Backward gives them their gradients.
         table_names: The name of each table, in the order of embedded.
         model: Maps (dense, embedded) to logits.
-        in_bfloat16: Whether `logits` computes in bfloat16 wherever torch.autocast regards that as safe.
+        precision: Returns the context in which the model computes.
         before_backward: `step` calls it with the loss before it goes backward.
     """
 
@@ -35,20 +37,20 @@ class TrainerBatch:
         self,
         plan: TrainerPlan,
         *,
+        labels: Tensor,
         dense: Tensor,
         embedded: Tensor,
         rows: Tensor,
         table_names: tuple[str, ...],
         model: torch.nn.Module,
-        in_bfloat16: bool,
+        precision: Callable[[], AbstractContextManager[object]],
         before_backward: Callable[[Tensor], None],
     ) -> None:
         self.iteration, self.num_global_samples = plan.num_trained, plan.num_global_samples
-        self.dense, self.embedded = dense, embedded
-        self.labels = torch.from_numpy(plan.labels).to(dense.device)
+        self.labels, self.dense, self.embedded = labels, dense, embedded
         self.model = model
         self._rows, self._table_names = rows, table_names
-        self._in_bfloat16, self._before_backward = in_bfloat16, before_backward
+        self._precision, self._before_backward = precision, before_backward
         self._is_stepped = False
 
     def __len__(self) -> int:
@@ -67,7 +69,7 @@ class TrainerBatch:
 
     def logits(self) -> Tensor:
         """Return the logits of the model, float32, shape (b,). The model computes in training.precision."""
-        with torch.autocast(self.dense.device.type, torch.bfloat16, enabled=self._in_bfloat16):
+        with self._precision():
             logits: Tensor = self.model(self.dense, self.embedded)
         return logits.float()
 

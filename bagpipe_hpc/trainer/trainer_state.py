@@ -20,7 +20,6 @@ from bagpipe_hpc.runtime.file_writer import row_options, saved_files
 from bagpipe_hpc.runtime.finite import FiniteRows, require_finite_parameters
 from bagpipe_hpc.runtime.spec import JobSpec
 from bagpipe_hpc.runtime.starting_point import StartingPoint
-from bagpipe_hpc.trainer.cache import to_device, to_host
 from bagpipe_hpc.trainer.dense_state import keep_dense, keep_optimizer, restore_dense
 from bagpipe_hpc.trainer.random_state import keep_random_state, restore_random_state
 from bagpipe_hpc.trainer.step import TrainingStep
@@ -68,7 +67,7 @@ class TrainerState:
         Communication: none.
         """
         assert self._spec.checkpoints is not None
-        rows = to_host(self._step.cache.read(snapshot.slots))
+        rows = self._step.cache.keep(snapshot.slots)
         cached = CachedRows(snapshot.keys, snapshot.slots, snapshot.dirty.astype(np.bool_), rows)
         state = keep_random_state(self._step.cache.device)
         dense = None
@@ -96,4 +95,4 @@ class TrainerState:
         cache = self._step.cache
         for piece in resumed.cached_rows(self._trainer):
             fits = piece.slots < cache.num_slots
-            cache.write(piece.slots[fits], to_device(piece.rows[fits], cache.device))
+            cache.restore(piece.slots[fits], piece.rows[fits])

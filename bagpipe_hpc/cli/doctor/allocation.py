@@ -17,6 +17,7 @@ from bagpipe_hpc.cli.doctor.fabric import RMA, SLOW_GET_MICROSECONDS, STAGE_BYTE
 from bagpipe_hpc.cli.doctor.finding import Check, Outcome, Status, World, gather_texts
 from bagpipe_hpc.errors import TopologyError
 from bagpipe_hpc.topology import Role, Topology
+from bagpipe_hpc.trainer.device.visible import VISIBLE_GPUS
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -116,9 +117,9 @@ def gpu_binding(world: World) -> Outcome:
 
 
 def _visible_gpus() -> tuple[str, ...]:
-    import torch
+    from bagpipe_hpc.trainer.device.cuda import gpu_ids
 
-    return tuple(str(torch.cuda.get_device_properties(device).uuid) for device in range(torch.cuda.device_count()))
+    return gpu_ids()
 
 
 def judge_binding(bindings: Sequence[Binding]) -> Outcome:
@@ -293,6 +294,6 @@ def _outliers(pairs: Sequence[Pair], hosts: Sequence[str]) -> Iterator[Pair]:
 
 
 ROLES = Check("Roles", roles, "start it as the job: with the same number of ranks, and --servers as roles.servers")
-BINDING = Check("GPU binding", gpu_binding, "compare nvidia-smi with CUDA_VISIBLE_DEVICES in a step of the job")
+BINDING = Check("GPU binding", gpu_binding, f"compare nvidia-smi with {VISIBLE_GPUS} in a step of the job")
 CLOCKS = Check("Clocks", clocks, "see the other findings")
 TRANSFERS = Check("Transfers", transfers, RMA.cure)

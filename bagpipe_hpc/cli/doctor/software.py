@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bagpipe_hpc.cli.doctor.finding import SETUP, Check, Outcome, Status, World
+from bagpipe_hpc.trainer.device.visible import VISIBLE_GPUS, offers_gpu
 
 if TYPE_CHECKING:
     from bagpipe_hpc.compiled import CodeCache
@@ -51,7 +52,8 @@ def judge_code_cache(cache: CodeCache, named: str | None) -> Outcome:
 
 def dense_backends(world: World) -> Outcome:
     """Say what can sum dense gradients on every rank, and what a job uses."""
-    from bagpipe_hpc.trainer.dense_backend import ON_CPU, fault_of_horovod, fault_of_nccl, offers_gpu
+    from bagpipe_hpc.trainer.dense_backend import ON_CPU, fault_of_horovod
+    from bagpipe_hpc.trainer.device.cuda import fault_of_nccl
 
     mine = [fault_of_horovod(), fault_of_nccl(), "" if offers_gpu() else ON_CPU]
     by_rank = [mine]
@@ -116,6 +118,8 @@ def _judge_horovod(world: World) -> Outcome:
     import horovod.torch as hvd
     import torch
 
+    from bagpipe_hpc.trainer.device.cuda import num_gpus
+
     built = {"MPI": hvd.mpi_built(), "NCCL": bool(hvd.nccl_built()), "Gloo": hvd.gloo_built()}
     features = ", ".join(f"{name} {'yes' if has else 'no'}" for name, has in built.items())
     found = f"Horovod {horovod.__version__} for torch: {features}"
@@ -127,7 +131,7 @@ def _judge_horovod(world: World) -> Outcome:
     size = world.ranks.size
     if hvd.size() != size or not bool((total == size * (size + 1) / 2).all()):
         return Status.FAIL, f"{found}; wrong sum {total.tolist()} over {hvd.size()} of {size} rank(s)", SETUP
-    if torch.cuda.device_count() and not built["NCCL"]:
+    if num_gpus() and not built["NCCL"]:
         cure = "gradients go through the CPU: HOROVOD_GPU_OPERATIONS=NCCL env/setup.sh"
         return Status.WARN, found, cure
     return Status.OK, f"{found}; allreduce over {size} rank(s) is right", ""
@@ -155,16 +159,15 @@ def gpus(world: World) -> Outcome:
     """Check that every visible GPU works. It is no fault if there is none."""
     import torch
 
-    count = torch.cuda.device_count()
+    from bagpipe_hpc.trainer.device.cuda import num_gpus, try_gpus
+
+    count = num_gpus()
     if count == 0 and Path("/dev/nvidia0").exists():
-        cure = "install a torch build for CUDA, or a newer driver; ask the scheduler for GPUs"
+        cure = "install a build of torch for this GPU, or a newer driver; ask the scheduler for GPUs"
         return Status.WARN, f"CPU only, but the node has a GPU that torch {torch.__version__} cannot use", cure
     if count == 0:
         return Status.OK, "CPU only", ""
-    for device in range(count):
-        torch.ones(1, device=f"cuda:{device}").add_(1).item()
-    names = ", ".join(torch.cuda.get_device_name(device) for device in range(count))
-    return Status.OK, f"{count} visible: {names}; CUDA {torch.version.cuda}", ""
+    return Status.OK, try_gpus(), ""
 
 
 _CODE_CACHE_CURE = "set NUMBA_CACHE_DIR to a directory that this user can write to, best a local one on every node"
@@ -177,4 +180,4 @@ HDF5 = Check(
     hdf5,
     "give --directory a directory that you may write to; on NFS or Lustre set HDF5_USE_FILE_LOCKING=FALSE",
 )
-GPUS = Check("GPUs", gpus, "compare nvidia-smi with CUDA_VISIBLE_DEVICES and with what the job asked the scheduler for")
+GPUS = Check("GPUs", gpus, f"compare nvidia-smi with {VISIBLE_GPUS} and with what the job asked the scheduler for")

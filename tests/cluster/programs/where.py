@@ -21,7 +21,7 @@ def main(run_dir: Path, num_servers: int) -> None:
     topology = Topology(world.size, num_servers)
     comms = split_world(world, topology)
     gpu = None
-    if world.rank in topology.trainer_ranks:  # by the rule of trainer/device.py, which has no GPU here
+    if world.rank in topology.trainer_ranks:  # by the rule of trainer/device/choose.py, which has no GPU here
         visible = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
         gpu = visible[ranks_of_host(comms.trainers).rank % len(visible)]
     ranks = world.gather((platform.node(), gpu))

@@ -10,6 +10,7 @@ from torch import distributed
 
 from bagpipe_hpc.polling import wait_until
 from bagpipe_hpc.trainer.dense_backend import fault_of_horovod
+from bagpipe_hpc.trainer.device.cpu import CpuDevice
 from bagpipe_hpc.trainer.make_sum import make_sum
 from bagpipe_hpc.trainer.process_group_sum import ProcessGroupSum
 from tests.dense_sum import check_sums
@@ -26,10 +27,10 @@ def main() -> None:
         if trainers == MPI.COMM_NULL:
             continue
         rank = trainers.rank
-        check_sums(make_sum("mpi", trainers), rank, num_trainers, in_tree_order=True)
+        check_sums(make_sum("mpi", trainers, CpuDevice()), rank, num_trainers, in_tree_order=True)
         check_sums(ProcessGroupSum(trainers, gloo_group, wait_until), rank, num_trainers, in_tree_order=False)
         if num_trainers == 2 and not fault_of_horovod():
-            check_sums(make_sum("horovod", trainers), rank, num_trainers, in_tree_order=True)
+            check_sums(make_sum("horovod", trainers, CpuDevice()), rank, num_trainers, in_tree_order=True)
         trainers.Free()
     world.Barrier()
     if world.rank == 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from bagpipe_hpc.config import RolesConfig
 from bagpipe_hpc.errors import TopologyError
-from bagpipe_hpc.launch.role_placement import Place, describe, order_of_roles, sees_gpu
+from bagpipe_hpc.launch.role_placement import Place, describe, order_of_roles
 from bagpipe_hpc.topology import Topology
 
 GPU_NODES = [Place(host, has_gpu=True) for host in ("gpu0", "gpu0", "gpu1", "gpu1")]
@@ -80,21 +79,3 @@ def test_one_host_in_a_word_and_several_by_role() -> None:
     assert describe(["a"] * 4, Topology(4, 1)) == "all ranks on a"
     said = describe(["c0", "c1", "c1", "g0", "g0", "g1"], Topology(6, 2))
     assert said == "oracle on c0; servers on c1 x 2; trainers on g0 x 2, g1"
-
-
-@pytest.mark.parametrize(
-    ("environment", "devices", "expected"),
-    [
-        ({}, [], False),
-        ({}, ["nvidiactl", "null"], False),
-        ({}, ["nvidia0"], True),
-        ({}, ["kfd"], True),
-        ({"CUDA_VISIBLE_DEVICES": "1,2"}, [], True),
-        ({"CUDA_VISIBLE_DEVICES": ""}, ["nvidia0"], False),
-        ({"HIP_VISIBLE_DEVICES": "-1"}, ["kfd"], False),
-    ],
-)
-def test_gpus(tmp_path: Path, environment: dict[str, str], devices: list[str], expected: bool) -> None:
-    for name in devices:
-        (tmp_path / name).touch()
-    assert sees_gpu(environment, tmp_path) is expected

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from bagpipe_hpc.config import Config, TrainingConfig
 from bagpipe_hpc.errors import PlatformError
-from bagpipe_hpc.trainer.dense_backend import DenseOffer, choose_backend, fits_horovod, offers_gpu
+from bagpipe_hpc.trainer import dense_backend
+from bagpipe_hpc.trainer.dense_backend import DenseOffer, check_gpus, choose_backend, fits_horovod
 
 GOOD = [DenseOffer(2, has_gpu=True), DenseOffer(3, has_gpu=True)]
 ON_CPUS = [DenseOffer(2, has_gpu=True), DenseOffer(3)]
@@ -66,22 +67,24 @@ def test_offers_travel(offer: DenseOffer) -> None:
     assert DenseOffer.from_text(offer.to_text()) == offer
 
 
-def test_gpus_are_found_without_torch(tmp_path: Path) -> None:
-    assert not offers_gpu(tmp_path, {})
-    (tmp_path / "nvidiactl").touch()
-    assert not offers_gpu(tmp_path, {})
-    (tmp_path / "nvidia0").touch()
-    assert offers_gpu(tmp_path, {})
-    assert offers_gpu(tmp_path, {"CUDA_VISIBLE_DEVICES": "0,1"})
-    assert offers_gpu(tmp_path, {"CUDA_VISIBLE_DEVICES": "GPU-8932f937"})
-    for hidden in ("", "-1", "-1,0", "NoDevFiles", "none"):
-        assert not offers_gpu(tmp_path, {"CUDA_VISIBLE_DEVICES": hidden})
-        assert not offers_gpu(tmp_path, {"ROCR_VISIBLE_DEVICES": hidden})
-        assert not offers_gpu(tmp_path, {"HIP_VISIBLE_DEVICES": hidden})
-
-
 def test_horovod_serves_one_set_of_trainers() -> None:
     assert fits_horovod((2, 3), {None})
     assert fits_horovod((2, 3), {(2, 3)})
     assert not fits_horovod((2, 3), {(2, 3), None})
     assert not fits_horovod((2, 3), {(3, 4)})
+
+
+def test_a_job_that_asks_for_gpus_names_the_trainer_that_has_none() -> None:
+    offers = [DenseOffer(2, has_gpu=True), DenseOffer(3, gpu="torch 2 finds no GPU")]
+    check_gpus("auto", offers)
+    check_gpus("gpu", offers[:1])
+    with pytest.raises(PlatformError) as caught:
+        check_gpus("gpu", offers)
+    for words in ("training.device = 'gpu'", "finds no GPU at 1 of 2 trainers, first at 1", "auto or cpu"):
+        assert words in str(caught.value)
+
+
+def test_a_job_on_cpus_has_no_gpu_to_offer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense_backend, "offers_gpu", lambda: True)
+    assert DenseOffer.of_this_rank(2, Config()).has_gpu
+    assert not DenseOffer.of_this_rank(2, Config(training=TrainingConfig(device="cpu"))).has_gpu

@@ -11,6 +11,7 @@ import torch
 
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.trainer.dense_state import keep_dense, keep_optimizer, restore_dense
+from bagpipe_hpc.trainer.device.cpu import CpuDevice
 from bagpipe_hpc.trainer.random_state import keep_random_state, restore_random_state
 
 
@@ -70,7 +71,7 @@ def test_another_state_is_refused(change: Any, said: str) -> None:
     "states", [{}, [], None, {"torch_rng": np.zeros(3, np.uint8)}, {"torch_rng": np.zeros(5000)}, 7]
 )
 def test_another_state_of_random_numbers_is_refused(states: Any) -> None:
-    device = torch.device("cpu")
+    device = CpuDevice()
     before = keep_random_state(device)
     with pytest.raises(
         CheckpointError, match="torch cannot restore the state of its random numbers from the checkpoint"

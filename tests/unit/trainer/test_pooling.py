@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,8 @@ from torch import nn
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.trainer.device.cpu import CpuDevice
+from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
 from bagpipe_hpc.trainer.pooling import Pooling
 
 NUM_ROWS, DIM = 20, 3
@@ -35,13 +36,17 @@ def rows_of(seed: int = 0) -> torch.Tensor:
     return torch.randn(NUM_ROWS, DIM, generator=torch.Generator().manual_seed(seed))
 
 
-def plan(sample_rows: list[int], num_samples: int, lengths: list[int], weights: list[float]) -> Any:
-    """What pooling looks at of a trainer's plan."""
-    return SimpleNamespace(
-        sample_rows=np.array(sample_rows, np.int32),
-        num_samples=num_samples,
-        bag_lengths=np.array(lengths, np.int32),
-        weights=np.array(weights, np.float32),
+def plan(sample_rows: list[int], num_samples: int, lengths: list[int], weights: list[float]) -> PlacedSamples:
+    """Samples without labels and dense features; lengths are those of all ragged features, one after the other."""
+    num_ragged = len(lengths) // num_samples if num_samples else 0
+    bag_lengths = np.array(lengths, np.int64).reshape(num_ragged, num_samples)
+    return PlacedSamples(
+        labels=torch.zeros(num_samples),
+        dense=torch.zeros(num_samples, 0),
+        sample_rows=torch.tensor(sample_rows, dtype=torch.int32),
+        bag_lengths=torch.from_numpy(bag_lengths),
+        weights=torch.tensor(weights),
+        num_ids=bag_lengths.sum(axis=1).tolist(),
     )
 
 
@@ -57,7 +62,7 @@ def test_equals_loops(samples: list[tuple[list[int], int, list[int], int]], is_m
     dealt += [item for *_, item in samples] + [site for _, site, *_ in samples]
     lengths = [len(tags) for tags, *_ in samples] + [len(topics) for _, _, topics, _ in samples]
     rows = rows_of()
-    pooling = Pooling(SCHEMA, config_of("tags", "topics") if is_mean else Config())
+    pooling = Pooling(SCHEMA, config_of("tags", "topics") if is_mean else Config(), CpuDevice())
     vectors = pooling(plan(dealt, len(samples), lengths, [w for each in weights for w in each]), rows)
     assert vectors.shape == (len(samples), 4, DIM)
     for vector, (tags, site, topics, item), topic_weights in zip(vectors, samples, weights, strict=True):
@@ -87,7 +92,7 @@ def test_is_close_to_embedding_bag(mode: str, is_weighted: bool) -> None:
     weights = random.random(len(ids)).astype(np.float32)
     tables = (TableSchema(name="tags", num_embeddings=NUM_ROWS, ragged=True, weighted=is_weighted),)
     mine, theirs = rows_of().requires_grad_(), rows_of().requires_grad_()
-    vectors = Pooling(Schema(tables=tables), config_of("tags") if mode == "mean" else Config())(
+    vectors = Pooling(Schema(tables=tables), config_of("tags") if mode == "mean" else Config(), CpuDevice())(
         plan(ids.tolist(), 40, lengths.tolist(), weights.tolist() if is_weighted else []), mine
     )
     offsets = torch.from_numpy(np.cumsum(lengths) - lengths)
@@ -110,7 +115,7 @@ def test_gradients_do_not_depend_on_where_rows_stand() -> None:
     for order in (np.arange(NUM_ROWS), random.permutation(NUM_ROWS)):
         rows = rows_of()[torch.from_numpy(order)].requires_grad_()
         places = np.argsort(order)[ids]
-        vectors = Pooling(Schema(tables=tables), config_of("tags"))(
+        vectors = Pooling(Schema(tables=tables), config_of("tags"), CpuDevice())(
             plan(places.tolist(), 2_000, lengths.tolist(), []), rows
         )
         (vectors[:, 0] * direction).sum().backward()
@@ -125,7 +130,7 @@ def test_one_id_each_in_shared_tables() -> None:
         TableSchema(name="site", num_embeddings=9),
         TableSchema(name="next", num_embeddings=9, shares="item"),
     )  # dealt: item, next, site
-    vectors = Pooling(Schema(tables=tables), Config())(plan([0, 1, 2, 3, 4, 5], 2, [], []), rows_of())
+    vectors = Pooling(Schema(tables=tables), Config(), CpuDevice())(plan([0, 1, 2, 3, 4, 5], 2, [], []), rows_of())
     assert torch.equal(vectors, rows_of()[torch.tensor([[0, 4, 2], [1, 5, 3]])])
 
 
@@ -135,7 +140,7 @@ def test_columns_that_a_table_does_not_use() -> None:
         {"model": {"name": "wide_deep", "embedding_dim": 2}, "tables": {"tags": {"embedding_dim": 1}}}
     )
     rows = rows_of().requires_grad_()
-    vectors = Pooling(SCHEMA, config)(plan([0, 1, 2, 3], 1, [1, 1], [2.0]), rows)
+    vectors = Pooling(SCHEMA, config, CpuDevice())(plan([0, 1, 2, 3], 1, [1, 1], [2.0]), rows)
     masked = rows.detach() * torch.tensor([1, 0, 1])
     assert torch.equal(vectors[0], torch.stack([masked[0], rows[3], 2 * masked[1], masked[2]]))
     vectors.sum().backward()
@@ -149,7 +154,7 @@ def test_no_gradient_of_a_row_is_minus_zero(schema: Schema) -> None:
     rows = rows_of().requires_grad_()
     is_ragged = len(schema.tables) > 1
     one = plan([3, 3, 5, 2, 1], 1, [2, 1], [-1.0]) if is_ragged else plan([3], 1, [], [])
-    vectors = Pooling(schema, Config())(one, rows)
+    vectors = Pooling(schema, Config(), CpuDevice())(one, rows)
     vectors.backward(torch.full_like(vectors, -0.0))
     assert rows.grad is not None
     assert not rows.grad.signbit().any()

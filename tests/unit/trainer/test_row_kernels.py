@@ -16,7 +16,7 @@ from bagpipe_hpc.trainer.gray_blocks import (
     GrayBlocks,
     Part,
 )
-from bagpipe_hpc.trainer.row_kernels import add_gradients, add_gradients_in_tree, copy_rows, positions_of
+from bagpipe_hpc.trainer.row_kernels import add_gradients, add_gradients_in_tree, copy_rows, copy_rows_to, positions_of
 
 COUNTS = np.array([[1, 2, 0, 1], [0, 0, 0, 0], [0, 1, 3, 2]], dtype=np.int32)
 PARTS = {
@@ -44,6 +44,13 @@ def test_the_first_columns_of_rows_are_copied(dtype: Any, index: Any) -> None:
     np.testing.assert_array_equal(out, rows[positions, :4])
 
 
+def test_rows_are_copied_to_places() -> None:
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+    out = np.full((3, 2), -1, np.float32)
+    copy_rows_to(rows, np.array([2, 0], np.int32), out, np.array([0, 2]))
+    assert out.tolist() == [[4, 5], [-1, -1], [0, 1]]
+
+
 @pytest.mark.parametrize(("part", "_positions"), PARTS.values(), ids=PARTS)
 @pytest.mark.parametrize("rank", [0, 1, 2])
 def test_gradients_are_added_in_the_order_of_trainers(part: Part, _positions: list[int], rank: int) -> None:
@@ -67,10 +74,16 @@ def test_gradients_are_added_in_the_order_of_trainers(part: Part, _positions: li
         start += count
 
     sums = np.zeros((len(positions), dim), np.float32)
-    add_gradients(
-        sums, positions, own, rank, push_index.astype(np.int32), blocks.edges, part, arrived, num_updates
-    )  # fmt: skip
+    add_gradients(sums, positions, own, *places(blocks, part, pushed, positions, num_own, rank), arrived)
     assert sums.tobytes() == expected[positions].tobytes()
+
+
+def places(
+    blocks: GrayBlocks, part: Part, pushed: np.ndarray, positions: np.ndarray, num_own: int, rank: int
+) -> tuple[int, int, np.ndarray, np.ndarray]:
+    """num_own, rank, index and starts of `add_gradients`."""
+    starts = np.concatenate([[0], np.cumsum(blocks.counts(part))])
+    return int((positions < num_own).sum()), rank, np.searchsorted(positions, pushed), starts
 
 
 def random_pushes(
@@ -109,5 +122,5 @@ def test_gradients_are_added_in_the_order_of_a_tree(
         start += count
 
     sums = np.full((len(positions), dim), np.nan, np.float32)
-    add_gradients_in_tree(sums, positions, own, rank, push_index, blocks.edges, part, arrived, num_updates)
+    add_gradients_in_tree(sums, positions, own, *places(blocks, part, pushed, positions, num_own, rank), arrived)
     assert sums.tobytes() == tree_sum(leaves)[positions].tobytes()

@@ -10,7 +10,7 @@ import pytest
 
 from bagpipe_hpc.protocol.plan import TrainerPlan
 from bagpipe_hpc.sharding import share_boundaries
-from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare, FeatureKinds, blocks_of
+from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockSamples, BlockShare, FeatureKinds, blocks_of
 from tests.plans import empty_trainer_plan
 
 # In table order: one-hot, ragged, ragged with weights, one-hot.
@@ -34,12 +34,12 @@ def plan() -> TrainerPlan:
     )
 
 
-def by_feature(plan: TrainerPlan) -> list[list[list[int]]]:
+def by_feature(block: BlockSamples) -> list[list[list[int]]]:
     """Return the rows of each feature and sample."""
-    lengths = iter(plan.bag_lengths.reshape(2, plan.num_samples))
-    rows, found = plan.sample_rows.tolist(), []
+    lengths = iter(block.bag_lengths)
+    rows, found = block.sample_rows.tolist(), []
     for is_ragged in KINDS.ragged:
-        counts = next(lengths).tolist() if is_ragged else [1] * plan.num_samples
+        counts = next(lengths).tolist() if is_ragged else [1] * len(block.labels)
         found.append([[rows.pop(0) for _ in range(count)] for count in counts])
     assert rows == []
     return found
@@ -49,12 +49,12 @@ def by_feature(plan: TrainerPlan) -> list[list[list[int]]]:
 def test_blocks_have_all_samples_in_order(total: int) -> None:
     whole = plan()
     blocks = list(blocks_of(whole, BlockShare(0, total, total), KINDS))
-    assert [block.num_samples for block in blocks] == np.diff(share_boundaries(NUM_SAMPLES, total)).tolist()
+    assert [len(block.labels) for block in blocks] == np.diff(share_boundaries(NUM_SAMPLES, total)).tolist()
     assert np.concatenate([block.labels for block in blocks]).tolist() == whole.labels.tolist()
     assert np.concatenate([block.dense for block in blocks]).tolist() == whole.dense.tolist()
     assert np.concatenate([block.weights for block in blocks]).tolist() == whole.weights.tolist()
     joined = [list(chain(*parts)) for parts in zip(*map(by_feature, blocks), strict=True)]
-    assert joined == by_feature(whole)
+    assert joined == by_feature(one_block(whole))
 
 
 def test_the_blocks_of_all_trainers_are_those_of_one() -> None:
@@ -64,13 +64,22 @@ def test_the_blocks_of_all_trainers_are_those_of_one() -> None:
     assert [part[0] for part in of_two] == [0, 0]
 
 
-def test_one_block_is_the_plan_itself() -> None:
+def one_block(plan: TrainerPlan) -> BlockSamples:
+    (block,) = blocks_of(plan, ONE_BLOCK, KINDS)
+    return block
+
+
+def test_one_block_has_the_arrays_of_the_plan() -> None:
     whole = plan()
-    assert list(blocks_of(whole, ONE_BLOCK, KINDS)) == [whole]
+    block = one_block(whole)
+    for name in ("labels", "dense", "sample_rows", "weights"):
+        assert getattr(block, name) is getattr(whole, name)
+    assert block.bag_lengths.dtype == np.int64
+    assert block.bag_lengths.ravel().tolist() == whole.bag_lengths.tolist()
 
 
 def test_a_share_without_samples_has_empty_blocks() -> None:
     kinds = FeatureKinds([False], [False])
     nothing = replace(empty_trainer_plan(), num_global_samples=1)
     blocks = list(blocks_of(nothing, BlockShare(2, 2, 4), kinds))
-    assert [(block.num_samples, len(block.sample_rows)) for block in blocks] == [(0, 0), (0, 0)]
+    assert [(len(block.labels), len(block.sample_rows)) for block in blocks] == [(0, 0), (0, 0)]

@@ -23,18 +23,22 @@ from bagpipe_hpc.config import Config, ModelConfig, ScheduleConfig
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.learning_rate import LearningRate
 from bagpipe_hpc.lookahead.planner import Planner
+from bagpipe_hpc.protocol.plan import TrainerPlan
 from bagpipe_hpc.sharding import KeySpace, Sharding, share_boundaries
 from bagpipe_hpc.trainer.cache import RowCache
 from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
+from bagpipe_hpc.trainer.device.base import Device, Stream
+from bagpipe_hpc.trainer.device.cpu import CpuDevice
 from bagpipe_hpc.trainer.models import build_model
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.random_state import seed_of_block
 from bagpipe_hpc.trainer.row_optimizer import RowSGD
 from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare, FeatureKinds
-from bagpipe_hpc.trainer.step import Blocks, OpenIteration, Stopwatch, TrainingStep, _evaluation_mode
+from bagpipe_hpc.trainer.step import Blocks, Loss, OpenIteration, Stopwatch, TrainingStep, _evaluation_mode
 from bagpipe_hpc.trainer.tree_accumulator import TreeAccumulator
 from bagpipe_hpc.trainer.wire import Wire, WireArray, WireDtype, gradient_scale
 from tests.plans import RankPlans, rank_plans
+from tests.queued_device import Order, QueuedDevice
 
 Float32Array = NDArray[np.float32]
 
@@ -202,7 +206,10 @@ class NobodyElse:
 
 
 class ThreadDense:
-    """Sums dense gradients and losses: those of blocks by a tree, those of trainers in order, or by a tree too."""
+    """Sums dense gradients and losses: those of blocks by a tree, those of trainers in order, or by a tree too.
+
+    Trainers are added by numpy: a device that runs behind does not notice, so its rows stay behind, too.
+    """
 
     def __init__(self, board: Board, trainer: int, model: nn.Module, in_tree: bool) -> None:
         self.board, self.trainer, self.parameters = board, trainer, list(model.parameters())
@@ -219,20 +226,40 @@ class ThreadDense:
             assert item is not None
             blocks.add(item.clone())
 
-    def finish(self) -> float:
-        everybody = self.board.show(self.trainer, [blocks.total() for blocks in self.blocks])
+    def finish(self) -> Loss:
+        everybody = self.board.show(self.trainer, [blocks.total().numpy() for blocks in self.blocks])
         loss_sum, *sums = (self.sum(items) for items in zip(*everybody, strict=True))
         for parameter, gradient in zip(self.parameters, sums, strict=True):
-            parameter.grad = gradient
-        return float(loss_sum)
+            parameter.grad = torch.from_numpy(gradient)
+        return partial(float, loss_sum)
 
-    def sum(self, items: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def sum(self, items: tuple[NDArray[Any], ...]) -> NDArray[Any]:
         if not self.in_tree:
-            return sum(items[1:], start=items[0].clone())
-        tree = TreeAccumulator()
-        for item in items:
-            tree.add(item.clone())
-        return tree.total()
+            return sum(items[1:], start=items[0].copy())
+        while len(items) > 1:
+            items = tuple(items[i] + items[i + 1] for i in range(0, len(items), 2))
+        return items[0].copy()
+
+
+class LaunchedSGD(DenseOptimizer):
+    """Steps as work of the stream of its thread, which the host does not wait for."""
+
+    def __init__(self, model: nn.Module, device: Device) -> None:
+        super().__init__(torch.optim.SGD(model.parameters()), RATE)
+        self.device = device
+
+    def step(self, num_trained: int) -> None:
+        parameters = [parameter for group in self.torch_optimizer.param_groups for parameter in group["params"]]
+        gradients = [
+            parameter.grad for parameter in parameters
+        ]  # of this iteration; they may be deleted before the step
+        self.device.launch(self.step_on, parameters, gradients, RATE(num_trained))
+
+    @staticmethod
+    def step_on(parameters: list[torch.Tensor], gradients: list[torch.Tensor], rate: float) -> None:
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.add_(gradient, alpha=-rate)
 
 
 class CountingSGD(RowSGD):
@@ -283,6 +310,7 @@ def planned_training(
     wire: WireDtype = "float32",
     num_epochs: int = 1,
     num_blocks: int | None = None,
+    make_device: Callable[[], Device] = CpuDevice,
 ) -> Outcome:
     """The same by plans."""
     stream = batches() * num_epochs
@@ -298,7 +326,8 @@ def planned_training(
     rows = np.concatenate([initial_rows(), np.zeros((KEY_SPACE.num_keys, 1), np.float32)], axis=1)
     models = [build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3) for _ in range(num_trainers)]
     outcome = Outcome(rows, [model.state_dict() for model in models])
-    steps = make_steps(models, cache_rows, order != "one after the other", wire, num_blocks)
+    devices = [make_device() for _ in models]
+    steps = make_steps(models, devices, cache_rows, order != "one after the other", wire, num_blocks)
     servers = Servers(Sharding(KEY_SPACE.num_keys, 2), prefetch_depth, rows)
     with Players(steps, servers, outcome) as players:
         ORDERS[order](players, list(rank_plans(planner.plans(stream))))
@@ -311,16 +340,39 @@ def compute(
     step: TrainingStep, iteration: OpenIteration, following: OpenIteration | None
 ) -> tuple[float, Float32Array]:
     """Loss and logits, by a training loop of our own."""
+    with step.cache.device.on(Stream.COMPUTE):
+        return compute_here(step, iteration, following)
+
+
+def compute_here(
+    step: TrainingStep, iteration: OpenIteration, following: OpenIteration | None
+) -> tuple[float, Float32Array]:
     logits = []
     for batch in step.gather(iteration):
         if iteration.plan.read_only:
             logits.append(step.predict(batch))
             continue
         of_block = batch.logits()
-        logits.append(of_block.detach().numpy())
+        logits.append(step.cache.device.get(of_block))
         batch.step(batch.mean(functional.binary_cross_entropy_with_logits(of_block, batch.labels, reduction="none")))
-    loss = float("nan") if iteration.plan.read_only else step.apply(iteration, lambda: following)
+    loss = float("nan") if iteration.plan.read_only else step.apply(iteration, lambda: following)()
     return loss, np.concatenate(logits)
+
+
+def start(stream: Stream, step: TrainingStep, plan: TrainerPlan, fetched: Float32Array) -> OpenIteration:
+    """Do what the prefetch thread does, and start an iteration."""
+    device = step.cache.device
+    with device.on(Stream.UPLOAD):
+        packed = step.placer.pack(plan)
+        packed.rows[:] = fetched
+        placed = step.placer.place(packed)
+    with device.on(stream):
+        return step.start(placed)
+
+
+def finish(stream: Stream, step: TrainingStep, iteration: OpenIteration) -> Float32Array:
+    with step.cache.device.on(stream):
+        return step.finish(iteration).copy()
 
 
 class Players:
@@ -337,8 +389,9 @@ class Players:
         self.main.shutdown()
         self.exchange.shutdown()
 
-    def start(self, plan: RankPlans) -> list[OpenIteration]:
-        return list(self.exchange.map(TrainingStep.start, self.steps, plan.trainers, self.servers.fetch(plan)))
+    def start(self, plan: RankPlans, stream: Stream = Stream.EXCHANGE) -> list[OpenIteration]:
+        fetched = self.servers.fetch(plan)
+        return list(self.exchange.map(partial(start, stream), self.steps, plan.trainers, fetched))
 
     def begin_compute(
         self, iterations: list[OpenIteration], following: list[OpenIteration]
@@ -359,10 +412,10 @@ class Players:
     def compute(self, iterations: list[OpenIteration], following: list[OpenIteration]) -> None:
         self.end_compute(self.begin_compute(iterations, following), iterations[0].plan.read_only)
 
-    def finish(self, plan: RankPlans, iterations: list[OpenIteration]) -> None:
-        leaving = self.exchange.map(TrainingStep.finish, self.steps, iterations)
-        self.servers.written.append((plan, [rows.copy() for rows in leaving]))
-        self.outcome.allocations.append(sum(step.memory.num_allocations for step in self.steps))
+    def finish(self, plan: RankPlans, iterations: list[OpenIteration], stream: Stream = Stream.EXCHANGE) -> None:
+        leaving = self.exchange.map(partial(finish, stream), self.steps, iterations)
+        self.servers.written.append((plan, list(leaving)))
+        self.outcome.allocations.append(sum(step.cache.device.num_allocations for step in self.steps))
 
 
 def one_after_the_other(players: Players, plans: list[RankPlans]) -> None:
@@ -393,14 +446,37 @@ def overlapped(players: Players, plans: list[RankPlans], when: str) -> None:
     players.finish(plans[-1], previous)
 
 
+def with_snapshots(players: Players, plans: list[RankPlans]) -> None:
+    """Finish i - 1 and start i + 1 while i computes, but around every third one in the stream of computing."""
+    current = players.start(plans[0], Stream.COMPUTE)
+    previous: list[OpenIteration] | None = None
+    for i, plan in enumerate(plans):
+        computing = players.begin_compute(current, [])
+        if previous is not None:
+            players.finish(plans[i - 1], previous)
+        is_snapshot = i % 3 == 2 or i + 1 == len(plans)
+        following = [] if is_snapshot else players.start(plans[i + 1])
+        players.end_compute(computing, plan.trainers[0].read_only)
+        if is_snapshot:
+            players.finish(plan, current, Stream.COMPUTE)
+            following = players.start(plans[i + 1], Stream.COMPUTE) if i + 1 < len(plans) else []
+        previous, current = None if is_snapshot else current, following
+
+
 ORDERS: dict[str, Callable[[Players, list[RankPlans]], None]] = {
     "one after the other": one_after_the_other,
+    "with snapshots": with_snapshots,
     **{when: partial(overlapped, when=when) for when in ("before", "after", "while")},
 }
 
 
 def make_steps(
-    models: list[nn.Module], cache_rows: int, overlapped: bool, wire: WireDtype, num_blocks: int | None = None
+    models: list[nn.Module],
+    devices: list[Device],
+    cache_rows: int,
+    overlapped: bool,
+    wire: WireDtype,
+    num_blocks: int | None = None,
 ) -> list[TrainingStep]:
     board, delayed_board = Board(len(models)), Board(len(models))
     dense_board = Board(len(models))
@@ -415,10 +491,10 @@ def make_steps(
             model=model,
             row_dim=DIM,
             table_names=tuple("abc"),
-            pooling=Pooling(SCHEMA, Config()),
-            cache=RowCache(cache_rows, DIM + 1, torch.device("cpu")),
+            pooling=Pooling(SCHEMA, Config(), device),
+            cache=RowCache(cache_rows, DIM + 1, device),
             row_optimizer=CountingSGD(RATE),
-            dense_optimizer=DenseOptimizer(torch.optim.SGD(model.parameters()), RATE),
+            dense_optimizer=LaunchedSGD(model, device),
             dense_gradients=ThreadDense(dense_board, trainer, model, num_blocks is not None),
             blocks=BlockShare(trainer * count, count, num_blocks) if num_blocks else ONE_BLOCK,
             feature_kinds=FeatureKinds([False] * NUM_TABLES, [False] * NUM_TABLES),
@@ -429,7 +505,7 @@ def make_steps(
             stopwatch=Stopwatch(),
             delayed_stopwatch=Stopwatch(),
         )
-        for trainer, model in enumerate(models)
+        for trainer, (model, device) in enumerate(zip(models, devices, strict=True))
     ]
 
 
@@ -465,13 +541,27 @@ def test_blocks_give_the_same_bits_on_any_number_of_trainers(num_trainers: int, 
 def test_equal_to_plain_training(num_trainers: int, window: int, prefetch_depth: int, tight: bool, order: str) -> None:
     cache_rows = tight_cache_rows(num_trainers, prefetch_depth) if tight else 2 * KEY_SPACE.num_keys
     ours = planned_training(num_trainers, window, prefetch_depth, cache_rows, order)
-    theirs = plain_training(num_trainers)
+    assert_equal(ours, plain_training(num_trainers))
+
+
+def assert_equal(ours: Outcome, theirs: Outcome) -> None:
     assert ours.losses == theirs.losses
     for iteration, (mine, plain) in enumerate(zip(ours.logits, theirs.logits, strict=True)):
         np.testing.assert_array_equal(mine, plain, f"logits of iteration {iteration}")
     np.testing.assert_array_equal(ours.rows[:, :DIM], theirs.rows)
     for dense in ours.dense:
         assert all(torch.equal(dense[name], theirs.dense[0][name]) for name in dense)
+
+
+@pytest.mark.parametrize(("work", "seed"), [("late", 0), ("early", 0), *(("random", seed) for seed in range(4))])
+@pytest.mark.parametrize(
+    ("num_trainers", "order"), [(1, "while"), (3, "while"), (3, "before"), (3, "after"), (2, "with snapshots")]
+)
+def test_a_device_that_runs_behind_changes_nothing(num_trainers: int, order: str, work: Order, seed: int) -> None:
+    """Nor does one whose streams run in any order that the rules allow."""
+    cache_rows = tight_cache_rows(num_trainers, 3)
+    ours = planned_training(num_trainers, 20, 3, cache_rows, order, make_device=partial(QueuedDevice, work, seed))
+    assert_equal(ours, plain_training(num_trainers))
 
 
 @pytest.mark.parametrize("num_trainers", [1, 2, 3])
@@ -557,7 +647,7 @@ def test_modes_buffers_and_random_numbers_stay() -> None:
     predicting, left_alone = drawing_model(), drawing_model()
     left_alone.load_state_dict(predicting.state_dict())
     state = torch.get_rng_state()
-    with _evaluation_mode(predicting, torch.device("cpu")):
+    with _evaluation_mode(predicting, CpuDevice()):
         assert not any(module.training for module in predicting.modules())
         assert not predicting(torch.ones(2, 3)).requires_grad
     assert torch.equal(torch.get_rng_state(), state)
@@ -568,7 +658,7 @@ def test_modes_buffers_and_random_numbers_stay() -> None:
 
 def test_modes_stay_after_a_failure() -> None:
     failing = nn.Sequential(nn.Linear(3, 3))
-    with pytest.raises(RuntimeError), _evaluation_mode(failing, torch.device("cpu")):
+    with pytest.raises(RuntimeError), _evaluation_mode(failing, CpuDevice()):
         failing(torch.ones(2, 4))
     assert failing.training
     assert torch.is_grad_enabled()

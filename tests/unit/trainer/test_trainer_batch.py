@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from bagpipe_hpc.errors import OwnModelError
 from bagpipe_hpc.protocol.plan import TrainerPlan
+from bagpipe_hpc.trainer.device.cpu import CpuDevice
 from bagpipe_hpc.trainer.trainer_batch import TrainerBatch, row_gradients, skip_step, train_on_labels
 
 
@@ -20,7 +21,6 @@ class Plan:
 
     def __init__(self, num_samples: int) -> None:
         self.num_trained, self.num_global_samples = 7, 10
-        self.labels = np.arange(num_samples, dtype=np.float32) % 2
 
 
 class Model(nn.Module):
@@ -36,12 +36,13 @@ def make_batch(num_samples: int = 4, in_bfloat16: bool = False) -> tuple[Trainer
     losses: list[torch.Tensor] = []
     batch = TrainerBatch(
         cast(TrainerPlan, Plan(num_samples)),
+        labels=torch.arange(num_samples, dtype=torch.float32) % 2,
         dense=torch.randn(num_samples, 2),
         embedded=functional.embedding(torch.arange(2 * num_samples).view(-1, 2) % 5, rows),
         rows=rows,
         table_names=("site", "ad"),
         model=Model(),
-        in_bfloat16=in_bfloat16,
+        precision=partial(CpuDevice().autocast, enabled=in_bfloat16),
         before_backward=losses.append,
     )
     return batch, losses

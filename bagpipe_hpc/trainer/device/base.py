@@ -1,0 +1,351 @@
+"""What a trainer asks of its device. The step, the cache and the pooling say what moves; a device says how.
+
+`cpu.py` is the twin on the CPU: host and device share their memory, so nothing is copied and nothing waits. `cuda.py`
+is a GPU. `tests/queued_device.py` is a device that delays its work as long as the rules below allow, which tests them.
+
+**Streams.** A device works through several queues of work, its streams, at the same time. Each thread of a trainer has
+one. Work of one stream runs in the order in which it was given out. Work of two streams has no order, unless a stream
+waits for a *mark* in the other one (`mark`, `wait`). The host runs ahead of all of them.
+
+    thread      stream                     its work
+    main        COMPUTE                    rows of samples, the model, critical updates, dense parameters
+    exchange    EXCHANGE                   inserted rows, early pushes, delayed updates, rows that leave
+    prefetch    UPLOAD                     one copy per iteration: fetched rows, index arrays, samples
+    each        one more, for copies down  pushed rows, gradients of replicas, rows that leave, dense gradients
+
+**What moves.** All that an iteration needs and its plan says is packed into one block (`Block`) and goes up in one
+copy. Rows that peers send, and gradients from them, land in the host part of a buffer (`Mirror`) and go up from there.
+Rows and gradients for peers and servers come down into the host part of such a buffer. The host waits for the end of
+that copy alone (`Arrival.wait`), and for nothing else of the device.
+
+**Order between streams.** Each of these edges is a mark of one thread that another one waits for.
+
+    upload of n        -> start of n          (UPLOAD -> EXCHANGE)   start inserts the fetched rows
+    start of n         -> gather of n         (EXCHANGE -> COMPUTE)  gather reads rows that were inserted, or updated
+                                                                     by the finish before this start
+    start of n         -> critical pushes of n, if they begin in the apply of n - 1: they read the same rows
+    compute of n       -> finish of n         (COMPUTE -> EXCHANGE)  finish sums gradients, and reads rows that apply
+                                                                     has updated; rows that were used may leave after it
+    start, finish      -> the next of them    in whatever stream it runs: around a snapshot the main thread plays both
+    finish of n        -> upload into the block of n  (EXCHANGE -> UPLOAD)  all work that reads the block came before
+    finish of n        -> the next use of its buffers (EXCHANGE -> COMPUTE) likewise: apply keeps gradients in buffers
+
+The update of an iteration and the critical pushes of the next one are work of the same stream, so they need no mark.
+
+**Order between host and device.** Before the host writes into the host part of a buffer again, the copies up that read
+it are over (`Memory.await_host`). Before it reads what came down, the copy is over (`Arrival.wait`). A copy down begins
+after all work that was given to the stream of the calling thread before it.
+
+**Memory.** All buffers that two streams use are allocated once, by `allocate`, and live as long as the device. Tensors
+that torch allocates are used in the stream of the thread that made them, and in no other one (`keep` copies where one
+must live longer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+
+if TYPE_CHECKING:
+    from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
+
+Bytes = NDArray[np.uint8]
+HostArray = NDArray[Any]
+# A numpy array on the CPU, a tensor on a GPU. Slices of it are DeviceArrays too. Kernels know which of both it is;
+# `Device.as_tensor` makes a tensor of it.
+DeviceArray: TypeAlias = Any
+Mark: TypeAlias = object
+
+
+class Stream(Enum):
+    """The queues that threads give work to."""
+
+    COMPUTE = "compute"
+    EXCHANGE = "exchange"
+    UPLOAD = "upload"
+
+
+class Arrival(Protocol):
+    """A copy on its way to host memory."""
+
+    def is_there(self) -> bool:
+        """Return whether the copy is complete."""
+
+    def wait(self) -> None:
+        """Wait until the copy is complete, without keeping a core busy."""
+
+
+class Memory(Protocol):
+    """The same number of bytes in host memory and in device memory. On the CPU both are the same memory."""
+
+    host: Bytes
+
+    def view(self, begin: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> DeviceArray:
+        """Return an array in the device memory that begins at a byte, a multiple of 16."""
+
+    def up(self, begin: int, end: int) -> None:
+        """Copy the bytes from begin to end up, as work of the stream of the calling thread."""
+
+    def down(self, begin: int, end: int) -> Arrival:
+        """Copy the bytes from begin to end down, after all work so far of the stream of the calling thread."""
+
+    def await_host(self) -> None:
+        """Wait until the copies up that have begun no longer read the host memory."""
+
+
+class Block(Protocol):
+    """Room for all that one iteration needs from the host. A thread fills it; it serves until the iteration is over."""
+
+    def pack(self, num_rows: int, row_width: int, arrays: Sequence[HostArray]) -> NDArray[np.float32]:
+        """Take the arrays of an iteration, and return host memory for its fetched rows.
+
+        Args:
+            num_rows: The number of fetched rows.
+            row_width: The number of columns of a row.
+            arrays: C-contiguous arrays. They do not change as long as the block serves.
+        Returns:
+            float32, shape (num_rows, row_width). The contents are undefined.
+        """
+
+    def place(self) -> list[DeviceArray]:
+        """Bring the fetched rows and the arrays to the device. Returns the rows, then the arrays in their order.
+
+        On a GPU this begins one copy, as work of the stream of the calling thread.
+        """
+
+    def release(self, mark: Mark) -> None:
+        """Note that no work behind the mark uses the block, so that it can serve another iteration."""
+
+
+@dataclass(frozen=True)
+class UpdateLists:
+    """Which owned rows a part of an iteration updates, and which gradients are theirs.
+
+    Args:
+        slots: Slots of the n rows, int32, shape (n,).
+        positions: Positions of the rows in TrainerPlan.update_slots, int64, shape (n,), ascending.
+        num_own: The number of the first rows that own samples use. The own gradient of row k < num_own is
+            own_gradients[positions[k]].
+        index: The row, from 0 to n - 1, of each gradient that arrives, int64, shape (m,), trainer by trainer. The rows
+            of one trainer are different ones.
+        starts: Where the gradients of each trainer begin in `index`, int64, shape (T + 1,), in host memory.
+        rank: The rank of this trainer among the trainers.
+    """
+
+    slots: DeviceArray
+    positions: DeviceArray
+    num_own: int
+    index: DeviceArray
+    starts: NDArray[np.int64]
+    rank: int
+
+
+class RowKernels(Protocol):
+    """Work on rows in device memory. Each call is work of the stream of the calling thread."""
+
+    def copy_rows(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray) -> None:
+        """Copy rows, and of each row as many columns as there is room for.
+
+        Args:
+            rows: float32 or int16, shape (m, columns).
+            positions: Positions of the rows to copy, int32 or int64, shape (n,).
+            out: Gets the copies, of the same dtype, shape (n, at most columns).
+        """
+
+    def copy_rows_to(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray, places: DeviceArray) -> None:
+        """Copy rows to places: out[places[k]] = rows[positions[k]].
+
+        Args:
+            rows: float32, shape (m, columns).
+            positions: int32, shape (n,).
+            out: float32, shape (at least n, columns).
+            places: int64, shape (n,), without repetitions.
+        """
+
+    def write_rows(self, rows: DeviceArray, slots: DeviceArray, values: DeviceArray) -> None:
+        """Overwrite rows.
+
+        Args:
+            rows: float32, shape (m, columns).
+            slots: int32, shape (n,), without repetitions.
+            values: float32, shape (n, columns).
+        """
+
+    def add_up(
+        self, lists: UpdateLists, own_gradients: DeviceArray, arrived: DeviceArray, *, in_tree: bool
+    ) -> torch.Tensor:
+        """Add up the gradients of owned rows.
+
+        Args:
+            lists: The rows, and which gradients are theirs.
+            own_gradients: Gradients of this trainer's samples, float32, shape (num_own, row_dim).
+            arrived: Gradients from the other trainers, float32, shape (m, row_dim).
+            in_tree: Whether the trainers, a power of two, are added in the order of a binary tree; if not, in ascending
+                order.
+        Returns:
+            float32, shape (n, row_dim). The same bits on every device.
+        """
+
+    def update(
+        self,
+        rows: DeviceArray,
+        lists: UpdateLists,
+        own_gradients: DeviceArray,
+        arrived: DeviceArray,
+        optimizer: RowOptimizer,
+        num_trained: int,
+        *,
+        in_tree: bool,
+    ) -> None:
+        """Add up the gradients of owned rows and make one step of the optimizer on these rows.
+
+        Args:
+            rows: All rows of the cache, float32, shape (num_slots, row_width).
+            lists: See `add_up`.
+            own_gradients: See `add_up`.
+            arrived: See `add_up`.
+            optimizer: Makes the step.
+            num_trained: See RowOptimizer.
+            in_tree: See `add_up`.
+        """
+
+    def embed(self, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return the row at each position. Backward adds up the gradients of a row in the order of the positions.
+
+        Args:
+            rows: float32, shape (n, columns).
+            positions: int32, any shape.
+        Returns:
+            float32, the shape of positions and columns.
+        """
+
+
+class Device(Protocol):
+    """A device, as a trainer needs it.
+
+    `name` is the name for users. `shares_memory` says whether host and device share their memory; results are then
+    there when a call returns, and later if not. `num_allocations` is the number of buffers that were allocated.
+    """
+
+    name: str
+    torch_device: torch.device
+    shares_memory: bool
+    num_allocations: int
+    kernels: RowKernels
+
+    def on(self, stream: Stream) -> AbstractContextManager[object]:
+        """Make this the stream of the calling thread inside the block. Without it, the stream is COMPUTE."""
+
+    def mark(self) -> Mark:
+        """Return a mark behind all work so far of the stream of the calling thread."""
+
+    def wait(self, mark: Mark) -> None:
+        """Let later work of the stream of the calling thread wait for the work before a mark. The host goes on.
+
+        Args:
+            mark: None: there is nothing to wait for.
+        """
+
+    def launch(self, work: Callable[..., None], *args: Any) -> None:
+        """Give work to the stream of the calling thread. It calls kernels or operations of torch, without gradients."""
+
+    def allocate(self, num_bytes: int) -> Memory:
+        """Return new memory. Its contents are undefined. It lives as long as the device."""
+
+    def empty_rows(self, num_rows: int, columns: int) -> torch.Tensor:
+        """Return float32 rows of this shape. Their contents are undefined. On the CPU, they cost memory when used."""
+
+    def block(self) -> Block:
+        """Return a new block."""
+
+    def keep(self, tensor: torch.Tensor, room: Callable[[int, int, DTypeLike], Mirror]) -> Mirror:
+        """Return rows so that other streams may read them, and with room in host memory to copy them down.
+
+        Args:
+            tensor: float32 or int16, shape (n, columns), made by the calling thread.
+            room: Returns memory for rows: their number, columns and dtype. On the CPU it is not called: the result is
+                the memory of the tensor.
+        """
+
+    def as_tensor(self, array: DeviceArray) -> torch.Tensor:
+        """Return the tensor that shares the memory of a DeviceArray."""
+
+    def as_array(self, tensor: torch.Tensor) -> DeviceArray:
+        """Return the DeviceArray that shares the memory of a tensor of this device. The tensor needs no gradient."""
+
+    def put(self, array: HostArray) -> DeviceArray:
+        """Return a host array in device memory. The host waits; for what is not part of every iteration."""
+
+    def get(self, tensor: torch.Tensor) -> HostArray:
+        """Return a tensor in host memory, C-contiguous. The host waits for the stream of the calling thread.
+
+        On the CPU a contiguous tensor shares its memory with the result.
+        """
+
+    def free_bytes(self, trainers_on_host: int) -> int:
+        """Return the bytes of device memory that a trainer may use: its part of what is free."""
+
+    def autocast(self, *, enabled: bool) -> AbstractContextManager[object]:
+        """Let the model compute in bfloat16 inside the block wherever torch regards that as safe, if enabled."""
+
+    def random_states(self) -> dict[str, NDArray[np.uint8]]:
+        """Return the states of this device's own random number generators by name; none on the CPU."""
+
+    def restore_random_states(self, states: Mapping[str, Any]) -> None:
+        """Restore what `random_states` returned, as far as it is in `states`. Raises what torch raises."""
+
+    def keeping_random_numbers(self) -> AbstractContextManager[object]:
+        """Give the random number generators of torch, on host and device, their former states back after the block."""
+
+
+class Mirror:
+    """Rows in host memory and in device memory. On the CPU both are the same memory.
+
+    Args:
+        memory: The memory, from its first byte. None: `host` and `device` are the same memory.
+        host: The rows in host memory, float32 or int16, shape (n, columns), C-contiguous.
+        device: The same rows in device memory.
+    """
+
+    __slots__ = ("_memory", "device", "host")
+
+    def __init__(self, memory: Memory | None, host: HostArray, device: DeviceArray) -> None:
+        self._memory, self.host, self.device = memory, host, device
+
+    def up(self, first: int = 0) -> None:
+        """Copy the rows from `first` on up, as work of the stream of the calling thread."""
+        begin = first * self._row_bytes
+        if self._memory is not None and begin < self.host.nbytes:
+            self._memory.up(begin, self.host.nbytes)
+
+    def down(self, first: int = 0) -> Arrival:
+        """Copy the rows from `first` on down, after all work so far of the stream of the calling thread."""
+        begin = first * self._row_bytes
+        if self._memory is None or begin == self.host.nbytes:
+            return ARRIVED
+        return self._memory.down(begin, self.host.nbytes)
+
+    @property
+    def _row_bytes(self) -> int:
+        return int(self.host.itemsize * self.host.shape[1])
+
+
+class _Arrived:
+    """The arrival of what needed no copy."""
+
+    def is_there(self) -> bool:
+        """See Arrival."""
+        return True
+
+    def wait(self) -> None:
+        """See Arrival."""
+
+
+ARRIVED: Arrival = _Arrived()

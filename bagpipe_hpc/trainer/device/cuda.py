@@ -1,0 +1,274 @@
+"""A GPU as a device: streams, events, page-locked memory. This module and its neighbours alone name CUDA.
+
+On AMD's GPUs torch has the same names.
+
+The compute stream is torch's default stream, so a training loop of the user's own needs nothing. Side streams do not
+wait for it by themselves. Each stream of `base.Stream` has one for copies down, so a copy delays no work but its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from torch import cuda, distributed
+
+from bagpipe_hpc.errors import PlatformError
+from bagpipe_hpc.trainer.device.base import (
+    Arrival,
+    Block,
+    DeviceArray,
+    HostArray,
+    Mark,
+    Memory,
+    Mirror,
+    RowKernels,
+    Stream,
+)
+from bagpipe_hpc.trainer.device.packed_block import PackedBlock
+from bagpipe_hpc.trainer.device.torch_kernels import TorchKernels
+
+RANDOM_STATE = "cuda_rng"  # its name in checkpoints
+
+_DTYPES: dict[np.dtype[Any], torch.dtype] = {
+    np.dtype(np.float32): torch.float32,
+    np.dtype(np.int16): torch.int16,
+    np.dtype(np.int32): torch.int32,
+    np.dtype(np.int64): torch.int64,
+}
+
+
+class CudaDevice:
+    """A Device. A DeviceArray is a tensor.
+
+    Args:
+        index: The number of the GPU among those that torch sees.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.torch_device = torch.device("cuda", index)
+        self.name = str(self.torch_device)
+        self.kernels: RowKernels = TorchKernels()
+        self.num_allocations = 0
+        self.shares_memory = False
+        self._streams = {
+            Stream.COMPUTE: cuda.default_stream(self.torch_device),
+            Stream.EXCHANGE: cuda.Stream(self.torch_device),
+            Stream.UPLOAD: cuda.Stream(self.torch_device),
+        }
+        # By the stream whose work they copy.
+        self._down = {stream.cuda_stream: cuda.Stream(self.torch_device) for stream in self._streams.values()}
+        # Buffers grow by doubling, so all smaller ones together are no larger than the last. They are kept, because
+        # streams may still use them, and torch would give their memory to the next tensor at once.
+        self._memories: list[_PinnedMemory] = []
+
+    @classmethod
+    def of_rank(cls, local_rank: int) -> CudaDevice:
+        """Return GPU `local_rank % number of GPUs`, as the current device, with deterministic algorithms.
+
+        Raises:
+            PlatformError: there is none.
+        """
+        count = num_gpus()
+        if count == 0:
+            raise PlatformError(
+                "training.device is gpu, but torch finds no GPU: set training.device to auto or cpu, or start trainers "
+                "where each sees a GPU"
+            )
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products
+        torch.use_deterministic_algorithms(True)
+        # It would fill the cache and all temporary tensors with nan.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        device = cls(local_rank % count)
+        cuda.set_device(device.torch_device)
+        return device
+
+    @contextmanager
+    def on(self, stream: Stream) -> Iterator[None]:
+        """See Device."""
+        with cuda.stream(self._streams[stream]):  # also makes this GPU the current one of the thread
+            yield
+
+    def mark(self) -> Mark:
+        """See Device."""
+        event = cuda.Event()
+        event.record(self._current())
+        return event
+
+    def wait(self, mark: Mark) -> None:
+        """See Device."""
+        if mark is not None:
+            assert isinstance(mark, cuda.Event)
+            self._current().wait_event(mark)
+
+    def launch(self, work: Callable[..., None], *args: Any) -> None:
+        """See Device."""
+        work(*args)
+
+    def allocate(self, num_bytes: int) -> Memory:
+        """See Device."""
+        self.num_allocations += 1
+        self._memories.append(_PinnedMemory(self, num_bytes))
+        return self._memories[-1]
+
+    def empty_rows(self, num_rows: int, columns: int) -> torch.Tensor:
+        """See Device."""
+        return torch.empty((num_rows, columns), dtype=torch.float32, device=self.torch_device)
+
+    def block(self) -> Block:
+        """See Device."""
+        return PackedBlock(self)
+
+    def keep(self, tensor: torch.Tensor, room: Callable[[int, int, DTypeLike], Mirror]) -> Mirror:
+        """See Device."""
+        dtype = np.int16 if tensor.dtype == torch.int16 else np.float32
+        mirror = room(len(tensor), tensor.shape[1], dtype)
+        mirror.device.copy_(tensor.detach())
+        return mirror
+
+    def as_tensor(self, array: DeviceArray) -> torch.Tensor:
+        """See Device."""
+        tensor: torch.Tensor = array
+        return tensor
+
+    def as_array(self, tensor: torch.Tensor) -> DeviceArray:
+        """See Device."""
+        return tensor
+
+    def put(self, array: HostArray) -> DeviceArray:
+        """See Device."""
+        return torch.from_numpy(array).to(self.torch_device)
+
+    def get(self, tensor: torch.Tensor) -> HostArray:
+        """See Device."""
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        host.copy_(tensor.detach(), non_blocking=True)
+        event = cuda.Event(blocking=True)  # the thread sleeps
+        event.record(self._current())
+        event.synchronize()
+        array: HostArray = host.numpy()
+        return array
+
+    def free_bytes(self, trainers_on_host: int) -> int:
+        """See Device. This is the free memory of the GPU, divided by the trainers that use it."""
+        trainers_on_gpu = -(-trainers_on_host // num_gpus())
+        return cuda.mem_get_info(self.torch_device)[0] // trainers_on_gpu
+
+    def autocast(self, *, enabled: bool) -> AbstractContextManager[object]:
+        """See Device."""
+        return torch.autocast("cuda", torch.bfloat16, enabled=enabled)
+
+    def random_states(self) -> dict[str, NDArray[np.uint8]]:
+        """See Device."""
+        return {RANDOM_STATE: cuda.get_rng_state(self.torch_device).numpy()}
+
+    def restore_random_states(self, states: Mapping[str, Any]) -> None:
+        """See Device."""
+        if RANDOM_STATE in states:
+            cuda.set_rng_state(torch.from_numpy(states[RANDOM_STATE]), self.torch_device)
+
+    def keeping_random_numbers(self) -> AbstractContextManager[object]:
+        """See Device."""
+        return torch.random.fork_rng([self.torch_device])
+
+    def copy_down(self, host: torch.Tensor, device: torch.Tensor) -> Arrival:
+        """Begin to copy device memory to page-locked host memory, after all work so far of the current stream."""
+        current = self._current()
+        down = self._down.get(current.cuda_stream, self._down[self._streams[Stream.COMPUTE].cuda_stream])
+        down.wait_stream(current)
+        with cuda.stream(down):
+            host.copy_(device, non_blocking=True)
+        event = cuda.Event(blocking=True)
+        event.record(down)
+        return _Copy(event)
+
+    def _current(self) -> cuda.Stream:
+        return cuda.current_stream(self.torch_device)
+
+
+class _PinnedMemory:
+    """A Memory: page-locked on the host, so that copies run beside other work."""
+
+    def __init__(self, device: CudaDevice, num_bytes: int) -> None:
+        self._owner = device
+        self._host = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+        self._device = torch.empty(num_bytes, dtype=torch.uint8, device=device.torch_device)
+        self.host: NDArray[np.uint8] = self._host.numpy()
+        self._read: cuda.Event | None = None  # behind the latest copy up
+
+    def view(self, begin: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> DeviceArray:
+        """See Memory."""
+        num_bytes = int(np.prod(shape)) * dtype.itemsize
+        return self._device[begin : begin + num_bytes].view(_DTYPES[dtype]).view(shape)
+
+    def up(self, begin: int, end: int) -> None:
+        """See Memory."""
+        if end > begin:
+            self._device[begin:end].copy_(self._host[begin:end], non_blocking=True)
+            self._read = cuda.Event(blocking=True)
+            self._read.record(cuda.current_stream(self._owner.torch_device))
+
+    def down(self, begin: int, end: int) -> Arrival:
+        """See Memory."""
+        return self._owner.copy_down(self._host[begin:end], self._device[begin:end])
+
+    def await_host(self) -> None:
+        """See Memory."""
+        if self._read is not None:
+            self._read.synchronize()
+            self._read = None
+
+
+class _Copy:
+    """An Arrival."""
+
+    def __init__(self, event: cuda.Event) -> None:
+        self._event = event
+
+    def is_there(self) -> bool:
+        """See Arrival."""
+        return bool(self._event.query())
+
+    def wait(self) -> None:
+        """See Arrival. The event blocks the thread instead of polling."""
+        self._event.synchronize()
+
+
+def num_gpus() -> int:
+    """Return how many GPUs torch can use in this process."""
+    return cuda.device_count() if cuda.is_available() else 0
+
+
+def gpu_ids() -> tuple[str, ...]:
+    """Return the UUID of each GPU."""
+    return tuple(str(cuda.get_device_properties(device).uuid) for device in range(num_gpus()))
+
+
+def try_gpus() -> str:
+    """Compute something on each GPU, and return their names and the version of their library. There is one or more.
+
+    Raises what torch raises if a GPU does not work.
+    """
+    for index in range(num_gpus()):
+        torch.ones(1, device=f"cuda:{index}").add_(1).item()
+    names = ", ".join(cuda.get_device_name(index) for index in range(num_gpus()))
+    return f"{num_gpus()} visible: {names}; CUDA {torch.version.cuda}"
+
+
+def nccl_group(store: Any, rank: int, size: int) -> Any:
+    """Return a process group of NCCL, for this trainer's current GPU."""
+    return distributed.ProcessGroupNCCL(store, rank, size, distributed.ProcessGroupNCCL.Options())
+
+
+def fault_of_nccl() -> str:
+    """Return why NCCL cannot be used in this process; empty if it can."""
+    if num_gpus() == 0:
+        return "torch finds no GPU"
+    if not distributed.is_available() or not distributed.is_nccl_available():
+        return f"torch {torch.__version__} is built without NCCL"
+    return ""

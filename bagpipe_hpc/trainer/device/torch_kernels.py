@@ -1,0 +1,70 @@
+"""Kernels on rows in operations of torch, for devices that numba does not reach. They never wait for the device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from bagpipe_hpc.trainer.device.base import DeviceArray, UpdateLists
+from bagpipe_hpc.trainer.tree_accumulator import TreeAccumulator
+
+if TYPE_CHECKING:
+    from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
+
+
+class TorchKernels:
+    """RowKernels. A DeviceArray is a tensor."""
+
+    def copy_rows(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray) -> None:
+        """See RowKernels."""
+        out.copy_(rows.index_select(0, positions)[:, : out.shape[1]])
+
+    def copy_rows_to(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray, places: DeviceArray) -> None:
+        """See RowKernels."""
+        out.index_copy_(0, places, rows.index_select(0, positions))
+
+    def write_rows(self, rows: DeviceArray, slots: DeviceArray, values: DeviceArray) -> None:
+        """See RowKernels."""
+        rows.index_copy_(0, slots.long(), values)
+
+    def add_up(
+        self, lists: UpdateLists, own_gradients: DeviceArray, arrived: DeviceArray, *, in_tree: bool
+    ) -> torch.Tensor:
+        """See RowKernels."""
+        own = own_gradients.index_select(0, lists.positions[: lists.num_own])
+        sums = torch.zeros((len(lists.positions), arrived.shape[1]), device=own.device)
+        tree = TreeAccumulator()
+        starts = lists.starts.tolist()
+        for trainer in range(len(starts) - 1):
+            begin, end = starts[trainer], starts[trainer + 1]
+            into = torch.zeros_like(sums) if in_tree else sums
+            if trainer == lists.rank:
+                into[: lists.num_own] += own
+            elif end > begin:
+                # The rows of one trainer are different ones, so each row gets its gradients in the order of trainers.
+                into.index_add_(0, lists.index[begin:end], arrived[begin:end])
+            if in_tree:
+                tree.add(into)
+        return tree.total() if in_tree else sums
+
+    def update(
+        self,
+        rows: DeviceArray,
+        lists: UpdateLists,
+        own_gradients: DeviceArray,
+        arrived: DeviceArray,
+        optimizer: RowOptimizer,
+        num_trained: int,
+        *,
+        in_tree: bool,
+    ) -> None:
+        """See RowKernels."""
+        updated = rows.index_select(0, lists.slots)
+        optimizer.step(updated, self.add_up(lists, own_gradients, arrived, in_tree=in_tree), num_trained)
+        rows.index_copy_(0, lists.slots.long(), updated)
+
+    def embed(self, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """See RowKernels."""
+        return functional.embedding(positions, rows)

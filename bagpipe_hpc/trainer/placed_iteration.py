@@ -1,0 +1,216 @@
+"""All that an iteration needs from the host and that its plan says, on the device of the trainer.
+
+prefetch thread                                            threads that play the iteration
+  1 `pack`: lists and samples into a block
+  2 the fetched rows land in the block
+  3 `place`: the block goes up, as work of UPLOAD   ---->   4 `start` waits for the mark, the others for `start`
+                                                            5 after `finish`: `release`, and the block serves again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bagpipe_hpc.protocol.plan import TrainerPlan
+from bagpipe_hpc.trainer.device.base import Block, Device, DeviceArray, HostArray, Mark, UpdateLists
+from bagpipe_hpc.trainer.gray_blocks import GrayBlocks
+from bagpipe_hpc.trainer.iteration_lists import GradientList, IterationLists, lists_of
+from bagpipe_hpc.trainer.sample_blocks import BlockSamples, BlockShare, FeatureKinds, blocks_of
+
+Float32Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PlacedSamples:
+    """The samples of a block on the device.
+
+    Args:
+        labels: float32, shape (b,).
+        dense: float32, shape (b, num_dense).
+        sample_rows: See BlockSamples.
+        bag_lengths: See BlockSamples.
+        weights: See BlockSamples.
+        num_ids: The number of ids in each ragged feature, in table order, in host memory.
+    """
+
+    labels: torch.Tensor
+    dense: torch.Tensor
+    sample_rows: torch.Tensor
+    bag_lengths: torch.Tensor
+    weights: torch.Tensor
+    num_ids: list[int]
+
+
+@dataclass(frozen=True)
+class PlacedLeaving:
+    """The rows that an iteration writes back, as in LeavingList."""
+
+    forced_slots: DeviceArray
+    forced_places: DeviceArray
+    other_slots: DeviceArray
+    other_places: DeviceArray
+
+
+@dataclass(frozen=True)
+class PlacedPushes:
+    """The owned rows that a part of an iteration pushes: their slots on the device, and the number for each trainer."""
+
+    slots: DeviceArray
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PlacedUpdates:
+    """The owned rows that a part of an iteration updates, and the number of gradients from each trainer."""
+
+    lists: UpdateLists
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PlacedIteration:
+    """An iteration, ready to start.
+
+    Args:
+        plan: The plan of the iteration.
+        placed: All of the upload lies before this mark.
+        block: Holds the arrays on the device until `finish`.
+        fetched: The fetched rows, float32, shape (n, row_width).
+        fetch_slots: TrainerPlan.fetch_slots.
+        own_slots: Slots of the rows that this trainer owns and uses itself, int32, shape (num_own,).
+        leaving: The rows that it writes back.
+        early_pushes: The rows that `start` pushes.
+        critical_pushes: The rows that `gather` pushes.
+        critical: The rows that `apply` updates.
+        delayed: The rows that `finish` updates.
+        replicated: The replicas that the trainer gets, in host memory.
+        delayed_replicas: See IterationLists, in host memory.
+        samples: Of each block.
+    """
+
+    plan: TrainerPlan
+    placed: Mark
+    block: Block
+    fetched: DeviceArray
+    fetch_slots: DeviceArray
+    own_slots: DeviceArray
+    leaving: PlacedLeaving
+    early_pushes: PlacedPushes
+    critical_pushes: PlacedPushes
+    critical: PlacedUpdates
+    delayed: PlacedUpdates
+    replicated: GrayBlocks
+    delayed_replicas: NDArray[np.int64]
+    samples: list[PlacedSamples]
+
+
+class IterationPlacer:
+    """Packs and places the iterations of one trainer, one after the other, in one thread.
+
+    Args:
+        device: The device of the trainer.
+        trainer_rank: The rank of this trainer among the trainers.
+        row_width: The number of columns of a row.
+        is_overlapped: Whether iterations overlap.
+        share: The blocks of samples that this trainer computes.
+        kinds: The features of a sample.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        trainer_rank: int,
+        row_width: int,
+        is_overlapped: bool,
+        share: BlockShare,
+        kinds: FeatureKinds,
+    ) -> None:
+        self._device, self._rank, self._row_width = device, trainer_rank, row_width
+        self._is_overlapped = is_overlapped
+        self._share, self._kinds = share, kinds
+        self._free: list[Block] = []  # P + 4: one filled, P queued, three in play; its append and pop are atomic
+
+    def pack(self, plan: TrainerPlan) -> PackedIteration:
+        """Compute the lists of an iteration, and take a block that holds them and has room for the fetched rows."""
+        lists = lists_of(plan, is_overlapped=self._is_overlapped)
+        samples = list(blocks_of(plan, self._share, self._kinds))
+        block = self._free.pop() if self._free else self._device.block()
+        rows = block.pack(len(plan.fetch_slots), self._row_width, list(_arrays(plan, lists, samples)))
+        return PackedIteration(plan, lists, samples, block, rows)
+
+    def place(self, packed: PackedIteration) -> PlacedIteration:
+        """Bring an iteration to the device, after its fetched rows have landed."""
+        plan, lists = packed.plan, packed.lists
+        arrays = iter(packed.block.place())
+        mark = self._device.mark()
+        fetched, fetch_slots, update_slots = next(arrays), next(arrays), next(arrays)
+        return PlacedIteration(
+            plan,
+            mark,
+            packed.block,
+            fetched,
+            fetch_slots,
+            update_slots[: plan.num_own],
+            PlacedLeaving(next(arrays), next(arrays), next(arrays), next(arrays)),
+            PlacedPushes(next(arrays), lists.early_pushes.counts),
+            PlacedPushes(next(arrays), lists.critical_pushes.counts),
+            self._updates(lists.critical, arrays),
+            self._updates(lists.delayed, arrays),
+            lists.replicated,
+            lists.delayed_replicas,
+            [self._samples(each, arrays) for each in packed.samples],
+        )
+
+    def release(self, iteration: PlacedIteration, mark: Mark) -> None:
+        """Note that no work behind the mark uses the arrays of an iteration."""
+        iteration.block.release(mark)
+        self._free.append(iteration.block)
+
+    def _updates(self, updates: GradientList, arrays: Iterator[DeviceArray]) -> PlacedUpdates:
+        positions, slots, index = next(arrays), next(arrays), next(arrays)
+        lists = UpdateLists(slots, positions, updates.num_own, index, updates.starts, self._rank)
+        return PlacedUpdates(lists, updates.counts)
+
+    def _samples(self, samples: BlockSamples, arrays: Iterator[DeviceArray]) -> PlacedSamples:
+        labels, dense, rows, lengths, weights = (self._device.as_tensor(next(arrays)) for _ in fields(samples))
+        return PlacedSamples(labels, dense, rows, lengths, weights, samples.bag_lengths.sum(axis=1).tolist())
+
+
+@dataclass(frozen=True)
+class PackedIteration:
+    """An iteration on its way to the device.
+
+    Args:
+        plan: The plan of the iteration.
+        lists: Its lists.
+        samples: The samples of each block.
+        block: Holds all arrays.
+        rows: Room for the fetched rows, float32, shape (n, row_width), in the block.
+    """
+
+    plan: TrainerPlan
+    lists: IterationLists
+    samples: list[BlockSamples]
+    block: Block
+    rows: Float32Array
+
+
+def _arrays(plan: TrainerPlan, lists: IterationLists, samples: list[BlockSamples]) -> Iterator[HostArray]:
+    """Yield all arrays of an iteration, in the order in which `IterationPlacer.place` takes them."""
+    yield plan.fetch_slots
+    yield plan.update_slots
+    for leaving in fields(lists.leaving):
+        yield getattr(lists.leaving, leaving.name)
+    for pushes in (lists.early_pushes, lists.critical_pushes):
+        yield pushes.slots
+    for updates in (lists.critical, lists.delayed):
+        yield from (updates.positions, updates.slots, updates.index)
+    for block in samples:
+        for part in fields(block):
+            yield getattr(block, part.name)
