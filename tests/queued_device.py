@@ -226,7 +226,7 @@ class QueuedDevice:
         return array
 
     def free_bytes(self, trainers_on_host: int) -> int:
-        return self._free if self._limit is not None else 1 << 33
+        return max(0, self._free) if self._limit is not None else 1 << 33
 
     def autocast(self, *, enabled: bool) -> AbstractContextManager[object]:
         return torch.autocast("cpu", torch.bfloat16) if enabled else nullcontext()

@@ -70,7 +70,7 @@ class DenseOffer:
         device = config.training.device
         nccl = gpu = ""
         if config.dense.backend == "nccl":
-            from bagpipe_hpc.trainer.device.cuda import fault_of_nccl
+            from bagpipe_hpc.trainer.device.gpus import fault_of_nccl
 
             nccl = fault_of_nccl()
         if device == "gpu":
@@ -131,7 +131,7 @@ def choose_backend(setting: str | None, offers: Sequence[DenseOffer], *, in_tree
         others = ["mpi"] if setting == "horovod" or faults["horovod"] else ["horovod", "mpi"]
         cures = {
             "horovod": "run env/setup.sh without --without-horovod on all nodes",
-            "nccl": "start trainers where each has a GPU, with a CUDA build of torch",
+            "nccl": "start trainers where each has a GPU, with a build of torch for it",
         }
         raise PlatformError(
             f"dense.backend = {setting!r}: {faults[setting]}; this job has {' and '.join(others)}: set dense.backend "

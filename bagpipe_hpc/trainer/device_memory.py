@@ -17,7 +17,6 @@ from bagpipe_hpc.trainer.device.base import Device
 BAG_IDS = 8  # assumed ids of a bag
 OPTIMIZER_COPIES = 2  # assumed state of a dense optimizer, in copies of the parameters, as of Adam
 SPARE_SHARE = 0.1  # of the free memory, for the libraries of the device and for gaps between tensors
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class MemoryNeed:
     def __str__(self) -> str:
         """Return the parts in words."""
         parts = {"gradients and optimizer": self.dense, "activations": self.activations, "buffers": self.buffers}
-        return ", ".join(f"{name} {in_gib(num_bytes)}" for name, num_bytes in parts.items())
+        return ", ".join(f"{name} {in_words(num_bytes)}" for name, num_bytes in parts.items())
 
 
 def need_of(config: Config, schema: Schema, model: torch.nn.Module, num_trainers: int) -> MemoryNeed:
@@ -94,8 +93,8 @@ def most_rows(config: Config, need: Callable[[], MemoryNeed], device: Device, tr
     rows = (int((1 - SPARE_SHARE) * free) - needed.total) // row_bytes
     if rows < 1:
         raise DeviceMemoryError(
-            f"{device.name} has {in_gib(free)} free for this trainer, which needs {in_gib(needed.total)} besides its "
-            f"cache ({needed}): {_cures()}"
+            f"{device.name} has {in_words(free)} free for this trainer, which needs {in_words(needed.total)} besides "
+            f"its cache ({needed}): {_cures()}"
         )
     return rows
 
@@ -116,9 +115,10 @@ def naming_memory(described: Callable[[], str]) -> Iterator[None]:
         raise DeviceMemoryError(f"out of memory: {described()}; torch says: {said}; {_cures()}") from error
 
 
-def in_gib(num_bytes: int) -> str:
+def in_words(num_bytes: int) -> str:
     """Return a number of bytes in words."""
-    return f"{num_bytes / _GIB:.2f} GiB"
+    mib = num_bytes / (1 << 20)
+    return f"{mib / 1024:.2f} GiB" if mib >= 100 else f"{mib:.2f} MiB"
 
 
 def _cures() -> str:

@@ -33,7 +33,7 @@ def make_sum(backend: str, trainers: Any, device: Device) -> DenseSum:
         case "horovod":
             return _horovod(trainers, device)
         case "nccl":
-            from bagpipe_hpc.trainer.device.cuda import nccl_group
+            from bagpipe_hpc.trainer.device.gpus import nccl_group
             from bagpipe_hpc.trainer.process_group_sum import ProcessGroupSum
 
             return ProcessGroupSum(trainers, nccl_group)  # streams wait for NCCL, and the host does not

@@ -10,7 +10,7 @@ prefetch thread                                            threads that play the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -178,7 +178,7 @@ class IterationPlacer:
         return PlacedUpdates(lists, updates.counts)
 
     def _samples(self, samples: BlockSamples, arrays: Iterator[DeviceArray]) -> PlacedSamples:
-        labels, dense, rows, lengths, weights = (self._device.as_tensor(next(arrays)) for _ in fields(samples))
+        labels, dense, rows, lengths, weights = (self._device.as_tensor(next(arrays)) for _ in range(5))
         return PlacedSamples(labels, dense, rows, lengths, weights, samples.bag_lengths.sum(axis=1).tolist())
 
 
@@ -203,14 +203,11 @@ class PackedIteration:
 
 def _arrays(plan: TrainerPlan, lists: IterationLists, samples: list[BlockSamples]) -> Iterator[HostArray]:
     """Yield all arrays of an iteration, in the order in which `IterationPlacer.place` takes them."""
-    yield plan.fetch_slots
-    yield plan.update_slots
-    for leaving in fields(lists.leaving):
-        yield getattr(lists.leaving, leaving.name)
-    for pushes in (lists.early_pushes, lists.critical_pushes):
-        yield pushes.slots
+    leaving = lists.leaving
+    yield from (plan.fetch_slots, plan.update_slots)
+    yield from (leaving.forced_slots, leaving.forced_places, leaving.other_slots, leaving.other_places)
+    yield from (lists.early_pushes.slots, lists.critical_pushes.slots)
     for updates in (lists.critical, lists.delayed):
         yield from (updates.positions, updates.slots, updates.index)
     for block in samples:
-        for part in fields(block):
-            yield getattr(block, part.name)
+        yield from (block.labels, block.dense, block.sample_rows, block.bag_lengths, block.weights)

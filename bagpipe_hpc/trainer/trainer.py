@@ -56,7 +56,7 @@ from bagpipe_hpc.trainer.dense_gradients import dense_parameters
 from bagpipe_hpc.trainer.dense_sum import DenseSum
 from bagpipe_hpc.trainer.device.base import Device, Stream
 from bagpipe_hpc.trainer.device.choose import choose_device, set_num_threads
-from bagpipe_hpc.trainer.device_memory import in_gib, most_rows, naming_memory, need_of
+from bagpipe_hpc.trainer.device_memory import in_words, most_rows, naming_memory, need_of
 from bagpipe_hpc.trainer.iteration_timer import IterationTimer
 from bagpipe_hpc.trainer.late_losses import LateLosses
 from bagpipe_hpc.trainer.make_sum import make_sum
@@ -129,7 +129,7 @@ def _cache_limit(
 
 
 def _memory_in_words(spec: JobSpec, device: Device, cache_rows: int) -> str:
-    cache, free = in_gib(cache_rows * 4 * row_width(spec.config)), in_gib(device.free_bytes(1))
+    cache, free = in_words(cache_rows * 4 * row_width(spec.config)), in_words(device.free_bytes(1))
     return f"a cache of {cache_rows:,} rows takes {cache} on {device.name}, where {free} are free"
 
 

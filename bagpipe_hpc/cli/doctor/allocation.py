@@ -117,7 +117,7 @@ def gpu_binding(world: World) -> Outcome:
 
 
 def _visible_gpus() -> tuple[str, ...]:
-    from bagpipe_hpc.trainer.device.cuda import gpu_ids
+    from bagpipe_hpc.trainer.device.gpus import gpu_ids
 
     return gpu_ids()
 

@@ -53,7 +53,7 @@ def judge_code_cache(cache: CodeCache, named: str | None) -> Outcome:
 def dense_backends(world: World) -> Outcome:
     """Say what can sum dense gradients on every rank, and what a job uses."""
     from bagpipe_hpc.trainer.dense_backend import ON_CPU, fault_of_horovod
-    from bagpipe_hpc.trainer.device.cuda import fault_of_nccl
+    from bagpipe_hpc.trainer.device.gpus import fault_of_nccl
 
     mine = [fault_of_horovod(), fault_of_nccl(), "" if offers_gpu() else ON_CPU]
     by_rank = [mine]
@@ -118,7 +118,7 @@ def _judge_horovod(world: World) -> Outcome:
     import horovod.torch as hvd
     import torch
 
-    from bagpipe_hpc.trainer.device.cuda import num_gpus
+    from bagpipe_hpc.trainer.device.gpus import num_gpus
 
     built = {"MPI": hvd.mpi_built(), "NCCL": bool(hvd.nccl_built()), "Gloo": hvd.gloo_built()}
     features = ", ".join(f"{name} {'yes' if has else 'no'}" for name, has in built.items())
@@ -159,7 +159,7 @@ def gpus(world: World) -> Outcome:
     """Check that every visible GPU works. It is no fault if there is none."""
     import torch
 
-    from bagpipe_hpc.trainer.device.cuda import num_gpus, try_gpus
+    from bagpipe_hpc.trainer.device.gpus import num_gpus, try_gpus
 
     count = num_gpus()
     if count == 0 and Path("/dev/nvidia0").exists():

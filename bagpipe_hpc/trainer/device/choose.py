@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from bagpipe_hpc.trainer.device import gpus
 from bagpipe_hpc.trainer.device.base import Device
 from bagpipe_hpc.trainer.device.cpu import CpuDevice
 
@@ -33,9 +34,7 @@ def choose_device(setting: Setting, local_rank: int) -> Device:
 
 def finds_gpu() -> bool:
     """Return whether torch can use a GPU in this process."""
-    from bagpipe_hpc.trainer.device.cuda import num_gpus
-
-    return num_gpus() > 0
+    return gpus.num_gpus() > 0
 
 
 def fault_of_gpu() -> str:

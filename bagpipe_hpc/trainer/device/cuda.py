@@ -1,4 +1,4 @@
-"""A GPU as a device: streams, events, page-locked memory. This module and its neighbours alone name CUDA.
+"""A GPU as a device: streams, events, page-locked memory. This module and `gpus.py` alone name CUDA.
 
 On AMD's GPUs torch has the same names.
 
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
-from torch import cuda, distributed
+from torch import cuda
 
 from bagpipe_hpc.errors import PlatformError
 from bagpipe_hpc.trainer.device.base import (
@@ -30,6 +30,7 @@ from bagpipe_hpc.trainer.device.base import (
     RowKernels,
     Stream,
 )
+from bagpipe_hpc.trainer.device.gpus import num_gpus
 from bagpipe_hpc.trainer.device.packed_block import PackedBlock
 from bagpipe_hpc.trainer.device.torch_kernels import TorchKernels
 
@@ -237,38 +238,3 @@ class _Copy:
     def wait(self) -> None:
         """See Arrival. The event blocks the thread instead of polling."""
         self._event.synchronize()
-
-
-def num_gpus() -> int:
-    """Return how many GPUs torch can use in this process."""
-    return cuda.device_count() if cuda.is_available() else 0
-
-
-def gpu_ids() -> tuple[str, ...]:
-    """Return the UUID of each GPU."""
-    return tuple(str(cuda.get_device_properties(device).uuid) for device in range(num_gpus()))
-
-
-def try_gpus() -> str:
-    """Compute something on each GPU, and return their names and the version of their library. There is one or more.
-
-    Raises what torch raises if a GPU does not work.
-    """
-    for index in range(num_gpus()):
-        torch.ones(1, device=f"cuda:{index}").add_(1).item()
-    names = ", ".join(cuda.get_device_name(index) for index in range(num_gpus()))
-    return f"{num_gpus()} visible: {names}; CUDA {torch.version.cuda}"
-
-
-def nccl_group(store: Any, rank: int, size: int) -> Any:
-    """Return a process group of NCCL, for this trainer's current GPU."""
-    return distributed.ProcessGroupNCCL(store, rank, size, distributed.ProcessGroupNCCL.Options())
-
-
-def fault_of_nccl() -> str:
-    """Return why NCCL cannot be used in this process; empty if it can."""
-    if num_gpus() == 0:
-        return "torch finds no GPU"
-    if not distributed.is_available() or not distributed.is_nccl_available():
-        return f"torch {torch.__version__} is built without NCCL"
-    return ""

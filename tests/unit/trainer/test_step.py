@@ -564,6 +564,45 @@ def test_a_device_that_runs_behind_changes_nothing(num_trainers: int, order: str
     assert_equal(ours, plain_training(num_trainers))
 
 
+@pytest.mark.parametrize(
+    ("num_trainers", "what", "number"),
+    [
+        (1, "stream in TrainingStep.start", 1),  # for the upload
+        (1, "stream in TrainingStep._begin_critical_pushes", 0),  # for start
+        (1, "stream in TrainingStep.finish", 1),  # for apply
+        (1, "down in TrainingStep.finish", 0),  # for rows that leave
+        (2, "down in TrainingStep._begin_pushes", 0),  # for pushed rows
+        (2, "down in TrainingStep._reduce", 0),  # for gradients
+    ],
+)
+def test_every_wait_is_needed(num_trainers: int, what: str, number: int) -> None:
+    """Without it, a device that runs behind computes something else, or meets an index that does not exist.
+
+    `number` counts the waits of this kind in this function.
+    """
+    sites: set[str] = set()
+
+    def play(deaf_at: str | None) -> Outcome:
+        def make() -> QueuedDevice:
+            devices.append(QueuedDevice("late", deaf_at=deaf_at))
+            return devices[-1]
+
+        devices: list[QueuedDevice] = []
+        outcome = planned_training(num_trainers, 20, 3, 2 * KEY_SPACE.num_keys, "while", make_device=make)
+        sites.update(*(device.sites for device in devices))
+        return outcome
+
+    plain = plain_training(num_trainers)
+    assert_equal(play(None), plain)
+    site = sorted((site for site in sites if site.startswith(f"{what},")), key=lambda site: int(site.split()[-1]))
+    for _ in range(5):  # threads may do by chance what the wait would have done
+        try:
+            assert_equal(play(site[number]), plain)
+        except (AssertionError, IndexError):
+            return
+    pytest.fail(f"nothing needs {site[number]}")
+
+
 @pytest.mark.parametrize("num_trainers", [1, 2, 3])
 @pytest.mark.parametrize("wire", ["float16", "bfloat16"])
 def test_16_bits_depend_on_neither_owners_nor_order(num_trainers: int, wire: WireDtype) -> None:

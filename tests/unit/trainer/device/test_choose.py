@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from bagpipe_hpc.errors import PlatformError
-from bagpipe_hpc.trainer.device import cuda
+from bagpipe_hpc.trainer.device import cuda, gpus
 from bagpipe_hpc.trainer.device.choose import choose_device, fault_of_gpu
 from bagpipe_hpc.trainer.device.cpu import CpuDevice
 
 
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "num_gpus", lambda: 0)
+    monkeypatch.setattr(gpus, "num_gpus", lambda: 0)
     assert isinstance(choose_device("auto", 0), CpuDevice)
     assert isinstance(choose_device("cpu", 0), CpuDevice)
     assert "finds no GPU" in fault_of_gpu()
@@ -21,8 +21,8 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_trainers_of_a_host_share_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[int] = []
-    monkeypatch.setattr(cuda, "num_gpus", lambda: 2)
-    monkeypatch.setattr(cuda.CudaDevice, "of_rank", lambda rank: chosen.append(rank % cuda.num_gpus()))
+    monkeypatch.setattr(gpus, "num_gpus", lambda: 2)
+    monkeypatch.setattr(cuda.CudaDevice, "of_rank", lambda rank: chosen.append(rank % gpus.num_gpus()))
     for setting, rank in (("auto", 0), ("auto", 1), ("gpu", 2), ("gpu", 3)):
         choose_device("gpu" if setting == "gpu" else "auto", rank)
     assert chosen == [0, 1, 0, 1]
