@@ -108,7 +108,7 @@ class QueuedDevice:
             with self._lock:
                 self._queues[self._stream, False].items.append(("await", mark))
 
-    def launch(self, work: Callable[..., None], *args: Any) -> None:
+    def launch(self, work: Callable[..., object], *args: Any) -> None:
         self.enqueue(lambda: work(*args))
 
     def enqueue(self, work: Callable[[], None]) -> None:

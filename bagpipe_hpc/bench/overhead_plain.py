@@ -30,8 +30,9 @@ def plain_microseconds(
     """
     model = copy.deepcopy(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
-    rows = torch.zeros((len(labels) * num_tables, dim))
-    positions = torch.arange(len(rows), dtype=torch.int32).view(len(labels), num_tables)
+    device = labels.device
+    rows = torch.zeros((len(labels) * num_tables, dim), device=device)
+    positions = torch.arange(len(rows), dtype=torch.int32, device=device).view(len(labels), num_tables)
     times = []
     for _ in range(iterations):
         start = time.thread_time_ns()

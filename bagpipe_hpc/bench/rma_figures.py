@@ -86,7 +86,8 @@ class RmaFigures:
         """Return the table to print."""
         heads = [f"{direction.replace('_', '-')}\n{unit}" for direction in Direction for unit in _UNITS]
         traffic = self.traffic
-        title = f"{traffic.rows} rows of {traffic.row_bytes} bytes per trainer and iteration"
+        where = "" if traffic.device == "cpu" else f", on device {traffic.device}"
+        title = f"{traffic.rows} rows of {traffic.row_bytes} bytes per trainer and iteration{where}"
         note = "the halves are measured alone, so noise can lift a share above 100 %"
         table = Table("", title=title, caption=f"{self.surroundings}\n{note}", caption_justify="left")
         for head in heads:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import cycle, islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from mpi4py import MPI
@@ -26,6 +27,9 @@ from bagpipe_hpc.transport.byte_messages import wait_all
 from bagpipe_hpc.transport.direct import DirectServer, DirectTrainer
 from bagpipe_hpc.transport.staged import StagedServer, StagedTrainer
 from bagpipe_hpc.transport.window import RowWindow
+
+if TYPE_CHECKING:
+    from bagpipe_hpc.trainer.device.base import Mirror
 
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
@@ -128,12 +132,14 @@ class BenchTrainer:
 
     Raises:
         RuntimeError: A transport brought rows that differ from the table's.
+        PlatformError: The rows shall lie on a GPU, and torch finds none.
     """
 
     def __init__(self, comm: MPI.Intracomm, traffic: RmaTraffic) -> None:
         self._traffic, self._trainer = traffic, comm.rank - traffic.servers
         self._ring = RowWindow(comm, 0, traffic.dim)
-        self._landing = np.zeros((traffic.rows, traffic.dim), dtype=np.float32)
+        self._rows = None if traffic.device == "cpu" else _rows_on_device(traffic, self._trainer)
+        self._landing = np.zeros((traffic.rows, traffic.dim), np.float32) if self._rows is None else self._rows().host
         self._stages = np.ones((traffic.num_stages, traffic.rows, traffic.dim), dtype=np.float32)
         self.works: dict[tuple[str, Direction], Work] = {}
         for direction in Direction:
@@ -180,8 +186,21 @@ class BenchTrainer:
     def _play(self, end: TrainerEnd, plans: Sequence[TrainerPlan]) -> None:
         """Do what a trainer does whose computation takes no time."""
         for plan in plans:
+            if self._rows is not None:
+                self._play_on_device(end, plan, self._rows())
+                continue
             end.fetch(plan, self._landing[: plan.fetch_counts.sum()])
             end.write_back(plan, self._landing[: plan.write_back_counts.sum()])
+
+    def _play_on_device(self, end: TrainerEnd, plan: TrainerPlan, rows: Mirror) -> None:
+        """Fetch, bring the rows up; bring them down, write back. Some plans have rows in one direction only."""
+        num_fetched, num_written = int(plan.fetch_counts.sum()), int(plan.write_back_counts.sum())
+        end.fetch(plan, rows.host[:num_fetched])
+        if num_fetched:
+            rows.up()
+        if num_written:
+            rows.down().wait()
+        end.write_back(plan, rows.host[:num_written])
 
     def _check(self, transport: RmaTransport, iteration: int) -> None:
         traffic = self._traffic
@@ -194,6 +213,15 @@ class BenchTrainer:
         initial_rows(traffic).fill(np.concatenate(keys), expected)
         if not np.array_equal(self._landing, expected):
             raise RuntimeError(f"{transport} transport brought wrong rows to trainer {self._trainer}")
+
+
+def _rows_on_device(traffic: RmaTraffic, trainer: int) -> Callable[[], Mirror]:
+    """Return a function that returns rows of a trainer, when no copy reads their host part any more."""
+    from bagpipe_hpc.trainer.buffers import RowBuffer  # imports torch, which takes seconds
+    from bagpipe_hpc.trainer.device.choose import choose_device
+
+    buffer = RowBuffer(choose_device(traffic.device, trainer))
+    return lambda: buffer.rows(traffic.rows, traffic.dim)
 
 
 def initial_rows(traffic: RmaTraffic) -> RowInitializer:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc.errors import ConfigError, TopologyError
 from bagpipe_hpc.protocol.plan import ServerPlan, TrainerPlan
 from bagpipe_hpc.sharding import KeySpace, Sharding
+from bagpipe_hpc.trainer.device.names import DeviceName
 
 Int64Array = NDArray[np.int64]
 
@@ -47,6 +48,8 @@ class RmaTraffic:
         prefetch_depth: Servers gather stages up to this number of iterations ahead (P).
         transports: Transports to measure.
         num_ranks: Number of ranks, S + T.
+        device: Where the rows of trainers lie. If it is a GPU, they go up after each fetch, and come down before they
+            are written back.
     Raises:
         ConfigError: An option is out of range or contradicts another; names both.
         TopologyError: No rank is left for a trainer.
@@ -62,6 +65,7 @@ class RmaTraffic:
     prefetch_depth: int = 4
     transports: tuple[RmaTransport, ...] = tuple(RmaTransport)
     num_ranks: int = 2
+    device: DeviceName = "cpu"
 
     def __post_init__(self) -> None:
         for name in ("servers", "rows", "dim", "iterations", "warm_up", "rounds"):

@@ -23,6 +23,10 @@ JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="A
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting.")
 ]
+DeviceOption = Annotated[
+    str,
+    typer.Option("--device", metavar="DEVICE", help="Where trainers compute: auto, cpu or gpu, as training.device."),
+]
 
 app = typer.Typer(help="Measure parts of the system on this machine or cluster.", no_args_is_help=True)
 
@@ -114,6 +118,9 @@ def rma(
     transport: Annotated[
         str, typer.Option(help="Transports to measure, separated by commas.")
     ] = "staged,direct,per-row",
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="Where the rows of trainers lie: auto, cpu or gpu.")
+    ] = "cpu",
     json_file: JsonFile = None,
 ) -> None:
     """Measure how many rows per second move between servers and trainers.
@@ -133,13 +140,15 @@ def rma(
         from bagpipe_hpc.bench.rma_traffic import RmaTraffic, parse_transports
         from bagpipe_hpc.data.dataset import no_progress
         from bagpipe_hpc.runtime.console import open_console
+        from bagpipe_hpc.trainer.device.names import device_named
 
         try:
             _check_files(world, json_file)
             transports = parse_transports(transport)
             traffic = RmaTraffic(
-                servers, rows, dim, table_rows, iterations, warm_up, rounds, prefetch_depth, transports, world.size
-            )
+                servers, rows, dim, table_rows, iterations, warm_up, rounds, prefetch_depth, transports, world.size,
+                device_named("--device", device),
+            )  # fmt: skip
         except BagpipeError as error:
             _refuse(world, error)
         if traffic:
@@ -165,6 +174,7 @@ def ladder(
         list[int] | None,
         typer.Option(metavar="K", help="Add a rung whose training.blocks is K, a power of two; may be given again."),
     ] = None,
+    device: DeviceOption = "auto",
     overrides: Overrides = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -187,17 +197,19 @@ def ladder(
         from bagpipe_hpc.launch.job import run_training
         from bagpipe_hpc.launch.request import Request
         from bagpipe_hpc.runtime.console import open_console
+        from bagpipe_hpc.trainer.device.names import device_named
 
-        code = EXIT_DONE
+        code, name = EXIT_DONE, ""
         try:
             _check_files(world, json_file)
+            name = device_named("--device", device)
         except ConfigError as error:
             _refuse(world, error)
             code = EXIT_INVALID
         for number, rung in enumerate(chosen if code == EXIT_DONE else [], start=1):
             if world.rank == 0 and code == EXIT_DONE:
                 print(f"rung {number} of {len(chosen)}: {rung.name}", flush=True)
-            settings = [*(overrides or []), *steps.COMMON, *rung.overrides]
+            settings = [f"training.device={name}", *(overrides or []), *steps.COMMON, *rung.overrides]
             code = code or run_training(Request(config, data, run_dir / rung.directory, settings))
         if world.rank == 0 and code == EXIT_DONE:
             summaries = steps.read_summaries(run_dir, chosen)
@@ -221,6 +233,7 @@ def overhead(
             help="Seconds that trainer 0 pauses in the middle, while all others wait, 1 or more; 0: no pause."
         ),
     ] = 10.0,
+    device: DeviceOption = "auto",
     overrides: Overrides = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -240,16 +253,23 @@ def overhead(
         from bagpipe_hpc.exit_codes import exit_code_of
         from bagpipe_hpc.launch.request import Request
         from bagpipe_hpc.runtime.console import open_console
+        from bagpipe_hpc.trainer.device.names import device_named
 
         code = EXIT_DONE
         try:
             bench.check_pause(pause)
             _check_files(world, json_file)
+            chosen = f"training.device={device_named('--device', device)}"
         except ConfigError as error:
             _refuse(world, error)
             code = EXIT_INVALID
         else:
-            settings = [*bench.tiny_settings(world.size), *(overrides or []), *bench.length_settings(iterations)]
+            settings = [
+                *bench.tiny_settings(world.size),
+                chosen,
+                *(overrides or []),
+                *bench.length_settings(iterations),
+            ]
             request = Request(None, data, run_dir, settings, has_own_loop=True)
             job = train_with_pause(world, request, iterations, pause)
             code = exit_code_of(job.error)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from bagpipe_hpc.exit_codes import EXIT_FAILURE
-from tests.integration.jobs import summary_of
+from bagpipe_hpc.exit_codes import EXIT_FAILURE, EXIT_INVALID
+from bagpipe_hpc.trainer.device.gpus import num_gpus
+from tests.integration.jobs import command, finish, summary_of
 from tests.integration.ragged_training import MEAN, make_ragged_dataset
 from tests.launch import run_ranks
 
@@ -82,3 +83,12 @@ def test_too_little_memory_ends_the_job_with_what_mends_it(dataset: Path, tmp_pa
     for words in ("out of memory: a cache of", "on queued, where ", "lower cache.rows"):
         assert words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(num_gpus() > 0, reason="there is a GPU")
+def test_a_job_that_asks_for_a_gpu_ends_where_there_is_none(dataset: Path, tmp_path: Path) -> None:
+    done = run_ranks(3, command(dataset, tmp_path / "run", "training.device=gpu"), timeout=60)
+    finish(done, EXIT_INVALID)
+    assert done.stderr.count("bagpipe: error: training.device = 'gpu': torch ") == 1, done.stderr
+    assert "set training.device to auto or cpu" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -45,6 +45,7 @@ def test_a_table_of_more_than_2_to_the_31_elements() -> None:
     ("num_ranks", "options", "message"),
     [
         (1, [], "start with `mpirun -n 2` or more"),
+        (2, ["--device", "tpu"], "--device is 'tpu'; give auto, cpu, gpu"),
         (3, ["--transport", "fast"], "allowed, separated by commas: staged, direct, per-row"),
     ],
 )

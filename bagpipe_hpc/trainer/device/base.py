@@ -253,7 +253,7 @@ class Device(Protocol):
             mark: None: there is nothing to wait for.
         """
 
-    def launch(self, work: Callable[..., None], *args: Any) -> None:
+    def launch(self, work: Callable[..., object], *args: Any) -> None:
         """Give work to the stream of the calling thread. It calls kernels or operations of torch, without gradients."""
 
     def allocate(self, num_bytes: int) -> Memory:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from bagpipe_hpc.trainer.device import gpus
 from bagpipe_hpc.trainer.device.base import Device
 from bagpipe_hpc.trainer.device.cpu import CpuDevice
+from bagpipe_hpc.trainer.device.names import DeviceName
 
-Setting = Literal["auto", "cpu", "gpu"]
 
-
-def choose_device(setting: Setting, local_rank: int) -> Device:
+def choose_device(setting: DeviceName, local_rank: int) -> Device:
     """Return the device of a trainer.
 
     auto is GPU `local_rank % number of GPUs` if the host has a GPU, else the CPU. A GPU becomes the current device of

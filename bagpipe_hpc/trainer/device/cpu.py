@@ -53,7 +53,7 @@ class CpuDevice:
     def wait(self, mark: Mark) -> None:
         """See Device."""
 
-    def launch(self, work: Callable[..., None], *args: Any) -> None:
+    def launch(self, work: Callable[..., object], *args: Any) -> None:
         """See Device."""
         work(*args)
 

@@ -107,7 +107,7 @@ class CudaDevice:
             assert isinstance(mark, cuda.Event)
             self._current().wait_event(mark)
 
-    def launch(self, work: Callable[..., None], *args: Any) -> None:
+    def launch(self, work: Callable[..., object], *args: Any) -> None:
         """See Device."""
         work(*args)
 

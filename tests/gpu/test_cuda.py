@@ -1,0 +1,164 @@
+"""A GPU keeps the rules of `trainer/device/base.py`, and computes what the CPU computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bagpipe_hpc.config import RowOptimizerConfig, ScheduleConfig
+from bagpipe_hpc.learning_rate import LearningRate
+from bagpipe_hpc.trainer.buffers import BufferPool, RowBuffer, fixed_rows
+from bagpipe_hpc.trainer.device.base import Stream, UpdateLists
+from bagpipe_hpc.trainer.device.cpu import CpuDevice, CpuKernels
+from bagpipe_hpc.trainer.device.cuda import CudaDevice
+from bagpipe_hpc.trainer.random_state import keep_random_state, restore_random_state
+from bagpipe_hpc.trainer.row_optimizer import build_row_optimizer
+from tests.kernels import check_kernels, random_lists
+from tests.unit.trainer.device.test_packed_block import ARRAYS
+
+DIM = 16
+LONG = 200_000_000  # cycles: a tenth of a second
+
+
+def delay(gpu: CudaDevice) -> None:
+    """Keep the stream of this thread busy, so that work that does not wait for it is seen to come too early."""
+    gpu.launch(torch.cuda._sleep, LONG)
+
+
+def test_rows_go_up_and_come_down(gpu: CudaDevice) -> None:
+    rows = RowBuffer(gpu).rows(4, 2)
+    rows.host[:] = np.arange(8).reshape(4, 2)
+    delay(gpu)
+    rows.up()
+    gpu.launch(lambda: rows.device.mul_(10))
+    arrival = rows.down(2)  # the last two rows
+    arrival.wait()
+    assert arrival.is_there()
+    assert rows.host.tolist() == [[0, 1], [2, 3], [40, 50], [60, 70]]
+
+
+def test_the_host_does_not_wait(gpu: CudaDevice) -> None:
+    rows = RowBuffer(gpu).rows(1000, 16)
+    rows.host[:] = 1
+    delay(gpu)
+    rows.up()
+    assert not rows.down().is_there()
+
+
+def test_the_next_rows_wait_for_the_way_up_of_those_before(gpu: CudaDevice) -> None:
+    buffer = RowBuffer(gpu)
+    first = buffer.rows(1000, 16)
+    seen = torch.empty_like(first.device)
+    first.host[:] = 1
+    delay(gpu)
+    first.up()
+    gpu.launch(seen.copy_, first.device)
+    buffer.rows(1000, 16).host[:] = 2
+    assert (gpu.get(seen) == 1).all()
+
+
+def test_a_stream_waits_for_a_mark(gpu: CudaDevice) -> None:
+    rows, seen = (fixed_rows(gpu, 1000, 16) for _ in range(2))
+    rows.device.fill_(1)
+    gpu.wait(gpu.mark())
+    before = gpu.mark()
+    with gpu.on(Stream.EXCHANGE):
+        gpu.wait(before)
+        delay(gpu)
+        gpu.launch(lambda: rows.device.fill_(2))
+        mark = gpu.mark()
+    gpu.wait(mark)
+    gpu.launch(lambda: seen.device.copy_(rows.device))
+    seen.down().wait()
+    assert (seen.host == 2).all()
+
+
+def test_who_takes_a_buffer_waits_for_who_gave_it_back(gpu: CudaDevice) -> None:
+    pool, result = BufferPool(gpu), fixed_rows(gpu, 1000, 16)
+    buffer = pool.take()
+    rows = buffer.rows(1000, 16)
+    with gpu.on(Stream.EXCHANGE):
+        gpu.launch(lambda: rows.device.fill_(1))
+        delay(gpu)
+        gpu.launch(lambda: result.device.copy_(rows.device))
+        pool.give_back(buffer, gpu.mark())
+    again = pool.take().rows(1000, 16)
+    gpu.launch(lambda: again.device.fill_(2))
+    with gpu.on(Stream.EXCHANGE):
+        result.down().wait()
+    assert (result.host == 1).all()
+
+
+def test_blocks(gpu: CudaDevice) -> None:
+    block = gpu.block()
+    for num_rows in (2, 0, 3000, 1):
+        with gpu.on(Stream.UPLOAD):
+            rows = block.pack(num_rows, 2, ARRAYS)
+            rows[:] = np.arange(2 * num_rows).reshape(num_rows, 2)
+            placed, mark = block.place(), gpu.mark()
+        gpu.wait(mark)
+        for found, expected in zip(placed, [rows, *ARRAYS], strict=True):
+            np.testing.assert_array_equal(gpu.get(gpu.as_tensor(found)), expected)
+        block.release(gpu.mark())
+
+
+def test_rows_of_kernels(gpu: CudaDevice) -> None:
+    check_kernels(gpu.kernels, gpu.put, gpu.get)
+
+
+@pytest.mark.parametrize("in_tree", [False, True])
+@pytest.mark.parametrize(("num_trainers", "rank"), [(1, 0), (2, 1), (8, 5)])
+def test_sums_have_the_bits_of_the_cpu(gpu: CudaDevice, in_tree: bool, num_trainers: int, rank: int) -> None:
+    lists, own, arrived = random_lists(num_trainers, rank, DIM, seed=1)
+    expected = CpuKernels().add_up(lists, own, arrived, in_tree=in_tree)
+    found = gpu.kernels.add_up(on(gpu, lists), gpu.put(own), gpu.put(arrived), in_tree=in_tree)
+    assert gpu.get(found).tobytes() == expected.numpy().tobytes()
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adagrad", "rowwise_adagrad", "adam"])
+def test_updates_are_those_of_the_cpu(gpu: CudaDevice, name: Any) -> None:
+    """Close, not equal to the bit: divisions and fused operations may round in another way."""
+    widths = {"sgd": 0, "momentum": DIM, "adagrad": DIM, "rowwise_adagrad": 1, "adam": 2 * DIM}
+    lists, own, arrived = random_lists(4, 1, DIM, seed=7)
+    optimizer = build_row_optimizer(RowOptimizerConfig(name=name), LearningRate(0.1, ScheduleConfig()))
+    rows = np.random.default_rng(0).random((40, DIM + widths[name]), np.float32)
+    expected, found = rows.copy(), gpu.put(rows)
+    CpuKernels().update(expected, lists, own, arrived, optimizer, 3, in_tree=False)
+    arguments = on(gpu, lists), gpu.put(own), gpu.put(arrived)
+    gpu.kernels.update(found, *arguments, optimizer, 3, in_tree=False)
+    np.testing.assert_allclose(gpu.get(found), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_embedding_forwards_and_backwards(gpu: CudaDevice) -> None:
+    random = np.random.default_rng(0)
+    rows = random.random((50, DIM), np.float32)
+    positions = random.integers(0, 50, (30, 4)).astype(np.int32)
+    direction = random.random((30, 4, DIM), np.float32)
+    found = []
+    for device in (CpuDevice(), gpu, gpu):
+        leaf = device.as_tensor(device.put(rows.copy())).requires_grad_()
+        vectors = device.kernels.embed(leaf, device.as_tensor(device.put(positions)))
+        (vectors * device.as_tensor(device.put(direction))).sum().backward()
+        assert leaf.grad is not None
+        found.append((device.get(vectors), device.get(leaf.grad)))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-5, atol=1e-6)
+    assert found[1][1].tobytes() == found[2][1].tobytes()
+
+
+def test_random_numbers_go_on_where_they_were_kept(gpu: CudaDevice) -> None:
+    states = keep_random_state(gpu)
+    expected = torch.rand(5, device=gpu.torch_device)
+    restore_random_state(gpu, states)
+    assert torch.equal(torch.rand(5, device=gpu.torch_device), expected)
+    with gpu.keeping_random_numbers():
+        torch.rand(3, device=gpu.torch_device)
+    restore_random_state(gpu, keep_random_state(gpu))
+
+
+def on(gpu: CudaDevice, lists: UpdateLists) -> UpdateLists:
+    slots, positions, index = (gpu.put(each) for each in (lists.slots, lists.positions, lists.index))
+    return UpdateLists(slots, positions, lists.num_own, index, lists.starts, lists.rank)
