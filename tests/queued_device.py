@@ -54,7 +54,7 @@ class QueuedMark:
 class Queue:
     """The work of a stream: functions, marks to reach, and marks of other queues to wait for."""
 
-    items: deque[Callable[[], None] | tuple[Literal["reach", "await"], QueuedMark]]
+    items: deque[Callable[[], object] | tuple[Literal["reach", "await"], QueuedMark]]
 
 
 class QueuedDevice:
@@ -111,7 +111,7 @@ class QueuedDevice:
     def launch(self, work: Callable[..., object], *args: Any) -> None:
         self.enqueue(lambda: work(*args))
 
-    def enqueue(self, work: Callable[[], None]) -> None:
+    def enqueue(self, work: Callable[[], object]) -> None:
         with self._lock:
             self._queues[self._stream, False].items.append(work)
             self._progress()
