@@ -71,8 +71,10 @@ def build_step(
         table_names=tuple(table.name for table in schema.tables),
         pooling=Pooling(schema, config, device),
         cache=RowCache(num_slots, row_width(config), device),
-        row_optimizer=build_optimizer_of_tables(config, schema),
-        dense_optimizer=build_dense_optimizer(config.dense_optimizer, model.parameters(), dense_rate),
+        row_optimizer=build_optimizer_of_tables(config, schema, waits=device.shares_memory),
+        dense_optimizer=build_dense_optimizer(
+            config.dense_optimizer, model.parameters(), dense_rate, waits=device.shares_memory
+        ),
         dense_gradients=DenseSynchronizer(model, dense_sum, device, blocks.count),
         blocks=blocks,
         feature_kinds=FeatureKinds([table.ragged for table in tables], [table.weighted for table in tables]),

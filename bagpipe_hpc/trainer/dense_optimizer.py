@@ -24,13 +24,19 @@ class DenseOptimizer:
         learning_rate: Replaces the learning rate of the torch optimizer.
         clip_norm: The largest norm of the gradients, over all parameters. Larger gradients are scaled down to it. None:
             gradients are never scaled.
+        waits: Whether the host waits for the norm, to leave gradients alone that need no scaling.
     """
 
     def __init__(
-        self, torch_optimizer: torch.optim.Optimizer, learning_rate: LearningRate, clip_norm: float | None = None
+        self,
+        torch_optimizer: torch.optim.Optimizer,
+        learning_rate: LearningRate,
+        clip_norm: float | None = None,
+        *,
+        waits: bool = True,
     ) -> None:
         self.torch_optimizer = torch_optimizer
-        self._learning_rate, self._clip_norm = learning_rate, clip_norm
+        self._learning_rate, self._clip_norm, self._waits = learning_rate, clip_norm, waits
 
     def zero_grad(self) -> None:
         """Delete all gradients."""
@@ -47,13 +53,14 @@ class DenseOptimizer:
         """
         groups = self.torch_optimizer.param_groups
         if self._clip_norm is not None:
-            clip_by_norm([p.grad for group in groups for p in group["params"] if p.grad is not None], self._clip_norm)
+            gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+            clip_by_norm(gradients, self._clip_norm, waits=self._waits)
         for group in groups:
             group["lr"] = self._learning_rate(num_trained)
         self.torch_optimizer.step()
 
 
-def clip_by_norm(gradients: list[torch.Tensor], clip_norm: float) -> None:
+def clip_by_norm(gradients: list[torch.Tensor], clip_norm: float, *, waits: bool = True) -> None:
     """Scale gradients in place so that their norm is at most clip_norm, as torch.nn.utils.clip_grad_norm_ does.
 
     The sums of the torch function depend on the number of threads. Trainers may have different numbers of threads, but
@@ -62,21 +69,35 @@ def clip_by_norm(gradients: list[torch.Tensor], clip_norm: float) -> None:
     Args:
         gradients: Floating-point tensors of any shapes.
         clip_norm: The largest norm over all gradients together.
+        waits: Whether the host waits for the norm. If it does not, gradients are always scaled, perhaps by 1, which
+            changes no bit.
     """
     squares = torch.cat([ordered_sum(gradient.double().square().flatten()) for gradient in gradients])
-    norm = float(ordered_sum(squares).sqrt())
-    scale = clip_norm / (norm + 1e-6)
-    if scale < 1:
-        for gradient in gradients:
-            gradient.mul_(scale)
+    scales = clip_norm / (ordered_sum(squares).sqrt() + 1e-6)
+    if waits:
+        scale: float | torch.Tensor = float(scales)
+        if not scale < 1:
+            return
+    else:
+        scale = torch.where(scales < 1, scales, 1.0).squeeze()
+    for gradient in gradients:
+        gradient.mul_(scale)
 
 
 def build_dense_optimizer(
-    config: DenseOptimizerConfig, parameters: Parameters, learning_rate: LearningRate
+    config: DenseOptimizerConfig, parameters: Parameters, learning_rate: LearningRate, *, waits: bool = True
 ) -> DenseOptimizer:
-    """Return the optimizer that a configuration names. `check_dense_optimizer` has accepted the configuration."""
+    """Return the optimizer that a configuration names. `check_dense_optimizer` has accepted the configuration.
+
+    Args:
+        config: The settings of the optimizer.
+        parameters: The parameters of the model.
+        learning_rate: The learning rate of each iteration.
+        waits: See DenseOptimizer.
+    """
     kind = _classes()[config.name.lower()]
-    return DenseOptimizer(kind(parameters, lr=learning_rate.base, **config.arguments), learning_rate, config.clip_norm)
+    torch_optimizer = kind(parameters, lr=learning_rate.base, **config.arguments)
+    return DenseOptimizer(torch_optimizer, learning_rate, config.clip_norm, waits=waits)
 
 
 def check_dense_optimizer(config: DenseOptimizerConfig) -> None:

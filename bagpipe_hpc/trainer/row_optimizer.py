@@ -138,15 +138,26 @@ class ByTable:
 
     Args:
         optimizers: The optimizer of each table. Several tables may use the same one.
+        waits: Whether the host waits for the number of rows of each optimizer. If it does not, every optimizer steps on
+            copies of all rows.
     """
 
-    def __init__(self, optimizers: Sequence[RowOptimizer]) -> None:
+    def __init__(self, optimizers: Sequence[RowOptimizer], *, waits: bool = True) -> None:
         self._optimizers = list(dict.fromkeys(optimizers))
         self._numbers = torch.tensor([self._optimizers.index(optimizer) for optimizer in optimizers])
+        self._waits = waits
 
     def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
         """See RowOptimizer."""
-        numbers = self._numbers.to(rows.device)[rows[:, -1].long()]
+        self._numbers = self._numbers.to(rows.device)  # a copy in the first step at most
+        numbers = self._numbers[rows[:, -1].long()]
+        if not self._waits:
+            before = rows[:, :-1].clone()
+            for number, optimizer in enumerate(self._optimizers):
+                stepped = before.clone()
+                optimizer.step(stepped, gradients.clone(), num_trained)
+                rows[:, :-1] = torch.where((numbers == number)[:, None], stepped, rows[:, :-1])
+            return
         for number, optimizer in enumerate(self._optimizers):
             chosen = (numbers == number).nonzero().squeeze(1)
             part = rows[chosen, :-1]
@@ -154,8 +165,14 @@ class ByTable:
             rows[chosen, :-1] = part
 
 
-def build_optimizer_of_tables(config: Config, schema: Schema) -> RowOptimizer:
-    """Return the optimizer of all rows of a job."""
+def build_optimizer_of_tables(config: Config, schema: Schema, *, waits: bool = True) -> RowOptimizer:
+    """Return the optimizer of all rows of a job.
+
+    Args:
+        config: The settings of the job.
+        schema: The schema of the data set.
+        waits: Whether the host may wait for the device; see ByTable.
+    """
 
     @cache
     def build(rate: float, num_unused: int) -> RowOptimizer:
@@ -164,7 +181,9 @@ def build_optimizer_of_tables(config: Config, schema: Schema) -> RowOptimizer:
     if not config.optimizes_by_table:
         return build(config.row_learning_rate, 0)
     names = [table.name for table in schema.own_tables]
-    return ByTable([build(config.row_learning_rate_of(name), config.unused_columns_of(name)) for name in names])
+    return ByTable(
+        [build(config.row_learning_rate_of(name), config.unused_columns_of(name)) for name in names], waits=waits
+    )
 
 
 def build_row_optimizer(config: RowOptimizerConfig, learning_rate: LearningRate, num_unused: int = 0) -> RowOptimizer:

@@ -122,6 +122,18 @@ def test_clipping_is_pytorchs(clip_norm: float) -> None:
         torch.testing.assert_close(mine.grad, theirs.grad)
 
 
+@pytest.mark.parametrize("clip_norm", [0.1, 3.0, 1e6])
+def test_clipping_without_a_wait_gives_the_same_bits(clip_norm: float) -> None:
+    model, other = make_model(), make_model()
+    for each, waits in ((model, True), (other, False)):
+        gradients(each, 0)
+        clip_by_norm([p.grad for p in each.parameters() if p.grad is not None], clip_norm, waits=waits)
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        assert torch.equal(mine.grad, theirs.grad)
+
+
 @pytest.mark.usefixtures("threads")
 def test_clipping_does_not_depend_on_threads() -> None:
     torch.manual_seed(0)

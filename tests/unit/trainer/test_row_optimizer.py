@@ -180,7 +180,8 @@ TABLES = Schema(tables=tuple(TableSchema(name=name, num_embeddings=50) for name 
 
 
 @pytest.mark.parametrize("settings", ALL_SETTINGS)
-def test_tables_with_rates_of_their_own(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("waits", [True, False])
+def test_tables_with_rates_of_their_own(settings: dict[str, Any], waits: bool) -> None:
     """Each as if it were alone; the last column of a row, the number of its table, stays."""
     rates = {"a": 0.013, "b": 0.5, "c": 0.013}
     config = Config.model_validate(
@@ -190,7 +191,7 @@ def test_tables_with_rates_of_their_own(settings: dict[str, Any]) -> None:
             "tables": {"b": {"learning_rate": 0.5}},
         }
     )
-    optimizer = build_optimizer_of_tables(config, TABLES)
+    optimizer = build_optimizer_of_tables(config, TABLES, waits=waits)
     assert isinstance(optimizer, ByTable)
     tables = torch.randint(0, 3, (NUM_ROWS,), generator=torch.Generator().manual_seed(0))
     rows = torch.randn(NUM_ROWS, row_width(config)).abs()
