@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from bagpipe_hpc.compiled import compiled
+
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
 Rows = NDArray[np.float32 | np.int16]
@@ -36,17 +38,14 @@ class GrayBlocks:
     """
 
     def __init__(self, counts: Int32Array) -> None:
-        self.edges = np.zeros((len(counts), 5), dtype=np.int64)
-        self.edges[:, 1:] = counts.cumsum().reshape(counts.shape)
-        self.edges[1:, 0] = self.edges[:-1, 4]
+        self.edges = _edges(counts)
 
     def __len__(self) -> int:
         return int(self.edges[-1, 4])
 
     def counts(self, part: Part) -> Int64Array:
         """Return the number of rows of a part in each block, int64, shape (T,)."""
-        counts: Int64Array = (self.edges[:, part[:, 1]] - self.edges[:, part[:, 0]]).sum(axis=1)
-        return counts
+        return _counts(self.edges, part)
 
     def runs(self, part: Part, rows: Rows) -> list[tuple[int, Rows]]:
         """Return each trainer that has rows of a part, and these rows, which are one run.
@@ -58,3 +57,24 @@ class GrayBlocks:
         ((first, stop),) = part.tolist()
         edges = zip(self.edges[:, first].tolist(), self.edges[:, stop].tolist(), strict=True)
         return [(trainer, rows[begin:end]) for trainer, (begin, end) in enumerate(edges) if end > begin]
+
+
+@compiled
+def _edges(counts: Int32Array) -> Int64Array:
+    edges = np.empty((len(counts), 5), dtype=np.int64)
+    end = 0
+    for trainer in range(len(counts)):
+        edges[trainer, 0] = end
+        for gray_class in range(4):
+            end += counts[trainer, gray_class]
+            edges[trainer, gray_class + 1] = end
+    return edges
+
+
+@compiled
+def _counts(edges: Int64Array, part: Part) -> Int64Array:
+    counts = np.zeros(len(edges), dtype=np.int64)
+    for trainer in range(len(edges)):
+        for run in range(len(part)):
+            counts[trainer] += edges[trainer, part[run, 1]] - edges[trainer, part[run, 0]]
+    return counts

@@ -132,13 +132,7 @@ def _pushes(plan: TrainerPlan, pushed: GrayBlocks, part: Part) -> PushList:
 
 
 def _gradients(plan: TrainerPlan, pushed: GrayBlocks, part: Part, is_updated: Mask) -> GradientList:
-    positions, slots, num_own, index = _updates(
-        is_updated, plan.num_own, plan.update_slots, pushed.edges, part, plan.push_index
-    )
-    counts = pushed.counts(part)
-    starts = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(counts, out=starts[1:])
-    return GradientList(positions, slots, num_own, index, counts, starts)
+    return GradientList(*_updates(is_updated, plan.num_own, plan.update_slots, pushed.edges, part, plan.push_index))
 
 
 def _leaving(plan: TrainerPlan) -> LeavingList:
@@ -188,8 +182,8 @@ def _push_slots(edges: Int64Array, part: Part, push_index: Int32Array, update_sl
 @compiled
 def _updates(
     is_updated: Mask, num_own: int, update_slots: Int32Array, edges: Int64Array, part: Part, push_index: Int32Array
-) -> tuple[Int64Array, Int32Array, int, Int64Array]:
-    """Return `positions`, `slots`, `num_own` and `index` of a GradientList.
+) -> tuple[Int64Array, Int32Array, int, Int64Array, Int64Array, Int64Array]:
+    """Return the fields of a GradientList.
 
     Args:
         is_updated: Which rows of update_slots are in the list, bool.
@@ -214,4 +208,9 @@ def _updates(
     index = positions_of(edges, part)
     for taken in range(len(index)):
         index[taken] = places[push_index[index[taken]]]
-    return positions, slots, own, index
+    counts, starts = np.zeros(len(edges), dtype=np.int64), np.zeros(len(edges) + 1, dtype=np.int64)
+    for trainer in range(len(edges)):
+        for run in range(len(part)):
+            counts[trainer] += edges[trainer, part[run, 1]] - edges[trainer, part[run, 0]]
+        starts[trainer + 1] = starts[trainer] + counts[trainer]
+    return positions, slots, own, index, counts, starts

@@ -179,7 +179,8 @@ class IterationPlacer:
 
     def _samples(self, samples: BlockSamples, arrays: Iterator[DeviceArray]) -> PlacedSamples:
         labels, dense, rows, lengths, weights = (self._device.as_tensor(next(arrays)) for _ in range(5))
-        return PlacedSamples(labels, dense, rows, lengths, weights, samples.bag_lengths.sum(axis=1).tolist())
+        num_ids = samples.bag_lengths.sum(axis=1).tolist() if len(samples.bag_lengths) else []
+        return PlacedSamples(labels, dense, rows, lengths, weights, num_ids)
 
 
 @dataclass(frozen=True)

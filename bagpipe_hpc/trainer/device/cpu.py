@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,7 @@ class SharedMemory:
 
     def view(self, begin: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> DeviceArray:
         """See Memory."""
-        num_bytes = int(np.prod(shape)) * dtype.itemsize
+        num_bytes = math.prod(shape) * dtype.itemsize
         return self.host[begin : begin + num_bytes].view(dtype).reshape(shape)
 
     def up(self, begin: int, end: int) -> None:
@@ -148,7 +149,7 @@ class CpuBlock:
         if num_bytes > len(self._memory.host):
             self._device.num_allocations += 1
             self._memory = SharedMemory(1 << (num_bytes - 1).bit_length())
-        rows: NDArray[np.float32] = self._memory.view(0, np.dtype(np.float32), (num_rows, row_width))
+        rows = self._memory.host[:num_bytes].view(np.float32).reshape(num_rows, row_width)
         self._arrays = [rows, *arrays]
         return rows
 

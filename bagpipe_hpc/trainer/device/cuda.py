@@ -8,6 +8,7 @@ wait for it by themselves. Each stream of `base.Stream` has one for copies down,
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -204,7 +205,7 @@ class _PinnedMemory:
 
     def view(self, begin: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> DeviceArray:
         """See Memory."""
-        num_bytes = int(np.prod(shape)) * dtype.itemsize
+        num_bytes = math.prod(shape) * dtype.itemsize
         return self._device[begin : begin + num_bytes].view(_DTYPES[dtype]).view(shape)
 
     def up(self, begin: int, end: int) -> None:
