@@ -9,8 +9,9 @@ prefetch thread                                            threads that play the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ class PlacedSamples:
         bag_lengths: See BlockSamples.
         weights: See BlockSamples.
         num_ids: The number of ids in each ragged feature, in table order, in host memory.
+        own_arrays: What RowKernels.arrays_of_samples has made.
     """
 
     labels: torch.Tensor
@@ -44,6 +46,7 @@ class PlacedSamples:
     bag_lengths: torch.Tensor
     weights: torch.Tensor
     num_ids: list[int]
+    own_arrays: Sequence[DeviceArray] = ()
 
 
 @dataclass(frozen=True)
@@ -140,15 +143,21 @@ class IterationPlacer:
         """Compute the lists of an iteration, and take a block that holds them and has room for the fetched rows."""
         lists = lists_of(plan, is_overlapped=self._is_overlapped)
         samples = list(blocks_of(plan, self._share, self._kinds))
+        kernels, num_rows = self._device.kernels, plan.num_own + len(lists.replicated)
+        of_kernels = [list(kernels.arrays_of_updates(updates)) for updates in (lists.critical, lists.delayed)]
+        of_kernels += [list(kernels.arrays_of_samples(each, num_rows)) for each in samples]
         block = self._free.pop() if self._free else self._device.block()
-        rows = block.pack(len(plan.fetch_slots), self._row_width, list(_arrays(plan, lists, samples)))
-        return PackedIteration(plan, lists, samples, block, rows)
+        arrays = [*_arrays(plan, lists, samples), *chain.from_iterable(of_kernels)]
+        rows = block.pack(len(plan.fetch_slots), self._row_width, arrays)
+        return PackedIteration(plan, lists, samples, block, rows, [len(each) for each in of_kernels])
 
     def place(self, packed: PackedIteration) -> PlacedIteration:
         """Bring an iteration to the device, after its fetched rows have landed."""
         plan, lists = packed.plan, packed.lists
-        arrays = iter(packed.block.place())
+        placed = packed.block.place()
         mark = self._device.mark()
+        arrays, of_kernels = iter(placed), iter(placed[len(placed) - sum(packed.of_kernels) :])
+        own = [list(islice(of_kernels, count)) for count in packed.of_kernels]
         fetched, fetch_slots, update_slots = next(arrays), next(arrays), next(arrays)
         return PlacedIteration(
             plan,
@@ -160,11 +169,11 @@ class IterationPlacer:
             PlacedLeaving(next(arrays), next(arrays), next(arrays), next(arrays)),
             PlacedPushes(next(arrays), lists.early_pushes.counts),
             PlacedPushes(next(arrays), lists.critical_pushes.counts),
-            self._updates(lists.critical, arrays),
-            self._updates(lists.delayed, arrays),
+            self._updates(lists.critical, arrays, own[0]),
+            self._updates(lists.delayed, arrays, own[1]),
             lists.replicated,
             lists.delayed_replicas,
-            [self._samples(each, arrays) for each in packed.samples],
+            [self._samples(each, arrays, mine) for each, mine in zip(packed.samples, own[2:], strict=True)],
         )
 
     def release(self, iteration: PlacedIteration, mark: Mark) -> None:
@@ -172,15 +181,19 @@ class IterationPlacer:
         iteration.block.release(mark)
         self._free.append(iteration.block)
 
-    def _updates(self, updates: GradientList, arrays: Iterator[DeviceArray]) -> PlacedUpdates:
+    def _updates(
+        self, updates: GradientList, arrays: Iterator[DeviceArray], own: Sequence[DeviceArray]
+    ) -> PlacedUpdates:
         positions, slots, index = next(arrays), next(arrays), next(arrays)
-        lists = UpdateLists(slots, positions, updates.num_own, index, updates.starts, self._rank)
+        lists = UpdateLists(slots, positions, updates.num_own, index, updates.starts, self._rank, own)
         return PlacedUpdates(lists, updates.counts)
 
-    def _samples(self, samples: BlockSamples, arrays: Iterator[DeviceArray]) -> PlacedSamples:
+    def _samples(
+        self, samples: BlockSamples, arrays: Iterator[DeviceArray], own: Sequence[DeviceArray]
+    ) -> PlacedSamples:
         labels, dense, rows, lengths, weights = (self._device.as_tensor(next(arrays)) for _ in range(5))
         num_ids = samples.bag_lengths.sum(axis=1).tolist() if len(samples.bag_lengths) else []
-        return PlacedSamples(labels, dense, rows, lengths, weights, num_ids)
+        return PlacedSamples(labels, dense, rows, lengths, weights, num_ids, own)
 
 
 @dataclass(frozen=True)
@@ -193,6 +206,8 @@ class PackedIteration:
         samples: The samples of each block.
         block: Holds all arrays.
         rows: Room for the fetched rows, float32, shape (n, row_width), in the block.
+        of_kernels: The number of arrays of the kernels, for `critical`, `delayed` and each block of samples. They are
+            the last arrays of the block.
     """
 
     plan: TrainerPlan
@@ -200,6 +215,7 @@ class PackedIteration:
     samples: list[BlockSamples]
     block: Block
     rows: Float32Array
+    of_kernels: list[int]
 
 
 def _arrays(plan: TrainerPlan, lists: IterationLists, samples: list[BlockSamples]) -> Iterator[HostArray]:

@@ -54,7 +54,9 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 
 if TYPE_CHECKING:
+    from bagpipe_hpc.trainer.iteration_lists import GradientList
     from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
+    from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 
 Bytes = NDArray[np.uint8]
 HostArray = NDArray[Any]
@@ -137,6 +139,7 @@ class UpdateLists:
             of one trainer are different ones.
         starts: Where the gradients of each trainer begin in `index`, int64, shape (T + 1,), in host memory.
         rank: The rank of this trainer among the trainers.
+        own_arrays: What RowKernels.arrays_of_updates has made.
     """
 
     slots: DeviceArray
@@ -145,10 +148,26 @@ class UpdateLists:
     index: DeviceArray
     starts: NDArray[np.int64]
     rank: int
+    own_arrays: Sequence[DeviceArray] = ()
 
 
 class RowKernels(Protocol):
-    """Work on rows in device memory. Each call is work of the stream of the calling thread."""
+    """Work on rows in device memory. Each call is work of the stream of the calling thread.
+
+    Kernels may need index arrays of their own. The prefetch thread makes them from the plan (`arrays_of_samples`,
+    `arrays_of_updates`), and they travel with the block of the iteration.
+    """
+
+    def arrays_of_samples(self, samples: BlockSamples, num_rows: int) -> Sequence[HostArray]:
+        """Return arrays for a block of samples. They come to `PlacedSamples.own_arrays`.
+
+        Args:
+            samples: The samples.
+            num_rows: The number of rows of the trainer in this iteration: own rows, then replicas.
+        """
+
+    def arrays_of_updates(self, updates: GradientList) -> Sequence[HostArray]:
+        """Return arrays for the update of rows. They come to `UpdateLists.own_arrays`."""
 
     def copy_rows(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray) -> None:
         """Copy rows, and of each row as many columns as there is room for.

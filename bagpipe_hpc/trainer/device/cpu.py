@@ -29,7 +29,9 @@ from bagpipe_hpc.trainer.device.base import (
 from bagpipe_hpc.trainer.row_kernels import add_gradients, add_gradients_in_tree, copy_rows, copy_rows_to
 
 if TYPE_CHECKING:
+    from bagpipe_hpc.trainer.iteration_lists import GradientList
     from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
+    from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
@@ -164,6 +166,14 @@ class CpuBlock:
 
 class CpuKernels:
     """RowKernels in compiled loops and operations of torch."""
+
+    def arrays_of_samples(self, samples: BlockSamples, num_rows: int) -> Sequence[HostArray]:
+        """See RowKernels."""
+        return ()
+
+    def arrays_of_updates(self, updates: GradientList) -> Sequence[HostArray]:
+        """See RowKernels."""
+        return ()
 
     def copy_rows(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray) -> None:
         """See RowKernels."""

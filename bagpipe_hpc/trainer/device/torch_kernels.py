@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
-from bagpipe_hpc.trainer.device.base import DeviceArray, UpdateLists
+from bagpipe_hpc.trainer.device.base import DeviceArray, HostArray, UpdateLists
 from bagpipe_hpc.trainer.tree_accumulator import TreeAccumulator
 
 if TYPE_CHECKING:
+    from bagpipe_hpc.trainer.iteration_lists import GradientList
     from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
+    from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 
 
 class TorchKernels:
     """RowKernels. A DeviceArray is a tensor."""
+
+    def arrays_of_samples(self, samples: BlockSamples, num_rows: int) -> Sequence[HostArray]:
+        """See RowKernels."""
+        return ()
+
+    def arrays_of_updates(self, updates: GradientList) -> Sequence[HostArray]:
+        """See RowKernels."""
+        return ()
 
     def copy_rows(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray) -> None:
         """See RowKernels."""
