@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -148,7 +148,7 @@ class CudaDevice:
 
     def get(self, tensor: torch.Tensor) -> HostArray:
         """See Device."""
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        host = _page_locked(tensor.shape, tensor.dtype)
         host.copy_(tensor.detach(), non_blocking=True)
         event = cuda.Event(blocking=True)  # the thread sleeps
         event.record(self._current())
@@ -198,7 +198,7 @@ class _PinnedMemory:
 
     def __init__(self, device: CudaDevice, num_bytes: int) -> None:
         self._owner = device
-        self._host = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+        self._host = _page_locked((num_bytes,), torch.uint8)
         self._device = torch.empty(num_bytes, dtype=torch.uint8, device=device.torch_device)
         self.host: NDArray[np.uint8] = self._host.numpy()
         self._read: cuda.Event | None = None  # behind the latest copy up
@@ -239,3 +239,8 @@ class _Copy:
     def wait(self) -> None:
         """See Arrival. The event blocks the thread instead of polling."""
         self._event.synchronize()
+
+
+def _page_locked(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Return host memory that the GPU can copy from and to by itself."""
+    return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)

@@ -6,8 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from bagpipe_hpc.trainer.buffers import RowBuffer
+from bagpipe_hpc.trainer.device.base import Stream
+from bagpipe_hpc.trainer.wire import WireDtype
+from tests.fake_cuda import FakeCuda, FakeCudaDevice, fake_cuda
 from tests.launch import REPO_ROOT
+from tests.unit.trainer.test_step import assert_equal, planned_training
 
 PACKAGE = REPO_ROOT / "bagpipe_hpc"
 LAYER = PACKAGE / "trainer" / "device"
@@ -24,3 +30,51 @@ def test_no_other_module_names_it(source: Path) -> None:
     found = {match.lower() for match in FOREIGN.findall((PACKAGE / source).read_text(encoding="utf-8"))}
     foreign = found - ALLOWED.get(source.as_posix(), set())
     assert not foreign, f"{source}: {sorted(foreign)} belongs into bagpipe_hpc/trainer/device/"
+
+
+def test_which_stream_waits_for_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_cuda(monkeypatch)
+    device = FakeCudaDevice()
+    buffer = RowBuffer(device)
+    rows = buffer.rows(3, 2)
+    rows.host[:] = 5
+    with device.on(Stream.UPLOAD):
+        rows.up()
+        mark = device.mark()
+        upload = FakeCuda.current_stream(device.torch_device).name
+    with device.on(Stream.EXCHANGE):
+        device.wait(None)  # nothing to wait for
+        device.wait(mark)
+        exchange = FakeCuda.current_stream(device.torch_device).name
+    device.launch(rows.device.mul_, 2)
+    arrival = rows.down(1)
+    assert FakeCuda.log[0] == (exchange, "waits for", f"work of {upload}")
+    down, what, other = FakeCuda.log[1]
+    assert (what, other) == ("waits for", "default stream")
+    assert down not in (upload, exchange, other)
+    assert arrival.is_there()
+    arrival.wait()
+    assert FakeCuda.log[2] == ("host", "waits for", f"work of {down}")
+    buffer.rows(1, 1)  # its host part is still on its way up
+    assert FakeCuda.log[3:] == [("host", "waits for", f"work of {upload}")]
+    buffer.rows(1, 1)
+    assert rows.host.tolist() == [[5, 5], [10, 10], [10, 10]]
+    assert len(FakeCuda.log) == 4
+
+
+@pytest.mark.parametrize("wire", ["float32", "float16"])
+@pytest.mark.parametrize("num_trainers", [1, 2])
+def test_training_calls_what_exists(monkeypatch: pytest.MonkeyPatch, num_trainers: int, wire: WireDtype) -> None:
+    fake_cuda(monkeypatch)
+    plain = planned_training(num_trainers, 20, 3, order="while", wire=wire)
+    assert_equal(planned_training(num_trainers, 20, 3, order="while", wire=wire, make_device=FakeCudaDevice), plain)
+    waits = {(waiting, other) for waiting, _, other in FakeCuda.log}
+    assert ("default stream", "work of default stream") not in waits
+
+
+def test_the_names_are_those_of_torch() -> None:
+    for name in ("Stream", "Event", "default_stream", "current_stream", "stream"):
+        assert hasattr(torch.cuda, name)
+    for name in ("wait_event", "wait_stream"):
+        assert hasattr(torch.cuda.Stream, name)
+    assert {"query", "record", "synchronize"} <= set(dir(torch.cuda.Event))
