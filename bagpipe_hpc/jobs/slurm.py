@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bagpipe_hpc.jobs.description import JobDescription
-from bagpipe_hpc.jobs.shell import COUNT_RANKS, MPIRUN
+from bagpipe_hpc.jobs.shell import MPIRUN, SET_BLOCKS, count_ranks
 
 # A requeued job keeps its id.
 _JOB = """\
@@ -72,8 +72,8 @@ def body(job: JobDescription) -> list[str]:
     if job.template == "import":
         return [*parts, "threads=1\n" + _SRUN[job.mpi]]
     if job.template == "train-het":
-        return [*parts, _SRUN[job.mpi] + _SRUN_BOTH_KINDS]
-    count = COUNT_RANKS + (_CHECK_CORES if job.min_nodes else _CHECK_ROOM)
+        return [*parts, (SET_BLOCKS if job.blocks else "") + _SRUN[job.mpi] + _SRUN_BOTH_KINDS]
+    count = count_ranks(job) + (_CHECK_CORES if job.min_nodes else _CHECK_ROOM)
     if job.template == "train-mpirun":
         return [*parts, count + MPIRUN[job.mpi]]
     return [*parts, count + _SRUN[job.mpi] + _SRUN_ONE_KIND]
