@@ -46,7 +46,7 @@ echo >>"$CALLS/launches"
 """
 # What launchers do here: drop their options and run bagpipe, once.
 LAUNCH = """
-case "$*" in "getattr size") echo 4; exit ;; "job timeleft") echo 3600; exit ;; --parent*) exit ;; esac
+case "$*" in "getattr size") echo 4; exit ;; "job timeleft") echo 3600; exit ;; --parent*) exit ;; *" true") exit ;; esac
 while [[ $1 != */bagpipe ]]; do shift; done
 exec "$@"
 """
@@ -268,6 +268,17 @@ def test_a_range_of_nodes_asks_for_the_cores_of_the_fullest(batch: Batch, templa
             assert f"n{'tasks=' if template == 'train' else ' '}{1 + 3 + trainers}" in batch.launches()[0]
         else:
             assert "4 ranks of 3 threads on a node, but 11 cores: raise --mincpus" in batch.output(done)
+
+
+@pytest.mark.parametrize("template", ["train", "train-het"])
+def test_every_run_of_a_slurm_job_has_a_step_of_its_own(batch: Batch, template: str) -> None:
+    """Slurm numbers the steps of each run from 0, and a socket of the run before may be left on a node."""
+    batch.prepare(train("slurm", template), ENDS_WELL)
+    done = run_command(batch.command, timeout=SECONDS, env=batch.env | {"SLURM_RESTART_COUNT": "2"})
+    assert done.returncode == 0, batch.output(done)
+    *skipped, launch = batch.launches()
+    assert [line.split() for line in skipped] == [["srun", "--mpi=none", "--ntasks=1", "true"]] * 2
+    assert "bagpipe train" in launch
 
 
 @pytest.mark.parametrize("template", ["train", "train-mpirun"])
