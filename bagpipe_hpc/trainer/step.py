@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc import trace
 from bagpipe_hpc.protocol.plan import TrainerPlan
 from bagpipe_hpc.trainer.buffers import BufferPool, HostBuffer, HostMemory
-from bagpipe_hpc.trainer.cache import RowCache, to_device, to_host
+from bagpipe_hpc.trainer.cache import RowCache, in_own_memory, to_device, to_host
 from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.trainer.gray_blocks import (
     CRITICAL_GRADIENTS,
@@ -334,7 +334,7 @@ class TrainingStep:
         leaf = rows.detach().requires_grad_(not block.read_only)  # its gradients are those of this block
         return TrainerBatch(
             block,
-            dense=to_device(block.dense, rows.device),
+            dense=in_own_memory(block.dense, rows.device),
             embedded=self._pooling(block, leaf),
             rows=leaf,
             table_names=self._table_names,

@@ -46,7 +46,7 @@ echo >>"$CALLS/launches"
 """
 # What launchers do here: drop their options and run bagpipe, once.
 LAUNCH = """
-case "$*" in "getattr size") echo 4; exit ;; "job timeleft") echo 3600; exit ;; --parent*) exit ;; *" true") exit ;; esac
+case "$*" in "getattr size") echo 4; exit ;; "job timeleft") echo 3600; exit ;; --parent* | *" true") exit ;; esac
 while [[ $1 != */bagpipe ]]; do shift; done
 exec "$@"
 """
