@@ -286,6 +286,7 @@ class TrainingConfig(_Section):
         ge=1,
         le=MAX_BLOCKS,
         description="Cut each batch into this many blocks, a power of two, and add up their gradients in one order. "
+        "Needs training.threads. "
         "The model is then the same to the bit for every number of trainers that divides it. null: one per trainer.",
     )
     device: Literal["auto", "cpu", "gpu"] = Field(
@@ -318,6 +319,16 @@ class TrainingConfig(_Section):
         if self.blocks & (self.blocks - 1):
             below = 1 << (self.blocks.bit_length() - 1)
             raise ValueError(f"training.blocks is {self.blocks}; give a power of two, such as {below} or {2 * below}")
+        if self.blocks > self.batch_size:
+            raise ValueError(
+                f"training.blocks is {self.blocks}, training.batch_size is {self.batch_size}, so blocks would have no "
+                "samples; lower training.blocks, or raise training.batch_size"
+            )
+        if self.threads is None:
+            raise ValueError(
+                f"training.blocks is {self.blocks}, and without training.threads the threads of a trainer, and with "
+                "them the order of sums, depend on the number of trainers; set training.threads, too"
+            )
         if self.wire_dtype != "float32":
             raise ValueError(
                 f"training.blocks is {self.blocks}, training.wire_dtype is {self.wire_dtype}: what is rounded between "

@@ -214,6 +214,9 @@ class QueuedDevice:
         tensor: torch.Tensor = array
         return tensor
 
+    def as_input(self, array: DeviceArray) -> torch.Tensor:
+        return self.as_tensor(array)
+
     def as_array(self, tensor: torch.Tensor) -> DeviceArray:
         return tensor
 
@@ -260,7 +263,7 @@ class _QueuedMemory:
     def __init__(self, device: QueuedDevice, num_bytes: int) -> None:
         self._owner = device
         self.host: NDArray[np.uint8] = np.full(num_bytes, POISON, np.uint8)
-        self._device = np.full(num_bytes, POISON, np.uint8)
+        self._device = torch.full((num_bytes,), POISON, dtype=torch.uint8).numpy()  # aligned as that of a device
         self._read: QueuedMark | None = None
 
     def view(self, begin: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> DeviceArray:

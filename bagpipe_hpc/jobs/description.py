@@ -71,6 +71,7 @@ class JobDescription(BaseModel):
     servers: int = Field(3, ge=1, le=100_000)
     gpus_per_node: int = Field(4, ge=0, le=64)
     trainers_per_node: int | None = Field(None, ge=1, le=1024)  # None: one per GPU, or 1 without GPUs
+    blocks: int | None = Field(None, ge=1)  # training.blocks, if the job may change its number of trainers
     threads: int = Field(8, ge=1, le=1024)  # cores of each rank
 
     site_lines: tuple[Line, ...] = ()  # shell commands that run first, such as `module load`
@@ -109,6 +110,12 @@ class JobDescription(BaseModel):
             )
         if self.min_nodes and self.min_nodes > self.nodes:
             raise ValueError(f"min_nodes is {self.min_nodes}, nodes {self.nodes}: lower min_nodes or raise nodes")
+        num_trainers = self.nodes * self.num_trainers_per_node
+        if self.blocks and (self.blocks & (self.blocks - 1) or self.blocks % num_trainers):
+            raise ValueError(
+                f"blocks is {self.blocks}, and all nodes have {num_trainers} trainer(s): give a power of two that the "
+                "number of trainers divides"
+            )
         if self.warning_seconds >= self.time_limit_seconds:
             raise ValueError(
                 f"warning_seconds is {self.warning_seconds}, time_limit {self.time_limit}: the warning must come "
@@ -128,7 +135,7 @@ class JobDescription(BaseModel):
 
     @property
     def num_ranks(self) -> int:
-        """Number of ranks: oracle, servers and trainers."""
+        """Number of ranks on all nodes: oracle, servers and trainers."""
         return 1 + self.servers + self.nodes * self.num_trainers_per_node
 
     @property

@@ -126,8 +126,8 @@ def shown_trainers(checkpoint: Checkpoint, config: Config, topology: Topology) -
     blocks_before, blocks = setting_of_blocks(checkpoint), config.training.blocks
     if blocks != blocks_before:
         return [
-            f"  training.blocks: {_shown(blocks_before)} -> {_shown(blocks)}: sums have another order from here on, so "
-            "the model will not be equal to the bit to that of a job that keeps its blocks"
+            f"  training.blocks was {_shown(blocks_before)}: sums have another order from here on, so the model will "
+            "not be equal to the bit to that of a job that keeps its blocks"
         ]
     if before == now:
         return []

@@ -191,7 +191,8 @@ class IterationPlacer:
     def _samples(
         self, samples: BlockSamples, arrays: Iterator[DeviceArray], own: Sequence[DeviceArray]
     ) -> PlacedSamples:
-        labels, dense, rows, lengths, weights = (self._device.as_tensor(next(arrays)) for _ in range(5))
+        labels, dense = (self._device.as_input(next(arrays)) for _ in range(2))
+        rows, lengths, weights = (self._device.as_tensor(next(arrays)) for _ in range(3))
         num_ids = samples.bag_lengths.sum(axis=1).tolist() if len(samples.bag_lengths) else []
         return PlacedSamples(labels, dense, rows, lengths, weights, num_ids, own)
 

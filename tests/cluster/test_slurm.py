@@ -229,14 +229,21 @@ def test_a_job_that_loses_a_node_and_gets_it_back_ends_with_the_same_model(
     slurm: SlurmCluster, submission: Submission, small_dataset: Path
 ) -> None:
     """It goes on with half of the trainers, and then with all again."""
-    settings = (*SETTINGS, "training.epochs=24", "training.blocks=4")
+    settings = (*SETTINGS, "training.epochs=24")
     with TemporaryDirectory(dir=TEMPORARY, prefix="bagpipe-") as path:
-        overrides = (f"roles.servers={NUM_SERVERS}", "training.threads=1", *settings)
+        overrides = (f"roles.servers={NUM_SERVERS}", "training.threads=1", "training.blocks=4", *settings)
         train(1 + NUM_SERVERS + NUM_TRAINERS, command(small_dataset, Path(path), *overrides))
         expected = str(summary_of(Path(path))["model_digest"])
 
     latest = submission.run_dir / "checkpoints" / "latest"
-    fields = {"nodes": 2, "min_nodes": 1, "gpus_per_node": 1, "data": str(small_dataset), "settings": settings}
+    fields = {
+        "nodes": 2,
+        "min_nodes": 1,
+        "gpus_per_node": 1,
+        "blocks": 4,
+        "data": str(small_dataset),
+        "settings": settings,
+    }
     job_id = submission.submit("--exclude=bp0,bp1", **fields)
     submission.wait_for_checkpoint()
     slurm.hosts.power_off("bp2")  # with oracle and script

@@ -296,6 +296,13 @@ class Device(Protocol):
     def as_tensor(self, array: DeviceArray) -> torch.Tensor:
         """Return the tensor that shares the memory of a DeviceArray."""
 
+    def as_input(self, array: DeviceArray) -> torch.Tensor:
+        """Return an array as an input of the model: a tensor in memory that is aligned to 64 bytes.
+
+        An array of a plan begins anywhere in the message of the plan. Matrix products of MKL may give other bits where
+        their arguments are aligned in another way.
+        """
+
     def as_array(self, tensor: torch.Tensor) -> DeviceArray:
         """Return the DeviceArray that shares the memory of a tensor of this device. The tensor needs no gradient."""
 

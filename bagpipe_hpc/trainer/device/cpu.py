@@ -82,6 +82,10 @@ class CpuDevice:
         """See Device."""
         return torch.from_numpy(array)
 
+    def as_input(self, array: DeviceArray) -> torch.Tensor:
+        """See Device. This copies."""
+        return torch.tensor(array)
+
     def as_array(self, tensor: torch.Tensor) -> DeviceArray:
         """See Device."""
         return tensor.numpy()

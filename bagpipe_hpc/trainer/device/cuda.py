@@ -138,6 +138,10 @@ class CudaDevice:
         tensor: torch.Tensor = array
         return tensor
 
+    def as_input(self, array: DeviceArray) -> torch.Tensor:
+        """See Device. Blocks are aligned."""
+        return self.as_tensor(array)
+
     def as_array(self, tensor: torch.Tensor) -> DeviceArray:
         """See Device."""
         return tensor

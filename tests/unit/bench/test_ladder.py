@@ -43,7 +43,7 @@ def test_rungs_can_be_chosen() -> None:
 def test_blocks_have_rungs_and_models_of_their_own() -> None:
     rungs = rungs_named("delayed", [2, 8, 2])
     assert [rung.directory for rung in rungs] == ["delayed", "2-blocks", "8-blocks"]
-    assert load_config(None, rungs[2].overrides).training.blocks == 8
+    assert "training.blocks=8" in rungs[2].overrides
     summaries = {rung.directory: summary(1, digest) for rung, digest in zip(rungs, "abc", strict=True)}
     assert wrong_digests(rungs, summaries) == []
 

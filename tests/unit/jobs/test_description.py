@@ -26,6 +26,12 @@ from bagpipe_hpc.jobs.description import JobDescription, describe
         ({"nodes": "many"}, "nodes = 'many': must be an integer$"),
         ({"system": "sge"}, "system = 'sge': must be 'slurm', 'pbs', 'lsf' or 'flux'$"),
         ({"nodes": 4, "min_nodes": 5}, "min_nodes is 5, nodes 4"),
+        (
+            {"nodes": 4, "trainers_per_node": 2, "blocks": 12},
+            r"blocks is 12, and all nodes have 8 trainer\(s\): give a po",
+        ),
+        ({"nodes": 3, "trainers_per_node": 1, "blocks": 8}, "a power of two that the number of trainers divides"),
+        ({"nodes": 4, "trainers_per_node": 2, "blocks": 4}, "blocks is 4, and all nodes have 8"),
         ({"system": "pbs", "min_nodes": 1}, "min_nodes exists only for slurm"),
         ({"system": "pbs", "template": "bench"}, "exists only for slurm"),
         ({"system": "lsf", "sweep": ("training.seed=1",)}, "a sweep needs slurm"),
