@@ -553,7 +553,7 @@ def assert_equal(ours: Outcome, theirs: Outcome) -> None:
         assert all(torch.equal(dense[name], theirs.dense[0][name]) for name in dense)
 
 
-@pytest.mark.parametrize(("work", "seed"), [("late", 0), ("early", 0), *(("random", seed) for seed in range(4))])
+@pytest.mark.parametrize(("work", "seed"), [("late", 0), ("early", 0), *(("random", seed) for seed in range(2))])
 @pytest.mark.parametrize(
     ("num_trainers", "order"), [(1, "while"), (3, "while"), (3, "before"), (3, "after"), (2, "with snapshots")]
 )
