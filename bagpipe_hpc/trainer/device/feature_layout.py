@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ class FeatureLayout:
     Args:
         features: The number of the feature in each place, int32, shape (F,).
         kinds: The kind of the feature in each place, int32, shape (F,).
+        table_ends: The features of table t have the places from table_ends[t] to table_ends[t + 1], int32.
         used_columns: The number of embedding columns that the table of each feature uses, int32, shape (F,), by number
             of the feature. The columns from there to embedding_dim are masked; those behind are used by all tables.
         embedding_dim: The number of embedding columns.
@@ -31,6 +33,7 @@ class FeatureLayout:
 
     features: NDArray[np.int32]
     kinds: NDArray[np.int32]
+    table_ends: NDArray[np.int32]
     used_columns: NDArray[np.int32]
     embedding_dim: int
     row_dim: int
@@ -63,6 +66,7 @@ def layout_of(schema: Schema, config: Config) -> FeatureLayout:
     return FeatureLayout(
         np.array(order, dtype=np.int32),
         np.array([_kind(schema.tables[feature], config) for feature in order], dtype=np.int32),
+        np.cumsum([0, *Counter(sorted(schema.features.tables)).values()], dtype=np.int32),
         np.array(used, dtype=np.int32),
         config.model.embedding_dim,
         config.model.row_dim,

@@ -24,6 +24,7 @@ Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
 Float32Array = NDArray[np.float32]
 
+HOT_USES = 128  # a row with more uses is hot
 NO_GRADIENT = -(2**31)  # in the leaves of a tree: this trainer has no gradient of the row
 
 
@@ -54,12 +55,14 @@ class RowUses(NamedTuple):
         divisors: What the gradient of the vector is divided by, float32, shape (num_ids,). Empty if no feature is
             pooled by mean.
         weights: What the result is multiplied by, float32, shape (num_ids,). Empty if no feature is weighted.
+        hot_rows: The rows with more than HOT_USES uses, int32, ascending. Each of them gets programs of its own.
     """
 
     ends: Int32Array
     vectors: Int32Array
     divisors: Float32Array
     weights: Float32Array
+    hot_rows: Int32Array
 
 
 class GradientTerms(NamedTuple):
@@ -82,12 +85,13 @@ def index_bags(layout: FeatureLayout, plan: TrainerPlan) -> BagIndex:
     return BagIndex(*_index_bags(layout.kinds, plan.bag_lengths, plan.num_samples))
 
 
-def index_uses(layout: FeatureLayout, plan: TrainerPlan, num_rows: int) -> RowUses:
+def index_uses(layout: FeatureLayout, plan: TrainerPlan, bags: BagIndex, num_rows: int) -> RowUses:
     """Return the uses of each row of an iteration, by a stable counting sort.
 
     Args:
         layout: The features.
         plan: The plan of the iteration.
+        bags: Where its bags stand.
         num_rows: The number of rows: own rows and replicas.
     """
     num_ids = len(plan.sample_rows)
@@ -98,13 +102,14 @@ def index_uses(layout: FeatureLayout, plan: TrainerPlan, num_rows: int) -> RowUs
     divisors = np.empty(num_ids if layout.has_means else 0, dtype=np.float32)
     weights = np.empty(num_ids if layout.has_weights else 0, dtype=np.float32)
     if layout.has_bags:
-        offsets = index_bags(layout, plan).offsets
         _place_uses_of_bags(
-            layout.features, layout.kinds, plan.sample_rows, offsets, plan.weights, next_use, vectors, divisors, weights
+            layout.features, layout.kinds, plan.sample_rows, bags.offsets, plan.weights, next_use, vectors, divisors,
+            weights,
         )  # fmt: skip
     else:
-        _place_uses(np.argsort(layout.features), plan.sample_rows, next_use, vectors)
-    return RowUses(ends, vectors, divisors, weights)
+        _place_uses(layout.features, layout.table_ends, plan.sample_rows, next_use, vectors)
+    hot_rows = np.flatnonzero(np.diff(ends) > HOT_USES).astype(np.int32)
+    return RowUses(ends, vectors, divisors, weights, hot_rows)
 
 
 def index_terms(
@@ -177,14 +182,16 @@ def _index_bags(kinds: Int32Array, bag_lengths: Int32Array, num_samples: int) ->
     weight_shifts = np.zeros(len(kinds), dtype=np.int32)
     end = num_lengths = num_weights = 0
     for place in range(len(kinds)):
-        begin = end
-        for sample in range(num_samples):
-            offsets[place * num_samples + sample] = end
-            if kinds[place] == ONE_HOT:
-                end += 1
-            else:
-                end += bag_lengths[num_lengths]
-                num_lengths += 1
+        begin, first = end, place * num_samples
+        if kinds[place] == ONE_HOT:
+            for sample in range(num_samples):
+                offsets[first + sample] = begin + sample
+            end += num_samples
+        else:
+            for sample in range(num_samples):
+                offsets[first + sample] = end
+                end += bag_lengths[num_lengths + sample]
+            num_lengths += num_samples
         if kinds[place] & WEIGHTED:
             weight_shifts[place] = num_weights - begin
             num_weights += end - begin
@@ -202,14 +209,19 @@ def _count(rows: Int32Array, ends: Int32Array) -> None:
 
 
 @compiled
-def _place_uses(places: Int64Array, sample_rows: Int32Array, next_use: Int32Array, vectors: Int32Array) -> None:
-    num_features = len(places)
+def _place_uses(
+    features: Int32Array, table_ends: Int32Array, sample_rows: Int32Array, next_use: Int32Array, vectors: Int32Array
+) -> None:
+    num_features = len(features)
     num_samples = len(sample_rows) // num_features
-    for sample in range(num_samples):
-        for feature in range(num_features):
-            row = sample_rows[places[feature] * num_samples + sample]
-            vectors[next_use[row]] = sample * num_features + feature
-            next_use[row] += 1
+    # Only features of one table have rows in common. So the order of tables does not matter, and the rows of one table
+    # fit into a near cache.
+    for table in range(len(table_ends) - 1):
+        for sample in range(num_samples):
+            for place in range(table_ends[table], table_ends[table + 1]):
+                row = sample_rows[place * num_samples + sample]
+                vectors[next_use[row]] = sample * num_features + features[place]
+                next_use[row] += 1
 
 
 @compiled

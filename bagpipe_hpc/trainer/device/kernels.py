@@ -17,6 +17,7 @@ import torch
 import triton
 
 from bagpipe_hpc.trainer.device.feature_layout import FeatureLayout
+from bagpipe_hpc.trainer.device.index_arrays import HOT_USES
 from bagpipe_hpc.trainer.device.pooling_kernels import (
     add_row_gradients_kernel,
     gather_rows_kernel,
@@ -32,7 +33,9 @@ Tensor = torch.Tensor
 COPY_ELEMENTS, COPY_WARPS = 2048, 4
 SUM_ELEMENTS, SUM_WARPS = 256, 1
 UPDATE_ELEMENTS, UPDATE_WARPS = 1024, 4
-UNROLL = 8
+# How many uses of a row are loaded before the first of them is added. A program of a hot row has one row and only some
+# of its columns, so it has registers for many uses.
+UNROLL, HOT_UNROLL, HOT_COLUMNS = 8, 64, 32
 IS_INTERPRETED = not isinstance(gather_rows_kernel, triton.JITFunction)
 
 
@@ -66,6 +69,7 @@ class Uses(NamedTuple):
     vectors: Tensor
     divisors: Tensor
     weights: Tensor
+    hot_rows: Tensor
 
 
 class Terms(NamedTuple):
@@ -171,14 +175,19 @@ def add_row_gradients(
     features = layout.layout
     num_rows = len(own_gradients) + len(replica_gradients)
     block_rows, block_columns = _tile(features.row_dim, SUM_ELEMENTS)
-    _launch(
-        add_row_gradients_kernel, (triton.cdiv(num_rows, block_rows),), SUM_WARPS,
-        gradients, *uses, layout.used_columns, own_gradients, replica_gradients,
-        num_rows, len(own_gradients), float(scale), 1.0 / scale,
-        num_features=len(features.features), row_dim=features.row_dim, embedding_dim=features.embedding_dim,
-        has_divisors=features.has_means, has_weights=features.has_weights, is_masked=features.is_masked, wire=wire,
-        unroll=UNROLL, block_rows=block_rows, block_columns=block_columns,
-    )  # fmt: skip
+    hot_grid = len(uses.hot_rows), triton.cdiv(features.row_dim, HOT_COLUMNS)
+    for grid, count, is_hot, unroll, tile in (
+        (hot_grid, len(uses.hot_rows), True, HOT_UNROLL, (1, HOT_COLUMNS)),  # they take longest
+        ((triton.cdiv(num_rows, block_rows),), num_rows, False, UNROLL, (block_rows, block_columns)),
+    ):
+        _launch(
+            add_row_gradients_kernel, grid, SUM_WARPS,
+            gradients, *uses, layout.used_columns, own_gradients, replica_gradients,
+            count, len(own_gradients), float(scale), 1.0 / scale,
+            num_features=len(features.features), row_dim=features.row_dim, embedding_dim=features.embedding_dim,
+            has_divisors=features.has_means, has_weights=features.has_weights, is_masked=features.is_masked, wire=wire,
+            is_hot=is_hot, max_uses=HOT_USES, unroll=unroll, block_rows=tile[0], block_columns=tile[1],
+        )  # fmt: skip
 
 
 def update_rows(

@@ -156,7 +156,7 @@ def pool_rows_kernel(
 
 @triton.jit(
     do_not_specialize=["num_rows", "num_own"],
-    do_not_specialize_on_alignment=["ends", "vectors", "divisors", "weights"],
+    do_not_specialize_on_alignment=["ends", "vectors", "divisors", "weights", "hot_rows"],
 )
 def add_row_gradients_kernel(
     gradients: tl.tensor,
@@ -164,6 +164,7 @@ def add_row_gradients_kernel(
     vectors: tl.tensor,
     divisors: tl.tensor,
     weights: tl.tensor,
+    hot_rows: tl.tensor,
     used_columns: tl.tensor,
     own_gradients: tl.tensor,
     replica_gradients: tl.tensor,
@@ -178,16 +179,23 @@ def add_row_gradients_kernel(
     has_weights: tl.constexpr,
     is_masked: tl.constexpr,
     wire: tl.constexpr,
+    is_hot: tl.constexpr,
+    max_uses: tl.constexpr,
     unroll: tl.constexpr,
     block_rows: tl.constexpr,
     block_columns: tl.constexpr,
 ) -> None:
     row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
     is_row = row < num_rows
-    column = tl.arange(0, block_columns)
+    if is_hot:
+        row = tl.load(hot_rows + row, mask=is_row, other=0)
+    column = tl.program_id(1) * block_columns + tl.arange(0, block_columns)
     is_column = (column < row_dim)[None, :]
     start = tl.load(ends + row, mask=is_row, other=0)
     stop = tl.load(ends + row + 1, mask=is_row, other=0)
+    if not is_hot:  # the other launch has the rows with more uses
+        is_row = is_row & (stop - start <= max_uses)
+        stop = tl.where(is_row, stop, start)
     total = tl.full((block_rows, block_columns), 0.0, tl.float32)
     longest = tl.reduce(stop - start, 0, larger)
     for step in range(0, longest, unroll):

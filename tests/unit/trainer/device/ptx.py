@@ -14,6 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bagpipe_hpc.trainer.device import kernels
+from bagpipe_hpc.trainer.device.index_arrays import HOT_USES
 from bagpipe_hpc.trainer.device.pooling_kernels import add_row_gradients_kernel, gather_rows_kernel, pool_rows_kernel
 from bagpipe_hpc.trainer.device.row_step import NUM_PARAMETERS
 from bagpipe_hpc.trainer.device.update_kernel import update_rows_kernel
@@ -72,7 +73,8 @@ def main() -> None:
         ),
         "gradients": instructions(
             add_row_gradients_kernel, kernels.SUM_WARPS, kernels.SUM_ELEMENTS,
-            **FEATURES, has_divisors=True, has_weights=True, is_masked=True, wire="float32", unroll=kernels.UNROLL,
+            **FEATURES, has_divisors=True, has_weights=True, is_masked=True, wire="float32", is_hot=False,
+            max_uses=HOT_USES, unroll=kernels.UNROLL,
         ),
     }  # fmt: skip
     for optimizer, width in WIDTHS.items():

@@ -18,6 +18,7 @@ SCHEMA = Schema(
 def test_features_stand_in_table_order() -> None:
     layout = layout_of(SCHEMA, Config.model_validate({"tables": {"topics": {"pooling": "mean"}}}))
     assert layout.features.tolist() == [0, 2, 1]
+    assert layout.table_ends.tolist() == [0, 2, 3]
     assert layout.kinds.tolist() == [SUM, MEAN | WEIGHTED, ONE_HOT]
     assert layout.has_bags
     assert layout.has_means

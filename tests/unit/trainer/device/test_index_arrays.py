@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema, TableSchema
-from bagpipe_hpc.trainer.device.feature_layout import layout_of
+from bagpipe_hpc.trainer.device.feature_layout import FeatureLayout, layout_of
 from bagpipe_hpc.trainer.device.index_arrays import (
+    HOT_USES,
     NO_GRADIENT,
+    RowUses,
     halving_lanes,
     index_bags,
     index_leaves,
@@ -39,6 +41,10 @@ def plan(**arrays: Any) -> Any:
     return SimpleNamespace(**arrays)
 
 
+def uses_of(layout: FeatureLayout, arrays: Any, num_rows: int) -> RowUses:
+    return index_uses(layout, arrays, index_bags(layout, arrays), num_rows)
+
+
 # Two samples: tags [4, 4, 1] and []; topics [1] with weight 0.5 and [4, 0] with weights 2 and -2; sites 5 and 6.
 BAGS = plan(
     num_samples=2,
@@ -56,7 +62,7 @@ def test_bags_begin_where_the_ones_before_end() -> None:
 
 def test_uses_of_rows_stand_in_the_order_of_the_ids() -> None:
     """Vectors are numbered by sample, then by feature: tags 0, site 1, topics 2."""
-    uses = index_uses(layout_of(SCHEMA, MEANS), BAGS, num_rows=7)
+    uses = uses_of(layout_of(SCHEMA, MEANS), BAGS, num_rows=7)
     assert uses.ends.tolist() == [0, 1, 3, 3, 3, 6, 7, 8]
     assert uses.vectors.tolist() == [5, 0, 2, 0, 0, 5, 1, 4]
     assert uses.divisors.tolist() == [1, 3, 0.5, 3, 3, 1, 1, 1]  # weights of sum zero: divided by 1
@@ -67,7 +73,7 @@ def test_arrays_that_no_feature_needs_are_empty() -> None:
     layout = layout_of(Schema(tables=SCHEMA.tables[:2]), Config())
     arrays = plan(num_samples=1, sample_rows=np.array([0, 1], np.int32), bag_lengths=np.array([1], np.int32),
                   weights=np.empty(0, np.float32))  # fmt: skip
-    uses = index_uses(layout, arrays, num_rows=2)
+    uses = uses_of(layout, arrays, num_rows=2)
     assert len(uses.divisors) == len(uses.weights) == 0
     assert uses.vectors.tolist() == [0, 1]
 
@@ -86,9 +92,16 @@ def test_uses_of_one_hot_features_stand_in_the_order_of_samples() -> None:
     )  # fmt: skip
     layout = layout_of(schema, Config())
     assert len(index_bags(layout, arrays).offsets) == 0
-    uses = index_uses(layout, arrays, num_rows=3)
+    uses = uses_of(layout, arrays, num_rows=3)
     assert uses.ends.tolist() == [0, 3, 4, 6]
     assert uses.vectors.tolist() == [0, 3, 5, 2, 1, 4]
+
+
+def test_rows_with_many_uses_are_hot() -> None:
+    rows = np.repeat(np.arange(3, dtype=np.int32), [HOT_USES, HOT_USES + 1, 1])
+    arrays = plan(num_samples=len(rows), sample_rows=rows, bag_lengths=np.empty(0, np.int32))
+    layout = layout_of(Schema(tables=SCHEMA.tables[1:2]), Config())
+    assert uses_of(layout, arrays, num_rows=3).hot_rows.tolist() == [1]
 
 
 def test_no_samples() -> None:
@@ -96,19 +109,23 @@ def test_no_samples() -> None:
     arrays = plan(num_samples=0, sample_rows=empty, bag_lengths=empty, weights=np.empty(0, np.float32))
     layout = layout_of(SCHEMA, MEANS)
     assert index_bags(layout, arrays).offsets.tolist() == [0]
-    assert index_uses(layout, arrays, num_rows=2).ends.tolist() == [0, 0, 0]
+    assert uses_of(layout, arrays, num_rows=2).ends.tolist() == [0, 0, 0]
 
 
-@given(st.lists(st.integers(0, 6), max_size=40), st.integers(1, 5))
-def test_uses_are_a_stable_sort(rows: list[int], num_features: int) -> None:
-    rows = rows[: len(rows) // num_features * num_features]
-    schema = Schema(tables=tuple(TableSchema(name=f"t{n}", num_embeddings=9) for n in range(num_features)))
-    num_samples = len(rows) // num_features
-    arrays = plan(num_samples=num_samples, sample_rows=np.array(rows, np.int32), bag_lengths=np.empty(0, np.int32))
-    uses = index_uses(layout_of(schema, Config()), arrays, num_rows=7)
-    of_vectors = np.array(rows, np.int64).reshape(num_features, num_samples).T.ravel()
-    assert uses.vectors.tolist() == np.argsort(of_vectors, kind="stable").tolist()
-    assert np.diff(uses.ends).tolist() == np.bincount(of_vectors, minlength=7).tolist()
+@given(st.lists(st.tuples(*[st.integers(0, 6)] * 4), max_size=20), st.integers(1, 4))
+def test_uses_are_a_stable_sort(rows: list[tuple[int, ...]], num_tables: int) -> None:
+    """Of samples with four one-hot features, the last of which share the table of the first one."""
+    shares = [None if feature < num_tables else "t0" for feature in range(4)]
+    tables = [TableSchema(name=f"t{n}", num_embeddings=9, shares=table) for n, table in enumerate(shares)]
+    layout = layout_of(Schema(tables=tuple(tables)), Config())
+    # (samples, features): tables have no rows in common
+    offsets = [7 * feature if feature < num_tables else 0 for feature in range(4)]
+    all_rows = np.array(rows, np.int32).reshape(-1, 4) + np.array(offsets, np.int32)
+    sample_rows = all_rows.T[layout.features].ravel()
+    arrays = plan(num_samples=len(rows), sample_rows=sample_rows, bag_lengths=np.empty(0, np.int32))
+    uses = uses_of(layout, arrays, num_rows=28)
+    assert uses.vectors.tolist() == np.argsort(all_rows.ravel(), kind="stable").tolist()
+    assert np.diff(uses.ends).tolist() == np.bincount(all_rows.ravel(), minlength=28).tolist()
 
 
 # Trainer 1 of 3, with own gradients of the rows 0 to 2 of update_slots. Trainer 0 uses the rows 3 and 1, trainer 2 the

@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.trainer.device.feature_layout import layout_of
-from bagpipe_hpc.trainer.device.index_arrays import halving_lanes, index_bags, index_leaves, index_terms, index_uses
+from bagpipe_hpc.trainer.device.index_arrays import (
+    RowUses,
+    halving_lanes,
+    index_bags,
+    index_leaves,
+    index_terms,
+    index_uses,
+)
 from bagpipe_hpc.trainer.device.row_step import row_step_of
 from bagpipe_hpc.trainer.gray_blocks import CRITICAL_GRADIENTS, DELAYED_GRADIENTS, EVERYTHING, GrayBlocks, Part
 from bagpipe_hpc.trainer.pooling import Pooling
@@ -62,14 +69,19 @@ def random_values(random: np.random.Generator, *shape: int, special: float = 0.0
 
 
 def random_plan(schema: Schema, num_samples: int, num_rows: int, random: np.random.Generator) -> Any:
-    """What pooling looks at of a trainer's plan."""
+    """What pooling looks at of a trainer's plan. Row r belongs to table r % number of tables."""
     bag_lengths = random.integers(0, 5, len(schema.ragged_tables) * num_samples)
     places = [schema.tables[feature] for feature in schema.features.in_table_order]
     lengths = iter(bag_lengths.reshape(len(schema.ragged_tables), num_samples).sum(axis=1).tolist())
     num_ids = [next(lengths) if table.ragged else num_samples for table in places]
+    num_tables = len(schema.own_tables)
+    rows = [
+        random.integers(0, num_rows // num_tables, count) * num_tables + schema.features.tables[feature]
+        for count, feature in zip(num_ids, schema.features.in_table_order, strict=True)
+    ]
     num_weights = sum(count for count, table in zip(num_ids, places, strict=True) if table.weighted)
     return SimpleNamespace(
-        sample_rows=random.integers(0, max(1, num_rows), sum(num_ids)).astype(np.int32),
+        sample_rows=np.concatenate(rows).astype(np.int32),
         num_samples=num_samples,
         bag_lengths=bag_lengths.astype(np.int32),
         weights=random.choice([-0.5, 0.5, 1.0, 3.0, 0.0], num_weights).astype(np.float32),
@@ -150,10 +162,13 @@ class Case:
         kernels.pool_rows(kernels.DeviceLayout(self.layout, CPU), rows, bags, out, self.wire)
         return out
 
+    def uses(self) -> RowUses:
+        return index_uses(self.layout, self.plan, index_bags(self.layout, self.plan), self.num_rows)
+
     def row_gradients(self, kernels: Any, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
         own = torch.full((self.num_own, self.layout.row_dim), 7.0)
         replicas = torch.zeros((self.num_rows - self.num_own, self.layout.row_dim), dtype=self.replicas.dtype)
-        uses = on_device(kernels.Uses, index_uses(self.layout, self.plan, self.num_rows))
+        uses = on_device(kernels.Uses, self.uses())
         layout = kernels.DeviceLayout(self.layout, CPU)
         kernels.add_row_gradients(layout, self.gradients, uses, own, replicas, self.wire, scale)
         return own, self.format.unpack(replicas, scale)
@@ -206,14 +221,26 @@ def test_a_share_without_samples(kernels: Any) -> None:
 
 
 def test_a_long_bag_beside_short_ones(kernels: Any) -> None:
-    """Longer than a loop is unrolled, and a row with many uses."""
+    """Longer than a loop is unrolled, and a row that has many more uses than the others."""
     case = Case(RAGGED, config_of("dlrm", 3, ("tags",)), 3, "float32", seed=1, special=0)
-    lengths = np.array([0, 57, 1, 2, 33, 0], np.int32)
+    lengths = np.array([0, 257, 1, 2, 33, 0], np.int32)
     random = np.random.default_rng(2)
     case.plan.bag_lengths = lengths
-    case.plan.sample_rows = random.choice([0, 0, 0, 10], lengths.sum() + 6).astype(np.int32)
+    rows = random.choice([0, 0, 0, 10], lengths.sum() + 3)
+    case.plan.sample_rows = np.concatenate([rows, [1, 3, 1]]).astype(np.int32)
     case.plan.weights = random.random(35).astype(np.float32)
     case.vectors = Pooling(RAGGED, case.config)(case.plan, case.rows)
+    assert len(case.uses().hot_rows) == 1
+    check(kernels, case)
+
+
+def test_hot_rows_with_more_columns_than_a_program(kernels: Any) -> None:
+    """Own rows and a replica are hot."""
+    case = Case(ONE_HOT, config_of("wide_deep", 48), 220, "float16", seed=1)
+    rows = np.random.default_rng(0).choice([0, 0, 0, 10, 10, 4], 440)
+    case.plan.sample_rows = np.concatenate([rows, [5] * 220]).astype(np.int32)
+    case.vectors = Pooling(ONE_HOT, case.config)(case.plan, case.rows)
+    assert case.uses().hot_rows.tolist() == [0, 5, 10]
     check(kernels, case)
 
 
@@ -396,7 +423,7 @@ def test_torchs_own_square_root_is_almost_the_same(kernels: Any) -> None:
 def test_kernels_compile_to_the_operations_they_name(tmp_path: Path) -> None:
     """For an H100, without one: fused only where the source says so, no approximations, no atomic operations."""
     environment = {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
-    done = run_python(["-m", "tests.unit.trainer.device.ptx"], timeout=120, env=environment)
+    done = run_python(["-m", "tests.unit.trainer.device.ptx"], timeout=280, env=environment)
     assert done.returncode == 0, done.stderr
     found: dict[str, dict[str, int]] = json.loads(done.stdout)
     assert {name for name, counts in found.items() if counts["fused"]} == {"sgd", "momentum", "adagrad"}
