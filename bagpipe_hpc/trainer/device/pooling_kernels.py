@@ -121,7 +121,7 @@ def pool_rows_kernel(
                 cache, own_slots, replicas, num_own, row, is_sample, column, row_width, row_dim, wire
             )  # fmt: skip
         else:
-            is_weighted = (kind & WEIGHTED) != 0
+            is_weighted = ((tl.full((block_rows,), 0, tl.int32) + kind) & WEIGHTED) != 0
             vectors = tl.full((block_rows, block_columns), 0.0, tl.float32)
             weight_sum = tl.full((block_rows,), 0.0, tl.float32)
             longest = tl.reduce(length, 0, larger)
