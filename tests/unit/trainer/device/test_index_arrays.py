@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -142,6 +143,14 @@ def test_terms_stand_in_the_order_of_trainers() -> None:
     leaves = index_leaves(positions, 3, 1, PUSHES, GrayBlocks(COUNTS), EVERYTHING)
     none = NO_GRADIENT
     assert leaves.tolist() == [[none, -1, 3], [1, -2, 2], [none, -3, none], [0, none, none], [none, none, 4]]
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(0, [-2, 0, 1]), (1, [0, -2, 1]), (2, [0, 1, -2])])
+def test_own_gradients_stand_at_the_rank_of_their_trainer(rank: int, expected: list[int]) -> None:
+    counts = np.array([[1, 0, 0, 0]] * 3, np.int32)
+    counts[rank] = 0
+    arrays = plan(push_index=np.array([1, 1], np.int32), update_slots=np.zeros(2, np.int32))
+    assert index_terms(np.array([1]), 2, rank, arrays, GrayBlocks(counts), EVERYTHING).terms.tolist() == expected
 
 
 def test_terms_of_a_part() -> None:

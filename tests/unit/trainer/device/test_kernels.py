@@ -17,6 +17,7 @@ from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.trainer.device.feature_layout import layout_of
 from bagpipe_hpc.trainer.device.index_arrays import (
+    NO_GRADIENT,
     RowUses,
     halving_lanes,
     index_bags,
@@ -263,14 +264,14 @@ class Exchange:
 
     def __init__(self, num_trainers: int, rank: int, part: Part, dim: int, seed: int, special: float) -> None:
         random = np.random.default_rng(seed)
-        self.num_updates, self.num_own, self.rank, self.part = 24, 13, rank, part
-        counts = random.integers(0, 4, (num_trainers, 4)).astype(np.int32)
+        self.num_updates, self.num_own, self.rank, self.part = 12, 8, rank, part
+        counts = random.integers(1, 4, (num_trainers, 4)).astype(np.int32)
         counts[rank] = 0
         self.pushed = GrayBlocks(counts)
         blocks = [random.permutation(self.num_updates)[:count] for count in counts.sum(axis=1)]
         self.push_index = np.concatenate(blocks).astype(np.int32)
         arriving = self.push_index[positions_of(self.pushed.edges, part)]
-        self.positions = np.union1d(arriving, random.permutation(self.num_own)[:7]).astype(np.int64)
+        self.positions = np.union1d(arriving, random.permutation(self.num_own)[:5]).astype(np.int64)
         self.own = random_values(random, self.num_own, dim, special=special)
         self.arrived = random_values(random, len(arriving), dim, special=special)
         self.plan: Any = SimpleNamespace(push_index=self.push_index, update_slots=np.zeros(self.num_updates, np.int32))
@@ -395,6 +396,17 @@ def test_gradients_are_added_in_the_order_of_a_tree(kernels: Any, num_trainers: 
         step, cache, slots, terms, torch.from_numpy(step.parameters(1)), torch.from_numpy(halving_lanes(5))
     )  # fmt: skip
     assert bits(cache) == bits(expected)
+
+
+def test_trainers_without_a_gradient_change_no_bit_of_the_others(kernels: Any) -> None:
+    """A lone -0.0, which rounding for the wire can make, stays -0.0 in a tree."""
+    step = row_step_of(optimizer_config({"name": "momentum"}, 1), TABLES)
+    cache, lanes = torch.tensor([[1.0, -0.0]]), torch.from_numpy(halving_lanes(1))
+    leaves = torch.tensor([[NO_GRADIENT, NO_GRADIENT, 0, NO_GRADIENT]], dtype=torch.int32)
+    terms = kernels.Terms(leaves[0, :0], leaves, torch.empty(0, 1), torch.tensor([[-0.0]]))
+    slots = torch.zeros(1, dtype=torch.int32)
+    kernels.update_rows(step, cache, slots, terms, torch.from_numpy(step.parameters(1)), lanes)
+    assert bits(cache) == bits(torch.tensor([[1.0, -0.0]]))
 
 
 def test_no_rows_is_a_valid_update(kernels: Any) -> None:
