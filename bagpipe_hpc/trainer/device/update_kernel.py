@@ -13,6 +13,7 @@ from bagpipe_hpc.trainer.device import index_arrays
 from bagpipe_hpc.trainer.device.kernel_arithmetic import add_halves, clamp, from_wire, fused_multiply_add, larger
 
 NO_GRADIENT = tl.constexpr(index_arrays.NO_GRADIENT)
+BITS_OF_NEGATIVE_ZERO = tl.constexpr(-(2**31))  # Triton turns a constant -0.0 into 0.0
 
 
 @triton.jit
@@ -26,16 +27,15 @@ def _gradients_of(
     inverse_scale: tl.tensor,
     row_dim: tl.constexpr,
     wire: tl.constexpr,
-    nothing: tl.constexpr,
 ) -> tl.tensor:
-    """Return gradients, float32, shape (*term.shape, block_columns): `nothing` where is_term is false.
+    """Return gradients, float32, shape (*term.shape, block_columns): 0.0 where is_term is false.
 
     A term n >= 0 is row n of arrived; a term n < 0 is row -1 - n of own_gradients.
     """
     is_own = is_term & (term < 0)
     mask = tl.expand_dims(is_own, -1) & is_lane
     row = tl.expand_dims(tl.where(is_own, -1 - term, term).to(tl.int64), -1)
-    own = tl.load(own_gradients + row * row_dim + lane, mask=mask, other=nothing)
+    own = tl.load(own_gradients + row * row_dim + lane, mask=mask, other=0.0)
     mask = tl.expand_dims(is_term & (term >= 0), -1) & is_lane
     other = from_wire(tl.load(arrived + row * row_dim + lane, mask=mask, other=0), inverse_scale, wire)
     return tl.where(mask, other, own)
@@ -88,15 +88,18 @@ def update_rows_kernel(
             is_term = step < length
             term = tl.load(terms + start + step, mask=is_term, other=0)
             gradient += _gradients_of(
-                term, own_gradients, arrived, is_term, lane, is_lane, inverse_scale, row_dim, wire, 0.0
+                term, own_gradients, arrived, is_term, lane, is_lane, inverse_scale, row_dim, wire
             )  # fmt: skip
     else:  # a binary tree over the trainers, neighbours first; -0.0 is the neutral element of an addition
         leaf = place[:, None] * num_leaves + tl.arange(0, num_leaves)[None, :]
         term = tl.load(terms + leaf, mask=is_row[:, None], other=NO_GRADIENT)
         gradients = _gradients_of(
             term, own_gradients, arrived, term != NO_GRADIENT, lane[None, :, :], is_lane[None, :, :], inverse_scale,
-            row_dim, wire, -0.0,
+            row_dim, wire,
         )  # fmt: skip
+        negative_zeros = tl.full((block_rows, num_leaves, block_columns), BITS_OF_NEGATIVE_ZERO, tl.int32)
+        negative_zeros = negative_zeros.to(tl.float32, bitcast=True)
+        gradients = tl.where(tl.expand_dims(term != NO_GRADIENT, -1), gradients, negative_zeros)
         gradients = tl.permute(gradients, (0, 2, 1))  # (block_rows, block_columns, num_leaves)
         for level in tl.static_range(tree_levels):
             pairs = tl.reshape(gradients, (block_rows, block_columns, num_leaves >> (level + 1), 2))
