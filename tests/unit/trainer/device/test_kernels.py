@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,6 +93,13 @@ def random_plan(schema: Schema, num_samples: int, num_rows: int, random: np.rand
 
 def on_device(kernel_tuple: Any, index: Any, **more: Any) -> Any:
     return kernel_tuple(**{name: torch.from_numpy(array) for name, array in index._asdict().items()}, **more)
+
+
+def test_only_these_kernels_are_interpreted(kernels: Any) -> None:
+    """Other tests of the same process compile functions as usual."""
+    assert kernels.IS_INTERPRETED
+    assert os.environ.get("TRITON_INTERPRET") is None
+    assert isinstance(triton.language.zeros, triton.JITFunction)
 
 
 # -- gather ----------------------------------------------------------------------------------------------------------
