@@ -71,6 +71,7 @@ PERMITTED = {
     "pyarrow": ("data",),
     "matplotlib": ("timeline", "bench.peers.picture"),
     "torchrec": ("bench.peers.sharded",),
+    "triton": ("trainer.device",),
 }
 
 

@@ -1,0 +1,81 @@
+"""What the kernels need to know of the features: their order, how they are pooled, which columns their tables use."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.data.schema import Schema, TableSchema
+
+# Kinds of features: one of the first three; of a weighted feature, WEIGHTED is added.
+ONE_HOT, SUM, MEAN, WEIGHTED = 0, 1, 2, 4
+
+
+@dataclass(frozen=True)
+class FeatureLayout:
+    """The features of one schema, F in number.
+
+    A *place* is the position of a feature in table order (lookahead/features.py).
+
+    Args:
+        features: The number of the feature in each place, int32, shape (F,).
+        kinds: The kind of the feature in each place, int32, shape (F,).
+        table_ends: The features of table t have the places from table_ends[t] to table_ends[t + 1], int32.
+        used_columns: The number of embedding columns that the table of each feature uses, int32, shape (F,), by number
+            of the feature. The columns from there to embedding_dim are masked; those behind are used by all tables.
+        embedding_dim: The number of embedding columns.
+        row_dim: The number of trained columns: embedding columns, then first-order weights.
+    """
+
+    features: NDArray[np.int32]
+    kinds: NDArray[np.int32]
+    table_ends: NDArray[np.int32]
+    used_columns: NDArray[np.int32]
+    embedding_dim: int
+    row_dim: int
+
+    @property
+    def has_bags(self) -> bool:
+        """Whether any feature is ragged."""
+        return bool((self.kinds != ONE_HOT).any())
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether any feature is weighted."""
+        return bool((self.kinds & WEIGHTED).any())
+
+    @property
+    def has_means(self) -> bool:
+        """Whether any feature is pooled by mean."""
+        return bool((self.kinds & MEAN).any())
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether any table does not use all columns."""
+        return bool((self.used_columns < self.embedding_dim).any())
+
+
+def layout_of(schema: Schema, config: Config) -> FeatureLayout:
+    """Return the layout of the features of a schema, as trainer/pooling.py pools them."""
+    order = schema.features.in_table_order
+    used = [config.embedding_dim_of(table.shares or table.name) for table in schema.tables]
+    return FeatureLayout(
+        np.array(order, dtype=np.int32),
+        np.array([_kind(schema.tables[feature], config) for feature in order], dtype=np.int32),
+        np.cumsum([0, *Counter(sorted(schema.features.tables)).values()], dtype=np.int32),
+        np.array(used, dtype=np.int32),
+        config.model.embedding_dim,
+        config.model.row_dim,
+    )
+
+
+def _kind(table: TableSchema, config: Config) -> int:
+    if not table.ragged:
+        return ONE_HOT
+    settings = config.tables.get(table.name)
+    pooling = MEAN if settings is not None and settings.pooling == "mean" else SUM
+    return pooling | WEIGHTED if table.weighted else pooling
