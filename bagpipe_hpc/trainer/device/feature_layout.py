@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bagpipe_hpc.config import Config
@@ -57,6 +58,21 @@ class FeatureLayout:
     def is_masked(self) -> bool:
         """Whether any table does not use all columns."""
         return bool((self.used_columns < self.embedding_dim).any())
+
+
+class DeviceLayout:
+    """A FeatureLayout whose arrays are on the device.
+
+    Args:
+        layout: The features.
+        device: The device.
+    """
+
+    def __init__(self, layout: FeatureLayout, device: torch.device) -> None:
+        self.layout = layout
+        self.features, self.kinds, self.used_columns = (
+            torch.from_numpy(array).to(device) for array in (layout.features, layout.kinds, layout.used_columns)
+        )
 
 
 def layout_of(schema: Schema, config: Config) -> FeatureLayout:

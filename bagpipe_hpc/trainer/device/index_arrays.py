@@ -1,7 +1,7 @@
-"""Index arrays that the host makes from a plan, in one pass each, for the kernels.
+"""Index arrays that the host makes for the kernels, in one pass each, from the lists and samples of an iteration.
 
-They depend on the plan alone, so a thread can make them before the iteration begins. Positions are not checked: the
-plan has them right.
+They depend on the plan alone, so the prefetch thread makes them (`triton_kernels.py`), and they travel with the
+iteration. Positions are not checked: the plan has them right.
 
 A *bag* is the ids of one sample in one feature; a one-hot feature has bags of one id. Bags have numbers in table order:
 place of the feature * number of samples + sample. A *vector* is what a bag is pooled into. Vectors have numbers in the
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.protocol.plan import TrainerPlan
 from bagpipe_hpc.trainer.device.feature_layout import MEAN, ONE_HOT, WEIGHTED, FeatureLayout
-from bagpipe_hpc.trainer.gray_blocks import GrayBlocks, Part
+from bagpipe_hpc.trainer.iteration_lists import GradientList
+from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
@@ -32,10 +32,10 @@ class BagIndex(NamedTuple):
     """Where the ids of each bag stand.
 
     Args:
-        offsets: Where each bag begins in TrainerPlan.sample_rows, and the end of the last one, int32, shape
+        offsets: Where each bag begins in BlockSamples.sample_rows, and the end of the last one, int32, shape
             (F * num_samples + 1,). Empty if no feature is ragged: then bag k is id k.
         weight_shifts: For the feature in each place, what to add to the position of an id in sample_rows to get the
-            position of its weight in TrainerPlan.weights, int32, shape (F,). 0 for features without weights.
+            position of its weight in BlockSamples.weights, int32, shape (F,). 0 for features without weights.
     """
 
     offsets: Int32Array
@@ -78,82 +78,63 @@ class GradientTerms(NamedTuple):
     terms: Int32Array
 
 
-def index_bags(layout: FeatureLayout, plan: TrainerPlan) -> BagIndex:
-    """Return where the ids of each bag of a plan stand."""
+def index_bags(layout: FeatureLayout, samples: BlockSamples) -> BagIndex:
+    """Return where the ids of each bag of the samples stand."""
     if not layout.has_bags:
         return BagIndex(np.empty(0, np.int32), np.zeros(len(layout.kinds), np.int32))
-    return BagIndex(*_index_bags(layout.kinds, plan.bag_lengths, plan.num_samples))
+    return BagIndex(*_index_bags(layout.kinds, samples.bag_lengths, len(samples.labels)))
 
 
-def index_uses(layout: FeatureLayout, plan: TrainerPlan, bags: BagIndex, num_rows: int) -> RowUses:
+def index_uses(layout: FeatureLayout, samples: BlockSamples, bags: BagIndex, num_rows: int) -> RowUses:
     """Return the uses of each row of an iteration, by a stable counting sort.
 
     Args:
         layout: The features.
-        plan: The plan of the iteration.
-        bags: Where its bags stand.
+        samples: The samples.
+        bags: Where their bags stand.
         num_rows: The number of rows: own rows and replicas.
     """
-    num_ids = len(plan.sample_rows)
+    num_ids = len(samples.sample_rows)
     vectors = np.empty(num_ids, dtype=np.int32)
     next_use = np.zeros(num_rows + 1, dtype=np.int32)
-    _count(plan.sample_rows, next_use)
+    _count(samples.sample_rows, next_use)
     ends = next_use.copy()
     divisors = np.empty(num_ids if layout.has_means else 0, dtype=np.float32)
     weights = np.empty(num_ids if layout.has_weights else 0, dtype=np.float32)
     if layout.has_bags:
         _place_uses_of_bags(
-            layout.features, layout.kinds, plan.sample_rows, bags.offsets, plan.weights, next_use, vectors, divisors,
-            weights,
+            layout.features, layout.kinds, samples.sample_rows, bags.offsets, samples.weights, next_use, vectors,
+            divisors, weights,
         )  # fmt: skip
     else:
-        _place_uses(layout.features, layout.table_ends, plan.sample_rows, next_use, vectors)
+        _place_uses(layout.features, layout.table_ends, samples.sample_rows, next_use, vectors)
     hot_rows = np.flatnonzero(np.diff(ends) > HOT_USES).astype(np.int32)
     return RowUses(ends, vectors, divisors, weights, hot_rows)
 
 
-def index_terms(
-    positions: Int64Array, num_own: int, rank: int, plan: TrainerPlan, pushed: GrayBlocks, part: Part
-) -> GradientTerms:
+def index_terms(updates: GradientList, rank: int) -> GradientTerms:
     """Return which gradients to add up for each updated row. The order is that of row_kernels.add_gradients.
 
     Args:
-        positions: Positions in plan.update_slots of the rows, int64, shape (n,), ascending.
-        num_own: The number of rows that this trainer has own gradients of. They are the first rows of update_slots.
+        updates: The rows, and the gradients that arrive.
         rank: The rank of this trainer among the trainers.
-        plan: The plan of the iteration.
-        pushed: The rows that this trainer pushes.
-        part: The arrived gradients are of this part. All rows of the part are in `positions`.
     """
-    places = _places_of(positions, len(plan.update_slots))
-    next_term = np.zeros(len(positions) + 1, dtype=np.int32)
-    _count_terms(places, positions, num_own, plan.push_index, pushed.edges, part, next_term)
-    ends = next_term.copy()
-    terms = np.empty(ends[-1], dtype=np.int32)
-    _place_terms(places, positions, num_own, rank, plan.push_index, pushed.edges, part, next_term, terms)
-    return GradientTerms(ends, terms)
+    return GradientTerms(*_terms(updates.positions, updates.num_own, rank, updates.index, updates.starts))
 
 
-def index_leaves(
-    positions: Int64Array, num_own: int, rank: int, plan: TrainerPlan, pushed: GrayBlocks, part: Part
-) -> Int32Array:
+def index_leaves(updates: GradientList, rank: int) -> Int32Array:
     """Return the gradient of each trainer for each updated row, for a sum in the order of a binary tree.
 
     Args:
-        positions: As for `index_terms`.
-        num_own: As for `index_terms`.
+        updates: As for `index_terms`.
         rank: As for `index_terms`.
-        plan: As for `index_terms`.
-        pushed: As for `index_terms`.
-        part: As for `index_terms`.
     Returns:
         int32, shape (n, T): terms as in GradientTerms, NO_GRADIENT where a trainer does not use the row.
     """
-    leaves = np.full((len(positions), len(pushed.edges)), NO_GRADIENT, dtype=np.int32)
-    num_with_own = int(np.searchsorted(positions, num_own))
-    leaves[:num_with_own, rank] = -1 - positions[:num_with_own]
-    places = _places_of(positions, len(plan.update_slots))
-    _place_leaves(places, plan.push_index, pushed.edges, part, leaves)
+    leaves = np.full((len(updates.positions), len(updates.counts)), NO_GRADIENT, dtype=np.int32)
+    leaves[: updates.num_own, rank] = -1 - updates.positions[: updates.num_own]
+    trainers = np.repeat(np.arange(len(updates.counts)), updates.counts)
+    leaves[updates.index, trainers] = np.arange(len(updates.index))
     return leaves
 
 
@@ -177,10 +158,10 @@ def halving_lanes(num_columns: int) -> Int32Array:
 
 
 @compiled
-def _index_bags(kinds: Int32Array, bag_lengths: Int32Array, num_samples: int) -> tuple[Int32Array, Int32Array]:
+def _index_bags(kinds: Int32Array, bag_lengths: Int64Array, num_samples: int) -> tuple[Int32Array, Int32Array]:
     offsets = np.empty(len(kinds) * num_samples + 1, dtype=np.int32)
     weight_shifts = np.zeros(len(kinds), dtype=np.int32)
-    end = num_lengths = num_weights = 0
+    end = num_ragged = num_weights = 0
     for place in range(len(kinds)):
         begin, first = end, place * num_samples
         if kinds[place] == ONE_HOT:
@@ -190,8 +171,8 @@ def _index_bags(kinds: Int32Array, bag_lengths: Int32Array, num_samples: int) ->
         else:
             for sample in range(num_samples):
                 offsets[first + sample] = end
-                end += bag_lengths[num_lengths + sample]
-            num_lengths += num_samples
+                end += bag_lengths[num_ragged, sample]
+            num_ragged += 1
         if kinds[place] & WEIGHTED:
             weight_shifts[place] = num_weights - begin
             num_weights += end - begin
@@ -265,70 +246,23 @@ def _place_uses_of_bags(
 
 
 @compiled
-def _places_of(positions: Int64Array, num_updates: int) -> Int32Array:
-    """Return the index into `positions` of each position that is in it; other elements are undefined."""
-    places = np.empty(num_updates, dtype=np.int32)
-    for place in range(len(positions)):
-        places[positions[place]] = place
-    return places
-
-
-@compiled
-def _count_terms(
-    places: Int32Array,
-    positions: Int64Array,
-    num_own: int,
-    push_index: Int32Array,
-    edges: Int64Array,
-    part: Int64Array,
-    ends: Int32Array,
-) -> None:
-    for place in range(len(positions)):
-        if positions[place] < num_own:
-            ends[place + 1] += 1
-    for trainer in range(len(edges)):
-        for run in range(len(part)):
-            for pushed in range(edges[trainer, part[run, 0]], edges[trainer, part[run, 1]]):
-                ends[places[push_index[pushed]] + 1] += 1
-    for place in range(1, len(ends)):
-        ends[place] += ends[place - 1]
-
-
-@compiled
-def _place_terms(
-    places: Int32Array,
-    positions: Int64Array,
-    num_own: int,
-    rank: int,
-    push_index: Int32Array,
-    edges: Int64Array,
-    part: Int64Array,
-    next_term: Int32Array,
-    terms: Int32Array,
-) -> None:
-    arrived = 0
-    for trainer in range(len(edges)):
+def _terms(
+    positions: Int64Array, num_own: int, rank: int, index: Int64Array, starts: Int64Array
+) -> tuple[Int32Array, Int32Array]:
+    next_term = np.zeros(len(positions) + 1, dtype=np.int32)
+    next_term[1 : num_own + 1] = 1
+    for place in index:
+        next_term[place + 1] += 1
+    for place in range(1, len(next_term)):
+        next_term[place] += next_term[place - 1]
+    ends = next_term.copy()
+    terms = np.empty(ends[-1], dtype=np.int32)
+    for trainer in range(len(starts) - 1):
         if trainer == rank:
-            for place in range(len(positions)):
-                if positions[place] >= num_own:
-                    break
+            for place in range(num_own):
                 terms[next_term[place]] = -1 - positions[place]
                 next_term[place] += 1
-        for run in range(len(part)):
-            for pushed in range(edges[trainer, part[run, 0]], edges[trainer, part[run, 1]]):
-                place = places[push_index[pushed]]
-                terms[next_term[place]] = arrived
-                next_term[place] += 1
-                arrived += 1
-
-
-@compiled
-def _place_leaves(
-    places: Int32Array, push_index: Int32Array, edges: Int64Array, part: Int64Array, leaves: Int32Array
-) -> None:
-    arrived = 0
-    for trainer in range(len(edges)):
-        for run in range(len(part)):
-            for pushed in range(edges[trainer, part[run, 0]], edges[trainer, part[run, 1]]):
-                leaves[places[push_index[pushed]], trainer] = arrived
-                arrived += 1
+        for arrived in range(starts[trainer], starts[trainer + 1]):
+            terms[next_term[index[arrived]]] = arrived
+            next_term[index[arrived]] += 1
+    return ends, terms

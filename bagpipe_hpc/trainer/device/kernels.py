@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from bagpipe_hpc.trainer.device.feature_layout import FeatureLayout
+from bagpipe_hpc.trainer.device.feature_layout import DeviceLayout
 from bagpipe_hpc.trainer.device.index_arrays import HOT_USES
 from bagpipe_hpc.trainer.device.pooling_kernels import (
     add_row_gradients_kernel,
@@ -54,7 +54,7 @@ class Rows(NamedTuple):
 
 
 class Bags(NamedTuple):
-    """The ids of samples, on the device: see TrainerPlan and index_arrays.BagIndex."""
+    """The ids of samples, on the device: see PlacedSamples and index_arrays.BagIndex."""
 
     sample_rows: Tensor
     offsets: Tensor
@@ -86,21 +86,6 @@ class Terms(NamedTuple):
     terms: Tensor
     own_gradients: Tensor
     arrived: Tensor
-
-
-class DeviceLayout:
-    """A FeatureLayout whose arrays are on the device.
-
-    Args:
-        layout: The features.
-        device: The device.
-    """
-
-    def __init__(self, layout: FeatureLayout, device: torch.device) -> None:
-        self.layout = layout
-        self.features, self.kinds, self.used_columns = (
-            torch.from_numpy(array).to(device) for array in (layout.features, layout.kinds, layout.used_columns)
-        )
 
 
 def gather_rows(cache: Tensor, slots: Tensor, out: Tensor, wire: WireDtype = "float32", scale: float = 1.0) -> None:

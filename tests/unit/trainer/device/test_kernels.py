@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from hypothesis import strategies as st
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema, TableSchema
-from bagpipe_hpc.trainer.device.feature_layout import layout_of
+from bagpipe_hpc.trainer.device.cpu import CpuDevice
+from bagpipe_hpc.trainer.device.feature_layout import DeviceLayout, layout_of
 from bagpipe_hpc.trainer.device.index_arrays import (
     NO_GRADIENT,
     RowUses,
@@ -29,11 +29,15 @@ from bagpipe_hpc.trainer.device.index_arrays import (
 )
 from bagpipe_hpc.trainer.device.row_step import row_step_of
 from bagpipe_hpc.trainer.gray_blocks import CRITICAL_GRADIENTS, DELAYED_GRADIENTS, EVERYTHING, GrayBlocks, Part
+from bagpipe_hpc.trainer.iteration_lists import GradientList
+from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.row_kernels import add_gradients, positions_of
 from bagpipe_hpc.trainer.row_optimizer import build_optimizer_of_tables
+from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 from bagpipe_hpc.trainer.wire import Wire, WireDtype
 from tests.launch import run_python
+from tests.unit.trainer.device.test_index_arrays import samples_of
 
 CPU = torch.device("cpu")
 WIRES: list[WireDtype] = ["float32", "float16", "bfloat16"]
@@ -71,11 +75,11 @@ def random_values(random: np.random.Generator, *shape: int, special: float = 0.0
     return torch.from_numpy(values)
 
 
-def random_plan(schema: Schema, num_samples: int, num_rows: int, random: np.random.Generator) -> Any:
-    """What pooling looks at of a trainer's plan. Row r belongs to table r % number of tables."""
-    bag_lengths = random.integers(0, 5, len(schema.ragged_tables) * num_samples)
+def random_samples(schema: Schema, num_samples: int, num_rows: int, random: np.random.Generator) -> BlockSamples:
+    """Samples without labels and dense features. Row r belongs to table r % number of tables."""
+    bag_lengths = random.integers(0, 5, (len(schema.ragged_tables), num_samples))
     places = [schema.tables[feature] for feature in schema.features.in_table_order]
-    lengths = iter(bag_lengths.reshape(len(schema.ragged_tables), num_samples).sum(axis=1).tolist())
+    lengths = iter(bag_lengths.sum(axis=1).tolist())
     num_ids = [next(lengths) if table.ragged else num_samples for table in places]
     num_tables = len(schema.own_tables)
     rows = [
@@ -83,12 +87,22 @@ def random_plan(schema: Schema, num_samples: int, num_rows: int, random: np.rand
         for count, feature in zip(num_ids, schema.features.in_table_order, strict=True)
     ]
     num_weights = sum(count for count, table in zip(num_ids, places, strict=True) if table.weighted)
-    return SimpleNamespace(
-        sample_rows=np.concatenate(rows).astype(np.int32),
-        num_samples=num_samples,
-        bag_lengths=bag_lengths.astype(np.int32),
-        weights=random.choice([-0.5, 0.5, 1.0, 3.0, 0.0], num_weights).astype(np.float32),
+    weights = random.choice([-0.5, 0.5, 1.0, 3.0, 0.0], num_weights).astype(np.float32)
+    return samples_of(num_samples, np.concatenate(rows).astype(np.int32), bag_lengths, weights)
+
+
+def pool(schema: Schema, config: Config, samples: BlockSamples, rows: torch.Tensor) -> torch.Tensor:
+    """The vectors of samples by the plain torch code."""
+    device = CpuDevice()
+    placed = PlacedSamples(
+        labels=device.as_tensor(samples.labels),
+        dense=device.as_tensor(samples.dense),
+        sample_rows=device.as_tensor(samples.sample_rows),
+        bag_lengths=device.as_tensor(samples.bag_lengths),
+        weights=device.as_tensor(samples.weights),
+        num_ids=samples.bag_lengths.sum(axis=1).tolist(),
     )
+    return Pooling(schema, config, device)(placed, rows)
 
 
 def on_device(kernel_tuple: Any, index: Any, **more: Any) -> Any:
@@ -135,7 +149,7 @@ def test_every_value_is_rounded_as_the_wire_rounds_it(kernels: Any) -> None:
 
 
 class Case:
-    """A random plan of a schema with its rows, and what torch makes of it."""
+    """Random samples of a schema with their rows, and what torch makes of them."""
 
     def __init__(
         self,
@@ -151,35 +165,35 @@ class Case:
         self.layout = layout_of(schema, self.config)
         self.wire, self.format, row_dim = wire, Wire(wire), self.layout.row_dim
         self.num_own, self.num_rows = 6, 11
-        self.plan = random_plan(schema, num_samples, self.num_rows, random)
+        self.samples = random_samples(schema, num_samples, self.num_rows, random)
         self.cache = random_values(random, 20, row_dim + 3, special=special)
         self.slots = torch.from_numpy(random.permutation(20)[: self.num_own].astype(np.int32))
         self.replicas = self.format.pack(random_values(random, self.num_rows - self.num_own, row_dim, special=special))
         self.gradients = random_values(random, num_samples, len(schema.tables), row_dim, special=special)
         own = self.format.pack(self.cache[self.slots.long(), :row_dim])
         self.rows = self.format.unpack(torch.cat([own, self.replicas])).clone().requires_grad_()
-        self.vectors = Pooling(schema, self.config)(self.plan, self.rows)
+        self.vectors = pool(schema, self.config, self.samples, self.rows)
 
     def pooled(self, kernels: Any) -> torch.Tensor:
         out = torch.full_like(self.vectors, 7.0)
         bags = on_device(
             kernels.Bags,
-            index_bags(self.layout, self.plan),
-            sample_rows=torch.from_numpy(self.plan.sample_rows),
-            weights=torch.from_numpy(self.plan.weights),
+            index_bags(self.layout, self.samples),
+            sample_rows=torch.from_numpy(self.samples.sample_rows),
+            weights=torch.from_numpy(self.samples.weights),
         )
         rows = kernels.Rows(self.cache, self.slots, self.replicas)
-        kernels.pool_rows(kernels.DeviceLayout(self.layout, CPU), rows, bags, out, self.wire)
+        kernels.pool_rows(DeviceLayout(self.layout, CPU), rows, bags, out, self.wire)
         return out
 
     def uses(self) -> RowUses:
-        return index_uses(self.layout, self.plan, index_bags(self.layout, self.plan), self.num_rows)
+        return index_uses(self.layout, self.samples, index_bags(self.layout, self.samples), self.num_rows)
 
     def row_gradients(self, kernels: Any, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
         own = torch.full((self.num_own, self.layout.row_dim), 7.0)
         replicas = torch.zeros((self.num_rows - self.num_own, self.layout.row_dim), dtype=self.replicas.dtype)
         uses = on_device(kernels.Uses, self.uses())
-        layout = kernels.DeviceLayout(self.layout, CPU)
+        layout = DeviceLayout(self.layout, CPU)
         kernels.add_row_gradients(layout, self.gradients, uses, own, replicas, self.wire, scale)
         return own, self.format.unpack(replicas, scale)
 
@@ -233,13 +247,11 @@ def test_a_share_without_samples(kernels: Any) -> None:
 def test_a_long_bag_beside_short_ones(kernels: Any) -> None:
     """Longer than a loop is unrolled, and a row that has many more uses than the others."""
     case = Case(RAGGED, config_of("dlrm", 3, ("tags",)), 3, "float32", seed=1, special=0)
-    lengths = np.array([0, 257, 1, 2, 33, 0], np.int32)
+    lengths = np.array([[0, 257, 1], [2, 33, 0]], np.int64)
     random = np.random.default_rng(2)
-    case.plan.bag_lengths = lengths
-    rows = random.choice([0, 0, 0, 10], lengths.sum() + 3)
-    case.plan.sample_rows = np.concatenate([rows, [1, 3, 1]]).astype(np.int32)
-    case.plan.weights = random.random(35).astype(np.float32)
-    case.vectors = Pooling(RAGGED, case.config)(case.plan, case.rows)
+    rows = np.concatenate([random.choice([0, 0, 0, 10], lengths.sum() + 3), [1, 3, 1]]).astype(np.int32)
+    case.samples = samples_of(3, rows, lengths, random.random(35).astype(np.float32))
+    case.vectors = pool(RAGGED, case.config, case.samples, case.rows)
     assert len(case.uses().hot_rows) == 1
     check(kernels, case)
 
@@ -248,8 +260,8 @@ def test_hot_rows_with_more_columns_than_a_program(kernels: Any) -> None:
     """Own rows and a replica are hot."""
     case = Case(ONE_HOT, config_of("wide_deep", 48), 220, "float16", seed=1)
     rows = np.random.default_rng(0).choice([0, 0, 0, 10, 10, 4], 440)
-    case.plan.sample_rows = np.concatenate([rows, [5] * 220]).astype(np.int32)
-    case.vectors = Pooling(ONE_HOT, case.config)(case.plan, case.rows)
+    case.samples = samples_of(220, np.concatenate([rows, [5] * 220]).astype(np.int32))
+    case.vectors = pool(ONE_HOT, case.config, case.samples, case.rows)
     assert case.uses().hot_rows.tolist() == [0, 5, 10]
     check(kernels, case)
 
@@ -273,30 +285,35 @@ class Exchange:
 
     def __init__(self, num_trainers: int, rank: int, part: Part, dim: int, seed: int, special: float) -> None:
         random = np.random.default_rng(seed)
-        self.num_updates, self.num_own, self.rank, self.part = 12, 8, rank, part
+        num_updates, num_own = 12, 8
+        self.rank = rank
         counts = random.integers(1, 4, (num_trainers, 4)).astype(np.int32)
         counts[rank] = 0
-        self.pushed = GrayBlocks(counts)
-        blocks = [random.permutation(self.num_updates)[:count] for count in counts.sum(axis=1)]
-        self.push_index = np.concatenate(blocks).astype(np.int32)
-        arriving = self.push_index[positions_of(self.pushed.edges, part)]
-        self.positions = np.union1d(arriving, random.permutation(self.num_own)[:5]).astype(np.int64)
-        self.own = random_values(random, self.num_own, dim, special=special)
+        pushed = GrayBlocks(counts)
+        push_index = np.concatenate([random.permutation(num_updates)[:count] for count in counts.sum(axis=1)])
+        arriving = push_index[positions_of(pushed.edges, part)]
+        positions = np.union1d(arriving, random.permutation(num_own)[:5]).astype(np.int64)
+        self.updates = GradientList(
+            positions,
+            random.permutation(30)[: len(positions)].astype(np.int32),
+            int(np.searchsorted(positions, num_own)),
+            np.searchsorted(positions, arriving).astype(np.int64),
+            pushed.counts(part).astype(np.int64),
+            np.cumsum([0, *pushed.counts(part)]).astype(np.int64),
+        )
+        self.own = random_values(random, num_own, dim, special=special)
         self.arrived = random_values(random, len(arriving), dim, special=special)
-        self.plan: Any = SimpleNamespace(push_index=self.push_index, update_slots=np.zeros(self.num_updates, np.int32))
-
-    @property
-    def index(self) -> tuple[Any, ...]:
-        return self.positions, self.num_own, self.rank, self.plan, self.pushed, self.part
 
     def terms(self, kernels: Any, arrived: torch.Tensor) -> Any:
-        return on_device(kernels.Terms, index_terms(*self.index), own_gradients=self.own, arrived=arrived)
+        index = index_terms(self.updates, self.rank)
+        return on_device(kernels.Terms, index, own_gradients=self.own, arrived=arrived)
 
     def sums(self, arrived: torch.Tensor) -> torch.Tensor:
-        sums = torch.zeros(len(self.positions), self.own.shape[1])
+        mine = self.updates
+        sums = torch.zeros(len(mine.positions), self.own.shape[1])
         add_gradients(
-            sums.numpy(), self.positions, self.own.numpy(), self.rank, self.push_index, self.pushed.edges, self.part,
-            arrived.numpy(), self.num_updates,
+            sums.numpy(), mine.positions, self.own.numpy(), mine.num_own, self.rank, mine.index, mine.starts,
+            arrived.numpy(),
         )  # fmt: skip
         return sums
 
@@ -330,7 +347,7 @@ def check_update(
     random = np.random.default_rng(7)
     step = row_step_of(config, TABLES)
     cache = random_cache(config, step.row_width, random, special)
-    slots = torch.from_numpy(random.permutation(30)[: len(exchange.positions)].astype(np.int32))
+    slots = torch.from_numpy(exchange.updates.slots)
     packed = Wire(wire).pack(exchange.arrived, 64.0)
     expected = cache.clone()
     updated = expected[slots.long()]
@@ -382,9 +399,9 @@ def sum_of_tree(leaves: list[torch.Tensor | None]) -> torch.Tensor | None:
 @pytest.mark.usefixtures("rounded_square_root")
 def test_gradients_are_added_in_the_order_of_a_tree(kernels: Any, num_trainers: int, name: Any) -> None:
     exchange = Exchange(num_trainers, num_trainers // 2, EVERYTHING, 5, seed=3, special=0.1)
-    leaves = index_leaves(*exchange.index)
+    leaves = index_leaves(exchange.updates, exchange.rank)
     gradients = [
-        [None if leaf < -exchange.num_own else exchange.own[-1 - leaf] if leaf < 0 else exchange.arrived[leaf]
+        [None if leaf == NO_GRADIENT else exchange.own[-1 - leaf] if leaf < 0 else exchange.arrived[leaf]
          for leaf in row]
         for row in leaves.tolist()
     ]  # fmt: skip
@@ -420,7 +437,10 @@ def test_trainers_without_a_gradient_change_no_bit_of_the_others(kernels: Any) -
 
 def test_no_rows_is_a_valid_update(kernels: Any) -> None:
     exchange = Exchange(1, 0, EVERYTHING, 4, seed=0, special=0)
-    exchange.positions = exchange.positions[:0]
+    nothing = np.empty(0, np.int64)
+    exchange.updates = GradientList(
+        nothing, nothing.astype(np.int32), 0, nothing, np.zeros(1, np.int64), np.zeros(2, np.int64)
+    )
     check_update(kernels, optimizer_config({"name": "adam"}, 4), exchange)
 
 
