@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from bagpipe_hpc.trainer.device import cuda as module
+from bagpipe_hpc.trainer.device.base import RowKernels
+from bagpipe_hpc.trainer.device.torch_kernels import TorchKernels
 
 
 class FakeStream:
@@ -84,8 +86,8 @@ class FakeCuda:
 class FakeCudaDevice(module.CudaDevice):
     """A CudaDevice whose memory is that of the host."""
 
-    def __init__(self, index: int = 0) -> None:
-        super().__init__(index)
+    def __init__(self, kernels: RowKernels | None = None) -> None:
+        super().__init__(0, kernels or TorchKernels())
         self.torch_device = torch.device("cpu")
 
     def keeping_random_numbers(self) -> AbstractContextManager[object]:

@@ -8,9 +8,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bagpipe_hpc.trainer.device.base import DeviceArray, RowKernels, UpdateLists
+from bagpipe_hpc.config import Config, ScheduleConfig
+from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.learning_rate import LearningRate
+from bagpipe_hpc.trainer.device.base import Device, DeviceArray, RowJob, RowKernels, SampleRows, UpdateLists
+from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
+from bagpipe_hpc.trainer.pooling import Pooling
+from bagpipe_hpc.trainer.row_optimizer import RowSGD
+from bagpipe_hpc.trainer.sample_blocks import BlockSamples
+from bagpipe_hpc.trainer.wire import FLOAT32
 
 Float32Array = NDArray[np.float32]
+
+SCHEMA = Schema(
+    tables=(
+        TableSchema(name="tags", num_embeddings=9, ragged=True, weighted=True),
+        TableSchema(name="site", num_embeddings=5),
+        TableSchema(name="item", num_embeddings=9, shares="tags"),
+    )
+)
+CONFIG = Config.model_validate(
+    {"model": {"name": "wide_deep", "embedding_dim": 4}, "tables": {"tags": {"pooling": "mean"}}}
+)
 
 
 def random_lists(num_trainers: int, rank: int, dim: int, seed: int) -> tuple[UpdateLists, Float32Array, Float32Array]:
@@ -59,3 +78,39 @@ def check_kernels(
     expected = rows.copy()
     expected[slots] = -rows[:3]
     np.testing.assert_array_equal(down(changed), expected)
+
+
+def pooled(device: Device) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return vectors of samples whose rows are in the cache or replicas, and the gradients of the rows."""
+    random, num_samples, num_own, num_rows = np.random.default_rng(0), 12, 5, 9
+    lengths = random.integers(0, 4, (1, num_samples))
+    num_ids = int(lengths.sum())
+    samples = BlockSamples(
+        np.zeros(num_samples, np.float32),
+        np.zeros((num_samples, 0), np.float32),
+        random.integers(0, num_rows, num_ids + 2 * num_samples).astype(np.int32),
+        lengths,
+        random.random(num_ids, np.float32),
+    )
+    cache = random.normal(size=(20, 7)).astype(np.float32)
+    packed = random.normal(size=(num_rows, CONFIG.model.row_dim)).astype(np.float32)
+    direction = random.normal(size=(num_samples, 3, CONFIG.model.row_dim)).astype(np.float32)
+    kernels, pooling = device.kernels, Pooling(SCHEMA, CONFIG, device)
+    job = RowJob(pooling.features.layout, RowSGD(LearningRate(0.1, ScheduleConfig())), 0, in_tree=False)
+    slots = random.permutation(20)[:num_own].astype(np.int32)
+    rows = SampleRows(device.put(cache), device.put(slots), device.put(packed.copy()), FLOAT32)
+    placed = PlacedSamples(
+        labels=device.as_tensor(device.put(samples.labels)),
+        dense=device.as_tensor(device.put(samples.dense)),
+        sample_rows=device.as_tensor(device.put(samples.sample_rows)),
+        bag_lengths=device.as_tensor(device.put(samples.bag_lengths)),
+        weights=device.as_tensor(device.put(samples.weights)),
+        num_ids=[num_ids],
+        own_arrays=[device.put(array) for array in kernels.arrays_of_samples(job, samples, num_rows)],
+    )
+    kernels.gather(rows)
+    leaf = kernels.leaf(rows).detach().requires_grad_()
+    vectors = kernels.pool(pooling, placed, rows, leaf)
+    (vectors * device.as_tensor(device.put(direction))).sum().backward()
+    assert leaf.grad is not None
+    return device.get(vectors), device.get(leaf.grad)

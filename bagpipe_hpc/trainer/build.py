@@ -15,12 +15,12 @@ from bagpipe_hpc.trainer.dense_gradients import DenseSynchronizer
 from bagpipe_hpc.trainer.dense_optimizer import build_dense_optimizer
 from bagpipe_hpc.trainer.dense_sum import DenseSum
 from bagpipe_hpc.trainer.device.base import Device
+from bagpipe_hpc.trainer.device.row_step import fusible_optimizer
 from bagpipe_hpc.trainer.models import build_model
 from bagpipe_hpc.trainer.own_model import ModelFactory, build_own_model, model_inputs
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.random_state import seed_of_block
-from bagpipe_hpc.trainer.row_optimizer import build_optimizer_of_tables
-from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare, FeatureKinds
+from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare
 from bagpipe_hpc.trainer.step import Peers, Stopwatch, TrainingStep
 from bagpipe_hpc.trainer.wire import Wire
 
@@ -57,7 +57,6 @@ def build_step(
         delayed_stopwatch: Gets the time of `start` and `finish`.
     Communication: none.
     """
-    tables = [schema.tables[feature] for feature in schema.features.in_table_order]
     total, seed = config.training.blocks, config.training.seed
     blocks = ONE_BLOCK
     if total is not None:
@@ -71,13 +70,12 @@ def build_step(
         table_names=tuple(table.name for table in schema.tables),
         pooling=Pooling(schema, config, device),
         cache=RowCache(num_slots, row_width(config), device),
-        row_optimizer=build_optimizer_of_tables(config, schema, waits=device.shares_memory),
+        row_optimizer=fusible_optimizer(config, schema, waits=device.shares_memory),
         dense_optimizer=build_dense_optimizer(
             config.dense_optimizer, model.parameters(), dense_rate, waits=device.shares_memory
         ),
         dense_gradients=DenseSynchronizer(model, dense_sum, device, blocks.count),
         blocks=blocks,
-        feature_kinds=FeatureKinds([table.ragged for table in tables], [table.weighted for table in tables]),
         seed_of_block=None if total is None else partial(seed_of_block, seed),
         in_bfloat16=config.training.precision == "bfloat16",
         peers=peers,

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bagpipe_hpc.trainer.device.base import Device, DeviceArray, UpdateLists
+from bagpipe_hpc.trainer.device.base import Device, DeviceArray, SampleRows, UpdateLists
 from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
+from bagpipe_hpc.trainer.wire import FLOAT32, Wire
 
 Int32Array = NDArray[np.int32]
 Float32Array = NDArray[np.float32]
@@ -21,7 +22,8 @@ Float32Array = NDArray[np.float32]
 class RowCache:
     """Rows `[embedding | optimizer state]` by slot. The plans of the oracle name the slots, so no key is looked up.
 
-    `insert`, `copy` and `copy_to` give work to the stream of the calling thread. `read` and `update` are such work.
+    `insert`, `copy`, `copy_to` and `gather` give work to the stream of the calling thread. `read` and `update` are such
+    work.
 
     Args:
         num_slots: The number of slots. On the CPU, slots that are never used cost no memory.
@@ -55,15 +57,23 @@ class RowCache:
         if len(slots):
             self.device.launch(self._kernels.write_rows, self._rows, slots, rows)
 
-    def copy(self, slots: DeviceArray, out: DeviceArray) -> None:
+    def copy(self, slots: DeviceArray, out: DeviceArray, wire: Wire = FLOAT32) -> None:
         """Copy the first columns of rows.
 
         Args:
             slots: int32, shape (n,).
-            out: Gets the columns, float32, shape (n, at most row_width).
+            out: Gets the columns in the format of the wire, float32 or int16, shape (n, at most row_width).
+            wire: The format.
         """
         if len(slots):
-            self.device.launch(self._kernels.copy_rows, self._rows, slots, out)
+            self.device.launch(self._kernels.copy_rows, self._rows, slots, out, wire)
+
+    def gather(self, own_slots: DeviceArray, packed: DeviceArray, wire: Wire) -> SampleRows:
+        """Return the rows of samples, ready for `RowKernels.leaf` and `pool`; SampleRows describes the arguments."""
+        rows = SampleRows(self._rows, own_slots, packed, wire)
+        if len(own_slots):
+            self.device.launch(self._kernels.gather, rows)
+        return rows
 
     def copy_to(self, slots: DeviceArray, out: DeviceArray, places: DeviceArray) -> None:
         """Copy rows to places.
@@ -96,9 +106,14 @@ class RowCache:
         num_trained: int,
         *,
         in_tree: bool,
+        wire: Wire = FLOAT32,
+        scale: float = 1.0,
     ) -> None:
         """Update rows by the sums of their gradients. RowKernels.update describes the arguments."""
-        self._kernels.update(self._rows, lists, own_gradients, arrived, optimizer, num_trained, in_tree=in_tree)
+        self._kernels.update(
+            self._rows, lists, own_gradients, arrived, optimizer, num_trained, in_tree=in_tree, wire=wire,
+            scale=scale,
+        )  # fmt: skip
 
     def keep(self, slots: Int32Array) -> Float32Array:
         """Return copies of rows in host memory, in the order of the slots. The host waits for the device.

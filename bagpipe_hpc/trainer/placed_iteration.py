@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from bagpipe_hpc.protocol.plan import TrainerPlan
-from bagpipe_hpc.trainer.device.base import Block, Device, DeviceArray, HostArray, Mark, UpdateLists
+from bagpipe_hpc.trainer.device.base import Block, Device, DeviceArray, HostArray, Mark, RowJob, UpdateLists
 from bagpipe_hpc.trainer.gray_blocks import GrayBlocks
 from bagpipe_hpc.trainer.iteration_lists import GradientList, IterationLists, lists_of
-from bagpipe_hpc.trainer.sample_blocks import BlockSamples, BlockShare, FeatureKinds, blocks_of
+from bagpipe_hpc.trainer.sample_blocks import BlockSamples, BlockShare, blocks_of
 
 Float32Array = NDArray[np.float32]
 
@@ -117,35 +117,36 @@ class IterationPlacer:
 
     Args:
         device: The device of the trainer.
-        trainer_rank: The rank of this trainer among the trainers.
+        job: Features and optimizer of the job, for the index arrays of kernels.
         row_width: The number of columns of a row.
         is_overlapped: Whether iterations overlap.
         share: The blocks of samples that this trainer computes.
-        kinds: The features of a sample.
     """
 
     def __init__(
         self,
         device: Device,
+        job: RowJob,
         *,
-        trainer_rank: int,
         row_width: int,
         is_overlapped: bool,
         share: BlockShare,
-        kinds: FeatureKinds,
     ) -> None:
-        self._device, self._rank, self._row_width = device, trainer_rank, row_width
+        self._device, self._job, self._row_width = device, job, row_width
         self._is_overlapped = is_overlapped
-        self._share, self._kinds = share, kinds
+        self._share, self._kinds = share, job.layout.feature_kinds
         self._free: list[Block] = []  # P + 4: one filled, P queued, three in play; its append and pop are atomic
 
     def pack(self, plan: TrainerPlan) -> PackedIteration:
         """Compute the lists of an iteration, and take a block that holds them and has room for the fetched rows."""
         lists = lists_of(plan, is_overlapped=self._is_overlapped)
         samples = list(blocks_of(plan, self._share, self._kinds))
-        kernels, num_rows = self._device.kernels, plan.num_own + len(lists.replicated)
-        of_kernels = [list(kernels.arrays_of_updates(updates)) for updates in (lists.critical, lists.delayed)]
-        of_kernels += [list(kernels.arrays_of_samples(each, num_rows)) for each in samples]
+        kernels, job, num_rows = self._device.kernels, self._job, plan.num_own + len(lists.replicated)
+        of_kernels = [
+            list(kernels.arrays_of_updates(job, updates, plan.num_trained_after))
+            for updates in (lists.critical, lists.delayed)
+        ]
+        of_kernels += [list(kernels.arrays_of_samples(job, each, num_rows)) for each in samples]
         block = self._free.pop() if self._free else self._device.block()
         arrays = [*_arrays(plan, lists, samples), *chain.from_iterable(of_kernels)]
         rows = block.pack(len(plan.fetch_slots), self._row_width, arrays)
@@ -185,7 +186,7 @@ class IterationPlacer:
         self, updates: GradientList, arrays: Iterator[DeviceArray], own: Sequence[DeviceArray]
     ) -> PlacedUpdates:
         positions, slots, index = next(arrays), next(arrays), next(arrays)
-        lists = UpdateLists(slots, positions, updates.num_own, index, updates.starts, self._rank, own)
+        lists = UpdateLists(slots, positions, updates.num_own, index, updates.starts, self._job.rank, own)
         return PlacedUpdates(lists, updates.counts)
 
     def _samples(

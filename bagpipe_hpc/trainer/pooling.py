@@ -15,16 +15,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch.nn import functional
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.trainer.device.base import Device
+from bagpipe_hpc.trainer.device.feature_layout import (
+    MEAN,
+    ONE_HOT,
+    WEIGHTED,
+    DeviceLayout,
+    FeatureLayout,
+    layout_of,
+)
 from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
 
 
 class Pooling:
-    """Pools the rows of samples of one schema.
+    """Pools the rows of samples of one schema, in operations of torch. `features` says how.
 
     Args:
         schema: The schema of the samples.
@@ -33,15 +43,13 @@ class Pooling:
     """
 
     def __init__(self, schema: Schema, config: Config, device: Device) -> None:
-        order = schema.features.in_table_order
-        self._tables = [schema.tables[feature] for feature in order]
-        self._places = [order.index(feature) for feature in range(len(order))]
+        layout = layout_of(schema, config)
+        self.features = DeviceLayout(layout, device.torch_device)
+        self._kinds = layout.kinds.tolist()
+        self._places = np.argsort(layout.features).tolist()
         self._is_in_order = self._places == sorted(self._places)
-        self._has_bags = any(table.ragged for table in self._tables)
-        self._means = {name for name, table in config.tables.items() if table.pooling == "mean"}
-        mask = _used_columns(schema, config)
-        self._mask = None if mask is None else device.as_tensor(device.put(mask.numpy()))
-        self._embed = device.kernels.embed
+        mask = _used_columns(layout)
+        self._mask = None if mask is None else mask.to(device.torch_device)
 
     def __call__(self, samples: PlacedSamples, rows: torch.Tensor) -> torch.Tensor:
         """Return a vector for each sample and feature.
@@ -50,7 +58,7 @@ class Pooling:
 
         Args:
             samples: The samples.
-            rows: float32, shape (num_rows, row_dim): own rows, then replicas.
+            rows: float32, shape (num_rows, row_dim): own rows, then replicas. The result is a copy.
         Returns:
             float32, shape (num_samples, num_features, row_dim), on the device of the rows.
         """
@@ -59,13 +67,13 @@ class Pooling:
 
     def _vectors(self, samples: PlacedSamples, rows: torch.Tensor) -> torch.Tensor:
         sample_rows = samples.sample_rows
-        if not self._has_bags or not len(samples.labels):
-            sample_rows = sample_rows.view(len(self._tables), len(samples.labels))
+        if not self.features.layout.has_bags or not len(samples.labels):
+            sample_rows = sample_rows.view(len(self._kinds), len(samples.labels))
             if not self._is_in_order:
                 sample_rows = torch.stack([sample_rows[place] for place in self._places])
-            return self._embed(rows, sample_rows.t())
+            return functional.embedding(sample_rows.t(), rows)
         bags = self._bags(samples)
-        gathered = self._embed(rows, sample_rows).split([feature.num_ids for feature in bags])
+        gathered = functional.embedding(sample_rows, rows).split([feature.num_ids for feature in bags])
         vectors = [feature.pool(part) for feature, part in zip(bags, gathered, strict=True)]
         return torch.stack([vectors[place] for place in self._places], dim=1)
 
@@ -73,32 +81,30 @@ class Pooling:
         """Return the bags of each feature, in table order."""
         bags: list[_OneHot | _Bags] = []
         ragged = first_weight = 0
-        for table in self._tables:
-            if not table.ragged:
+        for kind in self._kinds:
+            if kind == ONE_HOT:
                 bags.append(_OneHot(len(samples.labels)))
                 continue
             num_ids, weights = samples.num_ids[ragged], None
-            if table.weighted:
+            if kind & WEIGHTED:
                 weights = samples.weights[first_weight : first_weight + num_ids]
                 first_weight += num_ids
-            bags.append(_Bags(num_ids, samples.bag_lengths[ragged], weights, table.name in self._means))
+            bags.append(_Bags(num_ids, samples.bag_lengths[ragged], weights, bool(kind & MEAN)))
             ragged += 1
         return bags
 
 
-def _used_columns(schema: Schema, config: Config) -> torch.Tensor | None:
+def _used_columns(layout: FeatureLayout) -> torch.Tensor | None:
     """Return which columns the table of each feature uses; None if every table uses all columns.
 
     Returns:
         float32, shape (num_features, row_dim): 1 for a column in use, 0 for the others.
     """
-    dims = [config.embedding_dim_of(table.shares or table.name) for table in schema.tables]
-    dim = config.model.embedding_dim
-    if min(dims) == dim:
+    if not layout.is_masked:
         return None
-    mask = torch.ones(len(dims), config.model.row_dim)
-    for feature, used in enumerate(dims):
-        mask[feature, used:dim] = 0
+    mask = torch.ones(len(layout.used_columns), layout.row_dim)
+    for feature, used in enumerate(layout.used_columns.tolist()):
+        mask[feature, used : layout.embedding_dim] = 0
     return mask
 
 

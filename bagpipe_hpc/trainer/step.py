@@ -43,7 +43,17 @@ from bagpipe_hpc.protocol.plan import TrainerPlan
 from bagpipe_hpc.trainer.buffers import BufferPool, RowBuffer
 from bagpipe_hpc.trainer.cache import RowCache
 from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
-from bagpipe_hpc.trainer.device.base import ARRIVED, Arrival, Device, DeviceArray, Mark, Mirror, UpdateLists
+from bagpipe_hpc.trainer.device.base import (
+    ARRIVED,
+    Arrival,
+    Device,
+    DeviceArray,
+    Mark,
+    Mirror,
+    RowJob,
+    SampleRows,
+    UpdateLists,
+)
 from bagpipe_hpc.trainer.gray_blocks import (
     CRITICAL_GRADIENTS,
     CRITICAL_PUSHES,
@@ -62,7 +72,7 @@ from bagpipe_hpc.trainer.placed_iteration import (
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.row_kernels import copy_rows
 from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
-from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare, FeatureKinds
+from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare
 from bagpipe_hpc.trainer.trainer_batch import TrainerBatch, row_gradients
 from bagpipe_hpc.trainer.tree_accumulator import TreeAccumulator
 from bagpipe_hpc.trainer.wire import Wire, WireArray, gradient_scale
@@ -221,7 +231,6 @@ class TrainingStep:
         dense_optimizer: Updates the parameters of the model.
         dense_gradients: Sums the gradients of dense parameters.
         blocks: The blocks of samples that this trainer computes.
-        feature_kinds: The features of a sample.
         seed_of_block: Returns the seed of the random numbers of a block, from the number of training iterations before
             and the number of the block. None: all random numbers of this trainer are one sequence.
         in_bfloat16: Whether the model computes in bfloat16 wherever torch.autocast regards that as safe.
@@ -244,7 +253,6 @@ class TrainingStep:
         row_optimizer: RowOptimizer,
         dense_optimizer: DenseOptimizer,
         dense_gradients: DenseGradients,
-        feature_kinds: FeatureKinds,
         blocks: BlockShare = ONE_BLOCK,
         seed_of_block: Callable[[int, int], int] | None = None,
         in_bfloat16: bool = False,
@@ -270,8 +278,8 @@ class TrainingStep:
         self._delayed_watch = delayed_stopwatch
         self.is_overlapped = delayed_peers is not None
         self.placer = IterationPlacer(
-            cache.device, trainer_rank=trainer_rank, row_width=cache.row_width, is_overlapped=self.is_overlapped,
-            share=blocks, kinds=feature_kinds,
+            cache.device, RowJob(pooling.features.layout, row_optimizer, trainer_rank, blocks.is_tree),
+            row_width=cache.row_width, is_overlapped=self.is_overlapped, share=blocks,
         )  # fmt: skip
         self._lane, self._delayed_lane = (
             _Lane(to, watch, RowBuffer(cache.device), RowBuffer(cache.device))
@@ -352,17 +360,18 @@ class TrainingStep:
                 self.dense_gradients.end_block()
         iteration.computed = self._device.mark()
 
-    def _batch(self, plan: TrainerPlan, samples: PlacedSamples, rows: torch.Tensor, number: int) -> TrainerBatch:
+    def _batch(self, plan: TrainerPlan, samples: PlacedSamples, rows: SampleRows, number: int) -> TrainerBatch:
         """Return the samples of one of this trainer's blocks."""
         self._dense_optimizer.zero_grad()
         if self._seed_of_block is not None:
             torch.manual_seed(self._seed_of_block(plan.num_trained, self._blocks.first + number))
-        leaf = rows.detach().requires_grad_(not plan.read_only)  # its gradients are those of this block
+        kernels = self._device.kernels
+        leaf = kernels.leaf(rows).detach().requires_grad_(not plan.read_only)  # its gradients are those of this block
         return TrainerBatch(
             plan,
             labels=samples.labels,
             dense=samples.dense,
-            embedded=self._pooling(samples, leaf),
+            embedded=kernels.pool(self._pooling, samples, rows, leaf),
             rows=leaf,
             table_names=self._table_names,
             model=self.model,
@@ -370,26 +379,11 @@ class TrainingStep:
             before_backward=partial(self.dense_gradients.start, is_last=number == self._blocks.count - 1),
         )
 
-    def _all_rows(self, iteration: OpenIteration) -> torch.Tensor:
-        """Return the rows of own samples: own rows, then replicas, float32, shape (n, row_dim), on the device.
-
-        A later iteration reuses their memory, so pooling must copy rows.
-        """
-        num_own, rows = iteration.plan.num_own, iteration.rows
-        rows.up(num_own)
-        self._copy_packed(iteration.placed.own_slots, rows.device[:num_own])
-        return self._wire.unpack(self._device.as_tensor(rows.device))
-
-    def _copy_packed(self, slots: DeviceArray, out: DeviceArray) -> None:
-        """Copy the trained columns of rows of the cache in the format of the wire."""
-        if self._wire.is_exact:
-            self._cache.copy(slots, out)
-        else:
-            self._device.launch(self._pack_rows, slots, out)
-
-    def _pack_rows(self, slots: DeviceArray, out: DeviceArray) -> None:
-        rows = self._wire.pack(self._cache.read(slots, self._row_dim))
-        self._device.as_tensor(out).copy_(rows)
+    def _all_rows(self, iteration: OpenIteration) -> SampleRows:
+        """Return the rows of own samples: own rows, then replicas, on the device."""
+        rows = iteration.rows
+        rows.up(iteration.plan.num_own)
+        return self._cache.gather(iteration.placed.own_slots, rows.device, self._wire)
 
     def predict(self, batch: TrainerBatch) -> Float32Array:
         """Return the logits of a share, float32, shape (num_samples,). Communication: none."""
@@ -482,7 +476,7 @@ class TrainingStep:
     def _begin_pushes(self, iteration: OpenIteration, part: Part, pushes: PlacedPushes, lane: _Lane) -> Swap:
         """Begin to send owned rows to the trainers that use them, and to receive replicas of the same part."""
         rows = lane.outgoing.rows(len(pushes.slots), self._row_dim, self._wire.array_dtype)
-        self._copy_packed(pushes.slots, rows.device)
+        self._cache.copy(pushes.slots, rows.device, self._wire)
         arrival = rows.down()
         replicas = iteration.placed.replicated.runs(part, iteration.rows.host[iteration.plan.num_own :])
         arrival.wait()
@@ -526,11 +520,9 @@ class TrainingStep:
             own: Gradients of own samples, float32, shape (num_own, row_dim).
             arrived: From the other trainers, in the format of the wire, float32 or int16, shape (m, row_dim).
         """
-        if not self._wire.is_exact:
-            scale = gradient_scale(plan.num_global_samples)
-            arrived = self._device.as_array(self._wire.unpack(self._device.as_tensor(arrived), scale))
         self._cache.update(
-            lists, own, arrived, self._row_optimizer, plan.num_trained_after, in_tree=self._blocks.is_tree
+            lists, own, arrived, self._row_optimizer, plan.num_trained_after, in_tree=self._blocks.is_tree,
+            wire=self._wire, scale=gradient_scale(plan.num_global_samples),
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ WireArray = NDArray[np.float32 | np.int16]
 
 
 class Wire:
-    """Packs float32 values into the format of the wire, and unpacks them.
+    """Packs float32 values into the format of the wire, and unpacks them. `name` is that of the format.
 
     Packed values are float32 or, with 16 bits, the bits of the rounded values as int16, because numpy has no bfloat16.
 
@@ -29,6 +29,7 @@ class Wire:
     """
 
     def __init__(self, name: WireDtype) -> None:
+        self.name = name
         self._dtype: torch.dtype = getattr(torch, name)
         self.is_exact = name == "float32"
         self.array_dtype = np.dtype(np.float32 if self.is_exact else np.int16)
@@ -55,6 +56,9 @@ class Wire:
         if self.is_exact:
             return packed
         return packed.view(self._dtype).float().div_(scale)
+
+
+FLOAT32 = Wire("float32")
 
 
 def gradient_scale(num_global_samples: int) -> float:

@@ -16,7 +16,7 @@ from bagpipe_hpc.trainer.device.cpu import CpuDevice, CpuKernels
 from bagpipe_hpc.trainer.device.cuda import CudaDevice
 from bagpipe_hpc.trainer.random_state import keep_random_state, restore_random_state
 from bagpipe_hpc.trainer.row_optimizer import build_row_optimizer
-from tests.kernels import check_kernels, random_lists
+from tests.kernels import check_kernels, pooled, random_lists
 from tests.unit.trainer.device.test_packed_block import ARRAYS
 
 DIM = 16
@@ -132,21 +132,11 @@ def test_updates_are_those_of_the_cpu(gpu: CudaDevice, name: Any) -> None:
     np.testing.assert_allclose(gpu.get(found), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_embedding_forwards_and_backwards(gpu: CudaDevice) -> None:
-    random = np.random.default_rng(0)
-    rows = random.random((50, DIM), np.float32)
-    positions = random.integers(0, 50, (30, 4)).astype(np.int32)
-    direction = random.random((30, 4, DIM), np.float32)
-    found = []
-    for device in (CpuDevice(), gpu, gpu):
-        leaf = device.as_tensor(device.put(rows.copy())).requires_grad_()
-        vectors = device.kernels.embed(leaf, device.as_tensor(device.put(positions)))
-        (vectors * device.as_tensor(device.put(direction))).sum().backward()
-        assert leaf.grad is not None
-        found.append((device.get(vectors), device.get(leaf.grad)))
-    np.testing.assert_array_equal(found[0][0], found[1][0])
-    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-5, atol=1e-6)
-    assert found[1][1].tobytes() == found[2][1].tobytes()
+def test_pooling_and_its_gradients(gpu: CudaDevice) -> None:
+    on_cpu, first, second = pooled(CpuDevice()), pooled(gpu), pooled(gpu)
+    for mine, theirs, again in zip(first, on_cpu, second, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+        assert mine.tobytes() == again.tobytes()
 
 
 def test_random_numbers_go_on_where_they_were_kept(gpu: CudaDevice) -> None:

@@ -53,8 +53,13 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
+from bagpipe_hpc.trainer.wire import FLOAT32, Wire
+
 if TYPE_CHECKING:
+    from bagpipe_hpc.trainer.device.feature_layout import FeatureLayout
     from bagpipe_hpc.trainer.iteration_lists import GradientList
+    from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
+    from bagpipe_hpc.trainer.pooling import Pooling
     from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
     from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 
@@ -151,31 +156,75 @@ class UpdateLists:
     own_arrays: Sequence[DeviceArray] = ()
 
 
+@dataclass(frozen=True)
+class SampleRows:
+    """The rows of the samples of an iteration: own rows, then replicas.
+
+    Args:
+        cache: All rows of the cache, float32, shape (num_slots, row_width).
+        own_slots: Slots of the own rows, int32, shape (num_own,).
+        packed: Room for own rows, then the replicas, in the format of the wire, float32 or int16, shape (n, row_dim).
+        wire: The format.
+    """
+
+    cache: DeviceArray
+    own_slots: DeviceArray
+    packed: DeviceArray
+    wire: Wire
+
+
+@dataclass(frozen=True)
+class RowJob:
+    """What kernels need to know of a job to make index arrays.
+
+    Args:
+        layout: The features.
+        optimizer: Updates rows.
+        rank: The rank of this trainer among the trainers.
+        in_tree: Whether gradients of trainers are added in the order of a binary tree.
+    """
+
+    layout: FeatureLayout
+    optimizer: RowOptimizer
+    rank: int
+    in_tree: bool
+
+
 class RowKernels(Protocol):
     """Work on rows in device memory. Each call is work of the stream of the calling thread.
 
     Kernels may need index arrays of their own. The prefetch thread makes them from the plan (`arrays_of_samples`,
-    `arrays_of_updates`), and they travel with the block of the iteration.
+    `arrays_of_updates`), and they travel with the block of the iteration. `name` is the name for users.
     """
 
-    def arrays_of_samples(self, samples: BlockSamples, num_rows: int) -> Sequence[HostArray]:
+    name: str
+
+    def arrays_of_samples(self, job: RowJob, samples: BlockSamples, num_rows: int) -> Sequence[HostArray]:
         """Return arrays for a block of samples. They come to `PlacedSamples.own_arrays`.
 
         Args:
+            job: The job.
             samples: The samples.
             num_rows: The number of rows of the trainer in this iteration: own rows, then replicas.
         """
 
-    def arrays_of_updates(self, updates: GradientList) -> Sequence[HostArray]:
-        """Return arrays for the update of rows. They come to `UpdateLists.own_arrays`."""
+    def arrays_of_updates(self, job: RowJob, updates: GradientList, num_trained: int) -> Sequence[HostArray]:
+        """Return arrays for the update of rows. They come to `UpdateLists.own_arrays`.
 
-    def copy_rows(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray) -> None:
+        Args:
+            job: The job.
+            updates: The rows, and the gradients that arrive.
+            num_trained: See RowOptimizer.
+        """
+
+    def copy_rows(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray, wire: Wire = FLOAT32) -> None:
         """Copy rows, and of each row as many columns as there is room for.
 
         Args:
-            rows: float32 or int16, shape (m, columns).
+            rows: float32, shape (m, columns).
             positions: Positions of the rows to copy, int32 or int64, shape (n,).
-            out: Gets the copies, of the same dtype, shape (n, at most columns).
+            out: Gets the copies in the format of the wire, float32 or int16, shape (n, at most columns).
+            wire: The format.
         """
 
     def copy_rows_to(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray, places: DeviceArray) -> None:
@@ -222,6 +271,8 @@ class RowKernels(Protocol):
         num_trained: int,
         *,
         in_tree: bool,
+        wire: Wire = FLOAT32,
+        scale: float = 1.0,
     ) -> None:
         """Add up the gradients of owned rows and make one step of the optimizer on these rows.
 
@@ -229,20 +280,36 @@ class RowKernels(Protocol):
             rows: All rows of the cache, float32, shape (num_slots, row_width).
             lists: See `add_up`.
             own_gradients: See `add_up`.
-            arrived: See `add_up`.
+            arrived: Gradients from the other trainers, in the format of the wire, float32 or int16, shape (m, row_dim).
             optimizer: Makes the step.
             num_trained: See RowOptimizer.
             in_tree: See `add_up`.
+            wire: The format of `arrived`.
+            scale: The scale of `arrived`, see Wire.
         """
 
-    def embed(self, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Return the row at each position. Backward adds up the gradients of a row in the order of the positions.
+    def gather(self, rows: SampleRows) -> None:
+        """Copy own rows to their places in `rows.packed`, unless `pool` reads them in the cache."""
+
+    def leaf(self, rows: SampleRows) -> torch.Tensor:
+        """Return the tensor that backward gives the gradients of rows, after `gather`.
+
+        Its values are those of the rows, or undefined if `pool` does not need them.
+
+        Returns:
+            float32, shape (n, row_dim). A later iteration may reuse its memory.
+        """
+
+    def pool(self, pooling: Pooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor) -> torch.Tensor:
+        """Return a vector for each sample and feature. Backward adds up the gradients of each row, in one order.
 
         Args:
-            rows: float32, shape (n, columns).
-            positions: int32, any shape.
+            pooling: Says what to do.
+            samples: The samples.
+            rows: Their rows.
+            leaf: What `leaf` has returned for these rows; it gets the gradients.
         Returns:
-            float32, the shape of positions and columns.
+            float32, shape (num_samples, num_features, row_dim).
         """
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
-from torch.nn import functional
 
 from bagpipe_hpc.available_memory import available_bytes
 from bagpipe_hpc.trainer.device.base import (
@@ -22,14 +21,19 @@ from bagpipe_hpc.trainer.device.base import (
     Mark,
     Memory,
     Mirror,
+    RowJob,
     RowKernels,
+    SampleRows,
     Stream,
     UpdateLists,
 )
 from bagpipe_hpc.trainer.row_kernels import add_gradients, add_gradients_in_tree, copy_rows, copy_rows_to
+from bagpipe_hpc.trainer.wire import FLOAT32, Wire
 
 if TYPE_CHECKING:
     from bagpipe_hpc.trainer.iteration_lists import GradientList
+    from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
+    from bagpipe_hpc.trainer.pooling import Pooling
     from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
     from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 
@@ -171,17 +175,23 @@ class CpuBlock:
 class CpuKernels:
     """RowKernels in compiled loops and operations of torch."""
 
-    def arrays_of_samples(self, samples: BlockSamples, num_rows: int) -> Sequence[HostArray]:
+    name = "compiled loops"
+
+    def arrays_of_samples(self, job: RowJob, samples: BlockSamples, num_rows: int) -> Sequence[HostArray]:
         """See RowKernels."""
         return ()
 
-    def arrays_of_updates(self, updates: GradientList) -> Sequence[HostArray]:
+    def arrays_of_updates(self, job: RowJob, updates: GradientList, num_trained: int) -> Sequence[HostArray]:
         """See RowKernels."""
         return ()
 
-    def copy_rows(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray) -> None:
+    def copy_rows(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray, wire: Wire = FLOAT32) -> None:
         """See RowKernels."""
-        copy_rows(rows, positions, out)
+        if wire.is_exact:
+            copy_rows(rows, positions, out)
+        else:
+            columns = torch.from_numpy(rows).index_select(0, torch.from_numpy(positions))[:, : out.shape[1]]
+            torch.from_numpy(out).copy_(wire.pack(columns))
 
     def copy_rows_to(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray, places: DeviceArray) -> None:
         """See RowKernels."""
@@ -212,13 +222,24 @@ class CpuKernels:
         num_trained: int,
         *,
         in_tree: bool,
+        wire: Wire = FLOAT32,
+        scale: float = 1.0,
     ) -> None:
         """See RowKernels."""
+        arrived = wire.unpack(torch.from_numpy(arrived), scale).numpy()
         all_rows, slots = torch.from_numpy(rows), torch.from_numpy(lists.slots)
         updated = all_rows.index_select(0, slots)
         optimizer.step(updated, self.add_up(lists, own_gradients, arrived, in_tree=in_tree), num_trained)
         all_rows.index_copy_(0, slots.long(), updated)
 
-    def embed(self, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def gather(self, rows: SampleRows) -> None:
         """See RowKernels."""
-        return functional.embedding(positions, rows)
+        self.copy_rows(rows.cache, rows.own_slots, rows.packed[: len(rows.own_slots)], rows.wire)
+
+    def leaf(self, rows: SampleRows) -> torch.Tensor:
+        """See RowKernels."""
+        return rows.wire.unpack(torch.from_numpy(rows.packed))
+
+    def pool(self, pooling: Pooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor) -> torch.Tensor:
+        """See RowKernels."""
+        return pooling(samples, leaf)

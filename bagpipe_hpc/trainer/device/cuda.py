@@ -50,12 +50,13 @@ class CudaDevice:
 
     Args:
         index: The number of the GPU among those that torch sees.
+        kernels: Its kernels. None: `best_kernels`.
     """
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, kernels: RowKernels | None = None) -> None:
         self.torch_device = torch.device("cuda", index)
-        self.name = str(self.torch_device)
-        self.kernels: RowKernels = TorchKernels()
+        self.kernels: RowKernels = kernels or best_kernels()
+        self.name = f"{self.torch_device} ({self.kernels.name})"
         self.num_allocations = 0
         self.shares_memory = False
         self._streams = {
@@ -243,6 +244,15 @@ class _Copy:
     def wait(self) -> None:
         """See Arrival. The event blocks the thread instead of polling."""
         self._event.synchronize()
+
+
+def best_kernels() -> RowKernels:
+    """Return the kernels in Triton if it can be imported, otherwise those in operations of torch."""
+    try:
+        from bagpipe_hpc.trainer.device.triton_kernels import TritonKernels
+    except ImportError:
+        return TorchKernels()
+    return TritonKernels()
 
 
 def _page_locked(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.trainer.sample_blocks import FeatureKinds
 
 # Kinds of features: one of the first three; of a weighted feature, WEIGHTED is added.
 ONE_HOT, SUM, MEAN, WEIGHTED = 0, 1, 2, 4
@@ -53,6 +54,11 @@ class FeatureLayout:
     def has_means(self) -> bool:
         """Whether any feature is pooled by mean."""
         return bool((self.kinds & MEAN).any())
+
+    @property
+    def feature_kinds(self) -> FeatureKinds:
+        """Which features are ragged, and which have weights."""
+        return FeatureKinds((self.kinds != ONE_HOT).tolist(), ((self.kinds & WEIGHTED) != 0).tolist())
 
     @property
     def is_masked(self) -> bool:

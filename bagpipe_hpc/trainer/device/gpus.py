@@ -19,14 +19,18 @@ def gpu_ids() -> tuple[str, ...]:
 
 
 def try_gpus() -> str:
-    """Compute something on each GPU, and return their names and the version of their library. There is one or more.
+    """Compute something on each GPU, and return their names, the version of their library, and the kernels for rows.
+
+    There is one GPU or more.
 
     Raises what torch raises if a GPU does not work.
     """
+    from bagpipe_hpc.trainer.device.cuda import best_kernels
+
     for index in range(num_gpus()):
         torch.ones(1, device=f"cuda:{index}").add_(1).item()
     names = ", ".join(cuda.get_device_name(index) for index in range(num_gpus()))
-    return f"{num_gpus()} visible: {names}; CUDA {torch.version.cuda}"
+    return f"{num_gpus()} visible: {names}; CUDA {torch.version.cuda}; kernels for rows: {best_kernels().name}"
 
 
 def nccl_group(store: Any, rank: int, size: int) -> Any:

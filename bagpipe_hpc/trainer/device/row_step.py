@@ -1,4 +1,4 @@
-"""What the update kernel needs to know of the optimizer of rows: a form of its settings that fits into one array."""
+"""The optimizer of rows in two forms: operations of torch, and what the update kernel needs to know of it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bagpipe_hpc.config import Config, RowOptimizerConfig
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.learning_rate import LearningRate
 from bagpipe_hpc.row_layout import row_width
+from bagpipe_hpc.trainer.row_optimizer import RowOptimizer, build_optimizer_of_tables
 
 NUM_PARAMETERS = 5
 
@@ -71,6 +73,28 @@ class RowStep:
                 unbias1, unbias2 = (1 - beta**num_trained for beta in config.betas)
                 step_size = rate * math.sqrt(unbias2) / unbias1
                 return -step_size, [config.effective_eps, 1 - config.betas[0], 1 - config.betas[1]]
+
+
+class FusibleOptimizer:
+    """A RowOptimizer that is also known as a RowStep, so that a kernel may add up gradients and step in one pass.
+
+    Args:
+        row_step: The optimizer.
+        optimizer: The same optimizer.
+    """
+
+    def __init__(self, row_step: RowStep, optimizer: RowOptimizer) -> None:
+        self.row_step = row_step
+        self._optimizer = optimizer
+
+    def step(self, rows: torch.Tensor, gradients: torch.Tensor, num_trained: int) -> None:
+        """See RowOptimizer."""
+        self._optimizer.step(rows, gradients, num_trained)
+
+
+def fusible_optimizer(config: Config, schema: Schema, *, waits: bool = True) -> FusibleOptimizer:
+    """Return the optimizer of all rows of a job; build_optimizer_of_tables describes the arguments."""
+    return FusibleOptimizer(row_step_of(config, schema), build_optimizer_of_tables(config, schema, waits=waits))
 
 
 def row_step_of(config: Config, schema: Schema) -> RowStep:

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
-from bagpipe_hpc.trainer.device.base import DeviceArray, HostArray, UpdateLists
+from bagpipe_hpc.trainer.device.base import DeviceArray, HostArray, RowJob, SampleRows, UpdateLists
 from bagpipe_hpc.trainer.tree_accumulator import TreeAccumulator
+from bagpipe_hpc.trainer.wire import FLOAT32, Wire
 
 if TYPE_CHECKING:
     from bagpipe_hpc.trainer.iteration_lists import GradientList
+    from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
+    from bagpipe_hpc.trainer.pooling import Pooling
     from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
     from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 
@@ -20,17 +22,19 @@ if TYPE_CHECKING:
 class TorchKernels:
     """RowKernels. A DeviceArray is a tensor."""
 
-    def arrays_of_samples(self, samples: BlockSamples, num_rows: int) -> Sequence[HostArray]:
+    name = "plain torch"
+
+    def arrays_of_samples(self, job: RowJob, samples: BlockSamples, num_rows: int) -> Sequence[HostArray]:
         """See RowKernels."""
         return ()
 
-    def arrays_of_updates(self, updates: GradientList) -> Sequence[HostArray]:
+    def arrays_of_updates(self, job: RowJob, updates: GradientList, num_trained: int) -> Sequence[HostArray]:
         """See RowKernels."""
         return ()
 
-    def copy_rows(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray) -> None:
+    def copy_rows(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray, wire: Wire = FLOAT32) -> None:
         """See RowKernels."""
-        out.copy_(rows.index_select(0, positions)[:, : out.shape[1]])
+        out.copy_(wire.pack(rows.index_select(0, positions)[:, : out.shape[1]]))
 
     def copy_rows_to(self, rows: DeviceArray, positions: DeviceArray, out: DeviceArray, places: DeviceArray) -> None:
         """See RowKernels."""
@@ -70,12 +74,23 @@ class TorchKernels:
         num_trained: int,
         *,
         in_tree: bool,
+        wire: Wire = FLOAT32,
+        scale: float = 1.0,
     ) -> None:
         """See RowKernels."""
         updated = rows.index_select(0, lists.slots)
-        optimizer.step(updated, self.add_up(lists, own_gradients, arrived, in_tree=in_tree), num_trained)
+        gradients = self.add_up(lists, own_gradients, wire.unpack(arrived, scale), in_tree=in_tree)
+        optimizer.step(updated, gradients, num_trained)
         rows.index_copy_(0, lists.slots.long(), updated)
 
-    def embed(self, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def gather(self, rows: SampleRows) -> None:
         """See RowKernels."""
-        return functional.embedding(positions, rows)
+        self.copy_rows(rows.cache, rows.own_slots, rows.packed[: len(rows.own_slots)], rows.wire)
+
+    def leaf(self, rows: SampleRows) -> torch.Tensor:
+        """See RowKernels."""
+        return rows.wire.unpack(rows.packed)
+
+    def pool(self, pooling: Pooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor) -> torch.Tensor:
+        """See RowKernels."""
+        return pooling(samples, leaf)

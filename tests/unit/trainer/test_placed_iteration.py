@@ -8,35 +8,47 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bagpipe_hpc.config import Config, ScheduleConfig
+from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.learning_rate import LearningRate
 from bagpipe_hpc.protocol.plan import TrainerPlan
-from bagpipe_hpc.trainer.device.base import Device, HostArray, Stream
+from bagpipe_hpc.trainer.device.base import Device, HostArray, RowJob, Stream
 from bagpipe_hpc.trainer.device.cpu import CpuDevice
+from bagpipe_hpc.trainer.device.feature_layout import layout_of
 from bagpipe_hpc.trainer.device.torch_kernels import TorchKernels
 from bagpipe_hpc.trainer.iteration_lists import GradientList, lists_of
 from bagpipe_hpc.trainer.placed_iteration import IterationPlacer
-from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockSamples, BlockShare, FeatureKinds
+from bagpipe_hpc.trainer.row_optimizer import RowSGD
+from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockSamples, BlockShare
 from tests.queued_device import QueuedDevice
 from tests.unit.trainer.test_iteration_lists import plan as plan_of_rows
-from tests.unit.trainer.test_sample_blocks import KINDS
 from tests.unit.trainer.test_sample_blocks import plan as plan_of_samples
 
 ROW_WIDTH = 3
+# The features of plan_of_samples, in table order: test_sample_blocks.KINDS.
+SCHEMA = Schema(
+    tables=(
+        TableSchema(name="a", num_embeddings=9),
+        TableSchema(name="b", num_embeddings=9, ragged=True),
+        TableSchema(name="c", num_embeddings=9, ragged=True, weighted=True),
+        TableSchema(name="d", num_embeddings=9),
+    )
+)
 
 
 class KernelsWithArrays(TorchKernels):
     """Kernels that want index arrays of their own."""
 
-    def arrays_of_samples(self, samples: BlockSamples, num_rows: int) -> Sequence[HostArray]:
+    def arrays_of_samples(self, job: RowJob, samples: BlockSamples, num_rows: int) -> Sequence[HostArray]:
         return [np.array([len(samples.labels), num_rows])]
 
-    def arrays_of_updates(self, updates: GradientList) -> Sequence[HostArray]:
-        return [updates.positions + 1000, updates.slots + 1]
+    def arrays_of_updates(self, job: RowJob, updates: GradientList, num_trained: int) -> Sequence[HostArray]:
+        return [updates.positions + 1000 * num_trained, updates.slots + 1]
 
 
-def placer_of(device: Device, share: BlockShare = ONE_BLOCK, kinds: FeatureKinds = KINDS) -> IterationPlacer:
-    return IterationPlacer(
-        device, trainer_rank=0, row_width=ROW_WIDTH, is_overlapped=True, share=share, kinds=kinds
-    )  # fmt: skip
+def placer_of(device: Device, share: BlockShare = ONE_BLOCK) -> IterationPlacer:
+    job = RowJob(layout_of(SCHEMA, Config()), RowSGD(LearningRate(0.1, ScheduleConfig())), 0, share.is_tree)
+    return IterationPlacer(device, job, row_width=ROW_WIDTH, is_overlapped=True, share=share)
 
 
 @pytest.mark.parametrize("device", [CpuDevice(), QueuedDevice("late")], ids=["cpu", "queued"])

@@ -33,7 +33,7 @@ from bagpipe_hpc.trainer.models import build_model
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.random_state import seed_of_block
 from bagpipe_hpc.trainer.row_optimizer import RowSGD
-from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare, FeatureKinds
+from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare
 from bagpipe_hpc.trainer.step import Blocks, Loss, OpenIteration, Stopwatch, TrainingStep, _evaluation_mode
 from bagpipe_hpc.trainer.tree_accumulator import TreeAccumulator
 from bagpipe_hpc.trainer.wire import Wire, WireArray, WireDtype, gradient_scale
@@ -380,7 +380,10 @@ class Players:
 
     def __init__(self, steps: list[TrainingStep], servers: Servers, outcome: Outcome) -> None:
         self.steps, self.servers, self.outcome = steps, servers, outcome
-        self.main, self.exchange = ThreadPoolExecutor(len(steps)), ThreadPoolExecutor(len(steps))
+        # Libraries that torch calls have a number of threads for each thread that calls them.
+        self.main, self.exchange = (
+            ThreadPoolExecutor(len(steps), initializer=torch.set_num_threads, initargs=(1,)) for _ in range(2)
+        )
 
     def __enter__(self) -> Players:
         return self
@@ -497,7 +500,6 @@ def make_steps(
             dense_optimizer=LaunchedSGD(model, device),
             dense_gradients=ThreadDense(dense_board, trainer, model, num_blocks is not None),
             blocks=BlockShare(trainer * count, count, num_blocks) if num_blocks else ONE_BLOCK,
-            feature_kinds=FeatureKinds([False] * NUM_TABLES, [False] * NUM_TABLES),
             seed_of_block=partial(seed_of_block, 7) if num_blocks else None,
             peers=peers(board, trainer),
             delayed_peers=peers(delayed_board, trainer) if overlapped else None,
