@@ -6,17 +6,28 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bagpipe_hpc.config import Config, ScheduleConfig
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.learning_rate import LearningRate
-from bagpipe_hpc.trainer.device.base import Device, DeviceArray, RowJob, RowKernels, SampleRows, UpdateLists
-from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
+from bagpipe_hpc.row_layout import row_width
+from bagpipe_hpc.trainer.device.base import (
+    Device,
+    DeviceArray,
+    PlacedSamples,
+    RowJob,
+    RowKernels,
+    SampleRows,
+    UpdateLists,
+)
+from bagpipe_hpc.trainer.device.row_step import fusible_optimizer
+from bagpipe_hpc.trainer.iteration_lists import GradientList
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.row_optimizer import RowSGD
 from bagpipe_hpc.trainer.sample_blocks import BlockSamples
-from bagpipe_hpc.trainer.wire import FLOAT32
+from bagpipe_hpc.trainer.wire import FLOAT32, Wire, WireDtype
 
 Float32Array = NDArray[np.float32]
 
@@ -114,3 +125,29 @@ def pooled(device: Device) -> tuple[NDArray[Any], NDArray[Any]]:
     (vectors * device.as_tensor(device.put(direction))).sum().backward()
     assert leaf.grad is not None
     return device.get(vectors), device.get(leaf.grad)
+
+
+def updated(
+    device: Device, optimizer: dict[str, Any], *, in_tree: bool, wire_name: WireDtype = "float32"
+) -> NDArray[Any]:
+    """Return rows of the cache after an update: trainer 1 of 4, with own gradients and gradients that arrive."""
+    config = Config.model_validate(
+        {"model": {"name": "dcn", "embedding_dim": 5}, "row_optimizer": {"learning_rate": 0.1, **optimizer}}
+    )
+    lists, own, arrived = random_lists(4, 1, 5, seed=7)
+    updates = GradientList(
+        lists.positions, lists.slots, lists.num_own, lists.index, np.diff(lists.starts), lists.starts
+    )  # fmt: skip
+    of_job = fusible_optimizer(config, SCHEMA, waits=device.shares_memory)
+    job = RowJob(Pooling(SCHEMA, CONFIG, device).features.layout, of_job, lists.rank, in_tree)
+    placed = UpdateLists(
+        device.put(lists.slots), device.put(lists.positions), lists.num_own, device.put(lists.index), lists.starts,
+        lists.rank, [device.put(array) for array in device.kernels.arrays_of_updates(job, updates, 3)],
+    )  # fmt: skip
+    rows = device.put(np.random.default_rng(0).random((40, row_width(config)), np.float32))
+    wire = Wire(wire_name)
+    packed = device.put(wire.pack(torch.from_numpy(arrived), 64.0).numpy())
+    device.kernels.update(
+        rows, placed, device.put(own), packed, of_job, 3, in_tree=in_tree, wire=wire, scale=64.0
+    )  # fmt: skip
+    return device.get(device.as_tensor(rows))

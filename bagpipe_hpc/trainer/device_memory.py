@@ -62,7 +62,9 @@ def need_of(config: Config, schema: Schema, model: torch.nn.Module, num_trainers
     rows, row_dim, width = samples * ids, config.model.row_dim, row_width(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     outputs = sum(layer.out_features for layer in model.modules() if isinstance(layer, torch.nn.Linear))
-    depth, in_block = config.prefetch_depth, 4 * (rows * (width + 8) + samples * (schema.num_dense + 1))
+    # Words of index arrays per id. In a tree, each block of samples has ends of uses, and each row has T leaves.
+    words = 16 + (config.training.blocks // num_trainers + num_trainers if config.training.blocks else 0)
+    depth, in_block = config.prefetch_depth, 4 * (rows * (width + words) + samples * (schema.num_dense + 1))
     return MemoryNeed(
         dense=4 * parameters * (2 + OPTIMIZER_COPIES),
         activations=4 * per_pass * (6 * ids * row_dim + 4 * outputs),

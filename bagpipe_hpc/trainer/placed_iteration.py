@@ -14,39 +14,24 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bagpipe_hpc.protocol.plan import TrainerPlan
-from bagpipe_hpc.trainer.device.base import Block, Device, DeviceArray, HostArray, Mark, RowJob, UpdateLists
+from bagpipe_hpc.trainer.device.base import (
+    Block,
+    Device,
+    DeviceArray,
+    HostArray,
+    Mark,
+    PlacedSamples,
+    RowJob,
+    UpdateLists,
+)
 from bagpipe_hpc.trainer.gray_blocks import GrayBlocks
 from bagpipe_hpc.trainer.iteration_lists import GradientList, IterationLists, lists_of
 from bagpipe_hpc.trainer.sample_blocks import BlockSamples, BlockShare, blocks_of
 
 Float32Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class PlacedSamples:
-    """The samples of a block on the device.
-
-    Args:
-        labels: float32, shape (b,).
-        dense: float32, shape (b, num_dense).
-        sample_rows: See BlockSamples.
-        bag_lengths: See BlockSamples.
-        weights: See BlockSamples.
-        num_ids: The number of ids in each ragged feature, in table order, in host memory.
-        own_arrays: What RowKernels.arrays_of_samples has made.
-    """
-
-    labels: torch.Tensor
-    dense: torch.Tensor
-    sample_rows: torch.Tensor
-    bag_lengths: torch.Tensor
-    weights: torch.Tensor
-    num_ids: list[int]
-    own_arrays: Sequence[DeviceArray] = ()
 
 
 @dataclass(frozen=True)

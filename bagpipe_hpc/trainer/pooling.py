@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema
-from bagpipe_hpc.trainer.device.base import Device
+from bagpipe_hpc.trainer.device.base import Device, PlacedSamples
 from bagpipe_hpc.trainer.device.feature_layout import (
     MEAN,
     ONE_HOT,
@@ -30,7 +30,6 @@ from bagpipe_hpc.trainer.device.feature_layout import (
     FeatureLayout,
     layout_of,
 )
-from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
 
 
 class Pooling:

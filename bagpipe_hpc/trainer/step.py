@@ -50,6 +50,7 @@ from bagpipe_hpc.trainer.device.base import (
     DeviceArray,
     Mark,
     Mirror,
+    PlacedSamples,
     RowJob,
     SampleRows,
     UpdateLists,
@@ -66,7 +67,6 @@ from bagpipe_hpc.trainer.placed_iteration import (
     IterationPlacer,
     PlacedIteration,
     PlacedPushes,
-    PlacedSamples,
     PlacedUpdates,
 )
 from bagpipe_hpc.trainer.pooling import Pooling

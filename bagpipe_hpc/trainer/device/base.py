@@ -22,7 +22,8 @@ that copy alone (`Arrival.wait`), and for nothing else of the device.
 
     upload of n        -> start of n          (UPLOAD -> EXCHANGE)   start inserts the fetched rows
     start of n         -> gather of n         (EXCHANGE -> COMPUTE)  gather reads rows that were inserted, or updated
-                                                                     by the finish before this start
+                                                                     by the finish before this start; kernels may read
+                                                                     them in the cache until the apply of n
     start of n         -> critical pushes of n, if they begin in the apply of n - 1: they read the same rows
     compute of n       -> finish of n         (COMPUTE -> EXCHANGE)  finish sums gradients, and reads rows that apply
                                                                      has updated; rows that were used may leave after it
@@ -56,10 +57,8 @@ from numpy.typing import DTypeLike, NDArray
 from bagpipe_hpc.trainer.wire import FLOAT32, Wire
 
 if TYPE_CHECKING:
-    from bagpipe_hpc.trainer.device.feature_layout import FeatureLayout
+    from bagpipe_hpc.trainer.device.feature_layout import DeviceLayout, FeatureLayout
     from bagpipe_hpc.trainer.iteration_lists import GradientList
-    from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
-    from bagpipe_hpc.trainer.pooling import Pooling
     from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
     from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 
@@ -154,6 +153,46 @@ class UpdateLists:
     starts: NDArray[np.int64]
     rank: int
     own_arrays: Sequence[DeviceArray] = ()
+
+
+@dataclass(frozen=True)
+class PlacedSamples:
+    """The samples of a block on the device.
+
+    Args:
+        labels: float32, shape (b,).
+        dense: float32, shape (b, num_dense).
+        sample_rows: See BlockSamples.
+        bag_lengths: See BlockSamples.
+        weights: See BlockSamples.
+        num_ids: The number of ids in each ragged feature, in table order, in host memory.
+        own_arrays: What RowKernels.arrays_of_samples has made.
+    """
+
+    labels: torch.Tensor
+    dense: torch.Tensor
+    sample_rows: torch.Tensor
+    bag_lengths: torch.Tensor
+    weights: torch.Tensor
+    num_ids: list[int]
+    own_arrays: Sequence[DeviceArray] = ()
+
+
+class SamplePooling(Protocol):
+    """What makes the vectors of samples from rows, in operations of torch; see trainer/pooling.py.
+
+    `features` says how, for kernels that do it themselves.
+    """
+
+    features: DeviceLayout
+
+    def __call__(self, samples: PlacedSamples, rows: torch.Tensor) -> torch.Tensor:
+        """Return a vector for each sample and feature, float32, shape (num_samples, num_features, row_dim).
+
+        Args:
+            samples: The samples.
+            rows: float32, shape (num_rows, row_dim): own rows, then replicas. The result is a copy.
+        """
 
 
 @dataclass(frozen=True)
@@ -300,7 +339,9 @@ class RowKernels(Protocol):
             float32, shape (n, row_dim). A later iteration may reuse its memory.
         """
 
-    def pool(self, pooling: Pooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor) -> torch.Tensor:
+    def pool(
+        self, pooling: SamplePooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor
+    ) -> torch.Tensor:
         """Return a vector for each sample and feature. Backward adds up the gradients of each row, in one order.
 
         Args:

@@ -21,8 +21,10 @@ from bagpipe_hpc.trainer.device.base import (
     Mark,
     Memory,
     Mirror,
+    PlacedSamples,
     RowJob,
     RowKernels,
+    SamplePooling,
     SampleRows,
     Stream,
     UpdateLists,
@@ -32,8 +34,6 @@ from bagpipe_hpc.trainer.wire import FLOAT32, Wire
 
 if TYPE_CHECKING:
     from bagpipe_hpc.trainer.iteration_lists import GradientList
-    from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
-    from bagpipe_hpc.trainer.pooling import Pooling
     from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
     from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 
@@ -240,6 +240,8 @@ class CpuKernels:
         """See RowKernels."""
         return rows.wire.unpack(torch.from_numpy(rows.packed))
 
-    def pool(self, pooling: Pooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor) -> torch.Tensor:
+    def pool(
+        self, pooling: SamplePooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor
+    ) -> torch.Tensor:
         """See RowKernels."""
         return pooling(samples, leaf)

@@ -31,9 +31,9 @@ from bagpipe_hpc.trainer.device.base import (
     RowKernels,
     Stream,
 )
+from bagpipe_hpc.trainer.device.gpu_kernels import best_kernels
 from bagpipe_hpc.trainer.device.gpus import num_gpus
 from bagpipe_hpc.trainer.device.packed_block import PackedBlock
-from bagpipe_hpc.trainer.device.torch_kernels import TorchKernels
 
 RANDOM_STATE = "cuda_rng"  # its name in checkpoints
 
@@ -244,15 +244,6 @@ class _Copy:
     def wait(self) -> None:
         """See Arrival. The event blocks the thread instead of polling."""
         self._event.synchronize()
-
-
-def best_kernels() -> RowKernels:
-    """Return the kernels in Triton if it can be imported, otherwise those in operations of torch."""
-    try:
-        from bagpipe_hpc.trainer.device.triton_kernels import TritonKernels
-    except ImportError:
-        return TorchKernels()
-    return TritonKernels()
 
 
 def _page_locked(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

@@ -25,7 +25,7 @@ def try_gpus() -> str:
 
     Raises what torch raises if a GPU does not work.
     """
-    from bagpipe_hpc.trainer.device.cuda import best_kernels
+    from bagpipe_hpc.trainer.device.gpu_kernels import best_kernels
 
     for index in range(num_gpus()):
         torch.ones(1, device=f"cuda:{index}").add_(1).item()

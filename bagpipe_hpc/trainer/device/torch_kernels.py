@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bagpipe_hpc.trainer.device.base import DeviceArray, HostArray, RowJob, SampleRows, UpdateLists
+from bagpipe_hpc.trainer.device.base import (
+    DeviceArray,
+    HostArray,
+    PlacedSamples,
+    RowJob,
+    SamplePooling,
+    SampleRows,
+    UpdateLists,
+)
 from bagpipe_hpc.trainer.tree_accumulator import TreeAccumulator
 from bagpipe_hpc.trainer.wire import FLOAT32, Wire
 
 if TYPE_CHECKING:
     from bagpipe_hpc.trainer.iteration_lists import GradientList
-    from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
-    from bagpipe_hpc.trainer.pooling import Pooling
     from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
     from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 
@@ -91,6 +97,8 @@ class TorchKernels:
         """See RowKernels."""
         return rows.wire.unpack(rows.packed)
 
-    def pool(self, pooling: Pooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor) -> torch.Tensor:
+    def pool(
+        self, pooling: SamplePooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor
+    ) -> torch.Tensor:
         """See RowKernels."""
         return pooling(samples, leaf)

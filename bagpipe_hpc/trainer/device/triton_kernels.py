@@ -13,7 +13,15 @@ import torch
 import triton
 
 from bagpipe_hpc.trainer.device import kernels
-from bagpipe_hpc.trainer.device.base import DeviceArray, HostArray, RowJob, SampleRows, UpdateLists
+from bagpipe_hpc.trainer.device.base import (
+    DeviceArray,
+    HostArray,
+    PlacedSamples,
+    RowJob,
+    SamplePooling,
+    SampleRows,
+    UpdateLists,
+)
 from bagpipe_hpc.trainer.device.feature_layout import DeviceLayout
 from bagpipe_hpc.trainer.device.index_arrays import halving_lanes, index_bags, index_leaves, index_terms, index_uses
 from bagpipe_hpc.trainer.device.row_step import FusibleOptimizer, RowStep
@@ -22,8 +30,6 @@ from bagpipe_hpc.trainer.wire import FLOAT32, Wire
 
 if TYPE_CHECKING:
     from bagpipe_hpc.trainer.iteration_lists import GradientList
-    from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
-    from bagpipe_hpc.trainer.pooling import Pooling
     from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
     from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 
@@ -89,7 +95,9 @@ class TritonKernels(TorchKernels):
         """See RowKernels. Its values are undefined, and it takes no memory."""
         return torch.empty((), device=rows.cache.device).expand(rows.packed.shape)
 
-    def pool(self, pooling: Pooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor) -> torch.Tensor:
+    def pool(
+        self, pooling: SamplePooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor
+    ) -> torch.Tensor:
         """See RowKernels."""
         vectors: torch.Tensor = _Pooled.apply(leaf, pooling.features, samples, rows)  # type: ignore[no-untyped-call]
         return vectors

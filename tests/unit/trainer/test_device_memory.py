@@ -61,6 +61,7 @@ def test_the_need_grows_with_what_it_is_for() -> None:
     assert (large.activations, large.buffers) == (16 * small.activations, 16 * small.buffers)
     in_blocks = need_of(config_of(training={"batch_size": 1600, "blocks": 32, "threads": 1}), SCHEMA, model, 2)
     assert in_blocks.activations == small.activations
+    assert in_blocks.buffers > large.buffers
     deep = need_of(config_of(training={"batch_size": 100}, lookahead={"prefetch_depth": 10}), SCHEMA, model, 2)
     assert deep.buffers > small.buffers
 

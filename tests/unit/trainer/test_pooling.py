@@ -13,8 +13,8 @@ from torch import nn
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.trainer.device.base import PlacedSamples
 from bagpipe_hpc.trainer.device.cpu import CpuDevice
-from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
 from bagpipe_hpc.trainer.pooling import Pooling
 
 NUM_ROWS, DIM = 20, 3

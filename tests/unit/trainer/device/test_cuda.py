@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from bagpipe_hpc.trainer.buffers import RowBuffer
 from bagpipe_hpc.trainer.device.base import Stream
+from bagpipe_hpc.trainer.device.cuda import CudaDevice
 from bagpipe_hpc.trainer.wire import WireDtype
 from tests.fake_cuda import FakeCuda, FakeCudaDevice, fake_cuda
 from tests.launch import REPO_ROOT
@@ -70,6 +73,17 @@ def test_training_calls_what_exists(monkeypatch: pytest.MonkeyPatch, num_trainer
     assert_equal(planned_training(num_trainers, 20, 3, order="while", wire=wire, make_device=FakeCudaDevice), plain)
     waits = {(waiting, other) for waiting, _, other in FakeCuda.log}
     assert ("default stream", "work of default stream") not in waits
+
+
+MODULE = "bagpipe_hpc.trainer.device.triton_kernels"
+
+
+def test_kernels_are_those_in_triton_where_there_is_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_cuda(monkeypatch)
+    monkeypatch.setitem(sys.modules, MODULE, SimpleNamespace(TritonKernels=lambda: SimpleNamespace(name="Triton 9")))
+    assert CudaDevice(3).name == "cuda:3 (Triton 9)"
+    monkeypatch.setitem(sys.modules, MODULE, None)
+    assert CudaDevice(0).name == "cuda:0 (plain torch)"
 
 
 def test_the_names_are_those_of_torch() -> None:

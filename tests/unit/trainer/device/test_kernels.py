@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.trainer.device.base import PlacedSamples
 from bagpipe_hpc.trainer.device.cpu import CpuDevice
 from bagpipe_hpc.trainer.device.feature_layout import DeviceLayout, layout_of
 from bagpipe_hpc.trainer.device.index_arrays import (
@@ -30,7 +31,6 @@ from bagpipe_hpc.trainer.device.index_arrays import (
 from bagpipe_hpc.trainer.device.row_step import row_step_of
 from bagpipe_hpc.trainer.gray_blocks import CRITICAL_GRADIENTS, DELAYED_GRADIENTS, EVERYTHING, GrayBlocks, Part
 from bagpipe_hpc.trainer.iteration_lists import GradientList
-from bagpipe_hpc.trainer.placed_iteration import PlacedSamples
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.row_kernels import add_gradients, positions_of
 from bagpipe_hpc.trainer.row_optimizer import build_optimizer_of_tables

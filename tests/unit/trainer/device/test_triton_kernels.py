@@ -27,7 +27,7 @@ from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare
 from bagpipe_hpc.trainer.step import Stopwatch, TrainingStep
 from bagpipe_hpc.trainer.wire import Wire, WireDtype
 from tests.fake_cuda import FakeCudaDevice, fake_cuda
-from tests.kernels import check_kernels, pooled, random_lists
+from tests.kernels import check_kernels, pooled, random_lists, updated
 from tests.plans import rank_plans
 from tests.unit.trainer.test_step import (
     NUM_DENSE,
@@ -225,6 +225,16 @@ def test_pooling_and_its_gradients(triton_kernels: Any) -> None:
     ours = pooled(FakeCudaDevice(triton_kernels()))
     assert ours[0].tobytes() == vectors.tobytes()
     assert ours[1].tobytes() == gradients.tobytes()
+
+
+@pytest.mark.usefixtures("rounded_square_root")
+@pytest.mark.parametrize("in_tree", [False, True])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adagrad", "rowwise_adagrad", "adam"])
+def test_updates_are_those_of_the_cpu(triton_kernels: Any, name: str, in_tree: bool) -> None:
+    wire: WireDtype = "float16" if in_tree else "float32"
+    expected = updated(CpuDevice(), {"name": name}, in_tree=in_tree, wire_name=wire)
+    found = updated(FakeCudaDevice(triton_kernels()), {"name": name}, in_tree=in_tree, wire_name=wire)
+    assert found.tobytes() == expected.tobytes()
 
 
 def test_an_optimizer_that_no_kernel_knows_steps_in_torch(triton_kernels: Any) -> None:
