@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from bagpipe_hpc.trainer.device import cuda as module
 from bagpipe_hpc.trainer.device.base import RowKernels
@@ -89,6 +91,9 @@ class FakeCudaDevice(module.CudaDevice):
     def __init__(self, kernels: RowKernels | None = None) -> None:
         super().__init__(0, kernels or TorchKernels())
         self.torch_device = torch.device("cpu")
+
+    def random_states(self) -> dict[str, NDArray[np.uint8]]:
+        return {}
 
     def keeping_random_numbers(self) -> AbstractContextManager[object]:
         return torch.random.fork_rng([])

@@ -12,7 +12,7 @@ from bagpipe_hpc.exit_codes import EXIT_FAILURE, EXIT_INVALID
 from bagpipe_hpc.trainer.device.gpus import num_gpus
 from tests.integration.jobs import command, finish, summary_of
 from tests.integration.ragged_training import MEAN, make_ragged_dataset
-from tests.launch import run_ranks
+from tests.launch import run_python, run_ranks
 
 PROGRAM = str(Path(__file__).parent / "programs" / "queued_jobs.py")
 COMMON = ["training.epochs=1", "training.batch_size=37", "training.learning_rate=0.5", "training.threads=1"]
@@ -72,6 +72,26 @@ def losses_of(run_dir: Path) -> list[Any]:
     """Iteration and loss of each line of the metrics."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [(line["iteration"], line["loss"]) for line in lines]
+
+
+def test_the_triton_kernels_give_the_models_of_the_cpu(dataset: Path, tmp_path: Path) -> None:
+    """In Triton's interpreter, and with optimizers that take no square root."""
+    few = ["training.iterations=3", "cache.rows=900", "training.batch_size=16"]
+    common = [*(setting for setting in COMMON if not setting.startswith(("training.batch", "cache."))), *few]
+    by_table = ["model.name=wide_deep", f"tables.{MEAN}.embedding_dim=4", f"tables.{MEAN}.learning_rate=0.3"]
+    jobs = {
+        "16 bits": [*common, *by_table, "training.wire_dtype=float16"],
+        "blocks": [*common, "training.blocks=2", "row_optimizer.name=momentum"],
+    }
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    program = str(Path(__file__).parent / "programs" / "triton_jobs.py")
+    done = run_python([program, str(dataset), str(tmp_path), str(tmp_path / "jobs.json")], timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in jobs:
+        on_cpu, with_triton = (summary_of(tmp_path / f"{name}-{device}") for device in ("cpu", "triton"))
+        assert with_triton["model_digest"] == on_cpu["model_digest"]
+        assert "Triton" in with_triton["devices"][0]
+        assert losses_of(tmp_path / f"{name}-triton") == losses_of(tmp_path / f"{name}-cpu")
 
 
 def test_too_little_memory_ends_the_job_with_what_mends_it(dataset: Path, tmp_path: Path) -> None:
