@@ -85,7 +85,7 @@ def test_the_triton_kernels_give_the_models_of_the_cpu(dataset: Path, tmp_path: 
     }
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     program = str(Path(__file__).parent / "programs" / "triton_jobs.py")
-    done = run_python([program, str(dataset), str(tmp_path), str(tmp_path / "jobs.json")], timeout=100)
+    done = run_python([program, str(dataset), str(tmp_path), str(tmp_path / "jobs.json")], timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in jobs:
         on_cpu, with_triton = (summary_of(tmp_path / f"{name}-{device}") for device in ("cpu", "triton"))
