@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, saved_checkpoints
 from bagpipe_hpc.checkpoint.file_names import MANIFEST
@@ -68,8 +69,7 @@ def _refuse_used(root: Path) -> None:
 
 def _require_same_order(checkpoint: Checkpoint, config: Config) -> None:
     """Check that the samples of the epoch that goes on have the same order as before the checkpoint."""
-    training = checkpoint.manifest.config.get("training")
-    saved = training.get("shuffle_block") if isinstance(training, dict) else None
+    saved = _training_of(checkpoint).get("shuffle_block")
     if saved != config.training.shuffle_block:
         raise CheckpointError(
             f"{checkpoint.path} was written in the middle of an epoch: training.shuffle_block is {saved} in the "
@@ -100,8 +100,7 @@ def check_position(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> 
         CheckpointError: the data set has no such position, or samples have another order now.
     """
     position = checkpoint.manifest.position
-    training = checkpoint.manifest.config.get("training")
-    epochs = training.get("epochs") if isinstance(training, dict) else None
+    epochs = _training_of(checkpoint).get("epochs")
     if isinstance(epochs, int) and position.epoch > epochs:
         raise damaged(
             checkpoint.path / MANIFEST, f"its position is in epoch {position.epoch}, but its job has {epochs} epochs"
@@ -129,6 +128,12 @@ def shown_trainers(checkpoint: Checkpoint, config: Config, topology: Topology) -
             f"  training.blocks was {_shown(blocks_before)}: sums have another order from here on, so the model will "
             "not be equal to the bit to that of a job that keeps its blocks"
         ]
+    threads_before, threads = _training_of(checkpoint).get("threads"), config.training.threads
+    if blocks is not None and threads != threads_before:
+        return [
+            f"  training.threads was {threads_before}: sums may have another order from here on, so the model may not "
+            "be equal to the bit to that of a job that keeps its threads"
+        ]
     if before == now:
         return []
     if blocks is not None:
@@ -137,6 +142,12 @@ def shown_trainers(checkpoint: Checkpoint, config: Config, topology: Topology) -
         f"  trainers: {before} -> {now}: sums over the trainers have another order from here on, so the model will not "
         f"be equal to the bit to that of a job that keeps {before} trainer(s); training.blocks would keep it equal"
     ]
+
+
+def _training_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the section training of the settings of a checkpoint; empty if the manifest has none."""
+    training = checkpoint.manifest.config.get("training")
+    return training if isinstance(training, dict) else {}
 
 
 def _shown(blocks: int | None) -> str:

@@ -102,9 +102,7 @@ def check_job(
         config = with_fitting_blocks(config, topology.num_trainers)
     else:
         check_blocks(config.training.blocks, topology.num_trainers)
-        backend, said_of_backend = choose_backend(
-            config.dense.backend, offers, in_tree=config.training.blocks is not None
-        )
+        backend, said_of_backend = choose_backend(config.dense_backend, offers)
     iterations = None if request.traced is None else parse_iterations(request.traced)
     dataset = open_dataset(request.data_path)
     if request.predictions is None:
