@@ -36,6 +36,7 @@ from bagpipe_hpc.strict_yaml import Document, Place, is_text, parse_yaml, read_y
 MAX_ITERATIONS = 10**11  # the names of checkpoints have 12 digits
 MAX_SAMPLES = 10**12
 MAX_BATCH_SIZE = 2**26
+MAX_BLOCKS = 2**15  # as many trainers as placement by locality can tell apart
 MAX_LEARNING_RATE = 1e30  # float32 can represent it
 
 
@@ -280,6 +281,14 @@ class TrainingConfig(_Section):
         description="Shuffle the training samples anew in each epoch: shuffle blocks of this many samples, and the "
         "samples within each block; null: keep the order of the data set.",
     )
+    blocks: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_BLOCKS,
+        description="Cut each batch into this many blocks, a power of two, and add up their gradients in one order. "
+        "Needs training.threads, float32 between trainers and dense.backend mpi or null; at most training.batch_size. "
+        "The model is then the same to the bit for every number of trainers that divides it. null: one per trainer.",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Precision of the model's forward and backward pass. Parameters, rows and all sums are float32 in "
@@ -297,6 +306,30 @@ class TrainingConfig(_Section):
         description="Type in which trainers send each other rows and gradients. float16 and bfloat16 halve the bytes, "
         "but round the values, so the trained model differs.",
     )
+
+    @model_validator(mode="after")
+    def _blocks_are_exact(self) -> TrainingConfig:
+        if self.blocks is None:
+            return self
+        if self.blocks & (self.blocks - 1):
+            below = 1 << (self.blocks.bit_length() - 1)
+            raise ValueError(f"training.blocks is {self.blocks}; give a power of two, such as {below} or {2 * below}")
+        if self.blocks > self.batch_size:
+            raise ValueError(
+                f"training.blocks is {self.blocks}, training.batch_size is {self.batch_size}, so blocks would have no "
+                "samples; lower training.blocks, or raise training.batch_size"
+            )
+        if self.threads is None:
+            raise ValueError(
+                f"training.blocks is {self.blocks}, and without training.threads the threads of a trainer, and with "
+                "them the order of sums, depend on the number of trainers; set training.threads, too"
+            )
+        if self.wire_dtype != "float32":
+            raise ValueError(
+                f"training.blocks is {self.blocks}, training.wire_dtype is {self.wire_dtype}: what is rounded between "
+                "trainers depends on their number; use float32, or leave training.blocks out"
+            )
+        return self
 
 
 class RowOptimizerConfig(_Section):
@@ -545,6 +578,11 @@ class Config(_Section):
     watchdog: WatchdogConfig = WatchdogConfig()
     tensorboard: bool = Field(False, description="Also write the metrics for TensorBoard, into RUN_DIR/tensorboard.")
 
+    @property
+    def dense_backend(self) -> str | None:
+        """The backend that sums dense gradients; None: chosen by what the trainers have."""
+        return "mpi" if self.training.blocks is not None else self.dense.backend
+
     @model_validator(mode="after")
     def _prefetch_within_window(self) -> Config:
         if self.lookahead.prefetch_depth > self.lookahead.window:
@@ -552,6 +590,16 @@ class Config(_Section):
                 f"lookahead.prefetch_depth is {self.lookahead.prefetch_depth}, lookahead.window is "
                 f"{self.lookahead.window}: rows cannot be fetched further ahead than the oracle looks; lower "
                 "prefetch_depth or raise window"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_are_added_up_in_order(self) -> Config:
+        if self.training.blocks is not None and self.dense.backend not in (None, "mpi"):
+            raise ValueError(
+                f"training.blocks is {self.training.blocks}, dense.backend is {self.dense.backend}: only mpi adds up "
+                "in one order for any number of trainers; set dense.backend to mpi or leave it out, or leave "
+                "training.blocks out"
             )
         return self
 

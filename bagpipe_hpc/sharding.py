@@ -67,11 +67,18 @@ class Sharding:
         return len(range(server, self.num_keys, self.num_servers))
 
 
-def share_boundaries(num_samples: int, num_trainers: int) -> Sequence[int]:
-    """Split one global batch over the trainers into contiguous parts, whose sizes differ by at most one sample.
+def share_boundaries(num_samples: int, num_trainers: int, num_blocks: int | None = None) -> Sequence[int]:
+    """Split one global batch over the trainers into contiguous parts.
 
+    The batch is cut into blocks whose sizes differ by at most one sample. Every trainer gets equally many of them.
+
+    Args:
+        num_samples: The number of samples of the batch.
+        num_trainers: T.
+        num_blocks: K, a multiple of T; None: T.
     Returns:
         T + 1 sample positions b; trainer t gets the samples [b[t], b[t + 1]).
     """
-    base, extra = divmod(num_samples, num_trainers)
-    return [t * base + min(t, extra) for t in range(num_trainers + 1)]
+    num_blocks = num_blocks or num_trainers
+    base, extra = divmod(num_samples, num_blocks)
+    return [b * base + min(b, extra) for b in range(0, num_blocks + 1, num_blocks // num_trainers)]

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
 
 from bagpipe_hpc.protocol.codec import decode_plan, encode_plan
 from bagpipe_hpc.protocol.plan import IterationPlan, ServerPlan, TrainerPlan
+
+
+def empty_trainer_plan() -> TrainerPlan:
+    """A plan with no samples and no rows, for one trainer and one server."""
+    kinds = {"Float32Array": np.float32, "Int32Array": np.int32, "Int64Array": np.int64}
+    parts: dict[str, Any] = {}
+    for field in fields(TrainerPlan):
+        parts[field.name] = np.empty(0, kinds[str(field.type)]) if str(field.type) in kinds else 0
+    return TrainerPlan(**parts | {"read_only": False, "dense": np.empty((0, 2), np.float32)})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ exchange.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,12 @@ RUNGS = (
 COMMON = (f"training.epochs={NUM_EPOCHS}", "evaluation.enabled=false", "checkpoint.enabled=false")
 
 
-def rungs_named(names: str) -> list[Rung]:
+def rungs_named(names: str, blocks: Sequence[int] = ()) -> list[Rung]:
     """Return the rungs of a list of directories, separated by commas; empty: all rungs.
 
+    Args:
+        names: The list.
+        blocks: Numbers of blocks. Each adds a rung to the list: that of all exact optimisations for contiguous samples.
     Raises:
         ValueError: Names a rung that does not exist.
     """
@@ -72,7 +76,13 @@ def rungs_named(names: str) -> list[Rung]:
     for name in chosen:
         if name not in known:
             raise ValueError(f"{name!r} is not a rung; the rungs are {', '.join(known)}")
-    return [rung for rung in RUNGS if not chosen or rung.directory in chosen]
+    rungs = [rung for rung in RUNGS if not chosen or rung.directory in chosen]
+    return rungs + [_rung_of_blocks(number) for number in dict.fromkeys(blocks)]
+
+
+def _rung_of_blocks(number: int) -> Rung:
+    name = f"{number} block{'s' if number > 1 else ''}"
+    return Rung(name, f"{number}-blocks", (*CACHED, f"training.blocks={number}"), model=name)
 
 
 def read_summaries(directory: Path, rungs: list[Rung]) -> dict[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,6 +50,29 @@ def _check_files(world: Comm, *files: Path | None) -> None:
         if path and (path.is_dir() or not os.access(path.parent, os.W_OK)):
             why = "it is a directory" if path.is_dir() else f"{path.parent} is no directory that can be written to"
             problem = f"{path} cannot be written: {why}; create the directory or name another file"
+    if problem := all_gather_json(world, problem)[0]:
+        raise ConfigError(problem)
+
+
+def _check_rungs(world: Comm, config: Path | None, rungs: Sequence[list[str]]) -> None:
+    """Check the settings of all rungs of the ladder before the first one trains.
+
+    Raises:
+        ConfigError: a setting is wrong, or contradicts the number of ranks; the same at every rank.
+    Communication: collective over world.
+    """
+    from bagpipe_hpc.config import load_config
+    from bagpipe_hpc.launch.validation import check_blocks
+    from bagpipe_hpc.topology import Topology
+    from bagpipe_hpc.transport.collectives import all_gather_json
+
+    problem = ""
+    try:
+        for overrides in rungs if world.rank == 0 else ():
+            settings = load_config(config, overrides)
+            check_blocks(settings.training.blocks, Topology(world.size, settings.roles.servers).num_trainers)
+    except BagpipeError as error:
+        problem = str(error)
     if problem := all_gather_json(world, problem)[0]:
         raise ConfigError(problem)
 
@@ -161,6 +185,14 @@ def ladder(
         "runs/ladder"
     ),
     rungs: Annotated[str, typer.Option(help="Run only these rungs, separated by commas.")] = "",
+    blocks: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="K",
+            help="Add a rung whose training.blocks is K, a power of two that the number of trainers divides; needs "
+            "--set training.threads=N. May be given again.",
+        ),
+    ] = None,
     overrides: Overrides = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -175,7 +207,7 @@ def ladder(
     from bagpipe_hpc.transport.mpi import launched_ranks  # starts MPI: from here on, a failing rank ends the others
 
     try:
-        chosen = steps.rungs_named(rungs)
+        chosen = steps.rungs_named(rungs, blocks or ())
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     world = launched_ranks()
@@ -185,16 +217,17 @@ def ladder(
         from bagpipe_hpc.runtime.console import open_console
 
         code = EXIT_DONE
+        settings = [[*(overrides or []), *steps.COMMON, *rung.overrides] for rung in chosen]
         try:
             _check_files(world, json_file)
+            _check_rungs(world, config, settings)
         except ConfigError as error:
             _refuse(world, error)
             code = EXIT_INVALID
         for number, rung in enumerate(chosen if code == EXIT_DONE else [], start=1):
             if world.rank == 0 and code == EXIT_DONE:
                 print(f"rung {number} of {len(chosen)}: {rung.name}", flush=True)
-            settings = [*(overrides or []), *steps.COMMON, *rung.overrides]
-            code = code or run_training(Request(config, data, run_dir / rung.directory, settings))
+            code = code or run_training(Request(config, data, run_dir / rung.directory, settings[number - 1]))
         if world.rank == 0 and code == EXIT_DONE:
             summaries = steps.read_summaries(run_dir, chosen)
             open_console().print(steps.ladder_table(chosen, summaries))

@@ -81,6 +81,9 @@ def render(
     servers: Annotated[int | None, _option("Number of embedding servers.")] = None,
     gpus_per_node: Annotated[int | None, _option("GPUs of each node; 0: train on CPUs.")] = None,
     trainers_per_node: Annotated[int | None, _option("Trainers of each node; default: one per GPU.")] = None,
+    blocks: Annotated[
+        int | None, _option("training.blocks; on fewer nodes the job starts as many trainers as divide it.")
+    ] = None,
     threads: Annotated[int | None, _option("Cores of each rank; for import: ranks of each node.")] = None,
     site_lines: Annotated[
         list[str] | None,
@@ -134,11 +137,26 @@ def check_settings(job: JobDescription) -> None:
     from pathlib import Path
 
     from bagpipe_hpc.config import load_config
+    from bagpipe_hpc.errors import ConfigError
 
     source = Path(job.config) if job.config and Path(job.config).exists() else None
-    base = [f"roles.servers={job.servers}", f"training.threads={job.threads}", *job.settings]
+    given = [f"training.blocks={job.blocks}"] if job.blocks else []
+    base = [f"roles.servers={job.servers}", f"training.threads={job.threads}", *job.settings, *given]
     for task in job.sweep or (None,):
         config = load_config(source, base if task is None else [*base, task])
+        blocks = config.training.blocks
+        if blocks != job.blocks and job.blocks:
+            raise ConfigError(f"blocks is {job.blocks}, but the sweep sets training.blocks to {blocks}: leave one out")
+        if blocks and job.min_nodes and not job.blocks:
+            raise ConfigError(
+                f"training.blocks is {blocks}, and with min_nodes the script chooses the number of trainers: give "
+                f"--blocks {blocks}, so that it chooses one that divides the blocks"
+            )
+        if blocks:
+            try:
+                job.require_fit(blocks)
+            except ValueError as error:
+                raise ConfigError(f"training.{error}") from None
         if not config.dense_optimizer.is_plain_sgd:
             from bagpipe_hpc.trainer.dense_optimizer import check_dense_optimizer  # imports torch, which takes seconds
 

@@ -71,6 +71,7 @@ class JobDescription(BaseModel):
     servers: int = Field(3, ge=1, le=100_000)
     gpus_per_node: int = Field(4, ge=0, le=64)
     trainers_per_node: int | None = Field(None, ge=1, le=1024)  # None: one per GPU, or 1 without GPUs
+    blocks: int | None = Field(None, ge=1)  # training.blocks, if the job may change its number of trainers
     threads: int = Field(8, ge=1, le=1024)  # cores of each rank
 
     site_lines: tuple[Line, ...] = ()  # shell commands that run first, such as `module load`
@@ -95,7 +96,10 @@ class JobDescription(BaseModel):
         if self.sweep and (self.system != "slurm" or not self.is_training):
             raise ValueError("a sweep needs slurm and a template that trains")
         if self.min_nodes and (self.system != "slurm" or self.template not in ("train", "train-mpirun")):
-            raise ValueError("min_nodes exists only for slurm's train and train-mpirun")
+            raise ValueError(
+                "min_nodes exists only for slurm's train and train-mpirun; for another one, leave it out, and after a "
+                "node has failed submit the script with fewer nodes"
+            )
         for name, systems in _ONLY_FOR.items():
             if getattr(self, name) is not None and self.system not in systems:
                 raise ValueError(
@@ -109,12 +113,30 @@ class JobDescription(BaseModel):
             )
         if self.min_nodes and self.min_nodes > self.nodes:
             raise ValueError(f"min_nodes is {self.min_nodes}, nodes {self.nodes}: lower min_nodes or raise nodes")
+        if self.blocks:
+            if not self.is_training:
+                raise ValueError(f"{self.template} does not train: blocks exists only for templates that do")
+            self.require_fit(self.blocks)
         if self.warning_seconds >= self.time_limit_seconds:
             raise ValueError(
                 f"warning_seconds is {self.warning_seconds}, time_limit {self.time_limit}: the warning must come "
                 "within the time limit; lower warning_seconds or raise time_limit"
             )
         return self
+
+    def require_fit(self, blocks: int) -> None:
+        """Raise ValueError unless the trainers of all nodes can compute equally many blocks (training.blocks)."""
+        num_trainers = self.nodes * self.num_trainers_per_node
+        if blocks & (blocks - 1):
+            below = 1 << (blocks.bit_length() - 1)
+            raise ValueError(f"blocks is {blocks}: give a power of two, such as {below} or {2 * below}")
+        if blocks % num_trainers:
+            fitting = ", ".join(str(1 << power) for power in range(blocks.bit_length()))
+            raise ValueError(
+                f"blocks is {blocks}, and all nodes together have {num_trainers} trainer(s), but the number of "
+                f"trainers must divide it: choose nodes and trainers_per_node for one of {fitting}, or other "
+                "blocks"
+            )
 
     @property
     def is_training(self) -> bool:
@@ -128,7 +150,7 @@ class JobDescription(BaseModel):
 
     @property
     def num_ranks(self) -> int:
-        """Number of ranks: oracle, servers and trainers."""
+        """Number of ranks on all nodes: oracle, servers and trainers."""
         return 1 + self.servers + self.nodes * self.num_trainers_per_node
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bagpipe_hpc.jobs.description import JobDescription
-from bagpipe_hpc.jobs.shell import COUNT_RANKS
+from bagpipe_hpc.jobs.shell import count_ranks
 
 # Flux has no requeue. The next run is a new job, which uses the first job's id for its log and for counting failures.
 _JOB = """\
@@ -48,4 +48,4 @@ def variables(job: JobDescription) -> list[tuple[str, object, str]]:
 
 def body(job: JobDescription) -> list[str]:
     """Return shell code that sets `job_id`, `num_nodes`, `requeue` and `launch`."""
-    return [_JOB, COUNT_RANKS + _RUN + _PMI[job.mpi]]
+    return [_JOB, count_ranks(job) + _RUN + _PMI[job.mpi]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bagpipe_hpc.jobs.description import JobDescription
-from bagpipe_hpc.jobs.shell import COUNT_RANKS, MPIRUN
+from bagpipe_hpc.jobs.shell import MPIRUN, count_ranks
 
 # The directive -Q requeues a job that exits with 75; it keeps its id.
 _JOB = """\
@@ -37,4 +37,4 @@ def directives(job: JobDescription) -> list[str]:
 
 def body(job: JobDescription) -> list[str]:
     """Return shell code that sets `job_id`, `num_nodes`, `requeue` and `launch`."""
-    return [_JOB, COUNT_RANKS + MPIRUN[job.mpi]]
+    return [_JOB, count_ranks(job) + MPIRUN[job.mpi]]

@@ -69,6 +69,8 @@ def _variables(job: JobDescription) -> list[Variable]:
     ]
     if job.template == "train-het":
         del layout[1]
+    if job.blocks:
+        layout.append(("blocks", job.blocks, "training.blocks, a power of two that the number of trainers divides"))
     if job.template == "bench":
         return [
             environment,

@@ -5,6 +5,10 @@ They use the variables of the part to edit (`servers`, `data`, ...) and what the
 script. `warn_after` is set if the batch system sends no signal before the time limit.
 """
 
+from __future__ import annotations
+
+from bagpipe_hpc.jobs.description import JobDescription
+
 BEGIN = """\
 set -uo pipefail
 say() { printf '%s job %s: %s\\n' "$(date +%FT%T)" "$job_id" "$*"; }
@@ -100,6 +104,22 @@ requeue
 COUNT_RANKS = """\
 ranks=$((1 + servers + num_nodes * trainers_per_node))
 """
+
+COUNT_FITTING_RANKS = """\
+trainers=1  # the most that fit on the nodes and divide the blocks
+while ((2 * trainers <= num_nodes * trainers_per_node && 2 * trainers <= blocks)); do trainers=$((2 * trainers)); done
+ranks=$((1 + servers + trainers))
+"""
+
+SET_BLOCKS = """\
+settings+=("training.blocks=$blocks")
+"""
+
+
+def count_ranks(job: JobDescription) -> str:
+    """Return shell code that sets `ranks`."""
+    return COUNT_FITTING_RANKS + SET_BLOCKS if job.blocks else COUNT_RANKS
+
 
 # Ranks are placed on the nodes one at a time, so all nodes get the same number of trainers. Open MPI passes on to other
 # nodes the variables that it is told to; MPICH passes on all of them.

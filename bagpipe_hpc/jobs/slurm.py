@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bagpipe_hpc.jobs.description import JobDescription
-from bagpipe_hpc.jobs.shell import COUNT_RANKS, MPIRUN
+from bagpipe_hpc.jobs.shell import MPIRUN, SET_BLOCKS, count_ranks
 
 # A requeued job keeps its id.
 _JOB = """\
@@ -41,6 +41,11 @@ launch=(srun --mpi=pmix --cpus-per-task="$threads" --distribution=cyclic --kill-
 launch=(srun --mpi=pmi2 --cpus-per-task="$threads" --distribution=cyclic --kill-on-bad-exit=0 --wait=30)
 """,
 }
+# The number of a job's step is one higher in each of its runs.
+_SKIP_STEPS = """\
+# A node that lost power may still have the socket of a step. There Slurm cannot start a step of the same number again.
+for ((step = 0; step < ${SLURM_RESTART_COUNT:-0}; step++)); do srun --mpi=none --ntasks=1 true; done
+"""
 _SRUN_ONE_KIND = """\
 launch+=(--ntasks="$ranks")
 """
@@ -72,11 +77,11 @@ def body(job: JobDescription) -> list[str]:
     if job.template == "import":
         return [*parts, "threads=1\n" + _SRUN[job.mpi]]
     if job.template == "train-het":
-        return [*parts, _SRUN[job.mpi] + _SRUN_BOTH_KINDS]
-    count = COUNT_RANKS + (_CHECK_CORES if job.min_nodes else _CHECK_ROOM)
+        return [*parts, (SET_BLOCKS if job.blocks else "") + _SRUN[job.mpi] + _SRUN_BOTH_KINDS, _SKIP_STEPS]
+    count = count_ranks(job) + (_CHECK_CORES if job.min_nodes else _CHECK_ROOM)
     if job.template == "train-mpirun":
         return [*parts, count + MPIRUN[job.mpi]]
-    return [*parts, count + _SRUN[job.mpi] + _SRUN_ONE_KIND]
+    return [*parts, count + _SRUN[job.mpi] + _SRUN_ONE_KIND, *([_SKIP_STEPS] if job.is_training else [])]
 
 
 def _lines(options: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, saved_checkpoints
 from bagpipe_hpc.checkpoint.file_names import MANIFEST
@@ -16,6 +17,7 @@ from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.launch.run_settings import AUTO, is_word
 from bagpipe_hpc.log import LOGGER
+from bagpipe_hpc.oracle.saved_state import setting_of_blocks
 from bagpipe_hpc.runtime.data_position import DataPosition
 from bagpipe_hpc.runtime.run_directory import RESUME_AUTO
 from bagpipe_hpc.topology import Topology
@@ -67,8 +69,7 @@ def _refuse_used(root: Path) -> None:
 
 def _require_same_order(checkpoint: Checkpoint, config: Config) -> None:
     """Check that the samples of the epoch that goes on have the same order as before the checkpoint."""
-    training = checkpoint.manifest.config.get("training")
-    saved = training.get("shuffle_block") if isinstance(training, dict) else None
+    saved = _training_of(checkpoint).get("shuffle_block")
     if saved != config.training.shuffle_block:
         raise CheckpointError(
             f"{checkpoint.path} was written in the middle of an epoch: training.shuffle_block is {saved} in the "
@@ -99,8 +100,7 @@ def check_position(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> 
         CheckpointError: the data set has no such position, or samples have another order now.
     """
     position = checkpoint.manifest.position
-    training = checkpoint.manifest.config.get("training")
-    epochs = training.get("epochs") if isinstance(training, dict) else None
+    epochs = _training_of(checkpoint).get("epochs")
     if isinstance(epochs, int) and position.epoch > epochs:
         raise damaged(
             checkpoint.path / MANIFEST, f"its position is in epoch {position.epoch}, but its job has {epochs} epochs"
@@ -119,12 +119,36 @@ def keeps_caches(checkpoint: Checkpoint, topology: Topology) -> bool:
     return checkpoint.manifest.topology.trainers == topology.num_trainers
 
 
-def shown_trainers(checkpoint: Checkpoint, topology: Topology) -> list[str]:
-    """Return lines for the user if the job goes on with another number of trainers."""
-    if keeps_caches(checkpoint, topology):
-        return []
+def shown_trainers(checkpoint: Checkpoint, config: Config, topology: Topology) -> list[str]:
+    """Return lines for the user if the job goes on with other trainers, or with other blocks (training.blocks)."""
     before, now = checkpoint.manifest.topology.trainers, topology.num_trainers
+    blocks_before, blocks = setting_of_blocks(checkpoint), config.training.blocks
+    if blocks != blocks_before:
+        return [
+            f"  training.blocks was {_shown(blocks_before)}: sums have another order from here on, so the model will "
+            "not be equal to the bit to that of a job that keeps its blocks"
+        ]
+    threads_before, threads = _training_of(checkpoint).get("threads"), config.training.threads
+    if blocks is not None and threads != threads_before:
+        return [
+            f"  training.threads was {threads_before}: sums may have another order from here on, so the model may not "
+            "be equal to the bit to that of a job that keeps its threads"
+        ]
+    if before == now:
+        return []
+    if blocks is not None:
+        return [f"  trainers: {before} -> {now}; the model stays equal to the bit, because training.blocks is {blocks}"]
     return [
         f"  trainers: {before} -> {now}: sums over the trainers have another order from here on, so the model will not "
-        f"be equal to the bit to that of a job that keeps {before} trainer(s)"
+        f"be equal to the bit to that of a job that keeps {before} trainer(s); training.blocks would keep it equal"
     ]
+
+
+def _training_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the section training of the settings of a checkpoint; empty if the manifest has none."""
+    training = checkpoint.manifest.config.get("training")
+    return training if isinstance(training, dict) else {}
+
+
+def _shown(blocks: int | None) -> str:
+    return "null" if blocks is None else str(blocks)

@@ -12,7 +12,7 @@ from pathlib import Path
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.config import Config, Settings
 from bagpipe_hpc.data.dataset import Dataset, open_dataset, require_labels
-from bagpipe_hpc.errors import ConfigError, DatasetError
+from bagpipe_hpc.errors import ConfigError, DatasetError, TopologyError
 from bagpipe_hpc.launch.request import Request
 from bagpipe_hpc.launch.resume import (
     check_fit,
@@ -98,8 +98,11 @@ def check_job(
         check_dense_optimizer(config.dense_optimizer)
     topology = Topology(len(hosts), config.roles.servers)
     backend, said_of_backend = "none", ""
-    if not request.evaluates_only:
-        backend, said_of_backend = choose_backend(config.dense.backend, offers)
+    if request.evaluates_only:
+        config = with_fitting_blocks(config, topology.num_trainers)
+    else:
+        check_blocks(config.training.blocks, topology.num_trainers)
+        backend, said_of_backend = choose_backend(config.dense_backend, offers)
     iterations = None if request.traced is None else parse_iterations(request.traced)
     dataset = open_dataset(request.data_path)
     if request.predictions is None:
@@ -144,6 +147,27 @@ def check_job(
         LOGGER.info(said_of_backend)
     oracle_job = OracleJob(dataset, request.run_path, budget, saved, ownership.require)
     return CheckedJob(spec, start, oracle_job, ownership)
+
+
+def with_fitting_blocks(config: Config, num_trainers: int) -> Config:
+    """Return settings without training.blocks if these trainers cannot have equally many blocks each.
+
+    An evaluation has no sums that depend on the blocks.
+    """
+    if config.training.blocks is None or config.training.blocks % num_trainers == 0:
+        return config
+    return config.model_copy(update={"training": config.training.model_copy(update={"blocks": None})})
+
+
+def check_blocks(num_blocks: int | None, num_trainers: int) -> None:
+    """Raise TopologyError unless every trainer can compute equally many blocks (training.blocks)."""
+    if num_blocks is not None and num_blocks % num_trainers:
+        fitting = [1 << power for power in range(num_blocks.bit_length())]
+        raise TopologyError(
+            f"training.blocks is {num_blocks}, which the number of trainers must divide: it may be "
+            f"{', '.join(map(str, fitting))}, but this job has {num_trainers} trainers; start it with another number "
+            "of ranks or of roles.servers"
+        )
 
 
 def _owned_directories(config: Config, request: Request) -> list[Path]:
@@ -211,10 +235,11 @@ def _choose_checkpoint(
         return checkpoints, *fresh
     position = check_fit(checkpoint, config, dataset)
     start = StartingPoint(position, checkpoint, keeps_caches(checkpoint, topology))
-    saved = SavedState.read(start, evaluates_only=request.evaluates_only)
+    blocks = config.training.blocks
+    saved = SavedState.read(start, topology.num_trainers, blocks, evaluates_only=request.evaluates_only)
     if not request.evaluates_only:
         check_position(checkpoint, config, dataset)
     LOGGER.info("going on from %s", checkpoint.path)
-    for line in shown_trainers(checkpoint, topology) if not request.evaluates_only else []:
+    for line in shown_trainers(checkpoint, config, topology) if not request.evaluates_only else []:
         LOGGER.info(line)
     return checkpoints, start, saved

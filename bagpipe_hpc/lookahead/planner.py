@@ -84,6 +84,7 @@ class Planner:
         features: The features of a sample and their tables; None: one one-hot feature for each table.
         max_dense_keys: With more keys than this, the planner keeps states of the keys in the window only.
         cores: The tables of a batch enter the window in as many threads as there are free cores; None: in one.
+        num_blocks: The blocks that a batch is cut into, a multiple of T; None: T.
         first_iteration: Place of the first batch in the stream, and number of training iterations before it.
         residents: What the caches hold before the first batch; None: nothing.
     Raises:
@@ -103,6 +104,7 @@ class Planner:
         features: FeatureTables | None = None,
         max_dense_keys: int = MAX_DENSE_KEYS,
         cores: Cores | None = None,
+        num_blocks: int | None = None,
         first_iteration: int = 0,
         residents: Residents | None = None,
     ) -> None:
@@ -112,6 +114,7 @@ class Planner:
             )
         self.num_trainers = num_trainers
         self.num_servers = num_servers
+        self.num_blocks = num_blocks
         self.window = window
         key_space = KeySpace(num_embeddings)
         num_keys = key_space.num_keys
@@ -171,7 +174,8 @@ class Planner:
             raise ConfigError(f"one run plans at most {iteration:,} iterations; start a new run to go on")
         if batch.num_ids > self._ring.capacity:
             self._grow(batch.num_ids)
-        sample_ends = np.asarray(share_boundaries(batch.num_samples, self.num_trainers), dtype=np.int64)
+        bounds = share_boundaries(batch.num_samples, self.num_trainers, self.num_blocks)
+        sample_ends = np.asarray(bounds, dtype=np.int64)
         keys, bags = self._keys[: batch.num_ids], tuple(batch.bags.values())
         id_ends = self._table_order.arrange(batch.ids, bags, sample_ends, keys)
         bag_lists = self._table_order.bag_lists(bags, sample_ends)

@@ -125,13 +125,15 @@ class PlanStream:
             cache_rows=cache_rows,
             max_dense_keys=config.oracle.max_dense_keys,
             cores=cores,
+            num_blocks=config.training.blocks,
             first_iteration=start,
             residents=before.residents if before else None,
         )
         self._assigner: _ResumableAssigner | None = None
-        if config.oracle.placement == "locality" and num_trainers > 1:
+        num_blocks = config.training.blocks or num_trainers
+        if config.oracle.placement == "locality" and num_blocks > 1:
             table_offsets = KeySpace(schema.num_embeddings).table_offsets
-            rule = LocalityAssigner(num_trainers, table_offsets, schema.features)
+            rule = LocalityAssigner(num_blocks, table_offsets, schema.features)
             self._assigner = _ResumableAssigner(rule, before.assignment if before else None)
         self._is_checkpoint_due, self._admits = is_boundary, admits
         self._stop = threading.Event()

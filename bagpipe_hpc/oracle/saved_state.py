@@ -38,7 +38,7 @@ class SavedState:
     Args:
         history: The metrics of the iterations before the checkpoint.
         evaluations: The evaluations before the checkpoint.
-        boundary: The boundary at the checkpoint. None: the caches start empty.
+        boundary: The boundary at the checkpoint. None: the caches start empty, and so does the assignment of samples.
     """
 
     history: History = field(default_factory=History)
@@ -46,11 +46,15 @@ class SavedState:
     boundary: Boundary | None = None
 
     @classmethod
-    def read(cls, start: StartingPoint, *, evaluates_only: bool = False) -> SavedState:
+    def read(
+        cls, start: StartingPoint, num_trainers: int, num_blocks: int | None, *, evaluates_only: bool = False
+    ) -> SavedState:
         """Read the checkpoint that a job goes on from. If the job starts afresh, return an empty state.
 
         Args:
             start: Where the job begins.
+            num_trainers: T.
+            num_blocks: The setting training.blocks.
             evaluates_only: Whether the job only evaluates. It has a run directory of its own, so the result has no
                 history of metrics.
         Raises:
@@ -62,8 +66,10 @@ class SavedState:
             return cls()
         history, assignment = history_in(checkpoint), assignment_in(checkpoint)
         boundary = None
-        if start.keeps_caches:
-            boundary = Boundary(start.position.num_trained, _residents_in(checkpoint), assignment)
+        keeps_blocks = num_blocks_in(checkpoint) == (num_blocks or num_trainers)
+        if start.keeps_caches or keeps_blocks:
+            residents = _residents_in(checkpoint) if start.keeps_caches else Residents.none(num_trainers)
+            boundary = Boundary(start.position.num_trained, residents, assignment if keeps_blocks else None)
         evaluations = tuple(evaluations_in(checkpoint))
         return cls(History() if evaluates_only else history, evaluations, boundary)
 
@@ -113,8 +119,20 @@ def assignment_in(checkpoint: Checkpoint) -> SampleAssignment | None:
         orders = parts.pop("orders")
         _require(parts.keys() == {field.name for field in fields(AssignerState)}, "placement has other parts")
         assignment = SampleAssignment(AssignerState(**parts), tuple(orders))
-        _require_assignment(assignment, checkpoint.manifest.topology.trainers)
+        _require_assignment(assignment, num_blocks_in(checkpoint))
         return assignment
+
+
+def setting_of_blocks(checkpoint: Checkpoint) -> int | None:
+    """Return training.blocks of the job of a checkpoint."""
+    training = checkpoint.manifest.config.get("training")
+    blocks = training.get("blocks") if isinstance(training, dict) else None
+    return blocks if isinstance(blocks, int) else None
+
+
+def num_blocks_in(checkpoint: Checkpoint) -> int:
+    """Return how many blocks the job of a checkpoint cut each batch into."""
+    return setting_of_blocks(checkpoint) or checkpoint.manifest.topology.trainers
 
 
 def evaluations_in(checkpoint: Checkpoint) -> list[Evaluation]:
@@ -161,7 +179,7 @@ def _is_loss(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _require_assignment(assignment: SampleAssignment, num_trainers: int) -> None:
+def _require_assignment(assignment: SampleAssignment, num_blocks: int) -> None:
     state = assignment.state
     _require(type(state.num_entries) is int and 0 < state.num_entries < _MAX_ENTRIES, "num_entries is out of range")
     for name, array in (("used", state.used), ("homes", state.homes)):
@@ -173,7 +191,7 @@ def _require_assignment(assignment: SampleAssignment, num_trainers: int) -> None
     _require(len(used) == len(homes), "used and homes have different lengths")
     _require(not len(used) or (used[0] >= 0 and used[-1] < NUM_BUCKETS), "used is out of range")
     _require(not (np.diff(used) <= 0).any(), "used does not ascend")
-    _require(not (homes < 0).any() and not ((homes & HOME_MASK) > num_trainers).any(), "homes are not trainers")
+    _require(not (homes < 0).any() and not ((homes & HOME_MASK) > num_blocks).any(), "homes are not blocks")
     for order in assignment.orders:
         is_order = isinstance(order, np.ndarray) and order.dtype == np.int32 and order.ndim == 1
         _require(is_order and np.array_equal(np.sort(order), np.arange(len(order))), "an order is not a permutation")

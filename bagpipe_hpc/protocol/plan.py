@@ -303,6 +303,12 @@ class Residents:
     dirty: NDArray[np.bool_]
     owner_ends: Int64Array
 
+    @classmethod
+    def none(cls, num_trainers: int) -> Residents:
+        """Return empty caches."""
+        keys, slots, dirty = np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.bool_)
+        return cls(keys, slots, dirty, np.zeros(num_trainers + 1, np.int64))
+
     def of(self, trainer: int) -> slice:
         """Return the slice of the arrays that has the rows of a trainer."""
         return slice(int(self.owner_ends[trainer]), int(self.owner_ends[trainer + 1]))

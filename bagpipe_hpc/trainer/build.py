@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from bagpipe_hpc.config import Config
@@ -15,7 +17,9 @@ from bagpipe_hpc.trainer.dense_sum import DenseSum
 from bagpipe_hpc.trainer.models import build_model
 from bagpipe_hpc.trainer.own_model import ModelFactory, build_own_model, model_inputs
 from bagpipe_hpc.trainer.pooling import Pooling
+from bagpipe_hpc.trainer.random_state import seed_of_block
 from bagpipe_hpc.trainer.row_optimizer import build_optimizer_of_tables
+from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare, FeatureKinds
 from bagpipe_hpc.trainer.step import Peers, Stopwatch, TrainingStep
 from bagpipe_hpc.trainer.wire import Wire
 
@@ -27,6 +31,7 @@ def build_step(
     factory: ModelFactory | None = None,
     num_slots: int,
     trainer_rank: int,
+    num_trainers: int,
     device: torch.device,
     dense_sum: DenseSum,
     peers: Peers,
@@ -42,6 +47,7 @@ def build_step(
         factory: Makes the user's own model. None: `config.model` names the model.
         num_slots: Slots of the cache.
         trainer_rank: The rank of this trainer among the trainers.
+        num_trainers: T.
         device: Where the model and the cache live.
         dense_sum: Sums dense gradients over the trainers.
         peers: Exchanges rows with the other trainers in `gather` and `apply`.
@@ -53,6 +59,12 @@ def build_step(
     Communication: none.
     """
     model = _build_model(config, schema, factory, trainer_rank).to(device)
+    tables = [schema.tables[feature] for feature in schema.features.in_table_order]
+    total, seed = config.training.blocks, config.training.seed
+    blocks = ONE_BLOCK
+    if total is not None:
+        count = total // num_trainers
+        blocks = BlockShare(trainer_rank * count, count, total)
     dense_rate = LearningRate(config.dense_learning_rate, config.schedule)
     return TrainingStep(
         trainer_rank=trainer_rank,
@@ -63,7 +75,10 @@ def build_step(
         cache=RowCache(num_slots, row_width(config), device),
         row_optimizer=build_optimizer_of_tables(config, schema),
         dense_optimizer=build_dense_optimizer(config.dense_optimizer, model.parameters(), dense_rate),
-        dense_gradients=DenseSynchronizer(model, dense_sum),
+        dense_gradients=DenseSynchronizer(model, dense_sum, blocks.count),
+        blocks=blocks,
+        feature_kinds=FeatureKinds([table.ragged for table in tables], [table.weighted for table in tables]),
+        seed_of_block=None if total is None else partial(seed_of_block, seed),
         in_bfloat16=config.training.precision == "bfloat16",
         peers=peers,
         delayed_peers=delayed_peers,

@@ -75,6 +75,15 @@ def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(array).to(device)
 
 
+def in_own_memory(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    """Return a copy of a host array as a tensor of the same dtype and shape on the device, in memory of torch.
+
+    torch aligns its memory, while an array of a plan begins anywhere in the message of the plan. Matrix products of MKL
+    may give other bits where their arguments are aligned in another way.
+    """
+    return torch.tensor(array, device=device)
+
+
 def to_host(tensor: torch.Tensor) -> NDArray[Any]:
     """Return a tensor as a C-contiguous host array of the same dtype and shape.
 

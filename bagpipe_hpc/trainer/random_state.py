@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,3 +49,15 @@ def restore_random_state(device: Device, states: Mapping[str, Any]) -> None:
             f"({' '.join(str(error).split())}): the state is damaged, or of another release of torch; use another "
             "checkpoint, or start once with another number of trainers"
         ) from error
+
+
+def seed_of_block(seed: int, num_trained: int, block: int) -> int:
+    """Return the seed of the random numbers that a model draws for a block of samples, from 0 to 2**63 - 1.
+
+    Args:
+        seed: The seed of the job.
+        num_trained: The number of training iterations of the whole job before this one.
+        block: The number of the block.
+    """
+    digest = hashlib.blake2b(f"{seed} {num_trained} {block}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -97,3 +97,82 @@ def add_gradients(
                 for column in range(sums.shape[1]):
                     sums[place, column] += arrived[taken, column]
                 taken += 1
+
+
+@compiled
+def add_gradients_in_tree(
+    sums: Float32Array,
+    positions: Int64Array,
+    own_gradients: Float32Array,
+    rank: int,
+    push_index: Int32Array,
+    edges: Int64Array,
+    part: Int64Array,
+    arrived: Float32Array,
+    num_updates: int,
+) -> None:
+    """Add up the gradients of owned rows in the order of a binary tree over the trainers: neighbours first.
+
+    A trainer that does not use a row is a leaf of zeros, which changes no bit: gradients of rows are sums that begin
+    with 0.0, and so never -0.0.
+
+    Args: as in `add_gradients`; the number of trainers is a power of two.
+    """
+    num_rows, num_trainers, columns = len(positions), len(edges), sums.shape[1]
+    places = np.empty(num_updates, dtype=np.int64)
+    for place in range(num_rows):
+        places[positions[place]] = place
+    # The gradients of each row as a list in ascending order of trainers. OWN stands for the own gradient.
+    own = len(arrived)
+    first = np.full(num_rows, -1, dtype=np.int64)
+    last = np.full(num_rows, -1, dtype=np.int64)
+    following = np.full(own + num_rows, -1, dtype=np.int64)  # those of own gradients lie behind the others
+    trainer_of = np.empty(own, dtype=np.int64)
+    taken = 0
+    for trainer in range(num_trainers):
+        if trainer == rank:
+            for place in range(num_rows):
+                if positions[place] >= len(own_gradients):
+                    break
+                if last[place] < 0:
+                    first[place] = own + place
+                else:
+                    following[last[place]] = own + place
+                last[place] = own + place
+        for run in range(len(part)):
+            for pushed in range(edges[trainer, part[run, 0]], edges[trainer, part[run, 1]]):
+                place = places[push_index[pushed]]
+                if last[place] < 0:
+                    first[place] = taken
+                else:
+                    following[last[place]] = taken
+                last[place] = taken
+                trainer_of[taken] = trainer
+                taken += 1
+    # Sums of subtrees that wait for their right neighbour, the leftmost at the bottom.
+    stack = np.empty((66, columns), dtype=np.float32)
+    leaf = np.empty(66, dtype=np.int64)  # a trainer of the subtree
+    for place in range(num_rows):
+        size = 0
+        item = first[place]
+        while item >= 0:
+            trainer = rank if item >= own else trainer_of[item]
+            # The two on top meet in the tree before either meets the new one.
+            while size >= 2 and leaf[size - 2] ^ leaf[size - 1] < leaf[size - 1] ^ trainer:
+                size -= 1
+                for column in range(columns):
+                    stack[size - 1, column] += stack[size, column]
+            for column in range(columns):
+                if item >= own:
+                    stack[size, column] = own_gradients[positions[place], column]
+                else:
+                    stack[size, column] = arrived[item, column]
+            leaf[size] = trainer
+            size += 1
+            item = following[item]
+        while size >= 2:
+            size -= 1
+            for column in range(columns):
+                stack[size - 1, column] += stack[size, column]
+        for column in range(columns):
+            sums[place, column] = stack[0, column] if size else np.float32(0.0)

@@ -27,6 +27,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -36,7 +37,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc import trace
 from bagpipe_hpc.protocol.plan import TrainerPlan
 from bagpipe_hpc.trainer.buffers import BufferPool, HostBuffer, HostMemory
-from bagpipe_hpc.trainer.cache import RowCache, to_device, to_host
+from bagpipe_hpc.trainer.cache import RowCache, in_own_memory, to_device, to_host
 from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.trainer.gray_blocks import (
     CRITICAL_GRADIENTS,
@@ -48,9 +49,12 @@ from bagpipe_hpc.trainer.gray_blocks import (
     Part,
 )
 from bagpipe_hpc.trainer.pooling import Pooling
-from bagpipe_hpc.trainer.row_kernels import add_gradients, copy_rows, positions_of
+from bagpipe_hpc.trainer.row_kernels import add_gradients, add_gradients_in_tree, copy_rows, positions_of
 from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
+from bagpipe_hpc.trainer.row_sums import summed_gradients
+from bagpipe_hpc.trainer.sample_blocks import NO_FEATURES, ONE_BLOCK, BlockShare, FeatureKinds, blocks_of
 from bagpipe_hpc.trainer.trainer_batch import TrainerBatch, row_gradients
+from bagpipe_hpc.trainer.tree_accumulator import TreeAccumulator
 from bagpipe_hpc.trainer.wire import Wire, WireArray, gradient_scale
 from bagpipe_hpc.transport.blocks import blocks_by_rank
 
@@ -86,8 +90,11 @@ class DenseGradients(Protocol):
     def num_bytes(self) -> int:
         """The number of bytes that the allreduces of one iteration sum."""
 
-    def start(self, loss: torch.Tensor) -> None:
-        """Prepare for backward, which starts the allreduces. The loss is a scalar."""
+    def start(self, loss: torch.Tensor, *, is_last: bool = True) -> None:
+        """Prepare for the backward pass of a block. The loss is a scalar. The last block starts the allreduces."""
+
+    def end_block(self) -> None:
+        """Note that the backward pass of a block has ended."""
 
     def finish(self) -> float:
         """Return the summed loss. On return every gradient is the sum over the trainers."""
@@ -157,7 +164,8 @@ class OpenIteration:
         rows: Room for the rows that this trainer owns and uses, then for the replicas, in the format of the wire,
             float32 or int16, shape (plan.num_own + len(replicated), row_dim).
 
-    `apply` of the iteration before may set `critical_pushes`: these are under way. `apply` sets the other fields:
+    `apply` of the iteration before may set `critical_pushes`: these are under way. `gather` fills `gradient_sum`: the
+    row gradients of all blocks, float32, shape (n, row_dim). `apply` sets the other fields:
 
     - `own_gradients`: gradients of owned rows, float32, shape (num_own, row_dim).
     - `gradients_buffer`: holds `replica_gradients` from `apply` to `finish`. None: they are in torch's memory.
@@ -173,6 +181,7 @@ class OpenIteration:
     rows_buffer: HostBuffer
     rows: WireArray
     critical_pushes: Swap | None = field(init=False, default=None)
+    gradient_sum: TreeAccumulator = field(init=False, default_factory=TreeAccumulator)
     own_gradients: torch.Tensor = field(init=False)
     gradients_buffer: HostBuffer | None = field(init=False, default=None)
     replica_gradients: WireArray = field(init=False)
@@ -194,6 +203,10 @@ class TrainingStep:
         row_optimizer: Updates rows.
         dense_optimizer: Updates the parameters of the model.
         dense_gradients: Sums the gradients of dense parameters.
+        blocks: The blocks of samples that this trainer computes.
+        feature_kinds: The features of a sample.
+        seed_of_block: Returns the seed of the random numbers of a block, from the number of training iterations before
+            and the number of the block. None: all random numbers of this trainer are one sequence.
         in_bfloat16: Whether the model computes in bfloat16 wherever torch.autocast regards that as safe.
         peers: Exchanges rows with the other trainers in `gather` and `apply`.
         delayed_peers: Exchanges them in `start` and `finish`. None: nothing is early or delayed.
@@ -214,6 +227,9 @@ class TrainingStep:
         row_optimizer: RowOptimizer,
         dense_optimizer: DenseOptimizer,
         dense_gradients: DenseGradients,
+        blocks: BlockShare = ONE_BLOCK,
+        feature_kinds: FeatureKinds = NO_FEATURES,
+        seed_of_block: Callable[[int, int], int] | None = None,
         in_bfloat16: bool = False,
         peers: Peers,
         delayed_peers: Peers | None,
@@ -231,6 +247,7 @@ class TrainingStep:
         self._dense_optimizer = dense_optimizer
         self.dense_gradients = dense_gradients
         self._wire = wire
+        self._blocks, self._feature_kinds, self._seed_of_block = blocks, feature_kinds, seed_of_block
         self._in_bfloat16 = in_bfloat16
         self._watch = stopwatch
         self._delayed_watch = delayed_stopwatch
@@ -285,11 +302,14 @@ class TrainingStep:
         updates = np.flatnonzero(~delayed), np.flatnonzero(delayed)
         return OpenIteration(plan, forced_rows, pushed, replicated, *updates, buffer, rows)
 
-    def gather(self, iteration: OpenIteration) -> TrainerBatch:
-        """Return the samples with all their rows.
+    def gather(self, iteration: OpenIteration) -> Iterator[TrainerBatch]:
+        """Yield the samples with all their rows, block by block. There is one block unless the settings say otherwise.
 
-        The caller steps on the batch or, in a read-only iteration, passes it to `predict`.
+        The caller steps on each batch, or, in a read-only iteration, passes it to `predict`, before it asks for the
+        next one.
 
+        Raises:
+            OwnModelError: the caller has made no step on a batch.
         Communication: with the other trainers, as counted in the plan.
         """
         plan = iteration.plan
@@ -298,19 +318,30 @@ class TrainingStep:
             pushes.finish()
         with self._watch.time("cache"):
             rows = self._all_rows(iteration)
-        with self._watch.time("compute"):
-            self._dense_optimizer.zero_grad()
-            rows.requires_grad_(not plan.read_only)
-            return TrainerBatch(
-                plan,
-                dense=to_device(plan.dense, rows.device),
-                embedded=self._pooling(plan, rows),
-                rows=rows,
-                table_names=self._table_names,
-                model=self.model,
-                in_bfloat16=self._in_bfloat16,
-                before_backward=self.dense_gradients.start,
-            )
+        for number, block in enumerate(blocks_of(plan, self._blocks, self._feature_kinds)):
+            with self._watch.time("compute"):
+                batch = self._batch(block, rows, number)
+            yield batch
+            if not plan.read_only:
+                iteration.gradient_sum.add(row_gradients(batch))
+                self.dense_gradients.end_block()
+
+    def _batch(self, block: TrainerPlan, rows: torch.Tensor, number: int) -> TrainerBatch:
+        """Return the samples of one of this trainer's blocks."""
+        self._dense_optimizer.zero_grad()
+        if self._seed_of_block is not None:
+            torch.manual_seed(self._seed_of_block(block.num_trained, self._blocks.first + number))
+        leaf = rows.detach().requires_grad_(not block.read_only)  # its gradients are those of this block
+        return TrainerBatch(
+            block,
+            dense=in_own_memory(block.dense, rows.device),
+            embedded=self._pooling(block, leaf),
+            rows=leaf,
+            table_names=self._table_names,
+            model=self.model,
+            in_bfloat16=self._in_bfloat16,
+            before_backward=partial(self.dense_gradients.start, is_last=number == self._blocks.count - 1),
+        )
 
     def _all_rows(self, iteration: OpenIteration) -> torch.Tensor:
         """Return the rows of own samples: own rows, then replicas, float32, shape (n, row_dim), on the device."""
@@ -329,26 +360,21 @@ class TrainingStep:
         with self._watch.time("compute"), _evaluation_mode(self.model, self._cache.device):
             return to_host(batch.logits())
 
-    def apply(
-        self, iteration: OpenIteration, batch: TrainerBatch, following: Callable[[], OpenIteration | None] = _nothing
-    ) -> float:
-        """Update, after backward, the rows that the next iteration uses and the dense parameters.
+    def apply(self, iteration: OpenIteration, following: Callable[[], OpenIteration | None] = _nothing) -> float:
+        """Update, after all blocks, the rows that the next iteration uses and the dense parameters.
 
         Args:
             iteration: The iteration.
-            batch: Its batch.
             following: Returns the next iteration if it has started; its critical pushes then run while dense gradients
                 are summed.
         Returns:
             The loss over the global batch.
-        Raises:
-            OwnModelError: the caller has made no step on the batch.
         Communication: with the other trainers, as counted in the plan; the sum of dense gradients is collective over
             the trainers.
         """
         plan = iteration.plan
         scale = gradient_scale(plan.num_global_samples)
-        gradients = self._wire.pack(row_gradients(batch), scale)
+        gradients = self._wire.pack(iteration.gradient_sum.total(), scale)
         iteration.own_gradients = self._wire.unpack(gradients[: plan.num_own], scale)
         if gradients.device.type == "cpu":
             iteration.replica_gradients = to_host(gradients[plan.num_own :])
@@ -432,7 +458,7 @@ class TrainingStep:
                 self._cache.write(slots, rows)
 
     def _sum(self, iteration: OpenIteration, part: Part, updates: Int64Array, gradients: WireArray) -> torch.Tensor:
-        """Sum the gradients of owned rows in ascending trainer order.
+        """Sum the gradients of owned rows in ascending trainer order or, with blocks, in that of a tree.
 
         Args:
             iteration: Has the plan and the gradients of own samples.
@@ -443,26 +469,19 @@ class TrainingStep:
             float32, shape (n, row_dim), on the device.
         """
         plan, device = iteration.plan, self._cache.device
-        sums = torch.zeros((len(updates), self._row_dim), device=device)
         arrived = self._wire.unpack(to_device(gradients, device), gradient_scale(plan.num_global_samples))
-        if device.type == "cpu":
-            add_gradients(
-                sums.numpy(), updates, to_host(iteration.own_gradients), self._rank, plan.push_index,
-                iteration.pushed.edges, part, arrived.numpy(), len(plan.update_slots),
+        num_updates, in_tree = len(plan.update_slots), self._blocks.is_tree
+        if device.type != "cpu":
+            return summed_gradients(
+                updates, iteration.own_gradients, self._rank, plan.push_index, iteration.pushed, part, arrived,
+                num_updates, in_tree=in_tree,
             )  # fmt: skip
-            return sums
-        places = np.empty(len(plan.update_slots), dtype=np.int64)  # index into `sums` of each row that is in it
-        places[updates] = np.arange(len(updates))
-        index = to_device(places[plan.push_index[positions_of(iteration.pushed.edges, part)]], device)
-        num_own = int(np.searchsorted(updates, plan.num_own))  # rows of own samples come first in update_slots
-        start = 0
-        for trainer, count in enumerate(iteration.pushed.counts(part).tolist()):
-            if trainer == self._rank:
-                sums[:num_own] += iteration.own_gradients[to_device(updates[:num_own], device)]
-            elif count:
-                # The positions in one trainer's block are unique, so each row gets its gradients in trainer order.
-                sums.index_add_(0, index[start : start + count], arrived[start : start + count])
-                start += count
+        sums = torch.zeros((len(updates), self._row_dim))
+        add = add_gradients_in_tree if in_tree else add_gradients
+        add(
+            sums.numpy(), updates, to_host(iteration.own_gradients), self._rank, plan.push_index,
+            iteration.pushed.edges, part, arrived.numpy(), num_updates,
+        )  # fmt: skip
         return sums
 
 

@@ -27,6 +27,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from bagpipe_hpc import trace
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.garbage_collection import resume_collector
@@ -160,6 +162,7 @@ class _Trainer:
             factory=factory,
             num_slots=num_slots,
             trainer_rank=self._rank,
+            num_trainers=comms.trainers.size,
             device=device,
             dense_sum=dense_sum,
             peers=self._peers,
@@ -244,17 +247,19 @@ class _Trainer:
         plan = iteration.plan
         self._latest_position = plan.stream_position
         with trace.span("evaluation" if plan.read_only else "iteration", plan.stream_position):
-            batch = self._step.gather(iteration)
+            batches = self._step.gather(iteration)
             if plan.read_only:
-                self._outbox.send(Predictions(self._rank, self._step.predict(batch)))  # 7
+                logits = np.concatenate([self._step.predict(batch) for batch in batches])
+                self._outbox.send(Predictions(self._rank, logits))  # 7
                 loss = float("nan")
             else:
-                with self._watch.time("compute"):
-                    if len(batch):
-                        yield batch
-                    else:
-                        skip_step(batch)
-                loss = self._step.apply(iteration, batch, following)
+                for batch in batches:
+                    with self._watch.time("compute"):
+                        if len(batch):
+                            yield batch
+                        else:
+                            skip_step(batch)
+                loss = self._step.apply(iteration, following)
             self._account(plan, loss)
         note_step()
         for timer in (self._work["main"], self._timer):

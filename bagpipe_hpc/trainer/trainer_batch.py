@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from bagpipe_hpc.errors import OwnModelError
 from bagpipe_hpc.protocol.plan import TrainerPlan
+from bagpipe_hpc.trainer.cache import in_own_memory
 
 Tensor = torch.Tensor
 
@@ -45,7 +46,7 @@ class TrainerBatch:
     ) -> None:
         self.iteration, self.num_global_samples = plan.num_trained, plan.num_global_samples
         self.dense, self.embedded = dense, embedded
-        self.labels = torch.from_numpy(plan.labels).to(dense.device)
+        self.labels = in_own_memory(plan.labels, dense.device)
         self.model = model
         self._rows, self._table_names = rows, table_names
         self._in_bfloat16, self._before_backward = in_bfloat16, before_backward

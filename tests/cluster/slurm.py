@@ -160,6 +160,14 @@ class SlurmCluster:
         """
         _wait_until(self._all_idle, self._logs)
 
+    def wait_until_free(self, host: str) -> None:
+        """Wait until a node is up and has nothing to do.
+
+        Raises:
+            TimeoutError: shows the daemons' logs.
+        """
+        _wait_until(lambda: self._states()[host] == "idle", self._logs)
+
     def _configure(self) -> None:
         directory = self.directory
         settings = {

@@ -225,6 +225,42 @@ def test_a_job_whose_node_loses_power_goes_on_with_fewer_trainers(
     assert "training dlrm (cached): 1 trainer(s)" in submission.log()
 
 
+@pytest.mark.timeout(600)
+def test_a_job_that_loses_a_node_and_gets_it_back_ends_with_the_same_model(
+    slurm: SlurmCluster, submission: Submission, small_dataset: Path
+) -> None:
+    """It goes on with half of the trainers, and then with all again."""
+    settings = (*SETTINGS, "training.epochs=24")
+    with TemporaryDirectory(dir=TEMPORARY, prefix="bagpipe-") as path:
+        overrides = (f"roles.servers={NUM_SERVERS}", "training.threads=1", "training.blocks=4", *settings)
+        train(1 + NUM_SERVERS + NUM_TRAINERS, command(small_dataset, Path(path), *overrides))
+        expected = str(summary_of(Path(path))["model_digest"])
+
+    latest = submission.run_dir / "checkpoints" / "latest"
+    fields = {
+        "nodes": 2,
+        "min_nodes": 1,
+        "gpus_per_node": 1,
+        "blocks": 4,
+        "data": str(small_dataset),
+        "settings": settings,
+    }
+    job_id = submission.submit("--exclude=bp0,bp1", **fields)
+    submission.wait_for_checkpoint()
+    slurm.hosts.power_off("bp2")  # with oracle and script
+    try:
+        submission.wait_until(lambda: "training dlrm (cached): 1 trainer(s)" in submission.log())
+        saved = latest.read_text()
+        submission.wait_until(lambda: latest.read_text() != saved)
+    finally:
+        slurm.power_on("bp2")
+    slurm.wait_until_free("bp2")
+    slurm.run("scontrol", "requeue", str(job_id))
+    submission.ends_well(job_id, expected)
+    assert submission.log().count("training dlrm (cached): 2 trainer(s)") == 2
+    assert "the model stays equal to the bit, because training.blocks is 4" in submission.log()
+
+
 def test_an_incarnation_that_wakes_up_cannot_write_checkpoints(
     slurm: SlurmCluster, submission: Submission, data: str, expected_digest: str
 ) -> None:

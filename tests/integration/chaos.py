@@ -1,6 +1,6 @@
 """A job whose ranks are killed at random moments, and that goes on each time; the model must be that of a quiet run.
 
-python -m tests.integration.chaos [--kills 200] [--seed 0]
+python -m tests.integration.chaos [--kills 200] [--seed 0] [--resize]
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from tests.integration.conftest import make_dataset
 from tests.integration.jobs import command, finish, summary_of
 from tests.launch import Run, run_ranks, start_ranks
 
-NUM_RANKS = 4
+TOPOLOGY = (1, 2)  # servers, trainers
 SETTINGS = ["training.batch_size=10", "training.epochs=1000000", "training.threads=1", "lookahead.window=16"]
 SETTINGS += ["checkpoint.every=5", "checkpoint.full_every=4", "evaluation.enabled=false", "model.embedding_dim=8"]
+RESIZED = [(servers, trainers) for servers in (1, 2, 3) for trainers in (1, 2, 4)]
+RESIZED_SETTINGS = ["training.blocks=4", "row_optimizer.name=adagrad", "oracle.placement=locality"]
+RESUME = ("--resume", "auto")
 LIFE_SECONDS = 120.0
 
 
@@ -46,25 +49,36 @@ class Story:
         )
 
 
-def cause_chaos(dataset: Path, out: Path, num_kills: int, seed: int) -> Story:
-    """Run an endless job, killed so often; then let it end, and run it quietly up to the same iteration."""
+def cause_chaos(dataset: Path, out: Path, num_kills: int, seed: int, *, resize: bool = False) -> Story:
+    """Run an endless job, killed so often; then let it end, and run it quietly up to the same iteration.
+
+    If it is resized, every life has numbers of servers and trainers of its own.
+    """
     dice, story = random.Random(seed), Story()
     run_dir = out / "chaos"
-    endless = command(dataset, run_dir, *SETTINGS, options=("--resume", "auto"))
+    topologies, settings = [TOPOLOGY], SETTINGS
+    if resize:
+        topologies, settings = RESIZED, [*SETTINGS, *RESIZED_SETTINGS]
+
     while len(story.kills) < num_kills:
-        with start_ranks(NUM_RANKS, endless) as run:
+        servers, trainers = dice.choice(topologies)
+        num_ranks = 1 + servers + trainers
+        life = command(dataset, run_dir, *settings, f"roles.servers={servers}", options=RESUME)
+        with start_ranks(num_ranks, life) as run:
             start = time.monotonic()
             what = wait_for_a_moment(run, run_dir, dice)
-            rank = dice.randrange(NUM_RANKS)
+            rank = dice.randrange(num_ranks)
             run.kill_rank(rank, signal.SIGKILL)
-            story.kills.append(f"rank {rank} while {what}")
+            story.kills.append(f"{trainers} trainers, {servers} servers: rank {rank} while {what}")
             story.seconds.append(time.monotonic() - start)
             run.wait(LIFE_SECONDS)
             story.iterations.append(newest_iteration(run_dir))
-    settings = [*SETTINGS, f"training.iterations={story.iterations[-1] + 20}"]
+    servers, trainers = TOPOLOGY
+    settings = [*settings, f"roles.servers={servers}", f"training.iterations={story.iterations[-1] + 20}"]
+    quiet = [*settings, "checkpoint.every=null"]
     patience = LIFE_SECONDS + story.iterations[-1]
-    finish(run_ranks(NUM_RANKS, command(dataset, run_dir, *settings, options=("--resume", "auto")), timeout=patience))
-    finish(run_ranks(NUM_RANKS, command(dataset, out / "quiet", *settings, "checkpoint.every=null"), timeout=patience))
+    for last in (command(dataset, run_dir, *settings, options=RESUME), command(dataset, out / "quiet", *quiet)):
+        finish(run_ranks(1 + servers + trainers, last, timeout=patience))
     story.digest = summary_of(run_dir)["model_digest"]
     story.expected = summary_of(out / "quiet")["model_digest"]
     return story
@@ -112,11 +126,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resize", action="store_true", help="draw the numbers of trainers and servers of every life")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=TEMPORARY) as directory:
         out = Path(directory)
         make_dataset(out / "data")
-        story = cause_chaos(out / "data", out, options.kills, options.seed)
+        story = cause_chaos(out / "data", out, options.kills, options.seed, resize=options.resize)
     print(*story.kills, sep="\n")
     print(story)
     raise SystemExit(story.digest != story.expected)

@@ -21,19 +21,19 @@ def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("data") / "small")
 
 
-def make_dataset(path: Path) -> Path:
-    """Skewed ids over tables of very different sizes, 3 dense features, validation split; the last batch is short."""
+def make_dataset(path: Path, num_dense: int = 3) -> Path:
+    """Skewed ids over tables of very different sizes, dense features, validation split; the last batch is short."""
     tables = tuple(TableSchema(name=f"t{index}", num_embeddings=size) for index, size in enumerate(NUM_EMBEDDINGS))
-    schema = Schema(dense=("d0", "d1", "d2"), tables=tables)
+    schema = Schema(dense=tuple(f"d{index}" for index in range(num_dense)), tables=tables)
     random = np.random.default_rng(1)
     with DatasetWriter(path, schema, samples_per_shard=300) as writer:
         for split in ("train", "validation"):
-            writer.append(split, _batch(random, NUM_SAMPLES))
+            writer.append(split, _batch(random, NUM_SAMPLES, num_dense))
     return path
 
 
-def _batch(random: np.random.Generator, size: int) -> Batch:
+def _batch(random: np.random.Generator, size: int, num_dense: int) -> Batch:
     ids = np.stack([(random.random(size) ** 4 * n).astype(np.int64) for n in NUM_EMBEDDINGS], axis=1)
-    dense = random.normal(size=(size, 3)).astype(np.float32)
+    dense = random.normal(size=(size, num_dense)).astype(np.float32)
     labels = ((ids[:, 1] % 2 + dense[:, 0] + random.normal(size=size)) > 1).astype(np.float32)
     return Batch(labels=labels, dense=dense, ids=ids)

@@ -52,3 +52,10 @@ def test_shares_are_contiguous_and_even(num_samples: int, num_trainers: int) -> 
     assert (len(sizes), boundaries[0], boundaries[-1]) == (num_trainers, 0, num_samples)
     assert max(sizes) - min(sizes) <= 1
     assert min(sizes) >= 0
+
+
+@given(st.integers(0, 1000), st.integers(0, 4), st.integers(0, 4))
+def test_shares_hold_whole_blocks(num_samples: int, log_trainers: int, log_each: int) -> None:
+    num_trainers, each = 1 << log_trainers, 1 << log_each
+    blocks = share_boundaries(num_samples, num_trainers * each)
+    assert share_boundaries(num_samples, num_trainers, num_trainers * each) == list(blocks)[::each]

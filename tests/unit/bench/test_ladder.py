@@ -40,6 +40,14 @@ def test_rungs_can_be_chosen() -> None:
         rungs_named("cash")
 
 
+def test_blocks_have_rungs_and_models_of_their_own() -> None:
+    rungs = rungs_named("delayed", [2, 8, 2])
+    assert [rung.directory for rung in rungs] == ["delayed", "2-blocks", "8-blocks"]
+    assert "training.blocks=8" in rungs[2].overrides
+    summaries = {rung.directory: summary(1, digest) for rung, digest in zip(rungs, "abc", strict=True)}
+    assert wrong_digests(rungs, summaries) == []
+
+
 def test_ratios_are_to_the_first_and_the_bound() -> None:
     rungs = rungs_named("synchronous,delayed,locality,resident")
     milliseconds = {"synchronous": 40, "delayed": 12, "locality": 11, "resident": 10}

@@ -46,7 +46,7 @@ echo >>"$CALLS/launches"
 """
 # What launchers do here: drop their options and run bagpipe, once.
 LAUNCH = """
-case "$*" in "getattr size") echo 4; exit ;; "job timeleft") echo 3600; exit ;; --parent*) exit ;; esac
+case "$*" in "getattr size") echo 4; exit ;; "job timeleft") echo 3600; exit ;; --parent* | *" true") exit ;; esac
 while [[ $1 != */bagpipe ]]; do shift; done
 exec "$@"
 """
@@ -233,6 +233,13 @@ def test_lines_of_the_site_run_before_all_else(batch: Batch) -> None:
         (["--set", "dense_optimizer.name=nadamax"], "nadamax"),
         (["--sweep", "training.seed=1", "--sweep", "training.learning_rate=much"], "training.learning_rate = 'much'"),
         (["--config", "job.yaml"], "unknown setting 'training.epoch'"),
+        (["--min-nodes", "2", "--set", "training.blocks=16"], "give --blocks 16, so that it chooses one that divides"),
+        (
+            ["--nodes", "3", "--set", "training.blocks=64"],
+            "training.blocks is 64, and all nodes together have 12 trainer",
+        ),
+        (["--blocks", "16", "--sweep", "training.blocks=32"], "the sweep sets training.blocks to 32: leave one out"),
+        (["--blocks", "16", "--set", "dense.backend=horovod"], "set dense.backend to mpi or leave it out"),
     ],
 )
 def test_settings_are_refused_as_in_training(
@@ -267,6 +274,38 @@ def test_a_range_of_nodes_asks_for_the_cores_of_the_fullest(batch: Batch, templa
             assert f"n{'tasks=' if template == 'train' else ' '}{1 + 3 + trainers}" in batch.launches()[0]
         else:
             assert "4 ranks of 3 threads on a node, but 11 cores: raise --mincpus" in batch.output(done)
+
+
+@pytest.mark.parametrize("template", ["train", "train-het"])
+def test_every_run_of_a_slurm_job_has_a_step_of_its_own(batch: Batch, template: str) -> None:
+    """Slurm numbers the steps of each run from 0, and a socket of the run before may be left on a node."""
+    batch.prepare(train("slurm", template), ENDS_WELL)
+    done = run_command(batch.command, timeout=SECONDS, env=batch.env | {"SLURM_RESTART_COUNT": "2"})
+    assert done.returncode == 0, batch.output(done)
+    *skipped, launch = batch.launches()
+    assert [line.split() for line in skipped] == [["srun", "--mpi=none", "--ntasks=1", "true"]] * 2
+    assert "bagpipe train" in launch
+
+
+@pytest.mark.parametrize("template", ["train", "train-mpirun"])
+def test_on_fewer_nodes_the_trainers_still_divide_the_blocks(batch: Batch, template: str) -> None:
+    job = train("slurm", template, nodes=4, min_nodes=1, servers=3, trainers_per_node=2, threads=1, blocks=8)
+    batch.prepare(job, ENDS_WELL)
+    for nodes, trainers in (("1", 2), ("2", 4), ("3", 4), ("4", 8)):
+        shutil.rmtree(batch.path / "runs", ignore_errors=True)
+        (batch.path / "launches").unlink(missing_ok=True)
+        env = batch.env | {"SLURM_JOB_NUM_NODES": nodes, "SLURM_CPUS_ON_NODE": "9"}
+        done = run_command(batch.command, timeout=SECONDS, env=env)
+        assert done.returncode == 0, batch.output(done)
+        assert f"n{'tasks=' if template == 'train' else ' '}{1 + 3 + trainers}" in batch.launches()[0]
+    assert all("training.blocks=8" in call for call in batch.calls())
+
+
+@pytest.mark.parametrize(("system", "template"), TRAINING)
+def test_blocks_become_a_setting(system: str, template: str) -> None:
+    script = render(train(system, template, nodes=4, trainers_per_node=2, blocks=16))
+    assert 'settings+=("training.blocks=$blocks")' in script
+    assert "blocks=16 " in script
 
 
 @pytest.mark.parametrize(("system", "template"), TRAINING)

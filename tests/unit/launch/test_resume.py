@@ -72,7 +72,28 @@ def test_another_number_of_trainers_is_shown(tmp_path: Path) -> None:
     job = Job(tmp_path)
     job.train(3)
     checkpoint = Checkpoint.open(job.save(trainers=2))
-    (line,) = shown_trainers(checkpoint, Topology(3, 1))
+    (line,) = shown_trainers(checkpoint, CONFIG, Topology(3, 1))
     assert "trainers: 2 -> 1: " in line
     assert "the model will not be equal to the bit to that of a job that keeps 2 trainer(s)" in line
-    assert shown_trainers(checkpoint, Topology(5, 2)) == []
+    assert shown_trainers(checkpoint, CONFIG, Topology(5, 2)) == []
+
+
+@pytest.mark.parametrize(
+    ("saved", "given", "ranks", "words"),
+    [
+        (None, 2, 5, "training.blocks was null: sums have another order from here on"),
+        (4, 2, 3, "training.blocks was 4: sums have another order from here on"),
+        (2, 2, 3, "trainers: 2 -> 1; the model stays equal to the bit, because training.blocks is 2"),
+        (2, 2, 5, None),
+        (2, 2, 3, "training.threads was 2: sums may have another order from here on"),
+    ],
+)
+def test_what_becomes_of_equal_bits_is_shown(saved: int | None, given: int, ranks: int, words: str | None) -> None:
+    threads = 2 if words and "threads" in words else 1
+    settings = {"training": {"blocks": saved, "threads": threads}}
+    manifest = SimpleNamespace(config=settings, topology=SimpleNamespace(trainers=2))
+    checkpoint: Any = SimpleNamespace(manifest=manifest)
+    config = load_config(None, [f"training.blocks={given}", "training.threads=1"])
+    lines = shown_trainers(checkpoint, config, Topology(ranks, ranks // 2))
+    assert len(lines) == (words is not None)
+    assert words is None or words in lines[0]

@@ -73,7 +73,7 @@ def placement(**parts: Any) -> dict[str, Any]:
         (placement(used=np.array([-1, 5])), "used is out of range"),
         (placement(used=np.array([1, 1 << 30])), "used is out of range"),
         (placement(used=np.array([1])), "different lengths"),
-        (placement(homes=np.array([1, 9])), "homes are not trainers"),
+        (placement(homes=np.array([1, 9])), "homes are not blocks"),
         (placement(orders=[np.array([0, 0], np.int32)]), "an order is not a permutation"),
         (placement(orders=[np.array([0, 1])]), "an order is not a permutation"),
         (placement(orders=7), "not iterable"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bagpipe_hpc.trainer.cache import RowCache, to_device, to_host
+from bagpipe_hpc.trainer.cache import RowCache, in_own_memory, to_device, to_host
 
 CPU = torch.device("cpu")
 
@@ -49,3 +49,13 @@ def test_arrays_cross_over_and_back() -> None:
     transposed = to_host(tensor.T)
     assert transposed.tolist() == rows.T.tolist()
     assert transposed.flags.c_contiguous
+
+
+def test_arrays_of_a_plan_become_aligned() -> None:
+    message = np.arange(66, dtype=np.float32)
+    for begin in range(3):
+        array = message[begin : begin + 60].reshape(12, 5)
+        tensor = in_own_memory(array, CPU)
+        assert tensor.data_ptr() % 64 == 0
+        assert tensor.numpy().tobytes() == array.tobytes()
+        assert not np.shares_memory(tensor.numpy(), message)

@@ -141,3 +141,15 @@ def test_columns_that_a_table_does_not_use() -> None:
     vectors.sum().backward()
     assert rows.grad is not None
     assert rows.grad[:4].tolist() == [[1, 0, 1], [2, 0, 2], [1, 0, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, Schema(tables=(TableSchema(name="item", num_embeddings=9),))])
+def test_no_gradient_of_a_row_is_minus_zero(schema: Schema) -> None:
+    """So a block that does not use a row adds nothing, as zeros would."""
+    rows = rows_of().requires_grad_()
+    is_ragged = len(schema.tables) > 1
+    one = plan([3, 3, 5, 2, 1], 1, [2, 1], [-1.0]) if is_ragged else plan([3], 1, [], [])
+    vectors = Pooling(schema, Config())(one, rows)
+    vectors.backward(torch.full_like(vectors, -0.0))
+    assert rows.grad is not None
+    assert not rows.grad.signbit().any()

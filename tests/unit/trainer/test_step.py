@@ -28,8 +28,11 @@ from bagpipe_hpc.trainer.cache import RowCache
 from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.trainer.models import build_model
 from bagpipe_hpc.trainer.pooling import Pooling
+from bagpipe_hpc.trainer.random_state import seed_of_block
 from bagpipe_hpc.trainer.row_optimizer import RowSGD
+from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare, FeatureKinds
 from bagpipe_hpc.trainer.step import Blocks, OpenIteration, Stopwatch, TrainingStep, _evaluation_mode
+from bagpipe_hpc.trainer.tree_accumulator import TreeAccumulator
 from bagpipe_hpc.trainer.wire import Wire, WireArray, WireDtype, gradient_scale
 from tests.plans import RankPlans, rank_plans
 
@@ -199,24 +202,37 @@ class NobodyElse:
 
 
 class ThreadDense:
-    """Sums dense gradients and losses in ascending trainer order."""
+    """Sums dense gradients and losses: those of blocks by a tree, those of trainers in order, or by a tree too."""
 
-    def __init__(self, board: Board, trainer: int, model: nn.Module) -> None:
+    def __init__(self, board: Board, trainer: int, model: nn.Module, in_tree: bool) -> None:
         self.board, self.trainer, self.parameters = board, trainer, list(model.parameters())
+        self.in_tree, self.blocks = in_tree, [TreeAccumulator() for _ in range(1 + len(self.parameters))]
 
     num_bytes = 0
 
-    def start(self, loss: torch.Tensor) -> None:
+    def start(self, loss: torch.Tensor, *, is_last: bool = True) -> None:
         self.loss = loss.detach()
 
+    def end_block(self) -> None:
+        mine = [self.loss, *(parameter.grad for parameter in self.parameters)]
+        for blocks, item in zip(self.blocks, mine, strict=True):
+            assert item is not None
+            blocks.add(item.clone())
+
     def finish(self) -> float:
-        gradients = [parameter.grad for parameter in self.parameters]
-        mine = [self.loss, *(gradient for gradient in gradients if gradient is not None)]
-        everybody = self.board.show(self.trainer, [item.clone() for item in mine])
-        loss_sum, *sums = (sum(items[1:], start=items[0]) for items in zip(*everybody, strict=True))
+        everybody = self.board.show(self.trainer, [blocks.total() for blocks in self.blocks])
+        loss_sum, *sums = (self.sum(items) for items in zip(*everybody, strict=True))
         for parameter, gradient in zip(self.parameters, sums, strict=True):
             parameter.grad = gradient
         return float(loss_sum)
+
+    def sum(self, items: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        if not self.in_tree:
+            return sum(items[1:], start=items[0].clone())
+        tree = TreeAccumulator()
+        for item in items:
+            tree.add(item.clone())
+        return tree.total()
 
 
 class CountingSGD(RowSGD):
@@ -266,6 +282,7 @@ def planned_training(
     order: str = "one after the other",
     wire: WireDtype = "float32",
     num_epochs: int = 1,
+    num_blocks: int | None = None,
 ) -> Outcome:
     """The same by plans."""
     stream = batches() * num_epochs
@@ -276,11 +293,12 @@ def planned_training(
         window=window,
         prefetch_depth=prefetch_depth,
         cache_rows=cache_rows,
+        num_blocks=num_blocks,
     )
     rows = np.concatenate([initial_rows(), np.zeros((KEY_SPACE.num_keys, 1), np.float32)], axis=1)
     models = [build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3) for _ in range(num_trainers)]
     outcome = Outcome(rows, [model.state_dict() for model in models])
-    steps = make_steps(models, cache_rows, order != "one after the other", wire)
+    steps = make_steps(models, cache_rows, order != "one after the other", wire, num_blocks)
     servers = Servers(Sharding(KEY_SPACE.num_keys, 2), prefetch_depth, rows)
     with Players(steps, servers, outcome) as players:
         ORDERS[order](players, list(rank_plans(planner.plans(stream))))
@@ -293,12 +311,16 @@ def compute(
     step: TrainingStep, iteration: OpenIteration, following: OpenIteration | None
 ) -> tuple[float, Float32Array]:
     """Loss and logits, by a training loop of our own."""
-    batch = step.gather(iteration)
-    if iteration.plan.read_only:
-        return float("nan"), step.predict(batch)
-    logits = batch.logits()
-    batch.step(batch.mean(functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")))
-    return step.apply(iteration, batch, lambda: following), logits.detach().numpy()
+    logits = []
+    for batch in step.gather(iteration):
+        if iteration.plan.read_only:
+            logits.append(step.predict(batch))
+            continue
+        of_block = batch.logits()
+        logits.append(of_block.detach().numpy())
+        batch.step(batch.mean(functional.binary_cross_entropy_with_logits(of_block, batch.labels, reduction="none")))
+    loss = float("nan") if iteration.plan.read_only else step.apply(iteration, lambda: following)
+    return loss, np.concatenate(logits)
 
 
 class Players:
@@ -377,13 +399,16 @@ ORDERS: dict[str, Callable[[Players, list[RankPlans]], None]] = {
 }
 
 
-def make_steps(models: list[nn.Module], cache_rows: int, overlapped: bool, wire: WireDtype) -> list[TrainingStep]:
+def make_steps(
+    models: list[nn.Module], cache_rows: int, overlapped: bool, wire: WireDtype, num_blocks: int | None = None
+) -> list[TrainingStep]:
     board, delayed_board = Board(len(models)), Board(len(models))
     dense_board = Board(len(models))
 
     def peers(board: Board, trainer: int) -> ThreadPeers | NobodyElse:
         return ThreadPeers(board, trainer) if len(models) > 1 else NobodyElse()
 
+    count = (num_blocks or 0) // len(models)
     return [
         TrainingStep(
             trainer_rank=trainer,
@@ -394,7 +419,10 @@ def make_steps(models: list[nn.Module], cache_rows: int, overlapped: bool, wire:
             cache=RowCache(cache_rows, DIM + 1, torch.device("cpu")),
             row_optimizer=CountingSGD(RATE),
             dense_optimizer=DenseOptimizer(torch.optim.SGD(model.parameters()), RATE),
-            dense_gradients=ThreadDense(dense_board, trainer, model),
+            dense_gradients=ThreadDense(dense_board, trainer, model, num_blocks is not None),
+            blocks=BlockShare(trainer * count, count, num_blocks) if num_blocks else ONE_BLOCK,
+            feature_kinds=FeatureKinds([False] * NUM_TABLES, [False] * NUM_TABLES),
+            seed_of_block=partial(seed_of_block, 7) if num_blocks else None,
             peers=peers(board, trainer),
             delayed_peers=peers(delayed_board, trainer) if overlapped else None,
             wire=Wire(wire),
@@ -418,6 +446,18 @@ SIZES_OF_PLANS = [  # L, P, as few slots as will do
 ]  # fmt: skip
 IN_ORDER = [(*sizes, "one after the other") for sizes in SIZES_OF_PLANS]
 OVERLAPPED = [(*sizes, order) for sizes in SIZES_OF_PLANS if sizes[1] for order in ("before", "after", "while")]
+
+
+@pytest.mark.parametrize("order", ["one after the other", "while"])
+@pytest.mark.parametrize("num_trainers", [1, 2, 4, 8])
+def test_blocks_give_the_same_bits_on_any_number_of_trainers(num_trainers: int, order: str) -> None:
+    one = planned_training(1, 0, 0, num_blocks=8)
+    many = planned_training(num_trainers, 4, 2, order=order, num_blocks=8)
+    assert many.losses == one.losses
+    assert all(mine.tobytes() == theirs.tobytes() for mine, theirs in zip(many.logits, one.logits, strict=True))
+    assert many.rows.tobytes() == one.rows.tobytes()
+    for parameters in many.dense:
+        assert all(tensor.equal(one.dense[0][name]) for name, tensor in parameters.items())
 
 
 @pytest.mark.parametrize("num_trainers", [1, 2, 3])

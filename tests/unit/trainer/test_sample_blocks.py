@@ -1,0 +1,76 @@
+"""Blocks of samples, cut from the plan of a trainer, against cutting each feature by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import pytest
+
+from bagpipe_hpc.protocol.plan import TrainerPlan
+from bagpipe_hpc.sharding import share_boundaries
+from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare, FeatureKinds, blocks_of
+from tests.plans import empty_trainer_plan
+
+# In table order: one-hot, ragged, ragged with weights, one-hot.
+KINDS = FeatureKinds([False, True, True, False], [False, False, True, False])
+NUM_SAMPLES = 7
+
+
+def plan() -> TrainerPlan:
+    random = np.random.default_rng(0)
+    lengths = random.integers(0, 4, (2, NUM_SAMPLES)).astype(np.int32)
+    num_ids = 2 * NUM_SAMPLES + int(lengths.sum())
+    return replace(
+        empty_trainer_plan(),
+        num_samples=NUM_SAMPLES,
+        num_global_samples=NUM_SAMPLES,
+        labels=np.arange(NUM_SAMPLES, dtype=np.float32),
+        dense=np.arange(2 * NUM_SAMPLES, dtype=np.float32).reshape(NUM_SAMPLES, 2),
+        sample_rows=np.arange(num_ids, dtype=np.int32),
+        bag_lengths=lengths.ravel(),
+        weights=np.arange(lengths[1].sum(), dtype=np.float32),
+    )
+
+
+def by_feature(plan: TrainerPlan) -> list[list[list[int]]]:
+    """Return the rows of each feature and sample."""
+    lengths = iter(plan.bag_lengths.reshape(2, plan.num_samples))
+    rows, found = plan.sample_rows.tolist(), []
+    for is_ragged in KINDS.ragged:
+        counts = next(lengths).tolist() if is_ragged else [1] * plan.num_samples
+        found.append([[rows.pop(0) for _ in range(count)] for count in counts])
+    assert rows == []
+    return found
+
+
+@pytest.mark.parametrize("total", [1, 2, 4, 16])
+def test_blocks_have_all_samples_in_order(total: int) -> None:
+    whole = plan()
+    blocks = list(blocks_of(whole, BlockShare(0, total, total), KINDS))
+    assert [block.num_samples for block in blocks] == np.diff(share_boundaries(NUM_SAMPLES, total)).tolist()
+    assert np.concatenate([block.labels for block in blocks]).tolist() == whole.labels.tolist()
+    assert np.concatenate([block.dense for block in blocks]).tolist() == whole.dense.tolist()
+    assert np.concatenate([block.weights for block in blocks]).tolist() == whole.weights.tolist()
+    joined = [list(chain(*parts)) for parts in zip(*map(by_feature, blocks), strict=True)]
+    assert joined == by_feature(whole)
+
+
+def test_the_blocks_of_all_trainers_are_those_of_one() -> None:
+    bounds = BlockShare(0, 8, 8).bounds(30)
+    of_two = [BlockShare(first, 4, 8).bounds(30) for first in (0, 4)]
+    assert [size for part in of_two for size in np.diff(part)] == np.diff(bounds).tolist()
+    assert [part[0] for part in of_two] == [0, 0]
+
+
+def test_one_block_is_the_plan_itself() -> None:
+    whole = plan()
+    assert list(blocks_of(whole, ONE_BLOCK, KINDS)) == [whole]
+
+
+def test_a_share_without_samples_has_empty_blocks() -> None:
+    kinds = FeatureKinds([False], [False])
+    nothing = replace(empty_trainer_plan(), num_global_samples=1)
+    blocks = list(blocks_of(nothing, BlockShare(2, 2, 4), kinds))
+    assert [(block.num_samples, len(block.sample_rows)) for block in blocks] == [(0, 0), (0, 0)]
