@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.fault_words import in_words, shown
+from bagpipe_hpc.topology import trainers_for
 
 System = Literal["slurm", "pbs", "lsf", "flux"]
 Template = Literal["train", "train-mpirun", "train-het", "import", "bench"]
@@ -131,11 +132,10 @@ class JobDescription(BaseModel):
             below = 1 << (blocks.bit_length() - 1)
             raise ValueError(f"blocks is {blocks}: give a power of two, such as {below} or {2 * below}")
         if blocks % num_trainers:
-            fitting = ", ".join(str(1 << power) for power in range(blocks.bit_length()))
             raise ValueError(
                 f"blocks is {blocks}, and all nodes together have {num_trainers} trainer(s), but the number of "
-                f"trainers must divide it: choose nodes and trainers_per_node for one of {fitting}, or other "
-                "blocks"
+                f"trainers must divide it: choose nodes and trainers_per_node for one of {trainers_for(blocks)}, or "
+                "other blocks"
             )
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, saved_checkpoints
 from bagpipe_hpc.checkpoint.file_names import MANIFEST
@@ -15,9 +14,9 @@ from bagpipe_hpc.checkpoint.verify import Verifier, newest_good
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.errors import CheckpointError
-from bagpipe_hpc.launch.run_settings import AUTO, is_word
+from bagpipe_hpc.launch.run_settings import AUTO, is_word, shown_value
 from bagpipe_hpc.log import LOGGER
-from bagpipe_hpc.oracle.saved_state import setting_of_blocks
+from bagpipe_hpc.oracle.saved_state import setting_of_blocks, training_settings
 from bagpipe_hpc.runtime.data_position import DataPosition
 from bagpipe_hpc.runtime.run_directory import RESUME_AUTO
 from bagpipe_hpc.topology import Topology
@@ -69,7 +68,7 @@ def _refuse_used(root: Path) -> None:
 
 def _require_same_order(checkpoint: Checkpoint, config: Config) -> None:
     """Check that the samples of the epoch that goes on have the same order as before the checkpoint."""
-    saved = _training_of(checkpoint).get("shuffle_block")
+    saved = training_settings(checkpoint).get("shuffle_block")
     if saved != config.training.shuffle_block:
         raise CheckpointError(
             f"{checkpoint.path} was written in the middle of an epoch: training.shuffle_block is {saved} in the "
@@ -100,7 +99,7 @@ def check_position(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> 
         CheckpointError: the data set has no such position, or samples have another order now.
     """
     position = checkpoint.manifest.position
-    epochs = _training_of(checkpoint).get("epochs")
+    epochs = training_settings(checkpoint).get("epochs")
     if isinstance(epochs, int) and position.epoch > epochs:
         raise damaged(
             checkpoint.path / MANIFEST, f"its position is in epoch {position.epoch}, but its job has {epochs} epochs"
@@ -125,10 +124,10 @@ def shown_trainers(checkpoint: Checkpoint, config: Config, topology: Topology) -
     blocks_before, blocks = setting_of_blocks(checkpoint), config.training.blocks
     if blocks != blocks_before:
         return [
-            f"  training.blocks was {_shown(blocks_before)}: sums have another order from here on, so the model will "
-            "not be equal to the bit to that of a job that keeps its blocks"
+            f"  training.blocks was {shown_value(blocks_before)}: sums have another order from here on, so the model "
+            "will not be equal to the bit to that of a job that keeps its blocks"
         ]
-    threads_before, threads = _training_of(checkpoint).get("threads"), config.training.threads
+    threads_before, threads = training_settings(checkpoint).get("threads"), config.training.threads
     if blocks is not None and threads != threads_before:
         return [
             f"  training.threads was {threads_before}: sums may have another order from here on, so the model may not "
@@ -142,13 +141,3 @@ def shown_trainers(checkpoint: Checkpoint, config: Config, topology: Topology) -
         f"  trainers: {before} -> {now}: sums over the trainers have another order from here on, so the model will not "
         f"be equal to the bit to that of a job that keeps {before} trainer(s); training.blocks would keep it equal"
     ]
-
-
-def _training_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the section training of the settings of a checkpoint; empty if the manifest has none."""
-    training = checkpoint.manifest.config.get("training")
-    return training if isinstance(training, dict) else {}
-
-
-def _shown(blocks: int | None) -> str:
-    return "null" if blocks is None else str(blocks)

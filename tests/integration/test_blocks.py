@@ -64,7 +64,8 @@ def results(datasets: list[Path], out: Path, num_trainers: int, num_servers: int
 def how_it_came_out(run_dir: Path) -> Any:
     """What must not depend on the numbers of ranks: the model, all losses, the evaluations."""
     summary = summary_of(run_dir)
-    return summary["model_digest"], summary["validation_auc"], losses(run_dir.parent, run_dir.name)
+    evaluation = summary["validation_auc"], summary["validation_log_loss"]
+    return summary["model_digest"], evaluation, losses(run_dir.parent, run_dir.name)
 
 
 @pytest.fixture(scope="module")
