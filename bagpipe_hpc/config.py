@@ -286,7 +286,7 @@ class TrainingConfig(_Section):
         ge=1,
         le=MAX_BLOCKS,
         description="Cut each batch into this many blocks, a power of two, and add up their gradients in one order. "
-        "Needs training.threads. "
+        "Needs training.threads, float32 between trainers and dense.backend mpi or null; at most training.batch_size. "
         "The model is then the same to the bit for every number of trainers that divides it. null: one per trainer.",
     )
     device: Literal["auto", "cpu", "gpu"] = Field(
@@ -583,6 +583,11 @@ class Config(_Section):
     watchdog: WatchdogConfig = WatchdogConfig()
     tensorboard: bool = Field(False, description="Also write the metrics for TensorBoard, into RUN_DIR/tensorboard.")
 
+    @property
+    def dense_backend(self) -> str | None:
+        """The backend that sums dense gradients; None: chosen by what the trainers have."""
+        return "mpi" if self.training.blocks is not None else self.dense.backend
+
     @model_validator(mode="after")
     def _prefetch_within_window(self) -> Config:
         if self.lookahead.prefetch_depth > self.lookahead.window:
@@ -590,6 +595,16 @@ class Config(_Section):
                 f"lookahead.prefetch_depth is {self.lookahead.prefetch_depth}, lookahead.window is "
                 f"{self.lookahead.window}: rows cannot be fetched further ahead than the oracle looks; lower "
                 "prefetch_depth or raise window"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_are_added_up_in_order(self) -> Config:
+        if self.training.blocks is not None and self.dense.backend not in (None, "mpi"):
+            raise ValueError(
+                f"training.blocks is {self.training.blocks}, dense.backend is {self.dense.backend}: only mpi adds up "
+                "in one order for any number of trainers; set dense.backend to mpi or leave it out, or leave "
+                "training.blocks out"
             )
         return self
 

@@ -81,3 +81,8 @@ class Topology:
             return f"oracle (rank {world_rank})"
         ranks = self.server_ranks if role is Role.SERVER else self.trainer_ranks
         return f"{role.value} {ranks.index(world_rank)} (rank {world_rank})"
+
+
+def trainers_for(num_blocks: int) -> str:
+    """Return the numbers of trainers that can compute equally many of these blocks, a power of two, for a message."""
+    return ", ".join(str(1 << power) for power in range(num_blocks.bit_length()))

@@ -81,8 +81,8 @@ def rungs_named(names: str, blocks: Sequence[int] = ()) -> list[Rung]:
 
 
 def _rung_of_blocks(number: int) -> Rung:
-    name = f"{number} blocks"
-    return Rung(name, name.replace(" ", "-"), (*CACHED, f"training.blocks={number}"), model=name)
+    name = f"{number} block{'s' if number > 1 else ''}"
+    return Rung(name, f"{number}-blocks", (*CACHED, f"training.blocks={number}"), model=name)
 
 
 def read_summaries(directory: Path, rungs: list[Rung]) -> dict[str, dict[str, Any]]:

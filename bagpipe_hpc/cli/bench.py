@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,6 +54,29 @@ def _check_files(world: Comm, *files: Path | None) -> None:
         if path and (path.is_dir() or not os.access(path.parent, os.W_OK)):
             why = "it is a directory" if path.is_dir() else f"{path.parent} is no directory that can be written to"
             problem = f"{path} cannot be written: {why}; create the directory or name another file"
+    if problem := all_gather_json(world, problem)[0]:
+        raise ConfigError(problem)
+
+
+def _check_rungs(world: Comm, config: Path | None, rungs: Sequence[list[str]]) -> None:
+    """Check the settings of all rungs of the ladder before the first one trains.
+
+    Raises:
+        ConfigError: a setting is wrong, or contradicts the number of ranks; the same at every rank.
+    Communication: collective over world.
+    """
+    from bagpipe_hpc.config import load_config
+    from bagpipe_hpc.launch.validation import check_blocks
+    from bagpipe_hpc.topology import Topology
+    from bagpipe_hpc.transport.collectives import all_gather_json
+
+    problem = ""
+    try:
+        for overrides in rungs if world.rank == 0 else ():
+            settings = load_config(config, overrides)
+            check_blocks(settings.training.blocks, Topology(world.size, settings.roles.servers).num_trainers)
+    except BagpipeError as error:
+        problem = str(error)
     if problem := all_gather_json(world, problem)[0]:
         raise ConfigError(problem)
 
@@ -172,7 +196,11 @@ def ladder(
     rungs: Annotated[str, typer.Option(help="Run only these rungs, separated by commas.")] = "",
     blocks: Annotated[
         list[int] | None,
-        typer.Option(metavar="K", help="Add a rung whose training.blocks is K, a power of two; may be given again."),
+        typer.Option(
+            metavar="K",
+            help="Add a rung whose training.blocks is K, a power of two that the number of trainers divides; needs "
+            "--set training.threads=N. May be given again.",
+        ),
     ] = None,
     device: DeviceOption = "auto",
     overrides: Overrides = None,
@@ -199,18 +227,20 @@ def ladder(
         from bagpipe_hpc.runtime.console import open_console
         from bagpipe_hpc.trainer.device.names import device_named
 
-        code, name = EXIT_DONE, ""
+        code = EXIT_DONE
+        settings: list[list[str]] = []
         try:
             _check_files(world, json_file)
-            name = device_named("--device", device)
+            used = f"training.device={device_named('--device', device)}"
+            settings = [[used, *(overrides or []), *steps.COMMON, *rung.overrides] for rung in chosen]
+            _check_rungs(world, config, settings)
         except ConfigError as error:
             _refuse(world, error)
             code = EXIT_INVALID
         for number, rung in enumerate(chosen if code == EXIT_DONE else [], start=1):
             if world.rank == 0 and code == EXIT_DONE:
                 print(f"rung {number} of {len(chosen)}: {rung.name}", flush=True)
-            settings = [f"training.device={name}", *(overrides or []), *steps.COMMON, *rung.overrides]
-            code = code or run_training(Request(config, data, run_dir / rung.directory, settings))
+            code = code or run_training(Request(config, data, run_dir / rung.directory, settings[number - 1]))
         if world.rank == 0 and code == EXIT_DONE:
             summaries = steps.read_summaries(run_dir, chosen)
             open_console().print(steps.ladder_table(chosen, summaries))

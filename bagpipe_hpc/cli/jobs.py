@@ -140,15 +140,23 @@ def check_settings(job: JobDescription) -> None:
     from bagpipe_hpc.errors import ConfigError
 
     source = Path(job.config) if job.config and Path(job.config).exists() else None
-    blocks = [f"training.blocks={job.blocks}"] if job.blocks else []
-    base = [f"roles.servers={job.servers}", f"training.threads={job.threads}", *job.settings, *blocks]
+    given = [f"training.blocks={job.blocks}"] if job.blocks else []
+    base = [f"roles.servers={job.servers}", f"training.threads={job.threads}", *job.settings, *given]
     for task in job.sweep or (None,):
         config = load_config(source, base if task is None else [*base, task])
-        if job.min_nodes and config.training.blocks != job.blocks:
+        blocks = config.training.blocks
+        if blocks != job.blocks and job.blocks:
+            raise ConfigError(f"blocks is {job.blocks}, but the sweep sets training.blocks to {blocks}: leave one out")
+        if blocks and job.min_nodes and not job.blocks:
             raise ConfigError(
-                f"training.blocks is {config.training.blocks}, and with min_nodes the script chooses the number of "
-                f"trainers: give --blocks {config.training.blocks}, so that it chooses one that divides the blocks"
+                f"training.blocks is {blocks}, and with min_nodes the script chooses the number of trainers: give "
+                f"--blocks {blocks}, so that it chooses one that divides the blocks"
             )
+        if blocks:
+            try:
+                job.require_fit(blocks)
+            except ValueError as error:
+                raise ConfigError(f"training.{error}") from None
         if not config.dense_optimizer.is_plain_sgd:
             from bagpipe_hpc.trainer.dense_optimizer import check_dense_optimizer  # imports torch, which takes seconds
 

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.fault_words import in_words, shown
+from bagpipe_hpc.topology import trainers_for
 
 System = Literal["slurm", "pbs", "lsf", "flux"]
 Template = Literal["train", "train-mpirun", "train-het", "import", "bench"]
@@ -96,7 +97,10 @@ class JobDescription(BaseModel):
         if self.sweep and (self.system != "slurm" or not self.is_training):
             raise ValueError("a sweep needs slurm and a template that trains")
         if self.min_nodes and (self.system != "slurm" or self.template not in ("train", "train-mpirun")):
-            raise ValueError("min_nodes exists only for slurm's train and train-mpirun")
+            raise ValueError(
+                "min_nodes exists only for slurm's train and train-mpirun; for another one, leave it out, and after a "
+                "node has failed submit the script with fewer nodes"
+            )
         for name, systems in _ONLY_FOR.items():
             if getattr(self, name) is not None and self.system not in systems:
                 raise ValueError(
@@ -110,18 +114,29 @@ class JobDescription(BaseModel):
             )
         if self.min_nodes and self.min_nodes > self.nodes:
             raise ValueError(f"min_nodes is {self.min_nodes}, nodes {self.nodes}: lower min_nodes or raise nodes")
-        num_trainers = self.nodes * self.num_trainers_per_node
-        if self.blocks and (self.blocks & (self.blocks - 1) or self.blocks % num_trainers):
-            raise ValueError(
-                f"blocks is {self.blocks}, and all nodes have {num_trainers} trainer(s): give a power of two that the "
-                "number of trainers divides"
-            )
+        if self.blocks:
+            if not self.is_training:
+                raise ValueError(f"{self.template} does not train: blocks exists only for templates that do")
+            self.require_fit(self.blocks)
         if self.warning_seconds >= self.time_limit_seconds:
             raise ValueError(
                 f"warning_seconds is {self.warning_seconds}, time_limit {self.time_limit}: the warning must come "
                 "within the time limit; lower warning_seconds or raise time_limit"
             )
         return self
+
+    def require_fit(self, blocks: int) -> None:
+        """Raise ValueError unless the trainers of all nodes can compute equally many blocks (training.blocks)."""
+        num_trainers = self.nodes * self.num_trainers_per_node
+        if blocks & (blocks - 1):
+            below = 1 << (blocks.bit_length() - 1)
+            raise ValueError(f"blocks is {blocks}: give a power of two, such as {below} or {2 * below}")
+        if blocks % num_trainers:
+            raise ValueError(
+                f"blocks is {blocks}, and all nodes together have {num_trainers} trainer(s), but the number of "
+                f"trainers must divide it: choose nodes and trainers_per_node for one of {trainers_for(blocks)}, or "
+                "other blocks"
+            )
 
     @property
     def is_training(self) -> bool:

@@ -14,9 +14,9 @@ from bagpipe_hpc.checkpoint.verify import Verifier, newest_good
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.errors import CheckpointError
-from bagpipe_hpc.launch.run_settings import AUTO, is_word
+from bagpipe_hpc.launch.run_settings import AUTO, is_word, shown_value
 from bagpipe_hpc.log import LOGGER
-from bagpipe_hpc.oracle.saved_state import setting_of_blocks
+from bagpipe_hpc.oracle.saved_state import setting_of_blocks, training_settings
 from bagpipe_hpc.runtime.data_position import DataPosition
 from bagpipe_hpc.runtime.run_directory import RESUME_AUTO
 from bagpipe_hpc.topology import Topology
@@ -68,8 +68,7 @@ def _refuse_used(root: Path) -> None:
 
 def _require_same_order(checkpoint: Checkpoint, config: Config) -> None:
     """Check that the samples of the epoch that goes on have the same order as before the checkpoint."""
-    training = checkpoint.manifest.config.get("training")
-    saved = training.get("shuffle_block") if isinstance(training, dict) else None
+    saved = training_settings(checkpoint).get("shuffle_block")
     if saved != config.training.shuffle_block:
         raise CheckpointError(
             f"{checkpoint.path} was written in the middle of an epoch: training.shuffle_block is {saved} in the "
@@ -100,8 +99,7 @@ def check_position(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> 
         CheckpointError: the data set has no such position, or samples have another order now.
     """
     position = checkpoint.manifest.position
-    training = checkpoint.manifest.config.get("training")
-    epochs = training.get("epochs") if isinstance(training, dict) else None
+    epochs = training_settings(checkpoint).get("epochs")
     if isinstance(epochs, int) and position.epoch > epochs:
         raise damaged(
             checkpoint.path / MANIFEST, f"its position is in epoch {position.epoch}, but its job has {epochs} epochs"
@@ -126,8 +124,14 @@ def shown_trainers(checkpoint: Checkpoint, config: Config, topology: Topology) -
     blocks_before, blocks = setting_of_blocks(checkpoint), config.training.blocks
     if blocks != blocks_before:
         return [
-            f"  training.blocks was {_shown(blocks_before)}: sums have another order from here on, so the model will "
-            "not be equal to the bit to that of a job that keeps its blocks"
+            f"  training.blocks was {shown_value(blocks_before)}: sums have another order from here on, so the model "
+            "will not be equal to the bit to that of a job that keeps its blocks"
+        ]
+    threads_before, threads = training_settings(checkpoint).get("threads"), config.training.threads
+    if blocks is not None and threads != threads_before:
+        return [
+            f"  training.threads was {threads_before}: sums may have another order from here on, so the model may not "
+            "be equal to the bit to that of a job that keeps its threads"
         ]
     if before == now:
         return []
@@ -137,7 +141,3 @@ def shown_trainers(checkpoint: Checkpoint, config: Config, topology: Topology) -
         f"  trainers: {before} -> {now}: sums over the trainers have another order from here on, so the model will not "
         f"be equal to the bit to that of a job that keeps {before} trainer(s); training.blocks would keep it equal"
     ]
-
-
-def _shown(blocks: int | None) -> str:
-    return "null" if blocks is None else str(blocks)

@@ -164,9 +164,10 @@ def _shown_changes(base: Settings, config: Config) -> list[str]:
     if not changes:
         return [f"{base.source}: used without changes"]
     lines = [f"{base.source}: used, with these changes by the command line:"]
-    return [*lines, *(f"  {name}: {_shown(before)} -> {_shown(after)}" for name, before, after in changes)]
+    return [*lines, *(f"  {name}: {shown_value(before)} -> {shown_value(after)}" for name, before, after in changes)]
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """Return a setting as messages show it."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

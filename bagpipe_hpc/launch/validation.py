@@ -40,7 +40,7 @@ from bagpipe_hpc.runtime.run_lock import Ownership
 from bagpipe_hpc.runtime.spec import CheckpointSpec, JobSpec
 from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.timeline.merge import delete_traces
-from bagpipe_hpc.topology import Topology
+from bagpipe_hpc.topology import Topology, trainers_for
 from bagpipe_hpc.trace import parse_iterations
 from bagpipe_hpc.trainer.dense_backend import DenseOffer, check_gpus, choose_backend
 from bagpipe_hpc.trainer.model_check import fault_of_model, fault_of_tables
@@ -103,9 +103,7 @@ def check_job(
         config = with_fitting_blocks(config, topology.num_trainers)
     else:
         check_blocks(config.training.blocks, topology.num_trainers)
-        backend, said_of_backend = choose_backend(
-            config.dense.backend, offers, in_tree=config.training.blocks is not None
-        )
+        backend, said_of_backend = choose_backend(config.dense_backend, offers)
     iterations = None if request.traced is None else parse_iterations(request.traced)
     dataset = open_dataset(request.data_path)
     if request.predictions is None:
@@ -165,10 +163,9 @@ def with_fitting_blocks(config: Config, num_trainers: int) -> Config:
 def check_blocks(num_blocks: int | None, num_trainers: int) -> None:
     """Raise TopologyError unless every trainer can compute equally many blocks (training.blocks)."""
     if num_blocks is not None and num_blocks % num_trainers:
-        fitting = [1 << power for power in range(num_blocks.bit_length())]
         raise TopologyError(
             f"training.blocks is {num_blocks}, which the number of trainers must divide: it may be "
-            f"{', '.join(map(str, fitting))}, but this job has {num_trainers} trainers; start it with another number "
+            f"{trainers_for(num_blocks)}, but this job has {num_trainers} trainers; start it with another number "
             "of ranks or of roles.servers"
         )
 

@@ -123,10 +123,15 @@ def assignment_in(checkpoint: Checkpoint) -> SampleAssignment | None:
         return assignment
 
 
+def training_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the section training of the settings of a checkpoint's job; empty if the manifest has none."""
+    training = checkpoint.manifest.config.get("training")
+    return training if isinstance(training, dict) else {}
+
+
 def setting_of_blocks(checkpoint: Checkpoint) -> int | None:
     """Return training.blocks of the job of a checkpoint."""
-    training = checkpoint.manifest.config.get("training")
-    blocks = training.get("blocks") if isinstance(training, dict) else None
+    blocks = training_settings(checkpoint).get("blocks")
     return blocks if isinstance(blocks, int) else None
 
 

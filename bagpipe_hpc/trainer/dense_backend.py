@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.errors import ConfigError, PlatformError
+from bagpipe_hpc.errors import PlatformError
 from bagpipe_hpc.trainer.device.visible import offers_gpu
 
 Ranks = tuple[int, ...]
@@ -102,27 +102,18 @@ def fault_of_horovod() -> str:
     return ""
 
 
-def choose_backend(setting: str | None, offers: Sequence[DenseOffer], *, in_tree: bool = False) -> tuple[str, str]:
+def choose_backend(setting: str | None, offers: Sequence[DenseOffer]) -> tuple[str, str]:
     """Return the backend of a job, and a line that says why, for the user.
 
     Args:
         setting: The setting dense.backend.
         offers: What each trainer has, by trainer rank.
-        in_tree: Whether the sum must have the order of a binary tree (training.blocks), which mpi alone has.
     Raises:
-        ConfigError: the settings ask for a backend that adds in another order.
         PlatformError: the settings ask for a backend that not all trainers have.
     """
-    if in_tree and setting not in (None, "mpi"):
-        raise ConfigError(
-            f"dense.backend = {setting!r}: with training.blocks gradients are added in one order for any number of "
-            "trainers, which mpi alone does: set dense.backend to mpi or leave it out, or leave training.blocks out"
-        )
     if len(offers) == 1:
         return "none", "dense gradients: one trainer has nothing to sum"
     faults = {"horovod": _fault_of_horovod(offers), "nccl": _fault([offer.nccl for offer in offers]), "mpi": ""}
-    if setting is None and in_tree:
-        return "mpi", "dense gradients: summed by mpi (training.blocks)"
     if setting is None:
         why = faults["horovod"] or _fault(["" if offer.has_gpu else ON_CPU for offer in offers])
         chosen, reason = ("mpi", f" ({why})") if why else ("horovod", "")

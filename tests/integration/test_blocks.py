@@ -64,7 +64,8 @@ def results(datasets: list[Path], out: Path, num_trainers: int, num_servers: int
 def how_it_came_out(run_dir: Path) -> Any:
     """What must not depend on the numbers of ranks: the model, all losses, the evaluations."""
     summary = summary_of(run_dir)
-    return summary["model_digest"], summary["validation_auc"], losses(run_dir.parent, run_dir.name)
+    evaluation = summary["validation_auc"], summary["validation_log_loss"]
+    return summary["model_digest"], evaluation, losses(run_dir.parent, run_dir.name)
 
 
 @pytest.fixture(scope="module")
@@ -154,13 +155,14 @@ def test_a_job_that_loses_trainers_and_gets_them_back_ends_with_the_same_model(
         (5, "training.blocks=8", "it may be 1, 2, 4, 8, but this job has 3 trainers"),
         (4, "training.blocks=6", "training.blocks is 6; give a power of two, such as 4 or 8"),
         (4, "dense.backend=horovod", "set dense.backend to mpi or leave it out"),
+        (4, "training.threads=null", "set training.threads, too"),
         (4, "training.wire_dtype=float16", "what is rounded between trainers depends on their number"),
     ],
 )
 def test_what_contradicts_blocks_is_refused(
     small_dataset: Path, tmp_path: Path, num_ranks: int, setting: str, message: str
 ) -> None:
-    arguments = command(small_dataset, tmp_path / "run", BLOCKS, setting)
+    arguments = command(small_dataset, tmp_path / "run", BLOCKS, "training.threads=1", setting)
     done = run_ranks(num_ranks, arguments, timeout=60)
     assert done.returncode == 2
     assert message in done.stderr

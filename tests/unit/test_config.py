@@ -264,6 +264,7 @@ def test_names_that_are_no_text(tmp_path: Path, text: str) -> None:
         (["training.blocks=8", "training.batch_size=7"], "lower training.blocks, or raise training.batch_size"),
         (["training.blocks=8"], "set training.threads, too"),
         (["training.blocks=8", "training.threads=1", "training.wire_dtype=float16"], "use float32, or leave"),
+        (["training.blocks=8", "training.threads=1", "dense.backend=nccl"], "set dense.backend to mpi or leave it out"),
     ],
 )
 def test_blocks_for_which_bits_would_depend_on_the_trainers(settings: list[str], complaint: str) -> None:

@@ -16,8 +16,8 @@ from bagpipe_hpc.bench.peers.turn import Turn
 
 OWN_EXACT = tuple(system.name for system in SYSTEMS if system.crew is Crew.RANKS and system.is_exact)
 # Sums over samples, features and trainers have another order in each system. Their float32 rounding, 6e-8 of a number,
-# grows over some ten iterations of SGD; measured differences are below 1e-6.
-EXACT_TOLERANCE = 1e-4
+# grows from iteration to iteration; measured differences are below 1e-6 after ten and 3e-4 after 170.
+EXACT_TOLERANCE = 1e-3
 
 Cell = dict[str, Any]
 

@@ -234,6 +234,12 @@ def test_lines_of_the_site_run_before_all_else(batch: Batch) -> None:
         (["--sweep", "training.seed=1", "--sweep", "training.learning_rate=much"], "training.learning_rate = 'much'"),
         (["--config", "job.yaml"], "unknown setting 'training.epoch'"),
         (["--min-nodes", "2", "--set", "training.blocks=16"], "give --blocks 16, so that it chooses one that divides"),
+        (
+            ["--nodes", "3", "--set", "training.blocks=64"],
+            "training.blocks is 64, and all nodes together have 12 trainer",
+        ),
+        (["--blocks", "16", "--sweep", "training.blocks=32"], "the sweep sets training.blocks to 32: leave one out"),
+        (["--blocks", "16", "--set", "dense.backend=horovod"], "set dense.backend to mpi or leave it out"),
     ],
 )
 def test_settings_are_refused_as_in_training(

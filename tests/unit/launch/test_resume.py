@@ -85,10 +85,13 @@ def test_another_number_of_trainers_is_shown(tmp_path: Path) -> None:
         (4, 2, 3, "training.blocks was 4: sums have another order from here on"),
         (2, 2, 3, "trainers: 2 -> 1; the model stays equal to the bit, because training.blocks is 2"),
         (2, 2, 5, None),
+        (2, 2, 3, "training.threads was 2: sums may have another order from here on"),
     ],
 )
 def test_what_becomes_of_equal_bits_is_shown(saved: int | None, given: int, ranks: int, words: str | None) -> None:
-    manifest = SimpleNamespace(config={"training": {"blocks": saved}}, topology=SimpleNamespace(trainers=2))
+    threads = 2 if words and "threads" in words else 1
+    settings = {"training": {"blocks": saved, "threads": threads}}
+    manifest = SimpleNamespace(config=settings, topology=SimpleNamespace(trainers=2))
     checkpoint: Any = SimpleNamespace(manifest=manifest)
     config = load_config(None, [f"training.blocks={given}", "training.threads=1"])
     lines = shown_trainers(checkpoint, config, Topology(ranks, ranks // 2))
