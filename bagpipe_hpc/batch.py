@@ -1,12 +1,12 @@
 """Batches of samples, from the shards up to the planner.
 
-A sample has a label, dense features, one row id in each one-hot feature and a *bag* of any number of row ids in each
-ragged feature.
+A sample has labels, dense features, one row id in each one-hot feature and a *bag* of any number of row ids in each
+ragged feature. It may have a weight, and belong to a group, such as a user or a request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,12 +68,15 @@ class Batch:
     """Samples that are trained or evaluated on together; row ids count within their table.
 
     Args:
-        labels: float32, shape (num_samples,).
+        labels: float32, shape (num_samples,), or (num_samples, num_labels) if the schema has several labels. A missing
+            label is nan.
         dense: float32, shape (num_samples, num_dense).
         ids: Row ids of the one-hot features, int32 or int64, shape (num_samples, num_one_hot), columns in the order of
             the schema.
         bags: Of each ragged feature, by its name, in the order of the schema.
         read_only: Whether the batch is evaluated on: rows are read, and never updated.
+        sample_weights: float32, shape (num_samples,); None: the schema has no weights.
+        groups: The group of each sample, int64, shape (num_samples,); None: the schema has no groups.
     """
 
     labels: Float32Array
@@ -81,6 +84,8 @@ class Batch:
     ids: IdArray
     bags: Mapping[str, Bags] = field(default_factory=dict)
     read_only: bool = False
+    sample_weights: Float32Array | None = None
+    groups: Int64Array | None = None
 
     @property
     def num_samples(self) -> int:
@@ -94,8 +99,9 @@ class Batch:
 
     def slice(self, start: int, stop: int) -> Batch:
         """Return samples [start, stop) without a copy, except of the offsets of bags."""
-        bags = {name: bags.slice(start, stop) for name, bags in self.bags.items()}
-        return Batch(self.labels[start:stop], self.dense[start:stop], self.ids[start:stop], bags, self.read_only)
+        return self._with_bags(
+            lambda column: column[start:stop], {name: bags.slice(start, stop) for name, bags in self.bags.items()}
+        )
 
     def take(self, samples: NDArray[Any]) -> Batch:
         """Return some samples.
@@ -103,22 +109,39 @@ class Batch:
         Args:
             samples: Of any integer dtype, in any order, shape (n,).
         """
-        bags = {name: bags.take(samples) for name, bags in self.bags.items()}
-        return Batch(self.labels[samples], self.dense[samples], self.ids[samples], bags, self.read_only)
+        return self._with_bags(
+            lambda column: column[samples], {name: bags.take(samples) for name, bags in self.bags.items()}
+        )
+
+    def _with_bags(self, change: Callable[[NDArray[Any]], NDArray[Any]], bags: Mapping[str, Bags]) -> Batch:
+        """Return the samples with other bags, and with every other column changed in the same way."""
+        return Batch(
+            change(self.labels),
+            change(self.dense),
+            change(self.ids),
+            bags,
+            self.read_only,
+            None if self.sample_weights is None else change(self.sample_weights),
+            None if self.groups is None else change(self.groups),
+        )
 
     @staticmethod
     def concatenate(pieces: Sequence[Batch]) -> Batch:
         """Return the samples of all pieces, one piece after the other. A single piece is returned as it is.
 
         Args:
-            pieces: Either all or none of them are read-only.
+            pieces: Of one schema. Either all or none of them are read-only.
         """
         if len(pieces) == 1:
             return pieces[0]
+        weights = [piece.sample_weights for piece in pieces if piece.sample_weights is not None]
+        groups = [piece.groups for piece in pieces if piece.groups is not None]
         return Batch(
             np.concatenate([piece.labels for piece in pieces]),
             np.concatenate([piece.dense for piece in pieces]),
             np.concatenate([piece.ids for piece in pieces]),
             {name: Bags.concatenate([piece.bags[name] for piece in pieces]) for name in pieces[0].bags},
             pieces[0].read_only,
+            np.concatenate(weights) if weights else None,
+            np.concatenate(groups) if groups else None,
         )

@@ -255,6 +255,22 @@ class TableConfig(_Section):
     )
 
 
+class LabelConfig(_Section):
+    """Settings of one label of the data set."""
+
+    loss: Literal["bce", "mse"] | None = Field(
+        None,
+        description="bce: binary cross-entropy. mse: squared error. null: bce for a binary label, mse for a real one.",
+    )
+    weight: float = Field(
+        1.0,
+        ge=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="Factor of the label's mean loss in the loss of the job.",
+    )
+
+
 class TrainingConfig(_Section):
     batch_size: int = Field(
         256, ge=1, le=MAX_BATCH_SIZE, description="Samples of one global batch, which the trainers split among them."
@@ -469,8 +485,16 @@ class EvaluationConfig(_Section):
     batch_size: int | None = Field(
         None, ge=1, le=MAX_BATCH_SIZE, description="Samples of one evaluation batch; null: training.batch_size."
     )
-    metric: Literal["auc", "log_loss", "normalised_entropy"] = Field(
-        "auc", description="Metric by which early stopping and checkpoint.keep_best compare evaluations."
+    metric: Literal["auc", "log_loss", "normalised_entropy", "mse", "grouped_auc", "hit_rate", "ndcg"] = Field(
+        "auc",
+        description="Metric by which early stopping and checkpoint.keep_best compare evaluations. mse is for "
+        "real-valued labels, the others for binary ones; the last three need groups in the data set.",
+    )
+    label: str | None = Field(
+        None, description="The label whose metrics are compared, and shown first; null: the first one."
+    )
+    top_k: int = Field(
+        10, ge=1, le=10**6, description="How many samples of a group count for its hit rate and its NDCG."
     )
     early_stopping_patience: int | None = Field(
         None,
@@ -573,6 +597,9 @@ class Config(_Section):
         description="Settings of single tables of the data set, by table name: pooling (sum, mean), learning_rate, "
         "embedding_dim.",
     )
+    labels: dict[str, LabelConfig] = Field(
+        {}, description="Settings of single labels of the data set, by name: loss (bce, mse), weight."
+    )
     training: TrainingConfig = TrainingConfig()
     row_optimizer: RowOptimizerConfig = RowOptimizerConfig()
     dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
@@ -649,6 +676,11 @@ class Config(_Section):
     def unused_columns_of(self, table: str) -> int:
         """Return how many columns of its rows a table does not use. All rows are as wide as the widest table's."""
         return self.model.embedding_dim - self.embedding_dim_of(table)
+
+    @property
+    def has_plain_objective(self) -> bool:
+        """Whether all labels have the default loss and weight."""
+        return all(label == LabelConfig() for label in self.labels.values())
 
     @property
     def optimizes_by_table(self) -> bool:

@@ -30,6 +30,7 @@ def model_entry(config: Config, dataset: Dataset) -> ModelEntry:
                 }
                 for table in schema.own_tables
             ],
+            "labels": [] if schema.num_labels == 1 else [label.name for label in schema.labels],
             "features": [] if schema.is_plain else [_feature(config, table) for table in schema.tables],
             "embedding_dim": model.embedding_columns,
             "first_order_columns": model.row_dim - model.embedding_columns,

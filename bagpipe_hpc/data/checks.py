@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.batch import Bags, Float32Array
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.data.schema import LabelSchema, Schema, TableSchema
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
 
 _EXPONENT = np.uint32(0x7F800000)  # all bits set: infinite or not a number
+_MAGNITUDE = np.uint32(0x7FFFFFFF)  # all bits but the sign
+_ONE = np.uint32(0x3F800000)
 
 
 @compiled
@@ -40,6 +42,24 @@ def _all_finite(bits: NDArray[np.uint32]) -> bool:
     for i in range(bits.size):
         bad += (bits[i] & _EXPONENT) == _EXPONENT
     return bad == 0
+
+
+@compiled
+def _all_fit(bits: NDArray[np.uint32], binary: NDArray[np.bool_], optional: NDArray[np.bool_]) -> bool:
+    """Return whether all labels are as their kind says.
+
+    Args:
+        bits: float32 patterns, shape (num_samples, num_labels).
+        binary: Whether a label is 0 or 1, shape (num_labels,); otherwise it is finite.
+        optional: Whether it may be nan, shape (num_labels,).
+    """
+    fit = True
+    for sample in range(bits.shape[0]):
+        for label in range(bits.shape[1]):
+            size = bits[sample, label] & _MAGNITUDE
+            sound = (size == 0) | (bits[sample, label] == _ONE) if binary[label] else size < _EXPONENT
+            fit &= sound | (optional[label] & (size > _EXPONENT))
+    return fit
 
 
 @dataclass(frozen=True)
@@ -72,11 +92,27 @@ class SampleChecks:
         return ids
 
     def labels(self, labels: Float32Array, first_sample: int) -> Float32Array:
-        """Check that labels, float32, shape (num_samples,), are finite."""
-        if not _all_finite(labels.view(np.uint32)):
-            sample = int(np.argmin(np.isfinite(labels)))
-            self._refuse(first_sample + sample, f"label is {labels[sample]}, but must be finite")
+        """Check labels, float32, shape (num_samples,) or (num_samples, num_labels), against the schema."""
+        if not _all_fit(labels.reshape(len(labels), -1).view(np.uint32), *self._label_kinds):
+            for number, (label, values) in enumerate(zip(self.schema.labels, np.atleast_2d(labels.T), strict=True)):
+                self._refuse_label(
+                    label, values, first_sample, f"label '{label.name}'" if number or labels.ndim > 1 else "label"
+                )
         return labels
+
+    @cached_property
+    def _label_kinds(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which labels are binary, and which may be missing."""
+        labels = self.schema.labels
+        return np.array([each.kind == "binary" for each in labels]), np.array([each.optional for each in labels])
+
+    def sample_weights(self, weights: Float32Array, first_sample: int) -> Float32Array:
+        """Check that sample weights, float32, shape (num_samples,), are finite and not negative."""
+        sound = np.isfinite(weights) & (weights >= 0)
+        if not sound.all():
+            sample = int(np.argmin(sound))
+            self._refuse(first_sample + sample, f"weight is {weights[sample]}, but must be finite and not negative")
+        return weights
 
     def dense(self, dense: Float32Array, first_sample: int) -> Float32Array:
         """Check that dense features, float32, shape (num_samples, num_dense), are finite."""
@@ -111,6 +147,18 @@ class SampleChecks:
                 fault = f"table '{table.name}': a weight is {weights[position]}, but must be finite"
                 self._refuse(first_sample + _sample_of(position, bags), fault)
         return Bags(bags.offsets, ids.astype(np.int64, copy=False), weights)
+
+    def _refuse_label(self, label: LabelSchema, values: Float32Array, first_sample: int, name: str) -> None:
+        """Refuse the first value that the label must not have, if there is one."""
+        sound = (values == 0) | (values == 1) if label.kind == "binary" else np.isfinite(values)
+        if label.optional:
+            sound |= np.isnan(values)
+        if not sound.all():
+            sample = int(np.argmin(sound))
+            allowed = ("0 or 1" if label.kind == "binary" else "finite") + (
+                " or missing (nan)" if label.optional else ""
+            )
+            self._refuse(first_sample + sample, f"{name} is {values[sample]}, but must be {allowed}")
 
     def _refuse_id(self, table: TableSchema, row_id: int, sample: int) -> NoReturn:
         self._refuse(sample, f"table '{table.name}': row id {row_id} is outside [0, {table.num_embeddings})")

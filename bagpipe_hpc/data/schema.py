@@ -1,8 +1,9 @@
-"""The parts of a sample: dense features and features with embedding tables."""
+"""The parts of a sample: labels, dense features, features with embedding tables, a weight and a group."""
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from itertools import zip_longest
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, field_validator, model_validator
 
@@ -46,8 +47,24 @@ class TableSchema(BaseModel):
         return f"{self.name}: {self.num_embeddings} rows, {self.kind}"
 
 
+class LabelSchema(BaseModel):
+    """What a label of a sample may be.
+
+    binary: 0 or 1. real: any finite number. optional: it may be missing, as nan.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name = "label"
+    kind: Literal["binary", "real"] = "binary"
+    optional: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.kind}{', may be missing' if self.optional else ''}"
+
+
 class Schema(BaseModel):
-    """Dense features and tables of every sample, in the order of the columns.
+    """Labels, dense features and tables of every sample, in the order of the columns.
 
     Raises:
         pydantic.ValidationError: A name is malformed or used twice, or a table has no rows or shares those of no table.
@@ -58,6 +75,14 @@ class Schema(BaseModel):
     dense: tuple[Name, ...] = ()
     tables: tuple[TableSchema, ...] = Field(min_length=1)
     labelled: bool = True  # whether samples have labels; samples without labels are only for predictions
+    labels: tuple[LabelSchema, ...] = Field((LabelSchema(),), min_length=1)  # what models predict
+    weighted: bool = False  # whether samples have weights
+    group: Name | None = None  # what a group of samples is, such as a user or a request; None: there are no groups
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct_labels(cls, labels: tuple[LabelSchema, ...]) -> tuple[LabelSchema, ...]:
+        return _require_distinct(labels, tuple(label.name for label in labels))
 
     @field_validator("dense")
     @classmethod
@@ -77,6 +102,21 @@ class Schema(BaseModel):
                     f"their own are {', '.join(f'{name} ({rows} rows)' for name, rows in own.items()) or 'none'}"
                 )
         return _require_distinct(tables, tuple(table.name for table in tables))
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels of a sample: the logits of a model."""
+        return len(self.labels)
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Shape of the labels of one sample, and of the logits that a model returns for it."""
+        return () if self.num_labels == 1 else (self.num_labels,)
+
+    @property
+    def has_plain_labels(self) -> bool:
+        """Whether each sample has one binary label, which is there, and no weight."""
+        return not self.weighted and self.num_labels == 1 and self.labels[0] == LabelSchema(name=self.labels[0].name)
 
     @property
     def num_dense(self) -> int:
@@ -131,7 +171,18 @@ class Schema(BaseModel):
         for mine, others in zip(self.tables, other.tables, strict=True):
             if mine != others:
                 return f"table ({mine}) against ({others})"
+        for label, other_label in zip_longest(self.labels, other.labels):
+            if label != other_label:
+                return f"label ({label or 'none'}) against ({other_label or 'none'})"
+        if self.weighted != other.weighted:
+            return f"{_weights(self)} against {_weights(other)}"
+        if self.group != other.group:
+            return f"groups by {self.group or 'nothing'} against {other.group or 'nothing'}"
         return ""
+
+
+def _weights(schema: Schema) -> str:
+    return "samples with weights" if schema.weighted else "samples without weights"
 
 
 def _require_distinct(value: T, names: tuple[str, ...]) -> T:

@@ -136,20 +136,36 @@ class ShardWriter:
     def _columns_of(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Return the batch as the datasets of the file, checked."""
         given: dict[str, NDArray[Any]] = {"labels": batch.labels, "dense": batch.dense, "one_hot": batch.ids}
+        for name, column in (("sample_weights", batch.sample_weights), ("groups", batch.groups)):
+            if (column is not None) != (name in _columns(self._schema)):
+                raise DatasetError(
+                    f"{self._path}: the batch has {'no ' if column is None else ''}{name}, contrary to the schema; fix "
+                    "the source of the samples, or the schema"
+                )
+            if column is not None:
+                given[name] = column
         for name, values in given.items():
-            width, _ = _columns(self._schema).get(name, (() if name == "labels" else (0,), None))
+            default = self._schema.label_shape if name == "labels" else (0,)
+            width, _ = _columns(self._schema).get(name, (default, None))
             if values.shape != (batch.num_samples, *width):
                 raise DatasetError(
                     f"{self._path}: {name} of a batch has shape {values.shape}, but the schema needs "
                     f"{(batch.num_samples, *width)}; fix the source of the samples, or the schema"
                 )
         checked = {
-            "labels": self._checks.labels(np.ascontiguousarray(batch.labels, np.float32), self.num_samples),
+            "labels": batch.labels,
             "dense": self._checks.dense(np.ascontiguousarray(batch.dense, np.float32), self.num_samples),
             "one_hot": self._checks.ids(batch.ids, self.num_samples).astype(
                 _id_dtype(self._schema.one_hot_tables), copy=False
             ),
         }
+        if self._schema.labelled:
+            checked["labels"] = self._checks.labels(np.ascontiguousarray(batch.labels, np.float32), self.num_samples)
+        if batch.sample_weights is not None:
+            weights = np.ascontiguousarray(batch.sample_weights, np.float32)
+            checked["sample_weights"] = self._checks.sample_weights(weights, self.num_samples)
+        if batch.groups is not None:
+            checked["groups"] = batch.groups
         return {name: checked[name] for name in _columns(self._schema)}
 
     def _bags_of(self, batch: Batch, table: TableSchema) -> Bags:
@@ -212,11 +228,15 @@ class ShardReader:
         """Return samples [start, stop) of the shard; 0 <= start <= stop <= num_samples."""
         raw = {name: self._slice(dataset, start, stop) for name, dataset in self._columns.items()}
         num_samples = stop - start
+        labels = np.zeros((num_samples, *self.schema.label_shape), np.float32)
+        weights = raw.get("sample_weights")
         return Batch(
-            labels=self._checks.labels(raw.get("labels", np.zeros(num_samples, np.float32)), start),
+            labels=self._checks.labels(raw["labels"], start) if self.schema.labelled else labels,
             dense=self._checks.dense(raw.get("dense", np.empty((num_samples, 0), np.float32)), start),
             ids=self._checks.ids(raw.get("one_hot", np.empty((num_samples, 0), np.int32)), start),
             bags={table.name: self._read_bags(table, start, stop) for table in self.schema.ragged_tables},
+            sample_weights=None if weights is None else self._checks.sample_weights(weights, start),
+            groups=raw.get("groups"),
         )
 
     def close(self) -> None:
@@ -327,11 +347,15 @@ def _columns(schema: Schema) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
     """Return the datasets with one row per sample: shape of a row and dtype. Those without columns are left out."""
     columns: dict[str, tuple[tuple[int, ...], DTypeLike]] = {}
     if schema.labelled:
-        columns["labels"] = ((), np.float32)
+        columns["labels"] = (schema.label_shape, np.float32)
     if schema.num_dense:
         columns["dense"] = ((schema.num_dense,), np.float32)
     if schema.one_hot_tables:
         columns["one_hot"] = ((len(schema.one_hot_tables),), _id_dtype(schema.one_hot_tables))
+    if schema.weighted:
+        columns["sample_weights"] = ((), np.float32)
+    if schema.group is not None:
+        columns["groups"] = ((), np.int64)
     return columns
 
 

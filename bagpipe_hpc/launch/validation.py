@@ -43,7 +43,7 @@ from bagpipe_hpc.timeline.merge import delete_traces
 from bagpipe_hpc.topology import Topology, trainers_for
 from bagpipe_hpc.trace import parse_iterations
 from bagpipe_hpc.trainer.dense_backend import DenseOffer, check_gpus, choose_backend
-from bagpipe_hpc.trainer.model_check import fault_of_model, fault_of_tables
+from bagpipe_hpc.trainer.model_check import fault_of_labels, fault_of_model, fault_of_tables
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def check_job(
     schema = dataset.schema
     if problem := fault_of_model(config.model, schema):
         raise DatasetError(f"{request.data_path} {problem}")
-    if problem := fault_of_tables(config, schema):
+    if problem := fault_of_tables(config, schema) or fault_of_labels(config, schema):
         raise ConfigError(problem)
     if config.model.factory is not None:
         from bagpipe_hpc.trainer.own_model import build_own_model, model_inputs

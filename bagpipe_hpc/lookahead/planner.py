@@ -35,6 +35,7 @@ from bagpipe_hpc.lookahead.next_use import (
 )
 from bagpipe_hpc.lookahead.residency import CacheModel
 from bagpipe_hpc.lookahead.residents import residents_between, take_over
+from bagpipe_hpc.lookahead.samples import samples_of
 from bagpipe_hpc.pipeline import Cores
 from bagpipe_hpc.protocol.plan import Int64Array, IterationPlan, KeyArray, Residents, Samples
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
@@ -85,6 +86,7 @@ class Planner:
         max_dense_keys: With more keys than this, the planner keeps states of the keys in the window only.
         cores: The tables of a batch enter the window in as many threads as there are free cores; None: in one.
         num_blocks: The blocks that a batch is cut into, a multiple of T; None: T.
+        has_plain_labels: See Schema.
         first_iteration: Place of the first batch in the stream, and number of training iterations before it.
         residents: What the caches hold before the first batch; None: nothing.
     Raises:
@@ -105,6 +107,7 @@ class Planner:
         max_dense_keys: int = MAX_DENSE_KEYS,
         cores: Cores | None = None,
         num_blocks: int | None = None,
+        has_plain_labels: bool = True,
         first_iteration: int = 0,
         residents: Residents | None = None,
     ) -> None:
@@ -115,6 +118,7 @@ class Planner:
         self.num_trainers = num_trainers
         self.num_servers = num_servers
         self.num_blocks = num_blocks
+        self._has_plain_labels = has_plain_labels
         self.window = window
         key_space = KeySpace(num_embeddings)
         num_keys = key_space.num_keys
@@ -179,7 +183,7 @@ class Planner:
         keys, bags = self._keys[: batch.num_ids], tuple(batch.bags.values())
         id_ends = self._table_order.arrange(batch.ids, bags, sample_ends, keys)
         bag_lists = self._table_order.bag_lists(bags, sample_ends)
-        samples = Samples(batch.labels, batch.dense, bag_lists, sample_ends, batch.read_only)
+        samples = samples_of(batch, bag_lists, sample_ends, has_plain_labels=self._has_plain_labels)
         self._pending.append((samples, self._next_uses.enter(iteration, keys, id_ends, self._ring)))
         self._next_to_enter += 1
         return self.num_entered > self.window

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from bagpipe_hpc.bounded_json import dump_line, finite, load_json
 from bagpipe_hpc.oracle.metrics import EvaluationResult
+
+SMALLER_IS_BETTER = ("log_loss", "normalised_entropy", "mse")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Evaluation:
 
     def to_line(self) -> str:
         """Return a line of evaluations.jsonl."""
-        return dump_line(finite({"iteration": self.iteration, **asdict(self.result)}))
+        return dump_line(finite({"iteration": self.iteration, **self.result.to_json()}))
 
     @classmethod
     def from_line(cls, line: str | bytes) -> Evaluation:
@@ -83,19 +85,17 @@ class Evaluation:
         fields = load_json(line.encode() if isinstance(line, str) else line)
         if not isinstance(fields, dict):
             raise TypeError("a line is no JSON object")
-        iteration, num_samples = fields.pop("iteration"), fields.get("num_samples")
-        if any(type(count) is not int or count < 0 for count in (iteration, num_samples)):
-            raise ValueError("iteration and num_samples of an evaluation must be counts")
-        if any(value is not None and type(value) not in (int, float) for value in fields.values()):
-            raise TypeError("metrics of an evaluation must be numbers or null")
-        return cls(iteration, EvaluationResult(**fields))
+        iteration = fields.pop("iteration")
+        if type(iteration) is not int or iteration < 0:
+            raise ValueError("the iteration of an evaluation must be a count")
+        return cls(iteration, EvaluationResult.from_json(fields))
 
     def score(self, metric: str) -> float:
         """Return the metric, negated if smaller values are better; minus infinity if it is undefined."""
-        value = getattr(self.result, metric)
+        value = getattr(self.result.judged, metric)
         if value is None or not math.isfinite(value):
             return -math.inf
-        return float(value if metric == "auc" else -value)
+        return float(-value if metric in SMALLER_IS_BETTER else value)
 
 
 def best_of(evaluations: Sequence[Evaluation], metric: str) -> Evaluation | None:

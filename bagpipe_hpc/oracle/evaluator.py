@@ -31,10 +31,11 @@ from numpy.typing import NDArray
 from bagpipe_hpc import trace
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import EvaluationConfig
+from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.oracle.evaluation import Evaluation, Timetable, best_of, num_without_improvement
-from bagpipe_hpc.oracle.metrics import EvaluationResult, evaluate_predictions, save_predictions, without_labels
+from bagpipe_hpc.oracle.metrics import EvaluationResult, Targets, evaluate_predictions, save_predictions
 from bagpipe_hpc.protocol.messages import Predictions
-from bagpipe_hpc.protocol.plan import IterationPlan
+from bagpipe_hpc.protocol.plan import IterationPlan, Samples
 from bagpipe_hpc.rank_thread import single_thread_pool
 from bagpipe_hpc.runtime.finite import require_finite_predictions
 from bagpipe_hpc.threaded_job import wait_on
@@ -48,13 +49,14 @@ class _OpenEvaluation:
 
     Args:
         iteration: Training iterations of the whole job before it.
-        labels, logits: Of each batch so far, float32, shape (num_samples,).
+        batches: The samples of each batch so far.
+        logits: Of each batch so far, float32, of the shape of the labels.
         num_missing: The number of shares that have no predictions yet.
         num_answered: The number of samples that have predictions.
     """
 
     iteration: int
-    labels: list[Float32Array] = field(default_factory=list)
+    batches: list[Samples] = field(default_factory=list)
     logits: list[Float32Array] = field(default_factory=list)
     num_missing: int = 0
     num_answered: int = 0
@@ -67,9 +69,9 @@ class Evaluator:
         config: The settings of evaluations, such as metric and patience.
         timetable: When this start of the job evaluates.
         num_trainers: T.
+        schema: What the labels of samples are. Without labels there are no metrics.
         history: The evaluations of earlier starts, before the first iteration of this one.
         predictions: The file that the predictions of an evaluation are saved in. None: they are not saved.
-        has_labels: Whether samples have labels. Without labels there are no metrics.
 
     `stopped_at` is the number of training iterations after which training ended early; None if it did not. `num_done`
     is the number of evaluations of this start that have their result.
@@ -80,14 +82,14 @@ class Evaluator:
         config: EvaluationConfig,
         timetable: Timetable,
         num_trainers: int,
+        schema: Schema,
         history: Sequence[Evaluation] = (),
         predictions: Path | None = None,
-        has_labels: bool = True,
     ) -> None:
         self._config, self._timetable = config, timetable
         self._num_trainers = num_trainers
         self._predictions = predictions
-        self._has_labels = has_labels
+        self._schema = schema
         self._results = list(history)
         self._latest = timetable.start - 1  # all results up to this iteration are known
         self._open: _OpenEvaluation | None = None
@@ -108,8 +110,8 @@ class Evaluator:
         if self._open is None or self._open.iteration != plan.num_trained:
             self._open = _OpenEvaluation(plan.num_trained)
         opened = self._open
-        logits = np.empty(len(plan.samples.labels), dtype=np.float32)
-        opened.labels.append(plan.samples.labels)
+        logits = np.empty(plan.samples.labels.shape, dtype=np.float32)
+        opened.batches.append(plan.samples)
         opened.logits.append(logits)
         opened.num_missing += self._num_trainers
         for trainer, shares in enumerate(self._shares):
@@ -118,7 +120,7 @@ class Evaluator:
     def take(self, predictions: Predictions) -> None:
         """Take the predictions of a trainer for its share of the first plan that it has not answered yet (2)."""
         opened, share = self._shares[predictions.trainer].popleft()
-        share[:] = predictions.logits
+        share[:] = predictions.logits.reshape(share.shape)
         opened.num_missing -= 1
         opened.num_answered += len(share)
         self._answered = opened
@@ -211,7 +213,7 @@ class Evaluator:
             "number": self.num_done,
             "metric_seconds": self.metric_seconds,
             "metric": metric,
-            "best": getattr(best.result, metric) if best else None,
+            "best": getattr(best.result.judged, metric) if best else None,
             "best_iteration": best.iteration if best else None,
             "stopped_early": self._why_stopped(),
         }
@@ -229,10 +231,21 @@ class Evaluator:
     def _judge(self, opened: _OpenEvaluation) -> EvaluationResult:
         start = time.perf_counter()
         with trace.span("metrics"):
-            logits, labels = np.concatenate(opened.logits), np.concatenate(opened.labels)
+            logits = np.concatenate(opened.logits)
             require_finite_predictions(opened.iteration, self._config.split, logits)
             if self._predictions is not None:
-                save_predictions(self._predictions, logits)
-            result = evaluate_predictions(logits, labels) if self._has_labels else without_labels(len(logits))
+                save_predictions(self._predictions, logits, self._schema)
+            config = self._config
+            result = evaluate_predictions(
+                logits, _targets_of(opened.batches), self._schema, judged=config.label, top_k=config.top_k
+            )
         self.metric_seconds += time.perf_counter() - start
         return result
+
+
+def _targets_of(batches: Sequence[Samples]) -> Targets:
+    labels, weights, groups = (
+        np.concatenate([getattr(samples, name) for samples in batches])
+        for name in ("labels", "sample_weights", "groups")
+    )
+    return Targets(labels, weights if len(weights) else None, groups if len(groups) else None)

@@ -182,9 +182,9 @@ class Oracle:
             spec.config.evaluation,
             self._timetable,
             topology.num_trainers,
+            spec.schema,
             job.saved.evaluations,
             spec.predictions,
-            spec.schema.labelled,
         )
         self._committer: Committer | None = None
         if spec.checkpoints is not None and spec.config.checkpoint.enabled:

@@ -126,6 +126,7 @@ class PlanStream:
             max_dense_keys=config.oracle.max_dense_keys,
             cores=cores,
             num_blocks=config.training.blocks,
+            has_plain_labels=schema.has_plain_labels,
             first_iteration=start,
             residents=before.residents if before else None,
         )

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,7 +25,7 @@ from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.learning_rate import LearningRate
 from bagpipe_hpc.log import LOGGER, is_printing
 from bagpipe_hpc.oracle.evaluation import Evaluation
-from bagpipe_hpc.oracle.metrics import EvaluationResult
+from bagpipe_hpc.oracle.metrics import EvaluationResult, LabelMetrics
 from bagpipe_hpc.oracle.progress_line import ProgressLine
 from bagpipe_hpc.oracle.tensorboard import TensorBoard
 from bagpipe_hpc.runtime.console import open_console
@@ -37,6 +37,10 @@ METRIC_NAMES = {
     "log_loss": "log loss",
     "normalised_entropy": "normalised entropy",
     "calibration": "calibration",
+    "mse": "mean squared error",
+    "grouped_auc": "grouped AUC",
+    "hit_rate": "hit rate",
+    "ndcg": "NDCG",
 }
 METRICS_EVERY = 20  # iterations per line of metrics.jsonl
 SECONDS_PER_LINE = 5.0
@@ -266,9 +270,10 @@ class Progress:
         with writing_to(self._evaluations_path), self._evaluations_path.open("a", encoding="utf-8") as file:
             file.write(evaluation.to_line())
         if self._tensorboard:
-            metrics = asdict(evaluation.result)
-            del metrics["num_samples"]
-            self._tensorboard.add(evaluation.iteration, {f"eval/{name}": value for name, value in metrics.items()})
+            result = evaluation.result
+            curves = {"eval": result.judged, **{f"eval/{name}": each for name, each in result.labels.items()}}
+            scalars = {f"{curve}/{name}": value for curve, each in curves.items() for name, value in vars(each).items()}
+            self._tensorboard.add(evaluation.iteration, scalars)
 
     def _show(self) -> None:
         is_early = math.isnan(self.last_loss) and self._losses
@@ -289,19 +294,20 @@ def _write_all(file: io.RawIOBase, content: bytes) -> None:
 
 
 def _shown(result: EvaluationResult) -> str:
-    metrics = asdict(result)
-    if result.log_loss is None:
-        return f"{result.num_samples:,} samples predicted; they have no labels, so there are no metrics"
-    return ", ".join(
-        f"{name} {metrics[field]:.4f}" for field, name in METRIC_NAMES.items() if metrics[field] is not None
-    )
+    if result.labels:
+        return "; ".join(f"{name}: {_metrics(metrics) or 'no labels'}" for name, metrics in result.labels.items())
+    shown = _metrics(result.judged)
+    return shown or f"{result.num_samples:,} samples predicted; they have no labels, so there are no metrics"
+
+
+def _metrics(metrics: LabelMetrics) -> str:
+    values = ((name, getattr(metrics, field)) for field, name in METRIC_NAMES.items())
+    return ", ".join(f"{name} {value:.4f}" for name, value in values if value is not None)
 
 
 def _in_short(evaluation: Evaluation) -> str:
-    auc, log_loss = evaluation.result.auc, evaluation.result.log_loss
-    if log_loss is None:
-        return f"{evaluation.result.num_samples:,} samples predicted"
-    return f"AUC {auc:.4f}" if auc is not None else f"log loss {log_loss:.4f}"
+    shown = _metrics(evaluation.result.judged).split(", ")[0]  # of the AUC, if there is one
+    return shown or f"{evaluation.result.num_samples:,} samples predicted"
 
 
 def _last_loss(lines: bytes) -> float:

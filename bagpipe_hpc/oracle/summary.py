@@ -95,11 +95,7 @@ def summarise(
         "seconds": seconds,
         "samples_per_second": samples / seconds if seconds else 0.0,
         "loss": loss,
-        "validation_auc": evaluation.auc if evaluation else None,
-        "validation_log_loss": evaluation.log_loss if evaluation else None,
-        "validation_normalised_entropy": evaluation.normalised_entropy if evaluation else None,
-        "validation_calibration": evaluation.calibration if evaluation else None,
-        "validation_samples": evaluation.num_samples if evaluation else 0,
+        **_validation(evaluation),
         "evaluations": {
             **(evaluations or {}),
             "seconds": max(trainer.evaluation_seconds for trainer in trainers),
@@ -161,17 +157,8 @@ def show_summary(summary: dict[str, Any], run_path: Path) -> None:
         table.add_row("samples/s", f"{summary['samples_per_second']:,.0f}", f"mean: {summary['samples']:,} samples, "
                       f"{trained:,} iterations in {summary['seconds']:.1f} s")  # fmt: skip
         table.add_row("training loss", f"{summary['loss']:.4f}", "mean of the last iterations")
-    if summary["validation_samples"] and summary["validation_log_loss"] is None:
-        table.add_row("samples predicted", f"{summary['validation_samples']:,}", "they have no labels")
-    elif summary["validation_samples"]:
-        auc = summary["validation_auc"]
-        shown = "undefined" if auc is None else f"{auc:.4f}"
-        table.add_row("validation AUC", shown, f"{summary['validation_samples']:,} samples")
-        table.add_row("validation log loss", f"{summary['validation_log_loss']:.4f}", "")
-        if auc is not None:
-            table.add_row("normalised entropy", f"{summary['validation_normalised_entropy']:.4f}",
-                          "log loss to that of the mean label")  # fmt: skip
-            table.add_row("calibration", f"{summary['validation_calibration']:.4f}", "mean prediction to mean label")
+    if summary["validation_samples"]:
+        _add_metrics(table, summary)
     _add_evaluations(table, summary["evaluations"])
     if trained:
         _add_costs(table, summary, trained)
@@ -181,6 +168,39 @@ def show_summary(summary: dict[str, Any], run_path: Path) -> None:
     LOGGER.info("%s", captured.get().rstrip("\n"))
     LOGGER.info("model digest %s", summary["model_digest"])
     LOGGER.info("run directory %s", run_path)
+
+
+def _validation(evaluation: EvaluationResult | None) -> dict[str, Any]:
+    """Return the metrics of the last evaluation by name. Those that only some data sets have are left out."""
+    found = (evaluation or EvaluationResult(0)).to_json()
+    return {f"validation_{name.removeprefix('num_')}": value for name, value in found.items()}
+
+
+def _add_metrics(table: Table, summary: dict[str, Any]) -> None:
+    """Add the metrics of the last evaluation; with several labels, one row for each."""
+    samples = f"{summary['validation_samples']:,} samples"
+    if labels := summary.get("validation_labels"):
+        for number, (name, metrics) in enumerate(labels.items()):
+            shown = [f"{field.replace('_', ' ')} {value:.4f}" for field, value in metrics.items() if value is not None]
+            first, *rest = shown or ["no labels"]
+            table.add_row(f"validation, {name}", first, ", ".join(rest) + ("" if number else f"; {samples}"))
+        return
+    if summary["validation_log_loss"] is None and (mse := summary.get("validation_mse")) is not None:
+        table.add_row("validation mean squared error", f"{mse:.4f}", samples)
+        return
+    if summary["validation_log_loss"] is None:
+        table.add_row("samples predicted", f"{summary['validation_samples']:,}", "they have no labels")
+        return
+    auc = summary["validation_auc"]
+    table.add_row("validation AUC", "undefined" if auc is None else f"{auc:.4f}", samples)
+    table.add_row("validation log loss", f"{summary['validation_log_loss']:.4f}", "")
+    if auc is not None:
+        table.add_row("normalised entropy", f"{summary['validation_normalised_entropy']:.4f}",
+                      "log loss to that of the mean label")  # fmt: skip
+        table.add_row("calibration", f"{summary['validation_calibration']:.4f}", "mean prediction to mean label")
+    for name, what in (("grouped_auc", "mean over groups"), ("hit_rate", "over groups"), ("ndcg", "over groups")):
+        if (value := summary.get(f"validation_{name}")) is not None:
+            table.add_row(name.replace("_", " "), f"{value:.4f}", what)
 
 
 def _add_evaluations(table: Table, evaluations: dict[str, Any]) -> None:

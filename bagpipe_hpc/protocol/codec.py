@@ -27,13 +27,13 @@ from bagpipe_hpc.errors import ProtocolError
 from bagpipe_hpc.protocol.plan import Int64Array, IterationPlan, Residents, ServerPlan, SnapshotOrder, TrainerPlan, ends
 
 _MAGIC = b"BPPL"
-_VERSION = 4
+_VERSION = 5
 _NUM_SCALARS = 8
 _PREFIX = struct.Struct("<4sBBH")
 _HEADER = struct.Struct(f"<4sBBH{_NUM_SCALARS}q")
 _ARRAY = struct.Struct("<BB6x2q")
-_WIRE_DTYPES = (np.dtype("<u2"), np.dtype("<i4"), np.dtype("<i8"), np.dtype("<f4"))
-_INT32, _INT64, _FLOAT32 = np.dtype("<i4"), np.dtype("<i8"), np.dtype("<f4")
+_WIRE_DTYPES = (np.dtype("<u2"), np.dtype("<i4"), np.dtype("<i8"), np.dtype("<f4"), np.dtype("<f8"))
+_INT32, _INT64, _FLOAT32, _FLOAT64 = _WIRE_DTYPES[1:]
 _TRAINER_PLAN, _SERVER_PLAN, _SNAPSHOT, _END = range(4)  # kinds of messages
 
 P = TypeVar("P")  # what the messages of a kind are made from
@@ -160,6 +160,16 @@ def _even(array: NDArray[Any]) -> tuple[NDArray[Any], Int64Array]:
     return array.reshape(num_ranks * length, *array.shape[2:]), np.arange(num_ranks + 1, dtype=np.int64) * length
 
 
+def _of_samples(plan: IterationPlan, column: NDArray[Any]) -> tuple[NDArray[Any], Int64Array]:
+    """Make the arrays of all trainers from a column with one element per sample, or with none."""
+    return column, plan.samples.ends_of(column)
+
+
+def _to_all_trainers(plan: IterationPlan, array: NDArray[Any]) -> tuple[NDArray[Any], Int64Array]:
+    """Make the arrays of all trainers, which are the same."""
+    return _even(np.broadcast_to(array, (plan.num_ids.shape[0], len(array))))
+
+
 _RINGS: tuple[_Scalar[IterationPlan], ...] = (
     _Scalar("fetch_ring_rows", lambda plan: plan.fetch_ring_rows),
     _Scalar("write_back_ring_rows", lambda plan: plan.write_back_ring_rows),
@@ -195,6 +205,11 @@ _OF_TRAINERS = _Kind[IterationPlan](
         _Array("write_back_counts", _INT32, lambda plan: _even(plan.write_backs.counts)),
         _Array("forced_counts", _INT32, lambda plan: _even(plan.forced_counts)),
         _Array("write_back_offsets", _INT64, lambda plan: _even(plan.write_back_offsets), narrows=False),
+        _Array("sample_weights", _FLOAT32, lambda plan: _of_samples(plan, plan.samples.sample_weights), narrows=False),
+        _Array("groups", _INT64, lambda plan: _of_samples(plan, plan.samples.groups), narrows=False),
+        _Array(
+            "loss_divisors", _FLOAT64, lambda plan: _to_all_trainers(plan, plan.samples.loss_divisors), narrows=False
+        ),
     ),
 )
 _OF_SERVERS = _Kind[IterationPlan](

@@ -22,7 +22,7 @@ critical and delayed synchronisation (paper section 3.3) are slices of the same 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,7 @@ NarrowArray = NDArray[np.uint16 | np.int32]  # see `narrowest`
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
 Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
 KeyArray = NDArray[np.int32 | np.int64]  # int32 where all keys fit
 
 
@@ -47,8 +48,8 @@ class TrainerPlan:
         read_only: Whether the samples are evaluated on: there are no gradients and no updates.
         num_trained: Training iterations of the whole job before this plan.
         num_samples: Number of this trainer's samples.
-        num_global_samples: Number of samples of the whole batch. The mean loss divides by it.
-        labels: float32, shape (num_samples,).
+        num_global_samples: Number of samples of the whole batch.
+        labels: float32, shape (num_samples,) or (num_samples, num_labels), as in Batch.
         dense: float32, shape (num_samples, num_dense).
         sample_rows: Position of the row of each id among this trainer's rows, int32, shape (num_ids,), in table order
             (lookahead/features.py).
@@ -72,6 +73,11 @@ class TrainerPlan:
         write_back_offsets: First row of this trainer's write-back stage in each server's window, int64, shape (S,).
         fetch_ring_rows: Number of rows of one slot of the fetch rings. It never falls from plan to plan.
         write_back_ring_rows: Number of rows of one slot of the write-back rings. It never falls from plan to plan.
+        sample_weights: float32, shape (num_samples,); shape (0,) if samples have no weights.
+        groups: The group of each sample, int64, shape (num_samples,); shape (0,) if samples have no groups.
+        loss_divisors: For each label, the weights of all samples of the batch that have it, added up, float64, shape
+            (num_labels,). The mean loss divides by them. Shape (0,): labels are plain (Schema.has_plain_labels), and
+            the mean loss divides by the number of samples.
     """
 
     stream_position: int
@@ -103,6 +109,10 @@ class TrainerPlan:
 
     fetch_ring_rows: int
     write_back_ring_rows: int
+
+    sample_weights: Float32Array = field(default_factory=lambda: np.empty(0, np.float32))
+    groups: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    loss_divisors: Float64Array = field(default_factory=lambda: np.empty(0, np.float64))
 
     @property
     def num_trained_after(self) -> int:
@@ -225,11 +235,12 @@ class Samples:
     """What trainers get of the samples of an iteration besides rows, trainer by trainer.
 
     Args:
-        labels: float32, shape (num_samples,).
+        labels: float32, shape (num_samples,) or (num_samples, num_labels), as in Batch.
         dense: float32, shape (num_samples, num_dense).
         bags: Of the ragged features.
         sample_ends: int64, shape (T + 1,): trainer t has the samples from sample_ends[t] to sample_ends[t + 1].
         read_only: Whether the samples are evaluated on: there are no gradients and no updates.
+        sample_weights, groups, loss_divisors: As in TrainerPlan, of the whole batch.
     """
 
     labels: Float32Array
@@ -237,6 +248,13 @@ class Samples:
     bags: BagLists
     sample_ends: Int64Array
     read_only: bool
+    sample_weights: Float32Array = field(default_factory=lambda: np.empty(0, np.float32))
+    groups: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    loss_divisors: Float64Array = field(default_factory=lambda: np.empty(0, np.float64))
+
+    def ends_of(self, column: NDArray[Any]) -> Int64Array:
+        """Return where the part of each trainer ends in a column that may be empty, int64, shape (T + 1,)."""
+        return self.sample_ends if len(column) else np.zeros_like(self.sample_ends)
 
 
 @dataclass(frozen=True)

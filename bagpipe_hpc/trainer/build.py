@@ -17,6 +17,7 @@ from bagpipe_hpc.trainer.dense_sum import DenseSum
 from bagpipe_hpc.trainer.device.base import Device
 from bagpipe_hpc.trainer.device.row_step import fusible_optimizer
 from bagpipe_hpc.trainer.models import build_model
+from bagpipe_hpc.trainer.objective import Objective
 from bagpipe_hpc.trainer.own_model import ModelFactory, build_own_model, model_inputs
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.random_state import seed_of_block
@@ -69,6 +70,7 @@ def build_step(
         row_dim=config.model.row_dim,
         table_names=tuple(table.name for table in schema.tables),
         pooling=Pooling(schema, config, device),
+        objective=Objective(config, schema, device.torch_device),
         cache=RowCache(num_slots, row_width(config), device),
         row_optimizer=fusible_optimizer(config, schema, waits=device.shares_memory),
         dense_optimizer=build_dense_optimizer(
@@ -108,7 +110,7 @@ def _model(config: Config, schema: Schema, factory: ModelFactory | None, trainer
     seed = config.training.seed
     if config.model.factory is None:
         dims = [config.embedding_dim_of(table.shares or table.name) for table in schema.tables]
-        return build_model(config.model, schema.num_dense, schema.num_tables, seed, dims)
+        return build_model(config.model, schema.num_dense, schema.num_tables, seed, dims, schema.num_labels)
     model = build_own_model(config.model, model_inputs(config, schema), factory)
     torch.manual_seed(seed + 1 + trainer_rank)  # for random numbers that the model draws during training
     return model

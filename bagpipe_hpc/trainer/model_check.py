@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bagpipe_hpc.config import Config, ModelConfig, TableConfig
+from bagpipe_hpc.config import Config, EvaluationConfig, LabelConfig, ModelConfig, TableConfig
 from bagpipe_hpc.data.schema import Schema
 
 PAIRING = ("dlrm", "deepfm", "fgcnn")
@@ -16,7 +16,40 @@ def fault_of_model(model: ModelConfig, schema: Schema) -> str:
     if model.name in PAIRING and schema.num_dense == 0 and schema.num_tables < 2:
         return f"has one table and no dense features: {model.name} needs two vectors to interact; add a feature"
     if model.name == "caser":
+        if schema.num_labels > 1:
+            return f"has {schema.num_labels} labels: caser predicts one; choose another model.name"
         return _no_sequence(schema)
+    return ""
+
+
+def fault_of_labels(config: Config, schema: Schema) -> str:
+    """Return which setting of a label contradicts the data set, and what is allowed; empty if no setting does."""
+    known = {label.name: label for label in schema.labels}
+    for name, settings in config.labels.items():
+        if name not in known:
+            return f"labels.{name}: the data set has no label of this name; it has {', '.join(known)}"
+        if settings.loss == "bce" and known[name].kind == "real":
+            return f"labels.{name}.loss = 'bce': {name} is real-valued, and bce is for labels that are 0 or 1; set mse"
+    if all(config.labels.get(name, LabelConfig()).weight == 0 for name in known):
+        return f"labels: the weight of every label ({', '.join(known)}) is 0, so there is nothing to learn; raise one"
+    return _fault_of_judgement(config.evaluation, schema)
+
+
+def _fault_of_judgement(evaluation: EvaluationConfig, schema: Schema) -> str:
+    known = {label.name: label for label in schema.labels}
+    if evaluation.label is not None and evaluation.label not in known:
+        return (
+            f"evaluation.label = {evaluation.label!r}: the data set has no label of this name; it has "
+            f"{', '.join(known)}"
+        )
+    if evaluation.early_stopping_patience is None:
+        return ""
+    metric, label = evaluation.metric, known[evaluation.label or schema.labels[0].name]
+    if (metric == "mse") != (label.kind == "real"):
+        kind, cure = ("real-valued", "mse") if label.kind == "real" else ("0 or 1", "auc or log_loss")
+        return f"evaluation.metric = {metric!r}: {label.name} is {kind}; set evaluation.metric to {cure}"
+    if metric in ("grouped_auc", "hit_rate", "ndcg") and schema.group is None:
+        return f"evaluation.metric = {metric!r}: the data set has no groups; set evaluation.metric to auc or log_loss"
     return ""
 
 

@@ -36,19 +36,22 @@ class ModelInputs:
     """The shapes of the inputs of a model, which its factory gets.
 
     The model is called with dense, float32, shape (b, num_dense), and embedded, float32, shape (b, len(tables),
-    embedding_dim). It returns logits, float32, shape (b,). b may be any number from 1 on.
+    embedding_dim). It returns logits, float32, shape (b,), or (b, len(labels)) if there are several labels. b may be
+    any number from 1 on.
 
     Args:
         num_dense: The number of dense features; may be 0.
         tables: The number of rows of each table by name, in the order of embedded.
         embedding_dim: The number of columns of an embedding.
         seed: The setting training.seed. The generator of torch has been seeded with it.
+        labels: The names of the labels, in the order of the logits.
     """
 
     num_dense: int
     tables: Mapping[str, int]
     embedding_dim: int
     seed: int
+    labels: Sequence[str] = ("label",)
 
 
 def digest_of_parameters(model: Model) -> bytes:
@@ -78,7 +81,8 @@ def require_equal_parameters(digests: Sequence[bytes], trainer: int, factory: st
 def model_inputs(config: Config, schema: Schema) -> ModelInputs:
     """Return the shapes of the inputs of a job's model."""
     tables = {table.name: table.num_embeddings for table in schema.tables}
-    return ModelInputs(schema.num_dense, tables, config.model.row_dim, config.training.seed)
+    labels = tuple(label.name for label in schema.labels)
+    return ModelInputs(schema.num_dense, tables, config.model.row_dim, config.training.seed, labels)
 
 
 def build_own_model(config: ModelConfig, inputs: ModelInputs, factory: ModelFactory | None = None) -> Model:
@@ -179,10 +183,13 @@ def _try_out(model: Model, inputs: ModelInputs, title: str) -> None:
             before = {name: buffer.clone() for name, buffer in model.named_buffers()}
             logits = model(dense, embedded)
             changed = [name for name, buffer in model.named_buffers() if not buffer.equal(before[name])]
-        if not isinstance(logits, torch.Tensor) or (logits.shape, logits.dtype) != ((num_samples,), torch.float32):
+        shape = (num_samples,) if len(inputs.labels) == 1 else (num_samples, len(inputs.labels))
+        if not isinstance(logits, torch.Tensor) or (logits.shape, logits.dtype) != (shape, torch.float32):
+            each = "sample" if len(shape) == 1 else f"sample and label ({', '.join(inputs.labels)})"
+            hint = "; .squeeze(1) removes the last dimension of a shape (b, 1)" if len(shape) == 1 else ""
             raise OwnModelError(
-                f"{title}: for {called} its model returned {_described(logits)}, but must return one logit per sample: "
-                f"torch.float32 ({num_samples},); .squeeze(1) removes the last dimension of a shape (b, 1)"
+                f"{title}: for {called} its model returned {_described(logits)}, but must return one logit per {each}: "
+                f"torch.float32 {shape}{hint}"
             )
         if changed:
             raise OwnModelError(

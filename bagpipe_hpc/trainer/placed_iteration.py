@@ -179,8 +179,9 @@ class IterationPlacer:
     ) -> PlacedSamples:
         labels, dense = (self._device.as_input(next(arrays)) for _ in range(2))
         rows, lengths, weights = (self._device.as_tensor(next(arrays)) for _ in range(3))
+        targets = [self._device.as_tensor(next(arrays)) for _ in range(3)]
         num_ids = samples.bag_lengths.sum(axis=1).tolist() if len(samples.bag_lengths) else []
-        return PlacedSamples(labels, dense, rows, lengths, weights, num_ids, own)
+        return PlacedSamples(labels, dense, rows, lengths, weights, num_ids, own, *targets)
 
 
 @dataclass(frozen=True)
@@ -215,3 +216,4 @@ def _arrays(plan: TrainerPlan, lists: IterationLists, samples: list[BlockSamples
         yield from (updates.positions, updates.slots, updates.index)
     for block in samples:
         yield from (block.labels, block.dense, block.sample_rows, block.bag_lengths, block.weights)
+        yield from (block.sample_weights, block.groups, block.loss_divisors)

@@ -7,7 +7,7 @@ blocks from t K / T on, one after the other. So every block is computed with the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -68,13 +68,16 @@ class BlockSamples:
     """The samples of a block, in host memory.
 
     Args:
-        labels: float32, shape (b,).
+        labels: float32, shape (b,) or (b, num_labels).
         dense: float32, shape (b, num_dense).
         sample_rows: The position of the row of each id among the rows of the trainer, int32, shape (num_ids,), in table
             order.
         bag_lengths: The number of ids of each sample in each ragged feature, int64, shape (num_ragged, b), in table
             order.
         weights: Of the ids of the weighted features, float32, shape (num_weighted_ids,), in table order.
+        sample_weights: float32, shape (b,) or (0,), as in TrainerPlan.
+        groups: int64, shape (b,) or (0,), as in TrainerPlan.
+        loss_divisors: float32, shape (num_labels,) or (0,), as in TrainerPlan.
     """
 
     labels: Float32Array
@@ -82,6 +85,9 @@ class BlockSamples:
     sample_rows: NDArray[np.int32]
     bag_lengths: NDArray[np.int64]
     weights: Float32Array
+    sample_weights: Float32Array = field(default_factory=lambda: np.empty(0, np.float32))
+    groups: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    loss_divisors: Float32Array = field(default_factory=lambda: np.empty(0, np.float32))
 
 
 def blocks_of(plan: TrainerPlan, share: BlockShare, kinds: FeatureKinds) -> Iterator[BlockSamples]:
@@ -94,7 +100,16 @@ def blocks_of(plan: TrainerPlan, share: BlockShare, kinds: FeatureKinds) -> Iter
     """
     lengths = plan.bag_lengths.reshape(sum(kinds.ragged), plan.num_samples).astype(np.int64)
     if share.count == 1:
-        yield BlockSamples(plan.labels, plan.dense, plan.sample_rows, lengths, plan.weights)
+        yield BlockSamples(
+            plan.labels,
+            plan.dense,
+            plan.sample_rows,
+            lengths,
+            plan.weights,
+            plan.sample_weights,
+            plan.groups,
+            plan.loss_divisors.astype(np.float32),
+        )
         return
     for start, stop in pairwise(share.bounds(plan.num_global_samples)):
         yield _samples(plan, lengths, start, stop, kinds)
@@ -123,4 +138,7 @@ def _samples(
         np.concatenate(ids),
         np.ascontiguousarray(all_lengths[:, start:stop]),
         np.concatenate(weights) if weights else plan.weights[:0],
+        plan.sample_weights[start:stop],
+        plan.groups[start:stop],
+        plan.loss_divisors.astype(np.float32),
     )

@@ -63,6 +63,7 @@ from bagpipe_hpc.trainer.gray_blocks import (
     EVERYTHING,
     Part,
 )
+from bagpipe_hpc.trainer.objective import Objective
 from bagpipe_hpc.trainer.placed_iteration import (
     IterationPlacer,
     PlacedIteration,
@@ -225,6 +226,7 @@ class TrainingStep:
         model: Maps (dense, embedded) to logits.
         row_dim: The number of columns of a row that are trained.
         pooling: Makes the vectors of samples from rows.
+        objective: The losses of the labels.
         table_names: The name of each table.
         cache: The rows that this trainer owns.
         row_optimizer: Updates rows.
@@ -248,6 +250,7 @@ class TrainingStep:
         model: torch.nn.Module,
         row_dim: int,
         pooling: Pooling,
+        objective: Objective,
         table_names: tuple[str, ...],
         cache: RowCache,
         row_optimizer: RowOptimizer,
@@ -264,7 +267,7 @@ class TrainingStep:
     ) -> None:
         self.model = model
         self._row_dim = row_dim
-        self._pooling = pooling
+        self._pooling, self._objective = pooling, objective
         self._table_names = table_names
         self._cache = cache
         self._device: Device = cache.device
@@ -369,8 +372,8 @@ class TrainingStep:
         leaf = kernels.leaf(rows).detach().requires_grad_(not plan.read_only)  # its gradients are those of this block
         return TrainerBatch(
             plan,
-            labels=samples.labels,
-            dense=samples.dense,
+            samples=samples,
+            objective=self._objective,
             embedded=kernels.pool(self._pooling, samples, rows, leaf),
             rows=leaf,
             table_names=self._table_names,

@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from bagpipe_hpc.errors import OwnModelError
 from bagpipe_hpc.protocol.plan import TrainerPlan
+from bagpipe_hpc.trainer.device.base import PlacedSamples
+from bagpipe_hpc.trainer.objective import Objective
 
 Tensor = torch.Tensor
 
@@ -17,14 +19,17 @@ Tensor = torch.Tensor
 class TrainerBatch:
     """The share of one trainer in an iteration, between the arrival of its rows and the use of their gradients.
 
-    `iteration` is the number of training iterations of the whole job before this one. `labels` are float32, shape (b,),
-    where b is the number of samples of the share. `num_global_samples` is the number of samples in the shares of all
-    trainers.
+    `iteration` is the number of training iterations of the whole job before this one. `num_global_samples` is the
+    number of samples in the shares of all trainers; b is the number of those in this share.
+
+    `labels` are float32, shape (b,), or (b, num_labels) if the schema has several. A missing label is 0 here, and
+    `has_label`, bool, of the same shape, says which ones are there; it is None if no label can be missing.
+    `sample_weights`, float32, shape (b,), and `groups`, int64, shape (b,), are None if samples have none.
 
     Args:
         plan: The plan of the iteration.
-        labels: float32, shape (b,).
-        dense: Dense features, float32, shape (b, num_dense).
+        samples: The samples of the share.
+        objective: The losses of the labels.
         embedded: Embeddings, float32, shape (b, num_tables, row_dim).
         rows: The rows that embedded was pooled from, float32, shape (n, row_dim). Backward gives them their gradients.
         table_names: The name of each table, in the order of embedded.
@@ -37,8 +42,8 @@ class TrainerBatch:
         self,
         plan: TrainerPlan,
         *,
-        labels: Tensor,
-        dense: Tensor,
+        samples: PlacedSamples,
+        objective: Objective,
         embedded: Tensor,
         rows: Tensor,
         table_names: tuple[str, ...],
@@ -47,7 +52,14 @@ class TrainerBatch:
         before_backward: Callable[[Tensor], None],
     ) -> None:
         self.iteration, self.num_global_samples = plan.num_trained, plan.num_global_samples
-        self.labels, self.dense, self.embedded = labels, dense, embedded
+        self.labels, self.dense, self.embedded = samples.labels, samples.dense, embedded
+        self.has_label: Tensor | None = None
+        if objective.may_miss_labels:
+            self.has_label = ~samples.labels.isnan()
+            self.labels = samples.labels.masked_fill(~self.has_label, 0)
+        self.sample_weights = samples.sample_weights if len(samples.sample_weights) else None
+        self.groups = samples.groups if len(samples.groups) else None
+        self._objective, self._divisors = objective, samples.loss_divisors
         self.model = model
         self._rows, self._table_names = rows, table_names
         self._precision, self._before_backward = precision, before_backward
@@ -68,26 +80,54 @@ class TrainerBatch:
         return self.embedded[:, self._table_names.index(table)]
 
     def logits(self) -> Tensor:
-        """Return the logits of the model, float32, shape (b,). The model computes in training.precision."""
+        """Return the logits of the model, float32, of the shape of the labels.
+
+        The model computes in training.precision. For a real-valued label, the logit is the prediction itself.
+        """
         with self._precision():
             logits: Tensor = self.model(self.dense, self.embedded)
         return logits.float()
 
     def mean(self, losses: Tensor) -> Tensor:
-        """Return the part of this share in the mean loss over the global batch, a scalar for `step`.
+        """Return the part of this share in the mean loss over the global batch: with one label a scalar for `step`.
+
+        The mean is weighted with the sample weights. Samples whose label is missing do not count.
 
         Args:
-            losses: One loss per sample, of any float dtype, shape (b,).
+            losses: One loss per sample and label, of any float dtype, of the shape of the labels.
+        Returns:
+            The part in the mean loss of each label, shape () or (num_labels,).
         Raises:
             OwnModelError: losses has another shape.
         Communication: none.
         """
         if losses.shape != self.labels.shape:
+            each = "sample" if self.labels.dim() == 1 else "sample and label"
             raise OwnModelError(
                 f"mean() was given losses of shape {tuple(losses.shape)} for {len(self)} samples: it takes one loss "
-                f'per sample, shape ({len(self)},), as losses with reduction="none" are'
+                f'per {each}, shape {tuple(self.labels.shape)}, as losses with reduction="none" are'
             )
-        return losses.sum() / self.num_global_samples
+        if not len(self._divisors):
+            return losses.sum() / self.num_global_samples
+        if self.has_label is not None:
+            losses = losses.masked_fill(~self.has_label, 0)
+        if self.sample_weights is not None:
+            losses = losses * self.sample_weights.reshape(-1, *[1] * (losses.dim() - 1))
+        return losses.sum(0) / self._divisors.reshape(losses.shape[1:])
+
+    def loss(self) -> Tensor:
+        """Return the part of this share in the loss that the settings describe, a scalar for `step`.
+
+        That is the mean loss of each label, times the weight of the label, added up. The loss of a binary label is the
+        binary cross-entropy, and that of a real-valued label the squared error, unless the settings say otherwise.
+
+        Communication: none.
+        """
+        logits = self.logits()
+        if self._objective.is_plain:
+            sum_of_losses = functional.binary_cross_entropy_with_logits(logits, self.labels, reduction="sum")
+            return sum_of_losses / self.num_global_samples
+        return (self.mean(self._objective.losses(logits, self.labels)) * self._objective.weights).sum()
 
     def step(self, loss: Tensor) -> None:
         """Go backward from the loss. The optimizers step after all trainers have called this method.
@@ -141,12 +181,11 @@ def row_gradients(batch: TrainerBatch) -> Tensor:
 
 
 def train_on_labels(batch: TrainerBatch) -> None:
-    """Make the step of click prediction, whose loss is the binary cross-entropy of the logits.
+    """Make the step of a job without a training loop of its own: on the loss that the settings describe.
 
     Communication: starts the allreduces of dense gradients.
     """
-    losses = functional.binary_cross_entropy_with_logits(batch.logits(), batch.labels, reduction="sum")
-    batch.step(losses / batch.num_global_samples)
+    batch.step(batch.loss())
 
 
 def _described(value: object) -> str:

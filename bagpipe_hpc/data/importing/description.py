@@ -1,4 +1,4 @@
-"""Description of a table's columns: label, dense features, categories, lists of categories."""
+"""Description of a table's columns: labels, weight, group, dense features, categories, lists of categories."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from pydantic import (
     model_validator,
 )
 
-from bagpipe_hpc.data.schema import NAME_PATTERN, Schema, TableSchema
+from bagpipe_hpc.data.schema import NAME_PATTERN, LabelSchema, Schema, TableSchema
 from bagpipe_hpc.data.vocabulary import MAX_HASH_ROWS, MAX_MIN_COUNT
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.fault_words import in_words
 
-Kind = Literal["binary", "rating", "number", "integer", "hexadecimal", "text"]
-"""What each field of a column must be. `rating` is a number that must not be missing."""
+Kind = Literal["binary", "optional_binary", "rating", "weight", "number", "integer", "hexadecimal", "text"]
+"""What each field of a column must be. `rating` and `weight` are numbers that must not be missing."""
+
+NEVER_MISSING: tuple[Kind, ...] = ("binary", "rating", "weight")
 
 
 _MOST_LISTED = 100
@@ -36,7 +38,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Column(_Part):
+class Column(_Part):
     """A column. It may be given alone, without the mapping."""
 
     column: str | PositiveInt = Field(description="Name in the header, or number counted from 1.")
@@ -54,7 +56,7 @@ class _Column(_Part):
         return given
 
 
-class _Feature(_Column):
+class _Feature(Column):
     name: str | None = Field(None, description="Name in the data set; null: the column's name.")
 
     @property
@@ -72,7 +74,7 @@ class _Feature(_Column):
         return self
 
 
-class Label(_Column):
+class Label(Column):
     threshold: float | None = Field(
         None, allow_inf_nan=False, description="1 if the column is at least this; null: the column is 0 or 1."
     )
@@ -88,6 +90,36 @@ class Label(_Column):
     def kind(self) -> Kind:
         """What the column's fields must be."""
         return "text" if self.continues else "binary" if self.threshold is None else "rating"
+
+
+class NamedLabel(_Feature):
+    threshold: float | None = Field(
+        None, allow_inf_nan=False, description="1 if the column is at least this; null: the column is the label."
+    )
+    type: Literal["binary", "real"] = Field("binary", description="binary: 0 or 1. real: any number.")
+    optional: bool = Field(False, description="Whether the label may be missing; otherwise a line without it is bad.")
+
+    @model_validator(mode="after")
+    def _thresholds_make_binary_labels(self) -> NamedLabel:
+        if self.threshold is not None and self.type == "real":
+            raise ValueError("a threshold makes labels of 0 and 1; remove it, or set type to binary")
+        return self
+
+    @property
+    def kind(self) -> Kind:
+        """What the column's fields must be."""
+        if self.type == "real" or self.threshold is not None:
+            return "number" if self.optional else "rating"
+        return "optional_binary" if self.optional else "binary"
+
+    @property
+    def in_schema(self) -> LabelSchema:
+        """The label in the schema of the data set."""
+        return LabelSchema(name=self.feature_name, kind=self.type, optional=self.optional)
+
+
+class Group(_Feature):
+    pass
 
 
 T = TypeVar("T", bound=_Feature)
@@ -150,7 +182,18 @@ class TableDescription(_Part):
         pydantic.ValidationError: Settings are unknown or contradict each other, or names are malformed or repeated.
     """
 
-    label: Label | None = Field(None, description="null: samples have no labels, so they are for predictions only.")
+    label: Label | None = Field(
+        None, description="null: samples have no labels, so they are for predictions only, or `labels` names them."
+    )
+    labels: tuple[NamedLabel, ...] = Field((), description="Several labels, or one with settings of its own.")
+    weight: Column | None = Field(
+        None, description="How much each sample counts, at least 0; null: all count the same."
+    )
+    group: Group | None = Field(
+        None,
+        description="What each sample belongs to, such as a user or a request, for metrics by group; null: nothing. A "
+        "sample whose group is missing is a group of its own.",
+    )
     dense: tuple[DenseFeature, ...] = Field((), description="Numbers; missing ones become 0.")
     categorical: tuple[Category, ...] = Field((), description="One embedding table each, with one row per sample.")
     lists: tuple[CategoryList, ...] = Field(
@@ -162,7 +205,8 @@ class TableDescription(_Part):
     delimiter: str = Field(",", description="Text: the character between columns.")
     quoting: bool = Field(True, description='Text: a field may be in double quotes, and "" inside it is one quote.')
     missing: tuple[str, ...] = Field((), description="Texts that stand for a missing value, besides the empty field.")
-    _label_position: int | None = PrivateAttr(None)  # position in `columns` of a label column that files may lack
+    _label_positions: tuple[int, ...] = PrivateAttr(())  # positions in `columns` of label columns that files may lack
+    _absent_labels: tuple[LabelSchema, ...] = PrivateAttr(())  # what models predict if files have no labels
 
     @field_validator("delimiter")
     @classmethod
@@ -175,6 +219,10 @@ class TableDescription(_Part):
     def _sound_names(self) -> TableDescription:
         if not self.tables:
             raise ValueError("no column is under categorical or lists; put at least one there")
+        if self.label is not None and self.labels:
+            raise ValueError("label and labels are both given; put all labels under labels")
+        if self.weight is not None and not self.is_labelled:
+            raise ValueError("weight says how much labels count, but there are none; name a label, or remove weight")
         types = {table.feature_name: _type_of(table) for table in self.tables}
         for table in self.tables:
             if types.get(table.table_name, _type_of(table)) != _type_of(table):
@@ -219,18 +267,45 @@ class TableDescription(_Part):
                 )
                 for table, rows in zip(self.tables, num_embeddings, strict=True)
             ),
-            labelled=self.label is not None,
+            labelled=self.is_labelled,
+            labels=self.label_schemas,
+            weighted=self.weight is not None,
+            group=self.group.feature_name if self.group else None,
         )
 
+    @property
+    def label_schemas(self) -> tuple[LabelSchema, ...]:
+        """What models predict, also if samples have no labels."""
+        return tuple(label.in_schema for label in self.labels) or self._absent_labels or (LabelSchema(),)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether samples have labels."""
+        return self.label is not None or bool(self.labels)
+
     def without_label(self) -> TableDescription:
-        """Return the same table for predictions, whose files may lack the label column."""
-        if self.label is None or self.columns is None:
-            return self.model_copy(update={"label": None})
-        features = {part: tuple(map(self._by_name, getattr(self, part))) for part in ("dense", "categorical", "lists")}
-        copied = self.model_copy(update={"label": None, **features})
-        with suppress(DatasetError):  # `columns` may already lack it
-            copied._label_position = position_of(self.label.column, self.columns)
+        """Return the same table for predictions, whose files may lack the columns of labels, weight and group."""
+        update: dict[str, Any] = {"label": None, "labels": (), "weight": None, "group": None}
+        if self.columns is not None:
+            parts = ("dense", "categorical", "lists")
+            update |= {part: tuple(map(self._by_name, getattr(self, part))) for part in parts}
+        copied = self.model_copy(update=update)
+        copied._absent_labels = tuple(label.in_schema for label in self.labels)
+        if self.columns is not None:
+            with suppress(DatasetError):  # `columns` may already lack them
+                absent = {position_of(column, self.columns) for column, _ in self._for_training()}
+                copied._label_positions = tuple(sorted(absent - set(copied.kinds(self.columns))))
         return copied
+
+    def _for_training(self) -> Iterator[tuple[str | int, Kind]]:
+        """Yield the columns that predictions do not need, and their kinds."""
+        if self.label is not None:
+            yield self.label.column, self.label.kind
+        yield from ((label.column, label.kind) for label in self.labels)
+        if self.weight is not None:
+            yield self.weight.column, "weight"
+        if self.group is not None:
+            yield self.group.column, "text"
 
     def _by_name(self, feature: T) -> T:
         """Return the same feature with its column given by name, which stays right if an earlier column is absent."""
@@ -242,8 +317,8 @@ class TableDescription(_Part):
     def columns_of(self, num_fields: int) -> list[str]:
         """Return the names of the columns of a file without a header whose first line has this many fields."""
         columns = list(self.columns or ())
-        if self._label_position is not None and num_fields == len(columns) - 1:
-            del columns[self._label_position]
+        if num_fields == len(columns) - len(self._label_positions):
+            columns = [name for position, name in enumerate(columns) if position not in self._label_positions]
         return columns
 
     def kinds(self, header: Sequence[str]) -> dict[int, Kind]:
@@ -263,8 +338,7 @@ class TableDescription(_Part):
 
     def single_columns(self) -> Iterator[tuple[str | int, Kind]]:
         """Yield the columns with one value per row, and their kinds."""
-        if self.label is not None:
-            yield self.label.column, self.label.kind
+        yield from self._for_training()
         yield from ((feature.column, feature.type) for feature in self.dense)
         yield from ((category.column, category.type) for category in self.categorical)
 

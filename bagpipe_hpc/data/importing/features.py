@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.batch import Bags, Float32Array
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.data.importing.description import Category, CategoryList, TableDescription, position_of
+from bagpipe_hpc.data.importing.description import (
+    Category,
+    CategoryList,
+    Label,
+    NamedLabel,
+    TableDescription,
+    position_of,
+)
 from bagpipe_hpc.data.importing.parquet_types import without_missing
 from bagpipe_hpc.sharding import Int64Array
 from bagpipe_hpc.splitmix import mix
@@ -35,13 +42,43 @@ class Features:
         return sorted({position_of(table.column, self._header) for table in tables})
 
     def labels(self, rows: pa.Table) -> Float32Array:
-        """Return labels, float32 (num_rows,), if they depend only on their own line; zeros if there are no labels."""
-        label = self._description.label
-        if label is None:
-            return np.zeros(len(rows), np.float32)
-        values = self._column(rows, label.column).to_numpy()
-        labels: Float32Array = (values if label.threshold is None else values >= label.threshold).astype(np.float32)
+        """Return labels that depend only on their own line; zeros if there are no labels.
+
+        Returns:
+            float32, shape (num_rows,), or (num_rows, num_labels) if there are several. A missing label is nan.
+        """
+        given = self._description.labels or (() if self._description.label is None else (self._description.label,))
+        columns = [self._label(rows, label) for label in given]
+        if not columns:
+            num_labels = len(self._description.label_schemas)
+            return np.zeros(len(rows) if num_labels == 1 else (len(rows), num_labels), np.float32)
+        return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
+
+    def _label(self, rows: pa.Table, label: Label | NamedLabel) -> Float32Array:
+        values = self._column(rows, label.column).to_numpy(zero_copy_only=False)
+        if label.threshold is not None:
+            values = np.where(np.isnan(values), np.nan, values >= label.threshold)
+        labels: Float32Array = values.astype(np.float32)
         return labels
+
+    def weights(self, rows: pa.Table) -> Float32Array | None:
+        """Return sample weights, float32, shape (num_rows,); None if there are none."""
+        weight = self._description.weight
+        return None if weight is None else self._column(rows, weight.column).to_numpy().astype(np.float32)
+
+    def groups(self, rows: pa.Table, lines: Int64Array) -> Int64Array | None:
+        """Return the group of each sample, int64, shape (num_rows,); None if there are none.
+
+        It is a hash of the text, or -1 - line if it is missing.
+
+        Args:
+            lines: The line of each row, int64, shape (num_rows,).
+        """
+        group = self._description.group
+        if group is None:
+            return None
+        hashes = hashed_texts(self._column(rows, group.column))
+        return np.where(hashes < 0, -1 - lines, hashes)
 
     def keys_of_runs(self, rows: pa.Table) -> Int64Array:
         """Return the values of the label's column, int64 (num_rows,), for a label with `continues`; -1 if missing."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from bagpipe_hpc.data.importing.click_logs import log_of
-from bagpipe_hpc.data.importing.description import Kind, TableDescription
+from bagpipe_hpc.data.importing.description import NEVER_MISSING, Kind, TableDescription
 from bagpipe_hpc.data.importing.formats import BOM
 from bagpipe_hpc.errors import DatasetError
 
@@ -26,6 +26,8 @@ _VALUES: Mapping[Kind, tuple[str, str]] = {
         r"|(?:[0-9]{1,18}+(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE](?:-[0-9]{1,3}+|\+?+[01]?[0-9](?![0-9])))?)",
         "a number below 1e37",
     ),
+    "optional_binary": ("[01]?", "empty, 0 or 1 (other numbers are labels with a `threshold`)"),
+    "weight": (number.removeprefix("-?+"), "a number below 1e37 and not negative"),
     "number": (f"(?:{number})?", "empty or a number below 1e37"),
     "integer": ("(?:-?+[0-9]{1,18}+)?", "empty or an integer of at most 18 digits"),
     "hexadecimal": ("[0-9a-fA-F]{0,8}+", "empty or at most 8 hexadecimal digits"),
@@ -84,7 +86,7 @@ class Grammar:
         if not text:
             return pa.table({str(position): pa.array([], self._type(position)) for position in positions})
         # A label is never missing: a text that means "missing" in other columns may be a label here.
-        labels = [position for position in positions if self._kinds[position] in ("binary", "rating")]
+        labels = [position for position in positions if self._kinds[position] in NEVER_MISSING]
         others = [position for position in positions if position not in labels]
         if not (labels and others and self._description.missing):
             return self._parse(text, positions, self._description.missing if others else ())
@@ -131,7 +133,7 @@ class Grammar:
         if kind == "text":
             return self._any
         value = _VALUES[kind][0]
-        if self._description.missing and kind not in ("binary", "rating"):
+        if self._description.missing and kind not in NEVER_MISSING:
             missing = "|".join(re.escape(text) for text in self._description.missing)
             value = f"(?:(?:{missing})(?={self._end})|{value})"
         return f'(?:"{value}"|{value})' if self._description.quoting else value
@@ -179,7 +181,7 @@ class Grammar:
 
     def _missing_hint(self, value: str, kind: Kind) -> str:
         """Return how to declare a text that often means a missing value; empty for click logs, which have none."""
-        if value.lower() not in _OFTEN_MISSING or kind in ("binary", "rating") or log_of(self._description):
+        if value.lower() not in _OFTEN_MISSING or kind in NEVER_MISSING or log_of(self._description):
             return ""
         return missing_hint([*self._description.missing, value])
 

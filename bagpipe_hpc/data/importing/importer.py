@@ -139,7 +139,7 @@ class _Import:
     def _check(self) -> None:
         refuse_occupied(self.output)
         self.settings.check()
-        if self.description.label is None and self.settings.validation_fraction is not None:
+        if not self.description.is_labelled and self.settings.validation_fraction is not None:
             raise ConfigError(
                 "samples without labels all become the validation split, which `bagpipe predict` reads; remove "
                 "--validation-fraction"
@@ -147,7 +147,7 @@ class _Import:
 
     def _num_train(self, num_lines: int) -> int:
         """Return the number of training lines: 0 if samples have no labels."""
-        if self.description.label is None:
+        if not self.description.is_labelled:
             return 0
         fraction = self.settings.validation_fraction
         return num_training_samples(num_lines, VALIDATION_FRACTION if fraction is None else fraction)
@@ -188,7 +188,7 @@ class _Import:
         counted = [table for table in tables if table.table_name not in hashed]
         limit = self.settings.max_bad_lines
         # Values of the validation split would leak the future. Samples without labels have no other split.
-        num_counted = inputs.num_lines if self.description.label is None else num_train
+        num_counted = inputs.num_lines if not self.description.is_labelled else num_train
         counters = count_values(inputs, features, counted, num_counted, limit, self.ranks, self.progress)
         return {
             table.feature_name: TableVocabulary(table.type, self._encoder(table, counters.get(table.feature_name)))
@@ -268,7 +268,7 @@ class _Import:
         }
 
     def _split_origin(self) -> dict[str, JsonValue]:
-        if self.description.label is None:
+        if not self.description.is_labelled:
             return {}
         fraction = self.settings.validation_fraction
         return {"validation_fraction": VALIDATION_FRACTION if fraction is None else fraction}

@@ -26,7 +26,9 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 _MAGIC = b"PAR1"
 _WORDS: Mapping[Kind, str] = {
     "binary": "0 or 1",
+    "optional_binary": "missing, 0 or 1",
     "rating": "a finite number",
+    "weight": "a finite number and not negative",
     "number": "missing or a finite number (of float32)",
     "integer": "missing or an integer of at most 18 digits",
     "hexadecimal": "missing or at most 8 hexadecimal digits",
@@ -160,6 +162,10 @@ def _is_good_number(values: NDArray[np.float64], kind: Kind) -> NDArray[np.bool_
     is_good: NDArray[np.bool_]
     if kind == "binary":
         is_good = (values == 0) | (values == 1)
+    elif kind == "optional_binary":
+        is_good = (values == 0) | (values == 1) | np.isnan(values)
+    elif kind == "weight":
+        is_good = (values >= 0) & (values <= FLOAT32_MAX)
     elif kind == "integer":
         is_good = ((np.abs(values) < 1e18) & (values == np.rint(values))) | np.isnan(values)
     else:

@@ -67,7 +67,14 @@ class SampleReader:
                 bags[table.feature_name] = Bags(lists.offsets, encoder.encode(lists.ids))
             else:
                 ids.append(encoder.encode(self.features.values(rows.table, table))[:, None])
-        return Batch(labels, self.features.dense(rows.table), np.concatenate(ids, axis=1), bags)
+        return Batch(
+            labels,
+            self.features.dense(rows.table),
+            np.concatenate(ids, axis=1),
+            bags,
+            sample_weights=self.features.weights(rows.table),
+            groups=self.features.groups(rows.table, rows.lines),
+        )
 
 
 def _continues(keys: Int64Array) -> Float32Array:

@@ -9,13 +9,25 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from bagpipe_hpc.data.importing.description import Category, CategoryList, DenseFeature, Label, TableDescription
+from bagpipe_hpc.data.importing.description import (
+    Category,
+    CategoryList,
+    Column,
+    DenseFeature,
+    Group,
+    Label,
+    NamedLabel,
+    TableDescription,
+)
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.fault_words import in_words, shown
 from bagpipe_hpc.strict_yaml import Document, read_yaml_file
 
 _PARTS: Mapping[str, type[BaseModel]] = {
     "label": Label,
+    "labels": NamedLabel,
+    "weight": Column,
+    "group": Group,
     "dense": DenseFeature,
     "categorical": Category,
     "lists": CategoryList,

@@ -46,7 +46,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -160,13 +160,16 @@ class PlacedSamples:
     """The samples of a block on the device.
 
     Args:
-        labels: float32, shape (b,).
+        labels: float32, shape (b,) or (b, num_labels).
         dense: float32, shape (b, num_dense).
         sample_rows: See BlockSamples.
         bag_lengths: See BlockSamples.
         weights: See BlockSamples.
         num_ids: The number of ids in each ragged feature, in table order, in host memory.
         own_arrays: What RowKernels.arrays_of_samples has made.
+        sample_weights: float32, shape (b,) or (0,), as in TrainerPlan.
+        groups: int64, shape (b,) or (0,), as in TrainerPlan.
+        loss_divisors: float32, shape (num_labels,) or (0,), as in TrainerPlan.
     """
 
     labels: torch.Tensor
@@ -176,6 +179,9 @@ class PlacedSamples:
     weights: torch.Tensor
     num_ids: list[int]
     own_arrays: Sequence[DeviceArray] = ()
+    sample_weights: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    groups: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    loss_divisors: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class SamplePooling(Protocol):

@@ -1,8 +1,9 @@
-"""The built-in models by name. A model maps dense features and embeddings to one logit per sample."""
+"""The built-in models by name. A model maps dense features and embeddings to one logit per sample and label."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ MODELS: dict[str, Callable[..., torch.nn.Module]] = {
 
 
 def build_model(
-    config: ModelConfig, num_dense: int, num_tables: int, seed: int, dims: Sequence[int] = ()
+    config: ModelConfig, num_dense: int, num_tables: int, seed: int, dims: Sequence[int] = (), num_labels: int = 1
 ) -> torch.nn.Module:
     """Build the model that a configuration names. Its initial parameters depend on the configuration and the seed only.
 
@@ -40,12 +41,16 @@ def build_model(
         num_tables: The number of sparse features.
         seed: The seed of the initial parameters.
         dims: How many columns of each embedding are in use. The others are zero. Empty: all are in use.
+        num_labels: The number of labels; 1 for caser.
     Returns:
         A module that maps dense, float32, shape (b, num_dense), and embedded, float32, shape (b, num_tables,
-        config.row_dim), to logits, float32, shape (b,).
+        config.row_dim), to logits, float32, shape (b,), or (b, num_labels) if there are several.
     Communication: none.
     """
     kind, generator = MODELS[config.name], torch.Generator().manual_seed(seed)
+    options: dict[str, Any] = {}
     if any(dim < config.embedding_dim for dim in dims):
-        return kind(config, num_dense, num_tables, generator, dims)
-    return kind(config, num_dense, num_tables, generator)
+        options["dims"] = dims
+    if num_labels > 1:
+        options["num_labels"] = num_labels
+    return kind(config, num_dense, num_tables, generator, **options)

@@ -35,8 +35,8 @@ class DCN(nn.Module):
 
     logit = w . [x_L, deep(x_0)] + b with x_0 = [dense, embeddings] and x_{l+1} = x_0 (w_l . x_l) + b_l + x_l.
 
-    Parameters: 2 * width * cross_layers + mlp(width, *top_mlp) + width + last of top_mlp + 1, where
-    width = num_dense + num_tables * dim.
+    Parameters: 2 * width * cross_layers + mlp(width, *top_mlp) + (width + last of top_mlp + 1) * num_labels,
+    where width = num_dense + num_tables * dim.
 
     Args:
         config: The sizes of the model.
@@ -44,6 +44,7 @@ class DCN(nn.Module):
         num_tables: The number of sparse features.
         generator: Source of the initial parameters.
         dims: How many columns of each embedding are in use. Empty: all are in use.
+        num_labels: The number of logits per sample.
     """
 
     def __init__(
@@ -53,16 +54,22 @@ class DCN(nn.Module):
         num_tables: int,
         generator: torch.Generator,
         dims: Sequence[int] = (),
+        num_labels: int = 1,
     ) -> None:
         super().__init__()
         self.concatenation = Concatenation(num_tables, config.embedding_dim, dims)
         sizes = [num_dense + self.concatenation.width, *config.top_mlp]
         self.cross = nn.ModuleList(self._cross_layer(config, sizes[0], generator) for _ in range(config.cross_layers))
         self.deep = mlp(sizes, generator, last_relu=True)
-        self.output = initialised(nn.Linear(sizes[0] + sizes[-1], 1), generator)
+        self.output = initialised(nn.Linear(sizes[0] + sizes[-1], num_labels), generator)
 
     def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """Return logits (b,) from dense (b, num_dense) and embedded (b, num_tables, embedding_dim), all float32."""
+        """Return logits, float32, shape (b,) or, with several labels, (b, num_labels).
+
+        Args:
+            dense: float32, shape (b, num_dense).
+            embedded: float32, shape (b, num_tables, embedding_dim).
+        """
         first = crossed = torch.cat([dense, self.concatenation(embedded)], dim=1)
         for layer in self.cross:
             crossed = layer(first, crossed)

@@ -57,16 +57,20 @@ class FGCNN(nn.Module):
     Let there be n_0 = num_dense + num_tables fields, n_l = n_{l-1} / cnn_pooling rounded up, m_0 = 1, m_l the elements
     of cnn_channels, and n = n_0 + cnn_new_features * sum of n_l. Parameters:
     2 * num_dense * dim + sum over l of (m_{l-1} * cnn_height + 1) * m_l + (n_l * dim * m_l + 1) * n_l * dim *
-    cnn_new_features, + mlp(n * dim + n (n - 1) / 2, *top_mlp, 1). Rows are [embedding | embedding for convolutions].
+    cnn_new_features, + mlp(n * dim + n (n - 1) / 2, *top_mlp, num_labels). Rows are [embedding | embedding for
+    convolutions].
 
     Args:
         config: The sizes of the model.
         num_dense: The number of dense features; may be 0.
         num_tables: The number of sparse features.
         generator: Source of the initial parameters.
+        num_labels: The number of logits per sample.
     """
 
-    def __init__(self, config: ModelConfig, num_dense: int, num_tables: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, config: ModelConfig, num_dense: int, num_tables: int, generator: torch.Generator, num_labels: int = 1
+    ) -> None:
         super().__init__()
         self.fields = Fields(num_dense, 2 * config.embedding_dim, generator)
         self.generation = nn.ModuleList()
@@ -79,10 +83,15 @@ class FGCNN(nn.Module):
             in_maps = out_maps
         self.products = InnerProducts(num_features)
         num_inputs = num_features * config.embedding_dim + num_features * (num_features - 1) // 2
-        self.top = mlp([num_inputs, *config.top_mlp, 1], generator)
+        self.top = mlp([num_inputs, *config.top_mlp, num_labels], generator)
 
     def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """Return logits (b,) from dense (b, num_dense) and embedded (b, num_tables, 2 * embedding_dim), all float32."""
+        """Return logits, float32, shape (b,) or, with several labels, (b, num_labels).
+
+        Args:
+            dense: float32, shape (b, num_dense).
+            embedded: float32, shape (b, num_tables, 2 * embedding_dim).
+        """
         raw, source = self.fields(dense, embedded).chunk(2, dim=2)
         features, maps = [raw], source.unsqueeze(1)
         for layer in self.generation:

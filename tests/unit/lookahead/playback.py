@@ -19,6 +19,7 @@ import numpy as np
 from bagpipe_hpc.feature_tables import FeatureTables
 from bagpipe_hpc.protocol.plan import (
     Float32Array,
+    Float64Array,
     Int32Array,
     Int64Array,
     ServerPlan,
@@ -29,7 +30,7 @@ from tests.plans import RankPlans
 
 from .brute_force import Batch
 
-DTYPES = {Int32Array: np.int32, Int64Array: np.int64, Float32Array: np.float32}
+DTYPES = {Int32Array: np.int32, Int64Array: np.int64, Float32Array: np.float32, Float64Array: np.float64}
 
 
 @dataclass

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bagpipe_hpc.oracle.evaluation import Evaluation, Timetable, best_of, num_without_improvement
-from bagpipe_hpc.oracle.metrics import EvaluationResult
+from bagpipe_hpc.oracle.metrics import EvaluationResult, LabelMetrics
 
 
 def evaluations(*aucs: float | None) -> list[Evaluation]:
     return [
-        Evaluation(10 * (k + 1), EvaluationResult(5, auc, 1.0 - (auc or 0), None, None)) for k, auc in enumerate(aucs)
+        Evaluation(10 * (k + 1), EvaluationResult(5, LabelMetrics(auc, 1.0 - (auc or 0), None, None)))
+        for k, auc in enumerate(aucs)
     ]
 
 
@@ -77,7 +78,10 @@ def test_patience(aucs: list[float | None], min_improvement: float, expected: in
 
 
 def test_less_log_loss_is_better() -> None:
-    falling = [Evaluation(i, EvaluationResult(5, 0.5, loss, None, None)) for i, loss in enumerate([0.75, 0.5, 0.625])]
+    falling = [
+        Evaluation(i, EvaluationResult(5, LabelMetrics(0.5, loss, None, None)))
+        for i, loss in enumerate([0.75, 0.5, 0.625])
+    ]
     assert best_of(falling, "log_loss") is falling[1]
     assert num_without_improvement(falling, "log_loss", 0.0) == 1
     assert num_without_improvement(falling, "auc", 0.0) == 2

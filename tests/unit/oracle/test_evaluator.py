@@ -11,14 +11,16 @@ import pytest
 
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import EvaluationConfig
+from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.lookahead.planner import Planner
 from bagpipe_hpc.oracle.evaluation import Evaluation, Timetable
 from bagpipe_hpc.oracle.evaluator import Evaluator
-from bagpipe_hpc.oracle.metrics import EvaluationResult, evaluate_predictions
+from bagpipe_hpc.oracle.metrics import EvaluationResult, LabelMetrics, Targets, evaluate_predictions
 from bagpipe_hpc.protocol.messages import Predictions
 
 PATIENT = EvaluationConfig(every=2, early_stopping_patience=1, min_improvement=10.0)
 WAIT_SECONDS = 20.0
+CLICKS = Schema(tables=(TableSchema(name="item", num_embeddings=1),))
 
 
 def batch(*, read_only: bool, size: int = 5) -> Batch:
@@ -29,7 +31,7 @@ def batch(*, read_only: bool, size: int = 5) -> Batch:
 
 @contextmanager
 def two_trainers(config: EvaluationConfig, timetable: Timetable, *history: Evaluation) -> Iterator[Evaluator]:
-    evaluator = Evaluator(config, timetable, 2, history)
+    evaluator = Evaluator(config, timetable, 2, CLICKS, history)
     yield evaluator
     evaluator.give_up()
     evaluator.close()
@@ -70,8 +72,8 @@ def test_predictions_of_all_trainers_and_batches_are_judged_together() -> None:
         assert evaluator.is_idle()
         assert (evaluator.num_done, evaluator.last) == (2, last)
     labels = np.concatenate([piece.labels for piece in EVALUATE])
-    assert first == Evaluation(2, evaluate_predictions(np.concatenate([logits[2], logits[3]]), labels))
-    assert last == Evaluation(3, evaluate_predictions(np.concatenate([logits[5], logits[6]]), labels))
+    assert first == Evaluation(2, evaluate_predictions(np.concatenate([logits[2], logits[3]]), Targets(labels), CLICKS))
+    assert last == Evaluation(3, evaluate_predictions(np.concatenate([logits[5], logits[6]]), Targets(labels), CLICKS))
 
 
 def test_an_evaluation_that_was_cut_short_has_no_result() -> None:
@@ -112,7 +114,9 @@ def test_whoever_stops_the_job_does_not_wait_for_results() -> None:
 @pytest.mark.parametrize(("aucs", "goes_on"), [([0.5], True), ([0.5, 0.5], False), ([], True)])
 def test_earlier_starts_count(aucs: list[float], goes_on: bool) -> None:
     """A start from iteration 6 evaluates first; what it knows of before decides."""
-    history = [Evaluation(2 * (k + 1), EvaluationResult(5, auc, 1.0, None, None)) for k, auc in enumerate(aucs)]
+    history = [
+        Evaluation(2 * (k + 1), EvaluationResult(5, LabelMetrics(auc, 1.0, None, None))) for k, auc in enumerate(aucs)
+    ]
     with two_trainers(PATIENT, Timetable(6, 20, 2, 2), *history) as evaluator:
         assert all(map(evaluator.admits, EVALUATE))
         assert evaluator.admits(TRAIN) is goes_on
@@ -120,12 +124,12 @@ def test_earlier_starts_count(aucs: list[float], goes_on: bool) -> None:
 
 
 def test_which_checkpoints_may_be_the_best() -> None:
-    history = [Evaluation(2, EvaluationResult(5, 0.75, 1.0, None, None))]
+    history = [Evaluation(2, EvaluationResult(5, LabelMetrics(0.75, 1.0, None, None)))]
     with two_trainers(EvaluationConfig(every=2), Timetable(3, 20, 2, 2), *history) as evaluator:
         assert [i for i in range(9) if evaluator.may_be_best(i)] == [2, 4, 6, 8]
         play(evaluator, [TRAIN, *EVALUATE], first_iteration=3)
         (result,) = results_of(evaluator, 1)
         assert result.iteration == 4
-        assert result.result.auc != 0.75
+        assert result.result.judged.auc != 0.75
         assert evaluator.best is not None
         assert [i for i in range(9) if evaluator.may_be_best(i)] == [evaluator.best.iteration, 6, 8]

@@ -10,7 +10,7 @@ import pytest
 
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.oracle.evaluation import Evaluation
-from bagpipe_hpc.oracle.metrics import EvaluationResult
+from bagpipe_hpc.oracle.metrics import EvaluationResult, LabelMetrics
 from bagpipe_hpc.oracle.progress import METRICS_EVERY, SECONDS_PER_LINE, Progress
 from bagpipe_hpc.oracle.progress_line import ProgressLine
 from bagpipe_hpc.topology import Topology
@@ -163,9 +163,9 @@ def test_the_speed_is_recent() -> None:
 
 
 def test_evaluations_are_shown_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    earlier = Evaluation(5, EvaluationResult(9, 0.5, 0.75, 1.0, 1.5))
-    new = Evaluation(20, EvaluationResult(9, 0.625, 0.5, 0.875, 1.25))
-    one_class = Evaluation(50, EvaluationResult(9, None, 0.5, None, None))
+    earlier = Evaluation(5, EvaluationResult(9, LabelMetrics(0.5, 0.75, 1.0, 1.5)))
+    new = Evaluation(20, EvaluationResult(9, LabelMetrics(0.625, 0.5, 0.875, 1.25)))
+    one_class = Evaluation(50, EvaluationResult(9, LabelMetrics(None, 0.5, None, None)))
     clock = Clock()
     (tmp_path / "evaluations.jsonl").write_text("of an earlier run")
     with Progress(tmp_path, 50, CONFIG, Topology(3, 1), clock, start=10, evaluations=[earlier]) as progress:

@@ -14,14 +14,14 @@ from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.lookahead.locality import AssignerState
 from bagpipe_hpc.oracle.evaluation import Evaluation
-from bagpipe_hpc.oracle.metrics import EvaluationResult
+from bagpipe_hpc.oracle.metrics import EvaluationResult, LabelMetrics
 from bagpipe_hpc.oracle.plan_stream import SampleAssignment
 from bagpipe_hpc.oracle.progress import History
 from bagpipe_hpc.oracle.saved_state import assignment_in, evaluations_in, history_in, oracle_tree
 from tests.unit.checkpoint.job import DENSE, MODEL, manifest_of
 
 LINES = b'{"iteration": 10, "loss": 0.5, "samples_per_second": 7.0}\n'
-EVALUATION = Evaluation(10, EvaluationResult(100, 0.5, 0.25, None, 1.0))
+EVALUATION = Evaluation(10, EvaluationResult(100, LabelMetrics(0.5, 0.25, None, 1.0)))
 ASSIGNER_STATE = AssignerState(3, np.array([1, 5]), np.array([2 << 16 | 1, 1 << 16]))
 ASSIGNMENT = SampleAssignment(ASSIGNER_STATE, (np.array([1, 0, 2], np.int32),))
 

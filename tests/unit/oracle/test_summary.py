@@ -11,7 +11,7 @@ import pytest
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.oracle.committer import CheckpointTotals
-from bagpipe_hpc.oracle.metrics import EvaluationResult
+from bagpipe_hpc.oracle.metrics import EvaluationResult, LabelMetrics
 from bagpipe_hpc.oracle.summary import BYTES, CAUSES, COUNTERS, DELAYED_CAUSES, imbalance, show_summary, summarise
 from bagpipe_hpc.protocol.totals import RankTotals, ServerTotals, TrainerTotals
 
@@ -41,7 +41,7 @@ def summary_of(evaluation: EvaluationResult | None, evaluations: dict[str, Any] 
 
 
 def test_figures_of_all_ranks_come_together() -> None:
-    summary = summary_of(EvaluationResult(50, 0.75, 0.5, 0.8, 1.1))
+    summary = summary_of(EvaluationResult(50, LabelMetrics(0.75, 0.5, 0.8, 1.1)))
     expected = {
         "trainers": 2, "servers": 2, "iterations": 10, "samples": 1200, "seconds": 5.0, "samples_per_second": 240.0,
         "loss": 0.625, "validation_auc": 0.75, "validation_log_loss": 0.5, "validation_samples": 50,
@@ -62,7 +62,7 @@ def test_imbalance(counts: Any, expected: float) -> None:
 
 
 def test_it_is_json() -> None:
-    summary = summary_of(EvaluationResult(50, None, 0.5, None, None))
+    summary = summary_of(EvaluationResult(50, LabelMetrics(None, 0.5, None, None)))
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
@@ -73,7 +73,9 @@ def test_no_evaluation() -> None:
 
 def test_several_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
     figures = {"number": 3, "metric_seconds": 0.25, "metric": "auc", "best": 0.75, "best_iteration": 1200}
-    summary = summary_of(EvaluationResult(50, 0.5, 0.5, 0.8, 1.1), {**figures, "stopped_early": "after 9 iterations"})
+    summary = summary_of(
+        EvaluationResult(50, LabelMetrics(0.5, 0.5, 0.8, 1.1)), {**figures, "stopped_early": "after 9 iterations"}
+    )
     assert summary["evaluations"] == {**figures, "stopped_early": "after 9 iterations", "seconds": 1.5}
     show_summary(summary, Path("runs/one"))
     output = capsys.readouterr().out
@@ -85,11 +87,11 @@ def test_several_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
     ("evaluation", "shown", "hidden"),
     [
         (
-            EvaluationResult(50, 0.75, 0.5, 0.8, 1.1),
+            EvaluationResult(50, LabelMetrics(0.75, 0.5, 0.8, 1.1)),
             ["validation AUC", "0.7500", "50 samples", "0.8000", "1.1000"],
             ["undefined"],
         ),
-        (EvaluationResult(50, None, 0.5, None, None), ["validation AUC", "undefined", "0.5000"], []),
+        (EvaluationResult(50, LabelMetrics(None, 0.5, None, None)), ["validation AUC", "undefined", "0.5000"], []),
         (None, [], ["validation"]),
     ],
 )

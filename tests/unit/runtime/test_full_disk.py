@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from bagpipe_hpc.config import load_config
+from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.launch.run_settings import write_run_settings
 from bagpipe_hpc.oracle.evaluation import Evaluation
-from bagpipe_hpc.oracle.metrics import EvaluationResult, save_predictions
+from bagpipe_hpc.oracle.metrics import EvaluationResult, LabelMetrics, save_predictions
 from bagpipe_hpc.oracle.progress import METRICS_EVERY, History, Progress
 from bagpipe_hpc.runtime.run_directory import DONE, write_at_once, writing_to
 from bagpipe_hpc.runtime.run_lock import Ownership
@@ -92,7 +93,7 @@ def test_metrics_of_a_job_that_goes_on(disk: SmallDisk) -> None:
 
 def test_evaluations(disk: SmallDisk) -> None:
     fill(disk)
-    evaluation = Evaluation(20, EvaluationResult(100, 0.5, 0.6, 1.0, 1.0))
+    evaluation = Evaluation(20, EvaluationResult(100, LabelMetrics(0.5, 0.6, 1.0, 1.0)))
     with (
         pytest.raises(BagpipeError, match=rf"{disk.path}/evaluations.jsonl {FULL}"),
         Progress(disk.path, 10_000, CONFIG, Topology(4, 1)) as progress,
@@ -110,8 +111,9 @@ def test_traces(disk: SmallDisk) -> None:
 
 def test_predictions(disk: SmallDisk) -> None:
     path = disk.path / "clicks.npy"
+    schema = Schema(tables=(TableSchema(name="item", num_embeddings=1),))
     with pytest.raises(BagpipeError, match=rf"clicks.npy {FULL}"):
-        save_predictions(path, np.zeros(100_000, np.float32))
+        save_predictions(path, np.zeros(100_000, np.float32), schema)
     assert disk.names() == ["filler"]
 
 

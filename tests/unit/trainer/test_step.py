@@ -30,6 +30,7 @@ from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
 from bagpipe_hpc.trainer.device.base import Device, Stream
 from bagpipe_hpc.trainer.device.cpu import CpuDevice
 from bagpipe_hpc.trainer.models import build_model
+from bagpipe_hpc.trainer.objective import Objective
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.random_state import seed_of_block
 from bagpipe_hpc.trainer.row_optimizer import RowSGD
@@ -495,6 +496,7 @@ def make_steps(
             row_dim=DIM,
             table_names=tuple("abc"),
             pooling=Pooling(SCHEMA, Config(), device),
+            objective=Objective(Config(), SCHEMA, device.torch_device),
             cache=RowCache(cache_rows, DIM + 1, device),
             row_optimizer=CountingSGD(RATE),
             dense_optimizer=LaunchedSGD(model, device),

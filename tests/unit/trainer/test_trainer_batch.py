@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.data.schema import LabelSchema, Schema, TableSchema
 from bagpipe_hpc.errors import OwnModelError
 from bagpipe_hpc.protocol.plan import TrainerPlan
+from bagpipe_hpc.trainer.device.base import PlacedSamples
 from bagpipe_hpc.trainer.device.cpu import CpuDevice
+from bagpipe_hpc.trainer.objective import Objective
 from bagpipe_hpc.trainer.trainer_batch import TrainerBatch, row_gradients, skip_step, train_on_labels
+
+CLICKS = Schema(tables=(TableSchema(name="site", num_embeddings=5), TableSchema(name="ad", num_embeddings=5)))
 
 
 class Plan:
@@ -30,18 +37,32 @@ class Model(nn.Module):
         return dense.sum(1) + embedded.sum((1, 2))
 
 
-def make_batch(num_samples: int = 4, in_bfloat16: bool = False) -> tuple[TrainerBatch, list[torch.Tensor]]:
+def placed(labels: torch.Tensor, **others: Any) -> PlacedSamples:
+    """Return samples with these labels and with dense features, which have no ids."""
+    none = torch.empty(0, dtype=torch.int64)
+    return PlacedSamples(labels, torch.randn(len(labels), 2), none, none, torch.empty(0), [], **others)
+
+
+def make_batch(
+    num_samples: int = 4,
+    in_bfloat16: bool = False,
+    *,
+    samples: PlacedSamples | None = None,
+    schema: Schema = CLICKS,
+    config: Config | None = None,
+    model: nn.Module | None = None,
+) -> tuple[TrainerBatch, list[torch.Tensor]]:
     torch.manual_seed(0)
     rows = torch.randn(5, 3, requires_grad=True)
     losses: list[torch.Tensor] = []
     batch = TrainerBatch(
         cast(TrainerPlan, Plan(num_samples)),
-        labels=torch.arange(num_samples, dtype=torch.float32) % 2,
-        dense=torch.randn(num_samples, 2),
+        samples=samples or placed(torch.arange(num_samples, dtype=torch.float32) % 2),
+        objective=Objective(config or Config(), schema, torch.device("cpu")),
         embedded=functional.embedding(torch.arange(2 * num_samples).view(-1, 2) % 5, rows),
         rows=rows,
         table_names=("site", "ad"),
-        model=Model(),
+        model=model or Model(),
         precision=partial(CpuDevice().autocast, enabled=in_bfloat16),
         before_backward=losses.append,
     )
@@ -113,3 +134,72 @@ def test_what_is_no_loss() -> None:
     with pytest.raises(OwnModelError, match=r"losses of shape \(\) for 4 samples"):
         batch.mean(batch.logits().sum())
     assert losses == []
+
+
+def several_labels() -> tuple[Schema, PlacedSamples]:
+    """Return samples with two labels, the second of which may be missing, weights and groups."""
+    labels = (LabelSchema(name="click"), LabelSchema(name="stars", kind="real", optional=True))
+    nan = float("nan")
+    samples = placed(
+        torch.tensor([[1, 3.5], [0, nan], [0, -2], [1, nan]]),
+        sample_weights=torch.tensor([1, 0.5, 0, 2]),
+        groups=torch.tensor([7, 7, 8, 8]),
+        loss_divisors=torch.tensor([4.0, 1.5]),
+    )
+    return Schema(tables=CLICKS.tables, labels=labels, weighted=True, group="user"), samples
+
+
+class TwoHeads(Model):
+    """Two different sums."""
+
+    def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(dense, embedded)
+        return torch.stack([logits, 2 * logits], dim=1)
+
+
+def test_several_labels_with_weights_and_missing_ones() -> None:
+    schema, samples = several_labels()
+    config = Config.model_validate({"labels": {"stars": {"weight": 0.25}}})
+    batch, _ = make_batch(samples=samples, schema=schema, config=config, model=TwoHeads())
+    logits = batch.logits()
+    weights = samples.sample_weights.double()
+    click = functional.binary_cross_entropy_with_logits(logits[:, 0], batch.labels[:, 0], reduction="none")
+    stars = (logits[:, 1] - batch.labels[:, 1]) ** 2
+    expected = (click * weights).sum() / 4 + 0.25 * stars[0] * 1 / 1.5
+    assert batch.has_label is not None
+    assert batch.has_label.tolist() == [[True, True], [True, False], [True, True], [True, False]]
+    assert batch.labels[1].tolist() == [0, 0]
+    assert batch.groups is not None
+    assert batch.groups.tolist() == [7, 7, 8, 8]
+    assert float(batch.loss().detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    batch.step(batch.loss())
+    assert row_gradients(batch).isfinite().all()
+
+
+def test_a_missing_label_changes_no_gradient() -> None:
+    schema, samples = several_labels()
+    gradients = []
+    for value in (0.0, 1e6):  # whatever a training loop computes where the label is missing
+        batch, _ = make_batch(samples=samples, schema=schema, model=TwoHeads())
+        assert batch.has_label is not None
+        losses = (batch.logits() - batch.labels.masked_fill(~batch.has_label, value)).square()
+        batch.step(batch.mean(losses).sum())
+        gradients.append(row_gradients(batch))
+    assert gradients[0].equal(gradients[1])
+
+
+def test_the_mean_of_several_labels_wants_a_loss_for_each() -> None:
+    schema, samples = several_labels()
+    batch, _ = make_batch(samples=samples, schema=schema, model=TwoHeads())
+    with pytest.raises(OwnModelError, match=r"takes one loss per sample and label, shape \(4, 2\)"):
+        batch.mean(torch.zeros(4))
+
+
+def test_weights_of_one_leave_the_loss_as_it_is() -> None:
+    plain, _ = make_batch()
+    schema = Schema(tables=CLICKS.tables, weighted=True)
+    labels = torch.arange(4, dtype=torch.float32) % 2
+    samples = placed(labels, sample_weights=torch.ones(4), loss_divisors=torch.tensor([10.0]))
+    samples = replace(samples, dense=plain.dense)
+    weighted, _ = make_batch(samples=samples, schema=schema)
+    assert float(weighted.loss().detach()) == pytest.approx(float(plain.loss().detach()), rel=1e-6)

@@ -28,8 +28,16 @@ FOREIGN_WORDS = (
             "label: y\ncategoricals: [c]\n",
             ["line 2: unknown setting 'categoricals' (did you mean categorical?)", "lists"],
         ),
-        ("labels: y\ncategorical: [c]\n", ["line 1: unknown setting 'labels' (did you mean label?)"]),
-        (SOUND + "foo: 1\n", ["line 3: unknown setting 'foo'; valid here: label, dense, categorical, lists"]),
+        ("lable: y\ncategorical: [c]\n", ["line 1: unknown setting 'lable' (did you mean label?)"]),
+        ("labels: y\ncategorical: [c]\n", ["line 1: labels = 'y': must be a list, as in `labels: [y]`"]),
+        (SOUND + "labels: [z]\n", ["label and labels are both given; put all labels under labels"]),
+        ("weight: w\ncategorical: [c]\n", ["weight says how much labels count, but there are none"]),
+        (
+            "labels: [{column: y, threshold: 3, type: real}]\ncategorical: [c]\n",
+            ["a threshold makes labels of 0 and 1"],
+        ),
+        ("labels: [y, y]\ncategorical: [c]\n", ["used more often: y"]),
+        (SOUND + "foo: 1\n", ["line 3: unknown setting 'foo'; valid here: label, labels, weight, group, dense, categorical, lists"]),
         (
             SOUND + "dense:\n- {column: d, tranform: log}\n",
             ["line 4: unknown setting 'dense[1].tranform' (did you mean transform?)"],
@@ -71,7 +79,7 @@ FOREIGN_WORDS = (
         ("label: y\ncategorical: [c, c]\n", ["used more often: c; give columns that are used twice a `name`"]),
         ("label: y\ncategorical: [a b]\n", ["'a b' cannot be a name in the data set", "give the column a name"]),
         ("label: y\nlabel: z\ncategorical: [c]\n", ["line 2", "label"]),
-        ("- y\n", ["must be a mapping of settings (label, dense, categorical, lists, "]),
+        ("- y\n", ["must be a mapping of settings (label, labels, weight, group, dense, categorical, lists, "]),
         ("", ["no column is under categorical or lists"]),
     ],
 )

@@ -22,6 +22,7 @@ from bagpipe_hpc.trainer.device.base import Device, RowKernels
 from bagpipe_hpc.trainer.device.cpu import CpuDevice, CpuKernels
 from bagpipe_hpc.trainer.device.row_step import fusible_optimizer
 from bagpipe_hpc.trainer.models import build_model
+from bagpipe_hpc.trainer.objective import Objective
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare
 from bagpipe_hpc.trainer.step import Stopwatch, TrainingStep
@@ -154,6 +155,7 @@ def planned_training(
                 row_dim=config.model.row_dim,
                 table_names=tuple(table.name for table in schema.tables),
                 pooling=Pooling(schema, config, device),
+                objective=Objective(config, schema, device.torch_device),
                 cache=RowCache(CACHE_ROWS, row_width(config), device),
                 row_optimizer=fusible_optimizer(config, schema, waits=device.shares_memory),
                 dense_optimizer=LaunchedSGD(model, device),
