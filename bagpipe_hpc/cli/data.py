@@ -322,19 +322,31 @@ def _print_report(dataset: Dataset, report: DatasetReport) -> None:
     console.print(f"dense features: {', '.join(dataset.schema.dense) or 'none'}")
     if not dataset.schema.labelled:
         console.print("no labels: only for `bagpipe predict`")
+    elif not dataset.schema.has_plain_labels or dataset.schema.group is not None:
+        console.print(f"labels: {'; '.join(map(str, dataset.schema.labels))}")
+        console.print(
+            f"sample weights: {'yes' if dataset.schema.weighted else 'no'}; groups: {dataset.schema.group or 'none'}"
+        )
     console.print(f"chunks of {report.chunk_rows:,} samples, compression: {report.compression or 'none'}")
-    console.print(_splits_table(report))
+    console.print(_splits_table(dataset, report))
     console.print(_tables_table(dataset, report))
 
 
-def _splits_table(report: DatasetReport) -> Table:
+def _label_means(dataset: Dataset, means: tuple[float, ...]) -> str:
+    shown = ["-" if math.isnan(mean) else f"{mean:.4f}" for mean in means]
+    if len(shown) == 1:
+        return shown[0]
+    return ", ".join(f"{label.name} {mean}" for label, mean in zip(dataset.schema.labels, shown, strict=True))
+
+
+def _splits_table(dataset: Dataset, report: DatasetReport) -> Table:
     table = _columns("split", "samples", "read", "label mean", "shards", "size", "largest shard")
     for split in report.splits:
         table.add_row(
             split.name,
             f"{split.num_samples:,}",
             f"{split.num_read:,}",
-            "-" if math.isnan(split.label_mean) else f"{split.label_mean:.4f}",
+            _label_means(dataset, split.label_means),
             f"{len(split.shard_bytes):,}",
             _size(sum(split.shard_bytes)),
             _size(max(split.shard_bytes, default=0)),

@@ -35,7 +35,7 @@ class SplitReport:
     name: str
     num_samples: int
     num_read: int
-    label_mean: float  # over the samples that were read; NaN if there are none, or no labels
+    label_means: tuple[float, ...]  # of each label, over the samples read that have it; NaN: no sample has it
     shard_bytes: tuple[int, ...]
 
 
@@ -81,17 +81,21 @@ def _read(
     progress: Progress,
 ) -> SplitReport:
     limit = split.num_samples if max_samples is None else min(max_samples, split.num_samples)
-    num_read, label_sum = 0, 0.0
+    num_read = 0
+    sums, counts = (np.zeros(split.schema.num_labels) for _ in range(2))
     progress(f"reading {split.name} samples", 0, limit)
     for batch in islice(split.batches(_BATCH_SAMPLES), -(-limit // _BATCH_SAMPLES)):
         batch = batch.slice(0, min(batch.num_samples, limit - num_read))
         _count(split, batch, counters)
         num_read += batch.num_samples
-        label_sum += float(batch.labels.sum(dtype=np.float64))
+        if split.schema.labelled:
+            labels = batch.labels.reshape(batch.num_samples, -1)
+            sums += np.nansum(labels, axis=0, dtype=np.float64)
+            counts += np.isfinite(labels).sum(axis=0)
         progress(f"reading {split.name} samples", num_read, limit)
     sizes = tuple((split.path / shard.file).stat().st_size for shard in split.shards)
-    mean = label_sum / num_read if num_read and split.schema.labelled else float("nan")
-    return SplitReport(split.name, split.num_samples, num_read, mean, sizes)
+    means = tuple(s / c if c else float("nan") for s, c in zip(sums.tolist(), counts.tolist(), strict=True))
+    return SplitReport(split.name, split.num_samples, num_read, means, sizes)
 
 
 def _count(split: Split, batch: Batch, counters: list[ValueCounter]) -> None:

@@ -38,8 +38,8 @@ def test_report(dataset: Dataset) -> None:
     assert (report.all_tables.num_embeddings, report.all_tables.num_distinct) == (66, 54)  # seen has no rows of its own
     assert report.all_tables.hot_share == pytest.approx(204 / (202 + 6 + 202 + 4))
     train, validation = report.splits
-    assert (train.num_samples, train.num_read, train.label_mean, len(train.shard_bytes)) == (200, 200, 0.25, 2)
-    assert (validation.num_samples, validation.label_mean) == (2, 0.5)
+    assert (train.num_samples, train.num_read, train.label_means, len(train.shard_bytes)) == (200, 200, (0.25,), 2)
+    assert (validation.num_samples, validation.label_means) == (2, (0.5,))
     assert (report.chunk_rows, report.compression) == (8192, "gzip")
     assert train.shard_bytes[0] == (dataset.path / "train/shard-00000.h5").stat().st_size
 
@@ -50,7 +50,7 @@ def test_limit(dataset: Dataset) -> None:
     assert report.tables[0].num_accesses == 12
     nothing = inspect_dataset(dataset, max_samples=0)
     assert nothing.tables[0].num_accesses == 0
-    assert math.isnan(nothing.splits[0].label_mean)
+    assert math.isnan(nothing.splits[0].label_means[0])
 
 
 def test_bad_samples_are_found(dataset: Dataset) -> None:

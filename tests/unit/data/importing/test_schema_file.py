@@ -37,7 +37,10 @@ FOREIGN_WORDS = (
             ["a threshold makes labels of 0 and 1"],
         ),
         ("labels: [y, y]\ncategorical: [c]\n", ["used more often: y"]),
-        (SOUND + "foo: 1\n", ["line 3: unknown setting 'foo'; valid here: label, labels, weight, group, dense, categorical, lists"]),
+        (
+            SOUND + "foo: 1\n",
+            ["line 3: unknown setting 'foo'; valid here: label, labels, weight, group, dense, categorical, lists"],
+        ),
         (
             SOUND + "dense:\n- {column: d, tranform: log}\n",
             ["line 4: unknown setting 'dense[1].tranform' (did you mean transform?)"],
@@ -99,6 +102,6 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_two_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    (tmp_path / "schema.yaml").write_text("labels: y\ncategoricals: [c]\n")
+    (tmp_path / "schema.yaml").write_text("lable: y\ncategoricals: [c]\n")
     with pytest.raises(ConfigError, match=r"line 1: .*did you mean label\?.*; line 2: .*did you mean categorical\?"):
         load_description(tmp_path / "schema.yaml")
