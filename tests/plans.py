@@ -14,7 +14,7 @@ from bagpipe_hpc.protocol.plan import IterationPlan, ServerPlan, TrainerPlan
 
 def empty_trainer_plan() -> TrainerPlan:
     """A plan with no samples and no rows, for one trainer and one server."""
-    kinds = {"Float32Array": np.float32, "Int32Array": np.int32, "Int64Array": np.int64}
+    kinds = {"Float32Array": np.float32, "Int32Array": np.int32, "Int64Array": np.int64, "Float64Array": np.float64}
     parts: dict[str, Any] = {}
     for field in fields(TrainerPlan):
         parts[field.name] = np.empty(0, kinds[str(field.type)]) if str(field.type) in kinds else 0

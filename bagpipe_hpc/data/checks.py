@@ -93,7 +93,7 @@ class SampleChecks:
 
     def labels(self, labels: Float32Array, first_sample: int) -> Float32Array:
         """Check labels, float32, shape (num_samples,) or (num_samples, num_labels), against the schema."""
-        if not _all_fit(labels.reshape(len(labels), -1).view(np.uint32), *self._label_kinds):
+        if not _all_fit(labels.reshape(len(labels), self.schema.num_labels).view(np.uint32), *self._label_kinds):
             for number, (label, values) in enumerate(zip(self.schema.labels, np.atleast_2d(labels.T), strict=True)):
                 self._refuse_label(
                     label, values, first_sample, f"label '{label.name}'" if number or labels.ndim > 1 else "label"

@@ -89,7 +89,7 @@ def _read(
         _count(split, batch, counters)
         num_read += batch.num_samples
         if split.schema.labelled:
-            labels = batch.labels.reshape(batch.num_samples, -1)
+            labels = batch.labels.reshape(batch.num_samples, split.schema.num_labels)
             sums += np.nansum(labels, axis=0, dtype=np.float64)
             counts += np.isfinite(labels).sum(axis=0)
         progress(f"reading {split.name} samples", num_read, limit)

@@ -36,7 +36,7 @@ def loss_divisors(batch: Batch) -> Float64Array:
     That is the number of samples that have the label or, if samples have weights, the sum of their weights. It is 1 if
     this sum is 0: then all losses of the label count 0.
     """
-    labels = batch.labels.reshape(batch.num_samples, -1)
+    labels = batch.labels if batch.labels.ndim == 2 else batch.labels[:, None]
     weights = np.ones(batch.num_samples) if batch.sample_weights is None else batch.sample_weights.astype(np.float64)
     sums = np.where(np.isnan(labels), 0, weights[:, None]).sum(axis=0)
     divisors: Float64Array = np.where(sums > 0, sums, 1.0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.data.schema import LabelSchema, Schema, TableSchema
 from bagpipe_hpc.feature_tables import FeatureTables
 
 
@@ -84,3 +84,30 @@ def test_difference_names_the_first_one(schema: Schema) -> None:
     assert schema.difference(dense) == "dense features ['age', 'price'] against ['age']"
     other = schema.model_copy(update={"tables": (TableSchema(name="user", num_embeddings=51), *schema.tables[1:])})
     assert schema.difference(other) == ("table (user: 50 rows, one-hot) against (user: 51 rows, one-hot)")
+
+
+def test_difference_names_labels_weights_and_groups(schema: Schema) -> None:
+    stars = LabelSchema(name="stars", kind="real", optional=True)
+    more = schema.model_copy(update={"labels": (*schema.labels, stars)})
+    assert schema.difference(more) == "label (none) against (stars: real, may be missing)"
+    weighted = schema.model_copy(update={"weighted": True})
+    assert schema.difference(weighted) == "samples without weights against samples with weights"
+    grouped = schema.model_copy(update={"group": "user"})
+    assert schema.difference(grouped) == "groups by nothing against user"
+
+
+def test_labels_have_distinct_names() -> None:
+    table = TableSchema(name="user", num_embeddings=1)
+    with pytest.raises(ValidationError, match="used more often: click"):
+        Schema(tables=(table,), labels=(LabelSchema(name="click"), LabelSchema(name="click", kind="real")))
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        Schema(tables=(table,), labels=())
+
+
+def test_a_schema_of_an_earlier_release_has_one_plain_label() -> None:
+    schema = Schema.model_validate({"tables": [{"name": "user", "num_embeddings": 1}], "labelled": True})
+    assert schema.has_plain_labels
+    assert (schema.num_labels, schema.label_shape, schema.weighted, schema.group) == (1, (), False, None)
+    assert not schema.model_copy(update={"weighted": True}).has_plain_labels
+    assert schema.model_copy(update={"labels": (LabelSchema(name="clicked"),)}).has_plain_labels
+    assert not schema.model_copy(update={"labels": (LabelSchema(optional=True),)}).has_plain_labels

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bagpipe_hpc.batch import Bags, Batch
-from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.data.schema import LabelSchema, Schema, TableSchema
 from bagpipe_hpc.data.shard import Compression, ShardReader, ShardWriter
 from bagpipe_hpc.errors import ConfigError, DatasetError
 from tests.unit.conftest import AssertEqual, MakeBatch
@@ -263,7 +263,7 @@ class TestBadSamples:
             ("one_hot", (17, 0), -1, r"sample 17: table 'user': row id -1 is outside \[0, 50\)"),
             ("dense", (42, 1), np.nan, "sample 42: dense feature 'price' is nan, but must be finite"),
             ("dense", (42, 0), -np.inf, "sample 42: dense feature 'age' is -inf, but must be finite"),
-            ("labels", 3, np.inf, "sample 3: label is inf, but must be finite"),
+            ("labels", 3, np.inf, "sample 3: label is inf, but must be 0 or 1"),
             ("ragged/genres/offsets", 8, -1, r"sample 7: table 'genres': offsets \d+, -1 must rise within \[0, \d+\]"),
             ("ragged/genres/offsets", 8, 10**9, "sample 7: table 'genres': offsets .* must rise within .*"),
         ],
@@ -382,3 +382,70 @@ def test_a_shard_that_another_program_writes_is_called_locked(shard: Path) -> No
             ShardReader(shard)
         writer.stdin.close()
         writer.stdout.close()
+
+
+LABELS = (LabelSchema(name="click"), LabelSchema(name="stars", kind="real", optional=True))
+LABELLED = Schema(tables=(TableSchema(name="user", num_embeddings=9),), labels=LABELS, weighted=True, group="user")
+
+
+def labelled_batch(**changes: Any) -> Batch:
+    """Return four samples with two labels, weights and groups, and perhaps with something else in a column."""
+    nan = float("nan")
+    batch = Batch(
+        np.array([[0, 1.5], [1, nan], [1, -7], [0, nan]], np.float32),
+        np.zeros((4, 0), np.float32),
+        np.zeros((4, 1), np.int64),
+        sample_weights=np.array([1, 0, 0.5, 3], np.float32),
+        groups=np.array([-(2**63), 2**63 - 1, 0, 0]),
+    )
+    return replace(batch, **changes)
+
+
+def test_labels_weights_and_groups(tmp_path: Path) -> None:
+    batch = labelled_batch()
+    found = read_all(write_shard(tmp_path / "shard.h5", LABELLED, batch), LABELLED)
+    assert np.array_equal(found.labels, batch.labels, equal_nan=True)
+    assert np.array_equal(found.sample_weights, batch.sample_weights)  # type: ignore[arg-type]
+    assert np.array_equal(found.groups, batch.groups)  # type: ignore[arg-type]
+    with h5py.File(tmp_path / "shard.h5") as file:
+        shapes = {name: (file[name].shape, file[name].dtype) for name in ("labels", "sample_weights", "groups")}
+    assert shapes == {"labels": ((4, 2), "<f4"), "sample_weights": ((4,), "<f4"), "groups": ((4,), "<i8")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labels": [[0, 1], [2, 1], [0, 0], [0, 0]]}, "sample 1: label 'click' is 2.0, but must be 0 or 1"),
+        ({"labels": [[0, 1], [1, 1], [np.nan, 0], [0, 0]]}, "sample 2: label 'click' is nan, but must be 0 or 1"),
+        (
+            {"labels": [[0, 1], [1, 1], [0, 0], [0, np.inf]]},
+            r"sample 3: label 'stars' is inf, but must be finite or missing \(nan\)",
+        ),
+        ({"sample_weights": [1, -0.5, 1, 1]}, "sample 1: weight is -0.5, but must be finite and not negative"),
+        ({"sample_weights": [1, 1, np.nan, 1]}, "sample 2: weight is nan, but must be finite and not negative"),
+        ({"labels": [0, 1, 1, 0]}, r"labels of a batch has shape \(4,\), but the schema needs \(4, 2\)"),
+        ({"sample_weights": None}, "the batch has no sample_weights, contrary to the schema"),
+        ({"groups": None}, "the batch has no groups, contrary to the schema"),
+    ],
+)
+def test_labels_and_weights_that_cannot_be(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    arrays = {name: None if value is None else np.array(value, np.float32) for name, value in changes.items()}
+    with pytest.raises(DatasetError, match=said):
+        write_shard(tmp_path / "written.h5", LABELLED, labelled_batch(**arrays))
+    path = write_shard(tmp_path / "read.h5", LABELLED, labelled_batch())
+    if any(value is None or len(np.shape(value)) != np.ndim(getattr(labelled_batch(), name))
+           for name, value in changes.items()):  # fmt: skip
+        return
+    with h5py.File(path, "a") as file:
+        for name, value in changes.items():
+            file[name][...] = value
+    with pytest.raises(DatasetError, match=said):
+        read_all(path)
+
+
+def test_a_plain_label_is_0_or_1(tmp_path: Path) -> None:
+    schema = Schema(tables=LABELLED.tables)
+    batch = Batch(np.array([0, -0.0, 1, 0.5], np.float32), np.zeros((4, 0), np.float32), np.zeros((4, 1), np.int64))
+    write_shard(tmp_path / "sound.h5", schema, batch.slice(0, 3))
+    with pytest.raises(DatasetError, match=r"sample 3: label is 0\.5, but must be 0 or 1"):
+        write_shard(tmp_path / "shard.h5", schema, batch)

@@ -18,7 +18,7 @@ from bagpipe_hpc.protocol.codec import decode_plan, encode_end, encode_plan
 from bagpipe_hpc.protocol.plan import IterationPlan, ServerPlan, TrainerPlan
 
 HEADER_BYTES, ENTRY_BYTES = 72, 24
-NUM_ARRAYS = 19  # of a trainer's message
+NUM_ARRAYS = 22  # of a trainer's message
 
 
 def iteration_plan() -> IterationPlan:
@@ -50,6 +50,34 @@ def assert_same(arrived: Any, sent: Any) -> None:
 
 
 # That plans survive is tested with the planner: what it plans is compared after a journey through the codec.
+
+
+def test_labels_weights_and_groups_go_to_the_trainers_of_their_samples() -> None:
+    labels = np.arange(24, dtype=np.float32).reshape(8, 3)
+    labels[3, 1] = np.nan
+    ids = np.zeros((8, 1), np.int64)
+    batch = Batch(
+        labels,
+        np.ones((8, 2), np.float32),
+        ids,
+        sample_weights=np.arange(8, dtype=np.float32),
+        groups=np.arange(8) - 2**62,
+    )
+    planner = Planner(
+        num_embeddings=(1,), num_trainers=3, num_servers=1, window=0, prefetch_depth=0, cache_rows=5,
+        has_plain_labels=False,
+    )  # fmt: skip
+    [plan] = planner.plans([batch])
+    trainers = [decode_plan(message) for message in encode_plan(plan).trainers]
+    assert batch.sample_weights is not None
+    assert batch.groups is not None
+    for name, sent in (("labels", labels), ("sample_weights", batch.sample_weights), ("groups", batch.groups)):
+        parts = [getattr(each, name) for each in trainers]
+        assert np.array_equal(np.concatenate(parts), sent, equal_nan=True), name
+        assert [len(part) for part in parts] == [3, 3, 2]
+    for trainer in trainers:
+        assert isinstance(trainer, TrainerPlan)
+        assert trainer.loss_divisors.tolist() == [28, 25, 28]
 
 
 @pytest.mark.parametrize("container", [bytes, bytearray, memoryview])
@@ -112,9 +140,9 @@ def test_a_truncated_end_is_noticed(length: int) -> None:
     ("position", "content", "words"),
     [
         (0, b"HDF5", "magic b'HDF5'.*expected b'BPPL'"),
-        (4, b"\x01", "version 1, .*expected.*version 4: do all ranks run the same"),
+        (4, b"\x01", "version 1, .*expected.*version 5: do all ranks run the same"),
         (5, b"\x04", "kind 4"),
-        (6, b"\xff", "has 255 arrays; TrainerPlan has 19"),
+        (6, b"\xff", "has 255 arrays; TrainerPlan has 22"),
         (HEADER_BYTES, b"\x04", "damaged or truncated"),  # dtype code
         (HEADER_BYTES + 1, b"\x03", "damaged or truncated"),  # number of dimensions
         (HEADER_BYTES + 8, b"\xff" * 8, "damaged or truncated"),  # a shape of -1

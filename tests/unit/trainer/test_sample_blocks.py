@@ -31,6 +31,9 @@ def plan() -> TrainerPlan:
         sample_rows=np.arange(num_ids, dtype=np.int32),
         bag_lengths=lengths.ravel(),
         weights=np.arange(lengths[1].sum(), dtype=np.float32),
+        sample_weights=np.arange(NUM_SAMPLES, dtype=np.float32),
+        groups=np.arange(NUM_SAMPLES),
+        loss_divisors=np.array([3.5]),
     )
 
 
@@ -83,3 +86,13 @@ def test_a_share_without_samples_has_empty_blocks() -> None:
     nothing = replace(empty_trainer_plan(), num_global_samples=1)
     blocks = list(blocks_of(nothing, BlockShare(2, 2, 4), kinds))
     assert [(len(block.labels), len(block.sample_rows)) for block in blocks] == [(0, 0), (0, 0)]
+
+
+@pytest.mark.parametrize("share", [ONE_BLOCK, BlockShare(0, 4, 4)])
+def test_weights_and_groups_stay_with_their_samples(share: BlockShare) -> None:
+    blocks = list(blocks_of(plan(), share, KINDS))
+    for block in blocks:
+        assert block.sample_weights.tolist() == block.groups.tolist() == block.labels.tolist()
+        assert block.loss_divisors.dtype == np.float32
+        assert block.loss_divisors.tolist() == [3.5]
+    assert sum(len(block.groups) for block in blocks) == NUM_SAMPLES
