@@ -138,6 +138,11 @@ class PeersCase:
                 f"{dataset.path}: has ragged features or tables that features share, but the peers train on one id per "
                 "sample and table; give a data set of one-hot features"
             )
+        if not dataset.schema.has_plain_labels:
+            raise ConfigError(
+                f"{dataset.path}: has weights, or labels other than a single one of 0 and 1, but that is what the peers "
+                "learn; give another data set"
+            )
         num_full = dataset.train.num_samples // self.batch_size
         if num_full < self.num_own_batches:
             raise ConfigError(
