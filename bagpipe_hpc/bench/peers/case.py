@@ -140,8 +140,8 @@ class PeersCase:
             )
         if not dataset.schema.has_plain_labels:
             raise ConfigError(
-                f"{dataset.path}: has weights, or labels other than a single one of 0 and 1, but that is what the peers "
-                "learn; give another data set"
+                f"{dataset.path}: has weights, or other labels than a single one of 0 and 1, which is all that the "
+                "peers learn; give another data set"
             )
         num_full = dataset.train.num_samples // self.batch_size
         if num_full < self.num_own_batches:

@@ -79,6 +79,7 @@ def test_the_metadata_say_what_the_tensors_are_of(job: Job, tmp_path: Path) -> N
         "model": "dlrm",
         "settings": {},
         "num_dense": 2,
+        "labels": [],
         "embedding_dim": 3,
         "first_order_columns": 0,
         "tables": [
