@@ -27,18 +27,18 @@ class Bags:
         offsets: int64, shape (num_samples + 1,), never falling; the first is 0.
         ids: Row ids within their table, int64, shape (offsets[-1],).
         weights: The weight of each id, float32, shape (offsets[-1],); None: the feature has no weights.
+        elements: The values of each id of a sequence by name, float32 or int64, shape (offsets[-1],).
     """
 
     offsets: Int64Array
     ids: Int64Array
     weights: Float32Array | None = None
+    elements: Mapping[str, Float32Array | Int64Array] = field(default_factory=dict)
 
     def slice(self, start: int, stop: int) -> Bags:
         """Return the bags of samples [start, stop) without a copy of ids and weights."""
         offsets = self.offsets[start : stop + 1]
-        ids = range(offsets[0], offsets[-1])
-        weights = None if self.weights is None else self.weights[ids.start : ids.stop]
-        return Bags(offsets - offsets[0], self.ids[ids.start : ids.stop], weights)
+        return self._with_ids(offsets - offsets[0], slice(offsets[0], offsets[-1]))
 
     def take(self, samples: NDArray[Any]) -> Bags:
         """Return the bags of some samples.
@@ -50,7 +50,25 @@ class Bags:
         offsets = np.zeros(len(samples) + 1, dtype=np.int64)
         np.cumsum(counts, out=offsets[1:])
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[samples] - offsets[:-1], counts)
-        return Bags(offsets, self.ids[places], None if self.weights is None else self.weights[places])
+        return self._with_ids(offsets, places)
+
+    def newest(self, length: int) -> Bags:
+        """Return the last ids of each bag, at most `length` of them."""
+        counts = np.minimum(np.diff(self.offsets), length)
+        offsets = np.zeros_like(self.offsets)
+        np.cumsum(counts, out=offsets[1:])
+        if offsets[-1] == self.offsets[-1]:
+            return self
+        return self._with_ids(offsets, np.arange(offsets[-1]) + np.repeat(self.offsets[1:] - offsets[1:], counts))
+
+    def _with_ids(self, offsets: Int64Array, places: Any) -> Bags:
+        """Return the bags of the ids in some places, a slice or positions."""
+        return Bags(
+            offsets,
+            self.ids[places],
+            None if self.weights is None else self.weights[places],
+            {name: values[places] for name, values in self.elements.items()},
+        )
 
     @staticmethod
     def concatenate(pieces: Sequence[Bags]) -> Bags:
@@ -60,7 +78,8 @@ class Bags:
         np.cumsum(counts, out=offsets[1:])
         weights = [piece.weights for piece in pieces if piece.weights is not None]
         ids = np.concatenate([piece.ids for piece in pieces])
-        return Bags(offsets, ids, np.concatenate(weights) if weights else None)
+        elements = {name: np.concatenate([piece.elements[name] for piece in pieces]) for name in pieces[0].elements}
+        return Bags(offsets, ids, np.concatenate(weights) if weights else None, elements)
 
 
 @dataclass(frozen=True)

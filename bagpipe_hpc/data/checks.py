@@ -6,6 +6,7 @@ find what to name in the message.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -135,7 +136,7 @@ class SampleChecks:
         return offsets
 
     def bags(self, table: TableSchema, bags: Bags, first_sample: int) -> Bags:
-        """Check the row ids and weights of a ragged table; return row ids as int64 and weights as float32."""
+        """Check row ids, weights and elements of a ragged table; return row ids as int64 and weights as float32."""
         ids, weights = bags.ids, bags.weights
         if not _all_within(ids.reshape(-1, 1), np.array([table.num_embeddings], dtype=np.int64)):
             position = int(np.argmax((ids < 0) | (ids >= table.num_embeddings)))
@@ -146,7 +147,31 @@ class SampleChecks:
                 position = int(np.argmin(np.isfinite(weights)))
                 fault = f"table '{table.name}': a weight is {weights[position]}, but must be finite"
                 self._refuse(first_sample + _sample_of(position, bags), fault)
-        return Bags(bags.offsets, ids.astype(np.int64, copy=False), weights)
+        for name, values in bags.elements.items():
+            if values.dtype == np.float32 and not _all_finite(np.ascontiguousarray(values).view(np.uint32)):
+                position = int(np.argmin(np.isfinite(values)))
+                fault = f"sequence '{table.name}': {name} is {values[position]}, but must be finite"
+                self._refuse(first_sample + _sample_of(position, bags), fault)
+        return Bags(bags.offsets, ids.astype(np.int64, copy=False), weights, bags.elements)
+
+    def lengths(self, bags: Mapping[str, Bags], first_sample: int) -> Mapping[str, Bags]:
+        """Check that sequences that go along with others have their lengths."""
+        for table in self.schema.sequences:
+            if table.along is None:
+                continue
+            lengths, others = (np.diff(bags[name].offsets) for name in (table.name, table.along))
+            if not np.array_equal(lengths, others):
+                sample = int(np.argmin(lengths == others))
+                self.refuse_length(table, first_sample + sample, int(lengths[sample]), int(others[sample]))
+        return bags
+
+    def refuse_length(self, table: TableSchema, sample: int, length: int, other: int) -> NoReturn:
+        """Refuse a sequence that is not as long as the one that it goes along with."""
+        self._refuse(
+            sample,
+            f"sequence '{table.name}' has {length} elements, but {other} are needed, because it goes along "
+            f"'{table.along}'",
+        )
 
     def _refuse_label(self, label: LabelSchema, values: Float32Array, first_sample: int, name: str) -> None:
         """Refuse the first value that the label must not have, if there is one."""

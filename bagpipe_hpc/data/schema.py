@@ -17,10 +17,21 @@ MAX_ROWS = 2**62  # of all tables together, because keys are int64
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 
+class ElementSchema(BaseModel):
+    """A value of each element of a sequence, such as its time or a rating. real: float32. integer: int64."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    kind: Literal["real", "integer"] = "real"
+
+
 class TableSchema(BaseModel):
     """One embedding table and the feature that uses it, or a further feature that uses the rows of another table.
 
-    A feature is one-hot (one row id per sample) or ragged (any number of row ids per sample, perhaps with weights).
+    A feature is one-hot (one row id per sample) or ragged (any number of row ids per sample, perhaps with weights). A
+    *sequence* is a ragged feature whose ids are in order, the oldest first. It is not pooled. Its elements may have
+    values, and other sequences may go along with it, element by element.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,17 +41,30 @@ class TableSchema(BaseModel):
     ragged: bool = False
     weighted: bool = False
     shares: Name | None = None  # the table whose rows the feature uses; None: it has rows of its own
+    sequence: bool = False
+    elements: tuple[ElementSchema, ...] = ()  # values of each element of a sequence
+    along: Name | None = None  # the sequence that this one is as long as, in every sample
 
     @model_validator(mode="after")
     def _weights_of_bags(self) -> TableSchema:
         if self.weighted and not self.ragged:
             raise ValueError(f"table {self.name} is weighted, so it must be ragged, too: a single id has no weight")
+        if self.sequence and (not self.ragged or self.weighted):
+            raise ValueError(f"table {self.name} is a sequence, so it must be ragged and without weights")
+        if (self.elements or self.along) and not self.sequence:
+            raise ValueError(f"table {self.name} is no sequence, so it has neither elements nor along")
+        _require_distinct(self.elements, tuple(element.name for element in self.elements))
         return self
 
     @property
     def kind(self) -> str:
         """The kind of the feature, and whose rows it uses, in words."""
-        kind = ("weighted " if self.weighted else "") + ("ragged" if self.ragged else "one-hot")
+        kind = "sequence" if self.sequence else "ragged" if self.ragged else "one-hot"
+        kind = ("weighted " if self.weighted else "") + kind
+        if self.elements:
+            kind += f" with {', '.join(element.name for element in self.elements)}"
+        if self.along:
+            kind += f" along {self.along}"
         return f"{kind}, rows of {self.shares}" if self.shares else kind
 
     def __str__(self) -> str:
@@ -101,6 +125,13 @@ class Schema(BaseModel):
                     f"table {table.name} has {table.num_embeddings} rows of {table.shares}, but tables with rows of "
                     f"their own are {', '.join(f'{name} ({rows} rows)' for name, rows in own.items()) or 'none'}"
                 )
+        sequences = {table.name for table in tables if table.sequence and table.along is None}
+        for table in tables:
+            if table.along is not None and table.along not in sequences:
+                raise ValueError(
+                    f"table {table.name} goes along {table.along}, but the sequences that others may go along are "
+                    f"{', '.join(sorted(sequences)) or 'none'}"
+                )
         return _require_distinct(tables, tuple(table.name for table in tables))
 
     @property
@@ -156,6 +187,16 @@ class Schema(BaseModel):
     def ragged_tables(self) -> tuple[TableSchema, ...]:
         """Tables with any number of row ids per sample: the keys of `Batch.bags`."""
         return tuple(table for table in self.tables if table.ragged)
+
+    @property
+    def sequences(self) -> tuple[TableSchema, ...]:
+        """Features that are not pooled."""
+        return tuple(table for table in self.tables if table.sequence)
+
+    @property
+    def pooled_tables(self) -> tuple[TableSchema, ...]:
+        """Features with one vector per sample: all but sequences."""
+        return tuple(table for table in self.tables if not table.sequence)
 
     @property
     def is_plain(self) -> bool:

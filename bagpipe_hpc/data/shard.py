@@ -36,6 +36,8 @@ _CHUNK_ROWS = 8192
 _CHUNK_BYTES = 4 << 20  # if samples are very wide, a chunk has fewer of them
 _CHUNK_CACHE_BYTES = 2 * _CHUNK_BYTES  # a batch may end inside a chunk: keep it, so that it is decompressed only once
 _RAGGED_CHUNK_IDS = 65_536
+_ELEMENTS = "elements"  # group of the values of a sequence
+_ELEMENT_DTYPES: dict[str, type[np.float32] | type[np.int64]] = {"real": np.float32, "integer": np.int64}
 
 _MEND = "copy it again from where it was made, or make the data set again"
 
@@ -80,8 +82,8 @@ class ShardWriter:
                 group = self._file["ragged"][name]
                 _extend(group["offsets"], len(group["ids"]) + piece.offsets[1:])
                 _extend(group["ids"], piece.ids)
-                if piece.weights is not None:
-                    _extend(group["weights"], piece.weights)
+                for column, values in _values_of(piece).items():
+                    _extend(group[column], values)
         self.num_samples += batch.num_samples
 
     def close(self) -> None:
@@ -181,9 +183,19 @@ class ShardWriter:
                 f"{self._path}: the batch has {'no weight for each row id' if table.weighted else 'weights'} of ragged "
                 f"table '{table.name}', contrary to the schema; fix the source of the samples, or the schema"
             )
-        return self._checks.bags(
-            table, Bags(offsets, piece.ids, piece.weights).slice(0, batch.num_samples), self.num_samples
-        )
+        given = {name: (len(values), values.dtype) for name, values in piece.elements.items()}
+        if given != {e.name: (len(piece.ids), np.dtype(_ELEMENT_DTYPES[e.kind])) for e in table.elements}:
+            needed = ", ".join(f"{e.name} ({_ELEMENT_DTYPES[e.kind].__name__})" for e in table.elements)
+            raise DatasetError(
+                f"{self._path}: sequence '{table.name}' of the batch needs these values for each of its "
+                f"{len(piece.ids)} ids: {needed or 'none'}; fix the source of the samples, or the schema"
+            )
+        if table.along is not None and not np.array_equal(piece.offsets, batch.bags[table.along].offsets):
+            lengths, others = np.diff(piece.offsets), np.diff(batch.bags[table.along].offsets)
+            sample = int(np.argmin(lengths == others))
+            self._checks.refuse_length(table, self.num_samples + sample, int(lengths[sample]), int(others[sample]))
+        bags = Bags(offsets, piece.ids, piece.weights, piece.elements).slice(0, batch.num_samples)
+        return self._checks.bags(table, bags, self.num_samples)
 
 
 class ShardReader:
@@ -234,7 +246,9 @@ class ShardReader:
             labels=self._checks.labels(raw["labels"], start) if self.schema.labelled else labels,
             dense=self._checks.dense(raw.get("dense", np.empty((num_samples, 0), np.float32)), start),
             ids=self._checks.ids(raw.get("one_hot", np.empty((num_samples, 0), np.int32)), start),
-            bags={table.name: self._read_bags(table, start, stop) for table in self.schema.ragged_tables},
+            bags=self._checks.lengths(
+                {table.name: self._read_bags(table, start, stop) for table in self.schema.ragged_tables}, start
+            ),
             sample_weights=None if weights is None else self._checks.sample_weights(weights, start),
             groups=raw.get("groups"),
         )
@@ -261,7 +275,11 @@ class ShardReader:
         offsets = self._checks.offsets(table, offsets, len(group["ids"]), start)
         ids = self._slice(group["ids"], int(offsets[0]), int(offsets[-1]))
         weights = self._slice(group["weights"], int(offsets[0]), int(offsets[-1])) if table.weighted else None
-        return self._checks.bags(table, Bags(offsets - offsets[0], ids, weights), start)
+        elements = {
+            element.name: self._slice(group[_ELEMENTS][element.name], int(offsets[0]), int(offsets[-1]))
+            for element in table.elements
+        }
+        return self._checks.bags(table, Bags(offsets - offsets[0], ids, weights, elements), start)
 
     def _slice(self, dataset: h5py.Dataset, start: int, stop: int) -> NDArray[Any]:
         try:
@@ -313,7 +331,7 @@ class ShardReader:
             num_ids = -1
             for name, dtype in _ragged_columns(table).items():
                 self._check_dataset(f"ragged/{table.name}/{name}", (num_ids,), dtype)
-                num_ids = len(self._file["ragged"][table.name][name])
+                num_ids = len(self._file[f"ragged/{table.name}/{name}"])
 
     def _check_dataset(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         """Refuse a dataset of another shape or type. A length of -1 allows any length."""
@@ -361,7 +379,16 @@ def _columns(schema: Schema) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
 
 def _ragged_columns(table: TableSchema) -> dict[str, DTypeLike]:
     """Return the datasets of a ragged table with one element per row id, and their dtypes."""
-    return {"ids": _id_dtype((table,)), **({"weights": np.float32} if table.weighted else {})}
+    columns: dict[str, DTypeLike] = {"ids": _id_dtype((table,))}
+    if table.weighted:
+        columns["weights"] = np.float32
+    return columns | {f"{_ELEMENTS}/{each.name}": _ELEMENT_DTYPES[each.kind] for each in table.elements}
+
+
+def _values_of(bags: Bags) -> dict[str, NDArray[Any]]:
+    """Return the datasets of a ragged table with one value per row id, without the ids."""
+    values: dict[str, NDArray[Any]] = {f"{_ELEMENTS}/{name}": each for name, each in bags.elements.items()}
+    return values if bags.weights is None else values | {"weights": bags.weights}
 
 
 def _id_dtype(tables: tuple[TableSchema, ...]) -> DTypeLike:

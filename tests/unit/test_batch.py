@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,3 +52,60 @@ def test_parts_of_a_read_only_batch_are_read_only(schema: Schema, make_batch: Ma
     parts = [batch.slice(0, 4), batch.take(np.array([5, 4]))]
     assert all(part.read_only for part in [*parts, Batch.concatenate(parts)])
     assert not make_batch(schema, 9).read_only
+
+
+def bags_of_four() -> Bags:
+    """Return bags of 2, 0, 4 and 1 ids, with values."""
+    offsets = np.array([0, 2, 2, 6, 7])
+    return Bags(offsets, np.arange(7) * 10, np.arange(7, dtype=np.float32), {"time": np.arange(7) + 100})
+
+
+def listed(bags: Bags) -> list[list[int]]:
+    """Return the ids of each bag, and see that weights and elements are still theirs."""
+    assert bags.weights is not None
+    assert (bags.weights * 10).tolist() == bags.ids.tolist()
+    assert ((bags.elements["time"] - 100) * 10).tolist() == bags.ids.tolist()
+    return [bags.ids[start:stop].tolist() for start, stop in zip(bags.offsets[:-1], bags.offsets[1:], strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        (1, [[10], [], [50], [60]]),
+        (3, [[0, 10], [], [30, 40, 50], [60]]),
+        (4, [[0, 10], [], [20, 30, 40, 50], [60]]),
+    ],
+)
+def test_the_newest(length: int, expected: list[list[int]]) -> None:
+    assert listed(bags_of_four().newest(length)) == expected
+
+
+def test_slices_and_picks() -> None:
+    assert listed(bags_of_four().slice(1, 3)) == [[], [20, 30, 40, 50]]
+    assert listed(bags_of_four().take(np.array([3, 0, 3]))) == [[60], [0, 10], [60]]
+    assert listed(Bags.concatenate([bags_of_four().slice(2, 4), bags_of_four().slice(0, 2)])) == [
+        [20, 30, 40, 50],
+        [60],
+        [0, 10],
+        [],
+    ]
+
+
+def test_weights_and_groups_of_a_batch_stay_with_their_samples() -> None:
+    batch = Batch(
+        np.arange(8, dtype=np.float32).reshape(4, 2),
+        np.zeros((4, 0), np.float32),
+        np.zeros((4, 1), np.int64),
+        {"seen": bags_of_four()},
+        sample_weights=np.arange(4, dtype=np.float32),
+        groups=np.arange(4) + 7,
+    )
+    for found, samples in (
+        (batch.slice(1, 3), [1, 2]),
+        (batch.take(np.array([3, 1])), [3, 1]),
+        (Batch.concatenate([batch.slice(2, 4), batch.slice(0, 1)]), [2, 3, 0]),
+    ):
+        assert found.sample_weights is not None
+        assert found.groups is not None
+        assert found.sample_weights.tolist() == (found.groups - 7).tolist() == samples
+        assert found.labels.tolist() == [[2 * sample, 2 * sample + 1] for sample in samples]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
-from bagpipe_hpc.data.schema import LabelSchema, Schema, TableSchema
+from bagpipe_hpc.data.schema import ElementSchema, LabelSchema, Schema, TableSchema
 from bagpipe_hpc.feature_tables import FeatureTables
 
 
@@ -111,3 +113,29 @@ def test_a_schema_of_an_earlier_release_has_one_plain_label() -> None:
     assert not schema.model_copy(update={"weighted": True}).has_plain_labels
     assert schema.model_copy(update={"labels": (LabelSchema(name="clicked"),)}).has_plain_labels
     assert not schema.model_copy(update={"labels": (LabelSchema(optional=True),)}).has_plain_labels
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ragged": False}, "table seen is a sequence, so it must be ragged and without weights"),
+        ({"weighted": True}, "table seen is a sequence, so it must be ragged and without weights"),
+        ({"sequence": False}, "table seen is no sequence, so it has neither elements nor along"),
+        ({"elements": [{"name": "time"}, {"name": "time"}]}, "used more often: time"),
+        ({"along": "user"}, "goes along user, but the sequences that others may go along are none"),
+    ],
+)
+def test_sequences_that_cannot_be(changes: dict[str, Any], said: str) -> None:
+    seen = {"name": "seen", "num_embeddings": 5, "ragged": True, "sequence": True, "elements": [{"name": "time"}]}
+    with pytest.raises(ValidationError, match=said):
+        Schema.model_validate({"tables": [{"name": "user", "num_embeddings": 5}, {**seen, **changes}]})
+
+
+def test_kinds_in_words() -> None:
+    action = TableSchema(name="action", num_embeddings=3, ragged=True, sequence=True, along="seen")
+    assert action.kind == "sequence along seen"
+    elements = (ElementSchema(name="time", kind="integer"), ElementSchema(name="stars"))
+    seen = TableSchema(
+        name="seen", num_embeddings=3, ragged=True, sequence=True, elements=elements, shares="item"
+    )  # fmt: skip
+    assert seen.kind == "sequence with time, stars, rows of item"

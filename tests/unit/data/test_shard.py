@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bagpipe_hpc.batch import Bags, Batch
-from bagpipe_hpc.data.schema import LabelSchema, Schema, TableSchema
+from bagpipe_hpc.data.schema import ElementSchema, LabelSchema, Schema, TableSchema
 from bagpipe_hpc.data.shard import Compression, ShardReader, ShardWriter
 from bagpipe_hpc.errors import ConfigError, DatasetError
 from tests.unit.conftest import AssertEqual, MakeBatch
@@ -449,3 +449,85 @@ def test_a_plain_label_is_0_or_1(tmp_path: Path) -> None:
     write_shard(tmp_path / "sound.h5", schema, batch.slice(0, 3))
     with pytest.raises(DatasetError, match=r"sample 3: label is 0\.5, but must be 0 or 1"):
         write_shard(tmp_path / "shard.h5", schema, batch)
+
+
+SEQUENCES = Schema(
+    tables=(
+        TableSchema(name="item", num_embeddings=9),
+        TableSchema(
+            name="clicked",
+            num_embeddings=9,
+            ragged=True,
+            shares="item",
+            sequence=True,
+            elements=(ElementSchema(name="time", kind="integer"), ElementSchema(name="stars")),
+        ),
+        TableSchema(name="action", num_embeddings=3, ragged=True, sequence=True, along="clicked"),
+    )
+)
+
+
+def batch_of_sequences(lengths: tuple[int, ...] = (2, 0, 3), **changes: Any) -> Batch:
+    """Return three samples with a sequence of five clicks, and perhaps with something else in it."""
+    offsets = np.array([0, 2, 2, 5])
+    elements: dict[str, Any] = {"time": np.arange(5) + 2**60, "stars": np.arange(5, dtype=np.float32) / 2}
+    clicked = replace(Bags(offsets, np.array([1, 8, 1, 0, 2]), elements=elements), **changes)
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    bags = {"clicked": clicked, "action": Bags(ends, np.arange(ends[-1]) % 3)}
+    return Batch(np.zeros(3, np.float32), np.zeros((3, 0), np.float32), np.zeros((3, 1), np.int64), bags)
+
+
+def test_sequences_and_their_elements(tmp_path: Path) -> None:
+    path, batch = tmp_path / "shard.h5", batch_of_sequences()
+    with ShardWriter(path, SEQUENCES) as writer:
+        writer.append(batch.slice(0, 1))
+        writer.append(batch.slice(1, 3))
+    with ShardReader(path, SEQUENCES) as reader:
+        clicked = reader.read(1, 3).bags["clicked"]
+    assert clicked.offsets.tolist() == [0, 0, 3]
+    assert clicked.ids.tolist() == [1, 0, 2]
+    assert {name: values.tolist() for name, values in clicked.elements.items()} == {
+        "time": [2**60 + 2, 2**60 + 3, 2**60 + 4],
+        "stars": [1, 1.5, 2],
+    }
+    with h5py.File(path) as file:
+        group = file["ragged/clicked/elements"]
+        assert {name: group[name].dtype for name in group} == {"stars": np.float32, "time": np.int64}
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        (
+            batch_of_sequences((2, 1, 3)),
+            "sample 1: sequence 'action' has 1 elements, but 0 are needed, because it goes along 'clicked'",
+        ),
+        (
+            batch_of_sequences(elements={"time": np.arange(5)}),
+            r"sequence 'clicked' of the batch needs these values for each of its 5 ids: time \(int64\), stars",
+        ),
+        (
+            batch_of_sequences(elements={"time": np.arange(4), "stars": np.zeros(5, np.float32)}),
+            "sequence 'clicked' of the batch needs these values",
+        ),
+        (
+            batch_of_sequences(elements={"time": np.arange(5), "stars": np.array([0, 1, 2, np.nan, 0], np.float32)}),
+            "sample 2: sequence 'clicked': stars is nan, but must be finite",
+        ),
+    ],
+)
+def test_sequences_that_cannot_be(tmp_path: Path, batch: Batch, said: str) -> None:
+    with pytest.raises(DatasetError, match=said):
+        write_shard(tmp_path / "shard.h5", SEQUENCES, batch)
+
+
+def test_damaged_sequences_are_found(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "shard.h5", SEQUENCES, batch_of_sequences())
+    with h5py.File(path, "a") as file:
+        file["ragged/action/offsets"][...] = [0, 1, 2, 5]
+    with pytest.raises(DatasetError, match="sample 0: sequence 'action' has 1 elements, but 2 are needed"):
+        read_all(path)
+    with h5py.File(path, "a") as file:
+        del file["ragged/clicked/elements/stars"]
+    with pytest.raises(DatasetError, match="has no dataset /ragged/clicked/elements/stars"):
+        read_all(path)
