@@ -88,8 +88,8 @@ class FakeCuda:
 class FakeCudaDevice(module.CudaDevice):
     """A CudaDevice whose memory is that of the host."""
 
-    def __init__(self, kernels: RowKernels | None = None) -> None:
-        super().__init__(0, kernels or TorchKernels())
+    def __init__(self, kernels: RowKernels | None = None, *, exposes_memory: bool = False) -> None:
+        super().__init__(0, kernels or TorchKernels(), exposes_memory=exposes_memory)
         self.torch_device = torch.device("cpu")
 
     def random_states(self) -> dict[str, NDArray[np.uint8]]:

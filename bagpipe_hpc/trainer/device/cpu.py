@@ -45,7 +45,7 @@ class CpuDevice:
 
     def __init__(self) -> None:
         self.name, self.torch_device = "cpu", torch.device("cpu")
-        self.shares_memory = True
+        self.shares_memory = self.exposes_memory = True
         self.kernels: RowKernels = CpuKernels()
         self.num_allocations = 0
 
@@ -64,10 +64,19 @@ class CpuDevice:
         """See Device."""
         work(*args)
 
-    def allocate(self, num_bytes: int) -> Memory:
+    def arrival(self) -> Arrival:
+        """See Device."""
+        return ARRIVED
+
+    def allocate(self, num_bytes: int, *, for_peers: bool = False) -> Memory:
         """See Device."""
         self.num_allocations += 1
         return SharedMemory(num_bytes)
+
+    def pick(self, rows: Mirror, positions: DeviceArray, out: Mirror) -> Arrival:
+        """See Device."""
+        copy_rows(rows.exposed, positions, out.exposed)
+        return ARRIVED
 
     def empty_rows(self, num_rows: int, columns: int) -> torch.Tensor:
         """See Device."""
@@ -142,6 +151,9 @@ class SharedMemory:
         return ARRIVED
 
     def await_host(self) -> None:
+        """See Memory."""
+
+    def release(self) -> None:
         """See Memory."""
 
 

@@ -1,4 +1,4 @@
-"""A GPU as a device: streams, events, page-locked memory. This module and `gpus.py` alone name CUDA.
+"""A GPU as a device: streams, events, page-locked memory. Only this module and `gpus.py` name CUDA.
 
 On AMD's GPUs torch has the same names.
 
@@ -31,18 +31,12 @@ from bagpipe_hpc.trainer.device.base import (
     RowKernels,
     Stream,
 )
+from bagpipe_hpc.trainer.device.exposed_memory import TORCH_DTYPES, ExposedMemory, pick
 from bagpipe_hpc.trainer.device.gpu_kernels import best_kernels
 from bagpipe_hpc.trainer.device.gpus import num_gpus
 from bagpipe_hpc.trainer.device.packed_block import PackedBlock
 
 RANDOM_STATE = "cuda_rng"  # its name in checkpoints
-
-_DTYPES: dict[np.dtype[Any], torch.dtype] = {
-    np.dtype(np.float32): torch.float32,
-    np.dtype(np.int16): torch.int16,
-    np.dtype(np.int32): torch.int32,
-    np.dtype(np.int64): torch.int64,
-}
 
 
 class CudaDevice:
@@ -51,14 +45,15 @@ class CudaDevice:
     Args:
         index: The number of the GPU among those that torch sees.
         kernels: Its kernels. None: `best_kernels`.
+        exposes_memory: Whether MPI reads and writes the memory of GPUs.
     """
 
-    def __init__(self, index: int, kernels: RowKernels | None = None) -> None:
+    def __init__(self, index: int, kernels: RowKernels | None = None, *, exposes_memory: bool = False) -> None:
         self.torch_device = torch.device("cuda", index)
         self.kernels: RowKernels = kernels or best_kernels()
         self.name = f"{self.torch_device} ({self.kernels.name})"
         self.num_allocations = 0
-        self.shares_memory = False
+        self.shares_memory, self.exposes_memory = False, exposes_memory
         self._streams = {
             Stream.COMPUTE: cuda.default_stream(self.torch_device),
             Stream.EXCHANGE: cuda.Stream(self.torch_device),
@@ -68,12 +63,15 @@ class CudaDevice:
         self._down = {stream.cuda_stream: cuda.Stream(self.torch_device) for stream in self._streams.values()}
         # Buffers grow by doubling, so all smaller ones together are no larger than the last. They are kept, because
         # streams may still use them, and torch would give their memory to the next tensor at once.
-        self._memories: list[_PinnedMemory] = []
+        self._memories: list[Memory] = []
 
     @classmethod
-    def of_rank(cls, local_rank: int) -> CudaDevice:
+    def of_rank(cls, local_rank: int, *, exposes_memory: bool = False) -> CudaDevice:
         """Return GPU `local_rank % number of GPUs`, as the current device, with deterministic algorithms.
 
+        Args:
+            local_rank: The rank of this trainer among the trainers of its host.
+            exposes_memory: Whether MPI reads and writes the memory of GPUs.
         Raises:
             PlatformError: there is none.
         """
@@ -87,7 +85,7 @@ class CudaDevice:
         torch.use_deterministic_algorithms(True)
         # It would fill the cache and all temporary tensors with nan.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        device = cls(local_rank % count)
+        device = cls(local_rank % count, exposes_memory=exposes_memory)
         cuda.set_device(device.torch_device)
         return device
 
@@ -113,11 +111,24 @@ class CudaDevice:
         """See Device."""
         work(*args)
 
-    def allocate(self, num_bytes: int) -> Memory:
+    def arrival(self) -> Arrival:
+        """See Device."""
+        return self._arrival_of(self._current())
+
+    def allocate(self, num_bytes: int, *, for_peers: bool = False) -> Memory:
         """See Device."""
         self.num_allocations += 1
-        self._memories.append(_PinnedMemory(self, num_bytes))
-        return self._memories[-1]
+        memory: Memory
+        if for_peers and self.exposes_memory:
+            memory = ExposedMemory(self, torch.empty(num_bytes, dtype=torch.uint8, device=self.torch_device))
+        else:
+            memory = _PinnedMemory(self, num_bytes)
+        self._memories.append(memory)
+        return memory
+
+    def pick(self, rows: Mirror, positions: DeviceArray, out: Mirror) -> Arrival:
+        """See Device."""
+        return pick(self, rows, positions, out)
 
     def empty_rows(self, num_rows: int, columns: int) -> torch.Tensor:
         """See Device."""
@@ -155,9 +166,7 @@ class CudaDevice:
         """See Device."""
         host = _page_locked(tensor.shape, tensor.dtype)
         host.copy_(tensor.detach(), non_blocking=True)
-        event = cuda.Event(blocking=True)  # the thread sleeps
-        event.record(self._current())
-        event.synchronize()
+        self.arrival().wait()
         array: HostArray = host.numpy()
         return array
 
@@ -190,9 +199,13 @@ class CudaDevice:
         down.wait_stream(current)
         with cuda.stream(down):
             host.copy_(device, non_blocking=True)
-        event = cuda.Event(blocking=True)
-        event.record(down)
-        return _Copy(event)
+        return self._arrival_of(down)
+
+    @staticmethod
+    def _arrival_of(stream: cuda.Stream) -> Arrival:
+        event = cuda.Event(blocking=True)  # a thread that waits for it sleeps
+        event.record(stream)
+        return _Arrival(event)
 
     def _current(self) -> cuda.Stream:
         return cuda.current_stream(self.torch_device)
@@ -211,7 +224,7 @@ class _PinnedMemory:
     def view(self, begin: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> DeviceArray:
         """See Memory."""
         num_bytes = math.prod(shape) * dtype.itemsize
-        return self._device[begin : begin + num_bytes].view(_DTYPES[dtype]).view(shape)
+        return self._device[begin : begin + num_bytes].view(TORCH_DTYPES[dtype]).view(shape)
 
     def up(self, begin: int, end: int) -> None:
         """See Memory."""
@@ -230,8 +243,11 @@ class _PinnedMemory:
             self._read.synchronize()
             self._read = None
 
+    def release(self) -> None:
+        """See Memory."""
 
-class _Copy:
+
+class _Arrival:
     """An Arrival."""
 
     def __init__(self, event: cuda.Event) -> None:
