@@ -46,7 +46,7 @@ def horovod_ranks() -> Ranks | None:
 
 @dataclass(frozen=True)
 class DenseOffer:
-    """What one trainer has for sums.
+    """What one trainer has for sums, to compute with and to exchange rows.
 
     Args:
         rank: Its rank in the launch.
@@ -55,6 +55,7 @@ class DenseOffer:
         horovod_ranks: The trainers that its process has started Horovod with; None if it has not.
         has_gpu: Whether its host offers it a GPU, and the settings do not forbid to use it.
         gpu: Why it cannot use a GPU; empty if it can. It is only looked at if the settings ask for a GPU.
+        exchange: Why MPI cannot read and write the memory of its GPU; empty if it can, or if another trainer tries it.
     """
 
     rank: int
@@ -63,10 +64,17 @@ class DenseOffer:
     horovod_ranks: Ranks | None = None
     has_gpu: bool = False
     gpu: str = ""
+    exchange: str = ""
 
     @classmethod
-    def of_this_rank(cls, rank: int, config: Config) -> DenseOffer:
-        """Return what this process has. Only if the settings name nccl or gpu it imports torch, which takes seconds."""
+    def of_this_rank(cls, rank: int, config: Config, exchange: str = "") -> DenseOffer:
+        """Return what this process has. Only if the settings name nccl or gpu it imports torch, which takes seconds.
+
+        Args:
+            rank: Its rank in the launch.
+            config: The settings of the job.
+            exchange: See DenseOffer.
+        """
         device = config.training.device
         nccl = gpu = ""
         if config.dense.backend == "nccl":
@@ -77,7 +85,7 @@ class DenseOffer:
             from bagpipe_hpc.trainer.device.choose import fault_of_gpu
 
             gpu = fault_of_gpu()
-        return cls(rank, fault_of_horovod(), nccl, _horovod_ranks, device != "cpu" and offers_gpu(), gpu)
+        return cls(rank, fault_of_horovod(), nccl, _horovod_ranks, device != "cpu" and offers_gpu(), gpu, exchange)
 
     def to_text(self) -> str:
         """Return the offer as JSON."""

@@ -96,7 +96,7 @@ def run_trainer(
     """
     keep_freed_memory()
     host = ranks_of_host(comms.trainers)
-    device = choose_device(spec.config.training.device, host.rank)
+    device = choose_device(spec.config.training.device, host.rank, spec.exchange)
     dense_sum = make_sum(spec.dense_backend, comms.trainers, device)
     num_threads = spec.config.training.threads or share_of_cores(host)
     set_num_threads(num_threads)

@@ -28,6 +28,7 @@ def test_cached_equals_synchronous(gpu: CudaDevice, tmp_path: Path, num_trainers
         "cached": [*on_gpu, "lookahead.window=8", "lookahead.prefetch_depth=2", "cache.rows=400"],
         "resident": [*on_gpu, "lookahead.window=64", "lookahead.prefetch_depth=4"],
         "again": [*on_gpu, "lookahead.window=64", "lookahead.prefetch_depth=4", "checkpoint.every=9"],
+        "through the host": [*on_gpu, "lookahead.window=64", "lookahead.prefetch_depth=4", "training.exchange=host"],
         "cpu": ["training.device=cpu"],
     }
     jobs: list[dict[str, Any]] = [{"set": [*COMMON, *settings], "run": name} for name, settings in runs.items()]
@@ -35,7 +36,9 @@ def test_cached_equals_synchronous(gpu: CudaDevice, tmp_path: Path, num_trainers
     done = run_ranks(2 + num_trainers, [PROGRAM, str(data), str(tmp_path), str(tmp_path / "jobs.json")], timeout=250)
     assert done.returncode == 0, done.stdout + done.stderr
     summaries = {name: summary_of(tmp_path / name) for name in runs}
-    for name in ("cached", "resident", "again"):
+    for name in ("cached", "resident", "again", "through the host"):
         assert summaries[name]["model_digest"] == summaries["synchronous"]["model_digest"], name
         assert summaries[name]["devices"] == summaries["synchronous"]["devices"] != ["cpu"]
+    print(f"exchange: {summaries['resident']['exchange']}")
+    assert summaries["through the host"]["exchange"] == ("host" if num_trainers > 1 else "none")
     assert summaries["cpu"]["validation_auc"] == pytest.approx(summaries["cached"]["validation_auc"], abs=0.02)
