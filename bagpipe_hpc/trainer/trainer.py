@@ -57,6 +57,7 @@ from bagpipe_hpc.trainer.dense_sum import DenseSum
 from bagpipe_hpc.trainer.device.base import Device, Stream
 from bagpipe_hpc.trainer.device.choose import choose_device, set_num_threads
 from bagpipe_hpc.trainer.device_memory import in_words, most_rows, naming_memory, need_of
+from bagpipe_hpc.trainer.exposure_check import require_exposure
 from bagpipe_hpc.trainer.iteration_timer import IterationTimer
 from bagpipe_hpc.trainer.late_losses import LateLosses
 from bagpipe_hpc.trainer.make_sum import make_sum
@@ -174,6 +175,7 @@ class _Trainer:
         self._watch, self._delayed_watch = Stopwatch(), Stopwatch()
         self._peers = PeerExchange(comms.trainers)
         self._delayed_peers = PeerExchange(comms.trainers)
+        require_exposure(device, self._peers, self._rank, comms.trainers.size)
         self._step = build_step(
             spec.config,
             schema=spec.schema,

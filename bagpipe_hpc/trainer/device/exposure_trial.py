@@ -11,17 +11,11 @@ import resource
 import signal
 import sys
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bagpipe_hpc.trainer.buffers import RowBuffer
-from bagpipe_hpc.trainer.device.base import Device, Mirror, Stream
+from bagpipe_hpc.trainer.device.base import Device, Stream
 from bagpipe_hpc.trainer.device.child_trial import SECONDS, VERDICT
+from bagpipe_hpc.trainer.exposure_check import fault_of_swap
 from bagpipe_hpc.transport.mpi import launched_ranks
 from bagpipe_hpc.transport.peers import PeerExchange
-
-SIZES = (4, 40_000)  # rows: MPI sends short messages and long ones in different ways
-COLUMNS = 32
 
 
 def main(arguments: list[str]) -> None:
@@ -58,27 +52,9 @@ def fault_of(device: Device) -> str:
     exchange = PeerExchange(launched_ranks())
     try:
         with device.on(Stream.COMPUTE):
-            faults = [_fault_of_rows(device, exchange, num_rows) for num_rows in SIZES]
+            return fault_of_swap(device, exchange, 0, 1)
     finally:
         exchange.free()
-    return next(filter(None, faults), "")
-
-
-def _fault_of_rows(device: Device, exchange: PeerExchange, num_rows: int) -> str:
-    values = np.arange(num_rows * COLUMNS, dtype=np.float32).reshape(num_rows, COLUMNS)
-    sent, landing = (RowBuffer(device, for_peers=True).rows(num_rows, COLUMNS) for _ in range(2))
-    _fill(device, sent, values)
-    _fill(device, landing, -values)
-    exchange.begin([(0, sent.exposed)], [(0, landing.exposed)]).finish()
-    landing.up()
-    if not np.array_equal(device.get(device.as_tensor(landing.device)), values):
-        return f"wrong values arrive ({values.nbytes} bytes from one place in the memory of {device.name} to another)"
-    return ""
-
-
-def _fill(device: Device, rows: Mirror, values: NDArray[np.float32]) -> None:
-    device.as_tensor(rows.device).copy_(device.as_tensor(device.put(values)))
-    rows.down().wait()
 
 
 if __name__ == "__main__":
