@@ -91,8 +91,8 @@ class GpuCase:
 
     @property
     def num_samples(self) -> int:
-        """Samples of the data set: a lookahead window is at most half of it, so that rows leave and come back."""
-        return 2 * (self.window + PREFETCH_DEPTH) * max(self.batch_sizes)
+        """Samples of the data set: more than a lookahead window, so that rows leave caches and come back."""
+        return (5 * (self.window + PREFETCH_DEPTH) // 4) * max(self.batch_sizes)
 
     @property
     def begin(self) -> int:

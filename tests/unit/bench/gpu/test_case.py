@@ -25,9 +25,10 @@ def test_defaults_depend_on_the_device() -> None:
     assert case_of({"dims": (8,)}, on_gpu=False).dims == (8,)
 
 
-def test_a_window_is_at_most_half_of_the_samples() -> None:
-    case = GpuCase(batch_sizes=(100, 200), window=10)
-    assert case.num_samples >= 2 * case.window * 200
+@pytest.mark.parametrize("window", [4, 10, 16])
+def test_the_data_set_is_longer_than_a_window(window: int) -> None:
+    case = GpuCase(batch_sizes=(100, 200), window=window)
+    assert (window + 4) * 200 < case.num_samples <= 1.25 * (window + 4) * 200
 
 
 def test_settings_are_valid_and_leave_caches_time_to_fill_and_to_empty() -> None:
