@@ -22,6 +22,7 @@ from bagpipe_hpc.errors import PlatformError
 START_SECONDS = 120.0  # torch and the driver of a GPU may take long to start
 CURE = "give more with --minutes, or measure less with --batch-sizes, --dims or --iterations"
 NO_TIME = "no time left"
+OUT_OF_MEMORY = "out of memory"  # as trainer/device_memory.py begins its message
 
 
 class Worker(Protocol):
@@ -131,8 +132,9 @@ class GpuBench:
         try:
             answer = self._workers[trainers].ask("a run", request, seconds)
         except PlatformError as error:
-            answer = {"error": str(error)}
-        if "error" in answer:
+            kind = "skipped" if OUT_OF_MEMORY in str(error) else "error"
+            answer = {kind: str(error), "ended": True}
+        if "error" in answer or "ended" in answer:
             self._workers.pop(trainers).close()
             shutil.rmtree(request.get("run", ""), ignore_errors=True)
         return answer

@@ -9,8 +9,8 @@ Rank 0 reads lines of JSON from its standard input, and answers each with one li
     kernels      calls each kernel on rows
 
 The last three are for the process of jobs with one trainer. What cannot be measured here is answered with
-{"skipped": reason}. After any other error the answer is {"error": message}, and the process ends. It ends, too, at the
-end of its input.
+{"skipped": reason}, and with "ended" if the process ends, because it had too little memory and may still hold some.
+After any other error the answer is {"error": message}, and the process ends. It ends, too, at the end of its input.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -54,7 +54,7 @@ def _answer_alone(answers: IO[str]) -> int:
     for line in sys.stdin:
         answer = _attempt(worker.answer, json.loads(line))
         _say(answers, answer)
-        if "error" in answer:
+        if "error" in answer or "ended" in answer:
             break
     os._exit(0)  # at once: threads of a job that failed may wait for something
 
@@ -77,7 +77,7 @@ def _answer_on_ranks(answers: IO[str], trainers: int) -> int:
             measured = all_gather_json(world, asdict(times) if times else None)
             if world.rank == 0:
                 _say(answers, {"skipped": skipped} if skipped else _joint(request, [each for each in measured if each]))
-            gc.collect()
+            _free_memory()
     return 0
 
 
@@ -99,6 +99,8 @@ def _train(request: Request, trainers: int) -> Any:
 def _attempt(answered: Callable[[Request], Answer], request: Request) -> Answer:
     try:
         return answered(request)
+    except DeviceMemoryError as error:
+        return {"skipped": str(error), "ended": True}
     except IMPOSSIBLE as error:
         return {"skipped": str(error)}
     except BagpipeError as error:
@@ -156,19 +158,21 @@ class AloneWorker:
 
     def _timed(self, request: Request, name: str) -> Answer:
         """Train a model that has all its rows on the device."""
-        self._load(request, name)
-        clock = self._clock()
-        iterations = GpuCase.of_json(request["case"]).iterations
-        self._model.train(self._batches, WARM_UP)
-        first = clock.note()
-        self._model.train(self._batches, iterations)
-        return {"milliseconds": clock.milliseconds(first, clock.note()) / iterations}
+        with _naming_memory():
+            self._load(request, name)
+            clock = self._clock()
+            iterations = GpuCase.of_json(request["case"]).iterations
+            self._model.train(self._batches, WARM_UP)
+            first = clock.note()
+            self._model.train(self._batches, iterations)
+            return {"milliseconds": clock.milliseconds(first, clock.note()) / iterations}
 
     def _kernels(self, request: Request) -> Answer:
         from bagpipe_hpc.bench.gpu.kernel_bandwidth import measure_kernels
 
-        self._load(request, "resident")
-        measured = measure_kernels(self._model, self._batches[0], self._clock())
+        with _naming_memory():
+            self._load(request, "resident")
+            measured = measure_kernels(self._model, self._batches[0], self._clock())
         return {"kernels": {name: asdict(bandwidth) for name, bandwidth in measured.items()}}
 
     def _clock(self) -> Any:
@@ -200,11 +204,29 @@ class AloneWorker:
         """Free the memory of the latest model, unless it is one of some that fit beside what comes."""
         if self._key and self._key[0] in but_for and self._key[1:] == request["cell"]:
             return
+        self._key, self._model, self._batches = [], None, []
+        _free_memory()
+
+
+def _free_memory() -> None:
+    """Free what nothing refers to, on the host and on the device."""
+    gc.collect()
+    if "torch" in sys.modules:  # a rank that does not train need not import it
         from bagpipe_hpc.trainer.device.gpus import give_memory_back
 
-        self._key, self._model, self._batches = [], None, []
-        gc.collect()
         give_memory_back()
+
+
+@contextmanager
+def _naming_memory() -> Iterator[None]:
+    """Raise DeviceMemoryError if the device has no memory left for something inside the block."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        said = " ".join(str(error).split())
+        raise DeviceMemoryError(f"out of memory: {said}; give lower --batch-sizes, --dims or --scale") from None
 
 
 def _kind_of(name: str) -> Any:

@@ -103,6 +103,24 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     assert len(figures.milliseconds(CELL, "resident")) == 2
 
 
+def lacks_memory(request: dict[str, Any]) -> dict[str, Any]:
+    return {"skipped": "out of memory: torch says so", "ended": True}
+
+
+def dies_without_memory(request: dict[str, Any]) -> dict[str, Any]:
+    raise PlatformError("has ended with exit code 1; its last messages:\nout of memory: a cache of 3 rows")
+
+
+@pytest.mark.parametrize("answer", [lacks_memory, dies_without_memory])
+def test_too_little_memory_is_no_failure(tmp_path: Path, answer: Answerer) -> None:
+    machine = Machine(answers={"resident": answer})
+    figures = machine.measure(tmp_path, trainers=(1,))
+    assert "out of memory" in figures.missing[CELL]["resident"]
+    assert not figures.errors
+    assert machine.started == [1, 1]
+    assert len(figures.milliseconds(CELL, "trainers-1")) == 2
+
+
 def test_cells_without_time_are_named(tmp_path: Path) -> None:
     machine = Machine(seconds=10.0)
     figures = machine.measure(tmp_path, seconds=55.0, trainers=(1,), dims=(4, 8, 16))
