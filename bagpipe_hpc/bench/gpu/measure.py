@@ -132,12 +132,17 @@ class GpuBench:
         try:
             answer = self._workers[trainers].ask("a run", request, seconds)
         except PlatformError as error:
-            kind = "skipped" if OUT_OF_MEMORY in str(error) else "error"
-            answer = {kind: str(error), "ended": True}
+            answer = self._without_answer(str(error))
         if "error" in answer or "ended" in answer:
             self._workers.pop(trainers).close()
             shutil.rmtree(request.get("run", ""), ignore_errors=True)
         return answer
+
+    def _without_answer(self, reason: str) -> dict[str, Any]:
+        """Return what stands for the answer of a worker that has ended, or was too slow."""
+        if self._budget.left == 0:
+            return {"skipped": NO_TIME, "ended": True}
+        return {"skipped" if OUT_OF_MEMORY in reason else "error": reason, "ended": True}
 
     def _close(self) -> None:
         for worker in self._workers.values():

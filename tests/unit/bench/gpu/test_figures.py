@@ -75,12 +75,18 @@ def test_what_is_missing_is_named_with_its_reason(figures: GpuFigures) -> None:
     text = " ".join(shown(figures).split())
     assert "Not measured: FBGEMM tables (everywhere): FBGEMM is not installed" in text
     assert "Not measured: all rows resident (B = 65,536, D = 16): no time left" in text
-    assert figures.errors == {"the process was killed by SIGKILL"}
+    assert "Failed: B = 65,536, D = 16, bagpipe_hpc, 1 trainer, repeat 1: the process was killed by SIGKILL" in text
+    assert text.count("SIGKILL") == 1
 
 
 def test_a_later_repeat_without_time_is_not_missing(figures: GpuFigures) -> None:
     assert figures.add(SMALL, "resident", 2, {"skipped": "no time left"}) == "no time left"
     assert "resident" not in figures.missing[SMALL]
+
+
+def test_a_later_repeat_that_fails_is_named(figures: GpuFigures) -> None:
+    figures.add(SMALL, "resident", 1, {"error": "no disk left"})
+    assert "resident, repeat 2: no disk left" in " ".join(shown(figures).split())
 
 
 def test_all_figures_are_in_the_file(figures: GpuFigures) -> None:

@@ -98,7 +98,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     machine = Machine(answers={"fbgemm": dies})
     figures = machine.measure(tmp_path, trainers=(1,))
     assert figures.missing[CELL] == {"fbgemm": "has ended with exit code 3"}
-    assert figures.errors == {"has ended with exit code 3"}
+    assert list(figures.errors.values()) == ["has ended with exit code 3"]
     assert machine.started == [1, 1]
     assert len(figures.milliseconds(CELL, "resident")) == 2
 
@@ -128,6 +128,14 @@ def test_cells_without_time_are_named(tmp_path: Path) -> None:
     first, *_, last = figures.case.cells
     assert set(figures.milliseconds(first, "resident")) == {0}
     assert set(figures.missing[last].values()) == {NO_TIME}
+
+
+def test_a_run_that_is_cut_off_at_the_end_has_not_failed(tmp_path: Path) -> None:
+    machine = Machine(answers={"job": dies}, seconds=30.0)
+    figures = machine.measure(tmp_path, seconds=85.0, trainers=(1,))
+    assert figures.missing[CELL] == {"trainers-1": NO_TIME, "fbgemm": NO_TIME}
+    assert not figures.errors
+    assert machine.closed == [1]
 
 
 def test_an_error_of_the_device_ends_the_command(tmp_path: Path) -> None:
