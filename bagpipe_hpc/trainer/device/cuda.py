@@ -1,4 +1,4 @@
-"""A GPU as a device: streams, events, page-locked memory. Only this module and `gpus.py` name CUDA.
+"""A GPU as a device: streams, events, page-locked memory. `cuda_clock.py` and `gpus.py` name CUDA, too; others do not.
 
 On AMD's GPUs torch has the same names.
 
