@@ -305,6 +305,14 @@ class TrainingConfig(_Section):
         description="Precision of the model's forward and backward pass. Parameters, rows and all sums are float32 in "
         "any case.",
     )
+    execution: Literal["eager", "compiled", "graph"] = Field(
+        "eager",
+        description="How trainers run the model's forward and backward pass in training. eager: one operation after "
+        "the other. compiled: in code that torch.compile makes at the start of a job, which takes up to a minute; its "
+        "results differ from those of eager in the last bits. graph: as graphs that a GPU replays, with the bits of "
+        "eager; every trainer needs a GPU. Batches that are smaller than training.batch_size, and evaluations, run as "
+        "with eager.",
+    )
     threads: int | None = Field(
         None,
         ge=1,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc.trainer.device import cuda as module
 from bagpipe_hpc.trainer.device.base import RowKernels
 from bagpipe_hpc.trainer.device.torch_kernels import TorchKernels
+from tests.recorded_graph import RecordedGraph
 
 
 class FakeStream:
@@ -65,6 +66,8 @@ class FakeCuda:
     default = FakeStream(torch.device("cpu"), "default stream")
     of_thread = threading.local()
 
+    CUDAGraph = RecordedGraph
+
     @classmethod
     def default_stream(cls, device: torch.device) -> FakeStream:
         return cls.default
@@ -83,6 +86,17 @@ class FakeCuda:
             yield
         finally:
             cls.of_thread.stream = before
+
+    @staticmethod
+    def graph_pool_handle() -> tuple[int, int]:
+        return 0, 1
+
+    @classmethod
+    @contextmanager
+    def graph(cls, graph: RecordedGraph, pool: tuple[int, int]) -> Iterator[None]:
+        assert pool == (0, 1)
+        with cls.stream(FakeStream(torch.device("cpu"), "stream that records")), graph.recording():
+            yield
 
 
 class FakeCudaDevice(module.CudaDevice):

@@ -32,12 +32,14 @@ from bagpipe_hpc.trainer.device.base import (
     Mark,
     Memory,
     Mirror,
+    Recording,
     RowKernels,
     Stream,
 )
 from bagpipe_hpc.trainer.device.exposed_memory import ExposedMemory, pick
 from bagpipe_hpc.trainer.device.packed_block import PackedBlock
 from bagpipe_hpc.trainer.device.torch_kernels import TorchKernels
+from tests.recorded_graph import EagerRecording
 
 Order = Literal["late", "early", "random"]
 POISON = 0xFF  # nan as float32, -1 as an integer
@@ -248,6 +250,9 @@ class QueuedDevice:
 
     def autocast(self, *, enabled: bool) -> AbstractContextManager[object]:
         return torch.autocast("cpu", torch.bfloat16) if enabled else nullcontext()
+
+    def recording(self) -> Recording:
+        return EagerRecording()
 
     def random_states(self) -> dict[str, NDArray[np.uint8]]:
         return {}

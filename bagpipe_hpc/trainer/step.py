@@ -48,6 +48,7 @@ from bagpipe_hpc.trainer.device.base import (
     Arrival,
     Device,
     DeviceArray,
+    Forward,
     Mark,
     Mirror,
     PlacedSamples,
@@ -223,6 +224,7 @@ class TrainingStep:
     Args:
         trainer_rank: The rank of this trainer among the trainers.
         model: Maps (dense, embedded) to logits.
+        forward: Does the same in training, as training.execution says. None: the model itself.
         row_dim: The number of columns of a row that are trained.
         pooling: Makes the vectors of samples from rows.
         table_names: The name of each table.
@@ -246,6 +248,7 @@ class TrainingStep:
         *,
         trainer_rank: int,
         model: torch.nn.Module,
+        forward: Forward | None = None,
         row_dim: int,
         pooling: Pooling,
         table_names: tuple[str, ...],
@@ -262,7 +265,7 @@ class TrainingStep:
         stopwatch: Stopwatch,
         delayed_stopwatch: Stopwatch,
     ) -> None:
-        self.model = model
+        self.model, self._forward = model, forward or model
         self._row_dim = row_dim
         self._pooling = pooling
         self._table_names = table_names
@@ -376,6 +379,7 @@ class TrainingStep:
             rows=leaf,
             table_names=self._table_names,
             model=self.model,
+            forward=self.model if plan.read_only else self._forward,
             precision=self._precision,
             before_backward=partial(self.dense_gradients.start, is_last=number == self._blocks.count - 1),
         )

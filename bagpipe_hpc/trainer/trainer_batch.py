@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from bagpipe_hpc.errors import OwnModelError
 from bagpipe_hpc.protocol.plan import TrainerPlan
+from bagpipe_hpc.trainer.device.base import Forward
 
 Tensor = torch.Tensor
 
@@ -29,6 +30,7 @@ class TrainerBatch:
         rows: The rows that embedded was pooled from, float32, shape (n, row_dim). Backward gives them their gradients.
         table_names: The name of each table, in the order of embedded.
         model: Maps (dense, embedded) to logits.
+        forward: Does the same, as training.execution says. It need not be able to serve without gradients.
         precision: Returns the context in which the model computes.
         before_backward: `step` calls it with the loss before it goes backward.
     """
@@ -43,12 +45,13 @@ class TrainerBatch:
         rows: Tensor,
         table_names: tuple[str, ...],
         model: torch.nn.Module,
+        forward: Forward,
         precision: Callable[[], AbstractContextManager[object]],
         before_backward: Callable[[Tensor], None],
     ) -> None:
         self.iteration, self.num_global_samples = plan.num_trained, plan.num_global_samples
         self.labels, self.dense, self.embedded = labels, dense, embedded
-        self.model = model
+        self.model, self._forward = model, forward
         self._rows, self._table_names = rows, table_names
         self._precision, self._before_backward = precision, before_backward
         self._is_stepped = False
@@ -68,9 +71,12 @@ class TrainerBatch:
         return self.embedded[:, self._table_names.index(table)]
 
     def logits(self) -> Tensor:
-        """Return the logits of the model, float32, shape (b,). The model computes in training.precision."""
+        """Return the logits of the model, float32, shape (b,).
+
+        The model computes in training.precision, and in training it runs as training.execution says.
+        """
         with self._precision():
-            logits: Tensor = self.model(self.dense, self.embedded)
+            logits = self._forward(self.dense, self.embedded)
         return logits.float()
 
     def mean(self, losses: Tensor) -> Tensor:

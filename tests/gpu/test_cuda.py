@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from bagpipe_hpc.trainer.buffers import BufferPool, RowBuffer, fixed_rows
 from bagpipe_hpc.trainer.device.base import Stream, UpdateLists
@@ -14,6 +17,7 @@ from bagpipe_hpc.trainer.device.cuda import CudaDevice
 from bagpipe_hpc.trainer.random_state import keep_random_state, restore_random_state
 from tests.kernels import check_kernels, pooled, random_lists, updated
 from tests.unit.trainer.device.test_packed_block import ARRAYS
+from tests.unit.trainer.device.test_recorded_model import NUM_DENSE, Own, check_bits, dlrm
 
 DIM = 16
 LONG = 200_000_000  # cycles: a tenth of a second
@@ -181,6 +185,23 @@ def test_random_numbers_go_on_where_they_were_kept(gpu: CudaDevice) -> None:
     with gpu.keeping_random_numbers():
         torch.rand(3, device=gpu.torch_device)
     restore_random_state(gpu, keep_random_state(gpu))
+
+
+@pytest.mark.parametrize("in_bfloat16", [False, True])
+@pytest.mark.parametrize("make", [dlrm, Own])
+def test_graphs_give_the_bits_of_the_model(gpu: CudaDevice, make: Callable[[], nn.Module], in_bfloat16: bool) -> None:
+    """The gradients, the logits, and the numbers that dropout draws."""
+    check_bits(make, in_bfloat16, gpu, gpu.recording)
+
+
+def test_a_model_that_waits_for_the_device_cannot_be_recorded(gpu: CudaDevice) -> None:
+    class Waiting(nn.Linear):
+        def forward(self, dense: torch.Tensor) -> torch.Tensor:
+            return super().forward(dense) * float(dense.sum())
+
+    model = Waiting(NUM_DENSE, 1).to(gpu.torch_device)
+    with pytest.raises(RuntimeError, match="captur"):
+        gpu.recording().record(lambda: model(torch.ones(2, NUM_DENSE, device=gpu.torch_device)))
 
 
 def on(gpu: CudaDevice, lists: UpdateLists) -> UpdateLists:

@@ -76,6 +76,7 @@ HostArray = NDArray[Any]
 # `Device.as_tensor` makes a tensor of it.
 DeviceArray: TypeAlias = Any
 Mark: TypeAlias = object
+Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # maps (dense, embedded) to logits
 
 
 class Stream(Enum):
@@ -371,6 +372,26 @@ class RowKernels(Protocol):
         """
 
 
+class Recording(Protocol):
+    """Records work of a device that has no input from the host, so that the host can give it out again by one call.
+
+    All recordings of one object share memory, so they are replayed in the order in which they were recorded.
+    """
+
+    def warm_up(self, work: Callable[[], None]) -> None:
+        """Do work a few times, so that libraries allocate what they keep before it is recorded."""
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Record the operations of torch in `work`. This may or may not do them.
+
+        No other thread of this process uses the device meanwhile.
+
+        Returns:
+            A function that gives the work to the stream of the calling thread. The tensors that `work` has made have
+            its results. The caller keeps them.
+        """
+
+
 class Device(Protocol):
     """A device, as a trainer needs it.
 
@@ -468,6 +489,13 @@ class Device(Protocol):
 
     def autocast(self, *, enabled: bool) -> AbstractContextManager[object]:
         """Let the model compute in bfloat16 inside the block wherever torch regards that as safe, if enabled."""
+
+    def recording(self) -> Recording:
+        """Return what records work.
+
+        Raises:
+            ExecutionError: this device does not record work.
+        """
 
     def random_states(self) -> dict[str, NDArray[np.uint8]]:
         """Return the states of this device's own random number generators by name; none on the CPU."""

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 
 from bagpipe_hpc.available_memory import available_bytes
+from bagpipe_hpc.errors import ExecutionError
 from bagpipe_hpc.trainer.device.base import (
     ARRIVED,
     Arrival,
@@ -22,6 +23,7 @@ from bagpipe_hpc.trainer.device.base import (
     Memory,
     Mirror,
     PlacedSamples,
+    Recording,
     RowJob,
     RowKernels,
     SamplePooling,
@@ -119,6 +121,13 @@ class CpuDevice:
     def autocast(self, *, enabled: bool) -> AbstractContextManager[object]:
         """See Device."""
         return torch.autocast("cpu", torch.bfloat16) if enabled else _NOTHING
+
+    def recording(self) -> Recording:
+        """See Device. Raises ExecutionError."""
+        raise ExecutionError(
+            "training.execution is graph, but this trainer computes on the CPU, which has no graphs: set "
+            "training.execution to eager, which gives the same bits, or start trainers where each has a GPU"
+        )
 
     def random_states(self) -> dict[str, NDArray[np.uint8]]:
         """See Device."""

@@ -28,6 +28,7 @@ from bagpipe_hpc.trainer.device.base import (
     Mark,
     Memory,
     Mirror,
+    Recording,
     RowKernels,
     Stream,
 )
@@ -37,6 +38,7 @@ from bagpipe_hpc.trainer.device.gpus import num_gpus
 from bagpipe_hpc.trainer.device.packed_block import PackedBlock
 
 RANDOM_STATE = "cuda_rng"  # its name in checkpoints
+WARM_UPS = 3  # as torch.cuda.make_graphed_callables does
 
 
 class CudaDevice:
@@ -179,6 +181,10 @@ class CudaDevice:
         """See Device."""
         return torch.autocast("cuda", torch.bfloat16, enabled=enabled)
 
+    def recording(self) -> Recording:
+        """See Device."""
+        return _Graphs(self)
+
     def random_states(self) -> dict[str, NDArray[np.uint8]]:
         """See Device."""
         return {RANDOM_STATE: cuda.get_rng_state(self.torch_device).numpy()}
@@ -245,6 +251,32 @@ class _PinnedMemory:
 
     def release(self) -> None:
         """See Memory."""
+
+
+class _Graphs:
+    """A Recording as CUDA graphs, which have a pool of memory of their own."""
+
+    def __init__(self, device: CudaDevice) -> None:
+        self._owner = device
+        self._pool = cuda.graph_pool_handle()
+
+    def warm_up(self, work: Callable[[], None]) -> None:
+        """See Recording. A stream of its own: what autograd makes must not belong to the compute stream, which cannot
+        record."""
+        current, side = cuda.current_stream(self._owner.torch_device), cuda.Stream(self._owner.torch_device)
+        side.wait_stream(current)
+        with cuda.stream(side):
+            for _ in range(WARM_UPS):
+                work()
+        current.wait_stream(side)
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """See Recording. This does not do the work."""
+        graph = cuda.CUDAGraph()
+        with cuda.graph(graph, pool=self._pool):
+            work()
+        replay: Callable[[], None] = graph.replay
+        return replay
 
 
 class _Arrival:

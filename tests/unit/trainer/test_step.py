@@ -27,7 +27,7 @@ from bagpipe_hpc.protocol.plan import TrainerPlan
 from bagpipe_hpc.sharding import KeySpace, Sharding, share_boundaries
 from bagpipe_hpc.trainer.cache import RowCache
 from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
-from bagpipe_hpc.trainer.device.base import Device, Memory, Stream
+from bagpipe_hpc.trainer.device.base import Device, Forward, Memory, Stream
 from bagpipe_hpc.trainer.device.cpu import CpuDevice
 from bagpipe_hpc.trainer.device.exposed_memory import ExposedMemory
 from bagpipe_hpc.trainer.models import build_model
@@ -320,6 +320,7 @@ def planned_training(
     num_epochs: int = 1,
     num_blocks: int | None = None,
     make_device: Callable[[], Device] = CpuDevice,
+    make_forward: Callable[[nn.Module, Device, int], Forward] = lambda model, *_: model,
 ) -> Outcome:
     """The same by plans."""
     stream = batches() * num_epochs
@@ -336,7 +337,7 @@ def planned_training(
     models = [build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3) for _ in range(num_trainers)]
     outcome = Outcome(rows, [model.state_dict() for model in models])
     devices = [make_device() for _ in models]
-    steps = make_steps(models, devices, cache_rows, order != "one after the other", wire, num_blocks)
+    steps = make_steps(models, devices, cache_rows, order != "one after the other", wire, num_blocks, make_forward)
     servers = Servers(Sharding(KEY_SPACE.num_keys, 2), prefetch_depth, rows)
     with Players(steps, servers, outcome) as players:
         ORDERS[order](players, list(rank_plans(planner.plans(stream))))
@@ -489,6 +490,7 @@ def make_steps(
     overlapped: bool,
     wire: WireDtype,
     num_blocks: int | None = None,
+    make_forward: Callable[[nn.Module, Device, int], Forward] = lambda model, *_: model,
 ) -> list[TrainingStep]:
     board, delayed_board = Board(len(models)), Board(len(models))
     dense_board = Board(len(models))
@@ -501,6 +503,7 @@ def make_steps(
         TrainingStep(
             trainer_rank=trainer,
             model=model,
+            forward=make_forward(model, device, trainer),
             row_dim=DIM,
             table_names=tuple("abc"),
             pooling=Pooling(SCHEMA, Config(), device),

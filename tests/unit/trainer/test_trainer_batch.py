@@ -41,7 +41,8 @@ def make_batch(num_samples: int = 4, in_bfloat16: bool = False) -> tuple[Trainer
         embedded=functional.embedding(torch.arange(2 * num_samples).view(-1, 2) % 5, rows),
         rows=rows,
         table_names=("site", "ad"),
-        model=Model(),
+        model=(model := Model()),
+        forward=model,
         precision=partial(CpuDevice().autocast, enabled=in_bfloat16),
         before_backward=losses.append,
     )
