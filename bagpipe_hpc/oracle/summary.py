@@ -57,6 +57,7 @@ def summarise(
     *,
     digest: str,
     dense_backend: str = "none",
+    exchange: str = "none",
     loss: float,
     bytes_plans: int,
     num_trained: int,
@@ -72,6 +73,7 @@ def summarise(
         totals: The totals of all servers and trainers.
         digest: The digest of the model.
         dense_backend: What sums dense gradients.
+        exchange: How rows get from trainer to trainer; see JobSpec.
         loss: The mean loss of the last iterations.
         bytes_plans: The bytes of all plans.
         num_trained: Training iterations of the whole job.
@@ -112,6 +114,7 @@ def summarise(
         "bytes_plans": bytes_plans,
         "rows_touched": sum(server.rows_touched for server in totals.servers),
         "devices": sorted({trainer.device for trainer in trainers}),
+        "exchange": exchange,
         "dense_backend": dense_backend,
         "threads_per_trainer": trainers[0].threads,
         "checkpoints": checkpoints or {},
