@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from bagpipe_hpc.compiled import private_directory
 from bagpipe_hpc.trainer.device.base import Forward
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
+OWN_CHOICE = "torchinductor_"  # how the directory begins that torch names in CACHE when parts of it are imported
 
 OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
     "fallback_random": True,  # random numbers are those of eager, from torch's generators, which checkpoints keep
@@ -54,10 +56,12 @@ def compiled_model(model: torch.nn.Module, backend: str | Callable[..., Any] = "
 
 
 def choose_directory() -> None:
-    """Tell torch where to keep code, unless the environment does."""
-    if os.environ.get(CACHE):
+    """Tell torch where to keep code, unless the user does."""
+    temporary = Path(tempfile.gettempdir())
+    named = Path(os.environ.get(CACHE) or temporary / OWN_CHOICE)
+    if named.parent != temporary or not named.name.startswith(OWN_CHOICE):
         return
-    private = private_directory(os.environ, tempfile.gettempdir())
+    private = private_directory(os.environ, temporary)
     if private is None:
         directory = tempfile.mkdtemp(prefix="bagpipe_hpc-torch-")
         atexit.register(shutil.rmtree, directory, ignore_errors=True)

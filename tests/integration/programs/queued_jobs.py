@@ -6,6 +6,7 @@ If a job has `tries`, its trainers believe that their host has a GPU, and try ho
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def play(job: dict[str, Any], data: Path, run_dir: Path) -> int:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     data, out, jobs = (Path(argument) for argument in sys.argv[1:])
     codes = [play(job, data, out / job["run"]) for job in json.loads(jobs.read_text())]
     if MPI.COMM_WORLD.rank == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,7 +32,13 @@ def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch, code_cache: Si
     assert code_cache._HEADER_DIR == "shared"
 
 
-def test_a_directory_of_this_user(tmp_path: Path, code_cache: SimpleNamespace) -> None:
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_a_directory_of_this_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code_cache: SimpleNamespace, by_torch: bool
+) -> None:
+    """Also if torch has named the one that it would take."""
+    if by_torch:
+        monkeypatch.setenv(CACHE, f"{tempfile.gettempdir()}/torchinductor_somebody")
     private = tmp_path / f"bagpipe_hpc-{os.getuid()}"
     choose_directory()
     assert os.environ[CACHE] == str(private / "torch")

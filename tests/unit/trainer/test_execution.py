@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import ExecutionError
 from bagpipe_hpc.trainer import execution
-from bagpipe_hpc.trainer.compiled_model import compiled_model
+from bagpipe_hpc.trainer.compiled_model import CACHE, compiled_model
 from bagpipe_hpc.trainer.device.base import Device, Forward
 from bagpipe_hpc.trainer.device.cpu import CpuDevice
 from bagpipe_hpc.trainer.execution import prepare_forward, sizes_of_passes
@@ -92,8 +93,9 @@ def test_graphs_of_blocks_change_no_bit() -> None:
 class Compiler:
     """In place of the compiler of torch: counts what it gets, and changes it no further."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
         self.sizes: list[int] = []
+        monkeypatch.setenv(CACHE, str(directory))
         monkeypatch.setattr(execution, "compiled_model", partial(compiled_model, backend=self))
 
     def __call__(self, module: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
@@ -106,9 +108,9 @@ own_look = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor th
 
 
 @own_look
-def test_compiled_code_serves_all_full_batches_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_code_serves_all_full_batches_and_no_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing compiles again: not for small batches, not for evaluations, and not for hooks of gradients."""
-    compiler = Compiler(monkeypatch)
+    compiler = Compiler(monkeypatch, tmp_path)
     names: list[list[str]] = []
 
     def forward(model: nn.Module, device: Device, trainer: int) -> Forward:
@@ -129,8 +131,8 @@ def test_compiled_code_serves_all_full_batches_and_no_others(monkeypatch: pytest
 
 
 @own_look
-def test_random_numbers_and_precision_of_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler = Compiler(monkeypatch)
+def test_random_numbers_and_precision_of_compiled_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = Compiler(monkeypatch, tmp_path)
     model = Dropping()
     device = CpuDevice()
     dense, embedded = torch.ones(7, NUM_DENSE), torch.ones(7, len(SCHEMA.tables), DIM, requires_grad=True)

@@ -114,8 +114,10 @@ def test_kernels_are_those_in_triton_where_there_is_triton(monkeypatch: pytest.M
 
 
 def test_the_names_are_those_of_torch() -> None:
-    for name in ("Stream", "Event", "default_stream", "current_stream", "stream"):
+    streams = ("Stream", "Event", "default_stream", "current_stream", "stream")
+    for name in (*streams, "CUDAGraph", "graph", "graph_pool_handle"):
         assert hasattr(torch.cuda, name)
     for name in ("wait_event", "wait_stream"):
         assert hasattr(torch.cuda.Stream, name)
+    assert hasattr(torch.cuda.CUDAGraph, "replay")
     assert {"query", "record", "synchronize"} <= set(dir(torch.cuda.Event))
