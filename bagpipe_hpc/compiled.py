@@ -61,10 +61,21 @@ def choose_code_cache(
     for origin, home in _homes(environment):
         if _is_writable(home / "bagpipe_hpc" / "numba"):
             return CodeCache(home / "bagpipe_hpc" / "numba", origin)
-    private = Path(environment.get("TMPDIR") or temporary) / f"bagpipe_hpc-{os.getuid()}"
-    if _is_private(private) and _is_writable(private / "numba"):
+    private = private_directory(environment, temporary)
+    if private is not None and _is_writable(private / "numba"):
         return CodeCache(private / "numba", "TMPDIR")
     return CodeCache(None, "")
+
+
+def private_directory(environment: Mapping[str, str], temporary: str | Path = "/tmp") -> Path | None:
+    """Return TMPDIR/bagpipe_hpc-<user id>, where nobody else can write; None if there can be no such directory.
+
+    Args:
+        environment: The variables of the environment.
+        temporary: Used in place of TMPDIR if that is not set.
+    """
+    private = Path(environment.get("TMPDIR") or temporary) / f"bagpipe_hpc-{os.getuid()}"
+    return private if _is_private(private) else None
 
 
 def _homes(environment: Mapping[str, str]) -> Iterator[tuple[str, Path]]:

@@ -310,10 +310,24 @@ class TrainingConfig(_Section):
         description="Where trainers compute and keep their caches. auto: the GPU of the trainer's rank on its host if "
         "the host has one, else the CPU; several trainers may use one GPU. gpu: a job whose trainers lack one ends.",
     )
+    exchange: Literal["auto", "host", "device"] = Field(
+        "auto",
+        description="How rows and gradients get from trainer to trainer. host: through host memory. device: MPI reads "
+        "and writes the memory of GPUs; a job ends if it cannot. auto: device if a trial on each host succeeds, else "
+        "host.",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Precision of the model's forward and backward pass. Parameters, rows and all sums are float32 in "
         "any case.",
+    )
+    execution: Literal["eager", "compiled", "graph"] = Field(
+        "eager",
+        description="How trainers run the model's forward and backward pass in training. eager: one operation after "
+        "the other. compiled: in code that torch.compile makes at the start of a job, which takes up to a minute; its "
+        "results differ from those of eager in the last bits. graph: as graphs that a GPU replays, with the bits of "
+        "eager; every trainer needs a GPU. Batches that are smaller than training.batch_size, and evaluations, run as "
+        "with eager.",
     )
     threads: int | None = Field(
         None,

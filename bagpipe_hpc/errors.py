@@ -51,6 +51,10 @@ class DeviceMemoryError(BagpipeError):
     """The memory of the device of a trainer does not suffice."""
 
 
+class ExecutionError(BagpipeError):
+    """The model cannot be compiled or recorded, as the setting training.execution asks."""
+
+
 class DivergedError(BagpipeError):
     """The loss, a parameter, a row or a prediction is no longer finite."""
 

@@ -15,6 +15,14 @@ RANKS_OF_LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 # either.
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
 END_SECONDS = 30.0  # longer than a launcher takes to end the other ranks after one has failed
+# What launchers tell the processes that they start, by the beginning of the name of a variable. Settings of MPI for
+# users have other names, also PMIX_MCA_ and PRTE_MCA_.
+_OF_LAUNCHERS = (
+    *("OMPI_COMM_WORLD_", "OMPI_UNIVERSE_SIZE", "OMPI_FIRST_RANKS", "OMPI_APP_CTX_", "OMPI_NUM_APP_CTX", "OMPI_ARGV"),
+    *("OMPI_COMMAND", "OMPI_FILE_LOCATION", "OMPI_MCA_ess", "OMPI_MCA_orte_", "OMPI_MCA_pmix", "OMPI_MCA_initial_wdir"),
+    *("PMIX_", "PMI_", "PMI2_", "PRTE_", "HYDRA_", "HYDI_", "MPI_LOCAL", "SLURM_", "PALS_", "ALPS_", "FLUX_", "JSM_"),
+)
+_SETTINGS = ("PMIX_MCA_", "PRTE_MCA_")
 # A launcher sets these in the processes that it starts. SLURM_NTASKS would not do: a batch script has it, too.
 _LAUNCHED_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
@@ -34,6 +42,15 @@ def is_alone(environment: Mapping[str, str]) -> bool:
     """Return whether this process has no launcher, or one that started nothing else."""
     sizes = set(launched_sizes(environment).values())
     return sizes == {1} if sizes else not is_launched(environment)
+
+
+def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a child process that starts MPI for itself alone, although this one was launched."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(_SETTINGS) or not name.startswith(_OF_LAUNCHERS)
+    }
 
 
 def launched_rank(environment: Mapping[str, str]) -> int:

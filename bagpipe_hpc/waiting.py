@@ -15,6 +15,8 @@ _rank_name: ContextVar[str] = ContextVar("rank name", default="")
 _of_thread = threading.local()
 _stacks: list[_Stack] = []
 _num_steps = 0
+_num_starts = 0
+_steps_at_start = 0
 
 
 @dataclass(frozen=True)
@@ -91,3 +93,19 @@ def note_step() -> None:
 def num_steps() -> int:
     """Return the number of steps so far. Two threads that step at the same time may count as one."""
     return _num_steps
+
+
+def note_start() -> None:
+    """Note that all ranks are ready, so that the job starts to train."""
+    global _num_starts, _steps_at_start
+    _num_starts, _steps_at_start = _num_starts + 1, _num_steps
+
+
+def num_starts() -> int:
+    """Return how often `note_start` was called in this process."""
+    return _num_starts
+
+
+def steps_since_start() -> int:
+    """Return the number of steps since the last `note_start`."""
+    return _num_steps - _steps_at_start

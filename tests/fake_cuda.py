@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc.trainer.device import cuda as module
 from bagpipe_hpc.trainer.device.base import RowKernels
 from bagpipe_hpc.trainer.device.torch_kernels import TorchKernels
+from tests.recorded_graph import RecordedGraph
 
 
 class FakeStream:
@@ -65,6 +66,8 @@ class FakeCuda:
     default = FakeStream(torch.device("cpu"), "default stream")
     of_thread = threading.local()
 
+    CUDAGraph = RecordedGraph
+
     @classmethod
     def default_stream(cls, device: torch.device) -> FakeStream:
         return cls.default
@@ -84,12 +87,23 @@ class FakeCuda:
         finally:
             cls.of_thread.stream = before
 
+    @staticmethod
+    def graph_pool_handle() -> tuple[int, int]:
+        return 0, 1
+
+    @classmethod
+    @contextmanager
+    def graph(cls, graph: RecordedGraph, pool: tuple[int, int]) -> Iterator[None]:
+        assert pool == (0, 1)
+        with cls.stream(FakeStream(torch.device("cpu"), "stream that records")), graph.recording():
+            yield
+
 
 class FakeCudaDevice(module.CudaDevice):
     """A CudaDevice whose memory is that of the host."""
 
-    def __init__(self, kernels: RowKernels | None = None) -> None:
-        super().__init__(0, kernels or TorchKernels())
+    def __init__(self, kernels: RowKernels | None = None, *, exposes_memory: bool = False) -> None:
+        super().__init__(0, kernels or TorchKernels(), exposes_memory=exposes_memory)
         self.torch_device = torch.device("cpu")
 
     def random_states(self) -> dict[str, NDArray[np.uint8]]:

@@ -32,11 +32,14 @@ from bagpipe_hpc.trainer.device.base import (
     Mark,
     Memory,
     Mirror,
+    Recording,
     RowKernels,
     Stream,
 )
+from bagpipe_hpc.trainer.device.exposed_memory import ExposedMemory, pick
 from bagpipe_hpc.trainer.device.packed_block import PackedBlock
 from bagpipe_hpc.trainer.device.torch_kernels import TorchKernels
+from tests.recorded_graph import EagerRecording
 
 Order = Literal["late", "early", "random"]
 POISON = 0xFF  # nan as float32, -1 as an integer
@@ -67,13 +70,19 @@ class QueuedDevice:
         seed: Seeds the random order.
         deaf_at: A site whose waits do nothing.
         limit: How many bytes of memory the device has; None: no limit.
+        exposes_memory: Whether other trainers read and write its memory themselves.
     """
 
     def __init__(
-        self, order: Order = "random", seed: int = 0, deaf_at: str | None = None, limit: int | None = None
+        self,
+        order: Order = "random",
+        seed: int = 0,
+        deaf_at: str | None = None,
+        limit: int | None = None,
+        exposes_memory: bool = False,
     ) -> None:
         self.name, self.torch_device = "queued", torch.device("cpu")
-        self.shares_memory = False
+        self.shares_memory, self.exposes_memory = False, exposes_memory
         self.num_allocations = 0
         self.kernels: RowKernels = TorchKernels()
         self.sites: set[str] = set()
@@ -187,10 +196,18 @@ class QueuedDevice:
 
     # Memory.
 
-    def allocate(self, num_bytes: int) -> Memory:
+    def arrival(self) -> Arrival:
+        return _QueuedArrival(self, self._mark_in(self._queues[self._stream, False]))
+
+    def allocate(self, num_bytes: int, *, for_peers: bool = False) -> Memory:
         self._take(num_bytes)
         self.num_allocations += 1
+        if for_peers and self.exposes_memory:
+            return ExposedMemory(self, torch.from_numpy(poisoned(num_bytes)))
         return _QueuedMemory(self, num_bytes)
+
+    def pick(self, rows: Mirror, positions: DeviceArray, out: Mirror) -> Arrival:
+        return pick(self, rows, positions, out)
 
     def empty_rows(self, num_rows: int, columns: int) -> torch.Tensor:
         self._take(4 * num_rows * columns)
@@ -234,6 +251,9 @@ class QueuedDevice:
     def autocast(self, *, enabled: bool) -> AbstractContextManager[object]:
         return torch.autocast("cpu", torch.bfloat16) if enabled else nullcontext()
 
+    def recording(self) -> Recording:
+        return EagerRecording()
+
     def random_states(self) -> dict[str, NDArray[np.uint8]]:
         return {}
 
@@ -257,13 +277,19 @@ class _Behind(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def poisoned(num_bytes: int) -> NDArray[np.uint8]:
+    """Memory that is aligned as that of a device."""
+    array: NDArray[np.uint8] = torch.full((num_bytes,), POISON, dtype=torch.uint8).numpy()
+    return array
+
+
 class _QueuedMemory:
     """A Memory whose two parts are different memory."""
 
     def __init__(self, device: QueuedDevice, num_bytes: int) -> None:
         self._owner = device
         self.host: NDArray[np.uint8] = np.full(num_bytes, POISON, np.uint8)
-        self._device = torch.full((num_bytes,), POISON, dtype=torch.uint8).numpy()  # aligned as that of a device
+        self._device = poisoned(num_bytes)
         self._read: QueuedMark | None = None
 
     def view(self, begin: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> DeviceArray:
@@ -288,6 +314,9 @@ class _QueuedMemory:
     def await_host(self) -> None:
         if self._read is not None and self._owner.hears("up"):
             self._owner.run_until(self._read)
+
+    def release(self) -> None:
+        pass
 
 
 class _QueuedArrival:

@@ -1,4 +1,4 @@
-"""Commands that measure: `bench oracle`, `bench rma`, `bench ladder`, `bench overhead`, `bench peers`."""
+"""Commands that measure: `bench oracle`, `rma`, `ladder`, `overhead`, `peers` and `gpu`."""
 
 from __future__ import annotations
 
@@ -49,13 +49,17 @@ def _check_files(world: Comm, *files: Path | None) -> None:
     """
     from bagpipe_hpc.transport.collectives import all_gather_json
 
-    problem = ""
-    for path in files if world.rank == 0 else ():
-        if path and (path.is_dir() or not os.access(path.parent, os.W_OK)):
-            why = "it is a directory" if path.is_dir() else f"{path.parent} is no directory that can be written to"
-            problem = f"{path} cannot be written: {why}; create the directory or name another file"
-    if problem := all_gather_json(world, problem)[0]:
+    faults = [_fault_of(path) for path in files] if world.rank == 0 else []
+    if problem := all_gather_json(world, next(filter(None, faults), ""))[0]:
         raise ConfigError(problem)
+
+
+def _fault_of(path: Path | None) -> str:
+    """Return why a file of figures cannot be written, in words; empty: it can, or there is none."""
+    if path is None or (not path.is_dir() and os.access(path.parent, os.W_OK)):
+        return ""
+    why = "it is a directory" if path.is_dir() else f"{path.parent} is no directory that can be written to"
+    return f"{path} cannot be written: {why}; create the directory or name another file"
 
 
 def _check_rungs(world: Comm, config: Path | None, rungs: Sequence[list[str]]) -> None:
@@ -415,3 +419,75 @@ def peers(
             enter_together(world)  # a launcher ends the job when the first rank exits
     if code:
         raise typer.Exit(code)
+
+
+@app.command()
+def gpu(
+    minutes: Annotated[float, typer.Option(help="The time for everything, divided over all sizes.")] = 8.0,
+    batch_sizes: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Samples of a global batch (B). Default: 4096,16384,65536; CPU: 1024,4096."),
+    ] = None,
+    dims: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Columns of a row (D). Default: 16,48,128; CPU: 16,48.")
+    ] = None,
+    trainers: Annotated[str | None, typer.Option(metavar="LIST", help="Numbers of trainers (T). Default: 1,2.")] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Multiply Kaggle's numbers of rows by this. Default: 1.0; CPU: 0.01.")
+    ] = None,
+    iterations: Annotated[int | None, typer.Option(help="Timed iterations of a run. Default: 40; CPU: 10.")] = None,
+    window: Annotated[int | None, typer.Option(help="Lookahead window (L). Default: 16; CPU: 8.")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help="The most repeats of a size; each runs everything once. Default: 3; CPU: 2.")
+    ] = None,
+    device: DeviceOption = "auto",
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the synthetic data set is kept for the next time. Default: ~/.cache/bagpipe_hpc/bench-gpu."
+        ),
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure training on one GPU beside the same model with all rows in its memory, and the kernels on rows.
+
+    FBGEMM's tables, which are TorchRec's, are measured too if FBGEMM is installed. Without a GPU, the command measures
+    the CPU, with smaller sizes.
+
+    Start it without mpirun. It starts a process for one trainer, and mpirun for more.
+    """
+    from bagpipe_hpc.activity import showing_activity
+    from bagpipe_hpc.bench.gpu.case import numbers_of
+    from bagpipe_hpc.bench.gpu.figures import notes, tables
+    from bagpipe_hpc.bench.gpu.measure import run_bench
+    from bagpipe_hpc.bench.gpu.samples import default_directory
+    from bagpipe_hpc.launcher import is_alone
+    from bagpipe_hpc.runtime.console import open_console
+    from bagpipe_hpc.trainer.device.names import device_named
+
+    try:
+        if not is_alone(os.environ):
+            raise ConfigError("`bagpipe bench gpu` was started on several ranks; start it without mpirun or srun")
+        if problem := _fault_of(json_file):
+            raise ConfigError(problem)
+        options = {
+            "batch_sizes": numbers_of("--batch-sizes", batch_sizes),
+            "dims": numbers_of("--dims", dims),
+            "trainers": numbers_of("--trainers", trainers),
+            "scale": scale, "iterations": iterations, "window": window, "repeats": repeats, "minutes": minutes,
+            "device": device_named("--device", device),
+        }  # fmt: skip
+        with showing_activity("starting") as progress:
+            figures = run_bench(options, data_dir or default_directory(), minutes, progress)
+    except BagpipeError as error:
+        print(f"bagpipe: error: {error}", file=sys.stderr, flush=True)
+        raise typer.Exit(EXIT_INVALID) from None
+    console = open_console()
+    for table in tables(figures):
+        console.print(table)
+    for line in notes(figures):
+        console.print(line, markup=False, highlight=False)
+    if json_file:
+        write_figures(json_file, figures.to_json())
+    if figures.errors or not figures.has_figures:
+        raise typer.Exit(EXIT_FAILURE)

@@ -3,7 +3,7 @@
     1  all ranks          send where they run                               to the launcher's rank 0
     2  launcher's rank 0  reads the settings and orders the ranks by role   to all ranks
     3  all ranks          make the world in that order; send their host     to the oracle
-       trainers           with it, what they have to sum dense gradients
+       trainers           with it, what they have to sum dense gradients and to exchange rows
     4  oracle             checks the whole job                              to all ranks
 
 If 2 or 4 fails, the error goes to all ranks in place of the result, so that every rank ends with the same error.
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.launch.request import Request
-from bagpipe_hpc.launch.role_placement import Place, order_of_roles
+from bagpipe_hpc.launch.role_placement import Place, first_of_hosts, order_of_roles
 from bagpipe_hpc.launcher import check_launcher
 from bagpipe_hpc.protocol.handshakes import decode_outcome, encode_outcome
 from bagpipe_hpc.protocol.ports import World
@@ -31,6 +31,7 @@ from bagpipe_hpc.runtime.process_limits import require_open_files
 from bagpipe_hpc.runtime.spec import JobSpec
 from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.trainer.dense_backend import DenseOffer
+from bagpipe_hpc.trainer.exchange_choice import try_exchange
 from bagpipe_hpc.transport.byte_messages import Comm
 from bagpipe_hpc.transport.collectives import enter_together
 from bagpipe_hpc.transport.communicators import reordered
@@ -71,19 +72,21 @@ class _Order:
         config: The settings of the job.
         lines: Lines for the user that say where the settings come from.
         ranks: The launcher's ranks in the order of roles.
+        trying: The launcher's ranks that try how to exchange rows: the first trainer of each host.
     """
 
     config: Config
     lines: list[str]
     ranks: list[int]
+    trying: list[int]
 
     def to_bytes(self) -> bytes:
-        return json.dumps([self.config.model_dump(mode="json"), self.lines, self.ranks]).encode()
+        return json.dumps([self.config.model_dump(mode="json"), self.lines, self.ranks, self.trying]).encode()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> _Order:
-        config, lines, ranks = json.loads(content)
-        return cls(Config.model_validate(config), lines, ranks)
+        config, lines, ranks, trying = json.loads(content)
+        return cls(Config.model_validate(config), lines, ranks, trying)
 
 
 def agree_on_job(launched: Comm, request: Request) -> tuple[Comm, AgreedJob] | BagpipeError:
@@ -108,7 +111,7 @@ def agree_on_job(launched: Comm, request: Request) -> tuple[Comm, AgreedJob] | B
     order = _Order.from_bytes(content)  # rank 0 decodes its own order too, so that all ranks have equal settings
     world = reordered(launched, order.ranks)
     port = CommWorld(world)
-    contents = port.gather(_about_this_rank(launched.rank, world.rank, order.config))  # 3
+    contents = port.gather(_about_this_rank(launched.rank, world.rank, order))  # 3
     job: CheckedJob | BagpipeError | None = None
     if contents is not None:
         found_by_rank = [json.loads(content) for content in contents]
@@ -126,10 +129,12 @@ def agree_on_job(launched: Comm, request: Request) -> tuple[Comm, AgreedJob] | B
     return world, AgreedJob(spec, StartingPoint.of(spec))
 
 
-def _about_this_rank(launched_rank: int, world_rank: int, config: Config) -> bytes:
+def _about_this_rank(launched_rank: int, world_rank: int, order: _Order) -> bytes:
     """Return the host of this rank and, if it is a trainer, its offer, as JSON."""
-    is_trainer = world_rank > config.roles.servers
-    offer = DenseOffer.of_this_rank(launched_rank, config).to_text() if is_trainer else ""
+    offer = ""
+    if world_rank > order.config.roles.servers:
+        exchange = try_exchange(order.config) if launched_rank in order.trying else ""
+        offer = DenseOffer.of_this_rank(launched_rank, order.config, exchange).to_text()
     return json.dumps([socket.gethostname(), offer]).encode()
 
 
@@ -182,4 +187,7 @@ def _order(places: Sequence[Place], request: Request) -> _Order:
     check_thread_level()
     require_open_files(min(place.open_files for place in places), len(places))
     config, lines = read_config(request)
-    return _Order(config, lines, order_of_roles(places, config.roles))
+    ranks = order_of_roles(places, config.roles)
+    trainers = ranks[1 + config.roles.servers :]
+    trying = first_of_hosts(places, trainers) if len(trainers) > 1 else []
+    return _Order(config, lines, ranks, trying)

@@ -152,7 +152,7 @@ def _play(training: Training, request: Request) -> Generator[TrainerBatch, None,
     topology = Topology(world.size, config.roles.servers)
     training.name = name = topology.name_of(world.rank)
     name_rank(name)
-    watched = watching(config.watchdog, request.run_path, topology, [world.rank], lambda error: abort_job(name, error))
+    watched = watching(config, request.run_path, topology, [world.rank], lambda error: abort_job(name, error))
     with whole_job_fails_together(name), watched:
         comms = split_world(world, topology)
         # Ranks 0 and 1 both print notes, so they are seen even if one of them dies.
@@ -203,7 +203,7 @@ def _play_local(training: Training, request: Request) -> Generator[TrainerBatch,
     try:
         all_ranks = list(range(topology.world_size))
         watched = watching(
-            job.spec.config.watchdog, request.run_path, topology, all_ranks, lambda error: ranks.job.fail("it", error)
+            job.spec.config, request.run_path, topology, all_ranks, lambda error: ranks.job.fail("it", error)
         )
         with ranks.ending_together(training.name), watched:
             for world_rank in range(topology.world_size):

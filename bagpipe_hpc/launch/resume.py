@@ -127,6 +127,8 @@ def shown_trainers(checkpoint: Checkpoint, config: Config, topology: Topology) -
             f"  training.blocks was {shown_value(blocks_before)}: sums have another order from here on, so the model "
             "will not be equal to the bit to that of a job that keeps its blocks"
         ]
+    if line := _shown_execution(checkpoint, config):
+        return [line]
     threads_before, threads = training_settings(checkpoint).get("threads"), config.training.threads
     if blocks is not None and threads != threads_before:
         return [
@@ -141,3 +143,14 @@ def shown_trainers(checkpoint: Checkpoint, config: Config, topology: Topology) -
         f"  trainers: {before} -> {now}: sums over the trainers have another order from here on, so the model will not "
         f"be equal to the bit to that of a job that keeps {before} trainer(s); training.blocks would keep it equal"
     ]
+
+
+def _shown_execution(checkpoint: Checkpoint, config: Config) -> str:
+    """Return a line if the model runs in another way than before (training.execution), whose bits differ; else ""."""
+    before, now = training_settings(checkpoint).get("execution", "eager"), config.training.execution
+    if before == now or "compiled" not in (before, now):
+        return ""
+    return (
+        f"  training.execution was {before}: results differ in the last bits from here on, so the model will not be "
+        f"equal to the bit to that of a job that keeps {before}"
+    )

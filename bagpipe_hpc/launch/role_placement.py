@@ -78,6 +78,14 @@ def order_of_roles(places: Sequence[Place], roles: RolesConfig) -> list[int]:
     return _arrange(places, topology, is_spared)
 
 
+def first_of_hosts(places: Sequence[Place], ranks: Iterable[int]) -> list[int]:
+    """Return the first of these ranks on each host."""
+    first: dict[str, int] = {}
+    for rank in ranks:
+        first.setdefault(places[rank].host, rank)
+    return list(first.values())
+
+
 def describe(hosts: Sequence[str], topology: Topology) -> str:
     """Return which roles run on which hosts, in words. The hosts are in the order of roles."""
     if len(set(hosts)) == 1:

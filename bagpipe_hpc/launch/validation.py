@@ -42,7 +42,8 @@ from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.timeline.merge import delete_traces
 from bagpipe_hpc.topology import Topology, trainers_for
 from bagpipe_hpc.trace import parse_iterations
-from bagpipe_hpc.trainer.dense_backend import DenseOffer, check_gpus, choose_backend
+from bagpipe_hpc.trainer.dense_backend import DenseOffer, check_execution, check_gpus, choose_backend
+from bagpipe_hpc.trainer.exchange_choice import NONE, choose_exchange
 from bagpipe_hpc.trainer.model_check import fault_of_labels, fault_of_model, fault_of_tables
 
 
@@ -81,7 +82,7 @@ def check_job(
 
     Args:
         hosts: The hosts of the ranks, in the order of roles.
-        offers: What each trainer has to compute with and to sum dense gradients, by trainer rank.
+        offers: What each trainer has to compute with, to sum dense gradients and to exchange rows, by trainer rank.
         config: The settings of the job.
         lines: Lines for the user that say where the settings come from. They are printed.
         request: The request for the job.
@@ -98,6 +99,8 @@ def check_job(
         check_dense_optimizer(config.dense_optimizer)
     topology = Topology(len(hosts), config.roles.servers)
     check_gpus(config.training.device, offers)
+    check_execution(config.training.execution, offers)
+    exchange, said_of_exchange = choose_exchange(config.training.exchange, offers)
     backend, said_of_backend = "none", ""
     if request.evaluates_only:
         config = with_fitting_blocks(config, topology.num_trainers)
@@ -142,10 +145,13 @@ def check_job(
         request.predictions,
         request.evaluates_only,
         backend,
+        exchange,
     )
     LOGGER.info(describe(hosts, topology))
     if backend != "none" or config.dense.backend is not None:
         LOGGER.info(said_of_backend)
+    if exchange != NONE:
+        LOGGER.info(said_of_exchange)
     oracle_job = OracleJob(dataset, request.run_path, budget, saved, ownership.require)
     return CheckedJob(spec, start, oracle_job, ownership)
 
@@ -215,7 +221,7 @@ def _evaluation_config(request: Request) -> Config:
     checkpoint = Checkpoint.open(Path(request.resume))
     settings = settings_of_checkpoint(checkpoint)
     require_named_factory(settings, Settings().overridden(request.overrides))
-    only = ["checkpoint.enabled=false", "evaluation.enabled=true", "tensorboard=false"]
+    only = ["checkpoint.enabled=false", "evaluation.enabled=true", "tensorboard=false", "training.execution=eager"]
     only.append(f"training.iterations={checkpoint.manifest.iteration}")
     return settings.overridden([*request.overrides, *only]).validated()
 

@@ -21,6 +21,16 @@ from bagpipe_hpc.oracle.ranking import auc, grouped_metrics, weighted_auc
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 
+_NAMES = {
+    "auc": "AUC",
+    "log_loss": "log loss",
+    "normalised_entropy": "normalised entropy",
+    "calibration": "calibration",
+    "mse": "mean squared error",
+    "grouped_auc": "grouped AUC",
+    "hit_rate": "hit rate",
+    "ndcg": "NDCG",
+}
 _ALWAYS = ("auc", "log_loss", "normalised_entropy", "calibration")
 
 
@@ -99,6 +109,11 @@ class EvaluationResult:
         if not isinstance(labels, dict):
             raise TypeError("labels of an evaluation must be metrics by name")
         return cls(num_samples, _metrics_in(rest), {name: _metrics_in(each) for name, each in labels.items()})
+
+
+def in_words(metrics: Mapping[str, float | None]) -> str:
+    """Return the metrics that there are, by name, for the user."""
+    return ", ".join(f"{_NAMES[name]} {value:.4f}" for name, value in metrics.items() if value is not None)
 
 
 def _fields_of(metrics: LabelMetrics) -> dict[str, float | None]:

@@ -135,6 +135,7 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
         totals,
         digest=digest,
         dense_backend=spec.dense_backend,
+        exchange=spec.exchange,
         loss=progress.last_loss,
         bytes_plans=ports.plans.bytes_sent,
         num_trained=oracle.end,

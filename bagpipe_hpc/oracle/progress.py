@@ -25,23 +25,13 @@ from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.learning_rate import LearningRate
 from bagpipe_hpc.log import LOGGER, is_printing
 from bagpipe_hpc.oracle.evaluation import Evaluation
-from bagpipe_hpc.oracle.metrics import EvaluationResult, LabelMetrics
+from bagpipe_hpc.oracle.metrics import EvaluationResult, in_words
 from bagpipe_hpc.oracle.progress_line import ProgressLine
 from bagpipe_hpc.oracle.tensorboard import TensorBoard
 from bagpipe_hpc.runtime.console import open_console
 from bagpipe_hpc.runtime.run_directory import writing_to
 from bagpipe_hpc.topology import Topology
 
-METRIC_NAMES = {
-    "auc": "AUC",
-    "log_loss": "log loss",
-    "normalised_entropy": "normalised entropy",
-    "calibration": "calibration",
-    "mse": "mean squared error",
-    "grouped_auc": "grouped AUC",
-    "hit_rate": "hit rate",
-    "ndcg": "NDCG",
-}
 METRICS_EVERY = 20  # iterations per line of metrics.jsonl
 SECONDS_PER_LINE = 5.0
 SECONDS_PER_REFRESH = 0.2
@@ -295,18 +285,13 @@ def _write_all(file: io.RawIOBase, content: bytes) -> None:
 
 def _shown(result: EvaluationResult) -> str:
     if result.labels:
-        return "; ".join(f"{name}: {_metrics(metrics) or 'no labels'}" for name, metrics in result.labels.items())
-    shown = _metrics(result.judged)
+        return "; ".join(f"{name}: {in_words(vars(metrics)) or 'no labels'}" for name, metrics in result.labels.items())
+    shown = in_words(vars(result.judged))
     return shown or f"{result.num_samples:,} samples predicted; they have no labels, so there are no metrics"
 
 
-def _metrics(metrics: LabelMetrics) -> str:
-    values = ((name, getattr(metrics, field)) for field, name in METRIC_NAMES.items())
-    return ", ".join(f"{name} {value:.4f}" for name, value in values if value is not None)
-
-
 def _in_short(evaluation: Evaluation) -> str:
-    shown = _metrics(evaluation.result.judged).split(", ")[0]  # of the AUC, if there is one
+    shown = in_words(vars(evaluation.result.judged)).split(", ")[0]  # of the AUC, if there is one
     return shown or f"{evaluation.result.num_samples:,} samples predicted"
 
 

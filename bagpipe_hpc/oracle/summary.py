@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.log import LOGGER
-from bagpipe_hpc.oracle.metrics import EvaluationResult
+from bagpipe_hpc.oracle.metrics import EvaluationResult, in_words
 from bagpipe_hpc.protocol.totals import RankTotals, TrainerTotals
 from bagpipe_hpc.runtime.console import open_console
 
@@ -57,6 +57,7 @@ def summarise(
     *,
     digest: str,
     dense_backend: str = "none",
+    exchange: str = "none",
     loss: float,
     bytes_plans: int,
     num_trained: int,
@@ -72,6 +73,7 @@ def summarise(
         totals: The totals of all servers and trainers.
         digest: The digest of the model.
         dense_backend: What sums dense gradients.
+        exchange: How rows get from trainer to trainer; see JobSpec.
         loss: The mean loss of the last iterations.
         bytes_plans: The bytes of all plans.
         num_trained: Training iterations of the whole job.
@@ -112,6 +114,7 @@ def summarise(
         "bytes_plans": bytes_plans,
         "rows_touched": sum(server.rows_touched for server in totals.servers),
         "devices": sorted({trainer.device for trainer in trainers}),
+        "exchange": exchange,
         "dense_backend": dense_backend,
         "threads_per_trainer": trainers[0].threads,
         "checkpoints": checkpoints or {},
@@ -181,9 +184,9 @@ def _add_metrics(table: Table, summary: dict[str, Any]) -> None:
     samples = f"{summary['validation_samples']:,} samples"
     if labels := summary.get("validation_labels"):
         for number, (name, metrics) in enumerate(labels.items()):
-            shown = [f"{field.replace('_', ' ')} {value:.4f}" for field, value in metrics.items() if value is not None]
-            first, *rest = shown or ["no labels"]
-            table.add_row(f"validation, {name}", first, ", ".join(rest) + ("" if number else f"; {samples}"))
+            first, _, rest = in_words(metrics).partition(", ")
+            told = [part for part in (rest, "" if number else samples) if part]
+            table.add_row(f"validation, {name}", first or "no labels", "; ".join(told))
         return
     if summary["validation_log_loss"] is None and (mse := summary.get("validation_mse")) is not None:
         table.add_row("validation mean squared error", f"{mse:.4f}", samples)

@@ -27,7 +27,7 @@ from bagpipe_hpc.protocol.record import decode_record, encode_record
 from bagpipe_hpc.protocol.totals import RankTotals, ServerTotals, TrainerTotals, decode_totals, encode_totals
 from bagpipe_hpc.sharding import Sharding
 from bagpipe_hpc.topology import ORACLE_RANK, Topology
-from bagpipe_hpc.waiting import note_step, waiting_for
+from bagpipe_hpc.waiting import note_start, note_step, waiting_for
 
 ROWS_PER_PIECE = 1 << 16  # local rows of each server
 
@@ -45,7 +45,9 @@ def agree_on_cache_rows(world: World, limit: int | None) -> int:
     with waiting_for("all ranks: to start"):
         limits = world.gather(b"" if limit is None else str(limit).encode())
         smallest = None if limits is None else str(min(int(each) for each in limits if each)).encode()
-        return int(world.broadcast(smallest))
+        agreed = int(world.broadcast(smallest))
+    note_start()
+    return agreed
 
 
 def agree_on_end(world: World, is_complete: bool | None) -> bool:

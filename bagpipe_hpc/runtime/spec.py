@@ -47,6 +47,8 @@ class JobSpec:
         predictions: The file for the predictions of an evaluation. None: they are not saved.
         evaluates_only: Whether the job only evaluates.
         dense_backend: What sums dense gradients: horovod, mpi, nccl, or none if there is nothing to sum.
+        exchange: How rows get from trainer to trainer: through host memory (host), from GPU to GPU (device), or none if
+            there is one trainer.
     """
 
     config: Config
@@ -59,6 +61,7 @@ class JobSpec:
     predictions: Path | None = None
     evaluates_only: bool = False
     dense_backend: str = "none"
+    exchange: str = "none"
 
     @property
     def num_embeddings(self) -> tuple[int, ...]:

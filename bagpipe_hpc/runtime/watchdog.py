@@ -23,13 +23,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bagpipe_hpc.activity import ticking
-from bagpipe_hpc.config import WatchdogConfig
+from bagpipe_hpc.config import Config, WatchdogConfig
 from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.topology import Topology
-from bagpipe_hpc.waiting import Wait, note_step, num_steps, open_waits
+from bagpipe_hpc.waiting import Wait, note_step, num_starts, num_steps, open_waits, steps_since_start
 
 DIRECTORY = "watchdog"
-START_SECONDS = 60.0  # added until STEPS_OF_START steps: libraries are loaded, loops compiled, checkpoints read
+# Added until all ranks are ready and STEPS_OF_START steps are made: libraries are loaded, loops are compiled, and
+# checkpoints are read. If trainers also compile or record the model (training.execution), that may take many minutes.
+START_SECONDS = 60.0
+START_SECONDS_OF_COMPILED = 1800.0
 STEPS_OF_START = 20
 LONGEST_GRACE_SECONDS = 5.0  # the time that the other ranks get to write their files
 CLOCKS_DIFFER_SECONDS = 60.0  # the clocks of two hosts may differ by so much
@@ -53,6 +56,7 @@ class Watchdog:
         rank: The rank to watch.
         end: Ends the job with an error.
         clock: Returns seconds.
+        start_seconds: Added to `seconds` while the job starts.
     """
 
     def __init__(
@@ -63,14 +67,15 @@ class Watchdog:
         rank: int,
         end: End,
         clock: Callable[[], float] = time.monotonic,
+        start_seconds: float = START_SECONDS,
     ) -> None:
         assert config.seconds is not None
         self._seconds, self._ends_job = config.seconds, config.ends_job
         self._directory = run_path / DIRECTORY
         self._topology, self._rank, self._end, self._clock = topology, rank, end, clock
         self._steps, self._since = num_steps(), clock()
-        self._allowed_seconds = self._seconds + START_SECONDS  # without a step
-        self._started_at = self._steps + STEPS_OF_START
+        self._allowed_seconds = self._seconds + start_seconds  # without a step
+        self._starts_before = num_starts()
         self._has_written = self._has_printed = False
         self.grace_seconds = min(self._seconds, LONGEST_GRACE_SECONDS)
 
@@ -79,7 +84,7 @@ class Watchdog:
         now, steps = self._clock(), num_steps()
         if steps != self._steps:
             self._steps, self._since = steps, now
-            if steps >= self._started_at:
+            if num_starts() > self._starts_before and steps_since_start() >= STEPS_OF_START:
                 self._allowed_seconds = self._seconds
             self._has_written = self._has_printed = False
         still_seconds = now - self._since
@@ -164,23 +169,29 @@ def lines_about(named: dict[str, list[Wait] | None]) -> list[str]:
     return lines
 
 
+def start_seconds_of(config: Config) -> float:
+    """Return how much longer than later a job may make no step while it starts."""
+    return START_SECONDS if config.training.execution == "eager" else START_SECONDS_OF_COMPILED
+
+
 @contextmanager
-def watching(config: WatchdogConfig, run_path: Path, topology: Topology, ranks: list[int], end: End) -> Iterator[None]:
+def watching(job: Config, run_path: Path, topology: Topology, ranks: list[int], end: End) -> Iterator[None]:
     """Watch the ranks of this process inside the block.
 
     Args:
-        config: The settings of the watchdog. If `seconds` is None, nothing is watched.
+        job: The settings of the job. If `watchdog.seconds` is None, nothing is watched.
         run_path: The run directory.
         topology: The roles of the ranks.
         ranks: The ranks of this process: one, or all ranks if they are threads.
         end: Ends the job with an error.
     Communication: none; the watchdogs use files.
     """
+    config, start_seconds = job.watchdog, start_seconds_of(job)
     if config.seconds is None:
         yield
         return
     note_step()
-    watchdogs = [Watchdog(config, run_path, topology, rank, end) for rank in ranks]
+    watchdogs = [Watchdog(config, run_path, topology, rank, end, start_seconds=start_seconds) for rank in ranks]
 
     def look() -> None:
         for watchdog in watchdogs:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from bagpipe_hpc.trainer.device.base import Device, Mark, Memory, Mirror
+from bagpipe_hpc.trainer.device.exposed_memory import ExposedMemory
 
 
 class RowBuffer:
@@ -15,10 +16,11 @@ class RowBuffer:
 
     Args:
         device: The device of the trainer.
+        for_peers: Whether other trainers read or write the rows.
     """
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    def __init__(self, device: Device, *, for_peers: bool = False) -> None:
+        self._device, self._for_peers = device, for_peers
         self._memory: Memory | None = None
         self._num_bytes = 0
 
@@ -31,8 +33,8 @@ class RowBuffer:
         num_bytes = num_rows * columns * dtype.itemsize
         if self._memory is None or num_bytes > self._num_bytes:
             self._num_bytes = 1 << (max(num_bytes, 1) - 1).bit_length()
-            self._memory = self._device.allocate(self._num_bytes)
-        self._memory.await_host()  # earlier rows may still be on their way up
+            self._memory = self._device.allocate(self._num_bytes, for_peers=self._for_peers)
+        self._memory.await_host()  # the device may still read earlier rows, or be copying them up
         return _rows_in(self._device, self._memory, num_bytes, dtype, (num_rows, columns))
 
 
@@ -43,15 +45,23 @@ def fixed_rows(device: Device, num_rows: int, columns: int) -> Mirror:
 
 
 def _rows_in(device: Device, memory: Memory, num_bytes: int, dtype: np.dtype[Any], shape: tuple[int, int]) -> Mirror:
+    if isinstance(memory, ExposedMemory):
+        exposed = memory.view(0, dtype, shape)
+        return Mirror(memory, exposed, exposed)
     host = memory.host[:num_bytes].view(dtype).reshape(shape)
     return Mirror(None, host, host) if device.shares_memory else Mirror(memory, host, memory.view(0, dtype, shape))
 
 
 class BufferPool:
-    """Buffers that several threads share. A thread takes one and may pass it on; the last user gives it back."""
+    """Buffers that several threads share. A thread takes one and may pass it on; the last user gives it back.
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    Args:
+        device: The device of the trainer.
+        for_peers: Whether other trainers read or write the rows in the buffers.
+    """
+
+    def __init__(self, device: Device, *, for_peers: bool = False) -> None:
+        self._device, self._for_peers = device, for_peers
         self._free: list[tuple[RowBuffer, Mark]] = []  # its append and pop are atomic
 
     def take(self) -> RowBuffer:
@@ -59,7 +69,7 @@ class BufferPool:
         try:
             buffer, mark = self._free.pop()
         except IndexError:
-            return RowBuffer(self._device)
+            return RowBuffer(self._device, for_peers=self._for_peers)
         self._device.wait(mark)
         return buffer
 

@@ -14,7 +14,7 @@ from bagpipe_hpc.trainer.cache import RowCache
 from bagpipe_hpc.trainer.dense_gradients import DenseSynchronizer
 from bagpipe_hpc.trainer.dense_optimizer import build_dense_optimizer
 from bagpipe_hpc.trainer.dense_sum import DenseSum
-from bagpipe_hpc.trainer.device.base import Device
+from bagpipe_hpc.trainer.device.base import Device, Forward
 from bagpipe_hpc.trainer.device.row_step import fusible_optimizer
 from bagpipe_hpc.trainer.models import build_model
 from bagpipe_hpc.trainer.objective import Objective
@@ -31,6 +31,7 @@ def build_step(
     *,
     schema: Schema,
     model: torch.nn.Module,
+    forward: Forward | None = None,
     num_slots: int,
     trainer_rank: int,
     num_trainers: int,
@@ -47,6 +48,7 @@ def build_step(
         config: The settings of the job.
         schema: The schema of the data set.
         model: The model, on the device.
+        forward: Runs the model in training. None: the model itself.
         num_slots: Slots of the cache.
         trainer_rank: The rank of this trainer among the trainers.
         num_trainers: T.
@@ -67,6 +69,7 @@ def build_step(
     return TrainingStep(
         trainer_rank=trainer_rank,
         model=model,
+        forward=forward,
         row_dim=config.model.row_dim,
         table_names=tuple(table.name for table in schema.tables),
         pooling=Pooling(schema, config, device),

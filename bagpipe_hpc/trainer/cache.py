@@ -38,6 +38,11 @@ class RowCache:
         self._kernels = device.kernels
 
     @property
+    def rows(self) -> torch.Tensor:
+        """All rows, float32, shape (num_slots, row_width). Work on them is work of the stream of the calling thread."""
+        return self._tensor
+
+    @property
     def row_width(self) -> int:
         """The number of columns of a row."""
         return self._tensor.shape[1]

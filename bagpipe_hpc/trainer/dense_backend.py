@@ -23,6 +23,7 @@ from pathlib import Path
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.errors import PlatformError
 from bagpipe_hpc.trainer.device.visible import offers_gpu
+from bagpipe_hpc.trainer.execution_fault import CURES, fault_of_execution
 
 Ranks = tuple[int, ...]
 
@@ -46,7 +47,7 @@ def horovod_ranks() -> Ranks | None:
 
 @dataclass(frozen=True)
 class DenseOffer:
-    """What one trainer has for sums.
+    """What one trainer has for sums, to compute with and to exchange rows.
 
     Args:
         rank: Its rank in the launch.
@@ -55,6 +56,8 @@ class DenseOffer:
         horovod_ranks: The trainers that its process has started Horovod with; None if it has not.
         has_gpu: Whether its host offers it a GPU, and the settings do not forbid to use it.
         gpu: Why it cannot use a GPU; empty if it can. It is only looked at if the settings ask for a GPU.
+        exchange: Why MPI cannot read and write the memory of its GPU; empty if it can, or if another trainer tries it.
+        execution: Why it cannot run the model as training.execution says; empty if it can.
     """
 
     rank: int
@@ -63,12 +66,22 @@ class DenseOffer:
     horovod_ranks: Ranks | None = None
     has_gpu: bool = False
     gpu: str = ""
+    exchange: str = ""
+    execution: str = ""
 
     @classmethod
-    def of_this_rank(cls, rank: int, config: Config) -> DenseOffer:
-        """Return what this process has. Only if the settings name nccl or gpu it imports torch, which takes seconds."""
-        device = config.training.device
-        nccl = gpu = ""
+    def of_this_rank(cls, rank: int, config: Config, exchange: str = "") -> DenseOffer:
+        """Return what this process has.
+
+        It imports torch, which takes seconds, only if the settings name nccl or gpu or a way to run the model.
+
+        Args:
+            rank: Its rank in the launch.
+            config: The settings of the job.
+            exchange: See DenseOffer.
+        """
+        device, execution = config.training.device, config.training.execution
+        nccl = gpu = fault = ""
         if config.dense.backend == "nccl":
             from bagpipe_hpc.trainer.device.gpus import fault_of_nccl
 
@@ -77,7 +90,12 @@ class DenseOffer:
             from bagpipe_hpc.trainer.device.choose import fault_of_gpu
 
             gpu = fault_of_gpu()
-        return cls(rank, fault_of_horovod(), nccl, _horovod_ranks, device != "cpu" and offers_gpu(), gpu)
+        if execution != "eager":
+            from bagpipe_hpc.trainer.device.choose import finds_gpu
+
+            fault = fault_of_execution(execution, device != "cpu" and finds_gpu())
+        has_gpu = device != "cpu" and offers_gpu()
+        return cls(rank, fault_of_horovod(), nccl, _horovod_ranks, has_gpu, gpu, exchange, fault)
 
     def to_text(self) -> str:
         """Return the offer as JSON."""
@@ -145,6 +163,19 @@ def check_gpus(setting: str, offers: Sequence[DenseOffer]) -> None:
             f"training.device = 'gpu': {fault}; set training.device to auto or cpu, ask the scheduler for a GPU per "
             "trainer, or install a build of torch for this GPU (`bagpipe doctor` shows what torch finds)"
         )
+
+
+def check_execution(setting: str, offers: Sequence[DenseOffer]) -> None:
+    """Check that every trainer can run the model as the settings say.
+
+    Args:
+        setting: The setting training.execution.
+        offers: What each trainer has, by trainer rank.
+    Raises:
+        PlatformError: a trainer cannot. The message names it, and says what it lacks.
+    """
+    if fault := _fault([offer.execution for offer in offers]):
+        raise PlatformError(f"training.execution = {setting!r}: {fault}; {CURES[setting]}")
 
 
 def _fault_of_horovod(offers: Sequence[DenseOffer]) -> str:

@@ -77,7 +77,8 @@ class PlacedIteration:
         critical: The rows that `apply` updates.
         delayed: The rows that `finish` updates.
         replicated: The replicas that the trainer gets, in host memory.
-        delayed_replicas: See IterationLists, in host memory.
+        delayed_replicas: See IterationLists; in device memory if the device exposes its memory to peers, otherwise in
+            host memory.
         samples: Of each block.
     """
 
@@ -93,7 +94,7 @@ class PlacedIteration:
     critical: PlacedUpdates
     delayed: PlacedUpdates
     replicated: GrayBlocks
-    delayed_replicas: NDArray[np.int64]
+    delayed_replicas: DeviceArray
     samples: list[PlacedSamples]
 
 
@@ -133,7 +134,8 @@ class IterationPlacer:
         ]
         of_kernels += [list(kernels.arrays_of_samples(job, each, num_rows)) for each in samples]
         block = self._free.pop() if self._free else self._device.block()
-        arrays = [*_arrays(plan, lists, samples), *chain.from_iterable(of_kernels)]
+        picked = lists.delayed_replicas if self._device.exposes_memory else lists.delayed_replicas[:0]
+        arrays = [picked, *_arrays(plan, lists, samples), *chain.from_iterable(of_kernels)]
         rows = block.pack(len(plan.fetch_slots), self._row_width, arrays)
         return PackedIteration(plan, lists, samples, block, rows, [len(each) for each in of_kernels])
 
@@ -144,7 +146,7 @@ class IterationPlacer:
         mark = self._device.mark()
         arrays, of_kernels = iter(placed), iter(placed[len(placed) - sum(packed.of_kernels) :])
         own = [list(islice(of_kernels, count)) for count in packed.of_kernels]
-        fetched, fetch_slots, update_slots = next(arrays), next(arrays), next(arrays)
+        fetched, picked, fetch_slots, update_slots = next(arrays), next(arrays), next(arrays), next(arrays)
         return PlacedIteration(
             plan,
             mark,
@@ -158,7 +160,7 @@ class IterationPlacer:
             self._updates(lists.critical, arrays, own[0]),
             self._updates(lists.delayed, arrays, own[1]),
             lists.replicated,
-            lists.delayed_replicas,
+            picked if self._device.exposes_memory else lists.delayed_replicas,
             [self._samples(each, arrays, mine) for each, mine in zip(packed.samples, own[2:], strict=True)],
         )
 

@@ -48,6 +48,7 @@ from bagpipe_hpc.trainer.device.base import (
     Arrival,
     Device,
     DeviceArray,
+    Forward,
     Mark,
     Mirror,
     PlacedSamples,
@@ -71,16 +72,15 @@ from bagpipe_hpc.trainer.placed_iteration import (
     PlacedUpdates,
 )
 from bagpipe_hpc.trainer.pooling import Pooling
-from bagpipe_hpc.trainer.row_kernels import copy_rows
 from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
 from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare
 from bagpipe_hpc.trainer.trainer_batch import TrainerBatch, row_gradients
 from bagpipe_hpc.trainer.tree_accumulator import TreeAccumulator
-from bagpipe_hpc.trainer.wire import Wire, WireArray, gradient_scale
+from bagpipe_hpc.trainer.wire import Wire, gradient_scale
 from bagpipe_hpc.transport.blocks import blocks_by_rank
 
 Float32Array = NDArray[np.float32]
-Blocks = Iterable[tuple[int, WireArray]]
+Blocks = Iterable[tuple[int, DeviceArray]]
 Loss = Callable[[], float]  # waits for the loss if the device has not computed it yet
 
 
@@ -98,8 +98,9 @@ class Peers(Protocol):
         """Begin to send blocks of rows to other trainers and to receive blocks from others; see transport/peers.py.
 
         Args:
-            outgoing: Trainers and their blocks, float32 or int16, shape (n, row_dim), C-contiguous.
-            incoming: Trainers, and arrays that get the blocks that they send, of the same dtype.
+            outgoing: Trainers and their blocks, float32 or int16, shape (n, row_dim), C-contiguous: arrays in host
+                memory, or tensors if the device exposes its memory.
+            incoming: Trainers, and the same for the blocks that they send, of the same dtype.
         Communication: with these trainers, from here to the return of `Swap.finish`.
         """
 
@@ -181,14 +182,14 @@ class OpenIteration:
             `start` fills in the forced evictions, `finish` the other rows.
         rows_buffer: Holds `rows` from `start` to `finish`.
         rows: Room for the rows that this trainer owns and uses, then for the replicas, in the format of the wire,
-            float32 or int16, shape (plan.num_own + number of replicas, row_dim). Replicas land in its host part.
+            float32 or int16, shape (plan.num_own + number of replicas, row_dim). Replicas land in its exposed part.
 
     `apply` of the iteration before may set `critical_pushes`: these are under way. `gather` fills `gradient_sum`: the
     row gradients of all blocks, float32, shape (n, row_dim). `apply` sets the other fields:
 
     - `own_gradients`: gradients of owned rows, float32, shape (num_own, row_dim).
     - `replica_gradients`: in the format of the wire, float32 or int16, shape (number of replicas, row_dim). Peers get
-      its host part, which is complete after `gradients_arrival`.
+      its exposed part, which is complete after `gradients_arrival`.
     - `gradient_buffers`: hold both until `finish`. Empty: they are in torch's memory.
 
     Between the streams of the threads: `started` is a mark behind `start`, `computed` one behind `apply` or, if the
@@ -224,6 +225,7 @@ class TrainingStep:
     Args:
         trainer_rank: The rank of this trainer among the trainers.
         model: Maps (dense, embedded) to logits.
+        forward: Does the same in training, as training.execution says. None: the model itself.
         row_dim: The number of columns of a row that are trained.
         pooling: Makes the vectors of samples from rows.
         objective: The losses of the labels.
@@ -248,6 +250,7 @@ class TrainingStep:
         *,
         trainer_rank: int,
         model: torch.nn.Module,
+        forward: Forward | None = None,
         row_dim: int,
         pooling: Pooling,
         objective: Objective,
@@ -265,7 +268,7 @@ class TrainingStep:
         stopwatch: Stopwatch,
         delayed_stopwatch: Stopwatch,
     ) -> None:
-        self.model = model
+        self.model, self._forward = model, forward or model
         self._row_dim = row_dim
         self._pooling, self._objective = pooling, objective
         self._table_names = table_names
@@ -285,10 +288,11 @@ class TrainingStep:
             row_width=cache.row_width, is_overlapped=self.is_overlapped, share=blocks,
         )  # fmt: skip
         self._lane, self._delayed_lane = (
-            _Lane(to, watch, RowBuffer(cache.device), RowBuffer(cache.device))
+            _Lane(to, watch, *(RowBuffer(cache.device, for_peers=True) for _ in range(2)))
             for to, watch in ((peers, stopwatch), (delayed_peers or peers, delayed_stopwatch))
         )
-        self._rows, self._gradients, self._leaving = (BufferPool(cache.device) for _ in range(3))
+        self._rows, self._gradients = (BufferPool(cache.device, for_peers=True) for _ in range(2))
+        self._leaving = BufferPool(cache.device)
         self._drained: RowBuffer | None = None  # has the rows that the latest `finish` returned
         self._delayed: Mark = None  # behind the latest `start` or `finish`
 
@@ -378,6 +382,7 @@ class TrainingStep:
             rows=leaf,
             table_names=self._table_names,
             model=self.model,
+            forward=self.model if plan.read_only else self._forward,
             precision=self._precision,
             before_backward=partial(self.dense_gradients.start, is_last=number == self._blocks.count - 1),
         )
@@ -464,6 +469,7 @@ class TrainingStep:
 
     def _release(self, iteration: OpenIteration) -> None:
         """Give the buffers of an iteration back that is over; that of the rows which leave after the next one is."""
+        iteration.rows.release()
         for buffer in iteration.gradient_buffers:
             self._gradients.give_back(buffer, self._delayed)
         self._rows.give_back(iteration.rows_buffer, self._delayed)
@@ -481,9 +487,9 @@ class TrainingStep:
         rows = lane.outgoing.rows(len(pushes.slots), self._row_dim, self._wire.array_dtype)
         self._cache.copy(pushes.slots, rows.device, self._wire)
         arrival = rows.down()
-        replicas = iteration.placed.replicated.runs(part, iteration.rows.host[iteration.plan.num_own :])
+        replicas = iteration.placed.replicated.runs(part, iteration.rows.exposed[iteration.plan.num_own :])
         arrival.wait()
-        return lane.peers.begin(blocks_by_rank(rows.host, pushes.counts), replicas)
+        return lane.peers.begin(blocks_by_rank(rows.exposed, pushes.counts), replicas)
 
     def _reduce(self, iteration: OpenIteration, part: Part, updates: PlacedUpdates, lane: _Lane, cause: str) -> None:
         """Send the gradients of replicas of a part to the owners; then update owned rows.
@@ -498,21 +504,21 @@ class TrainingStep:
         placed = iteration.placed
         with lane.watch.time(cause):
             iteration.gradients_arrival.wait()
-            replica_gradients = iteration.replica_gradients.host
             if len(part) == 1:
-                outgoing: Blocks = placed.replicated.runs(part, replica_gradients)
+                outgoing: Blocks = placed.replicated.runs(part, iteration.replica_gradients.exposed)
             else:
-                mine = lane.outgoing.rows(len(placed.delayed_replicas), self._row_dim, self._wire.array_dtype).host
-                copy_rows(replica_gradients, placed.delayed_replicas, mine)
-                outgoing = blocks_by_rank(mine, placed.replicated.counts(part))
+                mine = lane.outgoing.rows(len(placed.delayed_replicas), self._row_dim, self._wire.array_dtype)
+                self._device.pick(iteration.replica_gradients, placed.delayed_replicas, mine).wait()
+                outgoing = blocks_by_rank(mine.exposed, placed.replicated.counts(part))
             num_gradients = int(updates.lists.starts[-1])
             gradients = lane.incoming.rows(num_gradients, self._row_dim, self._wire.array_dtype)
-            lane.peers.begin(outgoing, blocks_by_rank(gradients.host, updates.counts)).finish()
+            lane.peers.begin(outgoing, blocks_by_rank(gradients.exposed, updates.counts)).finish()
         with lane.watch.time("update"):
             if len(updates.lists.slots):
                 gradients.up()
                 own = iteration.own_gradients.device
                 self._device.launch(self._update, iteration.plan, updates.lists, own, gradients.device)
+                gradients.release()
 
     def _update(self, plan: TrainerPlan, lists: UpdateLists, own: DeviceArray, arrived: DeviceArray) -> None:
         """Sum the gradients of owned rows, and make one step on them.

@@ -14,9 +14,11 @@ def keeping_torch() -> Iterator[None]:
     random_state = torch.get_rng_state()
     num_threads = torch.get_num_threads()
     is_deterministic = torch.are_deterministic_algorithms_enabled()
+    fills_memory = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     try:
         yield
     finally:
         torch.set_rng_state(random_state)
         torch.set_num_threads(num_threads)
         torch.use_deterministic_algorithms(is_deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = fills_memory  # type: ignore[attr-defined]

@@ -54,9 +54,11 @@ from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.trainer.build import build_step, build_trained_model
 from bagpipe_hpc.trainer.dense_gradients import dense_parameters
 from bagpipe_hpc.trainer.dense_sum import DenseSum
-from bagpipe_hpc.trainer.device.base import Device, Stream
+from bagpipe_hpc.trainer.device.base import Device, Forward, Stream
 from bagpipe_hpc.trainer.device.choose import choose_device, set_num_threads
 from bagpipe_hpc.trainer.device_memory import in_words, most_rows, naming_memory, need_of
+from bagpipe_hpc.trainer.execution import prepare_forward, sizes_of_passes
+from bagpipe_hpc.trainer.exposure_check import require_exposure
 from bagpipe_hpc.trainer.iteration_timer import IterationTimer
 from bagpipe_hpc.trainer.late_losses import LateLosses
 from bagpipe_hpc.trainer.make_sum import make_sum
@@ -92,20 +94,22 @@ def run_trainer(
     Raises:
         OwnModelError: the user's own model cannot be built or trained, or the caller makes no step on a batch.
         CheckpointError: the checkpoint that the job goes on from is damaged or contradicts the job.
+        ExecutionError: the model cannot be compiled or recorded.
     Communication: see the timeline.
     """
     keep_freed_memory()
     host = ranks_of_host(comms.trainers)
-    device = choose_device(spec.config.training.device, host.rank)
+    device = choose_device(spec.config.training.device, host.rank, spec.exchange)
     dense_sum = make_sum(spec.dense_backend, comms.trainers, device)
     num_threads = spec.config.training.threads or share_of_cores(host)
     set_num_threads(num_threads)
     end = _open_transport(spec.config, topology, comms)
     model = build_trained_model(spec.config, spec.schema, factory, comms.trainers.rank, device)
+    forward = _forward(spec, device, model, comms.trainers.rank, topology.num_trainers)  # what it keeps is not free
     cache_rows = agree_on_cache_rows(comms.world, _cache_limit(spec, device, model, topology.num_trainers, host.size))
     naming = partial(naming_memory, partial(_memory_in_words, spec, device, cache_rows))
     with naming(), device.on(Stream.COMPUTE):
-        trainer = _Trainer(spec, start, comms, device, dense_sum, model, cache_rows)
+        trainer = _Trainer(spec, start, comms, device, dense_sum, model, forward, cache_rows)
         prefetcher = trainer.prefetcher(PlanReceiver(comms.plans), end, naming)
         resume_collector()
         yield from trainer.run(prefetcher, end)
@@ -114,6 +118,17 @@ def run_trainer(
     end.close()
     trainer.close()
     host.Free()
+
+
+def _forward(spec: JobSpec, device: Device, model: torch.nn.Module, rank: int, num_trainers: int) -> Forward:
+    """Return what runs the model in training. The first trainer shows what goes on: all of them do the same."""
+
+    def described() -> str:
+        return f"the model takes part of {device.name}, where {in_words(device.free_bytes(1))} are free"
+
+    sizes = sizes_of_passes(spec.config, rank, num_trainers)
+    with naming_memory(described), device.on(Stream.COMPUTE):
+        return prepare_forward(spec.config, spec.schema, model, device, sizes, shows=rank == 0)
 
 
 def _cache_limit(
@@ -165,6 +180,7 @@ class _Trainer:
         device: Device,
         dense_sum: DenseSum,
         model: torch.nn.Module,
+        forward: Forward,
         num_slots: int,
     ) -> None:
         self._comms = comms
@@ -174,10 +190,12 @@ class _Trainer:
         self._watch, self._delayed_watch = Stopwatch(), Stopwatch()
         self._peers = PeerExchange(comms.trainers)
         self._delayed_peers = PeerExchange(comms.trainers)
+        require_exposure(device, self._peers, self._rank, comms.trainers.size)
         self._step = build_step(
             spec.config,
             schema=spec.schema,
             model=model,
+            forward=forward,
             num_slots=num_slots,
             trainer_rank=self._rank,
             num_trainers=comms.trainers.size,

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from bagpipe_hpc.errors import OwnModelError
 from bagpipe_hpc.protocol.plan import TrainerPlan
-from bagpipe_hpc.trainer.device.base import PlacedSamples
+from bagpipe_hpc.trainer.device.base import Forward, PlacedSamples
 from bagpipe_hpc.trainer.objective import Objective
 
 Tensor = torch.Tensor
@@ -34,6 +34,7 @@ class TrainerBatch:
         rows: The rows that embedded was pooled from, float32, shape (n, row_dim). Backward gives them their gradients.
         table_names: The name of each table, in the order of embedded.
         model: Maps (dense, embedded) to logits.
+        forward: Does the same, as training.execution says. It need not be able to serve without gradients.
         precision: Returns the context in which the model computes.
         before_backward: `step` calls it with the loss before it goes backward.
     """
@@ -48,6 +49,7 @@ class TrainerBatch:
         rows: Tensor,
         table_names: tuple[str, ...],
         model: torch.nn.Module,
+        forward: Forward,
         precision: Callable[[], AbstractContextManager[object]],
         before_backward: Callable[[Tensor], None],
     ) -> None:
@@ -60,7 +62,7 @@ class TrainerBatch:
         self.sample_weights = samples.sample_weights if len(samples.sample_weights) else None
         self.groups = samples.groups if len(samples.groups) else None
         self._objective, self._divisors = objective, samples.loss_divisors
-        self.model = model
+        self.model, self._forward = model, forward
         self._rows, self._table_names = rows, table_names
         self._precision, self._before_backward = precision, before_backward
         self._is_stepped = False
@@ -82,10 +84,11 @@ class TrainerBatch:
     def logits(self) -> Tensor:
         """Return the logits of the model, float32, of the shape of the labels.
 
-        The model computes in training.precision. For a real-valued label, the logit is the prediction itself.
+        The model computes in training.precision, and in training it runs as training.execution says. For a real-valued
+        label, the logit is the prediction itself.
         """
         with self._precision():
-            logits: Tensor = self.model(self.dense, self.embedded)
+            logits = self._forward(self.dense, self.embedded)
         return logits.float()
 
     def mean(self, losses: Tensor) -> Tensor:

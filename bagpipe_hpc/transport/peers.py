@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -13,7 +14,9 @@ from bagpipe_hpc.transport.collectives import duplicate, enter_together
 from bagpipe_hpc.waiting import waiting_for
 
 WireArray = NDArray[np.float32 | np.int16]  # int16: the bits of 16-bit floats
-Blocks = Iterable[tuple[int, WireArray]]
+# A WireArray, or such a tensor of torch in memory that MPI can read and write.
+Block = Any
+Blocks = Iterable[tuple[int, Block]]
 
 
 class Swap:
@@ -24,7 +27,7 @@ class Swap:
         blocks: Trainers and blocks. They stay in memory until the swap has finished.
     """
 
-    def __init__(self, requests: list[MPI.Request], blocks: list[tuple[int, WireArray]]) -> None:
+    def __init__(self, requests: list[MPI.Request], blocks: list[tuple[int, Block]]) -> None:
         self._requests, self._blocks = requests, blocks
 
     def finish(self) -> None:
@@ -54,16 +57,21 @@ class PeerExchange:
 
         Args:
             outgoing: Trainers and their blocks, float32 or int16, shape (n, columns), C-contiguous, n > 0; at most one
-                for each trainer.
-            incoming: Trainers, and arrays that get the blocks that they send, of the same shape and dtype as these.
+                for each trainer. Tensors are in memory that MPI can read and write.
+            incoming: Trainers, and what gets the blocks that they send, of the same shape and dtype as these.
         Communication: with all these trainers, from here to the return of `Swap.finish`.
         """
         sent, received = list(outgoing), list(incoming)
-        requests = [self._comm.Irecv([block, len(block), self._row_type(block)], peer) for peer, block in received]
-        requests += [self._comm.Isend([block, len(block), self._row_type(block)], peer) for peer, block in sent]
+        requests = [self._comm.Irecv(self._message(block), peer) for peer, block in received]
+        requests += [self._comm.Isend(self._message(block), peer) for peer, block in sent]
         return Swap(requests, sent + received)
 
-    def _row_type(self, block: WireArray) -> MPI.Datatype:
+    def _message(self, block: Block) -> Any:
+        # A tensor goes to MPI by its address. mpi4py would ask it for one, and torch would let streams wait for that.
+        memory = block if isinstance(block, np.ndarray) else MPI.buffer.fromaddress(block.data_ptr(), block.nbytes)
+        return [memory, len(block), self._row_type(block)]
+
+    def _row_type(self, block: Block) -> MPI.Datatype:
         row_bytes = block.itemsize * block.shape[1]
         # Counts are in rows, so that nothing overflows at 2 GiB.
         if row_bytes not in self._row_types:
@@ -77,5 +85,5 @@ class PeerExchange:
         self._comm.Free()
 
 
-def _names(blocks: list[tuple[int, WireArray]]) -> str:
+def _names(blocks: list[tuple[int, Block]]) -> str:
     return ", ".join(str(peer) for peer in sorted({peer for peer, _ in blocks}))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from bagpipe_hpc.trainer.buffers import BufferPool, RowBuffer, fixed_rows
 from bagpipe_hpc.trainer.device.base import Stream, UpdateLists
+from bagpipe_hpc.trainer.device.child_trial import fault_of_exposure
 from bagpipe_hpc.trainer.device.cpu import CpuDevice, CpuKernels
 from bagpipe_hpc.trainer.device.cuda import CudaDevice
 from bagpipe_hpc.trainer.random_state import keep_random_state, restore_random_state
 from tests.kernels import check_kernels, pooled, random_lists, updated
 from tests.unit.trainer.device.test_packed_block import ARRAYS
+from tests.unit.trainer.device.test_recorded_model import NUM_DENSE, Own, check_bits, dlrm
 
 DIM = 16
 LONG = 200_000_000  # cycles: a tenth of a second
@@ -53,6 +58,48 @@ def test_the_next_rows_wait_for_the_way_up_of_those_before(gpu: CudaDevice) -> N
     gpu.launch(seen.copy_, first.device)
     buffer.rows(1000, 16).host[:] = 2
     assert (gpu.get(seen) == 1).all()
+
+
+def test_rows_for_peers_that_read_and_write_the_memory_of_the_gpu(gpu: CudaDevice) -> None:
+    device = CudaDevice(gpu.torch_device.index, gpu.kernels, exposes_memory=True)
+    buffer = RowBuffer(device, for_peers=True)
+    first, seen = buffer.rows(1000, 16), fixed_rows(device, 1000, 16)
+    assert first.exposed.is_cuda
+    delay(device)
+    device.launch(first.device.fill_, 3)
+    arrival = first.down()
+    assert not arrival.is_there()
+    arrival.wait()
+    assert arrival.is_there()
+    with device.on(Stream.EXCHANGE):
+        delay(device)
+        device.launch(seen.device.copy_, first.device)
+        first.release()
+    again = buffer.rows(1000, 16)  # waits for the copy
+    device.launch(again.device.fill_, 4)
+    with device.on(Stream.EXCHANGE):
+        seen.down().wait()
+    assert (seen.host == 3).all()
+
+
+@pytest.mark.parametrize("exposes_memory", [False, True])
+def test_rows_are_picked_where_peers_read_them(gpu: CudaDevice, exposes_memory: bool) -> None:
+    device = CudaDevice(gpu.torch_device.index, gpu.kernels, exposes_memory=exposes_memory)
+    rows, out = (RowBuffer(device, for_peers=True).rows(count, 16) for count in (1000, 300))
+    values = np.arange(16_000, dtype=np.float32).reshape(1000, 16)
+    rows.device.copy_(device.put(values))
+    rows.down().wait()
+    positions = np.random.default_rng(2).permutation(1000)[:300]
+    device.pick(rows, device.put(positions) if exposes_memory else positions, out).wait()
+    np.testing.assert_array_equal(torch.as_tensor(out.exposed).cpu().numpy(), values[positions])
+
+
+def test_whether_mpi_takes_the_memory_of_the_gpu_is_found_out(gpu: CudaDevice) -> None:
+    """Whatever it is: the trial ends in time."""
+    fault = fault_of_exposure()
+    print(f"exchange: {fault or 'from GPU to GPU'}")
+    assert "did not end" not in fault
+    assert "cannot start" not in fault
 
 
 def test_a_stream_waits_for_a_mark(gpu: CudaDevice) -> None:
@@ -138,6 +185,23 @@ def test_random_numbers_go_on_where_they_were_kept(gpu: CudaDevice) -> None:
     with gpu.keeping_random_numbers():
         torch.rand(3, device=gpu.torch_device)
     restore_random_state(gpu, keep_random_state(gpu))
+
+
+@pytest.mark.parametrize("in_bfloat16", [False, True])
+@pytest.mark.parametrize("make", [dlrm, Own])
+def test_graphs_give_the_bits_of_the_model(gpu: CudaDevice, make: Callable[[], nn.Module], in_bfloat16: bool) -> None:
+    """The gradients, the logits, and the numbers that dropout draws."""
+    check_bits(make, in_bfloat16, gpu, gpu.recording)
+
+
+def test_a_model_that_waits_for_the_device_cannot_be_recorded(gpu: CudaDevice) -> None:
+    class Waiting(nn.Linear):
+        def forward(self, dense: torch.Tensor) -> torch.Tensor:
+            return super().forward(dense) * float(dense.sum())
+
+    model = Waiting(NUM_DENSE, 1).to(gpu.torch_device)
+    with pytest.raises(RuntimeError, match="captur"):
+        gpu.recording().record(lambda: model(torch.ones(2, NUM_DENSE, device=gpu.torch_device)))
 
 
 def on(gpu: CudaDevice, lists: UpdateLists) -> UpdateLists:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bagpipe_hpc.exit_codes import EXIT_FAILURE, EXIT_INVALID
 from bagpipe_hpc.trainer.device.gpus import num_gpus
@@ -16,7 +17,7 @@ from tests.launch import run_python, run_ranks
 
 PROGRAM = str(Path(__file__).parent / "programs" / "queued_jobs.py")
 COMMON = ["training.epochs=1", "training.batch_size=37", "training.learning_rate=0.5", "training.threads=1"]
-COMMON += ["model.embedding_dim=8", f"tables.{MEAN}.pooling=mean"]
+COMMON += ["model.embedding_dim=8", f"tables.{MEAN}.pooling=mean", "training.device=cpu"]
 COMMON += ["lookahead.window=8", "lookahead.prefetch_depth=2", "cache.rows=500"]
 EVENTS = ["checkpoint.every=9", "evaluation.every=8", "evaluation.batch_size=40"]
 SYNCHRONOUS = ["mode=synchronous"]
@@ -44,24 +45,35 @@ def test_the_models_and_losses_of_the_cpu(dataset: Path, tmp_path: Path) -> None
     same: dict[str, dict[str, Any]] = {
         "cpu": {"set": EVENTS},
         "late": {"set": EVENTS, "device": LATE},
-        "random": {"set": EVENTS, "device": {"order": "random", "seed": 5}},
+        "random": {
+            "set": [*EVENTS, "training.device=auto"],
+            "device": {"order": "random", "seed": 5},
+            "tries": True,
+        },
         "synchronous": {"set": [*EVENTS, *SYNCHRONOUS], "device": LATE},
+        "exposed": {"set": EVENTS, "device": {"order": "random", "seed": 7, "exposes_memory": True}},
     }
     rounded = ["training.wire_dtype=float16", "row_optimizer.name=adam"]
     blocks = ["training.blocks=8", "row_optimizer.name=adagrad", "dense_optimizer.clip_norm=0.1"]
     others: dict[str, dict[str, Any]] = {
         "rounded": {"set": rounded},
-        "rounded late": {"set": rounded, "device": LATE},
+        "rounded late": {"set": rounded, "device": {**LATE, "exposes_memory": True}},
         "blocks": {"set": blocks},
         "blocks random": {"set": blocks, "device": {"order": "random", "seed": 6}},
     }
-    play(dataset, tmp_path, 4, {**same, **others})
+    said = play(dataset, tmp_path, 4, {**same, **others})
     summaries = {name: summary_of(tmp_path / name) for name in (*same, *others)}
     for name in same:
         for key in ("model_digest", "validation_auc"):
             assert summaries[name][key] == summaries["cpu"][key], (name, key)
         assert losses_of(tmp_path / name) == losses_of(tmp_path / "cpu")
         assert summaries[name]["devices"] == ["cpu" if name == "cpu" else "queued"]
+        assert summaries[name]["exchange"] == "host" or num_gpus() > 0
+    assert "rows between trainers: through host memory (trainers compute on the CPU)" in said
+    if num_gpus() == 0:  # MPI has started in the child, although a launcher started its parent
+        assert (
+            said.count(f"rows between trainers: through host memory (trainer 0: torch {torch.__version__} finds") == 1
+        )
     for first, second in (("rounded", "rounded late"), ("blocks", "blocks random")):
         assert summaries[first]["model_digest"] == summaries[second]["model_digest"]
     digests = {summaries[name]["model_digest"] for name in ("cpu", "rounded", "blocks")}
@@ -106,9 +118,22 @@ def test_too_little_memory_ends_the_job_with_what_mends_it(dataset: Path, tmp_pa
 
 
 @pytest.mark.skipif(num_gpus() > 0, reason="there is a GPU")
-def test_a_job_that_asks_for_a_gpu_ends_where_there_is_none(dataset: Path, tmp_path: Path) -> None:
-    done = run_ranks(3, command(dataset, tmp_path / "run", "training.device=gpu"), timeout=60)
+@pytest.mark.parametrize(
+    ("setting", "fault", "cure"),
+    [
+        ("training.device=gpu", "training.device = 'gpu': torch ", "set training.device to auto or cpu"),
+        (
+            "training.exchange=device",
+            "training.exchange = 'device': trainer 0: no GPU;",
+            "training.exchange to auto or",
+        ),
+    ],
+)
+def test_a_job_that_asks_for_a_gpu_ends_where_there_is_none(
+    dataset: Path, tmp_path: Path, setting: str, fault: str, cure: str
+) -> None:
+    done = run_ranks(4, command(dataset, tmp_path / "run", setting), timeout=60)
     finish(done, EXIT_INVALID)
-    assert done.stderr.count("bagpipe: error: training.device = 'gpu': torch ") == 1, done.stderr
-    assert "set training.device to auto or cpu" in done.stderr
+    assert done.stderr.count(f"bagpipe: error: {fault}") == 1, done.stderr
+    assert cure in done.stderr
     assert not (tmp_path / "run").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bagpipe_hpc.errors import PlatformError
-from bagpipe_hpc.launcher import check_launcher, is_alone, is_launched, launched_rank
+from bagpipe_hpc.launcher import check_launcher, is_alone, is_launched, launched_rank, without_launcher
 
 OPEN_MPI_5 = "Open MPI v5.0.11, package: x"
 
@@ -45,3 +45,16 @@ def test_a_launcher_that_fits(ntasks: str, world_size: int) -> None:
 )
 def test_whether_there_is_a_launcher(environment: dict[str, str], launched: bool, alone: bool, rank: int) -> None:
     assert (is_launched(environment), is_alone(environment), launched_rank(environment)) == (launched, alone, rank)
+
+
+def test_a_child_process_hears_nothing_of_a_launcher() -> None:
+    of_user = {
+        "PATH": "/bin",
+        "OMPI_MCA_pml": "ob1",
+        "PMIX_MCA_gds": "hash",
+        "UCX_TLS": "all",
+        "MPICH_GPU_SUPPORT": "1",
+    }
+    of_launcher = ["OMPI_COMM_WORLD_RANK", "OMPI_MCA_ess", "PMIX_RANK", "PMIX_SERVER_URI4", "PMI_FD", "SLURM_PROCID"]
+    assert without_launcher({**of_user, **dict.fromkeys(of_launcher, "1")}) == of_user
+    assert is_alone(without_launcher({**of_user, **dict.fromkeys(of_launcher, "2")}))

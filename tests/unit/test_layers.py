@@ -64,13 +64,14 @@ ROLES = ("oracle", "server", "trainer")
 
 PERMITTED = {
     "mpi4py": ("launcher", "transport", "bench", "cli.doctor.fabric", "cli.doctor.allocation"),
-    "torch": ("trainer", "checkpoint", "cli.doctor", "bench.peers", "bench.overhead_plain"),
+    "torch": ("trainer", "checkpoint", "cli.doctor", "bench.peers", "bench.gpu", "bench.overhead_plain"),
     "tensorboardX": ("oracle",),
     "horovod": ("trainer", "checkpoint", "cli.doctor"),
     "h5py": ("data", "checkpoint", "cli.doctor"),
     "pyarrow": ("data",),
     "matplotlib": ("timeline", "bench.peers.picture"),
     "torchrec": ("bench.peers.sharded",),
+    "fbgemm_gpu": ("bench.gpu.fbgemm",),
     "triton": ("trainer.device",),
 }
 

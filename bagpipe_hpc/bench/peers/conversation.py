@@ -45,26 +45,33 @@ class WorkerProcess:
     Args:
         name: What the errors call it.
         environment: The variables of the process.
-        seconds: How long an answer may take.
+        seconds: How long an answer may take, unless `ask` says otherwise.
         command: The words of the command.
+        cure: What a user can do if an answer takes longer.
     """
 
     def __init__(
-        self, name: str, environment: Mapping[str, str], seconds: float, command: tuple[str, ...] = WORKER
+        self,
+        name: str,
+        environment: Mapping[str, str],
+        seconds: float,
+        command: tuple[str, ...] = WORKER,
+        cure: str = "give more with --timeout",
     ) -> None:
-        self._name, self._seconds = name, seconds
+        self._name, self._seconds, self._cure = name, seconds, cure
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115, `close` closes it
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=dict(environment)
         )
         self._received = b""
 
-    def ask(self, doing: str, request: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, doing: str, request: dict[str, Any], seconds: float | None = None) -> dict[str, Any]:
         """Send a request and wait for its answer.
 
         Args:
             doing: What the worker does, for errors.
             request: The request.
+            seconds: How long the answer may take.
         Raises:
             PlatformError: the process has ended without an answer, or does not answer in time.
         """
@@ -74,16 +81,16 @@ class WorkerProcess:
             self._process.stdin.flush()
         except OSError:
             self._fail(doing, self._ending())
-        answer: dict[str, Any] = json.loads(self._line(doing))
+        answer: dict[str, Any] = json.loads(self._line(doing, self._seconds if seconds is None else seconds))
         return answer
 
-    def _line(self, doing: str) -> bytes:
+    def _line(self, doing: str, seconds: float) -> bytes:
         assert self._process.stdout is not None
-        descriptor, deadline = self._process.stdout.fileno(), time.monotonic() + self._seconds
+        descriptor, deadline = self._process.stdout.fileno(), time.monotonic() + seconds
         while b"\n" not in self._received:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-                self._fail(doing, f"has not answered for {self._seconds:g} s; give more with --timeout")
+                self._fail(doing, f"has not answered for {seconds:.3g} s; {self._cure}")
             piece = os.read(descriptor, 1 << 16)
             if not piece:
                 self._fail(doing, self._ending())
@@ -111,9 +118,13 @@ class WorkerProcess:
         return "\n".join(content.splitlines()[-LAST_LINES:])
 
     def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
+        """End the process. A launcher ends its ranks at SIGTERM; SIGKILL would leave them behind."""
+        self._process.terminate()
+        try:
+            self._process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             try:

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from bagpipe_hpc.activity import showing_activity
 from bagpipe_hpc.cli.doctor.allocation import BINDING, CLOCKS, ROLES, TRANSFERS
+from bagpipe_hpc.cli.doctor.exchange import EXCHANGE, EXCHANGE_OF_TRAINERS
 from bagpipe_hpc.cli.doctor.fabric import LAUNCHER, MPI_LIBRARY, RMA
 from bagpipe_hpc.cli.doctor.finding import Check, Finding, Status, World, decode, encode, gather_texts
 from bagpipe_hpc.cli.doctor.node import CORES, MEMORY, OPEN_FILES, SHM
@@ -38,12 +39,13 @@ CHECKS = (
     MEMORY,
     OPEN_FILES,
     GPUS,
+    EXCHANGE,
     HDF5,
     RMA,
     DENSE_BACKENDS,
     HOROVOD,
 )
-ALLOCATION_CHECKS = (MPI_LIBRARY, LAUNCHER, ROLES, CORES, BINDING, CLOCKS, TRANSFERS)
+ALLOCATION_CHECKS = (MPI_LIBRARY, LAUNCHER, ROLES, CORES, BINDING, EXCHANGE_OF_TRAINERS, CLOCKS, TRANSFERS)
 REPORT = Check(
     "Report",
     lambda world: (Status.OK, "", ""),

@@ -14,9 +14,12 @@ waits for a *mark* in the other one (`mark`, `wait`). The host runs ahead of all
     each        one more, for copies down  pushed rows, gradients of replicas, rows that leave, dense gradients
 
 **What moves.** All that an iteration needs and its plan says is packed into one block (`Block`) and goes up in one
-copy. Rows that peers send, and gradients from them, land in the host part of a buffer (`Mirror`) and go up from there.
-Rows and gradients for peers and servers come down into the host part of such a buffer. The host waits for the end of
-that copy alone (`Arrival.wait`), and for nothing else of the device.
+copy. Rows that peers send, and gradients from them, land in the exposed part of a buffer (`Mirror`) and go up from
+there. Rows and gradients for peers and servers come down into the exposed part of such a buffer. The host waits for the
+end of that copy alone (`Arrival.wait`), and for nothing else of the device.
+
+The exposed part is host memory. Only if MPI reads and writes device memory (`Device.exposes_memory`), buffers for peers
+have one part, in device memory: then nothing goes up or comes down, and the waits remain.
 
 **Order between streams.** Each of these edges is a mark of one thread that another one waits for.
 
@@ -36,6 +39,11 @@ The update of an iteration and the critical pushes of the next one are work of t
 **Order between host and device.** Before the host writes into the host part of a buffer again, the copies up that read
 it are over (`Memory.await_host`). Before it reads what came down, the copy is over (`Arrival.wait`). A copy down begins
 after all work that was given to the stream of the calling thread before it.
+
+MPI does not know streams. So where it reads and writes device memory, the host keeps the order. Before peers read rows,
+the work that writes them is over (`Arrival.wait`). Before rows from peers may land, the work that reads what landed
+there before is over (`Mirror.release`, then `Memory.await_host` in the next use). All work that is given to a stream
+after they have landed sees them.
 
 **Memory.** All buffers that two streams use are allocated once, by `allocate`, and live as long as the device. Tensors
 that torch allocates are used in the stream of the thread that made them, and in no other one (`keep` copies where one
@@ -68,6 +76,7 @@ HostArray = NDArray[Any]
 # `Device.as_tensor` makes a tensor of it.
 DeviceArray: TypeAlias = Any
 Mark: TypeAlias = object
+Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # maps (dense, embedded) to logits
 
 
 class Stream(Enum):
@@ -89,7 +98,10 @@ class Arrival(Protocol):
 
 
 class Memory(Protocol):
-    """The same number of bytes in host memory and in device memory. On the CPU both are the same memory."""
+    """The same number of bytes in host memory and in device memory. On the CPU both are the same memory.
+
+    Memory for peers that read and write device memory (`ExposedMemory`) has no bytes in host memory.
+    """
 
     host: Bytes
 
@@ -103,7 +115,13 @@ class Memory(Protocol):
         """Copy the bytes from begin to end down, after all work so far of the stream of the calling thread."""
 
     def await_host(self) -> None:
-        """Wait until the copies up that have begun no longer read the host memory."""
+        """Wait until the copies up that have begun no longer read the host memory.
+
+        If peers write into the device memory: wait until the work before `release` no longer reads it.
+        """
+
+    def release(self) -> None:
+        """Note that later work of the stream of the calling thread does not read what peers have written so far."""
 
 
 class Block(Protocol):
@@ -360,16 +378,39 @@ class RowKernels(Protocol):
         """
 
 
+class Recording(Protocol):
+    """Records work of a device that has no input from the host, so that the host can give it out again by one call.
+
+    All recordings of one object share memory, so they are replayed in the order in which they were recorded.
+    """
+
+    def warm_up(self, work: Callable[[], None]) -> None:
+        """Do work a few times, so that libraries allocate what they keep before it is recorded."""
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Record the operations of torch in `work`. This may or may not do them.
+
+        No other thread of this process uses the device meanwhile.
+
+        Returns:
+            A function that gives the work to the stream of the calling thread. The tensors that `work` has made have
+            its results. The caller keeps them.
+        """
+
+
 class Device(Protocol):
     """A device, as a trainer needs it.
 
     `name` is the name for users. `shares_memory` says whether host and device share their memory; results are then
-    there when a call returns, and later if not. `num_allocations` is the number of buffers that were allocated.
+    there when a call returns, and later if not. `exposes_memory` says whether other trainers read and write its memory
+    themselves, so that rows for them need no copy in host memory. `num_allocations` is the number of buffers that were
+    allocated.
     """
 
     name: str
     torch_device: torch.device
     shares_memory: bool
+    exposes_memory: bool
     num_allocations: int
     kernels: RowKernels
 
@@ -389,8 +430,28 @@ class Device(Protocol):
     def launch(self, work: Callable[..., object], *args: Any) -> None:
         """Give work to the stream of the calling thread. It calls kernels or operations of torch, without gradients."""
 
-    def allocate(self, num_bytes: int) -> Memory:
-        """Return new memory. Its contents are undefined. It lives as long as the device."""
+    def arrival(self) -> Arrival:
+        """Return the end of all work so far of the stream of the calling thread, for the host to wait for."""
+
+    def allocate(self, num_bytes: int, *, for_peers: bool = False) -> Memory:
+        """Return new memory. Its contents are undefined. It lives as long as the device.
+
+        Args:
+            num_bytes: The number of bytes.
+            for_peers: Whether other trainers read and write it; see `exposes_memory`.
+        """
+
+    def pick(self, rows: Mirror, positions: DeviceArray, out: Mirror) -> Arrival:
+        """Copy rows from the exposed part of a mirror to that of another one, so that peers can read them.
+
+        Args:
+            rows: float32 or int16, shape (m, columns).
+            positions: Positions of the n rows, int64, shape (n,), in device memory if the device exposes its memory,
+                otherwise in host memory.
+            out: Gets the rows, of the same dtype, shape (n, columns).
+        Returns:
+            When the rows are there.
+        """
 
     def empty_rows(self, num_rows: int, columns: int) -> torch.Tensor:
         """Return float32 rows of this shape. Their contents are undefined. On the CPU, they cost memory when used."""
@@ -435,6 +496,13 @@ class Device(Protocol):
     def autocast(self, *, enabled: bool) -> AbstractContextManager[object]:
         """Let the model compute in bfloat16 inside the block wherever torch regards that as safe, if enabled."""
 
+    def recording(self) -> Recording:
+        """Return what records work.
+
+        Raises:
+            ExecutionError: this device does not record work.
+        """
+
     def random_states(self) -> dict[str, NDArray[np.uint8]]:
         """Return the states of this device's own random number generators by name; none on the CPU."""
 
@@ -446,35 +514,50 @@ class Device(Protocol):
 
 
 class Mirror:
-    """Rows in host memory and in device memory. On the CPU both are the same memory.
+    """Rows in device memory, and where other ranks and the host read and write them. On the CPU both is the same.
 
     Args:
-        memory: The memory, from its first byte. None: `host` and `device` are the same memory.
-        host: The rows in host memory, float32 or int16, shape (n, columns), C-contiguous.
+        memory: The memory, from its first byte. None: `exposed` and `device` are the same memory of the CPU.
+        exposed: The rows for other ranks and for the host, float32 or int16, shape (n, columns), C-contiguous. They are
+            in host memory, but those for peers may be in device memory: see `Device.exposes_memory`.
         device: The same rows in device memory.
     """
 
-    __slots__ = ("_memory", "device", "host")
+    __slots__ = ("_memory", "device", "exposed")
 
-    def __init__(self, memory: Memory | None, host: HostArray, device: DeviceArray) -> None:
-        self._memory, self.host, self.device = memory, host, device
+    def __init__(self, memory: Memory | None, exposed: DeviceArray, device: DeviceArray) -> None:
+        self._memory, self.exposed, self.device = memory, exposed, device
+
+    @property
+    def host(self) -> HostArray:
+        """The exposed rows of a mirror that is not for peers: they are in host memory."""
+        array: HostArray = self.exposed
+        return array
 
     def up(self, first: int = 0) -> None:
-        """Copy the rows from `first` on up, as work of the stream of the calling thread."""
+        """Copy the rows from `first` on up, as work of the stream of the calling thread. Exposed ones are there."""
         begin = first * self._row_bytes
-        if self._memory is not None and begin < self.host.nbytes:
-            self._memory.up(begin, self.host.nbytes)
+        if self._memory is not None and begin < self.exposed.nbytes:
+            self._memory.up(begin, self.exposed.nbytes)
 
     def down(self, first: int = 0) -> Arrival:
-        """Copy the rows from `first` on down, after all work so far of the stream of the calling thread."""
+        """Copy the rows from `first` on down, after all work so far of the stream of the calling thread.
+
+        If they are in exposed device memory, nothing is copied: they arrive with the end of that work.
+        """
         begin = first * self._row_bytes
-        if self._memory is None or begin == self.host.nbytes:
+        if self._memory is None or begin == self.exposed.nbytes:
             return ARRIVED
-        return self._memory.down(begin, self.host.nbytes)
+        return self._memory.down(begin, self.exposed.nbytes)
+
+    def release(self) -> None:
+        """Note that later work of the stream of the calling thread does not read what peers have written so far."""
+        if self._memory is not None:
+            self._memory.release()
 
     @property
     def _row_bytes(self) -> int:
-        return int(self.host.itemsize * self.host.shape[1])
+        return int(self.exposed.itemsize * self.exposed.shape[1])
 
 
 class _Arrived:

@@ -10,7 +10,7 @@ from bagpipe_hpc.trainer.device.cpu import CpuDevice
 from bagpipe_hpc.trainer.device.names import DeviceName
 
 
-def choose_device(setting: DeviceName, local_rank: int) -> Device:
+def choose_device(setting: DeviceName, local_rank: int, exchange: str = "host") -> Device:
     """Return the device of a trainer.
 
     auto is GPU `local_rank % number of GPUs` if the host has a GPU, else the CPU. A GPU becomes the current device of
@@ -19,6 +19,7 @@ def choose_device(setting: DeviceName, local_rank: int) -> Device:
     Args:
         setting: The setting training.device.
         local_rank: The rank of this trainer among the trainers of its host.
+        exchange: How rows get from trainer to trainer. device: MPI reads and writes the memory of GPUs.
     Raises:
         PlatformError: the setting is gpu, and torch finds no GPU.
     """
@@ -26,7 +27,7 @@ def choose_device(setting: DeviceName, local_rank: int) -> Device:
         return CpuDevice()
     from bagpipe_hpc.trainer.device.cuda import CudaDevice
 
-    return CudaDevice.of_rank(local_rank)
+    return CudaDevice.of_rank(local_rank, exposes_memory=exchange == "device")
 
 
 def finds_gpu() -> bool:

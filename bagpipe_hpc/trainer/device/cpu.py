@@ -12,6 +12,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 
 from bagpipe_hpc.available_memory import available_bytes
+from bagpipe_hpc.errors import ExecutionError
 from bagpipe_hpc.trainer.device.base import (
     ARRIVED,
     Arrival,
@@ -22,6 +23,7 @@ from bagpipe_hpc.trainer.device.base import (
     Memory,
     Mirror,
     PlacedSamples,
+    Recording,
     RowJob,
     RowKernels,
     SamplePooling,
@@ -45,7 +47,7 @@ class CpuDevice:
 
     def __init__(self) -> None:
         self.name, self.torch_device = "cpu", torch.device("cpu")
-        self.shares_memory = True
+        self.shares_memory = self.exposes_memory = True
         self.kernels: RowKernels = CpuKernels()
         self.num_allocations = 0
 
@@ -64,10 +66,19 @@ class CpuDevice:
         """See Device."""
         work(*args)
 
-    def allocate(self, num_bytes: int) -> Memory:
+    def arrival(self) -> Arrival:
+        """See Device."""
+        return ARRIVED
+
+    def allocate(self, num_bytes: int, *, for_peers: bool = False) -> Memory:
         """See Device."""
         self.num_allocations += 1
         return SharedMemory(num_bytes)
+
+    def pick(self, rows: Mirror, positions: DeviceArray, out: Mirror) -> Arrival:
+        """See Device."""
+        copy_rows(rows.exposed, positions, out.exposed)
+        return ARRIVED
 
     def empty_rows(self, num_rows: int, columns: int) -> torch.Tensor:
         """See Device."""
@@ -111,6 +122,13 @@ class CpuDevice:
         """See Device."""
         return torch.autocast("cpu", torch.bfloat16) if enabled else _NOTHING
 
+    def recording(self) -> Recording:
+        """See Device. Raises ExecutionError."""
+        raise ExecutionError(
+            "training.execution is graph, but this trainer computes on the CPU, which has no graphs: set "
+            "training.execution to eager, which gives the same bits, or start trainers where each has a GPU"
+        )
+
     def random_states(self) -> dict[str, NDArray[np.uint8]]:
         """See Device."""
         return {}
@@ -142,6 +160,9 @@ class SharedMemory:
         return ARRIVED
 
     def await_host(self) -> None:
+        """See Memory."""
+
+    def release(self) -> None:
         """See Memory."""
 
 

@@ -1,4 +1,4 @@
-"""A GPU as a device: streams, events, page-locked memory. This module and `gpus.py` alone name CUDA.
+"""A GPU as a device: streams, events, page-locked memory. `cuda_clock.py` and `gpus.py` name CUDA, too; others do not.
 
 On AMD's GPUs torch has the same names.
 
@@ -28,21 +28,17 @@ from bagpipe_hpc.trainer.device.base import (
     Mark,
     Memory,
     Mirror,
+    Recording,
     RowKernels,
     Stream,
 )
+from bagpipe_hpc.trainer.device.exposed_memory import TORCH_DTYPES, ExposedMemory, pick
 from bagpipe_hpc.trainer.device.gpu_kernels import best_kernels
 from bagpipe_hpc.trainer.device.gpus import num_gpus
 from bagpipe_hpc.trainer.device.packed_block import PackedBlock
 
 RANDOM_STATE = "cuda_rng"  # its name in checkpoints
-
-_DTYPES: dict[np.dtype[Any], torch.dtype] = {
-    np.dtype(np.float32): torch.float32,
-    np.dtype(np.int16): torch.int16,
-    np.dtype(np.int32): torch.int32,
-    np.dtype(np.int64): torch.int64,
-}
+WARM_UPS = 3  # as torch.cuda.make_graphed_callables does
 
 
 class CudaDevice:
@@ -51,14 +47,15 @@ class CudaDevice:
     Args:
         index: The number of the GPU among those that torch sees.
         kernels: Its kernels. None: `best_kernels`.
+        exposes_memory: Whether MPI reads and writes the memory of GPUs.
     """
 
-    def __init__(self, index: int, kernels: RowKernels | None = None) -> None:
+    def __init__(self, index: int, kernels: RowKernels | None = None, *, exposes_memory: bool = False) -> None:
         self.torch_device = torch.device("cuda", index)
         self.kernels: RowKernels = kernels or best_kernels()
         self.name = f"{self.torch_device} ({self.kernels.name})"
         self.num_allocations = 0
-        self.shares_memory = False
+        self.shares_memory, self.exposes_memory = False, exposes_memory
         self._streams = {
             Stream.COMPUTE: cuda.default_stream(self.torch_device),
             Stream.EXCHANGE: cuda.Stream(self.torch_device),
@@ -68,12 +65,15 @@ class CudaDevice:
         self._down = {stream.cuda_stream: cuda.Stream(self.torch_device) for stream in self._streams.values()}
         # Buffers grow by doubling, so all smaller ones together are no larger than the last. They are kept, because
         # streams may still use them, and torch would give their memory to the next tensor at once.
-        self._memories: list[_PinnedMemory] = []
+        self._memories: list[Memory] = []
 
     @classmethod
-    def of_rank(cls, local_rank: int) -> CudaDevice:
+    def of_rank(cls, local_rank: int, *, exposes_memory: bool = False) -> CudaDevice:
         """Return GPU `local_rank % number of GPUs`, as the current device, with deterministic algorithms.
 
+        Args:
+            local_rank: The rank of this trainer among the trainers of its host.
+            exposes_memory: Whether MPI reads and writes the memory of GPUs.
         Raises:
             PlatformError: there is none.
         """
@@ -87,7 +87,7 @@ class CudaDevice:
         torch.use_deterministic_algorithms(True)
         # It would fill the cache and all temporary tensors with nan.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        device = cls(local_rank % count)
+        device = cls(local_rank % count, exposes_memory=exposes_memory)
         cuda.set_device(device.torch_device)
         return device
 
@@ -113,11 +113,24 @@ class CudaDevice:
         """See Device."""
         work(*args)
 
-    def allocate(self, num_bytes: int) -> Memory:
+    def arrival(self) -> Arrival:
+        """See Device."""
+        return self._arrival_of(self._current())
+
+    def allocate(self, num_bytes: int, *, for_peers: bool = False) -> Memory:
         """See Device."""
         self.num_allocations += 1
-        self._memories.append(_PinnedMemory(self, num_bytes))
-        return self._memories[-1]
+        memory: Memory
+        if for_peers and self.exposes_memory:
+            memory = ExposedMemory(self, torch.empty(num_bytes, dtype=torch.uint8, device=self.torch_device))
+        else:
+            memory = _PinnedMemory(self, num_bytes)
+        self._memories.append(memory)
+        return memory
+
+    def pick(self, rows: Mirror, positions: DeviceArray, out: Mirror) -> Arrival:
+        """See Device."""
+        return pick(self, rows, positions, out)
 
     def empty_rows(self, num_rows: int, columns: int) -> torch.Tensor:
         """See Device."""
@@ -155,9 +168,7 @@ class CudaDevice:
         """See Device."""
         host = _page_locked(tensor.shape, tensor.dtype)
         host.copy_(tensor.detach(), non_blocking=True)
-        event = cuda.Event(blocking=True)  # the thread sleeps
-        event.record(self._current())
-        event.synchronize()
+        self.arrival().wait()
         array: HostArray = host.numpy()
         return array
 
@@ -169,6 +180,10 @@ class CudaDevice:
     def autocast(self, *, enabled: bool) -> AbstractContextManager[object]:
         """See Device."""
         return torch.autocast("cuda", torch.bfloat16, enabled=enabled)
+
+    def recording(self) -> Recording:
+        """See Device."""
+        return _Graphs(self)
 
     def random_states(self) -> dict[str, NDArray[np.uint8]]:
         """See Device."""
@@ -190,9 +205,13 @@ class CudaDevice:
         down.wait_stream(current)
         with cuda.stream(down):
             host.copy_(device, non_blocking=True)
-        event = cuda.Event(blocking=True)
-        event.record(down)
-        return _Copy(event)
+        return self._arrival_of(down)
+
+    @staticmethod
+    def _arrival_of(stream: cuda.Stream) -> Arrival:
+        event = cuda.Event(blocking=True)  # a thread that waits for it sleeps
+        event.record(stream)
+        return _Arrival(event)
 
     def _current(self) -> cuda.Stream:
         return cuda.current_stream(self.torch_device)
@@ -211,7 +230,7 @@ class _PinnedMemory:
     def view(self, begin: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> DeviceArray:
         """See Memory."""
         num_bytes = math.prod(shape) * dtype.itemsize
-        return self._device[begin : begin + num_bytes].view(_DTYPES[dtype]).view(shape)
+        return self._device[begin : begin + num_bytes].view(TORCH_DTYPES[dtype]).view(shape)
 
     def up(self, begin: int, end: int) -> None:
         """See Memory."""
@@ -230,8 +249,37 @@ class _PinnedMemory:
             self._read.synchronize()
             self._read = None
 
+    def release(self) -> None:
+        """See Memory."""
 
-class _Copy:
+
+class _Graphs:
+    """A Recording as CUDA graphs, which have a pool of memory of their own."""
+
+    def __init__(self, device: CudaDevice) -> None:
+        self._owner = device
+        self._pool = cuda.graph_pool_handle()
+
+    def warm_up(self, work: Callable[[], None]) -> None:
+        """See Recording. A stream of its own: what autograd makes must not belong to the compute stream, which cannot
+        record."""
+        current, side = cuda.current_stream(self._owner.torch_device), cuda.Stream(self._owner.torch_device)
+        side.wait_stream(current)
+        with cuda.stream(side):
+            for _ in range(WARM_UPS):
+                work()
+        current.wait_stream(side)
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """See Recording. This does not do the work."""
+        graph = cuda.CUDAGraph()
+        with cuda.graph(graph, pool=self._pool):
+            work()
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+
+class _Arrival:
     """An Arrival."""
 
     def __init__(self, event: cuda.Event) -> None:

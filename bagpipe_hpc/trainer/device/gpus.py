@@ -33,6 +33,12 @@ def try_gpus() -> str:
     return f"{num_gpus()} visible: {names}; CUDA {torch.version.cuda}; kernels for rows: {best_kernels().name}"
 
 
+def give_memory_back() -> None:
+    """Give memory of GPUs that tensors of this process no longer use to other processes."""
+    if num_gpus():
+        cuda.empty_cache()
+
+
 def nccl_group(store: Any, rank: int, size: int) -> Any:
     """Return a process group of NCCL, for this trainer's current GPU."""
     return distributed.ProcessGroupNCCL(store, rank, size, distributed.ProcessGroupNCCL.Options())

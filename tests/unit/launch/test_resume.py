@@ -97,3 +97,20 @@ def test_what_becomes_of_equal_bits_is_shown(saved: int | None, given: int, rank
     lines = shown_trainers(checkpoint, config, Topology(ranks, ranks // 2))
     assert len(lines) == (words is not None)
     assert words is None or words in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("saved", "given", "is_shown"),
+    [
+        ("eager", "graph", False), (None, "eager", False), ("compiled", "compiled", False), (None, "compiled", True),
+        ("compiled", "eager", True),
+    ],
+)  # fmt: skip
+def test_another_way_to_run_the_model_is_shown(saved: str | None, given: str, is_shown: bool) -> None:
+    settings = {"training": {} if saved is None else {"execution": saved}}
+    manifest = SimpleNamespace(config=settings, topology=SimpleNamespace(trainers=1))
+    checkpoint: Any = SimpleNamespace(manifest=manifest)
+    config = load_config(None, [f"training.execution={given}"])
+    lines = shown_trainers(checkpoint, config, Topology(3, 1))
+    assert len(lines) == is_shown
+    assert not is_shown or f"training.execution was {saved or 'eager'}: " in lines[0]

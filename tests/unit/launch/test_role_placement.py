@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bagpipe_hpc.config import RolesConfig
 from bagpipe_hpc.errors import TopologyError
-from bagpipe_hpc.launch.role_placement import Place, describe, order_of_roles
+from bagpipe_hpc.launch.role_placement import Place, describe, first_of_hosts, order_of_roles
 from bagpipe_hpc.topology import Topology
 
 GPU_NODES = [Place(host, has_gpu=True) for host in ("gpu0", "gpu0", "gpu1", "gpu1")]
@@ -79,3 +79,9 @@ def test_one_host_in_a_word_and_several_by_role() -> None:
     assert describe(["a"] * 4, Topology(4, 1)) == "all ranks on a"
     said = describe(["c0", "c1", "c1", "g0", "g0", "g1"], Topology(6, 2))
     assert said == "oracle on c0; servers on c1 x 2; trainers on g0 x 2, g1"
+
+
+def test_the_first_rank_of_each_host() -> None:
+    places = [Place(host) for host in "aabbca"]
+    assert first_of_hosts(places, [5, 1, 3, 2, 4]) == [5, 3, 4]
+    assert first_of_hosts(places, []) == []

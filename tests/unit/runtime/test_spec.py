@@ -29,6 +29,7 @@ def test_a_job_travels() -> None:
         keeps_caches=True,
         predictions=Path("p.npy"),
         evaluates_only=True,
+        exchange="device",
     )
     assert JobSpec.from_bytes(spec.to_bytes()) == spec
 

@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from bagpipe_hpc.config import WatchdogConfig
+from bagpipe_hpc.config import WatchdogConfig, load_config
 from bagpipe_hpc.rank_thread import start_thread
-from bagpipe_hpc.runtime.watchdog import START_SECONDS, STEPS_OF_START, StalledJobError, Watchdog
+from bagpipe_hpc.runtime.watchdog import (
+    START_SECONDS,
+    START_SECONDS_OF_COMPILED,
+    STEPS_OF_START,
+    StalledJobError,
+    Watchdog,
+    start_seconds_of,
+)
 from bagpipe_hpc.topology import Topology
-from bagpipe_hpc.waiting import name_rank, note_step, open_waits, waiting_for
+from bagpipe_hpc.waiting import name_rank, note_start, note_step, open_waits, waiting_for
 
 TOPOLOGY = Topology(3, 1)
 
@@ -27,6 +34,7 @@ class Dogs:
         self._dogs = [
             Watchdog(config, run_path, TOPOLOGY, rank, self.ended.append, clock=lambda: self.now) for rank in ranks
         ]
+        note_start()
         for _ in range(STEPS_OF_START):
             note_step()
         self.look(0.0)
@@ -112,3 +120,27 @@ def test_a_start_may_take_longer(tmp_path: Path) -> None:
     now = START_SECONDS + 10
     dog.look()
     assert (tmp_path / "watchdog" / "rank2.txt").exists()
+
+
+def test_a_start_lasts_until_all_ranks_are_ready(tmp_path: Path) -> None:
+    """Steps before that, such as those of a server that reads a checkpoint, do not end it."""
+    now = 0.0
+    dog = Watchdog(WatchdogConfig(seconds=10), tmp_path, TOPOLOGY, 2, print, clock=lambda: now, start_seconds=50)
+    for _ in range(2 * STEPS_OF_START):
+        note_step()
+    dog.look()
+    now = 59.0
+    dog.look()
+    assert not (tmp_path / "watchdog").exists()
+    note_start()
+    for _ in range(STEPS_OF_START):
+        note_step()
+    dog.look()
+    now = 69.0
+    dog.look()
+    assert (tmp_path / "watchdog" / "rank2.txt").exists()
+
+
+def test_a_job_whose_trainers_compile_starts_slowly() -> None:
+    seconds = [start_seconds_of(load_config(None, [f"training.execution={how}"])) for how in ("eager", "compiled")]
+    assert seconds == [START_SECONDS, START_SECONDS_OF_COMPILED]

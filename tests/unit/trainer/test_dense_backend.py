@@ -9,7 +9,14 @@ import pytest
 from bagpipe_hpc.config import Config, TrainingConfig
 from bagpipe_hpc.errors import PlatformError
 from bagpipe_hpc.trainer import dense_backend
-from bagpipe_hpc.trainer.dense_backend import DenseOffer, check_gpus, choose_backend, fits_horovod
+from bagpipe_hpc.trainer.dense_backend import (
+    DenseOffer,
+    check_execution,
+    check_gpus,
+    choose_backend,
+    fits_horovod,
+)
+from bagpipe_hpc.trainer.device import gpus
 
 GOOD = [DenseOffer(2, has_gpu=True), DenseOffer(3, has_gpu=True)]
 ON_CPUS = [DenseOffer(2, has_gpu=True), DenseOffer(3)]
@@ -88,3 +95,22 @@ def test_a_job_on_cpus_has_no_gpu_to_offer(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(dense_backend, "offers_gpu", lambda: True)
     assert DenseOffer.of_this_rank(2, Config()).has_gpu
     assert not DenseOffer.of_this_rank(2, Config(training=TrainingConfig(device="cpu"))).has_gpu
+
+
+def test_a_trainer_that_cannot_run_the_model_as_asked_is_named() -> None:
+    offers = [DenseOffer(2), DenseOffer(3, execution="torch.compile needs a compiler")]
+    check_execution("eager", [DenseOffer(2)])
+    with pytest.raises(PlatformError) as caught:
+        check_execution("compiled", offers)
+    for words in ("training.execution = 'compiled'", "a compiler at 1 of 2 trainers, first at 1", "to eager, or"):
+        assert words in str(caught.value)
+
+
+def test_only_a_trainer_on_a_gpu_offers_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "num_gpus", lambda: 1)
+    offers = {
+        device: DenseOffer.of_this_rank(2, Config(training=TrainingConfig(device=device, execution="graph")))
+        for device in ("auto", "cpu")
+    }
+    assert offers["auto"].execution == ""
+    assert "computes on the CPU" in offers["cpu"].execution

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from operator import add
 from threading import Barrier
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -27,8 +27,9 @@ from bagpipe_hpc.protocol.plan import TrainerPlan
 from bagpipe_hpc.sharding import KeySpace, Sharding, share_boundaries
 from bagpipe_hpc.trainer.cache import RowCache
 from bagpipe_hpc.trainer.dense_optimizer import DenseOptimizer
-from bagpipe_hpc.trainer.device.base import Device, Stream
+from bagpipe_hpc.trainer.device.base import Device, Forward, Memory, Stream
 from bagpipe_hpc.trainer.device.cpu import CpuDevice
+from bagpipe_hpc.trainer.device.exposed_memory import ExposedMemory
 from bagpipe_hpc.trainer.models import build_model
 from bagpipe_hpc.trainer.objective import Objective
 from bagpipe_hpc.trainer.pooling import Pooling
@@ -39,7 +40,7 @@ from bagpipe_hpc.trainer.step import Blocks, Loss, OpenIteration, Stopwatch, Tra
 from bagpipe_hpc.trainer.tree_accumulator import TreeAccumulator
 from bagpipe_hpc.trainer.wire import Wire, WireArray, WireDtype, gradient_scale
 from tests.plans import RankPlans, rank_plans
-from tests.queued_device import Order, QueuedDevice
+from tests.queued_device import Order, QueuedDevice, poisoned
 
 Float32Array = NDArray[np.float32]
 
@@ -165,6 +166,12 @@ class Board:
         return items
 
 
+def in_memory(block: WireArray | torch.Tensor) -> WireArray:
+    """The memory of a block, as it is now, whatever work of a device is still under way."""
+    array: WireArray = block.numpy() if isinstance(block, torch.Tensor) else block
+    return array
+
+
 class ThreadPeers:
     """The exchange between trainers, by copying."""
 
@@ -172,8 +179,10 @@ class ThreadPeers:
         self.board, self.trainer = board, trainer
 
     def begin(self, outgoing: Blocks, incoming: Blocks) -> ThreadSwap:
-        sent, landing = dict(outgoing), dict(incoming)
+        sent, landing = ({peer: in_memory(block) for peer, block in blocks} for blocks in (outgoing, incoming))
         assert self.trainer not in sent | landing
+        for block in landing.values():
+            note_landing(block)
         assert all(block.flags.c_contiguous and len(block) for block in sent.values())
         return ThreadSwap(self, {peer: block.copy() for peer, block in sent.items()}, landing)
 
@@ -312,6 +321,7 @@ def planned_training(
     num_epochs: int = 1,
     num_blocks: int | None = None,
     make_device: Callable[[], Device] = CpuDevice,
+    make_forward: Callable[[nn.Module, Device, int], Forward] = lambda model, *_: model,
 ) -> Outcome:
     """The same by plans."""
     stream = batches() * num_epochs
@@ -328,7 +338,7 @@ def planned_training(
     models = [build_model(MODEL, NUM_DENSE, NUM_TABLES, seed=3) for _ in range(num_trainers)]
     outcome = Outcome(rows, [model.state_dict() for model in models])
     devices = [make_device() for _ in models]
-    steps = make_steps(models, devices, cache_rows, order != "one after the other", wire, num_blocks)
+    steps = make_steps(models, devices, cache_rows, order != "one after the other", wire, num_blocks, make_forward)
     servers = Servers(Sharding(KEY_SPACE.num_keys, 2), prefetch_depth, rows)
     with Players(steps, servers, outcome) as players:
         ORDERS[order](players, list(rank_plans(planner.plans(stream))))
@@ -481,6 +491,7 @@ def make_steps(
     overlapped: bool,
     wire: WireDtype,
     num_blocks: int | None = None,
+    make_forward: Callable[[nn.Module, Device, int], Forward] = lambda model, *_: model,
 ) -> list[TrainingStep]:
     board, delayed_board = Board(len(models)), Board(len(models))
     dense_board = Board(len(models))
@@ -493,6 +504,7 @@ def make_steps(
         TrainingStep(
             trainer_rank=trainer,
             model=model,
+            forward=make_forward(model, device, trainer),
             row_dim=DIM,
             table_names=tuple("abc"),
             pooling=Pooling(SCHEMA, Config(), device),
@@ -559,27 +571,44 @@ def assert_equal(ours: Outcome, theirs: Outcome) -> None:
 
 @pytest.mark.parametrize(("work", "seed"), [("late", 0), ("early", 0), *(("random", seed) for seed in range(2))])
 @pytest.mark.parametrize(
-    ("num_trainers", "order"), [(1, "while"), (3, "while"), (3, "before"), (3, "after"), (2, "with snapshots")]
+    ("num_trainers", "order", "exposes_memory"),
+    [
+        (1, "while", False),
+        (3, "while", False),
+        (3, "before", False),
+        (3, "after", False),
+        (2, "with snapshots", False),
+        (3, "while", True),
+        (3, "after", True),
+        (2, "with snapshots", True),
+    ],
 )
-def test_a_device_that_runs_behind_changes_nothing(num_trainers: int, order: str, work: Order, seed: int) -> None:
+def test_a_device_that_runs_behind_changes_nothing(
+    num_trainers: int, order: str, exposes_memory: bool, work: Order, seed: int
+) -> None:
     """Nor does one whose streams run in any order that the rules allow."""
     cache_rows = tight_cache_rows(num_trainers, 3)
-    ours = planned_training(num_trainers, 20, 3, cache_rows, order, make_device=partial(QueuedDevice, work, seed))
+    make_device = partial(QueuedDevice, work, seed, exposes_memory=exposes_memory)
+    ours = planned_training(num_trainers, 20, 3, cache_rows, order, make_device=make_device)
     assert_equal(ours, plain_training(num_trainers))
 
 
 @pytest.mark.parametrize(
-    ("num_trainers", "what", "number"),
+    ("num_trainers", "what", "number", "exposes_memory"),
     [
-        (1, "stream in TrainingStep.start", 1),  # for the upload
-        (1, "stream in TrainingStep._begin_critical_pushes", 0),  # for start
-        (1, "stream in TrainingStep.finish", 1),  # for apply
-        (1, "down in TrainingStep.finish", 0),  # for rows that leave
-        (2, "down in TrainingStep._begin_pushes", 0),  # for pushed rows
-        (2, "down in TrainingStep._reduce", 0),  # for gradients
+        (1, "stream in TrainingStep.start", 1, False),  # for the upload
+        (1, "stream in TrainingStep._begin_critical_pushes", 0, False),  # for start
+        (1, "stream in TrainingStep.finish", 1, False),  # for apply
+        (1, "down in TrainingStep.finish", 0, False),  # for rows that leave
+        (2, "down in TrainingStep._begin_pushes", 0, False),  # for pushed rows
+        (2, "down in TrainingStep._reduce", 0, False),  # for gradients
+        # The same, where peers read and write the memory of the device themselves.
+        (2, "down in TrainingStep._begin_pushes", 0, True),
+        (2, "down in TrainingStep._reduce", 0, True),
+        (2, "down in TrainingStep._reduce", 1, True),  # for picked gradients
     ],
 )
-def test_every_wait_is_needed(num_trainers: int, what: str, number: int) -> None:
+def test_every_wait_is_needed(num_trainers: int, what: str, number: int, exposes_memory: bool) -> None:
     """Without it, a device that runs behind computes something else, or meets an index that does not exist.
 
     `number` counts the waits of this kind in this function.
@@ -588,7 +617,7 @@ def test_every_wait_is_needed(num_trainers: int, what: str, number: int) -> None
 
     def play(deaf_at: str | None) -> Outcome:
         def make() -> QueuedDevice:
-            devices.append(QueuedDevice("late", deaf_at=deaf_at))
+            devices.append(QueuedDevice("late", deaf_at=deaf_at, exposes_memory=exposes_memory))
             return devices[-1]
 
         devices: list[QueuedDevice] = []
@@ -607,14 +636,57 @@ def test_every_wait_is_needed(num_trainers: int, what: str, number: int) -> None
     pytest.fail(f"nothing needs {site[number]}")
 
 
+class StrictMemory(ExposedMemory):
+    """Fails if it is used again after peers have written into it, and nobody has released it."""
+
+    all: ClassVar[list[StrictMemory]] = []
+
+    def __init__(self, device: Device, array: torch.Tensor) -> None:
+        super().__init__(device, array)
+        self.array, self.has_landed, self.num_released = array.numpy(), False, 0
+        StrictMemory.all.append(self)
+
+    def release(self) -> None:
+        self.num_released += self.has_landed
+        self.has_landed = False
+        super().release()
+
+    def await_host(self) -> None:
+        assert not self.has_landed, "who reads what peers have written has not said when it is read"
+        super().await_host()
+
+
+def note_landing(block: WireArray) -> None:
+    for memory in StrictMemory.all:
+        memory.has_landed |= np.may_share_memory(memory.array, block)
+
+
+class StrictDevice(QueuedDevice):
+    def allocate(self, num_bytes: int, *, for_peers: bool = False) -> Memory:
+        memory = super().allocate(num_bytes, for_peers=for_peers)
+        return StrictMemory(self, torch.from_numpy(poisoned(num_bytes))) if for_peers else memory
+
+
+@pytest.mark.parametrize("order", ["while", "one after the other"])
+def test_where_peers_write_is_released_before_they_write_again(order: str) -> None:
+    """Replicas, and gradients from other trainers."""
+    StrictMemory.all.clear()
+    make_device = partial(StrictDevice, "random", exposes_memory=True)
+    assert_equal(planned_training(3, 20, 3, order=order, make_device=make_device), plain_training(3))
+    assert sum(memory.num_released > 0 for memory in StrictMemory.all) > 2 * 3
+    StrictMemory.all.clear()
+
+
 @pytest.mark.parametrize("num_trainers", [1, 2, 3])
 @pytest.mark.parametrize("wire", ["float16", "bfloat16"])
 def test_16_bits_depend_on_neither_owners_nor_order(num_trainers: int, wire: WireDtype) -> None:
     theirs = plain_rounded_training(num_trainers, wire)
+    exposed = partial(QueuedDevice, "late", exposes_memory=True)
     sizes = [(0, 0, "one after the other"), (20, 0, "one after the other"), (1, 1, "while"), (20, 3, "while")]
-    for window, prefetch_depth, order in sizes:
+    makers: list[Callable[[], Device]] = [CpuDevice, CpuDevice, CpuDevice, CpuDevice, exposed]
+    for (window, prefetch_depth, order), make_device in zip([*sizes, sizes[-1]], makers, strict=True):
         cache_rows = tight_cache_rows(num_trainers, prefetch_depth) if window else 2 * KEY_SPACE.num_keys
-        ours = planned_training(num_trainers, window, prefetch_depth, cache_rows, order, wire)
+        ours = planned_training(num_trainers, window, prefetch_depth, cache_rows, order, wire, make_device=make_device)
         np.testing.assert_array_equal(ours.rows[:, :DIM], theirs.rows)
         for iteration, (mine, plain) in enumerate(zip(ours.logits, theirs.logits, strict=True)):
             np.testing.assert_array_equal(mine, plain, f"logits of iteration {iteration}")

@@ -62,7 +62,8 @@ def make_batch(
         embedded=functional.embedding(torch.arange(2 * num_samples).view(-1, 2) % 5, rows),
         rows=rows,
         table_names=("site", "ad"),
-        model=model or Model(),
+        model=(used := model or Model()),
+        forward=used,
         precision=partial(CpuDevice().autocast, enabled=in_bfloat16),
         before_backward=losses.append,
     )

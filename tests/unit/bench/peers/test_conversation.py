@@ -39,6 +39,12 @@ def test_a_process_that_dies_or_hangs_is_an_error(program: str, seconds: float, 
         worker(program, seconds).ask("TorchRec", {})
 
 
+def test_a_request_may_have_a_time_of_its_own() -> None:
+    process = WorkerProcess("the job", os.environ, 60.0, (sys.executable, "-c", HANGS), cure="ask for less")
+    with pytest.raises(PlatformError, match=r"the job has not answered for 0\.05 s; ask for less"):
+        process.ask("a run", {}, 0.05)
+
+
 def test_the_environment_has_no_variables_of_launchers() -> None:
     environment = environment_of_worker({"PATH": "/bin", "PMIX_RANK": "1", "OMPI_X": "", "SLURM_JOB_ID": "7"}, 2, "e0")
     assert environment["OMP_NUM_THREADS"] == "2"

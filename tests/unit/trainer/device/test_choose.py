@@ -22,9 +22,17 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_trainers_of_a_host_share_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[int] = []
     monkeypatch.setattr(gpus, "num_gpus", lambda: 2)
-    monkeypatch.setattr(cuda.CudaDevice, "of_rank", lambda rank: chosen.append(rank % gpus.num_gpus()))
-    for setting, rank in (("auto", 0), ("auto", 1), ("gpu", 2), ("gpu", 3)):
-        choose_device("gpu" if setting == "gpu" else "auto", rank)
+    exposing: list[bool] = []
+
+    def of_rank(rank: int, *, exposes_memory: bool) -> None:
+        chosen.append(rank % gpus.num_gpus())
+        exposing.append(exposes_memory)
+
+    monkeypatch.setattr(cuda.CudaDevice, "of_rank", of_rank)
+    ranks = (("auto", 0, "host"), ("auto", 1, "device"), ("gpu", 2, "none"), ("gpu", 3, "device"))
+    for setting, rank, exchange in ranks:
+        choose_device("gpu" if setting == "gpu" else "auto", rank, exchange)
     assert chosen == [0, 1, 0, 1]
+    assert exposing == [False, True, False, True]
     assert isinstance(choose_device("cpu", 0), CpuDevice)
     assert fault_of_gpu() == ""

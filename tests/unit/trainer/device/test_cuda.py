@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,12 +66,38 @@ def test_which_stream_waits_for_what(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(FakeCuda.log) == 4
 
 
-@pytest.mark.parametrize("wire", ["float32", "float16"])
-@pytest.mark.parametrize("num_trainers", [1, 2])
-def test_training_calls_what_exists(monkeypatch: pytest.MonkeyPatch, num_trainers: int, wire: WireDtype) -> None:
+def test_rows_for_peers_that_read_the_memory_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_cuda(monkeypatch)
+    device = FakeCudaDevice(exposes_memory=True)
+    buffer = RowBuffer(device, for_peers=True)
+    rows = buffer.rows(3, 2)
+    allocated = ("host", "waits for", "work of default stream")
+    assert FakeCuda.log == [allocated]  # torch may give memory out that the stream still uses
+    device.launch(rows.device.fill_, 2)
+    rows.down().wait()
+    assert FakeCuda.log == [allocated] * 2
+    assert rows.exposed.tolist() == [[2, 2]] * 3
+    rows.up()
+    with device.on(Stream.EXCHANGE):
+        rows.release()
+        exchange = FakeCuda.current_stream(device.torch_device).name
+    assert len(FakeCuda.log) == 2
+    for _ in range(2):  # it waits once
+        buffer.rows(1, 1)
+        assert FakeCuda.log[2:] == [("host", "waits for", f"work of {exchange}")]
+
+
+@pytest.mark.parametrize(
+    ("num_trainers", "wire", "exposes_memory"),
+    [(1, "float32", False), (2, "float16", False), (2, "float32", False), (2, "float16", True), (2, "float32", True)],
+)
+def test_training_calls_what_exists(
+    monkeypatch: pytest.MonkeyPatch, num_trainers: int, wire: WireDtype, exposes_memory: bool
+) -> None:
     fake_cuda(monkeypatch)
     plain = planned_training(num_trainers, 20, 3, order="while", wire=wire)
-    assert_equal(planned_training(num_trainers, 20, 3, order="while", wire=wire, make_device=FakeCudaDevice), plain)
+    make_device = partial(FakeCudaDevice, exposes_memory=exposes_memory)
+    assert_equal(planned_training(num_trainers, 20, 3, order="while", wire=wire, make_device=make_device), plain)
     waits = {(waiting, other) for waiting, _, other in FakeCuda.log}
     assert ("default stream", "work of default stream") not in waits
 
@@ -87,8 +114,10 @@ def test_kernels_are_those_in_triton_where_there_is_triton(monkeypatch: pytest.M
 
 
 def test_the_names_are_those_of_torch() -> None:
-    for name in ("Stream", "Event", "default_stream", "current_stream", "stream"):
+    streams = ("Stream", "Event", "default_stream", "current_stream", "stream")
+    for name in (*streams, "CUDAGraph", "graph", "graph_pool_handle"):
         assert hasattr(torch.cuda, name)
     for name in ("wait_event", "wait_stream"):
         assert hasattr(torch.cuda.Stream, name)
+    assert hasattr(torch.cuda.CUDAGraph, "replay")
     assert {"query", "record", "synchronize"} <= set(dir(torch.cuda.Event))
