@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,17 @@ class Bags:
         np.cumsum(counts, out=offsets[1:])
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[samples] - offsets[:-1], counts)
         return self._with_ids(offsets, places)
+
+    @property
+    def reals(self) -> list[Float32Array]:
+        """The real values of ids: the weights, or the real elements in their order."""
+        values = [cast(Float32Array, each) for each in self.elements.values() if each.dtype == np.float32]
+        return values if self.weights is None else [self.weights, *values]
+
+    @property
+    def integers(self) -> list[Int64Array]:
+        """The integer elements in their order."""
+        return [cast(Int64Array, each) for each in self.elements.values() if each.dtype == np.int64]
 
     def newest(self, length: int) -> Bags:
         """Return the last ids of each bag, at most `length` of them."""

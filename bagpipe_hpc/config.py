@@ -241,8 +241,16 @@ class ModelConfig(_Section):
 class TableConfig(_Section):
     """Settings of one table of the data set."""
 
-    pooling: Literal["sum", "mean"] = Field(
-        "sum", description="How the rows of one bag of a ragged table's ids become one vector."
+    pooling: Literal["sum", "mean"] | None = Field(
+        None,
+        description="How the rows of one bag of a ragged table's ids become one vector; null: sum, but a sequence is "
+        "not pooled.",
+    )
+    max_length: int | None = Field(
+        None,
+        ge=1,
+        le=2**24,
+        description="Use only the newest elements of a sequence, at most this many; null: all of them.",
     )
     learning_rate: LearningRate | None = Field(
         None, description="Learning rate of the table's rows; null: the learning rate of all rows."
@@ -608,8 +616,8 @@ class Config(_Section):
     model: ModelConfig = ModelConfig()
     tables: dict[str, TableConfig] = Field(
         {},
-        description="Settings of single tables of the data set, by table name: pooling (sum, mean), learning_rate, "
-        "embedding_dim.",
+        description="Settings of single tables of the data set, by table name: pooling (sum, mean), max_length, "
+        "learning_rate, embedding_dim.",
     )
     labels: dict[str, LabelConfig] = Field(
         {}, description="Settings of single labels of the data set, by name: loss (bce, mse), weight."

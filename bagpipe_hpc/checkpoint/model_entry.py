@@ -46,7 +46,9 @@ def model_entry(config: Config, dataset: Dataset) -> ModelEntry:
 
 
 def _feature(config: Config, table: TableSchema) -> dict[str, Any]:
-    pooling = config.tables.get(table.name, TableConfig()).pooling if table.ragged else None
+    pooling = config.tables.get(table.name, TableConfig()).pooling
+    if table.ragged and not table.sequence:
+        pooling = pooling or "sum"
     return {
         "name": table.name,
         "table": table.shares or table.name,

@@ -67,6 +67,12 @@ class TableSchema(BaseModel):
             kind += f" along {self.along}"
         return f"{kind}, rows of {self.shares}" if self.shares else kind
 
+    @property
+    def element_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names of the values of its elements: real ones, integer ones."""
+        reals, integers = (tuple(e.name for e in self.elements if e.kind == kind) for kind in ("real", "integer"))
+        return reals, integers
+
     def __str__(self) -> str:
         return f"{self.name}: {self.num_embeddings} rows, {self.kind}"
 

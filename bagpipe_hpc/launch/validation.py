@@ -112,7 +112,7 @@ def check_job(
     if request.predictions is None:
         require_labels(dataset, "an evaluation" if request.evaluates_only else "training")
     schema = dataset.schema
-    if problem := fault_of_model(config.model, schema):
+    if problem := fault_of_model(config, schema):
         raise DatasetError(f"{request.data_path} {problem}")
     if problem := fault_of_tables(config, schema) or fault_of_labels(config, schema):
         raise ConfigError(problem)

@@ -79,15 +79,39 @@ class TableOrder:
         """Return what trainers get of the bags besides rows; arguments and dtypes as in `arrange`."""
         in_order = [bags[index] for index in self._ragged_in_order]
         num_trainers = len(sample_ends) - 1
-        weighted = [(each.offsets[sample_ends], each.weights) for each in in_order if each.weights is not None]
-        lengths, weights = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        lengths = [np.empty(0, np.int64)]
         for t in range(num_trainers):
             first, last = sample_ends[t : t + 2]
             lengths += [np.diff(each.offsets[first : last + 1]) for each in in_order]
-            weights += [values[id_ends[t] : id_ends[t + 1]] for id_ends, values in weighted]
-        num_weights = sum((np.diff(id_ends) for id_ends, _ in weighted), np.zeros(num_trainers, np.int64))
-        length_ends, weight_ends = len(in_order) * sample_ends, ends(num_weights)
-        return BagLists(np.concatenate(lengths), length_ends, np.concatenate(weights), weight_ends)
+        id_ends = [each.offsets[sample_ends] for each in in_order]
+        reals = [(own, value) for own, each in zip(id_ends, in_order, strict=True) for value in each.reals]
+        integers = [(own, value) for own, each in zip(id_ends, in_order, strict=True) for value in each.integers]
+        return BagLists(
+            np.concatenate(lengths),
+            len(in_order) * sample_ends,
+            *_by_trainer(reals, num_trainers, np.float32),
+            *_by_trainer(integers, num_trainers, np.int64),
+        )
+
+
+def _by_trainer(
+    values: Sequence[tuple[Int64Array, NDArray[Any]]], num_trainers: int, dtype: type[np.generic]
+) -> tuple[NDArray[Any], Int64Array]:
+    """Put values of ids in the order of trainers.
+
+    Args:
+        values: For each value of a feature, where the ids of each trainer end in it, int64, shape (T + 1,), and the
+            values of all ids.
+        num_trainers: T.
+        dtype: The type of all values.
+    Returns:
+        The values, trainer by trainer, and where those of each trainer end, int64, shape (T + 1,).
+    """
+    pieces: list[NDArray[Any]] = [np.empty(0, dtype)]
+    for t in range(num_trainers):
+        pieces += [column[id_ends[t] : id_ends[t + 1]] for id_ends, column in values]
+    counts = sum((np.diff(id_ends) for id_ends, _ in values), np.zeros(num_trainers, np.int64))
+    return np.concatenate(pieces), ends(counts)
 
 
 @compiled

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.dataset import Dataset, Split
+from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.shuffle import BlockShuffle, shuffled_batches
 from bagpipe_hpc.oracle.evaluation import Timetable
 from bagpipe_hpc.runtime.data_position import TrainingRange
@@ -44,11 +45,32 @@ def sample_batches(
         for epoch in range(start.epoch, training_range.epochs)
     )
     batches = itertools.chain.from_iterable(epochs)
+    lengths = max_lengths(config, dataset.schema)
     for num_trained in range(start.num_trained, training_range.end + 1):
         if timetable.is_due(num_trained):
-            yield from _evaluation(config, dataset)
+            yield from (newest_elements(batch, lengths) for batch in _evaluation(config, dataset))
         if num_trained < training_range.end:
-            yield next(batches)
+            yield newest_elements(next(batches), lengths)
+
+
+def max_lengths(config: Config, schema: Schema) -> dict[str, int]:
+    """Return how many elements of sequences count, by name of the feature; those without a limit are left out."""
+    limits = {name: settings.max_length for name, settings in config.tables.items()}
+    found = {table.name: limits.get(table.along or table.name) for table in schema.sequences}
+    return {name: limit for name, limit in found.items() if limit is not None}
+
+
+def newest_elements(batch: Batch, lengths: Mapping[str, int]) -> Batch:
+    """Return a batch with the newest elements of its sequences.
+
+    Args:
+        batch: The batch.
+        lengths: The largest number of elements of some sequences, by name.
+    """
+    if not lengths:
+        return batch
+    cut = {name: bags.newest(lengths[name]) if name in lengths else bags for name, bags in batch.bags.items()}
+    return replace(batch, bags=cut)
 
 
 def _evaluation(config: Config, dataset: Dataset) -> Iterator[Batch]:

@@ -205,6 +205,7 @@ _OF_TRAINERS = _Kind[IterationPlan](
         _Array("write_back_counts", _INT32, lambda plan: _even(plan.write_backs.counts)),
         _Array("forced_counts", _INT32, lambda plan: _even(plan.forced_counts)),
         _Array("write_back_offsets", _INT64, lambda plan: _even(plan.write_back_offsets), narrows=False),
+        _Array("integers", _INT64, lambda p: (p.samples.bags.integers, p.samples.bags.integer_ends), narrows=False),
         _Array("sample_weights", _FLOAT32, lambda plan: _of_samples(plan, plan.samples.sample_weights), narrows=False),
         _Array("groups", _INT64, lambda plan: _of_samples(plan, plan.samples.groups), narrows=False),
         _Array(

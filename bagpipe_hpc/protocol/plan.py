@@ -55,7 +55,8 @@ class TrainerPlan:
             (lookahead/features.py).
         bag_lengths: Number of ids of each sample in each ragged feature, int32, shape (num_ragged * num_samples,), in
             table order.
-        weights: Of the ids of the weighted features, float32, shape (num_weighted_ids,), in table order.
+        weights: The real values of ids, float32, shape (num_reals,), feature by feature in table order, within a
+            feature value by value: the weights of weighted features, and the real elements of sequences.
         fetch_slots: Slots of the fetched rows, int32, shape (fetch_counts.sum(),), server by server.
         fetch_counts: Number of rows fetched from each server, int32, shape (S,).
         fetch_offsets: First row of this trainer's fetch stage in each server's window, int64, shape (S,).
@@ -78,6 +79,8 @@ class TrainerPlan:
         loss_divisors: For each label, the weights of all samples of the batch that have it, added up, float64, shape
             (num_labels,). The mean loss divides by them. Shape (0,): labels are plain (Schema.has_plain_labels), and
             the mean loss divides by the number of samples.
+        integers: The integer values of ids, int64, shape (num_integers,), in the order of `weights`: the integer
+            elements of sequences.
     """
 
     stream_position: int
@@ -113,6 +116,7 @@ class TrainerPlan:
     sample_weights: Float32Array = field(default_factory=lambda: np.empty(0, np.float32))
     groups: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     loss_divisors: Float64Array = field(default_factory=lambda: np.empty(0, np.float64))
+    integers: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def num_trained_after(self) -> int:
@@ -220,14 +224,18 @@ class BagLists:
     Args:
         lengths: Number of ids of each sample in each ragged feature, int64, shape (length_ends[-1],).
         length_ends: int64, shape (T + 1,): trainer t has lengths[length_ends[t]:length_ends[t + 1]].
-        weights: Of the ids of the weighted features, float32, shape (weight_ends[-1],).
+        weights: The real values of ids, as in TrainerPlan, float32, shape (weight_ends[-1],).
         weight_ends: int64, shape (T + 1,): trainer t has weights[weight_ends[t]:weight_ends[t + 1]].
+        integers: The integer values of ids, as in TrainerPlan, int64, shape (integer_ends[-1],).
+        integer_ends: int64, shape (T + 1,): trainer t has integers[integer_ends[t]:integer_ends[t + 1]].
     """
 
     lengths: Int64Array
     length_ends: Int64Array
     weights: Float32Array
     weight_ends: Int64Array
+    integers: Int64Array
+    integer_ends: Int64Array
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from bagpipe_hpc.trainer.dense_optimizer import build_dense_optimizer
 from bagpipe_hpc.trainer.dense_sum import DenseSum
 from bagpipe_hpc.trainer.device.base import Device, Forward
 from bagpipe_hpc.trainer.device.row_step import fusible_optimizer
+from bagpipe_hpc.trainer.feature_inputs import vectors_of
 from bagpipe_hpc.trainer.models import build_model
 from bagpipe_hpc.trainer.objective import Objective
 from bagpipe_hpc.trainer.own_model import ModelFactory, build_own_model, model_inputs
@@ -71,7 +72,7 @@ def build_step(
         model=model,
         forward=forward,
         row_dim=config.model.row_dim,
-        table_names=tuple(table.name for table in schema.tables),
+        table_names=tuple(table.name for table in vectors_of(config, schema)),
         pooling=Pooling(schema, config, device),
         objective=Objective(config, schema, device.torch_device),
         cache=RowCache(num_slots, row_width(config), device),
@@ -112,8 +113,9 @@ def build_trained_model(
 def _model(config: Config, schema: Schema, factory: ModelFactory | None, trainer_rank: int) -> torch.nn.Module:
     seed = config.training.seed
     if config.model.factory is None:
-        dims = [config.embedding_dim_of(table.shares or table.name) for table in schema.tables]
-        return build_model(config.model, schema.num_dense, schema.num_tables, seed, dims, schema.num_labels)
+        vectors = vectors_of(config, schema)
+        dims = [config.embedding_dim_of(table.shares or table.name) for table in vectors]
+        return build_model(config.model, schema.num_dense, len(vectors), seed, dims, schema.num_labels)
     model = build_own_model(config.model, model_inputs(config, schema), factory)
     torch.manual_seed(seed + 1 + trainer_rank)  # for random numbers that the model draws during training
     return model

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.data.schema import Schema
+from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import DeviceMemoryError
 from bagpipe_hpc.row_layout import row_width
 from bagpipe_hpc.trainer.device.base import Device
 
 BAG_IDS = 8  # assumed ids of a bag
+SEQUENCE_IDS = 64  # assumed elements of a sequence without max_length
 OPTIMIZER_COPIES = 2  # assumed state of a dense optimizer, in copies of the parameters, as of Adam
 SPARE_SHARE = 0.1  # of the free memory, for the libraries of the device and for gaps between tensors
 
@@ -58,7 +59,7 @@ def need_of(config: Config, schema: Schema, model: torch.nn.Module, num_trainers
     """
     samples = -(-config.training.batch_size // num_trainers)
     per_pass = -(-config.training.batch_size // (config.training.blocks or num_trainers))
-    ids = sum(BAG_IDS if table.ragged else 1 for table in schema.tables)
+    ids = sum(_ids_of(config, table) for table in schema.tables)
     rows, row_dim, width = samples * ids, config.model.row_dim, row_width(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     outputs = sum(layer.out_features for layer in model.modules() if isinstance(layer, torch.nn.Linear))
@@ -70,6 +71,13 @@ def need_of(config: Config, schema: Schema, model: torch.nn.Module, num_trainers
         activations=4 * per_pass * (6 * ids * row_dim + 4 * outputs),
         buffers=(depth + 4) * in_block + 4 * rows * (8 * row_dim + 3 * width),
     )
+
+
+def _ids_of(config: Config, table: TableSchema) -> int:
+    if not table.sequence:
+        return BAG_IDS if table.ragged else 1
+    settings = config.tables.get(table.along or table.name)
+    return settings.max_length if settings is not None and settings.max_length is not None else SEQUENCE_IDS
 
 
 def most_rows(config: Config, need: Callable[[], MemoryNeed], device: Device, trainers_on_host: int) -> int:

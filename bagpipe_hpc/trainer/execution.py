@@ -26,6 +26,7 @@ from bagpipe_hpc.sharding import share_boundaries
 from bagpipe_hpc.trainer.compiled_model import compiled_model
 from bagpipe_hpc.trainer.device.base import Device, Forward
 from bagpipe_hpc.trainer.device.recorded_model import RecordedModel
+from bagpipe_hpc.trainer.feature_inputs import vectors_of
 from bagpipe_hpc.waiting import waiting_for
 
 Sample = tuple[torch.Tensor, torch.Tensor]
@@ -141,7 +142,7 @@ def _recording(
 def _inputs(config: Config, schema: Schema, device: Device, size: int) -> Sample:
     """Return inputs of the model that differ from those in training by their values only."""
     dense = torch.zeros(size, schema.num_dense, device=device.torch_device)
-    embedded = torch.zeros(size, schema.num_tables, config.model.row_dim, device=device.torch_device)
+    embedded = torch.zeros(size, len(vectors_of(config, schema)), config.model.row_dim, device=device.torch_device)
     return dense, embedded.requires_grad_() * 1  # like the result of pooling, it is no leaf
 
 

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from bagpipe_hpc.config import Config, EvaluationConfig, LabelConfig, ModelConfig, TableConfig
 from bagpipe_hpc.data.schema import Schema
+from bagpipe_hpc.trainer.feature_inputs import sequences_of
 
 PAIRING = ("dlrm", "deepfm", "fgcnn")
 CONCATENATING = ("wide_deep", "dcn", "dcn_v2")
 
 
-def fault_of_model(model: ModelConfig, schema: Schema) -> str:
+def fault_of_model(config: Config, schema: Schema) -> str:
     """Return why a model cannot learn from samples of a schema, and what mends it; an empty string if it can."""
+    model = config.model
     if model.factory is not None:
         return ""
+    if sequences := sequences_of(config, schema):
+        name = sequences[0].name
+        return (
+            f"has the sequence {name}, which {model.name} cannot read: set tables.{name}.pooling to mean or sum, or "
+            "choose a model of your own"
+        )
     if model.name in PAIRING and schema.num_dense == 0 and schema.num_tables < 2:
         return f"has one table and no dense features: {model.name} needs two vectors to interact; add a feature"
     if model.name == "caser":
@@ -67,6 +75,9 @@ def fault_of_tables(config: Config, schema: Schema) -> str:
         if settings.pooling != TableConfig().pooling and not known[name].ragged:
             ragged = ", ".join(table.name for table in schema.ragged_tables)
             return f"tables.{name}.pooling: {name} has one id per sample; ragged tables are {ragged or 'none'}"
+        if settings.max_length is not None and (not known[name].sequence or known[name].along):
+            leading = ", ".join(table.name for table in schema.sequences if table.along is None)
+            return f"tables.{name}.max_length: only for sequences that go along with no other one: {leading or 'none'}"
         given = {each for each in ("learning_rate", "embedding_dim") if getattr(settings, each) is not None}
         if given and known[name].shares:
             return (
@@ -75,7 +86,16 @@ def fault_of_tables(config: Config, schema: Schema) -> str:
             )
         if problem := _fault_of_dim(settings.embedding_dim, config.model):
             return f"tables.{name}.embedding_dim = {settings.embedding_dim}: {problem}"
-    return ""
+    return _fault_of_execution(config, schema)
+
+
+def _fault_of_execution(config: Config, schema: Schema) -> str:
+    if config.training.execution == "eager" or not (sequences := sequences_of(config, schema)):
+        return ""
+    return (
+        f"training.execution = {config.training.execution!r}: the model gets the sequence {sequences[0].name}, whose "
+        "length differs from batch to batch; set training.execution to eager"
+    )
 
 
 def _fault_of_dim(dim: int | None, model: ModelConfig) -> str:

@@ -12,17 +12,20 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch.nn import functional
 
 from bagpipe_hpc.config import Config, ModelConfig
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.digest import ModelDigest
 from bagpipe_hpc.errors import OwnModelError
 from bagpipe_hpc.trainer.dense_gradients import dense_parameters
+from bagpipe_hpc.trainer.feature_inputs import sequences_of, vectors_of
+from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
 
 Model = torch.nn.Module
 ModelFactory = Callable[..., Model]
@@ -36,15 +39,18 @@ class ModelInputs:
     """The shapes of the inputs of a model, which its factory gets.
 
     The model is called with dense, float32, shape (b, num_dense), and embedded, float32, shape (b, len(tables),
-    embedding_dim). It returns logits, float32, shape (b,), or (b, len(labels)) if there are several labels. b may be
-    any number from 1 on.
+    embedding_dim). If the data set has sequences that are not pooled, it gets them as a third argument: JaggedSequences
+    by name. It returns logits, float32, shape (b,), or (b, len(labels)) if there are several labels. b may be any
+    number from 1 on.
 
     Args:
         num_dense: The number of dense features; may be 0.
-        tables: The number of rows of each table by name, in the order of embedded.
+        tables: The number of rows of each feature's table by name, in the order of embedded.
         embedding_dim: The number of columns of an embedding.
         seed: The setting training.seed. The generator of torch has been seeded with it.
         labels: The names of the labels, in the order of the logits.
+        sequences: The number of rows of the table of each sequence by name.
+        elements: The names of the values of each sequence's elements, (real ones, integer ones), by sequence.
     """
 
     num_dense: int
@@ -52,6 +58,8 @@ class ModelInputs:
     embedding_dim: int
     seed: int
     labels: Sequence[str] = ("label",)
+    sequences: Mapping[str, int] = field(default_factory=dict)
+    elements: Mapping[str, tuple[Sequence[str], Sequence[str]]] = field(default_factory=dict)
 
 
 def digest_of_parameters(model: Model) -> bytes:
@@ -80,9 +88,13 @@ def require_equal_parameters(digests: Sequence[bytes], trainer: int, factory: st
 
 def model_inputs(config: Config, schema: Schema) -> ModelInputs:
     """Return the shapes of the inputs of a job's model."""
-    tables = {table.name: table.num_embeddings for table in schema.tables}
+    tables = {table.name: table.num_embeddings for table in vectors_of(config, schema)}
     labels = tuple(label.name for label in schema.labels)
-    return ModelInputs(schema.num_dense, tables, config.model.row_dim, config.training.seed, labels)
+    sequences = {table.name: table.num_embeddings for table in sequences_of(config, schema)}
+    elements = {table.name: table.element_names for table in sequences_of(config, schema)}
+    return ModelInputs(
+        schema.num_dense, tables, config.model.row_dim, config.training.seed, labels, sequences, elements
+    )
 
 
 def build_own_model(config: ModelConfig, inputs: ModelInputs, factory: ModelFactory | None = None) -> Model:
@@ -179,9 +191,13 @@ def _try_out(model: Model, inputs: ModelInputs, title: str) -> None:
         dense = torch.zeros(num_samples, inputs.num_dense)
         embedded = torch.zeros(num_samples, len(inputs.tables), inputs.embedding_dim)
         called = f"dense {tuple(dense.shape)} and embedded {tuple(embedded.shape)}"
+        arguments: list[Any] = [dense, embedded]
+        if inputs.sequences:
+            arguments.append(sequences := _sequences(inputs, num_samples))
+            called += f", {', '.join(sequences)} with {3 * num_samples - 3} elements"
         with _explained(f"{title}: its model failed on {called}"), torch.no_grad():
             before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-            logits = model(dense, embedded)
+            logits = model(*arguments)
             changed = [name for name, buffer in model.named_buffers() if not buffer.equal(before[name])]
         shape = (num_samples,) if len(inputs.labels) == 1 else (num_samples, len(inputs.labels))
         if not isinstance(logits, torch.Tensor) or (logits.shape, logits.dtype) != (shape, torch.float32):
@@ -197,6 +213,21 @@ def _try_out(model: Model, inputs: ModelInputs, title: str) -> None:
                 "equal on all trainers and saved; if this is batch normalisation, use LayerNorm or "
                 "track_running_stats=False instead"
             )
+
+
+def _sequences(inputs: ModelInputs, num_samples: int) -> dict[str, JaggedSequence]:
+    """Return sequences of 0 elements for the first sample, and of 3 for each other one."""
+    lengths = torch.full((num_samples,), 3)
+    lengths[0] = 0
+    offsets, num_elements = functional.pad(lengths.cumsum(0), (1, 0)), 3 * num_samples - 3
+    found = {}
+    for name in inputs.sequences:
+        reals, integers = inputs.elements[name]
+        elements = {element: torch.zeros(num_elements) for element in reals}
+        elements |= {element: torch.zeros(num_elements, dtype=torch.int64) for element in integers}
+        embedded = torch.zeros(num_elements, inputs.embedding_dim)
+        found[name] = JaggedSequence(embedded, offsets, int(lengths.max()), elements)
+    return found
 
 
 def _described(value: object) -> str:

@@ -181,9 +181,14 @@ class IterationPlacer:
     ) -> PlacedSamples:
         labels, dense = (self._device.as_input(next(arrays)) for _ in range(2))
         rows, lengths, weights = (self._device.as_tensor(next(arrays)) for _ in range(3))
-        targets = [self._device.as_tensor(next(arrays)) for _ in range(3)]
+        targets = [self._device.as_tensor(next(arrays)) for _ in range(4)]
         num_ids = samples.bag_lengths.sum(axis=1).tolist() if len(samples.bag_lengths) else []
-        return PlacedSamples(labels, dense, rows, lengths, weights, num_ids, own, *targets)
+        max_lengths = samples.bag_lengths.max(axis=1, initial=0).tolist() if len(samples.bag_lengths) else []
+        return PlacedSamples(
+            labels, dense, rows, lengths, weights, num_ids, own,
+            sample_weights=targets[0], groups=targets[1], loss_divisors=targets[2], integers=targets[3],
+            max_lengths=max_lengths,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -218,4 +223,4 @@ def _arrays(plan: TrainerPlan, lists: IterationLists, samples: list[BlockSamples
         yield from (updates.positions, updates.slots, updates.index)
     for block in samples:
         yield from (block.labels, block.dense, block.sample_rows, block.bag_lengths, block.weights)
-        yield from (block.sample_weights, block.groups, block.loss_divisors)
+        yield from (block.sample_weights, block.groups, block.loss_divisors, block.integers)

@@ -25,11 +25,13 @@ from bagpipe_hpc.trainer.device.base import Device, PlacedSamples
 from bagpipe_hpc.trainer.device.feature_layout import (
     MEAN,
     ONE_HOT,
+    SEQUENCE,
     WEIGHTED,
     DeviceLayout,
     FeatureLayout,
     layout_of,
 )
+from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
 
 
 class Pooling:
@@ -45,9 +47,19 @@ class Pooling:
         layout = layout_of(schema, config)
         self.features = DeviceLayout(layout, device.torch_device)
         self._kinds = layout.kinds.tolist()
-        self._places = np.argsort(layout.features).tolist()
+        self._names, self._elements = layout.names, layout.elements
+        # The features with a vector per sample have positions among all vectors in table order.
+        pooled = [place for place, kind in enumerate(self._kinds) if kind != SEQUENCE]
+        self._places = np.argsort(layout.features[pooled]).tolist()
         self._is_in_order = self._places == sorted(self._places)
         mask = _used_columns(layout)
+        self._mask_of_sequence = {
+            name: None if mask is None else mask[feature].to(device.torch_device)
+            for name, feature, kind in zip(layout.names, layout.features.tolist(), self._kinds, strict=True)
+            if kind == SEQUENCE
+        }
+        if mask is not None:
+            mask = mask[sorted(layout.features[pooled].tolist())]
         self._mask = None if mask is None else mask.to(device.torch_device)
 
     def __call__(self, samples: PlacedSamples, rows: torch.Tensor) -> torch.Tensor:
@@ -66,29 +78,58 @@ class Pooling:
 
     def _vectors(self, samples: PlacedSamples, rows: torch.Tensor) -> torch.Tensor:
         sample_rows = samples.sample_rows
+        if not self._places:
+            return rows.new_zeros(len(samples.labels), 0, rows.shape[1])
         if not self.features.layout.has_bags or not len(samples.labels):
-            sample_rows = sample_rows.view(len(self._kinds), len(samples.labels))
+            sample_rows = sample_rows.view(len(self._places), len(samples.labels))
             if not self._is_in_order:
                 sample_rows = torch.stack([sample_rows[place] for place in self._places])
             return functional.embedding(sample_rows.t(), rows)
         bags = self._bags(samples)
+        if self._mask_of_sequence:
+            parts = sample_rows.split([bag.num_ids for bag in bags])
+            pooled = [(bag, part) for bag, part in zip(bags, parts, strict=True) if not isinstance(bag, _Sequence)]
+            bags, sample_rows = [bag for bag, _ in pooled], torch.cat([part for _, part in pooled])
         gathered = functional.embedding(sample_rows, rows).split([feature.num_ids for feature in bags])
-        vectors = [feature.pool(part) for feature, part in zip(bags, gathered, strict=True)]
+        vectors = [bag.pool(part) for bag, part in zip(bags, gathered, strict=True) if not isinstance(bag, _Sequence)]
         return torch.stack([vectors[place] for place in self._places], dim=1)
 
-    def _bags(self, samples: PlacedSamples) -> list[_OneHot | _Bags]:
+    def sequences(self, samples: PlacedSamples, rows: torch.Tensor) -> dict[str, JaggedSequence]:
+        """Return the rows and values of each sequence that is not pooled, by its name.
+
+        Args:
+            samples: The samples.
+            rows: float32, shape (num_rows, row_dim): own rows, then replicas. The result has copies.
+        """
+        if not self._mask_of_sequence:
+            return {}
+        bags, found = self._bags(samples), {}
+        parts = samples.sample_rows.split([bag.num_ids for bag in bags])
+        for name, bag, part in zip(self._names, bags, parts, strict=True):
+            if isinstance(bag, _Sequence):
+                mask, embedded = self._mask_of_sequence[name], functional.embedding(part, rows)
+                offsets = functional.pad(bag.lengths.cumsum(0), (1, 0))
+                found[name] = JaggedSequence(
+                    embedded if mask is None else embedded * mask, offsets, bag.max_length, bag.elements
+                )
+        return found
+
+    def _bags(self, samples: PlacedSamples) -> list[_OneHot | _Bags | _Sequence]:
         """Return the bags of each feature, in table order."""
-        bags: list[_OneHot | _Bags] = []
-        ragged = first_weight = 0
-        for kind in self._kinds:
+        bags: list[_OneHot | _Bags | _Sequence] = []
+        ragged, reals, integers = 0, _Values(samples.weights), _Values(samples.integers)
+        for kind, (real_names, integer_names) in zip(self._kinds, self._elements, strict=True):
             if kind == ONE_HOT:
                 bags.append(_OneHot(len(samples.labels)))
                 continue
-            num_ids, weights = samples.num_ids[ragged], None
-            if kind & WEIGHTED:
-                weights = samples.weights[first_weight : first_weight + num_ids]
-                first_weight += num_ids
-            bags.append(_Bags(num_ids, samples.bag_lengths[ragged], weights, bool(kind & MEAN)))
+            num_ids, lengths = samples.num_ids[ragged], samples.bag_lengths[ragged]
+            weights = reals.take(num_ids) if kind & WEIGHTED else None
+            elements = {name: reals.take(num_ids) for name in real_names}
+            elements |= {name: integers.take(num_ids) for name in integer_names}
+            if kind == SEQUENCE:
+                bags.append(_Sequence(num_ids, lengths, samples.max_lengths[ragged], elements))
+            else:
+                bags.append(_Bags(num_ids, lengths, weights, bool(kind & MEAN)))
             ragged += 1
         return bags
 
@@ -105,6 +146,27 @@ def _used_columns(layout: FeatureLayout) -> torch.Tensor | None:
     for feature, used in enumerate(layout.used_columns.tolist()):
         mask[feature, used : layout.embedding_dim] = 0
     return mask
+
+
+class _Values:
+    """Values of ids, which are taken one after the other."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values, self._taken = values, 0
+
+    def take(self, count: int) -> torch.Tensor:
+        self._taken += count
+        return self._values[self._taken - count : self._taken]
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """The elements of one sequence."""
+
+    num_ids: int
+    lengths: torch.Tensor  # int64 (num_samples,)
+    max_length: int
+    elements: dict[str, torch.Tensor]  # (num_ids,) each
 
 
 @dataclass(frozen=True)

@@ -52,15 +52,17 @@ ONE_BLOCK = BlockShare(0, 1, 1, is_tree=False)
 
 @dataclass(frozen=True)
 class FeatureKinds:
-    """Which features are ragged, and which of these have weights, in table order.
+    """Which features are ragged, and how many values their ids have, in table order.
 
     Args:
         ragged: Of each feature.
-        weighted: Of each feature.
+        reals: The number of real values of an id of each feature.
+        integers: The number of integer values. Empty: 0 for all.
     """
 
     ragged: Sequence[bool]
-    weighted: Sequence[bool]
+    reals: Sequence[int]
+    integers: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,11 @@ class BlockSamples:
             order.
         bag_lengths: The number of ids of each sample in each ragged feature, int64, shape (num_ragged, b), in table
             order.
-        weights: Of the ids of the weighted features, float32, shape (num_weighted_ids,), in table order.
+        weights: The real values of ids, float32, shape (num_reals,), as in TrainerPlan.
         sample_weights: float32, shape (b,) or (0,), as in TrainerPlan.
         groups: int64, shape (b,) or (0,), as in TrainerPlan.
         loss_divisors: float32, shape (num_labels,) or (0,), as in TrainerPlan.
+        integers: The integer values of ids, int64, shape (num_integers,), as in TrainerPlan.
     """
 
     labels: Float32Array
@@ -88,6 +91,7 @@ class BlockSamples:
     sample_weights: Float32Array = field(default_factory=lambda: np.empty(0, np.float32))
     groups: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     loss_divisors: Float32Array = field(default_factory=lambda: np.empty(0, np.float32))
+    integers: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def blocks_of(plan: TrainerPlan, share: BlockShare, kinds: FeatureKinds) -> Iterator[BlockSamples]:
@@ -109,6 +113,7 @@ def blocks_of(plan: TrainerPlan, share: BlockShare, kinds: FeatureKinds) -> Iter
             plan.sample_weights,
             plan.groups,
             plan.loss_divisors.astype(np.float32),
+            plan.integers,
         )
         return
     for start, stop in pairwise(share.bounds(plan.num_global_samples)):
@@ -119,9 +124,11 @@ def _samples(
     plan: TrainerPlan, all_lengths: NDArray[np.int64], start: int, stop: int, kinds: FeatureKinds
 ) -> BlockSamples:
     lengths = iter(all_lengths)
-    ids, weights = [], []
-    begin = begin_weights = 0
-    for is_ragged, is_weighted in zip(kinds.ragged, kinds.weighted, strict=True):
+    ids, reals, integers = [], [plan.weights[:0]], [plan.integers[:0]]
+    begin = begin_reals = begin_integers = 0
+    for is_ragged, num_reals, num_integers in zip(
+        kinds.ragged, kinds.reals, kinds.integers or [0] * len(kinds.ragged), strict=True
+    ):
         if is_ragged:
             of_feature = next(lengths)
             before, inside, in_all = (int(of_feature[part].sum()) for part in (slice(start), slice(start, stop), ...))
@@ -129,16 +136,20 @@ def _samples(
             before, inside, in_all = start, stop - start, plan.num_samples
         ids.append(plan.sample_rows[begin + before : begin + before + inside])
         begin += in_all
-        if is_weighted:
-            weights.append(plan.weights[begin_weights + before : begin_weights + before + inside])
-            begin_weights += in_all
+        for _ in range(num_reals):
+            reals.append(plan.weights[begin_reals + before : begin_reals + before + inside])
+            begin_reals += in_all
+        for _ in range(num_integers):
+            integers.append(plan.integers[begin_integers + before : begin_integers + before + inside])
+            begin_integers += in_all
     return BlockSamples(
         plan.labels[start:stop],
         plan.dense[start:stop],
         np.concatenate(ids),
         np.ascontiguousarray(all_lengths[:, start:stop]),
-        np.concatenate(weights) if weights else plan.weights[:0],
+        np.concatenate(reals),
         plan.sample_weights[start:stop],
         plan.groups[start:stop],
         plan.loss_divisors.astype(np.float32),
+        np.concatenate(integers),
     )

@@ -379,6 +379,7 @@ class TrainingStep:
             samples=samples,
             objective=self._objective,
             embedded=kernels.pool(self._pooling, samples, rows, leaf),
+            sequences=kernels.sequences(self._pooling, samples, rows, leaf),
             rows=leaf,
             table_names=self._table_names,
             model=self.model,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional
 from bagpipe_hpc.errors import OwnModelError
 from bagpipe_hpc.protocol.plan import TrainerPlan
 from bagpipe_hpc.trainer.device.base import Forward, PlacedSamples
+from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
 from bagpipe_hpc.trainer.objective import Objective
 
 Tensor = torch.Tensor
@@ -31,7 +32,8 @@ class TrainerBatch:
         samples: The samples of the share.
         objective: The losses of the labels.
         embedded: Embeddings, float32, shape (b, num_tables, row_dim).
-        rows: The rows that embedded was pooled from, float32, shape (n, row_dim). Backward gives them their gradients.
+        sequences: The sequences that are not pooled, by name.
+        rows: The rows of all this, float32, shape (n, row_dim). Backward gives them their gradients.
         table_names: The name of each table, in the order of embedded.
         model: Maps (dense, embedded) to logits.
         forward: Does the same, as training.execution says. It need not be able to serve without gradients.
@@ -46,6 +48,7 @@ class TrainerBatch:
         samples: PlacedSamples,
         objective: Objective,
         embedded: Tensor,
+        sequences: Mapping[str, JaggedSequence],
         rows: Tensor,
         table_names: tuple[str, ...],
         model: torch.nn.Module,
@@ -55,6 +58,7 @@ class TrainerBatch:
     ) -> None:
         self.iteration, self.num_global_samples = plan.num_trained, plan.num_global_samples
         self.labels, self.dense, self.embedded = samples.labels, samples.dense, embedded
+        self.sequences = sequences
         self.has_label: Tensor | None = None
         if objective.may_miss_labels:
             self.has_label = ~samples.labels.isnan()
@@ -88,7 +92,7 @@ class TrainerBatch:
         label, the logit is the prediction itself.
         """
         with self._precision():
-            logits = self._forward(self.dense, self.embedded)
+            logits = self._forward(self.dense, self.embedded, *([self.sequences] if self.sequences else []))
         return logits.float()
 
     def mean(self, losses: Tensor) -> Tensor:
@@ -166,7 +170,7 @@ def skip_step(batch: TrainerBatch) -> None:
 
     Communication: starts the allreduces of dense gradients.
     """
-    batch.step(batch.embedded.sum())
+    batch.step(batch.embedded.sum() + sum(sequence.embedded.sum() for sequence in batch.sequences.values()))
 
 
 def row_gradients(batch: TrainerBatch) -> Tensor:

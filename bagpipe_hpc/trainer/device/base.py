@@ -67,6 +67,7 @@ from bagpipe_hpc.trainer.wire import FLOAT32, Wire
 if TYPE_CHECKING:
     from bagpipe_hpc.trainer.device.feature_layout import DeviceLayout, FeatureLayout
     from bagpipe_hpc.trainer.iteration_lists import GradientList
+    from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
     from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
     from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 
@@ -184,10 +185,12 @@ class PlacedSamples:
         bag_lengths: See BlockSamples.
         weights: See BlockSamples.
         num_ids: The number of ids in each ragged feature, in table order, in host memory.
+        max_lengths: The largest number of ids of a sample in each ragged feature, likewise.
         own_arrays: What RowKernels.arrays_of_samples has made.
         sample_weights: float32, shape (b,) or (0,), as in TrainerPlan.
         groups: int64, shape (b,) or (0,), as in TrainerPlan.
         loss_divisors: float32, shape (num_labels,) or (0,), as in TrainerPlan.
+        integers: The integer values of ids, int64, as in TrainerPlan.
     """
 
     labels: torch.Tensor
@@ -200,6 +203,8 @@ class PlacedSamples:
     sample_weights: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     groups: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     loss_divisors: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    integers: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    max_lengths: Sequence[int] = ()
 
 
 class SamplePooling(Protocol):
@@ -217,6 +222,9 @@ class SamplePooling(Protocol):
             samples: The samples.
             rows: float32, shape (num_rows, row_dim): own rows, then replicas. The result is a copy.
         """
+
+    def sequences(self, samples: PlacedSamples, rows: torch.Tensor) -> dict[str, JaggedSequence]:
+        """Return the rows and values of each sequence that is not pooled, by its name. Arguments as above."""
 
 
 @dataclass(frozen=True)
@@ -376,6 +384,11 @@ class RowKernels(Protocol):
         Returns:
             float32, shape (num_samples, num_features, row_dim).
         """
+
+    def sequences(
+        self, pooling: SamplePooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor
+    ) -> dict[str, JaggedSequence]:
+        """Return the sequences that are not pooled, by name. Arguments and backward are those of `pool`."""
 
 
 class Recording(Protocol):

@@ -36,6 +36,7 @@ from bagpipe_hpc.trainer.wire import FLOAT32, Wire
 
 if TYPE_CHECKING:
     from bagpipe_hpc.trainer.iteration_lists import GradientList
+    from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
     from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
     from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 
@@ -266,3 +267,9 @@ class CpuKernels:
     ) -> torch.Tensor:
         """See RowKernels."""
         return pooling(samples, leaf)
+
+    def sequences(
+        self, pooling: SamplePooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor
+    ) -> dict[str, JaggedSequence]:
+        """See RowKernels."""
+        return pooling.sequences(samples, leaf)

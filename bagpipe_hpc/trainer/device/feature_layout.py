@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.trainer.feature_inputs import is_unpooled
 from bagpipe_hpc.trainer.sample_blocks import FeatureKinds
 
-# Kinds of features: one of the first three; of a weighted feature, WEIGHTED is added.
-ONE_HOT, SUM, MEAN, WEIGHTED = 0, 1, 2, 4
+# Kinds of features: one of the first three, or a sequence, which is not pooled. WEIGHTED is added to SUM or MEAN.
+ONE_HOT, SUM, MEAN, WEIGHTED, SEQUENCE = 0, 1, 2, 4, 8
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class FeatureLayout:
             of the feature. The columns from there to embedding_dim are masked; those behind are used by all tables.
         embedding_dim: The number of embedding columns.
         row_dim: The number of trained columns: embedding columns, then first-order weights.
+        names: The name of the feature in each place.
+        elements: The names of the values of each id of the feature in each place, real ones first: (reals, integers).
     """
 
     features: NDArray[np.int32]
@@ -39,6 +42,13 @@ class FeatureLayout:
     used_columns: NDArray[np.int32]
     embedding_dim: int
     row_dim: int
+    names: tuple[str, ...] = ()
+    elements: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
+
+    @property
+    def has_sequences(self) -> bool:
+        """Whether any feature is a sequence that is not pooled."""
+        return bool((self.kinds == SEQUENCE).any())
 
     @property
     def has_bags(self) -> bool:
@@ -57,8 +67,11 @@ class FeatureLayout:
 
     @property
     def feature_kinds(self) -> FeatureKinds:
-        """Which features are ragged, and which have weights."""
-        return FeatureKinds((self.kinds != ONE_HOT).tolist(), ((self.kinds & WEIGHTED) != 0).tolist())
+        """Which features are ragged, and how many values their ids have."""
+        weighted = ((self.kinds & WEIGHTED) != 0).tolist()
+        elements = self.elements or (((), ()),) * len(weighted)
+        reals = [own + len(names) for own, (names, _) in zip(weighted, elements, strict=True)]
+        return FeatureKinds((self.kinds != ONE_HOT).tolist(), reals, [len(names) for _, names in elements])
 
     @property
     def is_masked(self) -> bool:
@@ -92,12 +105,16 @@ def layout_of(schema: Schema, config: Config) -> FeatureLayout:
         np.array(used, dtype=np.int32),
         config.model.embedding_dim,
         config.model.row_dim,
+        tuple(schema.tables[feature].name for feature in order),
+        tuple(schema.tables[feature].element_names for feature in order),
     )
 
 
 def _kind(table: TableSchema, config: Config) -> int:
     if not table.ragged:
         return ONE_HOT
+    if is_unpooled(config, table):
+        return SEQUENCE
     settings = config.tables.get(table.name)
     pooling = MEAN if settings is not None and settings.pooling == "mean" else SUM
     return pooling | WEIGHTED if table.weighted else pooling

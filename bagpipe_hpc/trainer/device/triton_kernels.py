@@ -30,6 +30,7 @@ from bagpipe_hpc.trainer.wire import FLOAT32, Wire
 
 if TYPE_CHECKING:
     from bagpipe_hpc.trainer.iteration_lists import GradientList
+    from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
     from bagpipe_hpc.trainer.row_optimizer import RowOptimizer
     from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 
@@ -46,7 +47,9 @@ class TritonKernels(TorchKernels):
     name = f"Triton {triton.__version__}"
 
     def arrays_of_samples(self, job: RowJob, samples: BlockSamples, num_rows: int) -> Sequence[HostArray]:
-        """See RowKernels. Returns the arrays of BagIndex, then those of RowUses."""
+        """See RowKernels. Returns the arrays of BagIndex, then those of RowUses; nothing if there are sequences."""
+        if job.layout.has_sequences:
+            return ()
         bags = index_bags(job.layout, samples)
         return [*bags, *index_uses(job.layout, samples, bags, num_rows)]
 
@@ -98,9 +101,38 @@ class TritonKernels(TorchKernels):
     def pool(
         self, pooling: SamplePooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor
     ) -> torch.Tensor:
-        """See RowKernels."""
+        """See RowKernels. Beside sequences, rows are pooled by operations of torch."""
+        if pooling.features.layout.has_sequences:
+            return pooling(samples, _gathered(leaf, rows))
         vectors: torch.Tensor = _Pooled.apply(leaf, pooling.features, samples, rows)  # type: ignore[no-untyped-call]
         return vectors
+
+    def sequences(
+        self, pooling: SamplePooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor
+    ) -> dict[str, JaggedSequence]:
+        """See RowKernels."""
+        return pooling.sequences(samples, _gathered(leaf, rows)) if pooling.features.layout.has_sequences else {}
+
+
+def _gathered(leaf: torch.Tensor, rows: SampleRows) -> torch.Tensor:
+    gathered: torch.Tensor = _Gathered.apply(leaf, rows)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _Gathered(torch.autograd.Function):
+    """Copies own rows and replicas; their gradients are those of the copies."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: torch.Tensor, rows: SampleRows) -> torch.Tensor:
+        num_own = len(rows.own_slots)
+        out = torch.empty(leaf.shape, device=leaf.device)
+        kernels.gather_rows(rows.cache, rows.own_slots, out[:num_own])
+        out[num_own:] = rows.wire.unpack(rows.packed[num_own:])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0], None
 
 
 class _Pooled(torch.autograd.Function):

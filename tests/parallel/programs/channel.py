@@ -39,7 +39,7 @@ def message_of(rank: int, iteration: int) -> bytes:
         samples=Samples(
             np.zeros(0, dtype=np.float32),
             np.zeros((0, 0), dtype=np.float32),
-            BagLists(none[0], ends, np.zeros(0, dtype=np.float32), ends),
+            BagLists(none[0], ends, np.zeros(0, dtype=np.float32), ends, none[0], ends),
             ends,
             read_only=False,
         ),

@@ -9,7 +9,8 @@ from bagpipe_hpc.lookahead.samples import loss_divisors, samples_of
 from bagpipe_hpc.protocol.plan import BagLists
 
 NAN = np.float32("nan")
-NO_BAGS = BagLists(*(np.zeros(0, np.int64), np.zeros(3, np.int64)), np.zeros(0, np.float32), np.zeros(3, np.int64))
+NONE, NO_ENDS = np.zeros(0, np.int64), np.zeros(3, np.int64)
+NO_BAGS = BagLists(NONE, NO_ENDS, np.zeros(0, np.float32), NO_ENDS, NONE, NO_ENDS)
 ENDS = np.array([0, 2, 3])
 
 

@@ -18,7 +18,7 @@ from bagpipe_hpc.protocol.codec import decode_plan, encode_end, encode_plan
 from bagpipe_hpc.protocol.plan import IterationPlan, ServerPlan, TrainerPlan
 
 HEADER_BYTES, ENTRY_BYTES = 72, 24
-NUM_ARRAYS = 22  # of a trainer's message
+NUM_ARRAYS = 23  # of a trainer's message
 
 
 def iteration_plan() -> IterationPlan:
@@ -142,7 +142,7 @@ def test_a_truncated_end_is_noticed(length: int) -> None:
         (0, b"HDF5", "magic b'HDF5'.*expected b'BPPL'"),
         (4, b"\x01", "version 1, .*expected.*version 5: do all ranks run the same"),
         (5, b"\x04", "kind 4"),
-        (6, b"\xff", "has 255 arrays; TrainerPlan has 22"),
+        (6, b"\xff", "has 255 arrays; TrainerPlan has 23"),
         (HEADER_BYTES, b"\x04", "damaged or truncated"),  # dtype code
         (HEADER_BYTES + 1, b"\x03", "damaged or truncated"),  # number of dimensions
         (HEADER_BYTES + 8, b"\xff" * 8, "damaged or truncated"),  # a shape of -1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -21,7 +21,7 @@ def words(name: str, num_dense: int, sizes: tuple[int, ...], ragged: bool = Fals
         TableSchema(name=f"t{index}", num_embeddings=size, ragged=ragged) for index, size in enumerate(sizes)
     )
     dense = tuple(f"d{index}" for index in range(num_dense))
-    return fault_of_model(ModelConfig.model_validate({"name": name}), Schema(dense=dense, tables=tables))
+    return fault_of_model(Config.model_validate({"model": {"name": name}}), Schema(dense=dense, tables=tables))
 
 
 def test_every_name_has_a_model() -> None:
@@ -75,8 +75,8 @@ def test_one_vector_has_nothing_to_interact_with(name: str) -> None:
 
 
 def test_an_own_model_says_itself_what_it_cannot_learn_from() -> None:
-    model = ModelConfig(factory="my_model:build")
-    assert fault_of_model(model, Schema(dense=(), tables=(TableSchema(name="t", num_embeddings=7),))) == ""
+    config = Config.model_validate({"model": {"factory": "my_model:build"}})
+    assert fault_of_model(config, Schema(dense=(), tables=(TableSchema(name="t", num_embeddings=7),))) == ""
 
 
 @pytest.mark.parametrize("name", ["wide_deep", "dcn", "dcn_v2"])
@@ -107,3 +107,47 @@ def test_asking_needs_no_torch() -> None:
     """Oracle and servers have no use for it."""
     done = run_python(["-c", "import sys, bagpipe_hpc.trainer.model_check; print('torch' in sys.modules)"], timeout=60)
     assert done.stdout.strip() == "False", done.stderr
+
+
+SEQUENCES = Schema(
+    dense=("d",),
+    tables=(
+        TableSchema(name="item", num_embeddings=7),
+        TableSchema(name="seen", num_embeddings=7, ragged=True, sequence=True, shares="item"),
+        TableSchema(name="action", num_embeddings=3, ragged=True, sequence=True, along="seen"),
+        TableSchema(name="tags", num_embeddings=3, ragged=True),
+    ),
+)
+
+
+def test_built_in_models_need_pooled_sequences() -> None:
+    assert fault_of_model(Config(), SEQUENCES).startswith(
+        "has the sequence seen, which dlrm cannot read: set tables.seen.pooling to mean or sum"
+    )
+    tables = {"seen": {"pooling": "mean"}, "action": {"pooling": "sum"}}
+    assert fault_of_model(Config.model_validate({"tables": tables}), SEQUENCES) == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"seen": {"max_length": 5}}, ""),
+        (
+            {"action": {"max_length": 5}},
+            "tables.action.max_length: only for sequences that go along with no other one: seen",
+        ),
+        (
+            {"tags": {"max_length": 5}},
+            "tables.tags.max_length: only for sequences that go along with no other one: seen",
+        ),
+    ],
+)
+def test_lengths_are_those_of_leading_sequences(settings: dict[str, Any], said: str) -> None:
+    assert fault_of_tables(Config.model_validate({"tables": settings}), SEQUENCES) == said
+
+
+def test_sequences_of_any_length_run_eagerly() -> None:
+    config = Config.model_validate({"training": {"execution": "compiled"}, "model": {"factory": "my:model"}})
+    assert fault_of_tables(config, SEQUENCES).startswith(
+        "training.execution = 'compiled': the model gets the sequence seen"
+    )

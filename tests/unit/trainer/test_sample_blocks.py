@@ -96,3 +96,41 @@ def test_weights_and_groups_stay_with_their_samples(share: BlockShare) -> None:
         assert block.loss_divisors.dtype == np.float32
         assert block.loss_divisors.tolist() == [3.5]
     assert sum(len(block.groups) for block in blocks) == NUM_SAMPLES
+
+
+@pytest.mark.parametrize("share", [ONE_BLOCK, BlockShare(0, 3, 3), BlockShare(1, 1, 2)])
+def test_values_of_elements_stay_with_their_ids(share: BlockShare) -> None:
+    """A sequence with two real values and an integer, then one with an integer."""
+    lengths = np.array([[2, 0, 3, 1, 0, 4, 2], [1, 1, 0, 0, 2, 5, 1]], np.int32)
+    first, second = lengths.sum(axis=1)
+    ids = np.arange(first + second, dtype=np.int32)
+    whole = replace(
+        plan(),
+        sample_rows=ids,
+        bag_lengths=lengths.ravel(),
+        weights=np.concatenate([ids[:first] / 2, ids[:first] / 4]).astype(np.float32),
+        integers=np.concatenate([ids[:first] * 10, ids[first:] * 100]).astype(np.int64),
+    )
+    kinds = FeatureKinds([True, True], [2, 0], [1, 1])
+    start, stop = share_boundaries(NUM_SAMPLES, share.total)[share.first : share.first + share.count + 1 : share.count]
+    if share.count == 1 and share is not ONE_BLOCK:
+        before, inside = lengths[:, :start].sum(axis=1), lengths[:, start:stop].sum(axis=1)
+        mine = [np.arange(begin + b, begin + b + n) for begin, b, n in zip((0, first), before, inside, strict=True)]
+        whole = replace(
+            whole,
+            num_samples=stop - start,
+            labels=whole.labels[start:stop],
+            dense=whole.dense[start:stop],
+            sample_weights=whole.sample_weights[start:stop],
+            groups=whole.groups[start:stop],
+            bag_lengths=lengths[:, start:stop].ravel(),
+            sample_rows=np.concatenate(mine).astype(np.int32),
+            weights=np.concatenate([mine[0] / 2, mine[0] / 4]).astype(np.float32),
+            integers=np.concatenate([mine[0] * 10, mine[1] * 100]),
+        )
+    for block in blocks_of(whole, share, kinds):
+        num_first, num_second = block.bag_lengths.sum(axis=1)
+        rows = block.sample_rows
+        assert block.weights.tolist() == [*(rows[:num_first] / 2), *(rows[:num_first] / 4)]
+        assert block.integers.tolist() == [*(rows[:num_first] * 10), *(rows[num_first:] * 100)]
+        assert len(rows) == num_first + num_second

@@ -60,6 +60,7 @@ def make_batch(
         samples=samples or placed(torch.arange(num_samples, dtype=torch.float32) % 2),
         objective=Objective(config or Config(), schema, torch.device("cpu")),
         embedded=functional.embedding(torch.arange(2 * num_samples).view(-1, 2) % 5, rows),
+        sequences={},
         rows=rows,
         table_names=("site", "ad"),
         model=(used := model or Model()),

@@ -1,0 +1,20 @@
+"""Which features are vectors, and which are sequences."""
+
+from __future__ import annotations
+
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.trainer.feature_inputs import is_unpooled, sequences_of, vectors_of
+
+SEEN = TableSchema(name="seen", num_embeddings=7, ragged=True, sequence=True)
+SCHEMA = Schema(tables=(SEEN, TableSchema(name="tags", num_embeddings=3, ragged=True)))
+
+
+def test_a_sequence_stays_one_unless_the_settings_pool_it() -> None:
+    pooled = Config.model_validate({"tables": {"seen": {"pooling": "mean"}}})
+    assert is_unpooled(Config(), SEEN)
+    assert not is_unpooled(pooled, SEEN)
+    assert [table.name for table in vectors_of(Config(), SCHEMA)] == ["tags"]
+    assert [table.name for table in sequences_of(Config(), SCHEMA)] == ["seen"]
+    assert [table.name for table in vectors_of(pooled, SCHEMA)] == ["seen", "tags"]
+    assert sequences_of(pooled, SCHEMA) == ()
