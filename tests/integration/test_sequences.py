@@ -1,0 +1,70 @@
+"""Sequences end to end: the numbers of plain PyTorch, whatever the cache, the blocks and the start."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration import sequence_training
+from tests.integration.jobs import summary_of
+from tests.integration.sequence_training import DIM, make_sequence_dataset, plain_digest
+from tests.launch import run_ranks
+
+PROGRAM = str(Path(__file__).parent / "programs" / "train_many.py")
+EPOCHS, BATCH_SIZE, RATE, LENGTH = 2, 50, 0.5, 7
+OWN = [f"model.factory={sequence_training.__name__}:build"]
+COMMON = [f"training.epochs={EPOCHS}", f"training.batch_size={BATCH_SIZE}", f"training.learning_rate={RATE}"]
+COMMON += ["training.threads=1", f"model.embedding_dim={DIM}", f"tables.clicked.max_length={LENGTH}"]
+OPTIMIZERS = ["momentum", "adagrad", "rowwise_adagrad", "adam"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sequence_dataset(tmp_path_factory.mktemp("data") / "sequences")
+
+
+def run_jobs(dataset: Path, out: Path, num_ranks: int, jobs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return summaries by name. A job has `set` and perhaps `resume`."""
+    written = [{**job, "set": [*COMMON, *job["set"]], "run": name} for name, job in jobs.items()]
+    (out / "jobs.json").write_text(json.dumps(written))
+    done = run_ranks(num_ranks, [PROGRAM, str(dataset), str(out), str(out / "jobs.json")], timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((out / "codes.json").read_text()) == [0] * len(jobs), done.stdout + done.stderr
+    return {name: summary_of(out / name) for name in jobs}
+
+
+def test_equals_plain_training(dataset: Path, tmp_path: Path) -> None:
+    modes = ("cached", "synchronous")
+    jobs: dict[str, dict[str, Any]] = {mode: {"set": [*OWN, f"mode={mode}"]} for mode in modes}
+    jobs |= {
+        f"{name} {mode}": {"set": [*OWN, f"mode={mode}", f"row_optimizer.name={name}", "training.learning_rate=0.05"]}
+        for name in OPTIMIZERS
+        for mode in modes
+    }
+    moved = [*OWN, "oracle.placement=locality", "training.shuffle_block=64", "cache.rows=300", "lookahead.window=8"]
+    jobs |= {f"moved {mode}": {"set": [*moved, "lookahead.prefetch_depth=1", f"mode={mode}"]} for mode in modes}
+    pooled = [
+        "model.name=dcn",
+        "training.learning_rate=0.05",
+        "tables.clicked.pooling=mean",
+        "tables.action.pooling=sum",
+    ]
+    jobs |= {f"pooled {mode}": {"set": [*pooled, f"mode={mode}"]} for mode in modes}
+    blocks = [*OWN, "training.blocks=2"]
+    jobs |= {"blocks": {"set": [*blocks, "checkpoint.every=5", "checkpoint.keep_last=9"]}}
+    jobs |= {"on": {"set": blocks, "resume": str(tmp_path / "blocks" / "checkpoints" / f"iteration-{5:012d}")}}
+    summaries = run_jobs(dataset, tmp_path, 4, jobs)
+    expected = plain_digest(dataset, 2, EPOCHS, BATCH_SIZE, RATE, LENGTH)
+    assert summaries["cached"]["model_digest"] == summaries["synchronous"]["model_digest"] == expected
+    assert summaries["cached"]["rows_fetched"] < summaries["synchronous"]["rows_fetched"]
+    assert summaries["cached"]["validation_auc"] == summaries["synchronous"]["validation_auc"]
+    for name in (*OPTIMIZERS, "moved", "pooled"):
+        cached, synchronous = (summaries[f"{name} {mode}"] for mode in modes)
+        assert cached["model_digest"] == synchronous["model_digest"], name
+        assert cached["validation_auc"] == synchronous["validation_auc"], name
+    assert summaries["on"]["model_digest"] == summaries["blocks"]["model_digest"]
+    alone = run_jobs(dataset, tmp_path, 3, {"alone": {"set": blocks}})["alone"]
+    assert alone["model_digest"] == summaries["blocks"]["model_digest"]
