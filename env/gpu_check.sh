@@ -101,16 +101,22 @@ export PATH=$venv/bin:${python%/*}:$PATH
 
 part_setup() {
   "$python" -c 'import torch; print("torch", torch.__version__)' || { echo "$python has no PyTorch"; return 1; }
-  "$python" -m venv --system-site-packages "$venv" || "$python" -m venv --without-pip --system-site-packages "$venv"
-  local own pip=("$venv/bin/python" -m pip)
-  "${pip[@]}" --version >/dev/null 2>&1 || pip=("$python" -m pip --python "$venv/bin/python")
+  "$python" -m venv --without-pip --system-site-packages "$venv" || return 1
+  local own pip=("$python" -m pip --python "$venv/bin/python")
+  if ! "${pip[@]}" --version; then
+    "$venv/bin/python" -m ensurepip || { echo "$python has no pip that knows --python, and no ensurepip"; return 1; }
+    pip=("$venv/bin/python" -m pip)
+  fi
   own=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   # If $python is in a virtual environment, the new one sees the packages of the base interpreter only.
   "$python" -c 'import sys; print(*[path for path in sys.path if path.endswith("-packages")], sep="\n")' >"$own/lender.pth"
   local from=()
   if [[ -n $wheels ]]; then from=(--no-index --find-links "$wheels"); else from=(--no-index); fi
   mapfile -t packages < <(grep -v '^#' "$requirements/gpu_check.txt")
-  "${pip[@]}" install --quiet --no-deps "${from[@]}" "${packages[@]}" || return 1
+  if ! "${pip[@]}" install --quiet --no-deps "${from[@]}" "${packages[@]}"; then
+    echo "packages are missing: fetch wheels for this Python with --fetch-wheels DIR, and give --wheels DIR"
+    return 1
+  fi
   raise_loopback
   if ! starts_ranks; then
     echo "mpi4py and mpirun do not start ranks together: installing those among the wheels"
@@ -164,6 +170,7 @@ part_job() {
   python - "$output/job" <<'PROGRAM'
 import json, pathlib, sys
 found = {mode: json.loads((pathlib.Path(sys.argv[1]) / mode / "summary.json").read_text()) for mode in ("cached", "synchronous")}
+print()  # what launchers write may end within a line
 for mode, summary in found.items():
     print(f"{mode}: {summary['devices']}, {summary['samples_per_second']:,.0f} samples/s, model {summary['model_digest']}")
 sys.exit(found["cached"]["model_digest"] != found["synchronous"]["model_digest"] and "the two models differ")
@@ -210,6 +217,6 @@ done
   done
   if [[ -n ${result[tests]-} ]]; then tail -n 1 "$output/tests.log"; fi
   if [[ -n ${result[job]-} ]]; then grep -E '^(cached|synchronous): |differ' "$output/job.log" || true; fi
-  if [[ -n ${result[bench]-} ]]; then cat "$output/bench.log"; fi
+  if [[ -n ${result[bench]-} ]]; then sed -n '/training on /,$p' "$output/bench.log"; fi
 } | tee "$output/summary.txt"
 [[ ! " ${result[*]} " == *FAILED* ]]

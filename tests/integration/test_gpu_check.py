@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 from tests.launch import REPO_ROOT, run_command
 
 SCRIPT = str(REPO_ROOT / "env" / "gpu_check.sh")
-GIVEN = ("torch", "numpy", "numba", "h5py", "mpi4py")
+GIVEN = ("torch", "numpy", "numba", "h5py", "mpi4py", "pip")
 SECONDS_TO_FETCH = 120
 TINY = ["--trainers", "1", "--batch-sizes", "64", "--dims", "4", "--scale", "0.0001", "--iterations", "2"]
 TINY += ["--window", "4", "--repeats", "1"]

@@ -39,6 +39,7 @@ def test_alone_every_check_reports_and_none_fails() -> None:
         "Memory",
         "Open files",
         "GPUs",
+        "Exchange of rows",
         "HDF5",
         "RMA",
         "Dense backends",
@@ -85,7 +86,7 @@ def test_without_mpi_the_other_checks_still_report(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     found = lines(done.stdout)
     assert {name: cells[0] for name, cells in found.items() if cells[0] == "fail"} == dict.fromkeys(
-        ("MPI", "Launcher", "RMA", "Horovod"), "fail"
+        ("MPI", "Launcher", "Exchange of rows", "RMA", "Horovod"), "fail"
     )
     assert "libmissing.so" in found["MPI"][1]
     assert found["HDF5"][0] == "ok"
@@ -103,11 +104,21 @@ def test_the_ranks_of_a_job_try_each_other() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("bagpipe doctor") == 1
     found = lines(done.stdout)
-    assert list(found) == ["MPI", "Launcher", "Roles", "Cores", "GPU binding", "Clocks", "Transfers"]
+    assert list(found) == [
+        "MPI",
+        "Launcher",
+        "Roles",
+        "Cores",
+        "GPU binding",
+        "Exchange of rows",
+        "Clocks",
+        "Transfers",
+    ]
     assert found["Transfers"][1] == "20 of 20 pairs tried, all ranks at once"
     for pair in ("trainer -> server", "server -> trainer", "trainer -> trainer", "oracle -> server"):
         assert f"{pair}: " in done.stdout
     assert "2 trainer(s)" in found["GPU binding"][1]
+    assert "a job exchanges rows" in found["Exchange of rows"][1]
 
 
 def test_one_rank_is_no_job() -> None:
@@ -116,7 +127,8 @@ def test_one_rank_is_no_job() -> None:
     found = lines(done.stdout)
     assert found["Roles"][0] == "fail"
     assert "start it with `mpirun -n 3` or more ranks" in found["Roles"][1]
-    assert "not tried, see Roles" in found["Transfers"][1]
+    for name in ("Exchange of rows", "Transfers"):
+        assert "not tried, see Roles" in found[name][1]
 
 
 TAMPERED = """

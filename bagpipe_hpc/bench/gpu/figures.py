@@ -123,8 +123,8 @@ class GpuFigures:
 
 
 def tables(figures: GpuFigures) -> list[Table]:
-    """Return all tables: speeds, times by cause, kernels."""
-    return [speed_table(figures), cause_table(figures), kernel_table(figures)]
+    """Return the tables that have rows: speeds, times by cause, kernels."""
+    return [table for table in (speed_table(figures), cause_table(figures), kernel_table(figures)) if table.row_count]
 
 
 def speed_table(figures: GpuFigures) -> Table:

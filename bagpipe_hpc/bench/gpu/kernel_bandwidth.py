@@ -6,7 +6,6 @@ cache, so a kernel may seem faster than a copy.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -54,8 +53,8 @@ class Bandwidth:
 
     Args:
         num_bytes: The bytes of a call.
-        milliseconds: The median time of a call.
-        copy_milliseconds: The median time of a copy that reads half of the bytes and writes the other half.
+        milliseconds: The time of a call, in the fastest round.
+        copy_milliseconds: The time of a copy that reads half of the bytes and writes the other half, likewise.
     """
 
     num_bytes: int
@@ -114,5 +113,5 @@ def _measure(device: Device, work: Callable[[], object], num_bytes: int, clock: 
     for each in works:
         each()  # compiles the kernel
     rounds = [[milliseconds_per_call(clock, each, CALLS) for each in works] for _ in range(ROUNDS)]
-    times = [max(statistics.median(column), 1e-6) for column in zip(*rounds, strict=True)]
+    times = [max(min(column), 1e-6) for column in zip(*rounds, strict=True)]
     return Bandwidth(num_bytes, *times)

@@ -19,6 +19,7 @@ from bagpipe_hpc.bench.peers.conversation import WorkerProcess
 from bagpipe_hpc.data.dataset import Progress
 from bagpipe_hpc.errors import PlatformError
 
+SECONDS_TO_CLOSE = 10.0  # of the time for everything: to end processes, or a tenth of the time if that is less
 START_SECONDS = 120.0  # torch and the driver of a GPU may take long to start
 CURE = "give more with --minutes, or measure less with --batch-sizes, --dims or --iterations"
 NO_TIME = "no time left"
@@ -165,7 +166,8 @@ def run_bench(options: dict[str, Any], data_directory: Path, minutes: float, pro
         minutes: The time for everything.
         progress: Called with what happens at present.
     """
-    return GpuBench(TimeBudget(60 * minutes), progress, find_mpirun()).run(options, data_directory)
+    seconds = 60 * minutes - min(SECONDS_TO_CLOSE, 6 * minutes)
+    return GpuBench(TimeBudget(seconds), progress, find_mpirun()).run(options, data_directory)
 
 
 def _scratch() -> tempfile.TemporaryDirectory[str]:

@@ -28,6 +28,7 @@ from typing import IO, Any
 
 from bagpipe_hpc.bench.gpu.case import Cell, GpuCase, model_config
 from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError, DeviceMemoryError
+from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.trainer.device.names import device_named
 
 KEPT_BATCHES = 8  # different batches that stay on the device
@@ -119,6 +120,7 @@ class AloneWorker:
     """Answers requests in this process alone. The model of the latest request stays for the next one."""
 
     def __init__(self) -> None:
+        keep_freed_memory()  # as trainers do
         self._key: list[Any] = []
         self._model: Any = None
         self._batches: list[Any] = []

@@ -87,7 +87,8 @@ def _listed(items: Sequence[str]) -> str:
     return ", ".join(items[:MOST_LISTED]) + more
 
 
-def _topology(world: World) -> Topology:
+def topology_of(world: World) -> Topology:
+    """Return the roles of the ranks. Raises RuntimeError if they make up no job."""
     try:
         return Topology(world.ranks.size, world.num_servers)
     except TopologyError as error:
@@ -98,7 +99,7 @@ def gpu_binding(world: World) -> Outcome:
     """Let each trainer choose its GPU as in training, and check the choices."""
     from bagpipe_hpc.transport.communicators import ranks_of_host
 
-    topology = _topology(world)
+    topology = topology_of(world)
     comm = world.ranks
     is_trainer = topology.role_of(comm.rank) is Role.TRAINER
     trainers = comm.Split(int(is_trainer), comm.rank)
@@ -169,7 +170,7 @@ def judge_clocks(skews: Mapping[str, tuple[float, float]]) -> Outcome:
 
 def transfers(world: World) -> Outcome:
     """Measure transfers. In each round every rank Gets from and Puts to one other rank, all at the same time."""
-    topology = _topology(world)
+    topology = topology_of(world)
     comm = world.ranks
     hosts = comm.bcast(gather_texts(comm, platform.node()))
     members = choose_ranks(topology, hosts)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 
+from bagpipe_hpc.cli.doctor.allocation import topology_of
 from bagpipe_hpc.cli.doctor.finding import Check, Outcome, Status, World
-from bagpipe_hpc.topology import Topology
 
 
 def exchange(world: World) -> Outcome:
@@ -16,7 +16,7 @@ def exchange(world: World) -> Outcome:
 
 def exchange_of_trainers(world: World) -> Outcome:
     """Let the first trainer of each host try it: oracle and servers may be on hosts without GPUs."""
-    return _examined(world, Topology(world.ranks.size, world.num_servers).trainer_ranks)
+    return _examined(world, topology_of(world).trainer_ranks)
 
 
 def _examined(world: World, users: Sequence[int]) -> Outcome:

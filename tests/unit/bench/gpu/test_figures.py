@@ -100,4 +100,5 @@ def test_all_figures_are_in_the_file(figures: GpuFigures) -> None:
 def test_without_figures_there_is_no_table_to_fail() -> None:
     empty = GpuFigures(GpuCase(), {"device": "CPU", "kernels": "loops"}, "/data", 1, 1)
     assert not empty.has_figures
+    assert tables(empty) == []
     assert "Data: /data" in shown(empty)

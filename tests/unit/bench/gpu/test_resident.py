@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from bagpipe_hpc.batch import Batch
+from bagpipe_hpc.bench.gpu import kernel_bandwidth
 from bagpipe_hpc.bench.gpu.case import Cell, model_config
 from bagpipe_hpc.bench.gpu.figures import KERNEL_NAMES
 from bagpipe_hpc.bench.gpu.kernel_bandwidth import measure_kernels
@@ -62,7 +63,9 @@ def test_a_step_is_that_of_plain_pytorch(device: Device) -> None:
         torch.testing.assert_close(mine, theirs)
 
 
-def test_every_kernel_is_measured(device: Device) -> None:
+def test_every_kernel_is_measured(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_bandwidth, "ROUNDS", 1)
+    monkeypatch.setattr(kernel_bandwidth, "CALLS", 2)
     model = ResidentModel(CONFIG, SCHEMA, device)
     found = measure_kernels(model, model.place(batch()), HostClock())
     assert tuple(found) == KERNEL_NAMES
