@@ -11,13 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bagpipe_hpc import ModelInputs
+from bagpipe_hpc import JaggedSequence, ModelInputs
 from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.data.dataset import DatasetWriter, open_dataset
 from bagpipe_hpc.data.schema import ElementSchema, Schema, TableSchema
 from bagpipe_hpc.initial_rows import RowInitializer
 from bagpipe_hpc.sharding import KeySpace
-from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
 
 SCHEMA = Schema(
     dense=("d0",),

@@ -26,7 +26,7 @@ def test_a_session_is_entered_before_it_is_iterated() -> None:
 
 
 def test_what_there_is_not() -> None:
-    assert {"run", "session", "ModelInputs"} < set(bagpipe_hpc.__all__)
+    assert {"run", "session", "ModelInputs", "JaggedSequence"} < set(bagpipe_hpc.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'train'"):
         bagpipe_hpc.train  # noqa: B018
 
