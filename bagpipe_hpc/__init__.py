@@ -1,7 +1,7 @@
 """Training of deep recommendation models on HPC clusters with a cached embedding table.
 
-`run`, `session`, `ModelInputs` and `JaggedSequence` are the Python API (docs/own_model.md). Importing the package starts
-nothing: MPI and torch are imported when one of these names is first used.
+`run`, `session`, `ModelInputs` and `JaggedSequence` are the Python API (docs/own_model.md). Importing the package
+starts nothing: MPI and torch are imported when one of these names is first used.
 """
 
 from __future__ import annotations

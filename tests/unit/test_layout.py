@@ -17,6 +17,7 @@ SEVERAL_MODULES = {
     "checkpoint/test_hostile.py",
     "cli/test_output.py",
     "data/test_disk_full.py",
+    "data/importing/test_labels.py",
     "data/importing/test_malformed.py",
     "data/importing/test_odd_files.py",
     "data/importing/test_unlabelled.py",
