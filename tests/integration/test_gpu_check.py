@@ -82,6 +82,7 @@ def check(*options: object) -> CompletedProcess[str]:
     return run_command(command, timeout=280, env={"PYTHONPATH": ""})
 
 
+@pytest.mark.timeout(450)
 def test_one_command_checks_a_bare_machine_without_network(bare: Path, tmp_path: Path) -> None:
     fetched = run_command(
         [SCRIPT, "--fetch-wheels", str(tmp_path / "wheels"), "--python", sys.executable], timeout=SECONDS_TO_FETCH
