@@ -178,8 +178,7 @@ PROGRAM
 }
 
 part_bench() {
-  local data=${XDG_CACHE_HOME:-$output/cache}
-  python -m bagpipe_hpc bench gpu --device "$device" --minutes "$minutes" --data-dir "$data" \
+  python -m bagpipe_hpc bench gpu --device "$device" --minutes "$minutes" --data-dir "$output/cache" \
     --json "$output/bench.json" "$@"
 }
 export -f raise_loopback starts_ranks part_setup part_doctor part_tests part_job part_bench

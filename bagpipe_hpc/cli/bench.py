@@ -454,7 +454,7 @@ def gpu(
     FBGEMM's tables, which are TorchRec's, are measured too if FBGEMM is installed. Without a GPU, the command measures
     the CPU, with smaller sizes.
 
-    Start it without mpirun. It starts a process for one trainer, and mpirun for more.
+    Start it without mpirun: it starts mpirun itself. If there is no mpirun, it measures jobs with one trainer only.
     """
     from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.bench.gpu.case import numbers_of

@@ -28,7 +28,7 @@ TINY = [
 
 def test_one_and_two_trainers(tmp_path: Path) -> None:
     files = ["--json", str(tmp_path / "gpu.json"), "--data-dir", str(tmp_path / "data")]
-    done = run_python([*BENCH, *TINY, *files], timeout=120)
+    done = run_python([*BENCH, *TINY, *files], timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bagpipe_hpc, 2 trainers" in done.stdout
     assert "kernels on rows (compiled loops)" in done.stdout

@@ -1,4 +1,4 @@
-"""How `bagpipe bench gpu` starts its workers: one process for one trainer, an MPI launcher for more."""
+"""How `bagpipe bench gpu` starts its workers: one process alone, and an MPI launch for each number of trainers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from bagpipe_hpc.bench.gpu.case import NUM_SERVERS
 
 WORKER = (sys.executable, "-m", "bagpipe_hpc.bench.gpu.worker")
+ALONE = 0  # the number of trainers that stands for the process alone
 NO_LAUNCHER = "no mpirun beside this Python or on the PATH, so there are no jobs with several trainers"
 
 
@@ -33,12 +34,12 @@ def crew_command(
     """Return the words of the command that starts a worker, and variables for its environment.
 
     Args:
-        trainers: The number of trainers of its jobs.
-        mpirun: The path of the launcher. None: there is none, and there is one trainer.
+        trainers: The number of trainers of its jobs. ALONE: the process alone.
+        mpirun: The path of the launcher. None: there is none, and the process is alone.
         version: Returns what the launcher says of its version.
     """
     worker = (*WORKER, str(trainers))
-    if trainers == 1:
+    if trainers == ALONE:
         return worker, {}
     assert mpirun is not None
     launch: tuple[str, ...] = (mpirun, "-n", str(1 + NUM_SERVERS + trainers))

@@ -44,6 +44,7 @@ class GpuFigures:
         data: Directory of the data set.
         data_bytes: Its size.
         cache_rows: Slots of the cache of each trainer.
+        is_local: Whether jobs with one trainer run in one process, because there is no launcher.
         seconds: How long everything has taken.
         turns: By cell and system, the answers by number of the repeat.
         missing: By cell and system, why there is no answer.
@@ -55,6 +56,7 @@ class GpuFigures:
     data: str
     data_bytes: int
     cache_rows: int
+    is_local: bool = False
     seconds: float = 0.0
     turns: dict[Cell, dict[str, dict[int, Answer]]] = field(default_factory=dict)
     missing: dict[Cell, dict[str, str]] = field(default_factory=dict)
@@ -107,6 +109,7 @@ class GpuFigures:
             "data": self.data,
             "data_bytes": self.data_bytes,
             "cache_rows": self.cache_rows,
+            "is_local": self.is_local,
             "seconds": self.seconds,
             "cells": [
                 {
@@ -192,6 +195,11 @@ def notes(figures: GpuFigures) -> list[str]:
         "all rows in device memory, without planning, copies or exchange, in the same repeat. By cause: means over "
         "whole jobs, with their first and last iterations; plan, prefetch and delayed are waits. model, device: times "
         "of the device in the stream that computes: of forward and backward, and of everything.",
+        *(
+            ["Without mpirun, all ranks of a job with one trainer are threads of one process."]
+            if figures.is_local
+            else []
+        ),
         *_missing(figures),
         *(f"Failed: {what}: {reason}" for what, reason in figures.errors.items()),
         f"Data: {figures.data}, {case.num_samples:,} samples, {figures.data_bytes / 1e6:,.0f} MB; "

@@ -94,18 +94,18 @@ class StepTimer:
 
 
 def run_job(
-    case: GpuCase, cell: Cell, trainers: int, cache_rows: int, data: Path, run_path: Path
+    case: GpuCase, cell: Cell, trainers: int, cache_rows: int, data: Path, run_path: Path, *, is_local: bool
 ) -> TrainerTimes | None:
-    """Train from the initial parameters. One trainer: in this process; more: on all ranks.
+    """Train from the initial parameters: on all ranks or, if the job is local, in this process.
 
     Returns:
         What this rank has measured; None: it does not train.
     Raises:
         BagpipeError: settings or data are wrong, or the job has ended early; the same at every rank.
-    Communication: collective over all ranks if there are several trainers.
+    Communication: collective over all ranks, unless the job is local.
     """
     settings = case.settings(cell, trainers, cache_rows)
-    request = Request(None, data, run_path, settings, has_own_loop=True, is_local=trainers == 1)
+    request = Request(None, data, run_path, settings, has_own_loop=True, is_local=is_local)
     training, timer = Training(), StepTimer(case.begin, case.end)
     level = LOGGER.level
     LOGGER.setLevel(logging.WARNING)

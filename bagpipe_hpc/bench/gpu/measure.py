@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from bagpipe_hpc.bench.gpu.budget import TimeBudget
 from bagpipe_hpc.bench.gpu.case import Cell, GpuCase, case_of
-from bagpipe_hpc.bench.gpu.crews import NO_LAUNCHER, crew_command, environment_of_crew, find_mpirun
+from bagpipe_hpc.bench.gpu.crews import ALONE, NO_LAUNCHER, crew_command, environment_of_crew, find_mpirun
 from bagpipe_hpc.bench.gpu.figures import FBGEMM, KERNELS, RESIDENT, GpuFigures, job_name, title_of
 from bagpipe_hpc.bench.gpu.samples import bench_dataset, num_distinct_rows, size_on_disk
 from bagpipe_hpc.bench.peers.conversation import WorkerProcess
@@ -45,7 +45,7 @@ class GpuBench:
         budget: The time for everything.
         progress: Called with what happens at present.
         mpirun: The path of the launcher; None: there is none.
-        start: Starts the worker for jobs with so many trainers.
+        start: Starts the worker for jobs with so many trainers, or the process alone.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class GpuBench:
         with ExitStack() as stack:
             stack.callback(self._close)
             self._progress("asking the device", 0, 0)
-            hello = self._ask(1, {"say": "hello", "device": options.get("device") or "auto"}, START_SECONDS)
+            hello = self._ask(ALONE, {"say": "hello", "device": options.get("device") or "auto"}, START_SECONDS)
             if problem := hello.get("error") or hello.get("skipped"):
                 raise PlatformError(str(problem))
             case = case_of(options, on_gpu=hello["on_gpu"])
@@ -84,7 +84,8 @@ class GpuBench:
             }  # fmt: skip
             if self._mpirun is None:
                 self._absent |= {job_name(trainers): NO_LAUNCHER for trainers in case.trainers if trainers > 1}
-            figures = GpuFigures(case, hello, str(dataset.path), size_on_disk(dataset), cache_rows)
+            is_local = self._mpirun is None
+            figures = GpuFigures(case, hello, str(dataset.path), size_on_disk(dataset), cache_rows, is_local)
             for number, cell in enumerate(case.cells):
                 self._budget.begin_cell(len(case.cells) - number)
                 self._measure(case, cell, shared, figures)
@@ -116,11 +117,13 @@ class GpuBench:
         """Run a system once, if there is time."""
         if not self._budget.has_time_for(system):
             return {"skipped": NO_TIME}
-        trainers, say = (int(system.removeprefix("trainers-")), "job") if "-" in system else (1, system)
+        crew, say = (int(system.removeprefix("trainers-")), "job") if "-" in system else (ALONE, system)
+        if self._mpirun is None:
+            crew = ALONE  # one trainer; more are absent
         begin = self._budget.used
         # A process of several ranks starts with its first request, and its libraries take their time.
-        starts = START_SECONDS if trainers not in self._workers else 0.0
-        answer = self._ask(trainers, {**request, "say": say}, min(self._budget.limit + starts, self._budget.left))
+        starts = START_SECONDS if crew not in self._workers else 0.0
+        answer = self._ask(crew, {**request, "say": say}, min(self._budget.limit + starts, self._budget.left))
         self._budget.note(system, self._budget.used - begin)
         if say == FBGEMM and "not installed" in answer.get("skipped", ""):
             self._absent[system] = answer["skipped"]
@@ -151,9 +154,9 @@ class GpuBench:
 
 
 def start_worker(trainers: int, mpirun: str | None) -> Worker:
-    """Start the worker for jobs with so many trainers."""
+    """Start the worker for jobs with so many trainers. ALONE: the process alone."""
     command, variables = crew_command(trainers, mpirun)
-    name = "the process that trains" if trainers == 1 else f"the job with {trainers} trainers"
+    name = "the process alone" if trainers == ALONE else f"the job with {trainers} trainer(s)"
     return WorkerProcess(name, environment_of_crew(variables), START_SECONDS, command, CURE)
 
 

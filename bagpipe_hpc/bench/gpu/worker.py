@@ -1,4 +1,4 @@
-"""The process that trains: `python -m bagpipe_hpc.bench.gpu.worker TRAINERS`, for two or more on the ranks of a job.
+"""The process that trains: `python -m bagpipe_hpc.bench.gpu.worker TRAINERS`, on all ranks of a job; with 0, alone.
 
 Rank 0 reads lines of JSON from its standard input, and answers each with one line on its standard output. `say` is:
 
@@ -8,9 +8,10 @@ Rank 0 reads lines of JSON from its standard input, and answers each with one li
     fbgemm       trains the same model with FBGEMM's tables
     kernels      calls each kernel on rows
 
-The last three are for the process of jobs with one trainer. What cannot be measured here is answered with
-{"skipped": reason}, and with "ended" if the process ends, because it had too little memory and may still hold some.
-After any other error the answer is {"error": message}, and the process ends. It ends, too, at the end of its input.
+All but `job` are for the process alone. Its jobs have one trainer, and their ranks are threads. What cannot be measured
+here is answered with {"skipped": reason}, and with "ended" if the process ends, because it had too little memory and
+may still hold some. After any other error the answer is {"error": message}, and the process ends. It ends, too, at the
+end of its input.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bagpipe_hpc.bench.gpu.case import Cell, GpuCase, model_config
+from bagpipe_hpc.bench.gpu.crews import ALONE
 from bagpipe_hpc.errors import BagpipeError, ConfigError, DatasetError, DeviceMemoryError
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.trainer.device.names import device_named
@@ -44,7 +46,7 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     trainers = int(sys.argv[1])
-    return _answer_alone(answers) if trainers == 1 else _answer_on_ranks(answers, trainers)
+    return _answer_alone(answers) if trainers == ALONE else _answer_on_ranks(answers, trainers)
 
 
 def _answer_alone(answers: IO[str]) -> int:
@@ -72,7 +74,7 @@ def _answer_on_ranks(answers: IO[str], trainers: int) -> int:
             times, skipped = None, ""
             try:
                 if request["say"] == "job":
-                    times = _train(request, trainers)
+                    times = _train(request, trainers, is_local=False)
             except IMPOSSIBLE as error:
                 skipped = str(error)
             measured = all_gather_json(world, asdict(times) if times else None)
@@ -90,11 +92,12 @@ def _joint(request: Request, measured: list[dict[str, float]]) -> Answer:
     return figures_of([TrainerTimes(**each) for each in measured], Path(request["run"]))
 
 
-def _train(request: Request, trainers: int) -> Any:
+def _train(request: Request, trainers: int, *, is_local: bool) -> Any:
     from bagpipe_hpc.bench.gpu.job_run import run_job
 
     case, cell = GpuCase.of_json(request["case"]), Cell(*request["cell"])
-    return run_job(case, cell, trainers, request["cache_rows"], Path(request["data"]), Path(request["run"]))
+    data, run_path = Path(request["data"]), Path(request["run"])
+    return run_job(case, cell, trainers, request["cache_rows"], data, run_path, is_local=is_local)
 
 
 def _attempt(answered: Callable[[Request], Answer], request: Request) -> Answer:
@@ -132,7 +135,7 @@ class AloneWorker:
                 return self._hello(request)
             case "job":
                 self._forget(request, but_for=("resident",))
-                times = _train(request, 1)
+                times = _train(request, 1, is_local=True)
                 assert times is not None
                 return _joint(request, [asdict(times)])
             case "kernels":

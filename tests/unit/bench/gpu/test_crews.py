@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from bagpipe_hpc.bench.gpu.crews import crew_command, environment_of_crew
+from bagpipe_hpc.bench.gpu.crews import ALONE, crew_command, environment_of_crew
 
 
-def test_one_trainer_needs_no_launcher() -> None:
-    command, variables = crew_command(1, None)
-    assert command[1:] == ("-m", "bagpipe_hpc.bench.gpu.worker", "1")
+def test_a_process_alone_needs_no_launcher() -> None:
+    command, variables = crew_command(ALONE, None)
+    assert command[1:] == ("-m", "bagpipe_hpc.bench.gpu.worker", "0")
     assert variables == {}
 
 

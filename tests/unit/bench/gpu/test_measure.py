@@ -10,7 +10,7 @@ import pytest
 
 from bagpipe_hpc.bench.gpu.budget import TimeBudget
 from bagpipe_hpc.bench.gpu.case import Cell
-from bagpipe_hpc.bench.gpu.crews import NO_LAUNCHER
+from bagpipe_hpc.bench.gpu.crews import ALONE, NO_LAUNCHER
 from bagpipe_hpc.bench.gpu.figures import KERNEL_NAMES, GpuFigures
 from bagpipe_hpc.bench.gpu.measure import NO_TIME, GpuBench
 from bagpipe_hpc.data.dataset import no_progress
@@ -77,9 +77,9 @@ def dies(request: dict[str, Any]) -> dict[str, Any]:
 def test_systems_alternate_and_every_second_repeat_is_the_other_way_round(tmp_path: Path) -> None:
     machine = Machine()
     figures = machine.measure(tmp_path)
-    first = [(1, "resident"), (1, "kernels"), (1, "job"), (2, "job"), (1, "fbgemm")]
-    assert machine.asked == [*first, (1, "fbgemm"), (2, "job"), (1, "job"), (1, "resident")]
-    assert sorted(machine.started) == sorted(machine.closed) == [1, 2]
+    first = [(ALONE, "resident"), (ALONE, "kernels"), (1, "job"), (2, "job"), (ALONE, "fbgemm")]
+    assert machine.asked == [*first, (ALONE, "fbgemm"), (2, "job"), (1, "job"), (ALONE, "resident")]
+    assert sorted(machine.started) == sorted(machine.closed) == [ALONE, 1, 2]
     assert len(figures.milliseconds(CELL, "trainers-2")) == 2
     assert not figures.missing
 
@@ -87,8 +87,10 @@ def test_systems_alternate_and_every_second_repeat_is_the_other_way_round(tmp_pa
 def test_what_is_absent_is_asked_for_once(tmp_path: Path) -> None:
     machine = Machine(answers={"fbgemm": absent})
     figures = machine.measure(tmp_path, mpirun=None, dims=(4, 8))
-    assert machine.asked.count((1, "fbgemm")) == 1
-    assert 2 not in machine.started
+    assert machine.asked.count((ALONE, "fbgemm")) == 1
+    assert (ALONE, "job") in machine.asked
+    assert machine.started == [ALONE]
+    assert figures.is_local
     for cell in figures.case.cells:
         assert figures.missing[cell] == {"fbgemm": "FBGEMM is not installed", "trainers-2": NO_LAUNCHER}
     assert not figures.errors
@@ -99,7 +101,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     figures = machine.measure(tmp_path, trainers=(1,))
     assert figures.missing[CELL] == {"fbgemm": "has ended with exit code 3"}
     assert list(figures.errors.values()) == ["has ended with exit code 3"]
-    assert machine.started == [1, 1]
+    assert sorted(machine.started) == [ALONE, ALONE, 1]
     assert len(figures.milliseconds(CELL, "resident")) == 2
 
 
@@ -117,7 +119,7 @@ def test_too_little_memory_is_no_failure(tmp_path: Path, answer: Answerer) -> No
     figures = machine.measure(tmp_path, trainers=(1,))
     assert "out of memory" in figures.missing[CELL]["resident"]
     assert not figures.errors
-    assert machine.started == [1, 1]
+    assert sorted(machine.started) == [ALONE, ALONE, 1]
     assert len(figures.milliseconds(CELL, "trainers-1")) == 2
 
 
@@ -135,7 +137,7 @@ def test_a_run_that_is_cut_off_at_the_end_has_not_failed(tmp_path: Path) -> None
     figures = machine.measure(tmp_path, seconds=85.0, trainers=(1,))
     assert figures.missing[CELL] == {"trainers-1": NO_TIME, "fbgemm": NO_TIME}
     assert not figures.errors
-    assert machine.closed == [1]
+    assert sorted(machine.closed) == [ALONE, 1]
 
 
 def test_an_error_of_the_device_ends_the_command(tmp_path: Path) -> None:
@@ -150,4 +152,4 @@ def test_wrong_options_end_the_command_before_a_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--repeats is 0"):
         machine.measure(tmp_path, repeats=0)
     assert machine.asked == []
-    assert machine.closed == [1]
+    assert machine.closed == [ALONE]
