@@ -154,7 +154,7 @@ class RolesConfig(_Section):
 
 
 class ModelConfig(_Section):
-    name: Literal["dlrm", "wide_deep", "deepfm", "dcn", "dcn_v2", "fgcnn", "caser"] = Field(
+    name: Literal["dlrm", "wide_deep", "deepfm", "dcn", "dcn_v2", "fgcnn", "caser", "din"] = Field(
         "dlrm", description="Built-in model to train."
     )
     factory: str | None = Field(
@@ -176,6 +176,11 @@ class ModelConfig(_Section):
     )
     top_mlp: tuple[Size, ...] = Field(
         (128, 64), max_length=100, description="All models but caser: sizes of the hidden layers of the (top) MLP."
+    )
+    attention_mlp: tuple[Size, ...] = Field(
+        (36,),
+        max_length=100,
+        description="din: sizes of the hidden layers of the MLP that weights the elements of a sequence.",
     )
     cross_layers: int = Field(3, ge=1, le=100, description="dcn, dcn_v2: number of cross layers.")
     cross_rank: int | None = Field(

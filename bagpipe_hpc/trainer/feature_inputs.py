@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from bagpipe_hpc.config import Config, TableConfig
 from bagpipe_hpc.data.schema import Schema, TableSchema
+
+
+@dataclass(frozen=True)
+class SequenceInput:
+    """A sequence that a model gets, with those that go along with it.
+
+    Args:
+        name: Its name.
+        target: The position in `embedded` of the first one-hot feature that uses the same table, such as the candidate
+            item of a history of items; None: there is none.
+        along: The names of the sequences that go along.
+    """
+
+    name: str
+    target: int | None
+    along: tuple[str, ...]
 
 
 def is_unpooled(config: Config, table: TableSchema) -> bool:
@@ -19,3 +37,21 @@ def vectors_of(config: Config, schema: Schema) -> tuple[TableSchema, ...]:
 def sequences_of(config: Config, schema: Schema) -> tuple[TableSchema, ...]:
     """Return the features that a model gets as sequences, in the order of the schema."""
     return tuple(table for table in schema.tables if is_unpooled(config, table))
+
+
+def sequence_inputs(config: Config, schema: Schema) -> tuple[SequenceInput, ...]:
+    """Return the sequences that go along with no other one, in the order of the schema."""
+    targets: dict[str, int] = {}
+    for position, table in enumerate(vectors_of(config, schema)):
+        if not table.ragged:
+            targets.setdefault(table.shares or table.name, position)
+    unpooled = sequences_of(config, schema)
+    leading = [table for table in unpooled if table.along is None]
+    return tuple(
+        SequenceInput(
+            table.name,
+            targets.get(table.shares or table.name),
+            tuple(other.name for other in unpooled if other.along == table.name),
+        )
+        for table in leading
+    )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bagpipe_hpc.config import Config, EvaluationConfig, LabelConfig, ModelConfig, TableConfig
 from bagpipe_hpc.data.schema import Schema
-from bagpipe_hpc.trainer.feature_inputs import sequences_of
+from bagpipe_hpc.trainer.feature_inputs import SequenceInput, sequence_inputs, sequences_of
 
 PAIRING = ("dlrm", "deepfm", "fgcnn")
 CONCATENATING = ("wide_deep", "dcn", "dcn_v2")
+READING_SEQUENCES = ("din",)
 
 
 def fault_of_model(config: Config, schema: Schema) -> str:
@@ -15,11 +18,14 @@ def fault_of_model(config: Config, schema: Schema) -> str:
     model = config.model
     if model.factory is not None:
         return ""
-    if sequences := sequences_of(config, schema):
+    sequences = sequence_inputs(config, schema)
+    if model.name in READING_SEQUENCES:
+        return _fault_of_sequences(model, schema, sequences)
+    if sequences:
         name = sequences[0].name
         return (
             f"has the sequence {name}, which {model.name} cannot read: set tables.{name}.pooling to mean or sum, or "
-            "choose a model of your own"
+            f"choose model.name {' or '.join(READING_SEQUENCES)}"
         )
     if model.name in PAIRING and schema.num_dense == 0 and schema.num_tables < 2:
         return f"has one table and no dense features: {model.name} needs two vectors to interact; add a feature"
@@ -27,6 +33,20 @@ def fault_of_model(config: Config, schema: Schema) -> str:
         if schema.num_labels > 1:
             return f"has {schema.num_labels} labels: caser predicts one; choose another model.name"
         return _no_sequence(schema)
+    return ""
+
+
+def _fault_of_sequences(model: ModelConfig, schema: Schema, sequences: Sequence[SequenceInput]) -> str:
+    if not sequences:
+        found = ", ".join(table.name for table in schema.sequences)
+        why = f"the settings pool {found}" if found else "the data set has none"
+        return f"has no sequence for {model.name} to read ({why}): choose another model.name"
+    for each in sequences:
+        if each.target is None:
+            return (
+                f"has no candidate for the sequence {each.name}: {model.name} compares its elements with a one-hot "
+                f"feature that uses the same table; give one that shares it, or set tables.{each.name}.pooling"
+            )
     return ""
 
 

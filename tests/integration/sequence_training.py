@@ -13,10 +13,13 @@ from torch.nn import functional
 
 from bagpipe_hpc import JaggedSequence, ModelInputs
 from bagpipe_hpc.batch import Bags, Batch
+from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.dataset import DatasetWriter, open_dataset
 from bagpipe_hpc.data.schema import ElementSchema, Schema, TableSchema
 from bagpipe_hpc.initial_rows import RowInitializer
 from bagpipe_hpc.sharding import KeySpace
+from bagpipe_hpc.trainer.feature_inputs import sequence_inputs
+from bagpipe_hpc.trainer.models import build_model
 
 SCHEMA = Schema(
     dense=("d0",),
@@ -98,7 +101,21 @@ def build(inputs: ModelInputs) -> nn.Module:
     return Attention(inputs.embedding_dim)
 
 
-def plain_digest(dataset: Path, num_shares: int, epochs: int, batch_size: int, rate: float, max_length: int) -> str:
+def attention() -> nn.Module:
+    """Return the model as a job builds it."""
+    torch.manual_seed(0)
+    return Attention(DIM)
+
+
+def din() -> nn.Module:
+    """Return the built-in model as a job builds it."""
+    config = Config.model_validate({"model": {"name": "din", "embedding_dim": DIM}})
+    return build_model(config.model, 1, 2, 0, sequences=sequence_inputs(config, SCHEMA))
+
+
+def plain_digest(
+    dataset: Path, model: nn.Module, num_shares: int, epochs: int, batch_size: int, rate: float, max_length: int
+) -> str:
     """Return the model digest after SGD. Gradients are accumulated over num_shares contiguous parts of each batch."""
     torch.set_num_threads(1)
     train = open_dataset(dataset).train
@@ -110,8 +127,6 @@ def plain_digest(dataset: Path, num_shares: int, epochs: int, batch_size: int, r
         name: torch.from_numpy(rows[start:stop]).clone().requires_grad_()
         for name, start, stop in zip(names, key_space.table_offsets[:-1], key_space.table_offsets[1:], strict=True)
     }
-    torch.manual_seed(0)
-    model = Attention(DIM)
     optimizer = torch.optim.SGD([*model.parameters(), *tables.values()], lr=rate)
     used: dict[str, set[int]] = {name: set() for name in names}
     for _ in range(epochs):

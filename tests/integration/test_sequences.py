@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration import sequence_training
 from tests.integration.jobs import summary_of
-from tests.integration.sequence_training import DIM, make_sequence_dataset, plain_digest
+from tests.integration.sequence_training import DIM, attention, din, make_sequence_dataset, plain_digest
 from tests.launch import run_ranks
 
 PROGRAM = str(Path(__file__).parent / "programs" / "train_many.py")
@@ -39,6 +39,7 @@ def run_jobs(dataset: Path, out: Path, num_ranks: int, jobs: dict[str, dict[str,
 def test_equals_plain_training(dataset: Path, tmp_path: Path) -> None:
     modes = ("cached", "synchronous")
     jobs: dict[str, dict[str, Any]] = {mode: {"set": [*OWN, f"mode={mode}"]} for mode in modes}
+    jobs |= {f"din {mode}": {"set": ["model.name=din", f"mode={mode}"]} for mode in modes}
     jobs |= {
         f"{name} {mode}": {"set": [*OWN, f"mode={mode}", f"row_optimizer.name={name}", "training.learning_rate=0.05"]}
         for name in OPTIMIZERS
@@ -57,11 +58,12 @@ def test_equals_plain_training(dataset: Path, tmp_path: Path) -> None:
     jobs |= {"blocks": {"set": [*blocks, "checkpoint.every=5", "checkpoint.keep_last=9"]}}
     jobs |= {"on": {"set": blocks, "resume": str(tmp_path / "blocks" / "checkpoints" / f"iteration-{5:012d}")}}
     summaries = run_jobs(dataset, tmp_path, 4, jobs)
-    expected = plain_digest(dataset, 2, EPOCHS, BATCH_SIZE, RATE, LENGTH)
+    expected = plain_digest(dataset, attention(), 2, EPOCHS, BATCH_SIZE, RATE, LENGTH)
+    assert summaries["din cached"]["model_digest"] == plain_digest(dataset, din(), 2, EPOCHS, BATCH_SIZE, RATE, LENGTH)
     assert summaries["cached"]["model_digest"] == summaries["synchronous"]["model_digest"] == expected
     assert summaries["cached"]["rows_fetched"] < summaries["synchronous"]["rows_fetched"]
     assert summaries["cached"]["validation_auc"] == summaries["synchronous"]["validation_auc"]
-    for name in (*OPTIMIZERS, "moved", "pooled"):
+    for name in (*OPTIMIZERS, "din", "moved", "pooled"):
         cached, synchronous = (summaries[f"{name} {mode}"] for mode in modes)
         assert cached["model_digest"] == synchronous["model_digest"], name
         assert cached["validation_auc"] == synchronous["validation_auc"], name

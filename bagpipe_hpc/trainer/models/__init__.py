@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from bagpipe_hpc.config import ModelConfig
+from bagpipe_hpc.trainer.feature_inputs import SequenceInput
 from bagpipe_hpc.trainer.models.caser import Caser
 from bagpipe_hpc.trainer.models.dcn import DCN
 from bagpipe_hpc.trainer.models.dcn_v2 import DCNv2
 from bagpipe_hpc.trainer.models.deepfm import DeepFM
+from bagpipe_hpc.trainer.models.din import DIN
 from bagpipe_hpc.trainer.models.dlrm import DLRM
 from bagpipe_hpc.trainer.models.fgcnn import FGCNN
 from bagpipe_hpc.trainer.models.wide_deep import WideDeep
@@ -25,10 +27,17 @@ MODELS: dict[str, Callable[..., torch.nn.Module]] = {
     "fgcnn": FGCNN,
     "caser": Caser,
 }
+SEQUENCE_MODELS: dict[str, Callable[..., torch.nn.Module]] = {"din": DIN}
 
 
 def build_model(
-    config: ModelConfig, num_dense: int, num_tables: int, seed: int, dims: Sequence[int] = (), num_labels: int = 1
+    config: ModelConfig,
+    num_dense: int,
+    num_tables: int,
+    seed: int,
+    dims: Sequence[int] = (),
+    num_labels: int = 1,
+    sequences: Sequence[SequenceInput] = (),
 ) -> torch.nn.Module:
     """Build the model that a configuration names. Its initial parameters depend on the configuration and the seed only.
 
@@ -42,13 +51,15 @@ def build_model(
         seed: The seed of the initial parameters.
         dims: How many columns of each embedding are in use. The others are zero. Empty: all are in use.
         num_labels: The number of labels; 1 for caser.
+        sequences: The sequences, for models that read them.
     Returns:
         A module that maps dense, float32, shape (b, num_dense), and embedded, float32, shape (b, num_tables,
-        config.row_dim), to logits, float32, shape (b,), or (b, num_labels) if there are several.
+        config.row_dim), to logits, float32, shape (b,), or (b, num_labels) if there are several. A model that reads
+        sequences gets them by name as a third argument.
     Communication: none.
     """
-    kind, generator = MODELS[config.name], torch.Generator().manual_seed(seed)
-    options: dict[str, Any] = {}
+    kind, generator = (MODELS | SEQUENCE_MODELS)[config.name], torch.Generator().manual_seed(seed)
+    options: dict[str, Any] = {"sequences": sequences} if config.name in SEQUENCE_MODELS else {}
     if any(dim < config.embedding_dim for dim in dims):
         options["dims"] = dims
     if num_labels > 1:

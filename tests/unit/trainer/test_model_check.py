@@ -10,7 +10,7 @@ import pytest
 from bagpipe_hpc.config import Config, ModelConfig
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.trainer.model_check import fault_of_model, fault_of_tables
-from bagpipe_hpc.trainer.models import MODELS
+from bagpipe_hpc.trainer.models import MODELS, SEQUENCE_MODELS
 from tests.launch import run_python
 
 SEQUENCE = (900, 50, 50, 50)
@@ -25,7 +25,7 @@ def words(name: str, num_dense: int, sizes: tuple[int, ...], ragged: bool = Fals
 
 
 def test_every_name_has_a_model() -> None:
-    assert set(get_args(ModelConfig.model_fields["name"].annotation)) == MODELS.keys()
+    assert set(get_args(ModelConfig.model_fields["name"].annotation)) == MODELS.keys() | SEQUENCE_MODELS.keys()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -122,7 +122,7 @@ SEQUENCES = Schema(
 
 def test_built_in_models_need_pooled_sequences() -> None:
     assert fault_of_model(Config(), SEQUENCES).startswith(
-        "has the sequence seen, which dlrm cannot read: set tables.seen.pooling to mean or sum"
+        "has the sequence seen, which dlrm cannot read: set tables.seen.pooling to mean or sum, or choose model.name"
     )
     tables = {"seen": {"pooling": "mean"}, "action": {"pooling": "sum"}}
     assert fault_of_model(Config.model_validate({"tables": tables}), SEQUENCES) == ""
@@ -151,3 +151,29 @@ def test_sequences_of_any_length_run_eagerly() -> None:
     assert fault_of_tables(config, SEQUENCES).startswith(
         "training.execution = 'compiled': the model gets the sequence seen"
     )
+
+
+@pytest.mark.parametrize(
+    ("tables", "settings", "said"),
+    [
+        (SEQUENCES.tables, {}, ""),
+        (SEQUENCES.tables[:1], {}, "has no sequence for din to read (the data set has none)"),
+        (
+            SEQUENCES.tables,
+            {"seen": {"pooling": "sum"}},
+            "has no sequence for din to read (the settings pool seen, action)",
+        ),
+        (
+            (TableSchema(name="seen", num_embeddings=7, ragged=True, sequence=True),),
+            {},
+            "has no candidate for the sequence seen: din compares its elements with a one-hot feature",
+        ),
+    ],
+)
+def test_din_needs_histories_and_candidates(
+    tables: tuple[TableSchema, ...], settings: dict[str, Any], said: str
+) -> None:
+    if settings:
+        settings = {**settings, "action": {"pooling": "sum"}}
+    config = Config.model_validate({"model": {"name": "din"}, "tables": settings})
+    assert fault_of_model(config, Schema(dense=("d",), tables=tables)).startswith(said)
