@@ -124,11 +124,8 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, leaf: torch.Tensor, rows: SampleRows) -> torch.Tensor:
-        num_own = len(rows.own_slots)
-        out = torch.empty(leaf.shape, device=leaf.device)
-        kernels.gather_rows(rows.cache, rows.own_slots, out[:num_own])
-        out[num_own:] = rows.wire.unpack(rows.packed[num_own:])
-        return out
+        kernels.gather_rows(rows.cache, rows.own_slots, rows.packed[: len(rows.own_slots)], rows.wire.name)
+        return rows.wire.unpack(rows.packed).detach()
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:

@@ -21,7 +21,8 @@ from bagpipe_hpc.trainer.cache import RowCache
 from bagpipe_hpc.trainer.device.base import Device, RowKernels
 from bagpipe_hpc.trainer.device.cpu import CpuDevice, CpuKernels
 from bagpipe_hpc.trainer.device.row_step import fusible_optimizer
-from bagpipe_hpc.trainer.models import build_model
+from bagpipe_hpc.trainer.feature_inputs import sequence_inputs, vectors_of
+from bagpipe_hpc.trainer.models import MODELS, SEQUENCE_MODELS, build_model
 from bagpipe_hpc.trainer.objective import Objective
 from bagpipe_hpc.trainer.pooling import Pooling
 from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare
@@ -49,6 +50,13 @@ RAGGED = Schema(
         TableSchema(name="site", num_embeddings=5),
         TableSchema(name="topics", num_embeddings=9, ragged=True, weighted=True, shares="tags"),
         TableSchema(name="item", num_embeddings=9, shares="tags"),
+    )
+)
+HISTORY = Schema(
+    tables=(
+        TableSchema(name="seen", num_embeddings=9, ragged=True, sequence=True, shares="item"),
+        TableSchema(name="item", num_embeddings=9),
+        TableSchema(name="site", num_embeddings=5),
     )
 )
 ONE_HOT = Schema(
@@ -118,8 +126,8 @@ def initial_rows(config: Config, key_space: KeySpace) -> NDArray[np.float32]:
     return rows
 
 
-def config_of(optimizer: dict[str, Any], tables: dict[str, Any]) -> Config:
-    model = {"name": "wide_deep", "embedding_dim": 3}
+def config_of(optimizer: dict[str, Any], tables: dict[str, Any], name: str) -> Config:
+    model = {"name": name, "embedding_dim": 3}
     return Config.model_validate(
         {"model": model, "tables": tables, "row_optimizer": {"learning_rate": 0.3, **optimizer}}
     )
@@ -139,7 +147,10 @@ def planned_training(
         num_embeddings=key_space.num_embeddings, num_trainers=num_trainers, num_servers=1, window=3,
         prefetch_depth=PREFETCH_DEPTH, cache_rows=CACHE_ROWS, features=schema.features, num_blocks=num_blocks,
     )  # fmt: skip
-    models = [build_model(config.model, NUM_DENSE, len(schema.tables), seed=3) for _ in range(num_trainers)]
+    num_vectors, histories = len(vectors_of(config, schema)), sequence_inputs(config, schema)
+    models = [
+        build_model(config.model, NUM_DENSE, num_vectors, seed=3, sequences=histories) for _ in range(num_trainers)
+    ]
     outcome = Outcome(initial_rows(config, key_space), [model.state_dict() for model in models])
     boards = [Board(num_trainers) for _ in range(3)]
     steps = []
@@ -185,8 +196,9 @@ def check(
     tables: dict[str, Any] | None = None,
     wire: WireDtype = "float32",
     num_blocks: int | None = None,
+    model: str = "wide_deep",
 ) -> None:
-    arguments = config_of(optimizer, tables or {}), schema, num_trainers, wire, num_blocks
+    arguments = config_of(optimizer, tables or {}, model), schema, num_trainers, wire, num_blocks
     theirs = planned_training(CpuDevice, *arguments)
     ours = planned_training(lambda: FakeCudaDevice(triton_kernels()), *arguments)
     assert ours.rows.tobytes() == theirs.rows.tobytes() != initial_rows(arguments[0], KeySpace((9, 5))).tobytes()
@@ -218,6 +230,17 @@ def test_16_bits_with_adam_on_one_trainer(triton_kernels: Any) -> None:
     check(triton_kernels, {"name": "adam"}, ONE_HOT, 1, wire="bfloat16")
 
 
+@pytest.mark.usefixtures("rounded_square_root")
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adagrad", "rowwise_adagrad", "adam"])
+@pytest.mark.parametrize("model", sorted(MODELS | SEQUENCE_MODELS))
+def test_every_model_with_every_optimizer(triton_kernels: Any, model: str, optimizer: str) -> None:
+    check(triton_kernels, {"name": optimizer}, HISTORY if model in SEQUENCE_MODELS else ONE_HOT, 1, model=model)
+
+
+def test_sequences_on_two_trainers(triton_kernels: Any) -> None:
+    check(triton_kernels, {"name": "sgd"}, HISTORY, 2, model="din", wire="float16")
+
+
 def test_rows_are_copied(triton_kernels: Any) -> None:
     check_kernels(triton_kernels(), torch.from_numpy, lambda tensor: tensor.numpy())
 
@@ -241,7 +264,7 @@ def test_updates_are_those_of_the_cpu(triton_kernels: Any, name: str, in_tree: b
 
 def test_an_optimizer_that_no_kernel_knows_steps_in_torch(triton_kernels: Any) -> None:
     lists, own, arrived = random_lists(2, 0, 3, seed=1)
-    plain = fusible_optimizer(config_of({"name": "sgd"}, {}), ONE_HOT)._optimizer
+    plain = fusible_optimizer(config_of({"name": "sgd"}, {}, "wide_deep"), ONE_HOT)._optimizer
     rows = np.random.default_rng(0).random((40, 3), np.float32)
     expected, found = rows.copy(), torch.from_numpy(rows.copy())
     CpuKernels().update(expected, lists, own, arrived, plain, 3, in_tree=True)
