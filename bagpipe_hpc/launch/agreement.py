@@ -30,8 +30,8 @@ from bagpipe_hpc.protocol.ports import World
 from bagpipe_hpc.runtime.process_limits import require_open_files
 from bagpipe_hpc.runtime.spec import JobSpec
 from bagpipe_hpc.runtime.starting_point import StartingPoint
-from bagpipe_hpc.trainer.dense_backend import DenseOffer
 from bagpipe_hpc.trainer.exchange_choice import try_exchange
+from bagpipe_hpc.trainer.offer import TrainerOffer
 from bagpipe_hpc.transport.byte_messages import Comm
 from bagpipe_hpc.transport.collectives import enter_together
 from bagpipe_hpc.transport.communicators import reordered
@@ -116,7 +116,7 @@ def agree_on_job(launched: Comm, request: Request) -> tuple[Comm, AgreedJob] | B
     if contents is not None:
         found_by_rank = [json.loads(content) for content in contents]
         hosts = [host for host, _ in found_by_rank]
-        offers = [DenseOffer.from_text(offer) for _, offer in found_by_rank if offer]
+        offers = [TrainerOffer.from_text(offer) for _, offer in found_by_rank if offer]
         job = check_for_all(hosts, offers, order.config, order.lines, request)
     content = _tell_all(port, job, lambda checked: checked.spec.to_bytes())  # 4
     if isinstance(content, BagpipeError):
@@ -134,12 +134,12 @@ def _about_this_rank(launched_rank: int, world_rank: int, order: _Order) -> byte
     offer = ""
     if world_rank > order.config.roles.servers:
         exchange = try_exchange(order.config) if launched_rank in order.trying else ""
-        offer = DenseOffer.of_this_rank(launched_rank, order.config, exchange).to_text()
+        offer = TrainerOffer.of_this_rank(launched_rank, order.config, exchange).to_text()
     return json.dumps([socket.gethostname(), offer]).encode()
 
 
 def check_for_all(
-    hosts: Sequence[str], offers: Sequence[DenseOffer], config: Config, lines: Sequence[str], request: Request
+    hosts: Sequence[str], offers: Sequence[TrainerOffer], config: Config, lines: Sequence[str], request: Request
 ) -> CheckedJob | BagpipeError:
     """Return the job that `check_job` has checked, or its error. Arguments are those of `check_job`."""
     from bagpipe_hpc.launch.validation import check_job  # only the oracle needs its imports, which take time

@@ -31,7 +31,7 @@ from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.runtime.tracing import tracing
 from bagpipe_hpc.runtime.watchdog import watching
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
-from bagpipe_hpc.trainer.dense_backend import DenseOffer
+from bagpipe_hpc.trainer.offer import TrainerOffer
 from bagpipe_hpc.transport.byte_messages import Comm
 from bagpipe_hpc.transport.channel import PlanSender
 from bagpipe_hpc.transport.collectives import enter_together
@@ -231,7 +231,7 @@ def _check_local(request: Request) -> tuple[list[Comm], Topology, AgreedJob]:
     config, lines = read_config(request)
     worlds, topology = local_world(config.roles.servers)
     hosts = [socket.gethostname()] * topology.world_size
-    checked = check_for_all(hosts, [DenseOffer.of_this_rank(0, config)], config, lines, request)
+    checked = check_for_all(hosts, [TrainerOffer.of_this_rank(0, config)], config, lines, request)
     if isinstance(checked, BagpipeError):
         raise checked
     return worlds, topology, AgreedJob(checked.spec, checked.start, checked)

@@ -42,9 +42,10 @@ from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.timeline.merge import delete_traces
 from bagpipe_hpc.topology import Topology, trainers_for
 from bagpipe_hpc.trace import parse_iterations
-from bagpipe_hpc.trainer.dense_backend import DenseOffer, check_execution, check_gpus, choose_backend
+from bagpipe_hpc.trainer.dense_backend import choose_backend
 from bagpipe_hpc.trainer.exchange_choice import NONE, choose_exchange
 from bagpipe_hpc.trainer.model_check import fault_of_labels, fault_of_model, fault_of_tables
+from bagpipe_hpc.trainer.offer import TrainerOffer, check_execution, check_gpus
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def read_config(request: Request) -> tuple[Config, list[str]]:
 
 
 def check_job(
-    hosts: Sequence[str], offers: Sequence[DenseOffer], config: Config, lines: Sequence[str], request: Request
+    hosts: Sequence[str], offers: Sequence[TrainerOffer], config: Config, lines: Sequence[str], request: Request
 ) -> CheckedJob:
     """Check everything that can be wrong with a job before it starts, and begin its run directory.
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.errors import PlatformError
-from bagpipe_hpc.trainer.dense_backend import DenseOffer
 from bagpipe_hpc.trainer.device.child_trial import fault_of_exposure
 from bagpipe_hpc.trainer.device.visible import offers_gpu
+from bagpipe_hpc.trainer.offer import TrainerOffer
 
 ON_CPU = "trainers compute on the CPU"
 BY_SETTING = "training.exchange is host"
@@ -36,7 +36,7 @@ def try_exchange(config: Config) -> str:
     return fault_of_exposure() if offers_gpu() else NO_GPU
 
 
-def choose_exchange(setting: str, offers: Sequence[DenseOffer]) -> tuple[str, str]:
+def choose_exchange(setting: str, offers: Sequence[TrainerOffer]) -> tuple[str, str]:
     """Return how rows get from trainer to trainer (host, device or none), and a line that says why, for the user.
 
     Args:
@@ -58,7 +58,7 @@ def choose_exchange(setting: str, offers: Sequence[DenseOffer]) -> tuple[str, st
     return HOST, f"{OF_HOST} ({fault})"
 
 
-def _fault(offers: Sequence[DenseOffer]) -> str:
+def _fault(offers: Sequence[TrainerOffer]) -> str:
     for trainer, offer in enumerate(offers):
         if fault := offer.exchange or ("" if offer.has_gpu else NO_GPU):
             return fault if fault in (ON_CPU, BY_SETTING) else f"trainer {trainer}: {fault}"

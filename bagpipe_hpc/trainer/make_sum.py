@@ -6,9 +6,9 @@ from typing import Any
 
 from bagpipe_hpc.errors import PlatformError
 from bagpipe_hpc.polling import wait_until
-from bagpipe_hpc.trainer.dense_backend import horovod_ranks, note_horovod_ranks
 from bagpipe_hpc.trainer.dense_sum import DenseSum, SumOfOne
 from bagpipe_hpc.trainer.device.base import Device
+from bagpipe_hpc.trainer.horovod_state import horovod_ranks, note_horovod_ranks
 from bagpipe_hpc.transport.collectives import all_gather_json
 from bagpipe_hpc.transport.mpi import launched_ranks
 from bagpipe_hpc.transport.mpi_sum import MpiSum

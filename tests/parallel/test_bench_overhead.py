@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bagpipe_hpc.trainer.dense_backend import fault_of_horovod
+from bagpipe_hpc.trainer.horovod_state import fault_of_horovod
 from tests.integration.conftest import make_dataset
 from tests.integration.programs import own_models
 from tests.launch import run_ranks

@@ -52,8 +52,9 @@ def judge_code_cache(cache: CodeCache, named: str | None) -> Outcome:
 
 def dense_backends(world: World) -> Outcome:
     """Say what can sum dense gradients on every rank, and what a job uses."""
-    from bagpipe_hpc.trainer.dense_backend import ON_CPU, fault_of_horovod
+    from bagpipe_hpc.trainer.dense_backend import ON_CPU
     from bagpipe_hpc.trainer.device.gpus import fault_of_nccl
+    from bagpipe_hpc.trainer.horovod_state import fault_of_horovod
 
     mine = [fault_of_horovod(), fault_of_nccl(), "" if offers_gpu() else ON_CPU]
     by_rank = [mine]
@@ -84,7 +85,7 @@ def judge_backends(faults_by_rank: Sequence[Sequence[str]]) -> Outcome:
 
 def horovod(world: World) -> Outcome:
     """Check that Horovod, if any rank has it, is built for MPI and torch, and adds up one number per rank."""
-    from bagpipe_hpc.trainer.dense_backend import NOT_INSTALLED, fault_of_horovod
+    from bagpipe_hpc.trainer.horovod_state import NOT_INSTALLED, fault_of_horovod
     from bagpipe_hpc.transport.collectives import all_gather_json
 
     problem: Exception | None = None

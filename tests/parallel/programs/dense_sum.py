@@ -9,8 +9,8 @@ from mpi4py import MPI
 from torch import distributed
 
 from bagpipe_hpc.polling import wait_until
-from bagpipe_hpc.trainer.dense_backend import fault_of_horovod
 from bagpipe_hpc.trainer.device.cpu import CpuDevice
+from bagpipe_hpc.trainer.horovod_state import fault_of_horovod
 from bagpipe_hpc.trainer.make_sum import make_sum
 from bagpipe_hpc.trainer.process_group_sum import ProcessGroupSum
 from tests.dense_sum import check_sums

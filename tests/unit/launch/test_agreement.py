@@ -16,7 +16,7 @@ from bagpipe_hpc.launch import agreement
 from bagpipe_hpc.launch.agreement import AgreedJob, agree_on_job
 from bagpipe_hpc.launch.request import Request
 from bagpipe_hpc.launch.role_placement import Place
-from bagpipe_hpc.trainer import dense_backend
+from bagpipe_hpc.trainer import offer
 from bagpipe_hpc.transport.memory_comm import MemoryComm
 from tests.integration.conftest import make_dataset
 
@@ -37,7 +37,7 @@ class Ranks:
         self.tried: list[int] = []
         monkeypatch.setattr(Place, "of_this_rank", lambda: Place(HOSTS[OF_THREAD.rank], has_gpu=True))
         monkeypatch.setattr(agreement, "try_exchange", self.try_exchange)
-        monkeypatch.setattr(dense_backend, "offers_gpu", lambda: True)
+        monkeypatch.setattr(offer, "offers_gpu", lambda: True)
 
     def try_exchange(self, config: Config) -> str:
         self.tried.append(OF_THREAD.rank)

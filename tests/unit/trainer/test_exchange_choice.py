@@ -7,11 +7,11 @@ import pytest
 from bagpipe_hpc.config import Config, TrainingConfig
 from bagpipe_hpc.errors import PlatformError
 from bagpipe_hpc.trainer import exchange_choice
-from bagpipe_hpc.trainer.dense_backend import DenseOffer
 from bagpipe_hpc.trainer.exchange_choice import BY_SETTING, ON_CPU, choose_exchange, try_exchange
+from bagpipe_hpc.trainer.offer import TrainerOffer
 
-GOOD = DenseOffer(2, has_gpu=True)
-CRASHED = DenseOffer(4, has_gpu=True, exchange="MPI with the memory of a GPU ends by SIGSEGV")
+GOOD = TrainerOffer(2, has_gpu=True)
+CRASHED = TrainerOffer(4, has_gpu=True, exchange="MPI with the memory of a GPU ends by SIGSEGV")
 
 
 @pytest.mark.parametrize(
@@ -20,13 +20,13 @@ CRASHED = DenseOffer(4, has_gpu=True, exchange="MPI with the memory of a GPU end
         ("auto", [GOOD, GOOD], "device", "from GPU to GPU by MPI"),
         ("device", [GOOD, GOOD], "device", "from GPU to GPU by MPI"),
         ("auto", [GOOD, GOOD, CRASHED], "host", "through host memory (trainer 2: MPI with the memory of a GPU ends by"),
-        ("auto", [GOOD, DenseOffer(3)], "host", "through host memory (trainer 1: no GPU)"),
-        ("auto", [DenseOffer(2, exchange=ON_CPU), DenseOffer(3)], "host", f"through host memory ({ON_CPU})"),
-        ("host", [DenseOffer(2, has_gpu=True, exchange=BY_SETTING), GOOD], "host", f"host memory ({BY_SETTING})"),
-        ("device", [DenseOffer(2)], "none", "one trainer"),
+        ("auto", [GOOD, TrainerOffer(3)], "host", "through host memory (trainer 1: no GPU)"),
+        ("auto", [TrainerOffer(2, exchange=ON_CPU), TrainerOffer(3)], "host", f"through host memory ({ON_CPU})"),
+        ("host", [TrainerOffer(2, has_gpu=True, exchange=BY_SETTING), GOOD], "host", f"host memory ({BY_SETTING})"),
+        ("device", [TrainerOffer(2)], "none", "one trainer"),
     ],
 )
-def test_one_way_for_all_trainers(setting: str, offers: list[DenseOffer], chosen: str, words: str) -> None:
+def test_one_way_for_all_trainers(setting: str, offers: list[TrainerOffer], chosen: str, words: str) -> None:
     exchange, said = choose_exchange(setting, offers)
     assert exchange == chosen
     assert said.startswith("rows between trainers: ")
@@ -37,11 +37,11 @@ def test_one_way_for_all_trainers(setting: str, offers: list[DenseOffer], chosen
     ("offers", "words"),
     [
         ([GOOD, CRASHED], "trainer 1: MPI with the memory of a GPU ends by SIGSEGV;"),
-        ([DenseOffer(2), GOOD], "trainer 0: no GPU;"),
-        ([DenseOffer(2, exchange=ON_CPU), DenseOffer(3)], "trainers compute on the CPU;"),
+        ([TrainerOffer(2), GOOD], "trainer 0: no GPU;"),
+        ([TrainerOffer(2, exchange=ON_CPU), TrainerOffer(3)], "trainers compute on the CPU;"),
     ],
 )
-def test_a_way_that_is_not_there(offers: list[DenseOffer], words: str) -> None:
+def test_a_way_that_is_not_there(offers: list[TrainerOffer], words: str) -> None:
     with pytest.raises(PlatformError) as caught:
         choose_exchange("device", offers)
     for part in ("training.exchange = 'device': ", words, "set training.exchange to auto or host"):
