@@ -96,7 +96,7 @@ def test_predictions_have_a_column_for_each_label(dataset: Path, runs: Path, tmp
     output = tmp_path / "predictions.npy"
     checkpoints = runs / "dlrm cached" / "checkpoints"
     command = ["-m", "bagpipe_hpc", "predict", str(checkpoints), "--data", str(dataset), "--output", str(output)]
-    done = run_python([*command, "--local"], timeout=120)
+    done = run_python(command, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     predictions = np.load(output)
     assert (predictions.shape, predictions.dtype) == ((NUM_SAMPLES, 3), np.float32)
