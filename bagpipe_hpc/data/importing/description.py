@@ -20,13 +20,15 @@ from pydantic import (
     model_validator,
 )
 
-from bagpipe_hpc.data.schema import NAME_PATTERN, LabelSchema, Schema, TableSchema
+from bagpipe_hpc.data.schema import NAME_PATTERN, ElementSchema, LabelSchema, Schema, TableSchema
 from bagpipe_hpc.data.vocabulary import MAX_HASH_ROWS, MAX_MIN_COUNT
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.fault_words import in_words
 
-Kind = Literal["binary", "optional_binary", "rating", "weight", "number", "integer", "hexadecimal", "text"]
-"""What each field of a column must be. `rating` and `weight` are numbers that must not be missing."""
+Kind = Literal["binary", "optional_binary", "rating", "weight", "number", "integer", "hexadecimal", "text", "element"]
+"""What each field of a column must be. `rating` and `weight` are numbers that must not be missing.
+
+`element` is any text: sequences.py checks it."""
 
 NEVER_MISSING: tuple[Kind, ...] = ("binary", "rating", "weight")
 
@@ -166,8 +168,28 @@ class Category(_Values):
     )
 
 
+class Element(_Feature):
+    """A value of each element of a sequence. Its column has as many values per row as that of the sequence."""
+
+    type: Literal["real", "integer"] = Field("real", description="real: float32. integer: int64, at most 18 digits.")
+
+    @property
+    def in_schema(self) -> ElementSchema:
+        """The value in the schema of the data set."""
+        return ElementSchema(name=self.feature_name, kind=self.type)
+
+
 class CategoryList(_Values):
     separator: str = Field("|", min_length=1, max_length=1, description="Character between the values of a text field.")
+    sequence: bool = Field(False, description="Whether the values are in order, the oldest first, and not pooled.")
+    elements: tuple[Element, ...] = Field((), description="Columns with a number for each element of a sequence.")
+    along: str | None = Field(None, description="The sequence that this one goes along with, element by element.")
+
+    @model_validator(mode="after")
+    def _parts_of_sequences(self) -> CategoryList:
+        if (self.elements or self.along) and not self.sequence:
+            raise ValueError("elements and along are for sequences; set `sequence: true`, or remove them")
+        return self
 
     @property
     def type(self) -> Literal["text"]:
@@ -264,6 +286,7 @@ class TableDescription(_Part):
                     num_embeddings=rows,
                     ragged=isinstance(table, CategoryList),
                     shares=table.shares,
+                    **_sequence_of(table),
                 )
                 for table, rows in zip(self.tables, num_embeddings, strict=True)
             ),
@@ -344,7 +367,17 @@ class TableDescription(_Part):
 
     def _uses(self) -> Iterator[tuple[str | int, Kind]]:
         yield from self.single_columns()
-        yield from ((category_list.column, "text") for category_list in self.lists)
+        for each in self.lists:
+            yield each.column, "text"
+            yield from ((element.column, "element") for element in each.elements)
+
+
+def _sequence_of(table: Category | CategoryList) -> dict[str, Any]:
+    """Return what the schema of a table says of a sequence; nothing if it is none."""
+    if not isinstance(table, CategoryList) or not table.sequence:
+        return {}
+    elements = tuple(element.in_schema for element in table.elements)
+    return {"sequence": True, "elements": elements, "along": table.along}
 
 
 def _type_of(table: Category | CategoryList) -> Kind:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from bagpipe_hpc.batch import Bags, Float32Array
-from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.data.importing.description import (
     Category,
     CategoryList,
@@ -20,9 +16,9 @@ from bagpipe_hpc.data.importing.description import (
     TableDescription,
     position_of,
 )
-from bagpipe_hpc.data.importing.parquet_types import without_missing
+from bagpipe_hpc.data.importing.hashing import hashed_texts, hexadecimal
+from bagpipe_hpc.data.importing.sequences import Sequences
 from bagpipe_hpc.sharding import Int64Array
-from bagpipe_hpc.splitmix import mix
 
 
 class Features:
@@ -36,6 +32,7 @@ class Features:
     def __init__(self, description: TableDescription, header: Sequence[str]) -> None:
         self._description = description
         self._header = header
+        self._sequences = Sequences(description, header)
 
     def positions_of(self, tables: Sequence[Category | CategoryList]) -> list[int]:
         """Return the columns, by position, that hold the values of some tables; each column once."""
@@ -99,67 +96,9 @@ class Features:
         return hexadecimal(column) if category.type == "hexadecimal" else hashed_texts(column)
 
     def value_lists(self, rows: pa.Table, category_list: CategoryList) -> Bags:
-        """Return the values of a list per row as integers, without missing ones."""
-        column = self._column(rows, category_list.column)
-        if not pa.types.is_list(column.type):
-            column = pc.split_pattern(column.fill_null(b""), category_list.separator)
-        lengths = np.asarray(pc.list_value_length(column).fill_null(0).to_numpy(), np.int64)
-        values = hashed_texts(without_missing(pc.list_flatten(column), self._description.missing))
-        kept = values >= 0
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        samples = np.repeat(np.arange(len(rows)), lengths)
-        np.cumsum(np.bincount(samples[kept], minlength=len(rows)), out=offsets[1:])
-        return Bags(offsets, values[kept])
+        """Return the values of a list per row as integers, without missing ones, with the values of elements."""
+        return self._sequences.read(rows, category_list)
 
     def _column(self, rows: pa.Table, column: str | int) -> pa.Array:
         chunks = rows.column(str(position_of(column, self._header)))
         return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
-
-
-def hashed_texts(column: pa.Array) -> Int64Array:
-    """Return 63-bit hashes of texts, int64, shape (n,); -1 for null and empty text. Equal on all machines."""
-    return _hash_texts(*_buffers(column))
-
-
-def hexadecimal(column: pa.Array) -> Int64Array:
-    """Return integers of at most 8 hexadecimal digits, int64, shape (n,); -1 for null and for empty text."""
-    return _from_hexadecimal(*_buffers(column))
-
-
-def _buffers(column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Return offsets, shape (n + 1,), and bytes of a binary column; null becomes empty."""
-    column = column.fill_null(b"") if column.null_count else column
-    _, offsets, content = column.buffers()
-    every: NDArray[Any] = np.frombuffer(offsets or b"\0\0\0\0", np.int32)
-    return every[column.offset : column.offset + len(column) + 1], np.frombuffer(content or b"", np.uint8)
-
-
-@compiled
-def _hash_texts(offsets: NDArray[np.int32], content: NDArray[np.uint8]) -> Int64Array:
-    """Hash eight bytes at a time, little-endian, through a bijection, starting with the length."""
-    hashes = np.full(len(offsets) - 1, -1, np.int64)
-    for i in range(len(hashes)):
-        start, stop = offsets[i], offsets[i + 1]
-        if start == stop:
-            continue
-        state = np.uint64(stop - start)
-        for word_start in range(start, stop, 8):
-            word = np.uint64(0)
-            for j in range(min(8, stop - word_start)):
-                word |= np.uint64(content[word_start + j]) << np.uint64(8 * j)
-            state = mix((state * np.uint64(0x9E3779B97F4A7C15)) ^ word)
-        hashes[i] = np.int64(state >> np.uint64(1))
-    return hashes
-
-
-@compiled
-def _from_hexadecimal(offsets: NDArray[np.int32], content: NDArray[np.uint8]) -> Int64Array:
-    values = np.full(len(offsets) - 1, -1, np.int64)
-    for i in range(len(values)):
-        if offsets[i] < offsets[i + 1]:
-            value = np.int64(0)
-            for j in range(offsets[i], offsets[i + 1]):
-                digit = np.int64(content[j])
-                value = 16 * value + (digit & 15) + 9 * (digit >> 6)  # letters are 0x41.. and 0x61.., digits 0x30..
-            values[i] = value
-    return values

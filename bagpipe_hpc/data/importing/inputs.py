@@ -18,6 +18,7 @@ from bagpipe_hpc.data.importing.click_logs import log_of
 from bagpipe_hpc.data.importing.description import TableDescription, position_of
 from bagpipe_hpc.data.importing.grammar import Grammar, delimiter_hint, header_hint, header_of
 from bagpipe_hpc.data.importing.ranks import Ranks, from_first
+from bagpipe_hpc.data.importing.sequences import Sequences
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
 
@@ -59,6 +60,7 @@ class Inputs:
         self._kinds = description.kinds(self.header)
         self._use = _use_of(description, self.header)
         self._grammar = Grammar(description, self.header, self._kinds)
+        self._sequences = Sequences(description, self.header)
         self._header_lines = 0 if description.columns else 1
         self._indices = self._index(ranks, progress)
         counts = (
@@ -106,7 +108,8 @@ class Inputs:
         for line, content in blocks:
             good, faults = self._grammar.good_lines(content, line)
             try:
-                table = self._grammar.parse(good, self._kinds.keys() if positions is None else positions)
+                needs_all = positions is None or self._sequences.are_checked
+                table = self._grammar.parse(good, self._kinds.keys() if needs_all else positions or ())
             except pa.ArrowException as error:
                 why = " ".join(str(error).split())
                 raise DatasetError(
@@ -129,6 +132,10 @@ class Inputs:
     ) -> Rows:
         """Number the valid rows and report the faults. first: number of the first line in the file, from 0 on."""
         lines = np.arange(num_lines, dtype=np.int64) + self._first_lines[number] + first
+        if self._sequences.are_checked and (unfit := self._sequences.faults(table)):
+            good = np.delete(np.arange(num_lines), [index for index, _ in faults])
+            table = table.take(np.delete(np.arange(len(table)), [row for row, _ in unfit])).combine_chunks()
+            faults = sorted([*faults, *((int(good[row]), fault) for row, fault in unfit)])
         unit, above = ("row", 0) if self._rows_of[number] is not None else ("line", self._header_lines)
         for index, fault in faults:
             bad.add(int(lines[index]), f"{self._files[number]}: {unit} {first + index + above + 1}: {fault}")
@@ -170,7 +177,9 @@ def _difference(first: Sequence[str], other: Sequence[str]) -> str:
 
 
 def _use_of(description: TableDescription, header: Sequence[str]) -> parquet.Use:
-    lists = {position_of(table.column, header) for table in description.lists}
+    columns = [table.column for table in description.lists]
+    columns += [element.column for table in description.lists for element in table.elements]
+    lists = {position_of(column, header) for column in columns}
     single = {position_of(column, header) for column, _ in description.single_columns()}
     return parquet.Use(description.kinds(header), lists, single, description.missing)
 

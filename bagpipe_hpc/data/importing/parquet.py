@@ -150,7 +150,7 @@ def _faults(table: pa.Table, header: Sequence[str], kinds: Mapping[int, Kind]) -
 
 
 def _is_good(column: pa.ChunkedArray, kind: Kind) -> NDArray[np.bool_]:
-    if kind == "text":
+    if kind in ("text", "element"):
         return np.ones(len(column), np.bool_)
     if kind == "hexadecimal":
         digits = pc.match_substring_regex(column, "^[0-9a-fA-F]{0,8}$").fill_null(True)

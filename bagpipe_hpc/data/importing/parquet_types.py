@@ -27,8 +27,10 @@ def fault_of(column: pa.DataType, kind: Kind, *, is_list: bool) -> str:
     given = _plain_type(column)
     if is_list:
         value = _plain_type(given.value_type) if _is_list(given) else given
-        if _is_text(value):
+        if _is_text(value) or (kind == "element" and _is_number(value)):
             return ""
+        if kind == "element":
+            return f"is {column}, but values of elements are lists of {_NUMBERS}; cast it where the file is written"
         return f"is {column}, but a list takes lists of {_TEXT}, or one of these with a separator; cast it"
     if kind == "text":
         if _is_text(given):

@@ -64,7 +64,7 @@ class SampleReader:
         for table, encoder in zip(self.description.tables, self.encoders, strict=True):
             if isinstance(table, CategoryList):
                 lists = self.features.value_lists(rows.table, table)
-                bags[table.feature_name] = Bags(lists.offsets, encoder.encode(lists.ids))
+                bags[table.feature_name] = Bags(lists.offsets, encoder.encode(lists.ids), elements=lists.elements)
             else:
                 ids.append(encoder.encode(self.features.values(rows.table, table))[:, None])
         return Batch(
