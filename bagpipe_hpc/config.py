@@ -894,9 +894,10 @@ def _explain(error: ValidationError, settings: Settings) -> str:
 
 
 def _explain_unknown(name: str) -> str:
-    if name.startswith("tables."):
+    of_names: dict[str, type[BaseModel]] = {"tables": TableConfig, "labels": LabelConfig}
+    if (kind := of_names.get(name.partition(".")[0])) is not None:
         section = name.rpartition(".")[0]
-        names = valid = [f"{section}.{setting}" for setting in TableConfig.model_fields]
+        names = valid = [f"{section}.{setting}" for setting in kind.model_fields]
     else:
         names = setting_names()
         valid = _names_in(name.rpartition(".")[0]) or names

@@ -15,8 +15,8 @@
 #   --limit         time limit of a part in seconds; defaults: setup 180, doctor 120, tests 400, job 180
 #   --only          run only these parts, and setup
 #
-# The parts are setup, doctor, tests, job and bench. A part that fails or hangs does not keep the others from running.
-# The exit status is 1 if one of them failed. OUTPUT/summary.txt says which, and OUTPUT/<part>.log why.
+# The parts are setup, doctor, tests, job and bench. A part that fails or hangs does not keep the others from running,
+# except setup. The exit status is 1 if one of them failed. OUTPUT/summary.txt says which, and OUTPUT/<part>.log why.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -64,7 +64,7 @@ while (($#)); do
 done
 for part in ${only//,/ }; do is_part "$part" || fail "--only has '$part'; the parts are ${parts[*]}"; done
 [[ $device =~ ^(auto|cpu|gpu)$ ]] || fail "--device is '$device'; give auto, cpu or gpu"
-[[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "--minutes is '$minutes'; give a number"
+[[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ && $minutes =~ [1-9] ]] || fail "--minutes is '$minutes'; give a number above 0"
 [[ -z $wheels || -d $wheels ]] || fail "--wheels: $wheels is no folder; make it with $0 --fetch-wheels $wheels"
 command -v "$python" >/dev/null || fail "no '$python' on the PATH: name the interpreter that has PyTorch with --python"
 python=$(command -v "$python")
@@ -128,6 +128,10 @@ part_setup() {
     "$venv/bin/python" -c "import $module; print('$module', $module.__version__)" || return 1
   done
   nvidia-smi 2>/dev/null || echo "no nvidia-smi"
+  if [[ $device == gpu ]]; then
+    "$venv/bin/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
+      { echo "torch finds no GPU: mend that, or check this machine's CPU with --device cpu"; return 1; }
+  fi
 }
 
 # Ranks of one host meet at the loopback interface, which is down in a new network namespace.
@@ -149,7 +153,7 @@ PROGRAM
 
 # Whether mpirun and mpi4py belong together; otherwise each rank is a job of its own.
 starts_ranks() {
-  local program='from mpi4py import MPI; print(MPI.Get_library_version().splitlines()[0]); assert MPI.COMM_WORLD.size == 2'
+  local program='from mpi4py import MPI; print(MPI.Get_library_version().strip(chr(0)).splitlines()[0]); assert MPI.COMM_WORLD.size == 2'
   command -v mpirun && timeout --kill-after=5 60 mpirun -n 2 "$venv/bin/python" -c "$program"
 }
 
@@ -206,16 +210,23 @@ run() {
 say "everything is written to $output"
 for part in "${parts[@]}"; do
   if [[ $part != setup && -n $only && ",$only," != *",$part,"* ]]; then continue; fi
+  if [[ $part != setup && ${result[setup]} != passed ]]; then
+    result[$part]="not run: no setup"
+    seconds[$part]=0
+    continue
+  fi
   if [[ $part == bench ]]; then run bench "${bench_options[@]}"; else run "$part"; fi
 done
+
+ran() { [[ ${result[$1]-} == @(passed|FAILED*) ]]; }
 
 # -- the summary ----------------------------------------------------------------------------------------------------
 {
   for part in "${parts[@]}"; do
     if [[ -n ${result[$part]-} ]]; then printf '%-8s %4d s  %s\n' "$part" "${seconds[$part]}" "${result[$part]}"; fi
   done
-  if [[ -n ${result[tests]-} ]]; then tail -n 1 "$output/tests.log"; fi
-  if [[ -n ${result[job]-} ]]; then grep -E '^(cached|synchronous): |differ' "$output/job.log" || true; fi
-  if [[ -n ${result[bench]-} ]]; then sed -n '/training on /,$p' "$output/bench.log"; fi
+  if ran tests; then tail -n 1 "$output/tests.log"; fi
+  if ran job; then grep -E '^(cached|synchronous): |differ' "$output/job.log" || true; fi
+  if ran bench; then sed -n '/training on /,$p' "$output/bench.log"; fi
 } | tee "$output/summary.txt"
 [[ ! " ${result[*]} " == *FAILED* ]]

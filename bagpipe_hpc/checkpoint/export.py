@@ -103,7 +103,7 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
         "model": model.name,
         "settings": model.settings,
         "num_dense": model.num_dense,
-        "labels": list(model.labels),
+        "labels": [label.model_dump() for label in model.labels],
         "embedding_dim": model.embedding_dim,
         "first_order_columns": model.first_order_columns,
         "tables": [

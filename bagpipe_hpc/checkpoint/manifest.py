@@ -76,6 +76,13 @@ class StateEntry(_Part):
     columns: Columns
 
 
+class LabelEntry(_Part):
+    """One label that the model predicts."""
+
+    name: Name
+    kind: Literal["binary", "real"]
+
+
 class ModelEntry(_Part):
     """What must be the same in a checkpoint and in a job that resumes from it."""
 
@@ -83,7 +90,7 @@ class ModelEntry(_Part):
     settings: dict[str, JsonValue] = {}  # settings of the dense model
     num_dense: Columns | Literal[0]
     tables: tuple[TableEntry, ...] = Field(min_length=1)
-    labels: tuple[Name, ...] = ()  # empty: one label
+    labels: tuple[LabelEntry, ...] = ()  # empty: one binary label
     features: tuple[FeatureEntry, ...] = ()  # empty: one row id in each table
     embedding_dim: Columns  # columns that hold embeddings
     first_order_columns: Literal[0, 1] = 0

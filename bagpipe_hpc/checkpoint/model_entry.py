@@ -7,7 +7,7 @@ from typing import Any
 from bagpipe_hpc.checkpoint.manifest import ModelEntry
 from bagpipe_hpc.config import Config, ModelConfig, TableConfig
 from bagpipe_hpc.data.dataset import Dataset
-from bagpipe_hpc.data.schema import TableSchema
+from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.row_layout import state_columns
 
 OWN_MODEL = "own"
@@ -30,7 +30,7 @@ def model_entry(config: Config, dataset: Dataset) -> ModelEntry:
                 }
                 for table in schema.own_tables
             ],
-            "labels": [] if schema.num_labels == 1 else [label.name for label in schema.labels],
+            "labels": _labels(schema),
             "features": [] if schema.is_plain else [_feature(config, table) for table in schema.tables],
             "embedding_dim": model.embedding_columns,
             "first_order_columns": model.row_dim - model.embedding_columns,
@@ -43,6 +43,12 @@ def model_entry(config: Config, dataset: Dataset) -> ModelEntry:
             "vocabulary_sha256": dataset.vocabulary_sha256,
         }
     )
+
+
+def _labels(schema: Schema) -> list[dict[str, str]]:
+    if schema.num_labels == 1 and schema.labels[0].kind == "binary":
+        return []
+    return [{"name": label.name, "kind": label.kind} for label in schema.labels]
 
 
 def _feature(config: Config, table: TableSchema) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def evaluate(
     split: SplitOption = "validation",
     overrides: OverridesOption = None,
 ) -> None:
-    """Compute the AUC, log loss, normalised entropy and calibration of a trained model.
+    """Compute the metrics of a trained model: AUC, log loss, normalised entropy, calibration; more for other labels.
 
     Without a launcher it runs in this process: bagpipe eval runs/first/checkpoints --data DIR
 
@@ -48,7 +48,9 @@ def predict(
     data: DataOption,
     output: Annotated[
         Path,
-        typer.Option(help="NumPy file (.npy) to create: click probabilities, float32, in the order of the samples."),
+        typer.Option(
+            help="NumPy file (.npy) to create: probabilities, float32, in the order of the samples; a column per label."
+        ),
     ],
     run_dir: RunDirOption = Path("runs/predict"),
     split: SplitOption = "validation",

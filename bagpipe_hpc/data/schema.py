@@ -210,6 +210,13 @@ class Schema(BaseModel):
         return not self.ragged_tables and len(self.own_tables) == len(self.tables)
 
     def difference(self, other: Schema) -> str:
+        """Return a message that names the first part in which another schema differs; empty if there is none.
+
+        Whether samples have labels is no part of this.
+        """
+        return self.difference_of_features(other) or self._difference_of_targets(other)
+
+    def difference_of_features(self, other: Schema) -> str:
         """Return a message that names the first feature in which another schema differs; empty if there is none."""
         if self.dense != other.dense:
             return f"dense features {list(self.dense)} against {list(other.dense)}"
@@ -218,6 +225,9 @@ class Schema(BaseModel):
         for mine, others in zip(self.tables, other.tables, strict=True):
             if mine != others:
                 return f"table ({mine}) against ({others})"
+        return ""
+
+    def _difference_of_targets(self, other: Schema) -> str:
         for label, other_label in zip_longest(self.labels, other.labels):
             if label != other_label:
                 return f"label ({label or 'none'}) against ({other_label or 'none'})"

@@ -21,7 +21,7 @@ from bagpipe_hpc.oracle.ranking import auc, grouped_metrics, weighted_auc
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 
-_NAMES = {
+METRIC_NAMES = {
     "auc": "AUC",
     "log_loss": "log loss",
     "normalised_entropy": "normalised entropy",
@@ -113,7 +113,7 @@ class EvaluationResult:
 
 def in_words(metrics: Mapping[str, float | None]) -> str:
     """Return the metrics that there are, by name, for the user."""
-    return ", ".join(f"{_NAMES[name]} {value:.4f}" for name, value in metrics.items() if value is not None)
+    return ", ".join(f"{METRIC_NAMES[name]} {value:.4f}" for name, value in metrics.items() if value is not None)
 
 
 def _fields_of(metrics: LabelMetrics) -> dict[str, float | None]:
@@ -155,7 +155,8 @@ def evaluate_predictions(
         for each_logits, each_labels, label in columns
     }
     first = judged or schema.labels[0].name
-    return EvaluationResult(num_samples, metrics[first], metrics if len(metrics) > 1 else {})
+    in_order = {first: metrics[first], **metrics}
+    return EvaluationResult(num_samples, metrics[first], in_order if len(metrics) > 1 else {})
 
 
 def _metrics_of(
@@ -234,6 +235,12 @@ def require_new_output(path: Path) -> None:
         )
     if problem:
         raise BagpipeError(f"{path} {problem}")
+
+
+def columns_in_words(schema: Schema) -> str:
+    """Return what each row of a file of predictions holds."""
+    columns = [f"{'probability' if each.kind == 'binary' else 'value'} of {each.name}" for each in schema.labels]
+    return columns[0] if len(columns) == 1 else f"columns: {', '.join(columns)}"
 
 
 def save_predictions(path: Path, logits: Float32Array, schema: Schema) -> None:

@@ -34,7 +34,7 @@ from bagpipe_hpc.oracle.budget import Budget
 from bagpipe_hpc.oracle.committer import Committer
 from bagpipe_hpc.oracle.evaluation import Evaluation
 from bagpipe_hpc.oracle.evaluator import Evaluator
-from bagpipe_hpc.oracle.metrics import EvaluationResult
+from bagpipe_hpc.oracle.metrics import EvaluationResult, columns_in_words
 from bagpipe_hpc.oracle.outcome import Outcome
 from bagpipe_hpc.oracle.plan_stream import Boundary, PlanStream, warm_up_planning
 from bagpipe_hpc.oracle.progress import Progress
@@ -149,7 +149,9 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
     show_summary(summary, job.run_path)  # 8
     if spec.predictions is not None:
         num_rows = summary["validation_samples"]
-        LOGGER.info("predictions %s: %s rows, a float32 click probability each", spec.predictions, f"{num_rows:,}")
+        LOGGER.info(
+            "predictions %s: %s rows, float32; %s", spec.predictions, f"{num_rows:,}", columns_in_words(spec.schema)
+        )
     write_at_once(job.run_path / DONE, f"{oracle.end}\n".encode())
     return None
 

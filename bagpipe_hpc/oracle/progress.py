@@ -25,7 +25,7 @@ from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.learning_rate import LearningRate
 from bagpipe_hpc.log import LOGGER, is_printing
 from bagpipe_hpc.oracle.evaluation import Evaluation
-from bagpipe_hpc.oracle.metrics import EvaluationResult, in_words
+from bagpipe_hpc.oracle.metrics import METRIC_NAMES, EvaluationResult, in_words
 from bagpipe_hpc.oracle.progress_line import ProgressLine
 from bagpipe_hpc.oracle.tensorboard import TensorBoard
 from bagpipe_hpc.runtime.console import open_console
@@ -189,10 +189,11 @@ class Progress:
             is_best: Whether it is the best one so far.
         """
         self._keep(evaluation)
-        best = ", the best so far" if is_best and evaluation.iteration < self._num_iterations else ""
-        LOGGER.info(
-            "evaluation after %s iterations: %s%s", f"{evaluation.iteration:,}", _shown(evaluation.result), best
-        )
+        shown, label = _shown(evaluation.result), self._config.evaluation.label
+        if is_best and evaluation.iteration < self._num_iterations:
+            by = METRIC_NAMES[self._config.evaluation.metric] + (f" of {label}" if label else "")
+            shown = f"the best so far by {by}; {shown}" if evaluation.result.labels else f"{shown}, the best so far"
+        LOGGER.info("evaluation after %s iterations: %s", f"{evaluation.iteration:,}", shown)
 
     def history(self) -> History:
         """Return what a later start of the job needs to continue the metrics."""

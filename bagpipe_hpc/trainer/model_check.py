@@ -60,17 +60,19 @@ def fault_of_labels(config: Config, schema: Schema) -> str:
             return f"labels.{name}.loss = 'bce': {name} is real-valued, and bce is for labels that are 0 or 1; set mse"
     if all(config.labels.get(name, LabelConfig()).weight == 0 for name in known):
         return f"labels: the weight of every label ({', '.join(known)}) is 0, so there is nothing to learn; raise one"
-    return _fault_of_judgement(config.evaluation, schema)
+    return _fault_of_judgement(config, schema)
 
 
-def _fault_of_judgement(evaluation: EvaluationConfig, schema: Schema) -> str:
+def _fault_of_judgement(config: Config, schema: Schema) -> str:
+    evaluation = config.evaluation
     known = {label.name: label for label in schema.labels}
     if evaluation.label is not None and evaluation.label not in known:
         return (
             f"evaluation.label = {evaluation.label!r}: the data set has no label of this name; it has "
             f"{', '.join(known)}"
         )
-    if evaluation.early_stopping_patience is None:
+    is_compared = evaluation.early_stopping_patience is not None or config.checkpoint.keep_best
+    if not is_compared and evaluation.metric == EvaluationConfig().metric:
         return ""
     metric, label = evaluation.metric, known[evaluation.label or schema.labels[0].name]
     if (metric == "mse") != (label.kind == "real"):
@@ -97,7 +99,8 @@ def fault_of_tables(config: Config, schema: Schema) -> str:
             return f"tables.{name}.pooling: {name} has one id per sample; ragged tables are {ragged or 'none'}"
         if settings.max_length is not None and (not known[name].sequence or known[name].along):
             leading = ", ".join(table.name for table in schema.sequences if table.along is None)
-            return f"tables.{name}.max_length: only for sequences that go along with no other one: {leading or 'none'}"
+            found = f"here {leading}" if leading else "and the data set has none"
+            return f"tables.{name}.max_length: only for sequences that go along with no other one, {found}"
         given = {each for each in ("learning_rate", "embedding_dim") if getattr(settings, each) is not None}
         if given and known[name].shares:
             return (

@@ -195,7 +195,8 @@ def _try_out(model: Model, inputs: ModelInputs, title: str) -> None:
         if inputs.sequences:
             arguments.append(sequences := _sequences(inputs, num_samples))
             called += f", {', '.join(sequences)} with {3 * num_samples - 3} elements"
-        with _explained(f"{title}: its model failed on {called}"), torch.no_grad():
+        third = " (sequences are its third argument)" if inputs.sequences else ""
+        with _explained(f"{title}: its model failed on {called}{third}"), torch.no_grad():
             before = {name: buffer.clone() for name, buffer in model.named_buffers()}
             logits = model(*arguments)
             changed = [name for name, buffer in model.named_buffers() if not buffer.equal(before[name])]

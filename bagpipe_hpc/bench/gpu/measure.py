@@ -22,7 +22,7 @@ from bagpipe_hpc.errors import PlatformError
 SECONDS_TO_CLOSE = 10.0  # of the time for everything: to end processes, or a tenth of the time if that is less
 START_SECONDS = 120.0  # torch and the driver of a GPU may take long to start
 CURE = "give more with --minutes, or measure less with --batch-sizes, --dims or --iterations"
-NO_TIME = "no time left"
+NO_TIME = "no time left: raise --minutes"
 OUT_OF_MEMORY = "out of memory"  # as trainer/device_memory.py begins its message
 
 

@@ -20,13 +20,13 @@ pa.enable_signal_handlers(False)  # otherwise Arrow intercepts a SIGTERM that co
 # The pattern of a field, and its meaning in words. Numbers fit float32, integers int64. Single characters are repeated
 # possessively, so that nothing is tried twice. Groups are not, because Python before 3.11.5 then rejects valid lines.
 _VALUES: Mapping[Kind, tuple[str, str]] = {
-    "binary": ("[01]", "0 or 1 (other numbers are labels with a `threshold`)"),
+    "binary": ("[01]", "0 or 1 (other numbers are labels with a `threshold`, or of `type: real`)"),
     "rating": (
         number := r"-?+(?:[0-9](?:\.[0-9]*+)?[eE]\+?+(?:[0-2]?[0-9]|3[0-7])(?![0-9])"
         r"|(?:[0-9]{1,18}+(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE](?:-[0-9]{1,3}+|\+?+[01]?[0-9](?![0-9])))?)",
         "a number below 1e37",
     ),
-    "optional_binary": ("[01]?", "empty, 0 or 1 (other numbers are labels with a `threshold`)"),
+    "optional_binary": ("[01]?", "empty, 0 or 1 (other numbers are labels with a `threshold`, or of `type: real`)"),
     "weight": (number.removeprefix("-?+"), "a number below 1e37 and not negative"),
     "number": (f"(?:{number})?", "empty or a number below 1e37"),
     "integer": ("(?:-?+[0-9]{1,18}+)?", "empty or an integer of at most 18 digits"),
@@ -181,7 +181,12 @@ class Grammar:
 
     def _missing_hint(self, value: str, kind: Kind) -> str:
         """Return how to declare a text that often means a missing value; empty for click logs, which have none."""
-        if value.lower() not in _OFTEN_MISSING or kind in NEVER_MISSING or log_of(self._description):
+        is_often = value.lower() in _OFTEN_MISSING
+        if log_of(self._description):
+            return ""
+        if kind in ("binary", "rating") and (is_often or not value):
+            return " (if this label may be missing, give it under `labels` with `optional: true`)"
+        if not is_often or kind in NEVER_MISSING:
             return ""
         return missing_hint([*self._description.missing, value])
 

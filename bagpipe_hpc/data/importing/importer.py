@@ -173,7 +173,7 @@ class _Import:
         found, schema = read_vocabulary(path), read_manifest(path).sample_schema
         tables = self.description.tables
         types = {name: table.type for name, table in found.items()}
-        fault = schema.difference(self.description.schema_of([_rows_of(found, table) for table in tables]))
+        fault = schema.difference_of_features(self.description.schema_of([_rows_of(found, table) for table in tables]))
         if not fault and types != {table.table_name: table.type for table in tables}:
             fault = f"values are {types}"
         if fault:

@@ -35,15 +35,15 @@ def fault_of(column: pa.DataType, kind: Kind, *, is_list: bool) -> str:
     if kind == "text":
         if _is_text(given):
             return ""
-        hint = "; give the column under `lists`, or" if _is_list(given) else ";"
-        return f"is {column}, but a category takes {_TEXT}{hint} cast it where the file is written"
+        hint = "; give a category under `lists`, or" if _is_list(given) else ";"
+        return f"is {column}, but a category or group takes {_TEXT}{hint} cast it where the file is written"
     if kind == "hexadecimal":
         if _is_bytes(given) or pa.types.is_null(given):
             return ""
         return f"is {column}, but hexadecimal digits are text; remove `type: hexadecimal`, or cast the column to text"
     if _is_number(given) or pa.types.is_null(given):
         return ""
-    return f"is {column}, but a label or dense feature takes {_NUMBERS}; cast it where the file is written"
+    return f"is {column}, but a label, weight or dense feature takes {_NUMBERS}; cast it where the file is written"
 
 
 def as_numbers(column: pa.Array) -> pa.Array:

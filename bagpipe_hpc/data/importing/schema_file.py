@@ -114,4 +114,6 @@ def _unknown(place: tuple[int | str, ...]) -> str:
     valid, given = list(model.model_fields), str(place[-1])
     close = difflib.get_close_matches(given, valid, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
+    if model is Label and given in NamedLabel.model_fields:
+        hint = f" (`labels: [{{column: ..., {given}: ...}}]` has it)"
     return f"unknown setting {_name_of(place)!r}{hint}; valid here: {', '.join(valid)}"

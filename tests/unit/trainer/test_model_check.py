@@ -134,11 +134,11 @@ def test_built_in_models_need_pooled_sequences() -> None:
         ({"seen": {"max_length": 5}}, ""),
         (
             {"action": {"max_length": 5}},
-            "tables.action.max_length: only for sequences that go along with no other one: seen",
+            "tables.action.max_length: only for sequences that go along with no other one, here seen",
         ),
         (
             {"tags": {"max_length": 5}},
-            "tables.tags.max_length: only for sequences that go along with no other one: seen",
+            "tables.tags.max_length: only for sequences that go along with no other one, here seen",
         ),
     ],
 )
