@@ -36,15 +36,15 @@ say() { printf 'gpu_check: %s\n' "$*"; }
 fail() { printf 'gpu_check: error: %s\n' "$*" >&2; exit 2; }
 usage() { sed -n '2,21s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 is_part() { [[ " ${parts[*]} " == *" $1 "* ]]; }
-value_of() { [[ $# -ge 2 ]] || fail "$1 needs a value (see --help)"; printf '%s' "$2"; }
+value_of() { [[ $# -ge 2 && -n $2 ]] || fail "$1 needs a value (see --help)"; printf '%s' "$2"; }
 
 while (($#)); do
   case $1 in
-    --fetch-wheels) fetch=$(realpath -m "$(value_of "$@")"); shift ;;
+    --fetch-wheels) fetch=$(value_of "$@"); fetch=$(realpath -m "$fetch"); shift ;;
     --for-python) for_python=$(value_of "$@"); shift ;;
-    --wheels) wheels=$(realpath -m "$(value_of "$@")"); shift ;;
+    --wheels) wheels=$(value_of "$@"); wheels=$(realpath -m "$wheels"); shift ;;
     --python) python=$(value_of "$@"); shift ;;
-    --output) output=$(realpath -m "$(value_of "$@")"); shift ;;
+    --output) output=$(value_of "$@"); output=$(realpath -m "$output"); shift ;;
     --device) device=$(value_of "$@"); shift ;;
     --minutes) minutes=$(value_of "$@"); shift ;;
     --limit)
@@ -64,7 +64,7 @@ while (($#)); do
 done
 for part in ${only//,/ }; do is_part "$part" || fail "--only has '$part'; the parts are ${parts[*]}"; done
 [[ $device =~ ^(auto|cpu|gpu)$ ]] || fail "--device is '$device'; give auto, cpu or gpu"
-[[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ && $minutes =~ [1-9] ]] || fail "--minutes is '$minutes'; give a number above 0"
+[[ $minutes =~ ^(0|[1-9][0-9]*)(\.[0-9]+)?$ && $minutes =~ [1-9] ]] || fail "--minutes is '$minutes'; give a number above 0"
 [[ -z $wheels || -d $wheels ]] || fail "--wheels: $wheels is no folder; make it with $0 --fetch-wheels $wheels"
 command -v "$python" >/dev/null || fail "no '$python' on the PATH: name the interpreter that has PyTorch with --python"
 python=$(command -v "$python")
@@ -90,7 +90,7 @@ if [[ -n $fetch ]]; then
 fi
 
 # -- the parts: each runs in a shell of its own ---------------------------------------------------------------------
-mkdir -p "$output"
+mkdir -p "$output" || fail "--output: $output cannot be made; name another folder"
 venv=$output/venv
 export root python wheels output device minutes venv requirements
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -189,14 +189,33 @@ export -f raise_loopback starts_ranks part_setup part_doctor part_tests part_job
 
 limit[bench]=${limit[bench]:-$("$python" -c "print(int(60 * $minutes) + 60)")}
 declare -A result seconds
+heartbeat=
+running=
+# If this script is stopped, what it has started ends, too: `timeout` passes the signal on to the part.
+stop() {
+  trap - EXIT INT TERM HUP
+  if [[ -n $heartbeat ]]; then kill "$heartbeat" 2>/dev/null || true; fi
+  if [[ -n $running ]] && kill -TERM "$running" 2>/dev/null; then
+    say "stopped: ending what still runs"
+    wait "$running" 2>/dev/null || true
+  fi
+  exit "$1"
+}
+trap 'stop 130' INT
+trap 'stop 143' TERM
+trap 'stop 129' HUP
 # Run a part, with its output in a file, and say every 10 seconds that it still runs.
 run() {
   local part=$1 log=$output/$1.log status=0 begin=$SECONDS
   say "$part (at most ${limit[$part]} s)"
   (while sleep 10 &>/dev/null; do say "$part: $((SECONDS - begin)) s: $(tail -n 1 "$log" 2>/dev/null | cut -c1-120)"; done) &
-  local heartbeat=$!
-  timeout --kill-after=10 "${limit[$part]}" bash -c "part_$part \"\$@\"" "$part" "${@:2}" </dev/null >"$log" 2>&1 || status=$?
-  if kill "$heartbeat"; then wait "$heartbeat" 2>/dev/null || true; fi
+  heartbeat=$!
+  timeout --kill-after=10 "${limit[$part]}" bash -c "part_$part \"\$@\"" "$part" "${@:2}" </dev/null >"$log" 2>&1 &
+  running=$!
+  wait "$running" || status=$?
+  running=
+  if kill "$heartbeat" 2>/dev/null; then wait "$heartbeat" 2>/dev/null || true; fi
+  heartbeat=
   seconds[$part]=$((SECONDS - begin))
   case $status in
     0) result[$part]=passed ;;

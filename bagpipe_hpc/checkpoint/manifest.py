@@ -90,7 +90,7 @@ class ModelEntry(_Part):
     settings: dict[str, JsonValue] = {}  # settings of the dense model
     num_dense: Columns | Literal[0]
     tables: tuple[TableEntry, ...] = Field(min_length=1)
-    labels: tuple[LabelEntry, ...] = ()  # empty: one binary label
+    labels: tuple[LabelEntry, ...] = ()  # empty: one binary label of the name `label`
     features: tuple[FeatureEntry, ...] = ()  # empty: one row id in each table
     embedding_dim: Columns  # columns that hold embeddings
     first_order_columns: Literal[0, 1] = 0

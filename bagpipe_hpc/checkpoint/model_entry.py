@@ -46,7 +46,7 @@ def model_entry(config: Config, dataset: Dataset) -> ModelEntry:
 
 
 def _labels(schema: Schema) -> list[dict[str, str]]:
-    if schema.num_labels == 1 and schema.labels[0].kind == "binary":
+    if [(label.name, label.kind) for label in schema.labels] == [("label", "binary")]:
         return []
     return [{"name": label.name, "kind": label.kind} for label in schema.labels]
 

@@ -21,6 +21,7 @@ from bagpipe_hpc.data.schema import LabelSchema, Schema, TableSchema
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
 
+WEIGHTS = 1e-12, 1e12  # of samples that count: sums of losses stay finite
 _EXPONENT = np.uint32(0x7F800000)  # all bits set: infinite or not a number
 _MAGNITUDE = np.uint32(0x7FFFFFFF)  # all bits but the sign
 _ONE = np.uint32(0x3F800000)
@@ -108,11 +109,12 @@ class SampleChecks:
         return np.array([each.kind == "binary" for each in labels]), np.array([each.optional for each in labels])
 
     def sample_weights(self, weights: Float32Array, first_sample: int) -> Float32Array:
-        """Check that sample weights, float32, shape (num_samples,), are finite and not negative."""
-        sound = np.isfinite(weights) & (weights >= 0)
+        """Check that sample weights, float32, shape (num_samples,), are 0 or within WEIGHTS."""
+        sound = (weights == 0) | ((weights >= WEIGHTS[0]) & (weights <= WEIGHTS[1]))
         if not sound.all():
             sample = int(np.argmin(sound))
-            self._refuse(first_sample + sample, f"weight is {weights[sample]}, but must be finite and not negative")
+            allowed = f"0 or between {WEIGHTS[0]:g} and {WEIGHTS[1]:g}"
+            self._refuse(first_sample + sample, f"weight is {weights[sample]}, but must be {allowed}")
         return weights
 
     def dense(self, dense: Float32Array, first_sample: int) -> Float32Array:

@@ -154,6 +154,11 @@ class ShardWriter:
                     f"{self._path}: {name} of a batch has shape {values.shape}, but the schema needs "
                     f"{(batch.num_samples, *width)}; fix the source of the samples, or the schema"
                 )
+        if not np.issubdtype(batch.ids.dtype, np.integer):
+            raise DatasetError(
+                f"{self._path}: row ids of a batch are {batch.ids.dtype}, but must be integers; fix the source of the "
+                "samples"
+            )
         checked = {
             "labels": batch.labels,
             "dense": self._checks.dense(np.ascontiguousarray(batch.dense, np.float32), self.num_samples),
@@ -183,15 +188,25 @@ class ShardWriter:
                 f"{self._path}: the batch has {'no weight for each row id' if table.weighted else 'weights'} of ragged "
                 f"table '{table.name}', contrary to the schema; fix the source of the samples, or the schema"
             )
-        given = {name: (len(values), values.dtype) for name, values in piece.elements.items()}
-        if given != {e.name: (len(piece.ids), np.dtype(_ELEMENT_DTYPES[e.kind])) for e in table.elements}:
+        given = {name: (values.shape, values.dtype) for name, values in piece.elements.items()}
+        if piece.ids.ndim != 1 or not np.issubdtype(piece.ids.dtype, np.integer):
+            raise DatasetError(
+                f"{self._path}: the row ids of ragged table '{table.name}' are {piece.ids.dtype} of shape "
+                f"{piece.ids.shape}, but must be integers of shape (n,); fix the source of the samples"
+            )
+        if given != {e.name: (piece.ids.shape, np.dtype(_ELEMENT_DTYPES[e.kind])) for e in table.elements}:
             needed = ", ".join(f"{e.name} ({_ELEMENT_DTYPES[e.kind].__name__})" for e in table.elements)
             raise DatasetError(
                 f"{self._path}: sequence '{table.name}' of the batch needs these values for each of its "
                 f"{len(piece.ids)} ids: {needed or 'none'}; fix the source of the samples, or the schema"
             )
-        if table.along is not None and not np.array_equal(piece.offsets, batch.bags[table.along].offsets):
-            lengths, others = np.diff(piece.offsets), np.diff(batch.bags[table.along].offsets)
+        leader = None if table.along is None else batch.bags.get(table.along)
+        if (
+            leader is not None
+            and len(leader.offsets) == len(piece.offsets)
+            and (not np.array_equal(piece.offsets, leader.offsets))
+        ):
+            lengths, others = np.diff(piece.offsets), np.diff(leader.offsets)
             sample = int(np.argmin(lengths == others))
             self._checks.refuse_length(table, self.num_samples + sample, int(lengths[sample]), int(others[sample]))
         bags = Bags(offsets, piece.ids, piece.weights, piece.elements).slice(0, batch.num_samples)
@@ -338,7 +353,7 @@ class ShardReader:
         dataset = self._member(name)
         if not isinstance(dataset, h5py.Dataset):
             self._refuse(f"has no dataset /{name}")
-        if dataset.dtype != dtype or len(dataset.shape) != len(shape):
+        if dataset.dtype != dtype or dataset.shape is None or len(dataset.shape) != len(shape):
             self._refuse(f"/{name} is {dataset.dtype} of shape {dataset.shape}, not {np.dtype(dtype)} of {shape}")
         if any(length not in (-1, actual) for length, actual in zip(shape, dataset.shape, strict=True)):
             self._refuse(f"/{name} has shape {dataset.shape}, but schema and num_samples need {shape}")

@@ -31,6 +31,7 @@ from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.runtime.tracing import tracing
 from bagpipe_hpc.runtime.watchdog import watching
 from bagpipe_hpc.topology import ORACLE_RANK, Role, Topology
+from bagpipe_hpc.trainer.code_directory import name_directory
 from bagpipe_hpc.trainer.offer import TrainerOffer
 from bagpipe_hpc.transport.byte_messages import Comm
 from bagpipe_hpc.transport.channel import PlanSender
@@ -117,6 +118,7 @@ class Training:
                 'by each trainer, so it must start its own job under `if __name__ == "__main__":` only'
             )
         Training._is_playing = True
+        name_directory()
         try:
             with warnings.catch_warnings():  # libraries change the filters of warnings when they are imported
                 self.error = yield from (_play_local if request.is_local else _play)(self, request)

@@ -51,7 +51,9 @@ class Targets:
 
 @dataclass(frozen=True)
 class LabelMetrics:
-    """The metrics of the predictions of one label, over the samples that have it. Sample weights weight all of them.
+    """The metrics of the predictions of one label, over the samples that have it.
+
+    If samples have weights, all metrics but hit_rate and ndcg are weighted with them.
 
     All metrics of a binary label but log_loss are None if all labels are equal or a prediction is not finite; all of
     them are None if no sample has the label.

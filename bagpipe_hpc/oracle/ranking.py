@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bagpipe_hpc.compiled import compiled
+
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
@@ -21,7 +23,7 @@ class GroupedMetrics:
     """How well samples are ranked within their groups. All metrics are None if no group has samples with both labels.
 
     Args:
-        num_groups: The number of groups that have samples with both labels.
+        num_groups: The number of groups that have samples with both labels, of a weight above 0.
         grouped_auc: The mean AUC of these groups, weighted with their samples.
         hit_rate: The fraction of these groups that have a sample with label 1 among their first k.
         ndcg: The mean normalised discounted cumulative gain of the first k samples of these groups.
@@ -72,19 +74,16 @@ def grouped_metrics(
         labels: 0 or 1, float32, shape (n,).
         groups: int64, shape (n,).
         k: How many samples of a group count for the hit rate and the NDCG, at least 1.
-        weights: Not negative, float32, shape (n,), for the AUC; None: all samples count the same.
+        weights: Not negative, float32, shape (n,), for the AUC alone; None: all samples count the same.
     """
     if not len(logits):
         return GroupedMetrics(0)
     used = np.ones(len(logits), np.float32) if weights is None else weights
     won, pairs, sizes = _pairs_by_group(logits, labels, used, groups)
     counts = pairs > 0
-    if not counts.any():
-        return GroupedMetrics(0)
-    aucs = won[counts] / pairs[counts]
-    hit_rate, ndcg = _first_of_groups(logits, labels, groups, k)
     num_groups = int(counts.sum())
-    return GroupedMetrics(num_groups, float(np.average(aucs, weights=sizes[counts])), hit_rate, ndcg)
+    grouped_auc = float(np.average(won[counts] / pairs[counts], weights=sizes[counts])) if num_groups else None
+    return GroupedMetrics(num_groups, grouped_auc, *_first_of_groups(logits, labels, groups, k))
 
 
 def _pairs_by_group(
@@ -95,17 +94,49 @@ def _pairs_by_group(
     groups, logits = groups[order], logits[order]
     positive = np.where(labels[order] == 1, weights[order], 0).astype(np.float64)
     negative = np.where(labels[order] == 1, 0, weights[order]).astype(np.float64)
-    new_group = np.concatenate([[True], groups[1:] != groups[:-1]])
-    new_run = new_group | np.concatenate([[True], logits[1:] != logits[:-1]])  # of equal logits in a group
-    runs, starts = np.flatnonzero(new_run), np.flatnonzero(new_group)
-    won, lost = np.add.reduceat(positive, runs), np.add.reduceat(negative, runs)
-    first_runs = np.searchsorted(runs, starts)
-    sums = np.cumsum(lost) - lost
-    sizes = np.diff([*first_runs, len(runs)])
-    below = sums - np.repeat(sums[first_runs], sizes)  # of the same group, with smaller logits
-    ranked_well = np.add.reduceat(won * (below + lost / 2), first_runs)
-    positives, negatives = np.add.reduceat(positive, starts), np.add.reduceat(negative, starts)
-    return ranked_well, positives * negatives, positives + negatives
+    starts = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
+    ends = np.concatenate([starts[1:], [len(groups)]])
+    won, positives, negatives = (np.zeros(len(starts)) for _ in range(3))
+    _add_up_pairs(starts, ends, logits, positive, negative, won, positives, negatives)
+    return won, positives * negatives, positives + negatives
+
+
+@compiled
+def _add_up_pairs(
+    starts: Int64Array,
+    ends: Int64Array,
+    logits: Float32Array,
+    positive: Float64Array,
+    negative: Float64Array,
+    won: Float64Array,
+    positives: Float64Array,
+    negatives: Float64Array,
+) -> None:
+    """Add up the weights of each group, and those of the pairs that are ranked well.
+
+    The sums of a group begin at zero, so that a heavy group changes nothing in the others.
+
+    Args:
+        starts, ends: The samples of each group, sorted by logit.
+        logits: Of each sample.
+        positive, negative: The weight of each sample if its label is 1, and if it is 0; otherwise 0.
+        won, positives, negatives: Of each group, 0 at first.
+    """
+    for group in range(len(starts)):
+        first = starts[group]
+        while first < ends[group]:
+            run_positive = run_negative = 0.0  # of the samples with the same logit
+            sample = first
+            while sample < ends[group] and logits[sample] == logits[first]:
+                run_positive += positive[sample]
+                run_negative += negative[sample]
+                sample += 1
+            if sample == first:  # a logit that is not a number equals nothing
+                return
+            won[group] += run_positive * (negatives[group] + run_negative / 2)
+            positives[group] += run_positive
+            negatives[group] += run_negative
+            first = sample
 
 
 def _first_of_groups(

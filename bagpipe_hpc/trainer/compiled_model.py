@@ -1,28 +1,21 @@
 """A model in code that torch.compile makes (training.execution=compiled), and where this code is kept.
 
 torch keeps the code, so that the next start and the other trainers of the host need not make it again. It unpickles and
-runs what it finds there. So the directory is one that only this user can write to: TORCHINDUCTOR_CACHE_DIR if that is
-set, else TMPDIR/bagpipe_hpc-<user id>/torch, else a new directory that is removed at the end of the process.
+runs what it finds there. So the directory is one that only this user can write to (code_directory.py).
 """
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from bagpipe_hpc.compiled import private_directory
+from bagpipe_hpc.errors import ExecutionError
+from bagpipe_hpc.trainer.code_directory import CACHE, is_own, name_directory
 from bagpipe_hpc.trainer.device.base import Forward
-
-CACHE = "TORCHINDUCTOR_CACHE_DIR"
-OWN_CHOICE = "torchinductor_"  # how the directory begins that torch names in CACHE when parts of it are imported
 
 OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
     "fallback_random": True,  # random numbers are those of eager, from torch's generators, which checkpoints keep
@@ -56,20 +49,22 @@ def compiled_model(model: torch.nn.Module, backend: str | Callable[..., Any] = "
 
 
 def choose_directory() -> None:
-    """Tell torch where to keep code, unless the user does."""
-    temporary = Path(tempfile.gettempdir())
-    named = Path(os.environ.get(CACHE) or temporary / OWN_CHOICE)
-    if named.parent != temporary or not named.name.startswith(OWN_CHOICE):
-        return
-    private = private_directory(os.environ, temporary)
-    if private is None:
-        directory = tempfile.mkdtemp(prefix="bagpipe_hpc-torch-")
-        atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    else:
-        directory = str(private / "torch")
-    os.environ[CACHE] = directory
+    """Tell torch where to keep code, unless the user does, and make that directory.
+
+    Raises:
+        ExecutionError: the directory that the user names cannot be made.
+    """
+    directory = name_directory()
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        raise ExecutionError(
+            f"training.execution = 'compiled': {CACHE} is {directory!r}, which cannot be made a directory "
+            f"({error.strerror}); name another one, or remove the variable"
+        ) from error
     # torch keeps compiled header files elsewhere, in a directory whose name others can guess.
     code_cache = importlib.import_module("torch._inductor.codecache")
-    for name, place in {"_HEADER_DIR": "headers", "_HEADER_LOCK_DIR": "headers/locks"}.items():
-        if hasattr(code_cache, name):
-            setattr(code_cache, name, os.path.join(directory, place))
+    if is_own(directory):
+        for name, place in {"_HEADER_DIR": "headers", "_HEADER_LOCK_DIR": "headers/locks"}.items():
+            if hasattr(code_cache, name):
+                setattr(code_cache, name, os.path.join(directory, place))

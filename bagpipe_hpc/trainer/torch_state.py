@@ -20,5 +20,6 @@ def keeping_torch() -> Iterator[None]:
     finally:
         torch.set_rng_state(random_state)
         torch.set_num_threads(num_threads)
-        torch.use_deterministic_algorithms(is_deterministic)
+        if torch.are_deterministic_algorithms_enabled() != is_deterministic:  # the call makes a directory
+            torch.use_deterministic_algorithms(is_deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = fills_memory  # type: ignore[attr-defined]

@@ -35,6 +35,9 @@ class Cell:
         return f"B = {self.batch_size:,}, D = {self.dim}"
 
 
+MAX_SAMPLES = 100_000_000  # of the data set: 16 GB
+
+
 @dataclass(frozen=True)
 class GpuCase:
     """The options.
@@ -77,6 +80,11 @@ class GpuCase:
         for name in ("scale", "minutes"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{_option(name)} is {getattr(self, name):g}; give a number above 0")
+        if self.num_samples > MAX_SAMPLES:
+            raise ConfigError(
+                f"--batch-sizes {max(self.batch_sizes):,} and --window {self.window:,} need {self.num_samples:,} "
+                f"samples of data, but at most {MAX_SAMPLES:,} are made; lower one of them"
+            )
         if min(self.batch_sizes) < max(self.trainers):
             raise ConfigError(
                 f"--batch-sizes has {min(self.batch_sizes)}, --trainers has {max(self.trainers)}: give batches of at "

@@ -243,7 +243,7 @@ class TableDescription(_Part):
             raise ValueError("no column is under categorical or lists; put at least one there")
         if self.label is not None and self.labels:
             raise ValueError("label and labels are both given; put all labels under labels")
-        if self.labels == () and "labels" in self.model_fields_set:
+        if self.labels == () and "labels" in self.model_fields_set and self.label is None:
             raise ValueError("labels is empty; name at least one label, or remove it: then samples have no labels")
         if self.weight is not None and not self.is_labelled:
             raise ValueError("weight says how much labels count, but there are none; name a label, or remove weight")

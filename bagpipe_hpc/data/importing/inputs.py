@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bagpipe_hpc.data.checks import WEIGHTS
 from bagpipe_hpc.data.dataset import Progress
 from bagpipe_hpc.data.importing import parquet, text
 from bagpipe_hpc.data.importing.bad_lines import BadLines
 from bagpipe_hpc.data.importing.click_logs import log_of
 from bagpipe_hpc.data.importing.description import TableDescription, position_of
-from bagpipe_hpc.data.importing.grammar import Grammar, delimiter_hint, header_hint, header_of
+from bagpipe_hpc.data.importing.grammar import Grammar, delimiter_hint, describe_fault, header_hint, header_of
 from bagpipe_hpc.data.importing.ranks import Ranks, from_first
 from bagpipe_hpc.data.importing.sequences import Sequences
 from bagpipe_hpc.errors import DatasetError
@@ -108,7 +109,7 @@ class Inputs:
         for line, content in blocks:
             good, faults = self._grammar.good_lines(content, line)
             try:
-                needs_all = positions is None or self._sequences.are_checked
+                needs_all = positions is None or self._sequences.are_checked or "weight" in self._kinds.values()
                 table = self._grammar.parse(good, self._kinds.keys() if needs_all else positions or ())
             except pa.ArrowException as error:
                 why = " ".join(str(error).split())
@@ -132,7 +133,7 @@ class Inputs:
     ) -> Rows:
         """Number the valid rows and report the faults. first: number of the first line in the file, from 0 on."""
         lines = np.arange(num_lines, dtype=np.int64) + self._first_lines[number] + first
-        if self._sequences.are_checked and (unfit := self._sequences.faults(table)):
+        if unfit := sorted({**dict(self._sequences.faults(table)), **dict(self._weight_faults(table))}.items()):
             good = np.delete(np.arange(num_lines), [index for index, _ in faults])
             table = table.take(np.delete(np.arange(len(table)), [row for row, _ in unfit])).combine_chunks()
             faults = sorted([*faults, *((int(good[row]), fault) for row, fault in unfit)])
@@ -140,6 +141,17 @@ class Inputs:
         for index, fault in faults:
             bad.add(int(lines[index]), f"{self._files[number]}: {unit} {first + index + above + 1}: {fault}")
         return Rows(np.delete(lines, [index for index, _ in faults]) if faults else lines, table)
+
+    def _weight_faults(self, table: pa.Table) -> Iterator[tuple[int, str]]:
+        """Yield the rows with a weight that is too large or too small, from 0 on, and what is wrong with it."""
+        position = next((place for place, kind in self._kinds.items() if kind == "weight"), None)
+        if position is None or str(position) not in table.column_names:
+            return
+        weights = table.column(str(position)).to_numpy()
+        smallest, largest = WEIGHTS
+        for row in np.flatnonzero((weights != 0) & ((weights < smallest) | (weights > largest))).tolist():
+            allowed = f"0 or a number between {smallest:g} and {largest:g}"
+            yield row, describe_fault(position, self.header, f"{weights[row]:g}", allowed)
 
 
 def _examine(files: Sequence[Path], description: TableDescription, progress: Progress) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import parquet
 
+from bagpipe_hpc.data.checks import WEIGHTS
 from bagpipe_hpc.data.importing.description import Kind
 from bagpipe_hpc.data.importing.grammar import describe_fault
 from bagpipe_hpc.data.importing.parquet_types import as_lists, as_numbers, as_text, fault_of, num_leaves
@@ -28,7 +29,7 @@ _WORDS: Mapping[Kind, str] = {
     "binary": "0 or 1",
     "optional_binary": "missing, 0 or 1",
     "rating": "a finite number",
-    "weight": "a finite number and not negative",
+    "weight": "0 or a number between 1e-12 and 1e12",
     "number": "missing or a finite number (of float32)",
     "integer": "missing or an integer of at most 18 digits",
     "hexadecimal": "missing or at most 8 hexadecimal digits",
@@ -165,7 +166,7 @@ def _is_good_number(values: NDArray[np.float64], kind: Kind) -> NDArray[np.bool_
     elif kind == "optional_binary":
         is_good = (values == 0) | (values == 1) | np.isnan(values)
     elif kind == "weight":
-        is_good = (values >= 0) & (values <= FLOAT32_MAX)
+        is_good = (values == 0) | ((values >= WEIGHTS[0]) & (values <= WEIGHTS[1]))
     elif kind == "integer":
         is_good = ((np.abs(values) < 1e18) & (values == np.rint(values))) | np.isnan(values)
     else:

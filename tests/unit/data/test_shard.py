@@ -421,8 +421,8 @@ def test_labels_weights_and_groups(tmp_path: Path) -> None:
             {"labels": [[0, 1], [1, 1], [0, 0], [0, np.inf]]},
             r"sample 3: label 'stars' is inf, but must be finite or missing \(nan\)",
         ),
-        ({"sample_weights": [1, -0.5, 1, 1]}, "sample 1: weight is -0.5, but must be finite and not negative"),
-        ({"sample_weights": [1, 1, np.nan, 1]}, "sample 2: weight is nan, but must be finite and not negative"),
+        ({"sample_weights": [1, -0.5, 1, 1]}, "sample 1: weight is -0.5, but must be 0 or between 1e-12 and 1e[+]12"),
+        ({"sample_weights": [1, 1, np.nan, 1]}, "sample 2: weight is nan, but must be 0 or between 1e-12 and 1e[+]12"),
         ({"labels": [0, 1, 1, 0]}, r"labels of a batch has shape \(4,\), but the schema needs \(4, 2\)"),
         ({"sample_weights": None}, "the batch has no sample_weights, contrary to the schema"),
         ({"groups": None}, "the batch has no groups, contrary to the schema"),
@@ -519,6 +519,29 @@ def test_sequences_and_their_elements(tmp_path: Path) -> None:
 def test_sequences_that_cannot_be(tmp_path: Path, batch: Batch, said: str) -> None:
     with pytest.raises(DatasetError, match=said):
         write_shard(tmp_path / "shard.h5", SEQUENCES, batch)
+
+
+def test_ids_that_are_no_integers_are_refused(tmp_path: Path) -> None:
+    batch = batch_of_sequences()
+    floats = replace(batch, ids=batch.ids.astype(np.float32))  # type: ignore[arg-type]
+    with pytest.raises(DatasetError, match="row ids of a batch are float32, but must be integers"):
+        write_shard(tmp_path / "one_hot.h5", SEQUENCES, floats)
+    clicked = batch.bags["clicked"]
+    for ids in (clicked.ids.astype(np.float64), clicked.ids[:, None]):
+        bags = {**batch.bags, "clicked": replace(clicked, ids=ids)}  # type: ignore[arg-type]
+        with pytest.raises(
+            DatasetError, match=r"the row ids of ragged table 'clicked' are .*, but must be integers of"
+        ):
+            write_shard(tmp_path / f"{ids.ndim}{ids.dtype}.h5", SEQUENCES, replace(batch, bags=bags))
+
+
+def test_a_dataset_without_a_shape_is_refused(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "shard.h5", SEQUENCES, batch_of_sequences())
+    with h5py.File(path, "a") as file:
+        del file["ragged/clicked/elements/stars"]
+        file["ragged/clicked/elements/stars"] = h5py.Empty("f4")
+    with pytest.raises(DatasetError, match="/ragged/clicked/elements/stars is float32 of shape None"):
+        read_all(path)
 
 
 def test_damaged_sequences_are_found(tmp_path: Path) -> None:

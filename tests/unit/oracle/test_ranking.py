@@ -99,3 +99,19 @@ def test_without_a_group_that_has_both_labels_there_are_no_metrics(num_samples: 
     labels = np.ones(num_samples, np.float32)
     found = grouped_metrics(labels, labels, np.zeros(num_samples, np.int64), 5)
     assert (found.num_groups, found.grouped_auc, found.hit_rate, found.ndcg) == (0, None, None, None)
+
+
+def test_a_heavy_group_changes_nothing_in_the_others() -> None:
+    logits, labels, weights, groups = samples(0)
+    heavy = groups == groups.min()  # the first one; with one label it does not count
+    labels[heavy], weights[heavy] = 1, 1e30
+    found = grouped_metrics(logits, labels, groups, 3, weights)
+    assert found == grouped_metrics(logits[~heavy], labels[~heavy], groups[~heavy], 3, weights[~heavy])
+
+
+def test_hit_rate_and_ndcg_do_not_need_weights() -> None:
+    logits, labels, _, groups = samples(1)
+    plain = grouped_metrics(logits, labels, groups, 3)
+    weightless = grouped_metrics(logits, labels, groups, 3, np.zeros_like(logits))
+    assert (weightless.num_groups, weightless.grouped_auc) == (0, None)
+    assert (weightless.hit_rate, weightless.ndcg) == (plain.hit_rate, plain.ndcg)

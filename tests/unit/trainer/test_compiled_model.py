@@ -10,7 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from bagpipe_hpc.trainer.compiled_model import CACHE, choose_directory
+from bagpipe_hpc.errors import ExecutionError
+from bagpipe_hpc.trainer.code_directory import CACHE
+from bagpipe_hpc.trainer.compiled_model import choose_directory
 
 CODE_CACHE = "torch._inductor.codecache"
 
@@ -25,11 +27,19 @@ def code_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespa
     return module
 
 
-def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch, code_cache: SimpleNamespace) -> None:
-    monkeypatch.setenv(CACHE, "/somewhere")
+def test_the_environment_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code_cache: SimpleNamespace) -> None:
+    monkeypatch.setenv(CACHE, str(tmp_path / "somewhere"))
     choose_directory()
-    assert os.environ[CACHE] == "/somewhere"
+    assert os.environ[CACHE] == str(tmp_path / "somewhere")
+    assert (tmp_path / "somewhere").is_dir()
     assert code_cache._HEADER_DIR == "shared"
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(CACHE, str(tmp_path / "file"))
+    with pytest.raises(ExecutionError, match="TORCHINDUCTOR_CACHE_DIR is .*file', which cannot be made a directory"):
+        choose_directory()
 
 
 @pytest.mark.parametrize("by_torch", [False, True])

@@ -84,9 +84,11 @@ def test_a_table_of_them(import_table: ImportTable, tmp_path: Path, is_text: boo
         (",1,1,1,u,i", r"column 1 \(clicked\) is '', but must be 0 or 1"),
         ("1,many,1,1,u,i", r"column 2 \(stars\) is 'many', but must be empty or a number"),
         ("1,1,0.5,1,u,i", r"column 3 \(bought\) is '0.5', but must be empty, 0 or 1"),
-        ("1,1,1,-1,u,i", r"column 4 \(importance\) is '-1', but must be a number below 1e37 and not negative"),
-        ("1,1,1,,u,i", r"column 4 \(importance\) is '', but must be a number below 1e37 and not negative"),
-        ("1,1,1,inf,u,i", r"column 4 \(importance\) is 'inf', but must be a number below 1e37 and not negative"),
+        ("1,1,1,-1,u,i", r"column 4 \(importance\) is '-1', but must be a number that is not negative"),
+        ("1,1,1,,u,i", r"column 4 \(importance\) is '', but must be a number that is not negative"),
+        ("1,1,1,1e13,u,i", r"column 4 \(importance\) is '1e\+13', but must be 0 or a number between 1e-12 and 1e\+12"),
+        ("1,1,1,1e-13,u,i", r"column 4 \(importance\) is '1e-13', but must be 0 or a number between 1e-12"),
+        ("1,1,1,inf,u,i", r"column 4 \(importance\) is 'inf', but must be a number that is not negative"),
     ],
 )
 def test_bad_values_are_named_by_file_line_and_column(

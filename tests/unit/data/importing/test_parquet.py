@@ -224,22 +224,30 @@ def test_types_of_numbers(import_table: ImportTable, tmp_path: Path, column: pa.
 @pytest.mark.parametrize(
     ("use", "column", "reason"),
     [
-        ("categorical", pa.array([1.5]), "is double, but a category takes text, .*; cast it where the file is written"),
-        ("categorical", pa.array([Decimal("1.5")]), r"is decimal128\(2, 1\), but a category takes"),
-        ("categorical", pa.array([date(2020, 1, 1)]), r"is date32\[day\], but a category takes"),
-        ("categorical", pa.array([datetime(2020, 1, 1)]), r"is timestamp\[us\], but a category takes"),
+        (
+            "categorical",
+            pa.array([1.5]),
+            "is double, but a category or group takes text, .*; cast it where the file is",
+        ),
+        ("categorical", pa.array([Decimal("1.5")]), r"is decimal128\(2, 1\), but a category or group takes"),
+        ("categorical", pa.array([date(2020, 1, 1)]), r"is date32\[day\], but a category or group takes"),
+        ("categorical", pa.array([datetime(2020, 1, 1)]), r"is timestamp\[us\], but a category or group takes"),
         (
             "categorical",
             pa.array([["a"]]),
-            r"is list<element: string>, but a category .*; give the column under `lists`, or",
+            r"is list<element: string>, but a category or group .*; give a category under `lists`, or",
         ),
-        ("categorical", pa.array([{"x": 1}]), "is struct<x: int64>, but a category takes"),
+        ("categorical", pa.array([{"x": 1}]), "is struct<x: int64>, but a category or group takes"),
         ("lists", pa.array([[1.5]]), "is list<element: double>, but a list takes lists of text, .*; cast it"),
         ("lists", pa.array([[["a"]]]), "is list<element: list<element: string>>, but a list takes"),
         ("lists", pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), "is map<.*>, but a list takes"),
-        ("dense", pa.array(["1"]), "is string, but a label or dense feature takes integers, floats, .*; cast it"),
-        ("dense", pa.array([datetime(2020, 1, 1)]), r"is timestamp\[us\], but a label or dense feature takes"),
-        ("dense", pa.array([[1]]), "is list<element: int64>, but a label or dense"),
+        (
+            "dense",
+            pa.array(["1"]),
+            "is string, but a label, weight or dense feature takes integers, .*; cast it",
+        ),
+        ("dense", pa.array([datetime(2020, 1, 1)]), r"is timestamp\[us\], but a label, weight or dense feature takes"),
+        ("dense", pa.array([[1]]), "is list<element: int64>, but a label, weight or dense"),
         ("hexadecimal", pa.array([15]), "is int64, but hexadecimal digits are text; remove"),
     ],
 )
@@ -260,7 +268,7 @@ def test_a_list_that_is_a_category_too(import_table: ImportTable, tmp_path: Path
         {"label": "y", "categorical": ["c"], "lists": [{"column": "c", "name": "l"}]}
     )
     pq.write_table(one_column([["a"]]), tmp_path / "c.parquet")
-    with pytest.raises(DatasetError, match="but a category takes"):
+    with pytest.raises(DatasetError, match="but a category or group takes"):
         import_table([tmp_path / "c.parquet"], tmp_path / "out", description)
     pq.write_table(one_column(["a|b"]), tmp_path / "c.parquet")
     dataset = import_table([tmp_path / "c.parquet"], tmp_path / "out", description, min_count=1)

@@ -98,3 +98,13 @@ def test_the_commands(tmp_path: Path) -> None:
     assert (verified.exit_code, "damaged" in verified.output) == (0, False)
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["schema"]["labelled"] is False
     open_dataset(tmp_path / "out")
+
+
+def test_weights_and_groups_of_the_training_data_are_not_needed(import_table: ImportTable, tmp_path: Path) -> None:
+    description = TableDescription.model_validate({"label": "y", "weight": "w", "group": "u", "categorical": ["c"]})
+    (tmp_path / "trained.csv").write_text("y,w,u,c\n" + "1,1,u,a\n0,2,v,b\n" * 5)
+    trained = import_table([tmp_path / "trained.csv"], tmp_path / "trained", description, min_count=1)
+    (tmp_path / "new.csv").write_text("c\na\nb\n")
+    options = {"vocabulary": trained.path}
+    dataset = import_table([tmp_path / "new.csv"], tmp_path / "new", description.without_label(), **options)
+    assert next(dataset.validation.batches(2)).ids.tolist() == next(trained.train.batches(2)).ids.tolist()

@@ -1,0 +1,32 @@
+"""What must be the same in a checkpoint and in a job that resumes from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bagpipe_hpc.checkpoint.model_entry import model_entry
+from bagpipe_hpc.config import Config
+from bagpipe_hpc.data.dataset import Dataset, Split
+from bagpipe_hpc.data.schema import LabelSchema, Schema, TableSchema
+
+CLICKED, STARS = LabelSchema(name="clicked"), LabelSchema(name="stars", kind="real")
+
+
+def labels_of(*labels: LabelSchema) -> list[tuple[str, str]]:
+    tables = (TableSchema(name="item", num_embeddings=3),)
+    schema = Schema(tables=tables, labels=labels) if labels else Schema(tables=tables)
+    split = Split("train", Path(), schema, ())
+    entry = model_entry(Config(), Dataset(Path(), schema, split, split, {}))
+    return [(label.name, label.kind) for label in entry.labels]
+
+
+@pytest.mark.parametrize("labels", [(CLICKED,), (STARS,), (CLICKED, STARS)])
+def test_labels_are_told_apart_by_name_and_kind(labels: tuple[LabelSchema, ...]) -> None:
+    assert labels_of(*labels) == [(label.name, label.kind) for label in labels]
+
+
+def test_the_label_of_most_data_sets_needs_no_name() -> None:
+    assert labels_of() == []
+    assert labels_of(LabelSchema(name="label", kind="real")) == [("label", "real")]
