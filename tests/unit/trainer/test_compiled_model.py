@@ -38,7 +38,7 @@ def test_the_environment_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(CACHE, str(tmp_path / "file"))
-    with pytest.raises(ExecutionError, match="TORCHINDUCTOR_CACHE_DIR is .*file', which cannot be made a directory"):
+    with pytest.raises(ExecutionError, match=r"TORCHINDUCTOR_CACHE_DIR is .*file', which cannot be made a directory"):
         choose_directory()
 
 

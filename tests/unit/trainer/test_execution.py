@@ -17,7 +17,8 @@ from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import ExecutionError
 from bagpipe_hpc.trainer import execution
-from bagpipe_hpc.trainer.compiled_model import CACHE, compiled_model
+from bagpipe_hpc.trainer.code_directory import CACHE
+from bagpipe_hpc.trainer.compiled_model import compiled_model
 from bagpipe_hpc.trainer.device.base import Device, Forward
 from bagpipe_hpc.trainer.device.cpu import CpuDevice
 from bagpipe_hpc.trainer.execution import prepare_forward, sizes_of_passes
