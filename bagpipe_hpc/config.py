@@ -154,9 +154,9 @@ class RolesConfig(_Section):
 
 
 class ModelConfig(_Section):
-    name: Literal["dlrm", "wide_deep", "deepfm", "dcn", "dcn_v2", "fgcnn", "caser", "din"] = Field(
-        "dlrm", description="Built-in model to train."
-    )
+    name: Literal[
+        "dlrm", "wide_deep", "deepfm", "dcn", "dcn_v2", "fgcnn", "caser", "dlrm_dcn", "mmoe", "din", "sasrec", "bst"
+    ] = Field("dlrm", description="Built-in model to train.")
     factory: str | None = Field(
         None,
         description="Train your own model instead of model.name: `module:function`, imported from the working "
@@ -172,19 +172,35 @@ class ModelConfig(_Section):
     bottom_mlp: tuple[Size, ...] = Field(
         (64, 32),
         max_length=100,
-        description="dlrm: sizes of the hidden layers of the bottom MLP, which reads the dense features.",
+        description="dlrm, dlrm_dcn: sizes of the hidden layers of the bottom MLP, which reads the dense features.",
     )
     top_mlp: tuple[Size, ...] = Field(
-        (128, 64), max_length=100, description="All models but caser: sizes of the hidden layers of the (top) MLP."
+        (128, 64),
+        max_length=100,
+        description="All models but caser and sasrec: sizes of the hidden layers of the (top) MLP.",
+    )
+    experts: int = Field(4, ge=1, le=10_000, description="mmoe: number of experts.")
+    expert_mlp: tuple[Size, ...] = Field(
+        (128, 64), min_length=1, max_length=100, description="mmoe: sizes of the layers of each expert."
+    )
+    attention_blocks: int = Field(1, ge=1, le=100, description="sasrec, bst: number of transformer blocks.")
+    attention_heads: int = Field(
+        2, ge=1, le=1024, description="sasrec, bst: heads of each block; model.embedding_dim must be a multiple."
+    )
+    positions: int = Field(
+        64,
+        ge=1,
+        le=2**20,
+        description="sasrec, bst: positions of a sequence, counted from its newest element; older ones share the last.",
     )
     attention_mlp: tuple[Size, ...] = Field(
         (36,),
         max_length=100,
         description="din: sizes of the hidden layers of the MLP that weights the elements of a sequence.",
     )
-    cross_layers: int = Field(3, ge=1, le=100, description="dcn, dcn_v2: number of cross layers.")
+    cross_layers: int = Field(3, ge=1, le=100, description="dcn, dcn_v2, dlrm_dcn: number of cross layers.")
     cross_rank: int | None = Field(
-        None, ge=1, le=2**20, description="dcn_v2: rank of the cross matrices; null: full rank."
+        None, ge=1, le=2**20, description="dcn_v2, dlrm_dcn: rank of the cross matrices; null: full rank."
     )
     cnn_channels: tuple[Size, ...] = Field(
         (6, 8), min_length=1, max_length=100, description="fgcnn: number of feature maps of each convolution."
@@ -219,6 +235,15 @@ class ModelConfig(_Section):
         if factory is not None and not all(factory.partition(":")):
             raise ValueError("must be of the form module:function, as in my_model:build")
         return factory
+
+    @model_validator(mode="after")
+    def _heads_share_the_columns(self) -> ModelConfig:
+        if self.name in ("sasrec", "bst") and self.factory is None and self.embedding_dim % self.attention_heads:
+            raise ValueError(
+                f"model.embedding_dim is {self.embedding_dim}, model.attention_heads is {self.attention_heads}: "
+                f"{self.name} splits the columns among the heads; give a multiple, or another number of heads"
+            )
+        return self
 
     @model_validator(mode="after")
     def _arguments_have_a_factory(self) -> ModelConfig:

@@ -9,8 +9,8 @@ from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.trainer.feature_inputs import SequenceInput, sequence_inputs, sequences_of
 
 PAIRING = ("dlrm", "deepfm", "fgcnn")
-CONCATENATING = ("wide_deep", "dcn", "dcn_v2")
-READING_SEQUENCES = ("din",)
+CONCATENATING = ("wide_deep", "dcn", "dcn_v2", "mmoe")
+READING_SEQUENCES = ("din", "sasrec", "bst")
 
 
 def fault_of_model(config: Config, schema: Schema) -> str:
@@ -41,6 +41,8 @@ def _fault_of_sequences(model: ModelConfig, schema: Schema, sequences: Sequence[
         found = ", ".join(table.name for table in schema.sequences)
         why = f"the settings pool {found}" if found else "the data set has none"
         return f"has no sequence for {model.name} to read ({why}): choose another model.name"
+    if model.name == "sasrec" and schema.num_labels > 1:
+        return f"has {schema.num_labels} labels: sasrec predicts one; choose another model.name"
     for each in sequences:
         if each.target is None:
             return (

@@ -21,7 +21,7 @@ EPOCHS, BATCH_SIZE, RATE = 3, 64, 0.25
 COMMON = [f"training.epochs={EPOCHS}", f"training.batch_size={BATCH_SIZE}", f"training.learning_rate={RATE}"]
 COMMON += ["training.threads=1", "model.embedding_dim=8"]
 COMMON += [f"labels.{name}.weight={weight}" for name, weight in WEIGHTS.items()]
-MODELS = ["dlrm", "deepfm", "wide_deep", "dcn_v2"]
+MODELS = ["dlrm", "deepfm", "wide_deep", "dcn_v2", "mmoe"]
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,8 @@ def run_jobs(dataset: Path, out: Path, num_ranks: int, jobs: dict[str, dict[str,
 def test_equals_plain_training(dataset: Path, tmp_path: Path) -> None:
     modes = ("cached", "synchronous")
     jobs: dict[str, dict[str, Any]] = {mode: {"set": [*OWN, f"mode={mode}"]} for mode in modes}
-    jobs |= {f"din {mode}": {"set": ["model.name=din", f"mode={mode}"]} for mode in modes}
+    models = ["din", "sasrec", "bst"]
+    jobs |= {f"{name} {mode}": {"set": [f"model.name={name}", f"mode={mode}"]} for name in models for mode in modes}
     jobs |= {
         f"{name} {mode}": {"set": [*OWN, f"mode={mode}", f"row_optimizer.name={name}", "training.learning_rate=0.05"]}
         for name in OPTIMIZERS
@@ -63,7 +64,7 @@ def test_equals_plain_training(dataset: Path, tmp_path: Path) -> None:
     assert summaries["cached"]["model_digest"] == summaries["synchronous"]["model_digest"] == expected
     assert summaries["cached"]["rows_fetched"] < summaries["synchronous"]["rows_fetched"]
     assert summaries["cached"]["validation_auc"] == summaries["synchronous"]["validation_auc"]
-    for name in (*OPTIMIZERS, "din", "moved", "pooled"):
+    for name in (*OPTIMIZERS, *models, "moved", "pooled"):
         cached, synchronous = (summaries[f"{name} {mode}"] for mode in modes)
         assert cached["model_digest"] == synchronous["model_digest"], name
         assert cached["validation_auc"] == synchronous["validation_auc"], name

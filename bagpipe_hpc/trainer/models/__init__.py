@@ -9,13 +9,17 @@ import torch
 
 from bagpipe_hpc.config import ModelConfig
 from bagpipe_hpc.trainer.feature_inputs import SequenceInput
+from bagpipe_hpc.trainer.models.bst import BST
 from bagpipe_hpc.trainer.models.caser import Caser
 from bagpipe_hpc.trainer.models.dcn import DCN
 from bagpipe_hpc.trainer.models.dcn_v2 import DCNv2
 from bagpipe_hpc.trainer.models.deepfm import DeepFM
 from bagpipe_hpc.trainer.models.din import DIN
 from bagpipe_hpc.trainer.models.dlrm import DLRM
+from bagpipe_hpc.trainer.models.dlrm_dcn import DLRMDCN
 from bagpipe_hpc.trainer.models.fgcnn import FGCNN
+from bagpipe_hpc.trainer.models.mmoe import MMoE
+from bagpipe_hpc.trainer.models.sasrec import SASRec
 from bagpipe_hpc.trainer.models.wide_deep import WideDeep
 
 MODELS: dict[str, Callable[..., torch.nn.Module]] = {
@@ -26,8 +30,10 @@ MODELS: dict[str, Callable[..., torch.nn.Module]] = {
     "dcn_v2": DCNv2,
     "fgcnn": FGCNN,
     "caser": Caser,
+    "dlrm_dcn": DLRMDCN,
+    "mmoe": MMoE,
 }
-SEQUENCE_MODELS: dict[str, Callable[..., torch.nn.Module]] = {"din": DIN}
+SEQUENCE_MODELS: dict[str, Callable[..., torch.nn.Module]] = {"din": DIN, "sasrec": SASRec, "bst": BST}
 
 
 def build_model(
@@ -50,7 +56,7 @@ def build_model(
         num_tables: The number of sparse features.
         seed: The seed of the initial parameters.
         dims: How many columns of each embedding are in use. The others are zero. Empty: all are in use.
-        num_labels: The number of labels; 1 for caser.
+        num_labels: The number of labels; 1 for caser and sasrec.
         sequences: The sequences, for models that read them.
     Returns:
         A module that maps dense, float32, shape (b, num_dense), and embedded, float32, shape (b, num_tables,

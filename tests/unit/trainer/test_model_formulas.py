@@ -110,6 +110,22 @@ def caser(parameters: Parameters, dense: Array, rows: Array) -> float:
     return float((candidate @ factor) @ np.concatenate([z, user]) + candidate @ factor_bias)
 
 
+def dlrm_dcn(parameters: Parameters, dense: Array, rows: Array) -> float:
+    x = first = np.concatenate([parameters.mlp("bottom", dense, 2, last_relu=True), rows.ravel()])
+    for layer in range(2):
+        inner = parameters[f"cross.{layer}.down.weight"] @ x if f"cross.{layer}.down.weight" in parameters else x
+        x = first * parameters.linear(f"cross.{layer}.linear", inner) + x
+    return float(parameters.mlp("top", x, 3).item())
+
+
+def mmoe(parameters: Parameters, dense: Array, rows: Array) -> float:
+    x = np.concatenate([dense, rows.ravel()])
+    experts = [parameters.mlp(f"experts.{number}", x, 2, last_relu=True) for number in range(3)]
+    gate = np.exp(parameters["gates.0.weight"] @ x)
+    mixed = sum(g * expert for g, expert in zip(gate / gate.sum(), experts, strict=True))
+    return float(parameters.mlp("towers.0", np.asarray(mixed), 3).item())
+
+
 FORMULAS: list[tuple[Formula, dict[str, object]]] = [
     (dlrm, {"bottom_mlp": (4,)}),
     (wide_deep, {}),
@@ -118,6 +134,9 @@ FORMULAS: list[tuple[Formula, dict[str, object]]] = [
     (dcn_v2, {"cross_layers": 2}),
     (dcn_v2, {"cross_layers": 2, "cross_rank": 2}),
     (fgcnn, {"cnn_channels": (2, 3), "cnn_height": 3}),
+    (dlrm_dcn, {"bottom_mlp": (4,), "cross_layers": 2}),
+    (dlrm_dcn, {"bottom_mlp": (4,), "cross_layers": 2, "cross_rank": 2}),
+    (mmoe, {"experts": 3, "expert_mlp": (5, 4)}),
     (caser, {"horizontal_filters": 3, "vertical_filters": 2}),
 ]
 

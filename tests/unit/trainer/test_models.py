@@ -28,6 +28,9 @@ SETTINGS: dict[str, dict[str, object]] = {
     "dcn_v2": {"cross_layers": 2},
     "dcn_v2 low-rank": {"cross_layers": 2, "cross_rank": 3},
     "fgcnn": {"cnn_channels": (2, 3), "cnn_height": 3},
+    "dlrm_dcn": {"bottom_mlp": (7,), "cross_layers": 2},
+    "dlrm_dcn low-rank": {"bottom_mlp": (7,), "cross_layers": 2, "cross_rank": 3},
+    "mmoe": {"experts": 3, "expert_mlp": (6, 4)},
     "caser": {"horizontal_filters": 3, "vertical_filters": 2},
 }
 CONFIGS = {
@@ -124,6 +127,7 @@ def test_parameter_counts_are_as_documented(case: str, num_dense: int) -> None:
     width = num_dense + 5 * DIM
     num_vectors = 5 + (num_dense > 0)
     bottom, bottom_width = (mlp_size(num_dense, 7, DIM), DIM) if num_dense else (0, 0)
+    vectors = num_vectors * DIM
     output = width + TOP[-1] + 1
     expected = {
         "dlrm": bottom + mlp_size(num_vectors * (num_vectors - 1) // 2 + bottom_width, *TOP, 1),
@@ -133,6 +137,9 @@ def test_parameter_counts_are_as_documented(case: str, num_dense: int) -> None:
         "dcn_v2": (width + 1) * width * 2 + mlp_size(width, *TOP) + output,
         "dcn_v2 low-rank": (2 * 3 + 1) * width * 2 + mlp_size(width, *TOP) + output,
         "fgcnn": fgcnn_size(num_dense, num_fields, (2, 3), height=3, new_features=2),
+        "dlrm_dcn": bottom + ((vectors + 1) * vectors) * 2 + mlp_size(vectors, *TOP, 1),
+        "dlrm_dcn low-rank": bottom + (2 * 3 + 1) * vectors * 2 + mlp_size(vectors, *TOP, 1),
+        "mmoe": 3 * mlp_size(width, 6, 4) + 3 * width + mlp_size(4, *TOP, 1),
         "caser": caser_size(k=3, horizontal=3, vertical=2),
     }
     assert sum(parameter.numel() for parameter in build(case, num_dense).parameters()) == expected[case]

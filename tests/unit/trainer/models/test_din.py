@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from bagpipe_hpc.config import ModelConfig
-from bagpipe_hpc.trainer.feature_inputs import SequenceInput
-from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
 from bagpipe_hpc.trainer.models import build_model
+from tests.unit.trainer.models.histories import DIM, NUM_DENSE, NUM_TABLES, SEQUENCES, inputs
 
-DIM, NUM_DENSE, NUM_TABLES = 3, 2, 4
 CONFIG = ModelConfig.model_validate({"name": "din", "embedding_dim": DIM, "top_mlp": (5,), "attention_mlp": (4,)})
-SEQUENCES = (SequenceInput("clicked", 1, ("action", "place")), SequenceInput("bought", 3, ()))
 
 
 def build(seed: int = 0, num_labels: int = 1) -> nn.Module:
     return build_model(CONFIG, NUM_DENSE, NUM_TABLES, seed, (), num_labels, SEQUENCES)
-
-
-def sequence(lengths: list[int], seed: int) -> JaggedSequence:
-    generator = torch.Generator().manual_seed(seed)
-    offsets = torch.tensor([0, *np.cumsum(lengths).tolist()])
-    rows = torch.randn(int(offsets[-1]), DIM, generator=generator)
-    return JaggedSequence(rows, offsets, max(lengths, default=0))
-
-
-def inputs(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor, dict[str, JaggedSequence]]:
-    generator, num_samples = torch.Generator().manual_seed(1), len(lengths)
-    dense = torch.randn(num_samples, NUM_DENSE, generator=generator)
-    embedded = torch.randn(num_samples, NUM_TABLES, DIM, generator=generator)
-    found = {name: sequence(lengths, seed) for seed, name in enumerate(("clicked", "action", "place"))}
-    return dense, embedded, found | {"bought": sequence(lengths[::-1], 7)}
 
 
 @pytest.mark.parametrize("lengths", [[2, 0, 5, 1], [0, 0], [3], []])
