@@ -127,7 +127,7 @@ def initial_rows(config: Config, key_space: KeySpace) -> NDArray[np.float32]:
 
 
 def config_of(optimizer: dict[str, Any], tables: dict[str, Any], name: str) -> Config:
-    model = {"name": name, "embedding_dim": 3}
+    model = {"name": name, "embedding_dim": 3, "attention_heads": 1}
     return Config.model_validate(
         {"model": model, "tables": tables, "row_optimizer": {"learning_rate": 0.3, **optimizer}}
     )
