@@ -3,9 +3,9 @@
 The fetched wheels are the only packages that come over the network, before the test takes it away. The longer check,
 with every part:
 
-    env/gpu_check.sh --fetch-wheels /tmp/wheels --python .venv/bin/python
-    python -m tests.integration.test_gpu_check /tmp/bare
-    unshare --net env/gpu_check.sh --wheels /tmp/wheels --python /tmp/bare/bin/python --device cpu --minutes 2
+    env/gpu_check.sh --fetch-wheels WHEELS --python .venv/bin/python
+    python -m tests.integration.test_gpu_check BARE
+    unshare --net env/gpu_check.sh --wheels WHEELS --python BARE/bin/python --device cpu --minutes 2
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def test_local_jobs_of_a_program_have_the_models_of_ranks(small_dataset: Path, t
     for run, name in ((run_python, "local"), (lambda args, timeout: run_ranks(3, args, timeout=timeout), "ranks")):
         where = ["--output", str(tmp_path / f"{name}.npy"), "--run-dir", str(tmp_path / f"predict-{name}")]
         out = finish(run([*predict, *where], timeout=90))
-        assert f"predictions {tmp_path / name}.npy: 1,000 rows, a float32 click probability each\n" in out
+        assert f"predictions {tmp_path / name}.npy: 1,000 rows, float32; probability of label\n" in out
     assert (tmp_path / "local.npy").read_bytes() == (tmp_path / "ranks.npy").read_bytes()
     assert np.load(tmp_path / "local.npy").shape == (1000,)
 

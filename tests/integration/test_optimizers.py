@@ -17,6 +17,7 @@ from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import ModelConfig, RowOptimizerConfig
 from bagpipe_hpc.data.dataset import DatasetWriter
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.trainer.models import MODELS as MODELS_OF_VECTORS
 from tests.integration.jobs import summary_of
 from tests.integration.plain_training import ROW_OPTIMIZERS, plain_digest
 from tests.launch import run_ranks
@@ -26,7 +27,7 @@ BATCH_SIZE = 130  # 8 iterations, the last one short
 COMMON = [f"training.batch_size={BATCH_SIZE}", "training.learning_rate=0.05", "training.threads=1"]
 COMMON += ["model.embedding_dim=8", "evaluation.enabled=false", "checkpoint.enabled=false"]
 CACHED = ["lookahead.window=3", "lookahead.prefetch_depth=2"]  # rows leave and come back, all overlapped
-MODELS = get_args(ModelConfig.model_fields["name"].annotation)
+MODELS = tuple(MODELS_OF_VECTORS)  # test_sequences.py has the others
 OPTIMIZERS = get_args(RowOptimizerConfig.model_fields["name"].annotation)
 PAIRS = list(itertools.product(MODELS, OPTIMIZERS))
 WARM_UP = ["schedule.warm_up_iterations=3", "schedule.decay=cosine", "schedule.decay_iterations=4"]

@@ -78,7 +78,9 @@ def test_rows_for_servers_and_the_host_stay_in_host_memory() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int16])
 @pytest.mark.parametrize(
-    "device", [CpuDevice(), QueuedDevice("late"), QueuedDevice("late", exposes_memory=True)], ids=str
+    "device",
+    [CpuDevice(), QueuedDevice("late"), QueuedDevice("late", exposes_memory=True)],
+    ids=["cpu", "queued", "exposed"],
 )
 def test_rows_are_picked_where_peers_read_them(device: Device, dtype: type) -> None:
     rows, out = (RowBuffer(device, for_peers=True).rows(count, 3, dtype) for count in (5, 2))
