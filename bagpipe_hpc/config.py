@@ -155,7 +155,19 @@ class RolesConfig(_Section):
 
 class ModelConfig(_Section):
     name: Literal[
-        "dlrm", "wide_deep", "deepfm", "dcn", "dcn_v2", "fgcnn", "caser", "dlrm_dcn", "mmoe", "din", "sasrec", "bst"
+        "dlrm",
+        "wide_deep",
+        "deepfm",
+        "dcn",
+        "dcn_v2",
+        "fgcnn",
+        "caser",
+        "dlrm_dcn",
+        "mmoe",
+        "din",
+        "sasrec",
+        "bst",
+        "hstu",
     ] = Field("dlrm", description="Built-in model to train.")
     factory: str | None = Field(
         None,
@@ -183,16 +195,18 @@ class ModelConfig(_Section):
     expert_mlp: tuple[Size, ...] = Field(
         (128, 64), min_length=1, max_length=100, description="mmoe: sizes of the layers of each expert."
     )
-    attention_blocks: int = Field(1, ge=1, le=100, description="sasrec, bst: number of transformer blocks.")
+    attention_blocks: int = Field(1, ge=1, le=100, description="sasrec, bst, hstu: number of blocks or layers.")
     attention_heads: int = Field(
-        2, ge=1, le=1024, description="sasrec, bst: heads of each block; model.embedding_dim must be a multiple."
+        2, ge=1, le=1024, description="sasrec, bst, hstu: heads of each block; model.embedding_dim must be a multiple."
     )
     positions: int = Field(
         64,
         ge=1,
         le=2**20,
-        description="sasrec, bst: positions of a sequence, counted from its newest element; older ones share the last.",
+        description="sasrec, bst: positions of a sequence, counted from its newest element; older ones share the last. "
+        "hstu: differences of positions; larger ones share the last.",
     )
+    time_element: str = Field("time", description="hstu: name of the integer element of sequences that is their time.")
     attention_mlp: tuple[Size, ...] = Field(
         (36,),
         max_length=100,
@@ -238,7 +252,11 @@ class ModelConfig(_Section):
 
     @model_validator(mode="after")
     def _heads_share_the_columns(self) -> ModelConfig:
-        if self.name in ("sasrec", "bst") and self.factory is None and self.embedding_dim % self.attention_heads:
+        if (
+            self.name in ("sasrec", "bst", "hstu")
+            and self.factory is None
+            and self.embedding_dim % self.attention_heads
+        ):
             raise ValueError(
                 f"model.embedding_dim is {self.embedding_dim}, model.attention_heads is {self.attention_heads}: "
                 f"{self.name} splits the columns among the heads; give a multiple, or another number of heads"

@@ -17,11 +17,13 @@ class SequenceInput:
         target: The position in `embedded` of the first one-hot feature that uses the same table, such as the candidate
             item of a history of items; None: there is none.
         along: The names of the sequences that go along.
+        integers: The names of the integer values of its elements.
     """
 
     name: str
     target: int | None
     along: tuple[str, ...]
+    integers: tuple[str, ...] = ()
 
 
 def is_unpooled(config: Config, table: TableSchema) -> bool:
@@ -52,6 +54,7 @@ def sequence_inputs(config: Config, schema: Schema) -> tuple[SequenceInput, ...]
             table.name,
             targets.get(table.shares or table.name),
             tuple(other.name for other in unpooled if other.along == table.name),
+            table.element_names[1],
         )
         for table in leading
     )

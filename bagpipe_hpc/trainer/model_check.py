@@ -10,7 +10,7 @@ from bagpipe_hpc.trainer.feature_inputs import SequenceInput, sequence_inputs, s
 
 PAIRING = ("dlrm", "deepfm", "fgcnn")
 CONCATENATING = ("wide_deep", "dcn", "dcn_v2", "mmoe")
-READING_SEQUENCES = ("din", "sasrec", "bst")
+READING_SEQUENCES = ("din", "sasrec", "bst", "hstu")
 
 
 def fault_of_model(config: Config, schema: Schema) -> str:

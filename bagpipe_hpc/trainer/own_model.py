@@ -227,7 +227,7 @@ def _sequences(inputs: ModelInputs, num_samples: int) -> dict[str, JaggedSequenc
         elements = {element: torch.zeros(num_elements) for element in reals}
         elements |= {element: torch.zeros(num_elements, dtype=torch.int64) for element in integers}
         embedded = torch.zeros(num_elements, inputs.embedding_dim)
-        found[name] = JaggedSequence(embedded, offsets, int(lengths.max()), elements)
+        found[name] = JaggedSequence(embedded, offsets, lengths.numpy(), elements)
     return found
 
 

@@ -183,11 +183,10 @@ class IterationPlacer:
         rows, lengths, weights = (self._device.as_tensor(next(arrays)) for _ in range(3))
         targets = [self._device.as_tensor(next(arrays)) for _ in range(4)]
         num_ids = samples.bag_lengths.sum(axis=1).tolist() if len(samples.bag_lengths) else []
-        max_lengths = samples.bag_lengths.max(axis=1, initial=0).tolist() if len(samples.bag_lengths) else []
         return PlacedSamples(
             labels, dense, rows, lengths, weights, num_ids, own,
             sample_weights=targets[0], groups=targets[1], loss_divisors=targets[2], integers=targets[3],
-            max_lengths=max_lengths,
+            lengths_on_host=samples.bag_lengths,
         )  # fmt: skip
 
 

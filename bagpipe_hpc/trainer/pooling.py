@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from bagpipe_hpc.config import Config
@@ -110,7 +111,7 @@ class Pooling:
                 mask, embedded = self._mask_of_sequence[name], functional.embedding(part, rows)
                 offsets = functional.pad(bag.lengths.cumsum(0), (1, 0))
                 found[name] = JaggedSequence(
-                    embedded if mask is None else embedded * mask, offsets, bag.max_length, bag.elements
+                    embedded if mask is None else embedded * mask, offsets, bag.lengths_on_host, bag.elements
                 )
         return found
 
@@ -127,7 +128,7 @@ class Pooling:
             elements = {name: reals.take(num_ids) for name in real_names}
             elements |= {name: integers.take(num_ids) for name in integer_names}
             if kind == SEQUENCE:
-                bags.append(_Sequence(num_ids, lengths, samples.max_lengths[ragged], elements))
+                bags.append(_Sequence(num_ids, lengths, samples.lengths_on_host[ragged], elements))
             else:
                 bags.append(_Bags(num_ids, lengths, weights, bool(kind & MEAN)))
             ragged += 1
@@ -165,7 +166,7 @@ class _Sequence:
 
     num_ids: int
     lengths: torch.Tensor  # int64 (num_samples,)
-    max_length: int
+    lengths_on_host: NDArray[np.int64]  # (num_samples,)
     elements: dict[str, torch.Tensor]  # (num_ids,) each
 
 

@@ -145,7 +145,7 @@ def plain_digest(
                     name: JaggedSequence(
                         functional.embedding(torch.from_numpy(bags.ids), tables[table]),
                         torch.from_numpy(bags.offsets),
-                        int(np.diff(bags.offsets).max()),
+                        np.diff(bags.offsets),
                         {element: torch.from_numpy(values) for element, values in bags.elements.items()},
                     )
                     for name, table, bags in (("clicked", "item", clicked), ("action", "action", action))

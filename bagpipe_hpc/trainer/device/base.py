@@ -185,7 +185,7 @@ class PlacedSamples:
         bag_lengths: See BlockSamples.
         weights: See BlockSamples.
         num_ids: The number of ids in each ragged feature, in table order, in host memory.
-        max_lengths: The largest number of ids of a sample in each ragged feature, likewise.
+        lengths_on_host: `bag_lengths` in host memory.
         own_arrays: What RowKernels.arrays_of_samples has made.
         sample_weights: float32, shape (b,) or (0,), as in TrainerPlan.
         groups: int64, shape (b,) or (0,), as in TrainerPlan.
@@ -204,7 +204,7 @@ class PlacedSamples:
     groups: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     loss_divisors: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     integers: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    max_lengths: Sequence[int] = ()
+    lengths_on_host: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), np.int64))
 
 
 class SamplePooling(Protocol):

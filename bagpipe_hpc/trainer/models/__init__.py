@@ -18,6 +18,7 @@ from bagpipe_hpc.trainer.models.din import DIN
 from bagpipe_hpc.trainer.models.dlrm import DLRM
 from bagpipe_hpc.trainer.models.dlrm_dcn import DLRMDCN
 from bagpipe_hpc.trainer.models.fgcnn import FGCNN
+from bagpipe_hpc.trainer.models.hstu import HSTU
 from bagpipe_hpc.trainer.models.mmoe import MMoE
 from bagpipe_hpc.trainer.models.sasrec import SASRec
 from bagpipe_hpc.trainer.models.wide_deep import WideDeep
@@ -33,7 +34,7 @@ MODELS: dict[str, Callable[..., torch.nn.Module]] = {
     "dlrm_dcn": DLRMDCN,
     "mmoe": MMoE,
 }
-SEQUENCE_MODELS: dict[str, Callable[..., torch.nn.Module]] = {"din": DIN, "sasrec": SASRec, "bst": BST}
+SEQUENCE_MODELS: dict[str, Callable[..., torch.nn.Module]] = {"din": DIN, "sasrec": SASRec, "bst": BST, "hstu": HSTU}
 
 
 def build_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
@@ -9,7 +10,7 @@ from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
 SEQUENCE = JaggedSequence(
     torch.arange(10.0).view(5, 2),
     torch.tensor([0, 2, 2, 5]),
-    3,
+    np.array([2, 0, 3]),
     {"time": torch.tensor([7, 8, 1, 2, 3])},
 )
 
@@ -28,14 +29,31 @@ def test_padded() -> None:
 
 def test_gradients_go_back_through_padding() -> None:
     embedded = SEQUENCE.embedded.clone().requires_grad_()
-    sequence = JaggedSequence(embedded, SEQUENCE.offsets, 3)
+    sequence = JaggedSequence(embedded, SEQUENCE.offsets, SEQUENCE.lengths_on_host)
     (sequence.padded(sequence.embedded) * torch.tensor([1.0, 2.0, 4.0])[:, None]).sum().backward()
     assert embedded.grad is not None
     assert embedded.grad[:, 0].tolist() == [1, 2, 1, 2, 4]
 
 
 def test_no_elements() -> None:
-    empty = JaggedSequence(torch.empty(0, 2), torch.tensor([0, 0]), 0)
+    empty = JaggedSequence(torch.empty(0, 2), torch.tensor([0, 0]), np.array([0]))
     assert empty.padded(empty.embedded).shape == (1, 0, 2)
     assert empty.mask.shape == (1, 0)
     assert empty.samples.tolist() == empty.ages.tolist() == []
+
+
+def test_groups_have_samples_of_similar_length() -> None:
+    lengths = np.array([3, 0, 1, 9, 4, 16, 2, 1, 0])
+    offsets = torch.tensor([0, *np.cumsum(lengths).tolist()])
+    sequence = JaggedSequence(torch.arange(float(offsets[-1])).view(-1, 1), offsets, lengths)
+    found = {}
+    for group in sequence.groups():
+        of_group = group.mask.sum(1).tolist()
+        assert max(of_group) == group.mask.shape[1]
+        assert 2 * min(of_group) > max(of_group) or max(of_group) == 0
+        for sample, places, mask in zip(group.samples.tolist(), group.places, group.mask, strict=True):
+            found[sample] = places[mask].tolist()
+            assert mask.tolist() == sorted(mask.tolist())  # elements come last
+    assert found == {
+        sample: list(range(int(offsets[sample]), int(offsets[sample + 1]))) for sample in range(len(lengths))
+    }

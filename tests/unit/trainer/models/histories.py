@@ -17,7 +17,7 @@ def sequence(lengths: list[int], seed: int) -> JaggedSequence:
     generator = torch.Generator().manual_seed(seed)
     offsets = torch.tensor([0, *np.cumsum(lengths).tolist()])
     rows = torch.randn(int(offsets[-1]), DIM, generator=generator)
-    return JaggedSequence(rows, offsets, max(lengths, default=0))
+    return JaggedSequence(rows, offsets, np.array(lengths, np.int64))
 
 
 def inputs(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor, dict[str, JaggedSequence]]:
