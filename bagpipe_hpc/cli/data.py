@@ -48,6 +48,7 @@ class ProfileChoice(StrEnum):
     CRITEO_KAGGLE = "criteo-kaggle"
     CRITEO_TERABYTE = "criteo-terabyte"
     AVAZU = "avazu"
+    HISTORIES = "histories"
 
 
 Output = Annotated[Path, typer.Option(help="Directory of the new data set; it must not exist, or must be empty.")]
@@ -206,7 +207,8 @@ def synth(
     output: Output,
     samples: Annotated[int, typer.Option(help="Number of samples, both splits together.")],
     profile: Annotated[
-        ProfileChoice, typer.Option(help="Take the tables of this data set.")
+        ProfileChoice,
+        typer.Option(help="Take the tables of this data set; histories: users, items and click histories."),
     ] = ProfileChoice.CRITEO_KAGGLE,
     scale: Annotated[float, typer.Option(help="Multiply the tables' numbers of rows by this.")] = 1.0,
     skew: Annotated[float, typer.Option(help="Exponent of the ids' Zipf distribution; 0: uniform.")] = 1.05,
@@ -214,6 +216,9 @@ def synth(
     bag_size: Annotated[
         int, typer.Option(help="Add a ragged table with this many ids per sample on average; 0: do not.")
     ] = 0,
+    history_length: Annotated[
+        int | None, typer.Option(help="With --profile histories: average elements of a history.  [default: 30]")
+    ] = None,
     validation_fraction: ValidationFraction = 0.1,
     samples_per_shard: SamplesPerShard = 1 << 20,
     compression: CompressionOption = CompressionChoice.NONE,
@@ -232,6 +237,7 @@ def synth(
             skew=skew,
             seed=seed,
             bag_size=bag_size,
+            history_length=30 if history_length is None and profile is ProfileChoice.HISTORIES else history_length or 0,
             validation_fraction=validation_fraction,
             samples_per_shard=samples_per_shard,
             compression=compression.filter,

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from bagpipe_hpc.batch import Bags, Batch, Float32Array
@@ -34,17 +33,18 @@ from bagpipe_hpc.data.dataset import (
     open_dataset,
     refuse_occupied,
 )
+from bagpipe_hpc.data.random_numbers import Float64Array, bias_for, hash_of, normal, uniform, zipf_rank
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.data.shard import Compression
+from bagpipe_hpc.data.synthetic_histories import ITEMS, SyntheticHistories
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.sharding import Int64Array
 from bagpipe_hpc.splitmix import mix
 
-Float64Array = NDArray[np.float64]
-
 CLICK_RATE = 0.25
 LOGIT_STD = 1.4  # standard deviation of the teacher's logits: the best possible AUC is then about 0.8
 BLOCK_SAMPLES = 32_768
+HISTORIES = "histories"  # the profile of synthetic_histories.py
 BAGS, BAG_ROWS = "bags", 100_000  # the ragged table, and its number of rows at scale 1
 
 _MAX_ROWS = 3_000_000_000  # of a table, because the bijection multiplies two row numbers in int64
@@ -118,7 +118,7 @@ class SyntheticClicks:
         self._scatter = np.array([_coprime_near(0.618 * n, n) for n in self._num_embeddings], dtype=np.int64)
         logits = self._draw(_PILOT_START, _PILOT_SAMPLES)[-1]
         self._gain = LOGIT_STD / float(np.std(logits))
-        self._bias = _bias_for(self._gain * logits, CLICK_RATE)
+        self._bias = bias_for(self._gain * logits, CLICK_RATE)
 
     def block(self, start: int, num_samples: int) -> tuple[Batch, Float32Array]:
         """Return samples [start, start + num_samples) and their click probabilities, float32, shape (num_samples,)."""
@@ -148,6 +148,7 @@ def synthesize(
     skew: float = 1.05,
     seed: int = 0,
     bag_size: int = 0,
+    history_length: int = 0,
     validation_fraction: float = 0.1,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     compression: Compression | None = None,
@@ -162,10 +163,15 @@ def synthesize(
     if num_samples < 1:
         raise ConfigError(f"the number of samples is {num_samples}, but must be at least 1")
     num_train = num_training_samples(num_samples, validation_fraction)
+    _check_history(profile, history_length, bag_size)
     _check_settings(profile, scale, skew, seed, bag_size)
     refuse_occupied(output)
     progress("preparing", 0, 0)
-    clicks = SyntheticClicks(profile, scale=scale, skew=skew, seed=seed, bag_size=bag_size)
+    clicks: SyntheticClicks | SyntheticHistories
+    if profile == HISTORIES:
+        clicks = SyntheticHistories(scale=scale, skew=skew, seed=seed, history_length=history_length)
+    else:
+        clicks = SyntheticClicks(profile, scale=scale, skew=skew, seed=seed, bag_size=bag_size)
 
     def blocks() -> Iterator[Batch]:
         progress("writing shards", 0, num_samples)
@@ -177,6 +183,8 @@ def synthesize(
     origin: dict[str, JsonValue] = {"command": "synth", "profile": profile, "scale": scale, "skew": skew, "seed": seed}
     if bag_size:
         origin["bag_size"] = bag_size
+    if history_length:
+        origin["history_length"] = history_length
     with DatasetWriter(
         output, clicks.schema, samples_per_shard=samples_per_shard, compression=compression, origin=origin
     ) as writer:
@@ -184,12 +192,23 @@ def synthesize(
     return open_dataset(output)
 
 
+def _check_history(profile: str, history_length: int, bag_size: int) -> None:
+    if profile != HISTORIES:
+        if history_length:
+            raise ConfigError(f"--history-length is for --profile {HISTORIES}, but the profile is {profile}; remove it")
+        return
+    if not 1 <= history_length <= 10_000:
+        raise ConfigError(f"the length of a history is {history_length}, but must be from 1 to 10,000")
+    if bag_size:
+        raise ConfigError(f"--bag-size is {bag_size}, but --profile {HISTORIES} has no bags; remove it")
+
+
 def _check_settings(profile: str, scale: float, skew: float, seed: int, bag_size: int) -> None:
     if not 0 <= bag_size <= 10_000:
         raise ConfigError(f"the size of a bag is {bag_size}, but must be from 0 (no bags) to 10,000")
-    if profile not in PROFILES:
-        raise ConfigError(f"the profile is {profile!r}, but must be one of {', '.join(PROFILES)}")
-    max_scale = _MAX_ROWS / max(PROFILES[profile].tables.values())
+    if profile not in (*PROFILES, HISTORIES):
+        raise ConfigError(f"the profile is {profile!r}, but must be one of {', '.join((*PROFILES, HISTORIES))}")
+    max_scale = _MAX_ROWS / (max(PROFILES[profile].tables.values()) if profile in PROFILES else ITEMS)
     if not 0 < scale <= max_scale:
         raise ConfigError(f"the scale is {scale}, but must be above 0 and at most {max_scale:.1f} for {profile}")
     if not 0 <= skew <= 5:
@@ -204,45 +223,6 @@ def _coprime_near(target: float, modulus: int) -> int:
     while math.gcd(factor, modulus) != 1:
         factor += 1
     return factor
-
-
-def _bias_for(logits: Float64Array, rate: float) -> float:
-    """Return the bias with which the mean of the logistic function of logits + bias is rate, found by bisection."""
-    low, high = -20.0, 20.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if np.mean(1 / (1 + np.exp(-(logits + middle)))) < rate else (low, middle)
-    return low
-
-
-@compiled
-def _hash(seed: np.uint64, stream: int, counter: int) -> np.uint64:
-    """Return 64 random bits for one purpose (stream) and one sample or rank (counter)."""
-    return mix(mix(seed + np.uint64(stream) * np.uint64(0x9E3779B97F4A7C15)) + np.uint64(counter))
-
-
-@compiled
-def _uniform(bits: np.uint64) -> float:
-    """Return a number in (0, 1)."""
-    return (np.float64(bits >> np.uint64(12)) + 0.5) * 2.0**-52
-
-
-@compiled
-def _normal(bits: np.uint64) -> float:
-    """Return a nearly standard normal number: the sum of four 16-bit uniforms, scaled to unit variance."""
-    mask = np.uint64(0xFFFF)
-    total = np.float64(bits & mask) + np.float64((bits >> np.uint64(16)) & mask)
-    total += np.float64((bits >> np.uint64(32)) & mask) + np.float64(bits >> np.uint64(48))
-    return (total / 65536.0 - 2.0) * math.sqrt(3.0)
-
-
-@compiled
-def _zipf_rank(uniform: float, num_rows: int, skew: float) -> int:
-    """Return a rank in [0, num_rows): inverse distribution function of the density x^-skew on [0.5, num_rows + 0.5]."""
-    span = math.log(2.0 * num_rows + 1.0)
-    power = 1.0 - skew
-    log_x = uniform * span if abs(power) < 1e-9 else math.log1p(uniform * math.expm1(power * span)) / power
-    return min(num_rows - 1, int(0.5 * math.exp(log_x) - 0.5))
 
 
 @compiled
@@ -265,13 +245,13 @@ def _draw_samples(
         logit = 0.0
         for k in range(num_tables):
             num_rows = num_embeddings[k]
-            rank = _zipf_rank(_uniform(_hash(seed, 4 * k, start + i)), num_rows, skew)
+            rank = zipf_rank(uniform(hash_of(seed, 4 * k, start + i)), num_rows, skew)
             ids[i, k] = (rank * scatter[k] + num_rows // 2) % num_rows
-            logit += _normal(_hash(seed, 4 * k + 1, rank))
+            logit += normal(hash_of(seed, 4 * k + 1, rank))
         for k in range(num_dense):
-            value = -math.log(_uniform(_hash(seed, 4 * k + 2, start + i)))
+            value = -math.log(uniform(hash_of(seed, 4 * k + 2, start + i)))
             dense[i, k] = value
-            logit += 0.5 * (value - 1.0) * _normal(_hash(seed, 4 * k + 3, 0))
+            logit += 0.5 * (value - 1.0) * normal(hash_of(seed, 4 * k + 3, 0))
         logits[i] = logit
 
 
@@ -285,13 +265,13 @@ def _draw_bags(
     """
     offsets = np.zeros(len(logits) + 1, np.int64)
     for i in range(len(logits)):
-        offsets[i + 1] = offsets[i] + int(_uniform(_hash(seed, stream, start + i)) * (2 * mean_size + 1))
+        offsets[i + 1] = offsets[i] + int(uniform(hash_of(seed, stream, start + i)) * (2 * mean_size + 1))
     ids = np.empty(offsets[-1], np.int64)
     for i in range(len(logits)):
         for j in range(offsets[i], offsets[i + 1]):
             counter = (start + i) * (2 * mean_size + 1) + j - offsets[i]
-            ids[j] = _zipf_rank(_uniform(_hash(seed, stream + 1, counter)), num_rows, skew)
-            logits[i] += _normal(_hash(seed, stream + 2, ids[j])) / math.sqrt(mean_size)
+            ids[j] = zipf_rank(uniform(hash_of(seed, stream + 1, counter)), num_rows, skew)
+            logits[i] += normal(hash_of(seed, stream + 2, ids[j])) / math.sqrt(mean_size)
     return offsets, ids
 
 
@@ -299,5 +279,5 @@ def _draw_bags(
 def _draw_labels(seed: np.uint64, start: int, probabilities: Float64Array) -> Float32Array:
     labels = np.empty(len(probabilities), np.float32)
     for i in range(len(labels)):
-        labels[i] = _uniform(_hash(seed, -1, start + i)) < probabilities[i]
+        labels[i] = uniform(hash_of(seed, -1, start + i)) < probabilities[i]
     return labels
