@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from threading import RLock
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
@@ -29,6 +30,7 @@ import numba
 PACKAGE = Path(__file__).parent
 Function = TypeVar("Function", bound=Callable[..., Any])
 _NUMBA: Any = numba.config
+_DECORATING = RLock()
 _IN_KERNELS = re.compile(rb"^@compiled|^class .*NamedTuple", re.MULTILINE)
 
 
@@ -139,13 +141,17 @@ def compiled(function: Function) -> Function:
 
 @contextmanager
 def _numba_caches_in(directory: Path) -> Iterator[None]:
-    """Set numba's cache directory while a function is decorated. Functions of other packages keep theirs."""
-    before = _NUMBA.CACHE_DIR
-    _NUMBA.CACHE_DIR = str(directory)
-    try:
-        yield
-    finally:
-        _NUMBA.CACHE_DIR = before
+    """Set numba's cache directory while a function is decorated. Functions of other packages keep theirs.
+
+    The directory belongs to the process, so threads that import modules at the same time take turns.
+    """
+    with _DECORATING:
+        before = _NUMBA.CACHE_DIR
+        _NUMBA.CACHE_DIR = str(directory)
+        try:
+            yield
+        finally:
+            _NUMBA.CACHE_DIR = before
 
 
 def _tolerate_full_disks(code_cache: Any) -> None:

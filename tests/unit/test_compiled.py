@@ -6,10 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from bagpipe_hpc import compiled as compiled_module
 from bagpipe_hpc.compiled import CodeCache, choose_code_cache, source_stamp
 from tests.launch import REPO_ROOT
 
@@ -110,3 +112,23 @@ def test_an_index_that_cannot_be_read_is_replaced(tmp_path: Path) -> None:
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
     assert b"numba.gone" not in index.read_bytes()
+
+
+def test_threads_that_import_modules_at_the_same_time_take_turns(tmp_path: Path) -> None:
+    """Otherwise one would put the directory back while the other decorates a function."""
+    seen: list[str] = []
+    before = compiled_module._NUMBA.CACHE_DIR
+
+    def decorate() -> None:
+        with compiled_module._numba_caches_in(tmp_path / "other"):
+            seen.append(compiled_module._NUMBA.CACHE_DIR)
+
+    with compiled_module._numba_caches_in(tmp_path / "mine"):
+        other = threading.Thread(target=decorate)
+        other.start()
+        other.join(0.2)
+        assert other.is_alive()
+        assert str(tmp_path / "mine") == compiled_module._NUMBA.CACHE_DIR
+    other.join()
+    assert seen == [str(tmp_path / "other")]
+    assert before == compiled_module._NUMBA.CACHE_DIR
