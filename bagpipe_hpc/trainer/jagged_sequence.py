@@ -96,7 +96,7 @@ class SampleGroup:
     def of(cls, sequence: JaggedSequence, samples: NDArray[np.int64], length: int) -> SampleGroup:
         """Return samples of a sequence with at most `length` elements each."""
         device = sequence.offsets.device
-        chosen = torch.from_numpy(samples).to(device)
+        chosen = torch.as_tensor(samples, device=device)
         ages = torch.arange(length, device=device).flip(0)
         newest, lengths = sequence.offsets[1:].index_select(0, chosen) - 1, sequence.lengths.index_select(0, chosen)
         return cls(chosen, (newest[:, None] - ages).clamp(min=0), ages < lengths[:, None])
