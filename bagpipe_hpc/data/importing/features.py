@@ -17,7 +17,7 @@ from bagpipe_hpc.data.importing.description import (
     position_of,
 )
 from bagpipe_hpc.data.importing.hashing import hashed_texts, hexadecimal
-from bagpipe_hpc.data.importing.sequences import Sequences
+from bagpipe_hpc.data.importing.sequences import Sequences, column_of
 from bagpipe_hpc.sharding import Int64Array
 
 
@@ -52,7 +52,7 @@ class Features:
         return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
 
     def _label(self, rows: pa.Table, label: Label | NamedLabel) -> Float32Array:
-        values = self._column(rows, label.column).to_numpy(zero_copy_only=False)
+        values = column_of(rows, label.column, self._header).to_numpy(zero_copy_only=False)
         if label.threshold is not None:
             values = np.where(np.isnan(values), np.nan, values >= label.threshold)
         labels: Float32Array = values.astype(np.float32)
@@ -61,7 +61,7 @@ class Features:
     def weights(self, rows: pa.Table) -> Float32Array | None:
         """Return sample weights, float32, shape (num_rows,); None if there are none."""
         weight = self._description.weight
-        return None if weight is None else self._column(rows, weight.column).to_numpy().astype(np.float32)
+        return None if weight is None else column_of(rows, weight.column, self._header).to_numpy().astype(np.float32)
 
     def groups(self, rows: pa.Table, lines: Int64Array) -> Int64Array | None:
         """Return the group of each sample, int64, shape (num_rows,); None if there are none.
@@ -74,31 +74,27 @@ class Features:
         group = self._description.group
         if group is None:
             return None
-        hashes = hashed_texts(self._column(rows, group.column))
+        hashes = hashed_texts(column_of(rows, group.column, self._header))
         return np.where(hashes < 0, -1 - lines, hashes)
 
     def keys_of_runs(self, rows: pa.Table) -> Int64Array:
         """Return the values of the label's column, int64 (num_rows,), for a label with `continues`; -1 if missing."""
         assert self._description.label is not None
-        return hashed_texts(self._column(rows, self._description.label.column))
+        return hashed_texts(column_of(rows, self._description.label.column, self._header))
 
     def dense(self, rows: pa.Table) -> Float32Array:
         """Return dense features, float32, shape (num_rows, num_dense); missing ones are 0."""
         dense = np.empty((len(rows), len(self._description.dense)), np.float32)
         for index, feature in enumerate(self._description.dense):
-            values = self._column(rows, feature.column).fill_null(0).to_numpy()
+            values = column_of(rows, feature.column, self._header).fill_null(0).to_numpy()
             dense[:, index] = np.log1p(values.clip(min=0)) if feature.transform == "log" else values
         return dense
 
     def values(self, rows: pa.Table, category: Category) -> Int64Array:
         """Return the values of a category as integers, int64, shape (num_rows,); -1 if missing."""
-        column = self._column(rows, category.column)
+        column = column_of(rows, category.column, self._header)
         return hexadecimal(column) if category.type == "hexadecimal" else hashed_texts(column)
 
     def value_lists(self, rows: pa.Table, category_list: CategoryList) -> Bags:
         """Return the values of a list per row as integers, without missing ones, with the values of elements."""
         return self._sequences.read(rows, category_list)
-
-    def _column(self, rows: pa.Table, column: str | int) -> pa.Array:
-        chunks = rows.column(str(position_of(column, self._header)))
-        return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()

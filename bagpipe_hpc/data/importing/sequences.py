@@ -27,6 +27,18 @@ _PATTERNS = {
 _WORDS = {"real": "a number of float32", "integer": "an integer of at most 18 digits"}
 
 
+def column_of(rows: pa.Table, column: str | int, header: Sequence[str]) -> pa.Array:
+    """Return the values of a column that is given by name or number, as one array.
+
+    Args:
+        rows: Columns, named by their positions.
+        column: The column.
+        header: Names of all columns.
+    """
+    chunks = rows.column(str(position_of(column, header)))
+    return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
+
+
 class Lists:
     """The values of a column with any number of values per row.
 
@@ -70,11 +82,12 @@ class Sequences:
             category_list: The list.
         """
         values = self._values(rows, category_list)
-        kept, ids = self._kept(rows, category_list), self._hashes(values)
+        ids = self._hashes(values)
+        kept = ids >= 0 if category_list.along is None else self._kept(rows, category_list)
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(np.bincount(values.rows[kept], minlength=len(rows)), out=offsets[1:])
         elements = {
-            each.feature_name: _numbers(Lists(self._column(rows, each.column), category_list.separator), each)[kept]
+            each.feature_name: _numbers(self._values(rows, category_list, each.column), each)[kept]
             for each in category_list.elements
         }
         return Bags(offsets, ids[kept], elements=elements)
@@ -96,7 +109,7 @@ class Sequences:
             yield from self._wrong_lengths(self._values(rows, category_list), category_list.column, needed, leading)
         kept = self._kept(rows, leading)
         for element in category_list.elements:
-            values = Lists(self._column(rows, element.column), category_list.separator)
+            values = self._values(rows, category_list, element.column)
             yield from self._wrong_lengths(values, element.column, needed, leading)
             fits = values.lengths == needed.lengths  # the others are bad already
             matters = fits[values.rows]
@@ -124,15 +137,13 @@ class Sequences:
         leading = self._lists[category_list.along or category_list.feature_name]
         return self._hashes(self._values(rows, leading)) >= 0
 
-    def _values(self, rows: pa.Table, category_list: CategoryList) -> Lists:
-        return Lists(self._column(rows, category_list.column), category_list.separator)
+    def _values(self, rows: pa.Table, category_list: CategoryList, column: str | int | None = None) -> Lists:
+        """Return the values of a list, or those of another column that belongs to its elements."""
+        column = category_list.column if column is None else column
+        return Lists(column_of(rows, column, self._header), category_list.separator)
 
     def _hashes(self, values: Lists) -> Int64Array:
         return hashed_texts(without_missing(values.texts, self._missing))
-
-    def _column(self, rows: pa.Table, column: str | int) -> pa.Array:
-        chunks = rows.column(str(position_of(column, self._header)))
-        return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
 
     def _named(self, column: str | int) -> str:
         position = position_of(column, self._header)
