@@ -94,11 +94,16 @@ def _pairs_by_group(
     groups, logits = groups[order], logits[order]
     positive = np.where(labels[order] == 1, weights[order], 0).astype(np.float64)
     negative = np.where(labels[order] == 1, 0, weights[order]).astype(np.float64)
-    starts = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
+    starts = _starts(groups)
     ends = np.concatenate([starts[1:], [len(groups)]])
     won, positives, negatives = (np.zeros(len(starts)) for _ in range(3))
     _add_up_pairs(starts, ends, logits, positive, negative, won, positives, negatives)
     return won, positives * negatives, positives + negatives
+
+
+def _starts(groups: Int64Array) -> Int64Array:
+    """Return where each group begins among samples that are sorted by group, of which there is at least one."""
+    return np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
 
 
 @compiled
@@ -145,7 +150,7 @@ def _first_of_groups(
     """Return the hit rate and the NDCG of the first k samples of each group that has samples with both labels."""
     order = np.lexsort((labels, -logits, groups))
     groups, is_positive = groups[order], labels[order] == 1
-    starts = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
+    starts = _starts(groups)
     sizes = np.diff([*starts, len(groups)])
     ranks = np.arange(len(groups)) - np.repeat(starts, sizes)
     num_positive = np.add.reduceat(is_positive.astype(np.int64), starts)
