@@ -12,6 +12,19 @@ from bagpipe_hpc.trainer.feature_inputs import SequenceInput
 from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
 
 
+def with_companions(each: SequenceInput, sequences: Mapping[str, JaggedSequence]) -> torch.Tensor:
+    """Return the row of each element of a history plus those of its companions, float32, shape (n, dim).
+
+    Args:
+        each: The history.
+        sequences: All sequences by name.
+    """
+    vectors = sequences[each.name].embedded
+    for name in each.along:
+        vectors = vectors + sequences[name].embedded
+    return vectors
+
+
 class Elements(nn.Module):
     """The vector of each element of a history: its row, those of its companions, and one for its position, added up.
 
@@ -37,8 +50,6 @@ class Elements(nn.Module):
             sequences: All sequences by name.
         """
         history = sequences[each.name]
-        vectors = history.embedded
-        for name in each.along:
-            vectors = vectors + sequences[name].embedded
+        vectors = with_companions(each, sequences)
         ages = history.ages.clamp(max=len(self.positions) - 1)
         return history.padded(vectors + functional.embedding(ages, self.positions))

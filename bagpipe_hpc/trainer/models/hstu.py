@@ -11,6 +11,7 @@ from torch.nn import functional
 from bagpipe_hpc.config import ModelConfig
 from bagpipe_hpc.trainer.feature_inputs import SequenceInput
 from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
+from bagpipe_hpc.trainer.models.histories import with_companions
 from bagpipe_hpc.trainer.models.layers import initialised, mlp
 
 TIME_BUCKETS = 64  # of the logarithm of a time difference to base 2
@@ -130,9 +131,7 @@ class HSTU(nn.Module):
         """Return h, float32, shape (b, embedding_dim)."""
         assert each.target is not None
         history, target = sequences[each.name], embedded[:, each.target]
-        elements = history.embedded
-        for name in each.along:
-            elements = elements + sequences[name].embedded
+        elements = with_companions(each, sequences)
         all_times = history.elements.get(self._time)
         output = torch.zeros_like(target)
         for group in history.groups():
