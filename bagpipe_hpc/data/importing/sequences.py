@@ -107,7 +107,7 @@ class Sequences:
         needed = self._values(rows, leading)
         if category_list.along is not None:
             yield from self._wrong_lengths(self._values(rows, category_list), category_list.column, needed, leading)
-        kept = self._kept(rows, leading)
+        kept = self._hashes(needed) >= 0
         for element in category_list.elements:
             values = self._values(rows, category_list, element.column)
             yield from self._wrong_lengths(values, element.column, needed, leading)
