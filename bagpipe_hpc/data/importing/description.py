@@ -25,10 +25,12 @@ from bagpipe_hpc.data.vocabulary import MAX_HASH_ROWS, MAX_MIN_COUNT
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.fault_words import in_words
 
-Kind = Literal["binary", "optional_binary", "rating", "weight", "number", "integer", "hexadecimal", "text", "element"]
+Kind = Literal[
+    "binary", "optional_binary", "rating", "weight", "number", "integer", "hexadecimal", "text", "element", "time"
+]
 """What each field of a column must be. `rating` and `weight` are numbers that must not be missing.
 
-`element` is any text: sequences.py checks it."""
+`element` and `time` are any text: sequences.py and times.py check it."""
 
 NEVER_MISSING: tuple[Kind, ...] = ("binary", "rating", "weight")
 
@@ -124,6 +126,15 @@ class Group(_Feature):
     pass
 
 
+class Time(_Feature):
+    format: str | None = Field(
+        None,
+        min_length=1,
+        description="How the text of a time is written, as for strptime; the time is then in seconds since 1970. null: "
+        "the column has integers.",
+    )
+
+
 T = TypeVar("T", bound=_Feature)
 
 
@@ -216,6 +227,9 @@ class TableDescription(_Part):
         description="What each sample belongs to, such as a user or a request, for metrics by group; null: nothing. A "
         "sample whose group is missing is a group of its own.",
     )
+    time: Time | None = Field(
+        None, description="The time of each sample, which must not fall from line to line; null: samples have no times."
+    )
     dense: tuple[DenseFeature, ...] = Field((), description="Numbers; missing ones become 0.")
     categorical: tuple[Category, ...] = Field((), description="One embedding table each, with one row per sample.")
     lists: tuple[CategoryList, ...] = Field(
@@ -296,6 +310,7 @@ class TableDescription(_Part):
             labels=self.label_schemas,
             weighted=self.weight is not None,
             group=self.group.feature_name if self.group else None,
+            time=self.time.feature_name if self.time else None,
         )
 
     @property
@@ -309,8 +324,8 @@ class TableDescription(_Part):
         return self.label is not None or bool(self.labels)
 
     def without_label(self) -> TableDescription:
-        """Return the same table for predictions, whose files may lack the columns of labels, weight and group."""
-        update: dict[str, Any] = {"label": None, "labels": (), "weight": None, "group": None}
+        """Return the same table for predictions, whose files may lack the columns of labels, weight, group, time."""
+        update: dict[str, Any] = {"label": None, "labels": (), "weight": None, "group": None, "time": None}
         if self.columns is not None:
             parts = ("dense", "categorical", "lists")
             update |= {part: tuple(map(self._by_name, getattr(self, part))) for part in parts}
@@ -331,6 +346,8 @@ class TableDescription(_Part):
             yield self.weight.column, "weight"
         if self.group is not None:
             yield self.group.column, "text"
+        if self.time is not None:
+            yield self.time.column, "time"
 
     def _by_name(self, feature: T) -> T:
         """Return the same feature with its column given by name, which stays right if an earlier column is absent."""
@@ -355,7 +372,9 @@ class TableDescription(_Part):
         kinds: dict[int, Kind] = {}
         for column, kind in self._uses():
             position = position_of(column, header)
-            if kinds.setdefault(position, kind) != kind:
+            if {kinds.get(position), kind} == {"text", "time"}:
+                kinds[position] = "text"  # any text may be a time, too
+            elif kinds.setdefault(position, kind) != kind:
                 raise DatasetError(
                     f"column {header[position]!r} is used as {kinds[position]} and as {kind}; use it as one of them"
                 )

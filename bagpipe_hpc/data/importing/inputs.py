@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -20,6 +21,7 @@ from bagpipe_hpc.data.importing.description import TableDescription, position_of
 from bagpipe_hpc.data.importing.grammar import Grammar, delimiter_hint, describe_fault, header_hint, header_of
 from bagpipe_hpc.data.importing.ranks import Ranks, from_first
 from bagpipe_hpc.data.importing.sequences import Sequences
+from bagpipe_hpc.data.importing.times import Times
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
 
@@ -62,6 +64,7 @@ class Inputs:
         self._use = _use_of(description, self.header)
         self._grammar = Grammar(description, self.header, self._kinds)
         self._sequences = Sequences(description, self.header)
+        self._times = None if description.time is None else Times(description.time, self.header)
         self._header_lines = 0 if description.columns else 1
         self._indices = self._index(ranks, progress)
         counts = (
@@ -91,6 +94,12 @@ class Inputs:
                 read = self._text_rows if self._rows_of[number] is None else self._parquet_rows
                 yield from read(number, *window, bad, positions)
 
+    def place_of(self, line: int) -> str:
+        """Return file and number of a line, in words. Lines are numbered over all files, from 0 on."""
+        number = bisect_right(self._first_lines, line, hi=len(self._files)) - 1
+        unit, above = ("row", 0) if self._rows_of[number] is not None else ("line", self._header_lines)
+        return f"{self._files[number]}: {unit} {line - self._first_lines[number] + above + 1}"
+
     def _index(self, ranks: Ranks, progress: Progress) -> list[text.LineIndex]:
         """Return the line index of every file. Parquet files have an empty one, because they need no counting."""
         texts = [file for file, rows in zip(self._files, self._rows_of, strict=True) if rows is None]
@@ -109,7 +118,8 @@ class Inputs:
         for line, content in blocks:
             good, faults = self._grammar.good_lines(content, line)
             try:
-                needs_all = positions is None or self._sequences.are_checked or "weight" in self._kinds.values()
+                is_checked = self._sequences.are_checked or self._times or "weight" in self._kinds.values()
+                needs_all = positions is None or is_checked
                 table = self._grammar.parse(good, self._kinds.keys() if needs_all else positions or ())
             except pa.ArrowException as error:
                 why = " ".join(str(error).split())
@@ -133,14 +143,20 @@ class Inputs:
     ) -> Rows:
         """Number the valid rows and report the faults. first: number of the first line in the file, from 0 on."""
         lines = np.arange(num_lines, dtype=np.int64) + self._first_lines[number] + first
-        if unfit := sorted({**dict(self._sequences.faults(table)), **dict(self._weight_faults(table))}.items()):
+        if unfit := sorted(dict(self._faults(table)).items()):
             good = np.delete(np.arange(num_lines), [index for index, _ in faults])
             table = table.take(np.delete(np.arange(len(table)), [row for row, _ in unfit])).combine_chunks()
             faults = sorted([*faults, *((int(good[row]), fault) for row, fault in unfit)])
-        unit, above = ("row", 0) if self._rows_of[number] is not None else ("line", self._header_lines)
         for index, fault in faults:
-            bad.add(int(lines[index]), f"{self._files[number]}: {unit} {first + index + above + 1}: {fault}")
+            bad.add(int(lines[index]), f"{self.place_of(int(lines[index]))}: {fault}")
         return Rows(np.delete(lines, [index for index, _ in faults]) if faults else lines, table)
+
+    def _faults(self, table: pa.Table) -> Iterator[tuple[int, str]]:
+        """Yield the rows, from 0 on, with a fault that depends on several fields or on more than their pattern."""
+        yield from self._sequences.faults(table)
+        yield from self._weight_faults(table)
+        if self._times is not None:
+            yield from self._times.faults(table)
 
     def _weight_faults(self, table: pa.Table) -> Iterator[tuple[int, str]]:
         """Yield the rows with a weight that is too large or too small, from 0 on, and what is wrong with it."""
