@@ -353,6 +353,18 @@ class TrainingConfig(_Section):
         description="Shuffle the training samples anew in each epoch: shuffle blocks of this many samples, and the "
         "samples within each block; null: keep the order of the data set.",
     )
+    order: Literal["stored", "time"] = Field(
+        "stored",
+        description="stored: the order of the data set, unless shuffle_block is set. time: windows of data time "
+        "(time_window), one after the other; each is evaluated before it is trained on.",
+    )
+    time_window: int | None = Field(
+        None,
+        ge=1,
+        lt=10**18,
+        description="order time: the width of a window, in the unit of the data set's times. Windows begin at its "
+        "multiples. No batch has samples of two windows.",
+    )
     blocks: int | None = Field(
         None,
         ge=1,
@@ -397,6 +409,26 @@ class TrainingConfig(_Section):
         description="Type in which trainers send each other rows and gradients. float16 and bfloat16 halve the bytes, "
         "but round the values, so the trained model differs.",
     )
+
+    @model_validator(mode="after")
+    def _windows_are_in_order(self) -> TrainingConfig:
+        width = "null" if self.time_window is None else self.time_window
+        if (self.order == "time") != (self.time_window is not None):
+            raise ValueError(
+                f"training.order is {self.order}, training.time_window is {width}: set time_window "
+                "if, and only if, order is time"
+            )
+        if self.order == "time" and self.shuffle_block is not None:
+            raise ValueError(
+                f"training.order is time, training.shuffle_block is {self.shuffle_block}: samples cannot be both in "
+                "time order and shuffled; remove one of the two settings"
+            )
+        if self.order == "time" and self.epochs != 1:
+            raise ValueError(
+                f"training.order is time, training.epochs is {self.epochs}: a second pass would evaluate the model on "
+                "samples that it has been trained on; set epochs to 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _blocks_are_exact(self) -> TrainingConfig:
@@ -702,6 +734,20 @@ class Config(_Section):
                 f"training.blocks is {self.training.blocks}, dense.backend is {self.dense.backend}: only mpi adds up "
                 "in one order for any number of trainers; set dense.backend to mpi or leave it out, or leave "
                 "training.blocks out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _windows_say_when_to_evaluate(self) -> Config:
+        if self.training.order == "time" and self.evaluation.every is not None:
+            raise ValueError(
+                f"training.order is time, evaluation.every is {self.evaluation.every}: in time order the job evaluates "
+                "each window before it trains on it, and the split at the end; remove evaluation.every"
+            )
+        if self.training.order == "time" and self.checkpoint.keep_best:
+            raise ValueError(
+                "training.order is time, checkpoint.keep_best is true: metrics of different windows do not say which "
+                "model is better; remove keep_best"
             )
         return self
 

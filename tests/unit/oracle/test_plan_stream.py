@@ -8,6 +8,7 @@ import pytest
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.data.dataset import Dataset, open_dataset
+from bagpipe_hpc.data.time_windows import TimeWindow
 from bagpipe_hpc.oracle.batch_stream import count_batches, sample_batches, timetable_of
 from bagpipe_hpc.oracle.plan_stream import EncodedPlan, PlanStream
 from bagpipe_hpc.runtime.data_position import BEGINNING, DataPosition, TrainingRange
@@ -45,6 +46,55 @@ def test_evaluations_come_after_their_iterations(dataset: Dataset) -> None:
     assert kinds(batches_of(dataset, BEGINNING, "training.iterations=4")) == "TTEEETTEEE"
     assert kinds(batches_of(dataset, BEGINNING, "evaluation.every=null")) == "TTTTTEEE"
     assert kinds(batches_of(dataset, BEGINNING, "evaluation.enabled=false")) == "TTTTT"
+
+
+WINDOWS = [TimeWindow(0, 5, 0, 450), TimeWindow(5, 10, 450, 460), TimeWindow(15, 20, 460, 1000)]
+
+
+def in_time_order(dataset: Dataset, start: DataPosition = BEGINNING, *settings: str) -> list[Batch]:
+    """Return the batches of 3, 1 and 3 iterations, where windows are evaluated in 2, 1 and 2 batches."""
+    config = load_config(None, [*SETTINGS, "evaluation.every=null", *settings])
+    ends = [window.last for window in WINDOWS]
+    training_range = TrainingRange.of(config.training, dataset.train.num_samples, start, ends)
+    timetable = timetable_of(config, dataset, training_range, WINDOWS)
+    batches = list(sample_batches(config, dataset, training_range, timetable))
+    assert len(batches) == count_batches(training_range, timetable)
+    return batches
+
+
+def test_windows_are_evaluated_before_training_on_them(dataset: Dataset) -> None:
+    batches = in_time_order(dataset)
+    assert kinds(batches) == "EETTTETEETTTEEE"
+    assert [batch.num_samples for batch in batches] == [
+        400,
+        50,
+        200,
+        200,
+        50,
+        10,
+        10,
+        400,
+        140,
+        200,
+        200,
+        140,
+        400,
+        400,
+        200,
+    ]
+    samples = dataset.train.read(0, 1000)
+    for read_only, end in ((True, len(batches) - 3), (False, len(batches))):
+        found = Batch.concatenate([batch for batch in batches[:end] if batch.read_only is read_only])
+        assert np.array_equal(found.ids, samples.ids)
+    assert kinds(in_time_order(dataset, BEGINNING, "evaluation.enabled=false")) == "TTTTTTT"
+    assert kinds(in_time_order(dataset, BEGINNING, "training.iterations=4")) == "EETTTETEEE"
+
+
+def test_going_on_in_time_order(dataset: Dataset) -> None:
+    """In the middle of a window, its evaluation is past; at its start, it is not."""
+    assert kinds(in_time_order(dataset, DataPosition(2, 0, 400))) == "TETEETTTEEE"
+    assert kinds(in_time_order(dataset, DataPosition(3, 0, 450))) == "ETEETTTEEE"
+    assert kinds(in_time_order(dataset, DataPosition(7, 1, 0))) == "EEE"
 
 
 def test_training_batches_are_the_same_with_and_without(dataset: Dataset) -> None:
