@@ -27,6 +27,15 @@ def test_labels_are_told_apart_by_name_and_kind(labels: tuple[LabelSchema, ...])
     assert labels_of(*labels) == [(label.name, label.kind) for label in labels]
 
 
+def test_the_item_of_two_towers_is_named() -> None:
+    schema = Schema(tables=(TableSchema(name="user", num_embeddings=3), TableSchema(name="item", num_embeddings=3)))
+    split = Split("train", Path(), schema, ())
+    config = Config.model_validate({"model": {"name": "two_tower"}})
+    settings = model_entry(config, Dataset(Path(), schema, split, split, {})).settings
+    assert settings["item_features"] == ["item"]
+    assert settings["temperature"] == config.model.temperature
+
+
 def test_the_label_of_most_data_sets_needs_no_name() -> None:
     assert labels_of() == []
     assert labels_of(LabelSchema(name="label", kind="real")) == [("label", "real")]

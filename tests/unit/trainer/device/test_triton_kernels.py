@@ -13,15 +13,18 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.config import Config
+from bagpipe_hpc.data.item_features import item_column
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.lookahead.item_counts import CountedItems
 from bagpipe_hpc.lookahead.planner import Planner
+from bagpipe_hpc.protocol.plan import IterationPlan
 from bagpipe_hpc.row_layout import row_width
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.trainer.cache import RowCache
 from bagpipe_hpc.trainer.device.base import Device, RowKernels
 from bagpipe_hpc.trainer.device.cpu import CpuDevice, CpuKernels
 from bagpipe_hpc.trainer.device.row_step import fusible_optimizer
-from bagpipe_hpc.trainer.feature_inputs import sequence_inputs, vectors_of
+from bagpipe_hpc.trainer.feature_inputs import item_places, sequence_inputs, vectors_of
 from bagpipe_hpc.trainer.models import MODELS, SEQUENCE_MODELS, build_model
 from bagpipe_hpc.trainer.objective import Objective
 from bagpipe_hpc.trainer.pooling import Pooling
@@ -149,7 +152,8 @@ def planned_training(
     )  # fmt: skip
     num_vectors, histories = len(vectors_of(config, schema)), sequence_inputs(config, schema)
     models = [
-        build_model(config.model, NUM_DENSE, num_vectors, seed=3, sequences=histories) for _ in range(num_trainers)
+        build_model(config.model, NUM_DENSE, num_vectors, seed=3, sequences=histories, item=item_places(config, schema))
+        for _ in range(num_trainers)
     ]
     outcome = Outcome(initial_rows(config, key_space), [model.state_dict() for model in models])
     boards = [Board(num_trainers) for _ in range(3)]
@@ -181,10 +185,21 @@ def planned_training(
         )
     servers = Servers(Sharding(key_space.num_keys, 1), PREFETCH_DEPTH, outcome.rows)
     with Players(steps, servers, outcome) as players:
-        ORDERS["while"](players, list(rank_plans(planner.plans(batches(schema)))))
+        ORDERS["while"](players, list(rank_plans(plans_of(planner, config, schema))))
     while servers.written:
         servers.scatter()
     return outcome
+
+
+def plans_of(planner: Planner, config: Config, schema: Schema) -> Iterator[IterationPlan]:
+    stream, column = batches(schema), item_column(config, schema)
+    if column is None:
+        yield from planner.plans(stream)
+        return
+    items = CountedItems("item", column)
+    for batch in stream:
+        items.enter(batch)
+    yield from map(items.counted, planner.plans(stream))
 
 
 def check(
