@@ -61,6 +61,15 @@ def _feature(config: Config, table: TableSchema) -> dict[str, Any]:
         "table": table.shares or table.name,
         "pooling": pooling,
         "weighted": table.weighted,
+        "sequence": _sequence(config, table) if table.sequence else None,
+    }
+
+
+def _sequence(config: Config, table: TableSchema) -> dict[str, Any]:
+    return {
+        "max_length": config.tables.get(table.along or table.name, TableConfig()).max_length,
+        "elements": [{"name": element.name, "kind": element.kind} for element in table.elements],
+        "along": table.along,
     }
 
 
