@@ -20,6 +20,7 @@ from pydantic import (
 
 from bagpipe_hpc.bounded_json import dump_json, parse_json, read_bounded, require_checksum, with_checksum
 from bagpipe_hpc.checkpoint.file_names import MANIFEST, files_of, iteration_of
+from bagpipe_hpc.config import ModelConfig
 from bagpipe_hpc.data.schema import Name
 from bagpipe_hpc.data.shard import first_fault
 from bagpipe_hpc.errors import CheckpointError
@@ -263,7 +264,14 @@ def require_same_model(saved: ModelEntry, wanted: ModelEntry) -> None:
 
 
 def _leave_out_what_may_differ(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Leave out lengths of sequences, and what checkpoints of earlier versions do not say."""
+    """Leave out lengths of sequences, and what checkpoints of earlier versions do not say.
+
+    A setting of the model that a version did not have yet counts as its default.
+    """
+    defaults = ModelConfig().model_dump(mode="json")
+    for name in wanted["settings"].keys() - saved["settings"].keys() if saved["settings"] else ():
+        if name in defaults and wanted["settings"][name] == defaults[name]:
+            del wanted["settings"][name]
     for mine, others in zip(saved["features"], wanted["features"], strict=False):
         if mine["sequence"] is None:
             others["sequence"] = None

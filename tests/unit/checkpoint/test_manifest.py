@@ -156,6 +156,14 @@ def test_a_contradiction_names_the_field(change: dict[str, Any], said: str) -> N
         require_same_model(MODEL, MODEL.model_copy(update=change))
 
 
+def test_a_setting_that_a_checkpoint_does_not_know_has_its_default() -> None:
+    known = {"top_mlp": [4]}
+    saved = MODEL.model_copy(update={"settings": known})
+    require_same_model(saved, MODEL.model_copy(update={"settings": {**known, "temperature": 0.05}}))
+    with pytest.raises(CheckpointError, match=r"settings.temperature is None in the checkpoint, 0.1 in the job"):
+        require_same_model(saved, MODEL.model_copy(update={"settings": {**known, "temperature": 0.1}}))
+
+
 def history(**sequence: Any) -> ModelEntry:
     """A model that reads a sequence; with no fields, as an earlier version has saved it."""
     entry = SequenceEntry(**sequence) if sequence else None
