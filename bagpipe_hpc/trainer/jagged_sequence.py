@@ -70,12 +70,17 @@ class JaggedSequence:
         return torch.arange(self.max_length, device=self.offsets.device) < self.lengths[:, None]
 
     def groups(self) -> Iterator[SampleGroup]:
-        """Yield the samples in groups of similar length, so that less than half of a padded array is padding."""
-        lengths = self.lengths_on_host
-        sizes = np.where(lengths > 0, np.ceil(np.log2(np.maximum(lengths, 1))), -1).astype(np.int64)
-        for size in np.unique(sizes).tolist():
-            samples = np.flatnonzero(sizes == size)
-            yield SampleGroup.of(self, samples, int(lengths[samples].max()))
+        """Yield the samples in groups of similar length, so that less than half of a padded array is padding.
+
+        The host knows how many samples each group has, and the device finds out which ones. So nothing is copied.
+        """
+        num_limits = self.max_length.bit_length() + 1
+        limits = 2 ** torch.arange(num_limits, device=self.offsets.device) // 2  # largest lengths: 0, 1, 2, 4, 8, ...
+        order = torch.bucketize(self.lengths, limits).sort(stable=True).indices
+        groups = np.searchsorted(2 ** np.arange(num_limits) // 2, self.lengths_on_host)
+        for group, samples in enumerate(order.split(np.bincount(groups).tolist())):
+            if len(samples):
+                yield SampleGroup.of(self, samples, int(self.lengths_on_host[groups == group].max()))
 
 
 @dataclass(frozen=True)
@@ -93,10 +98,8 @@ class SampleGroup:
     mask: torch.Tensor
 
     @classmethod
-    def of(cls, sequence: JaggedSequence, samples: NDArray[np.int64], length: int) -> SampleGroup:
+    def of(cls, sequence: JaggedSequence, samples: torch.Tensor, length: int) -> SampleGroup:
         """Return samples of a sequence with at most `length` elements each."""
-        device = sequence.offsets.device
-        chosen = torch.as_tensor(samples, device=device)
-        ages = torch.arange(length, device=device).flip(0)
-        newest, lengths = sequence.offsets[1:].index_select(0, chosen) - 1, sequence.lengths.index_select(0, chosen)
-        return cls(chosen, (newest[:, None] - ages).clamp(min=0), ages < lengths[:, None])
+        ages = torch.arange(length, device=sequence.offsets.device).flip(0)
+        newest, lengths = sequence.offsets[1:].index_select(0, samples) - 1, sequence.lengths.index_select(0, samples)
+        return cls(samples, (newest[:, None] - ages).clamp(min=0), ages < lengths[:, None])
