@@ -44,8 +44,9 @@ def test_planning_compiles_nothing(id_dtype: type[np.integer], num_keys: int, ma
     assert before["bagpipe_hpc.lookahead.next_use._enter"] >= 1
 
 
-def test_large_shares_are_warmed_up_too() -> None:
-    warm_up(8, np.dtype(np.int32), 8, largest_share=10**6)
+@pytest.mark.parametrize("largest_share", [10**6, None])
+def test_large_shares_are_warmed_up_too(largest_share: int | None) -> None:
+    warm_up(8, np.dtype(np.int32), 8, largest_share=largest_share)
     before = num_compiled()
     num_samples = 2**16 + 1
     ids = np.zeros((num_samples, 1), dtype=np.int32)
