@@ -291,9 +291,8 @@ def warm_up_planning(config: Config, schema: Schema, num_trainers: int) -> None:
     is_wide = any(table.num_embeddings >= 2**31 for table in schema.one_hot_tables)
     id_dtype = np.dtype(np.int64 if is_wide else np.int32)
     largest_batch = max(config.training.batch_size, config.evaluation.batch_size or 0)
-    largest_share = -(-largest_batch // num_trainers)
-    if schema.ragged_tables:
-        largest_share *= 1000  # the number of ids per sample has no bound; assume 1,000
+    # The number of ids of a sample in a ragged feature has no bound.
+    largest_share = None if schema.ragged_tables else -(-largest_batch // num_trainers)
     warm_up(sum(schema.num_embeddings), id_dtype, config.oracle.max_dense_keys, largest_share)
     if counts_items(config):
         warm_up_counting()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,38 +68,3 @@ class JaggedSequence:
     def mask(self) -> torch.Tensor:
         """Which places of `padded` hold elements, bool, shape (b, max_length)."""
         return torch.arange(self.max_length, device=self.offsets.device) < self.lengths[:, None]
-
-    def groups(self) -> Iterator[SampleGroup]:
-        """Yield the samples in groups of similar length, so that less than half of a padded array is padding.
-
-        The host knows how many samples each group has, and the device finds out which ones. So nothing is copied.
-        """
-        num_limits = self.max_length.bit_length() + 1
-        limits = 2 ** torch.arange(num_limits, device=self.offsets.device) // 2  # largest lengths: 0, 1, 2, 4, 8, ...
-        order = torch.bucketize(self.lengths, limits).sort(stable=True).indices
-        groups = np.searchsorted(2 ** np.arange(num_limits) // 2, self.lengths_on_host)
-        for group, samples in enumerate(order.split(np.bincount(groups).tolist())):
-            if len(samples):
-                yield SampleGroup.of(self, samples, int(self.lengths_on_host[groups == group].max()))
-
-
-@dataclass(frozen=True)
-class SampleGroup:
-    """Some samples of a sequence, as padded rows.
-
-    Args:
-        samples: The samples, int64, shape (k,).
-        places: The element in each place, int64, shape (k, length); any one where there is none.
-        mask: Which places have elements, bool, shape (k, length). The newest element of each sample is in the last one.
-    """
-
-    samples: torch.Tensor
-    places: torch.Tensor
-    mask: torch.Tensor
-
-    @classmethod
-    def of(cls, sequence: JaggedSequence, samples: torch.Tensor, length: int) -> SampleGroup:
-        """Return samples of a sequence with at most `length` elements each."""
-        ages = torch.arange(length, device=sequence.offsets.device).flip(0)
-        newest, lengths = sequence.offsets[1:].index_select(0, samples) - 1, sequence.lengths.index_select(0, samples)
-        return cls(samples, (newest[:, None] - ages).clamp(min=0), ages < lengths[:, None])

@@ -12,7 +12,9 @@ import pytest
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.data.dataset import Dataset, open_dataset
+from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.data.time_windows import TimeWindow
+from bagpipe_hpc.oracle import plan_stream
 from bagpipe_hpc.oracle.batch_stream import count_batches, sample_batches, timetable_of
 from bagpipe_hpc.oracle.plan_stream import Boundary, EncodedPlan, PlanStream
 from bagpipe_hpc.protocol.codec import decode_plan
@@ -210,3 +212,13 @@ def test_a_stream_that_is_stopped_within_an_evaluation(dataset: Dataset) -> None
     assert boundary.is_stop
     assert boundary.num_trained == plans[-1].plan.num_trained_after
     assert stream.end is None
+
+
+def test_histories_of_any_length_are_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest: list[object] = []
+    monkeypatch.setattr(plan_stream, "warm_up", lambda *arguments: largest.append(arguments[-1]))
+    one_hot = TableSchema(name="item", num_embeddings=8)
+    ragged = TableSchema(name="clicked", num_embeddings=8, ragged=True, sequence=True)
+    for tables in ((one_hot,), (one_hot, ragged)):
+        plan_stream.warm_up_planning(load_config(None, SETTINGS), Schema(tables=tables), num_trainers=2)
+    assert largest == [200, None]
