@@ -39,7 +39,7 @@ FOREIGN_WORDS = (
         ("labels: [y, y]\ncategorical: [c]\n", ["used more often: y"]),
         (
             SOUND + "foo: 1\n",
-            ["line 3: unknown setting 'foo'; valid here: label, labels, weight, group, dense, categorical, lists"],
+            ["line 3: unknown setting 'foo'; valid here: label, labels, weight, group, time, dense, categorical"],
         ),
         (
             SOUND + "dense:\n- {column: d, tranform: log}\n",
@@ -82,7 +82,7 @@ FOREIGN_WORDS = (
         ("label: y\ncategorical: [c, c]\n", ["used more often: c; give columns that are used twice a `name`"]),
         ("label: y\ncategorical: [a b]\n", ["'a b' cannot be a name in the data set", "give the column a name"]),
         ("label: y\nlabel: z\ncategorical: [c]\n", ["line 2", "label"]),
-        ("- y\n", ["must be a mapping of settings (label, labels, weight, group, dense, categorical, lists, "]),
+        ("- y\n", ["must be a mapping of settings (label, labels, weight, group, time, dense, categorical, lists, "]),
         ("", ["no column is under categorical or lists"]),
     ],
 )
