@@ -220,6 +220,10 @@ def synth(
     history_length: Annotated[
         int | None, typer.Option(help="With --profile histories: average elements of a history.  [default: 30]")
     ] = None,
+    labels: Annotated[
+        bool,
+        typer.Option("--labels", help="With --profile histories: three labels, one of them real, weights and groups."),
+    ] = False,
     validation_fraction: ValidationFraction = 0.1,
     samples_per_shard: SamplesPerShard = 1 << 20,
     compression: CompressionOption = CompressionChoice.NONE,
@@ -239,6 +243,7 @@ def synth(
             seed=seed,
             bag_size=bag_size,
             history_length=30 if history_length is None and profile is ProfileChoice.HISTORIES else history_length or 0,
+            labels=labels,
             validation_fraction=validation_fraction,
             samples_per_shard=samples_per_shard,
             compression=compression.filter,
