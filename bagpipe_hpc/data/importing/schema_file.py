@@ -15,6 +15,7 @@ from bagpipe_hpc.data.importing.description import (
     Column,
     DenseFeature,
     Group,
+    History,
     Label,
     NamedLabel,
     TableDescription,
@@ -31,6 +32,7 @@ _PARTS: Mapping[str, type[BaseModel]] = {
     "dense": DenseFeature,
     "categorical": Category,
     "lists": CategoryList,
+    "history": History,
 }
 
 
