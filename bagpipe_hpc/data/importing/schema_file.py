@@ -20,6 +20,7 @@ from bagpipe_hpc.data.importing.description import (
     Label,
     NamedLabel,
     TableDescription,
+    Time,
 )
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.fault_words import in_words, shown
@@ -30,6 +31,7 @@ _PARTS: Mapping[str, type[BaseModel]] = {
     "labels": NamedLabel,
     "weight": Column,
     "group": Group,
+    "time": Time,
     "dense": DenseFeature,
     "categorical": Category,
     "lists": CategoryList,
