@@ -60,7 +60,7 @@ def test_a_log_that_cannot_be_used_is_named(tmp_path: Path, text: str, fault: st
 
 
 def test_a_missing_log_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="missing.csv: cannot be read"):
+    with pytest.raises(DatasetError, match=r"missing\.csv: cannot be read"):
         read_clicks(tmp_path / "missing.csv", 100)
 
 
