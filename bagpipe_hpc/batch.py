@@ -1,7 +1,7 @@
 """Batches of samples, from the shards up to the planner.
 
 A sample has labels, dense features, one row id in each one-hot feature and a *bag* of any number of row ids in each
-ragged feature. It may have a weight, and belong to a group, such as a user or a request.
+ragged feature. It may have a weight and a time, and belong to a group, such as a user or a request.
 """
 
 from __future__ import annotations
@@ -107,6 +107,8 @@ class Batch:
         read_only: Whether the batch is evaluated on: rows are read, and never updated.
         sample_weights: float32, shape (num_samples,); None: the schema has no weights.
         groups: The group of each sample, int64, shape (num_samples,); None: the schema has no groups.
+        times: The time of each sample, int64, shape (num_samples,), never falling; None: the schema has no times, or
+            the samples come from a shard, whose times are read apart (`ShardReader.times`).
     """
 
     labels: Float32Array
@@ -116,6 +118,7 @@ class Batch:
     read_only: bool = False
     sample_weights: Float32Array | None = None
     groups: Int64Array | None = None
+    times: Int64Array | None = None
 
     @property
     def num_samples(self) -> int:
@@ -153,6 +156,7 @@ class Batch:
             self.read_only,
             None if self.sample_weights is None else change(self.sample_weights),
             None if self.groups is None else change(self.groups),
+            None if self.times is None else change(self.times),
         )
 
     @staticmethod
@@ -166,6 +170,7 @@ class Batch:
             return pieces[0]
         weights = [piece.sample_weights for piece in pieces if piece.sample_weights is not None]
         groups = [piece.groups for piece in pieces if piece.groups is not None]
+        times = [piece.times for piece in pieces if piece.times is not None]
         return Batch(
             np.concatenate([piece.labels for piece in pieces]),
             np.concatenate([piece.dense for piece in pieces]),
@@ -174,4 +179,5 @@ class Batch:
             pieces[0].read_only,
             np.concatenate(weights) if weights else None,
             np.concatenate(groups) if groups else None,
+            np.concatenate(times) if times else None,
         )

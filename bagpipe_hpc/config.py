@@ -168,6 +168,7 @@ class ModelConfig(_Section):
         "sasrec",
         "bst",
         "hstu",
+        "two_tower",
     ] = Field("dlrm", description="Built-in model to train.")
     factory: str | None = Field(
         None,
@@ -189,7 +190,7 @@ class ModelConfig(_Section):
     top_mlp: tuple[Size, ...] = Field(
         (128, 64),
         max_length=100,
-        description="All models but caser and sasrec: sizes of the hidden layers of the (top) MLP.",
+        description="All models but caser, sasrec and two_tower: sizes of the hidden layers of the (top) MLP.",
     )
     experts: int = Field(4, ge=1, le=10_000, description="mmoe: number of experts.")
     expert_mlp: tuple[Size, ...] = Field(
@@ -211,6 +212,22 @@ class ModelConfig(_Section):
         (36,),
         max_length=100,
         description="din: sizes of the hidden layers of the MLP that weights the elements of a sequence.",
+    )
+    tower_mlp: tuple[Size, ...] = Field(
+        (128, 64), min_length=1, max_length=100, description="two_tower: sizes of the layers of each tower."
+    )
+    temperature: float = Field(
+        0.05,
+        gt=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="two_tower: what the product of the vectors of both towers is divided by.",
+    )
+    item_features: tuple[str, ...] = Field(
+        (),
+        description="two_tower: features of the item tower; the id of the first one says which item it is. []: the "
+        "one-hot feature that uses the table of a sequence, or else the last one. Own models with item_features get "
+        "the items of a batch and how often each has occurred.",
     )
     cross_layers: int = Field(3, ge=1, le=100, description="dcn, dcn_v2, dlrm_dcn: number of cross layers.")
     cross_rank: int | None = Field(
@@ -242,6 +259,13 @@ class ModelConfig(_Section):
         if height % 2 == 0:
             raise ValueError(f"must be odd, so that a convolution is centred on a field; take {height + 1}")
         return height
+
+    @field_validator("item_features")
+    @classmethod
+    def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"names {', '.join(twice)} more than once; name each feature once")
+        return names
 
     @field_validator("factory")
     @classmethod
@@ -353,6 +377,18 @@ class TrainingConfig(_Section):
         description="Shuffle the training samples anew in each epoch: shuffle blocks of this many samples, and the "
         "samples within each block; null: keep the order of the data set.",
     )
+    order: Literal["stored", "time"] = Field(
+        "stored",
+        description="stored: the order of the data set, unless shuffle_block is set. time: windows of data time "
+        "(time_window), one after the other; each is evaluated before it is trained on.",
+    )
+    time_window: int | None = Field(
+        None,
+        ge=1,
+        lt=10**18,
+        description="order time: the width of a window, in the unit of the data set's times. Windows begin at its "
+        "multiples. No batch has samples of two windows.",
+    )
     blocks: int | None = Field(
         None,
         ge=1,
@@ -397,6 +433,26 @@ class TrainingConfig(_Section):
         description="Type in which trainers send each other rows and gradients. float16 and bfloat16 halve the bytes, "
         "but round the values, so the trained model differs.",
     )
+
+    @model_validator(mode="after")
+    def _windows_are_in_order(self) -> TrainingConfig:
+        width = "null" if self.time_window is None else self.time_window
+        if (self.order == "time") != (self.time_window is not None):
+            raise ValueError(
+                f"training.order is {self.order}, training.time_window is {width}: set time_window "
+                "if, and only if, order is time"
+            )
+        if self.order == "time" and self.shuffle_block is not None:
+            raise ValueError(
+                f"training.order is time, training.shuffle_block is {self.shuffle_block}: samples cannot be both in "
+                "time order and shuffled; remove one of the two settings"
+            )
+        if self.order == "time" and self.epochs != 1:
+            raise ValueError(
+                f"training.order is time, training.epochs is {self.epochs}: a second pass would evaluate the model on "
+                "samples that it has been trained on; set epochs to 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _blocks_are_exact(self) -> TrainingConfig:
@@ -702,6 +758,20 @@ class Config(_Section):
                 f"training.blocks is {self.training.blocks}, dense.backend is {self.dense.backend}: only mpi adds up "
                 "in one order for any number of trainers; set dense.backend to mpi or leave it out, or leave "
                 "training.blocks out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _windows_say_when_to_evaluate(self) -> Config:
+        if self.training.order == "time" and self.evaluation.every is not None:
+            raise ValueError(
+                f"training.order is time, evaluation.every is {self.evaluation.every}: in time order the job evaluates "
+                "each window before it trains on it, and the split at the end; remove evaluation.every"
+            )
+        if self.training.order == "time" and self.checkpoint.keep_best:
+            raise ValueError(
+                "training.order is time, checkpoint.keep_best is true: metrics of different windows do not say which "
+                "model is better; remove keep_best"
             )
         return self
 

@@ -22,6 +22,7 @@ from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
 
 WEIGHTS = 1e-12, 1e12  # of samples that count: sums of losses stay finite
+TIMES_END = 10**18  # of samples: differences of two of them fit into int64
 _EXPONENT = np.uint32(0x7F800000)  # all bits set: infinite or not a number
 _MAGNITUDE = np.uint32(0x7FFFFFFF)  # all bits but the sign
 _ONE = np.uint32(0x3F800000)
@@ -116,6 +117,24 @@ class SampleChecks:
             allowed = f"0 or between {WEIGHTS[0]:g} and {WEIGHTS[1]:g}"
             self._refuse(first_sample + sample, f"weight is {weights[sample]}, but must be {allowed}")
         return weights
+
+    def times(self, times: Int64Array, first_sample: int, before: int | None) -> Int64Array:
+        """Check that times, int64, shape (num_samples,), never fall, and have at most 18 digits.
+
+        Args:
+            before: The time of the sample before them; None: there is none.
+        """
+        far = (times >= TIMES_END) | (times <= -TIMES_END)
+        if far.any():
+            sample = int(np.argmax(far))
+            fault = f"{self.schema.time} is {times[sample]}, but must have at most 18 digits"
+            self._refuse(first_sample + sample, fault)
+        earlier = np.concatenate([times[:1] if before is None else [before], times])[: len(times)]
+        if (times < earlier).any():
+            sample = int(np.argmax(times < earlier))
+            fault = f"{self.schema.time} is {times[sample]} after {earlier[sample]}, but samples must be in time order"
+            self._refuse(first_sample + sample, fault)
+        return times
 
     def dense(self, dense: Float32Array, first_sample: int) -> Float32Array:
         """Check that dense features, float32, shape (num_samples, num_dense), are finite."""

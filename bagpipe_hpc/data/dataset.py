@@ -118,12 +118,13 @@ class Split:
         """Return the number of batches in one pass; the last batch may be short."""
         return -(-self.num_samples // batch_size)
 
-    def batches(self, batch_size: int, *, start_sample: int = 0) -> Iterator[Batch]:
+    def batches(self, batch_size: int, *, start_sample: int = 0, stop_sample: int | None = None) -> Iterator[Batch]:
         """Yield batches in time order across shards. Each has batch_size samples, except perhaps the last.
 
         Args:
             batch_size: Samples per batch, at least 1.
             start_sample: First sample of the first batch, in [0, num_samples].
+            stop_sample: The sample after the last one of the last batch; None: num_samples.
         Raises:
             ConfigError: batch_size is below 1.
             DatasetError: start_sample is out of range or, while iterating, a shard or a sample is invalid.
@@ -135,19 +136,20 @@ class Split:
                 f"{self.path}: the {self.name} split has {self.num_samples} samples, so reading cannot start at sample "
                 f"{start_sample}; continue with the data set with which the run started"
             )
-        return self._batches(batch_size, start_sample)
+        return self._batches(batch_size, start_sample, self.num_samples if stop_sample is None else stop_sample)
 
-    def _batches(self, batch_size: int, start_sample: int) -> Iterator[Batch]:
+    def _batches(self, batch_size: int, start_sample: int, stop_sample: int) -> Iterator[Batch]:
         pieces: list[Batch] = []
         missing = batch_size
         first_samples = accumulate((shard.num_samples for shard in self.shards), initial=0)
         for shard, first_sample in zip(self.shards, first_samples, strict=False):
             position = max(0, start_sample - first_sample)
-            if position >= shard.num_samples:
+            end = min(shard.num_samples, stop_sample - first_sample)
+            if position >= end:
                 continue
             with self.open_shard(shard) as reader:
-                while position < shard.num_samples:
-                    stop = min(position + missing, shard.num_samples)
+                while position < end:
+                    stop = min(position + missing, end)
                     pieces.append(reader.read(position, stop))
                     missing -= stop - position
                     position = stop

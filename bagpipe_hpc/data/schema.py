@@ -1,4 +1,4 @@
-"""The parts of a sample: labels, dense features, features with embedding tables, a weight and a group."""
+"""The parts of a sample: labels, dense features, features with embedding tables, a weight, a group and a time."""
 
 from __future__ import annotations
 
@@ -108,6 +108,7 @@ class Schema(BaseModel):
     labels: tuple[LabelSchema, ...] = Field((LabelSchema(),), min_length=1)  # what models predict
     weighted: bool = False  # whether samples have weights
     group: Name | None = None  # what a group of samples is, such as a user or a request; None: there are no groups
+    time: Name | None = None  # what the time of a sample is; samples are in its order. None: they have no times
 
     @field_validator("labels")
     @classmethod
@@ -235,6 +236,8 @@ class Schema(BaseModel):
             return f"{_weights(self)} against {_weights(other)}"
         if self.group != other.group:
             return f"groups by {self.group or 'nothing'} against {other.group or 'nothing'}"
+        if self.time != other.time:
+            return f"times by {self.time or 'nothing'} against {other.time or 'nothing'}"
         return ""
 
 

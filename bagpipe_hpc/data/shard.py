@@ -26,6 +26,7 @@ from bagpipe_hpc.data.hdf5 import (
 )
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import ConfigError, DatasetError
+from bagpipe_hpc.sharding import Int64Array
 
 FORMAT = "bagpipe_hpc.shard"
 FORMAT_VERSION = 1
@@ -37,6 +38,7 @@ _CHUNK_BYTES = 4 << 20  # if samples are very wide, a chunk has fewer of them
 _CHUNK_CACHE_BYTES = 2 * _CHUNK_BYTES  # a batch may end inside a chunk: keep it, so that it is decompressed only once
 _RAGGED_CHUNK_IDS = 65_536
 _ELEMENTS = "elements"  # group of the values of a sequence
+_TIMES = "times"
 _ELEMENT_DTYPES: dict[str, type[np.float32] | type[np.int64]] = {"real": np.float32, "integer": np.int64}
 
 _MEND = "copy it again from where it was made, or make the data set again"
@@ -62,6 +64,7 @@ class ShardWriter:
         self._schema = schema
         self._compression = compression
         self._checks = SampleChecks(path, schema, "fix the source of the samples, or the schema")
+        self._last_time: int | None = None
         self._new = NewHdf5File(path, _CHUNK_CACHE_BYTES)
         self._file = self._new.h5
         try:
@@ -138,7 +141,11 @@ class ShardWriter:
     def _columns_of(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Return the batch as the datasets of the file, checked."""
         given: dict[str, NDArray[Any]] = {"labels": batch.labels, "dense": batch.dense, "one_hot": batch.ids}
-        for name, column in (("sample_weights", batch.sample_weights), ("groups", batch.groups)):
+        for name, column in (
+            ("sample_weights", batch.sample_weights),
+            ("groups", batch.groups),
+            (_TIMES, batch.times),
+        ):
             if (column is not None) != (name in _columns(self._schema)):
                 raise DatasetError(
                     f"{self._path}: the batch has {'no ' if column is None else ''}{name}, contrary to the schema; fix "
@@ -173,6 +180,14 @@ class ShardWriter:
             checked["sample_weights"] = self._checks.sample_weights(weights, self.num_samples)
         if batch.groups is not None:
             checked["groups"] = batch.groups
+        if batch.times is not None:
+            if not np.issubdtype(batch.times.dtype, np.integer):
+                raise DatasetError(
+                    f"{self._path}: times of a batch are {batch.times.dtype}, but must be integers; fix the source of "
+                    "the samples"
+                )
+            checked[_TIMES] = times = self._checks.times(batch.times, self.num_samples, self._last_time)
+            self._last_time = int(times[-1]) if len(times) else self._last_time
         return {name: checked[name] for name in _columns(self._schema)}
 
     def _bags_of(self, batch: Batch, table: TableSchema) -> Bags:
@@ -237,7 +252,7 @@ class ShardReader:
         self._checks = SampleChecks(
             path, self.schema, f"the file is damaged, or was not written by this package: {_MEND}"
         )
-        self._columns = {name: self._file[name] for name in _columns(self.schema)}
+        self._columns = {name: self._file[name] for name in _columns(self.schema) if name != _TIMES}
         # To open a dataset takes longer than to read a small batch from it.
         self._ragged = {
             table.name: {
@@ -274,6 +289,16 @@ class ShardReader:
             sample_weights=None if weights is None else self._checks.sample_weights(weights, start),
             groups=raw.get("groups"),
         )
+
+    def times(self, start: int, stop: int, before: int | None = None) -> Int64Array:
+        """Return the times of samples [start, stop) of the shard, int64, shape (stop - start,). The schema has times.
+
+        Args:
+            before: The time of the sample before them; None: any.
+        Raises:
+            DatasetError: They cannot be read, or a time is before the one before it.
+        """
+        return self._checks.times(self._slice(self._file[_TIMES], start, stop), start, before)
 
     def close(self) -> None:
         """Close the file."""
@@ -397,6 +422,8 @@ def _columns(schema: Schema) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
         columns["sample_weights"] = ((), np.float32)
     if schema.group is not None:
         columns["groups"] = ((), np.int64)
+    if schema.time is not None:
+        columns[_TIMES] = ((), np.int64)
     return columns
 
 

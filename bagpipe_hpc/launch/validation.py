@@ -12,6 +12,7 @@ from pathlib import Path
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.config import Config, Settings
 from bagpipe_hpc.data.dataset import Dataset, open_dataset, require_labels
+from bagpipe_hpc.data.time_windows import TimeWindow, read_windows
 from bagpipe_hpc.errors import ConfigError, DatasetError, TopologyError
 from bagpipe_hpc.launch.request import Request
 from bagpipe_hpc.launch.resume import (
@@ -124,6 +125,7 @@ def check_job(
         with keeping_torch():
             build_own_model(config.model, model_inputs(config, schema), request.build_model)
     _check_evaluation(config, dataset, request)
+    windows = [] if request.evaluates_only else _windows_of(config, dataset)
     ownership = Ownership(_owned_directories(config, request))
     try:
         if request.evaluates_only:
@@ -153,7 +155,7 @@ def check_job(
         LOGGER.info(said_of_backend)
     if exchange != NONE:
         LOGGER.info(said_of_exchange)
-    oracle_job = OracleJob(dataset, request.run_path, budget, saved, ownership.require)
+    oracle_job = OracleJob(dataset, request.run_path, budget, saved, ownership.require, windows)
     return CheckedJob(spec, start, oracle_job, ownership)
 
 
@@ -214,6 +216,23 @@ def _check_evaluation(config: Config, dataset: Dataset, request: Request) -> Non
             f"{request.data_path} has no {evaluation.split} samples, but evaluation.every is {evaluation.every}; "
             "choose the other evaluation.split, or remove evaluation.every"
         )
+
+
+def _windows_of(config: Config, dataset: Dataset) -> list[TimeWindow]:
+    """Return the windows of the training samples; none unless the job trains in time order.
+
+    Raises:
+        DatasetError: samples have no times, or are not in time order.
+        ConfigError: there are too many windows.
+    """
+    if config.training.time_window is None:
+        return []
+    if dataset.schema.time is None:
+        raise DatasetError(
+            f"{dataset.path}: training.order is time, but its samples have no times; import it with a schema file that "
+            "names the column of times (`time`), or set training.order to stored"
+        )
+    return read_windows(dataset.train, config.training.time_window)
 
 
 def _evaluation_config(request: Request) -> Config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from bagpipe_hpc.batch import Batch
@@ -11,23 +11,35 @@ from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.dataset import Dataset, Split
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.shuffle import BlockShuffle, shuffled_batches
-from bagpipe_hpc.oracle.evaluation import Timetable
+from bagpipe_hpc.data.time_windows import TimeWindow
+from bagpipe_hpc.oracle.evaluation import EvaluatedWindow, Timetable
 from bagpipe_hpc.runtime.data_position import TrainingRange
 
 
-def timetable_of(config: Config, dataset: Dataset, training_range: TrainingRange) -> Timetable:
-    """Return when a job evaluates."""
+def timetable_of(
+    config: Config, dataset: Dataset, training_range: TrainingRange, windows: Sequence[TimeWindow] = ()
+) -> Timetable:
+    """Return when a job evaluates.
+
+    Args:
+        windows: The windows that the job trains on, one after the other; empty if it does not train in time order.
+    """
     batch_size = config.evaluation.batch_size or config.training.batch_size
     split = dataset.split(config.evaluation.split)
     num_batches = split.num_batches(batch_size) if config.evaluation.enabled else 0
     every = config.evaluation.every
-    return Timetable(training_range.start.num_trained, training_range.end, num_batches, every, split.num_samples)
+    evaluated = {}
+    for window in windows if config.evaluation.enabled else ():
+        num_trained = training_range.num_trained_at(window.first)
+        if num_trained is not None and num_trained < training_range.end:
+            evaluated[num_trained] = EvaluatedWindow(window, -(-window.num_samples // batch_size))
+    start, end = training_range.start.num_trained, training_range.end
+    return Timetable(start, end, num_batches, every, split.num_samples, evaluated)
 
 
 def count_batches(training_range: TrainingRange, timetable: Timetable) -> int:
     """Return the number of batches of this start: training batches and batches of evaluations."""
-    num_evaluated = timetable.num_evaluations * timetable.num_batches
-    return training_range.num_iterations + num_evaluated
+    return training_range.num_iterations + timetable.num_batches_of_all
 
 
 def sample_batches(
@@ -41,14 +53,14 @@ def sample_batches(
     """
     start = training_range.start
     epochs = (
-        _epoch(config, dataset.train, epoch, start.sample if epoch == start.epoch else 0)
-        for epoch in range(start.epoch, training_range.epochs)
+        _epoch(config, dataset.train, epoch, training_range) for epoch in range(start.epoch, training_range.epochs)
     )
     batches = itertools.chain.from_iterable(epochs)
     lengths = max_lengths(config, dataset.schema)
     for num_trained in range(start.num_trained, training_range.end + 1):
         if timetable.is_due(num_trained):
-            yield from (newest_elements(batch, lengths) for batch in _evaluation(config, dataset))
+            evaluated = _evaluation(config, dataset, timetable.windows.get(num_trained))
+            yield from (newest_elements(batch, lengths) for batch in evaluated)
         if num_trained < training_range.end:
             yield newest_elements(next(batches), lengths)
 
@@ -73,15 +85,24 @@ def newest_elements(batch: Batch, lengths: Mapping[str, int]) -> Batch:
     return replace(batch, bags=cut)
 
 
-def _evaluation(config: Config, dataset: Dataset) -> Iterator[Batch]:
+def _evaluation(config: Config, dataset: Dataset, evaluated: EvaluatedWindow | None) -> Iterator[Batch]:
     batch_size = config.evaluation.batch_size or config.training.batch_size
-    for batch in dataset.split(config.evaluation.split).batches(batch_size):
+    if evaluated is None:
+        batches = dataset.split(config.evaluation.split).batches(batch_size)
+    else:
+        window = evaluated.window
+        batches = dataset.train.batches(batch_size, start_sample=window.first, stop_sample=window.last)
+    for batch in batches:
         yield replace(batch, read_only=True)
 
 
-def _epoch(config: Config, train: Split, epoch: int, start_sample: int) -> Iterator[Batch]:
+def _epoch(config: Config, train: Split, epoch: int, training_range: TrainingRange) -> Iterator[Batch]:
+    """Return the batches of an epoch that are left."""
     training = config.training
-    if training.shuffle_block is None:
-        return train.batches(training.batch_size, start_sample=start_sample)
-    shuffle = BlockShuffle(training.shuffle_block, training.seed)
-    return shuffled_batches(train, shuffle, epoch, training.batch_size, start_sample)
+    if training.shuffle_block is not None:
+        shuffle = BlockShuffle(training.shuffle_block, training.seed)
+        return shuffled_batches(train, shuffle, epoch, training.batch_size, training_range.stretches(epoch)[0][0])
+    return itertools.chain.from_iterable(
+        train.batches(training.batch_size, start_sample=start, stop_sample=stop)
+        for start, stop in training_range.stretches(epoch)
+    )

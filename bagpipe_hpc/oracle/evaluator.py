@@ -32,7 +32,7 @@ from bagpipe_hpc import trace
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import EvaluationConfig
 from bagpipe_hpc.data.schema import Schema
-from bagpipe_hpc.oracle.evaluation import Evaluation, Timetable, best_of, num_without_improvement
+from bagpipe_hpc.oracle.evaluation import Evaluation, Timetable, best_of, mean_metrics, num_without_improvement
 from bagpipe_hpc.oracle.metrics import EvaluationResult, Targets, evaluate_predictions, save_predictions
 from bagpipe_hpc.protocol.messages import Predictions
 from bagpipe_hpc.protocol.plan import IterationPlan, Samples
@@ -124,7 +124,7 @@ class Evaluator:
         opened.num_missing -= 1
         opened.num_answered += len(share)
         self._answered = opened
-        if opened.num_missing == 0 and len(opened.logits) == self._timetable.num_batches:
+        if opened.num_missing == 0 and len(opened.logits) == self._timetable.num_batches_at(opened.iteration):
             self._metrics.append((opened.iteration, self._executor.submit(self._judge, opened)))
 
     def finished(self) -> Iterator[Evaluation]:
@@ -135,7 +135,7 @@ class Evaluator:
         """
         while self._metrics and self._metrics[0][1].done():
             iteration, result = self._metrics.popleft()
-            evaluation = Evaluation(iteration, result.result())
+            evaluation = Evaluation(iteration, result.result(), self._window_at(iteration))
             with self._changed:
                 self._results.append(evaluation)
                 self._latest = iteration
@@ -146,8 +146,10 @@ class Evaluator:
     @property
     def progress(self) -> tuple[int, int] | None:
         """The samples with predictions and all samples of the evaluation that goes on; None between evaluations."""
-        opened, total = self._answered, self._timetable.num_samples
-        return None if opened is None or opened.num_answered == total else (opened.num_answered, total)
+        opened = self._answered
+        if opened is None or opened.num_answered == (total := self._timetable.num_samples_at(opened.iteration)):
+            return None
+        return opened.num_answered, total
 
     def is_idle(self) -> bool:
         """Return whether all predictions and metrics of the plans sent so far are known."""
@@ -164,13 +166,17 @@ class Evaluator:
 
     @property
     def last(self) -> Evaluation | None:
-        """The latest evaluation of this start; None if there is none yet."""
-        return self._results[-1] if self.num_done else None
+        """The latest evaluation, if it is one of this start and of the split; else None."""
+        return self._results[-1] if self.num_done and self._results[-1].window is None else None
 
     @property
     def best(self) -> Evaluation | None:
-        """The best evaluation so far, also of earlier starts; None if there is none yet."""
-        return best_of(self._results, self._config.metric)
+        """The best evaluation of the split so far, also of earlier starts; None if there is none yet."""
+        return best_of([each for each in self._results if each.window is None], self._config.metric)
+
+    def _window_at(self, iteration: int) -> tuple[int, int] | None:
+        evaluated = self._timetable.windows.get(iteration)
+        return None if evaluated is None else (evaluated.window.start, evaluated.window.stop)
 
     def may_be_best(self, iteration: int) -> bool:
         """Return whether the model after this iteration is the best so far, or may be once its result is known."""
@@ -216,7 +222,13 @@ class Evaluator:
             "best": getattr(best.result.judged, metric) if best else None,
             "best_iteration": best.iteration if best else None,
             "stopped_early": self._why_stopped(),
+            **self._windows_totals(),
         }
+
+    def _windows_totals(self) -> dict[str, Any]:
+        """Return the mean metrics of all windows of the whole job; nothing if there are none."""
+        results = [each.result for each in self._results if each.window is not None]
+        return {"windows": {"number": len(results), **mean_metrics(results)}} if results else {}
 
     def _why_stopped(self) -> str | None:
         if self.stopped_at is None:
@@ -232,7 +244,8 @@ class Evaluator:
         start = time.perf_counter()
         with trace.span("metrics"):
             logits = np.concatenate(opened.logits)
-            require_finite_predictions(opened.iteration, self._config.split, logits)
+            split = "train" if opened.iteration in self._timetable.windows else self._config.split
+            require_finite_predictions(opened.iteration, split, logits)
             if self._predictions is not None:
                 save_predictions(self._predictions, logits, self._schema)
             config = self._config

@@ -16,7 +16,7 @@ The oracle does not use MPI. It communicates over the ports of the protocol, whi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from bagpipe_hpc.activity import showing_activity
 from bagpipe_hpc.bounded_json import dump_json, finite
 from bagpipe_hpc.checkpoint.model_entry import model_entry
 from bagpipe_hpc.data.dataset import Dataset
+from bagpipe_hpc.data.time_windows import TimeWindow
 from bagpipe_hpc.errors import BagpipeError, DivergedError, JobStopped
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.log import LOGGER
@@ -83,6 +84,7 @@ class OracleJob:
         budget: The time that the job has.
         saved: The oracle's state in the checkpoint that the job goes on from.
         require_ownership: Raises FencedError if a later start has become the owner of the run directory.
+        windows: The windows of the training samples; empty if the job does not train in time order.
     """
 
     dataset: Dataset
@@ -90,6 +92,7 @@ class OracleJob:
     budget: Budget
     saved: SavedState
     require_ownership: Callable[[], None]
+    windows: Sequence[TimeWindow] = ()
 
 
 def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OraclePorts) -> BagpipeError | None:
@@ -104,7 +107,8 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
         warm_up_planning(spec.config, spec.schema, topology.num_trainers)
         activity("waiting for servers and trainers")
         cache_rows = agree_on_cache_rows(ports.world, None)  # 1
-    training_range = TrainingRange.of(spec.config.training, job.dataset.train.num_samples, spec.start)
+    ends = [window.last for window in job.windows]
+    training_range = TrainingRange.of(spec.config.training, job.dataset.train.num_samples, spec.start, ends)
     oracle = Oracle(spec, job, topology, ports, training_range, cache_rows)
     with Progress(
         job.run_path,
@@ -180,7 +184,7 @@ class Oracle:
         self._topology, self._training_range = topology, training_range
         self._plans, self._inbox, self._budget = ports.plans, ports.inbox, job.budget
         self._config = spec.config
-        self._timetable = timetable_of(spec.config, job.dataset, training_range)
+        self._timetable = timetable_of(spec.config, job.dataset, training_range, job.windows)
         self._evaluator = Evaluator(
             spec.config.evaluation,
             self._timetable,
@@ -327,9 +331,8 @@ class Oracle:
 
     def _show_evaluation(self, evaluation: Evaluation) -> None:
         best = self._evaluator.best
-        assert best is not None
         self._progress.evaluated(evaluation, is_best=evaluation is best)
-        if self._committer is not None and self._config.checkpoint.keep_best:
+        if best is not None and self._committer is not None and self._config.checkpoint.keep_best:
             self._committer.name_best(best.iteration)
 
     def _complete_checkpoint(self) -> None:

@@ -190,6 +190,9 @@ class Progress:
         """
         self._keep(evaluation)
         shown, label = _shown(evaluation.result), self._config.evaluation.label
+        if evaluation.window is not None:
+            LOGGER.info("window from %s to %s, before training on it: %s", *evaluation.window, shown)
+            return
         if is_best and evaluation.iteration < self._num_iterations:
             by = METRIC_NAMES[self._config.evaluation.metric] + (f" of {label}" if label else "")
             shown = f"the best so far by {by}; {shown}" if evaluation.result.labels else f"{shown}, the best so far"
@@ -262,7 +265,8 @@ class Progress:
             file.write(evaluation.to_line())
         if self._tensorboard:
             result = evaluation.result
-            curves = {"eval": result.judged, **{f"eval/{name}": each for name, each in result.labels.items()}}
+            name = "eval" if evaluation.window is None else "window"
+            curves = {name: result.judged, **{f"{name}/{label}": each for label, each in result.labels.items()}}
             scalars = {f"{curve}/{name}": value for curve, each in curves.items() for name, value in vars(each).items()}
             self._tensorboard.add(evaluation.iteration, scalars)
 

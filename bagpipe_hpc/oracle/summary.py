@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.log import LOGGER
-from bagpipe_hpc.oracle.metrics import EvaluationResult, in_words
+from bagpipe_hpc.oracle.metrics import METRIC_NAMES, EvaluationResult, in_words
 from bagpipe_hpc.protocol.totals import RankTotals, TrainerTotals
 from bagpipe_hpc.runtime.console import open_console
 
@@ -208,9 +208,15 @@ def _add_metrics(table: Table, summary: dict[str, Any]) -> None:
 
 def _add_evaluations(table: Table, evaluations: dict[str, Any]) -> None:
     """Add the evaluations if there was more than one, and whether they stopped the job early."""
+    windows = evaluations.get("windows", {})
+    for name in ("auc", "log_loss", "mse"):
+        if name in windows and evaluations["number"]:
+            table.add_row(f"progressive {METRIC_NAMES[name]}", f"{windows[name]:.4f}",
+                          f"mean of {windows['number']:,} windows before training on them")  # fmt: skip
     if evaluations.get("number", 0) > 1:
         table.add_row("evaluations", f"{evaluations['number']:,}", f"{evaluations['seconds']:.1f} s, and "
                       f"{evaluations['metric_seconds']:.1f} s of metrics while training went on")  # fmt: skip
+    if evaluations.get("number", 0) > 1 and not windows:
         best = "undefined" if evaluations["best"] is None else f"{evaluations['best']:.4f}"
         table.add_row(f"best {evaluations['metric']}", best, f"after {evaluations['best_iteration']:,} iterations")
     if reason := evaluations.get("stopped_early"):

@@ -27,7 +27,7 @@ from bagpipe_hpc.errors import ProtocolError
 from bagpipe_hpc.protocol.plan import Int64Array, IterationPlan, Residents, ServerPlan, SnapshotOrder, TrainerPlan, ends
 
 _MAGIC = b"BPPL"
-_VERSION = 5
+_VERSION = 6
 _NUM_SCALARS = 8
 _PREFIX = struct.Struct("<4sBBH")
 _HEADER = struct.Struct(f"<4sBBH{_NUM_SCALARS}q")
@@ -211,6 +211,8 @@ _OF_TRAINERS = _Kind[IterationPlan](
         _Array(
             "loss_divisors", _FLOAT64, lambda plan: _to_all_trainers(plan, plan.samples.loss_divisors), narrows=False
         ),
+        _Array("item_counts", _INT64, lambda plan: _of_samples(plan, plan.samples.item_counts)),
+        _Array("positive_weights", _FLOAT64, lambda p: _to_all_trainers(p, p.samples.positive_weights), narrows=False),
     ),
 )
 _OF_SERVERS = _Kind[IterationPlan](

@@ -81,6 +81,10 @@ class TrainerPlan:
             the mean loss divides by the number of samples.
         integers: The integer values of ids, int64, shape (num_integers,), in the order of `weights`: the integer
             elements of sequences.
+        item_counts: How many training samples so far, those of this iteration included, have the item of each sample,
+            int64, shape (num_samples,). Shape (0,): the plan is read-only, or the job does not count items.
+        positive_weights: For each label, the weights of all samples of the batch for which it is 1, added up, float64,
+            shape (num_labels,). Shape (0,): as item_counts.
     """
 
     stream_position: int
@@ -117,6 +121,8 @@ class TrainerPlan:
     groups: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     loss_divisors: Float64Array = field(default_factory=lambda: np.empty(0, np.float64))
     integers: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    item_counts: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    positive_weights: Float64Array = field(default_factory=lambda: np.empty(0, np.float64))
 
     @property
     def num_trained_after(self) -> int:
@@ -248,7 +254,7 @@ class Samples:
         bags: Of the ragged features.
         sample_ends: int64, shape (T + 1,): trainer t has the samples from sample_ends[t] to sample_ends[t + 1].
         read_only: Whether the samples are evaluated on: there are no gradients and no updates.
-        sample_weights, groups, loss_divisors: As in TrainerPlan, of the whole batch.
+        sample_weights, groups, loss_divisors, item_counts, positive_weights: As in TrainerPlan, of the whole batch.
     """
 
     labels: Float32Array
@@ -259,6 +265,8 @@ class Samples:
     sample_weights: Float32Array = field(default_factory=lambda: np.empty(0, np.float32))
     groups: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     loss_divisors: Float64Array = field(default_factory=lambda: np.empty(0, np.float64))
+    item_counts: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    positive_weights: Float64Array = field(default_factory=lambda: np.empty(0, np.float64))
 
     def ends_of(self, column: NDArray[Any]) -> Int64Array:
         """Return where the part of each trainer ends in a column that may be empty, int64, shape (T + 1,)."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.data.dataset import DatasetWriter
@@ -21,14 +23,19 @@ def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("data") / "small")
 
 
-def make_dataset(path: Path, num_dense: int = 3) -> Path:
-    """Skewed ids over tables of very different sizes, dense features, validation split; the last batch is short."""
+def make_dataset(path: Path, num_dense: int = 3, times: NDArray[np.int64] | None = None) -> Path:
+    """Skewed ids over tables of very different sizes, dense features, validation split; the last batch is short.
+
+    Args:
+        times: The time of each sample of a split, shape (NUM_SAMPLES,).
+    """
     tables = tuple(TableSchema(name=f"t{index}", num_embeddings=size) for index, size in enumerate(NUM_EMBEDDINGS))
     schema = Schema(dense=tuple(f"d{index}" for index in range(num_dense)), tables=tables)
+    schema = schema.model_copy(update={"time": None if times is None else "hour"})
     random = np.random.default_rng(1)
     with DatasetWriter(path, schema, samples_per_shard=300) as writer:
         for split in ("train", "validation"):
-            writer.append(split, _batch(random, NUM_SAMPLES, num_dense))
+            writer.append(split, replace(_batch(random, NUM_SAMPLES, num_dense), times=times))
     return path
 
 

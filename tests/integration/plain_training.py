@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -62,8 +63,12 @@ def plain_digest(
     learning_rate: float,
     config: ModelConfig,
     row_optimizer: str = "sgd",
+    ends: Sequence[int] = (),
 ) -> str:
-    """The model digest after training; gradients are accumulated over num_shares contiguous parts of each batch."""
+    """The model digest after training; gradients are accumulated over num_shares contiguous parts of each batch.
+
+    No batch goes over one of the ends.
+    """
     torch.set_num_threads(1)
     labels, dense, ids = read_split(dataset, "train")
     model = PlainModel(config, NUM_EMBEDDINGS, dense.shape[1])
@@ -72,8 +77,7 @@ def plain_digest(
     weights = [*model.tables.parameters()]
     table_optimizers = [kind([weight], lr=learning_rate, **arguments) for weight in weights]
     for _ in range(epochs):
-        for start in range(0, len(labels), batch_size):
-            batch = slice(start, min(start + batch_size, len(labels)))
+        for batch in _batches([0, *(ends or [len(labels)])], batch_size):
             size = batch.stop - batch.start
             model.zero_grad()
             for share in torch.arange(batch.start, batch.stop).tensor_split(num_shares):
@@ -88,6 +92,11 @@ def plain_digest(
         for weight, each in zip(weights, table_optimizers, strict=True)
     ]
     return _digest(model.dense, rows, ids)
+
+
+def _batches(borders: Sequence[int], batch_size: int) -> Iterator[slice]:
+    for first, last in pairwise(borders):
+        yield from (slice(start, min(start + batch_size, last)) for start in range(first, last, batch_size))
 
 
 def _step(weight: torch.Tensor, optimizer: torch.optim.Optimizer, used: torch.Tensor) -> None:

@@ -134,6 +134,29 @@ def test_rows_of_an_own_model_are_embeddings_and_nothing_else() -> None:
         assert model.title == "my_model:build"
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ([], r"training\.order is time, training\.time_window is null: set time_window if, and only if, order is time"),
+        (
+            ["training.order=stored", "training.time_window=5"],
+            r"order is stored, training\.time_window is 5: set time_w",
+        ),
+        (["training.time_window=0"], r"training\.time_window = 0: must be at least 1"),
+        (
+            ["training.time_window=5", "training.shuffle_block=9"],
+            "shuffle_block is 9: .* remove one of the two settings",
+        ),
+        (["training.time_window=5", "training.epochs=2"], r"training\.epochs is 2: a second pass .* set epochs to 1"),
+        (["training.time_window=5", "evaluation.every=9"], r"evaluation\.every is 9: .* remove evaluation\.every"),
+        (["training.time_window=5", "checkpoint.keep_best=true"], "keep_best is true: .* remove keep_best"),
+    ],
+)
+def test_time_order(settings: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config(None, ["training.order=time", *settings])
+
+
 def test_early_stopping_needs_results_in_time() -> None:
     patience = "evaluation.early_stopping_patience=3"
     with pytest.raises(

@@ -25,10 +25,12 @@ from bagpipe_hpc.data.vocabulary import MAX_HASH_ROWS, MAX_MIN_COUNT
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.fault_words import in_words
 
-Kind = Literal["binary", "optional_binary", "rating", "weight", "number", "integer", "hexadecimal", "text", "element"]
+Kind = Literal[
+    "binary", "optional_binary", "rating", "weight", "number", "integer", "hexadecimal", "text", "element", "time"
+]
 """What each field of a column must be. `rating` and `weight` are numbers that must not be missing.
 
-`element` is any text: sequences.py checks it."""
+`element` and `time` are any text: sequences.py and times.py check it."""
 
 NEVER_MISSING: tuple[Kind, ...] = ("binary", "rating", "weight")
 TRUTHS: tuple[Kind, ...] = ("binary", "optional_binary")
@@ -126,6 +128,15 @@ class NamedLabel(_Feature):
 
 class Group(_Feature):
     pass
+
+
+class Time(_Feature):
+    format: str | None = Field(
+        None,
+        min_length=1,
+        description="How the text of a time is written, as for strptime; the time is then in seconds since 1970. null: "
+        "the column has integers.",
+    )
 
 
 T = TypeVar("T", bound=_Feature)
@@ -282,6 +293,9 @@ class TableDescription(_Part):
         description="What each sample belongs to, such as a user or a request, for metrics by group; null: nothing. A "
         "sample whose group is missing is a group of its own.",
     )
+    time: Time | None = Field(
+        None, description="The time of each sample, which must not fall from line to line; null: samples have no times."
+    )
     dense: tuple[DenseFeature, ...] = Field((), description="Numbers; missing ones become 0.")
     categorical: tuple[Category, ...] = Field((), description="One embedding table each, with one row per sample.")
     lists: tuple[CategoryList, ...] = Field(
@@ -297,6 +311,7 @@ class TableDescription(_Part):
     quoting: bool = Field(True, description='Text: a field may be in double quotes, and "" inside it is one quote.')
     missing: tuple[str, ...] = Field((), description="Texts that stand for a missing value, besides the empty field.")
     _label_positions: tuple[int, ...] = PrivateAttr(())  # positions in `columns` of label columns that files may lack
+    _absent_time: Time | None = PrivateAttr(None)  # the column of times, which only histories may need then
     _absent_labels: tuple[LabelSchema, ...] = PrivateAttr(())  # what models predict if files have no labels
 
     @field_validator("history", mode="before")
@@ -392,6 +407,7 @@ class TableDescription(_Part):
             labels=self.label_schemas,
             weighted=self.weight is not None,
             group=self.group.feature_name if self.group else None,
+            time=self.time.feature_name if self.time else None,
         )
 
     @property
@@ -405,13 +421,14 @@ class TableDescription(_Part):
         return self.label is not None or bool(self.labels)
 
     def without_label(self) -> TableDescription:
-        """Return the same table for predictions, whose files may lack the columns of labels, weight and group."""
-        update: dict[str, Any] = {"label": None, "labels": (), "weight": None, "group": None}
+        """Return the same table for predictions, whose files may lack the columns of labels, weight, group, time."""
+        update: dict[str, Any] = {"label": None, "labels": (), "weight": None, "group": None, "time": None}
         if self.columns is not None:
             parts = ("dense", "categorical", "lists")
             update |= {part: tuple(map(self._by_name, getattr(self, part))) for part in parts}
             update["history"] = tuple(map(self._history_by_name, self.history))
         copied = self.model_copy(update=update)
+        copied._absent_time = None if self.time is None else self._by_name(self.time)
         copied._absent_labels = tuple(label.in_schema for label in self.labels)
         if self.columns is not None:
             with suppress(DatasetError):  # `columns` may already lack them
@@ -428,6 +445,8 @@ class TableDescription(_Part):
             yield self.weight.column, "weight"
         if self.group is not None:
             yield self.group.column, "text"
+        if self.time is not None:
+            yield self.time.column, "time"
 
     def _by_name(self, feature: T) -> T:
         """Return the same feature with its column given by name, which stays right if an earlier column is absent."""
@@ -461,13 +480,29 @@ class TableDescription(_Part):
         kinds: dict[int, Kind] = {}
         for column, kind in self._uses():
             position = position_of(column, header)
-            if kinds.setdefault(position, kind) != kind:
+            if {kinds.get(position), kind} == {"text", "time"}:
+                kinds[position] = "text"  # any text may be a time, too
+            elif kinds.setdefault(position, kind) != kind:
                 raise _two_kinds(header[position], kinds[position], kind)
         for used, allowed in (use for history in self.history for use in history.uses()):
             position = position_of(used.column, header)
+            if allowed == NUMBERS and self._is_time(used.column, header):
+                allowed = ("text", "time")
             if kinds.setdefault(position, allowed[-1]) not in allowed:
                 raise _two_kinds(header[position], kinds[position], allowed[-1])
         return kinds
+
+    def _is_time(self, column: str | int, header: Sequence[str]) -> bool:
+        """Return whether a column, which exists, is that of the times, which files for predictions may lack."""
+        time = self.time_of_histories
+        with suppress(DatasetError):
+            return time is not None and position_of(time.column, header) == position_of(column, header)
+        return False
+
+    @property
+    def time_of_histories(self) -> Time | None:
+        """How histories read the column of times, also if samples have none because they are for predictions."""
+        return self.time or self._absent_time
 
     def single_columns(self) -> Iterator[tuple[str | int, Kind]]:
         """Yield the columns with one value per row, and their kinds."""

@@ -18,6 +18,7 @@ from bagpipe_hpc.data.importing.description import (
 )
 from bagpipe_hpc.data.importing.hashing import hashed_texts, hexadecimal
 from bagpipe_hpc.data.importing.sequences import Sequences, column_of
+from bagpipe_hpc.data.importing.times import Times
 from bagpipe_hpc.sharding import Int64Array
 
 
@@ -33,6 +34,7 @@ class Features:
         self._description = description
         self._header = header
         self._sequences = Sequences(description, header)
+        self._times = None if description.time is None else Times(description.time, header)
 
     def positions_of(self, tables: Sequence[Category | CategoryList]) -> list[int]:
         """Return the columns, by position, that hold the values of some tables; each column once."""
@@ -76,6 +78,10 @@ class Features:
             return None
         hashes = hashed_texts(column_of(rows, group.column, self._header))
         return np.where(hashes < 0, -1 - lines, hashes)
+
+    def times(self, rows: pa.Table) -> Int64Array | None:
+        """Return the time of each sample, int64, shape (num_rows,); None if there are none."""
+        return None if self._times is None else self._times.read(rows)
 
     def keys_of_runs(self, rows: pa.Table) -> Int64Array:
         """Return the values of the label's column, int64 (num_rows,), for a label with `continues`; -1 if missing."""

@@ -32,7 +32,7 @@ _VALUES: Mapping[Kind, tuple[str, str]] = {
     "integer": ("(?:-?+[0-9]{1,18}+)?", "empty or an integer of at most 18 digits"),
     "hexadecimal": ("[0-9a-fA-F]{0,8}+", "empty or at most 8 hexadecimal digits"),
 }
-_ARROW_TYPES: Mapping[Kind, pa.DataType] = {"hexadecimal": pa.binary(), "text": pa.binary(), "element": pa.binary()}
+_ARROW_TYPES: Mapping[Kind, pa.DataType] = dict.fromkeys(("hexadecimal", "text", "element", "time"), pa.binary())
 _OFTEN_MISSING = {"na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", r"\n", "missing"}  # in lower case
 _OFTEN = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
 
@@ -130,7 +130,7 @@ class Grammar:
         return fields
 
     def _field(self, kind: Kind) -> str:
-        if kind in ("text", "element"):
+        if kind in ("text", "element", "time"):
             return self._any
         value = _VALUES[kind][0]
         if self._description.missing and kind not in NEVER_MISSING:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bagpipe_hpc.data.importing.description import Column, Element, History, TableDescription, position_of
 from bagpipe_hpc.data.importing.hashing import hashed_texts, hexadecimal
 from bagpipe_hpc.data.importing.sequences import column_of
+from bagpipe_hpc.data.importing.times import Times
 from bagpipe_hpc.sharding import Int64Array
 
 Float64Array = NDArray[np.float64]
@@ -32,7 +33,9 @@ class HistoryColumns:
     def __init__(self, description: TableDescription, header: Sequence[str]) -> None:
         self.histories = description.history
         self._header = header
-        self._kinds = description.kinds(header) if header else {}
+        self._kinds = description.kinds(header)
+        time = description.time_of_histories
+        self._times = None if time is None else Times(time, header)
 
     def keys(self, rows: pa.Table, by: Column) -> Int64Array:
         """Return whose each row is, as integers, int64, shape (num_rows,); -1 if missing."""
@@ -42,8 +45,14 @@ class HistoryColumns:
 
     def numbers(self, rows: pa.Table, column: Column) -> Float64Array:
         """Return the numbers of a column, float64, shape (num_rows,); nan if missing."""
+        if self._times is not None and self._is_time(column):
+            return self._times.read(rows).astype(np.float64)
         numbers: Float64Array = column_of(rows, column.column, self._header).to_numpy(zero_copy_only=False)
         return numbers.astype(np.float64, copy=False)
+
+    def _is_time(self, column: Column) -> bool:
+        """Whether a column of numbers is that of the times, which are text here."""
+        return self._kinds[position_of(column.column, self._header)] in ("text", "time")
 
     def enters(self, rows: pa.Table, history: History) -> NDArray[np.bool_]:
         """Return whether `where` lets each row into a history, shape (num_rows,)."""
@@ -63,9 +72,15 @@ class HistoryColumns:
         """Return the rows that no history can use, from 0 on, and why; each row once, in order."""
         found: dict[int, str] = {}
         for history in self.histories:
-            for row, fault in self._faults_of(rows, history):
+            for row, fault in (*self._time_faults(rows, history), *self._faults_of(rows, history)):
                 found.setdefault(row, fault)
         return sorted(found.items())
+
+    def _time_faults(self, rows: pa.Table, history: History) -> Iterator[tuple[int, str]]:
+        """Yield the rows without a time, if the history uses times."""
+        numbers = [*history.elements, *([] if history.order is None else [history.order])]
+        if self._times is not None and any(map(self._is_time, numbers)):
+            yield from self._times.faults(rows)
 
     def _faults_of(self, rows: pa.Table, history: History) -> Iterator[tuple[int, str]]:
         if history.order is not None:

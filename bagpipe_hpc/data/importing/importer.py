@@ -39,6 +39,7 @@ from bagpipe_hpc.data.importing.own_lines import OwnLines
 from bagpipe_hpc.data.importing.ranks import Alone, Ranks, allgather_json, from_first, share_of
 from bagpipe_hpc.data.importing.samples import SampleReader
 from bagpipe_hpc.data.importing.shards import ShardTask, all_tasks, write_shards
+from bagpipe_hpc.data.importing.times import TimeOrder
 from bagpipe_hpc.data.importing.vocabularies import count_values, merge_counts
 from bagpipe_hpc.data.schema import MAX_ROWS
 from bagpipe_hpc.data.shard import Compression
@@ -245,12 +246,17 @@ class _Import:
             self.progress("writing shards", line - start, stop - start)
 
         watch(start)
-        samples = self._watched(reader.read(start, stop, bad), watch) if tasks else ()
+        samples = self._watched(reader.read(start, stop, bad), watch) if tasks else iter(())
+        if (time := self.description.time) is not None:
+            order = TimeOrder(reader.inputs.place_of, time.feature_name)
+            samples = order.watch(samples)
         # A block of lines may be many small shards, and after a signal a launcher does not wait long for its ranks.
         compression = self.settings.compression
         shards = write_shards(samples, tasks, partial, schema, compression, lambda task: watch(task.stop))
         if self.ranks.size > 1:
             self.progress("waiting for other ranks", 0, 0)
+        if time is not None:
+            order.check_ranks(self.ranks)
         written = allgather_json(self.ranks, [shard.model_dump() for shard in shards])
         shards = [ShardEntry.model_validate(shard) for shards_of_rank in written for shard in shards_of_rank]
         skipped = report_bad_lines(self.ranks, bad)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -21,6 +22,7 @@ from bagpipe_hpc.data.importing.grammar import Grammar, delimiter_hint, describe
 from bagpipe_hpc.data.importing.history_columns import HistoryColumns
 from bagpipe_hpc.data.importing.ranks import Ranks, from_first
 from bagpipe_hpc.data.importing.sequences import Sequences
+from bagpipe_hpc.data.importing.times import Times
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
 
@@ -46,7 +48,7 @@ class Rows:
 class LineCheck(Protocol):
     """A check that depends on earlier lines."""
 
-    def faults(self, rows: pa.Table) -> list[tuple[int, str]]:
+    def faults(self, rows: pa.Table) -> Iterable[tuple[int, str]]:
         """Check the next rows, in order. Return bad ones, from 0 on, and why; each row once, in order."""
 
 
@@ -70,6 +72,7 @@ class Inputs:
         self._use = _use_of(description, self.header)
         self._grammar = Grammar(description, self.header, self._kinds)
         self._sequences = Sequences(description, self.header)
+        self._times = None if description.time is None else Times(description.time, self.header)
         self._history_columns = HistoryColumns(description, self.header)
         self._header_lines = 0 if description.columns else 1
         self._indices = self._index(ranks, progress)
@@ -107,6 +110,12 @@ class Inputs:
                 window = max(start, first) - first, min(stop, last) - first
                 read = self._text_rows if self._rows_of[number] is None else self._parquet_rows
                 yield from read(number, *window, bad, positions, check)
+
+    def place_of(self, line: int) -> str:
+        """Return file and number of a line, in words. Lines are numbered over all files, from 0 on."""
+        number = bisect_right(self._first_lines, line, hi=len(self._files)) - 1
+        unit, above = ("row", 0) if self._rows_of[number] is not None else ("line", self._header_lines)
+        return f"{self._files[number]}: {unit} {line - self._first_lines[number] + above + 1}"
 
     def _index(self, ranks: Ranks, progress: Progress) -> list[text.LineIndex]:
         """Return the line index of every file. Parquet files have an empty one, because they need no counting."""
@@ -159,9 +168,10 @@ class Inputs:
 
     @property
     def _depends_on_all(self) -> bool:
-        """Whether a line may be bad because of several columns together, or because of earlier lines."""
+        """Whether a line may be bad because of more than the patterns of its fields."""
         has_histories = bool(self._history_columns.histories)
-        return self._sequences.are_checked or has_histories or "weight" in self._kinds.values()
+        has_checks = self._sequences.are_checked or self._times is not None or has_histories
+        return has_checks or "weight" in self._kinds.values()
 
     def _good_rows(
         self,
@@ -175,24 +185,25 @@ class Inputs:
     ) -> Rows:
         """Number the valid rows and report the faults. first: number of the first line in the file, from 0 on."""
         told = dict(faults)
-        lines = np.arange(num_lines, dtype=np.int64)
-        good = np.delete(lines, list(told))
+        lines = np.arange(num_lines, dtype=np.int64) + self._first_lines[number] + first
+        good = np.delete(np.arange(num_lines), list(told))
         for find in (self._faults, *([] if check is None else [check.faults])):
-            if unfit := find(table):
-                rows = [row for row, _ in unfit]
-                told.update((int(good[row]), fault) for row, fault in unfit)
+            if unfit := dict(find(table)):
+                rows = sorted(unfit)
+                told.update((int(good[row]), unfit[row]) for row in rows)
                 good = np.delete(good, rows)
                 table = table.take(np.delete(np.arange(len(table)), rows)).combine_chunks()
-        unit, above = ("row", 0) if self._rows_of[number] is not None else ("line", self._header_lines)
-        before = self._first_lines[number] + first
         for index, fault in sorted(told.items()):
-            bad.add(before + index, f"{self._files[number]}: {unit} {first + index + above + 1}: {fault}")
-        return Rows(before + good, table)
+            bad.add(int(lines[index]), f"{self.place_of(int(lines[index]))}: {fault}")
+        return Rows(lines[good], table)
 
-    def _faults(self, table: pa.Table) -> list[tuple[int, str]]:
-        """Return the rows, from 0 on, whose values do not fit together or are out of range, and why."""
-        found = (self._weight_faults(table), self._sequences.faults(table), self._history_columns.faults(table))
-        return sorted({row: fault for faults in found for row, fault in faults}.items())
+    def _faults(self, table: pa.Table) -> Iterator[tuple[int, str]]:
+        """Yield the rows, from 0 on, with a fault that depends on several fields or on more than their pattern."""
+        yield from self._sequences.faults(table)
+        yield from self._weight_faults(table)
+        if self._times is not None:
+            yield from self._times.faults(table)
+        yield from self._history_columns.faults(table)
 
     def _weight_faults(self, table: pa.Table) -> Iterator[tuple[int, str]]:
         """Yield the rows with a weight that is too large or too small, from 0 on, and what is wrong with it."""

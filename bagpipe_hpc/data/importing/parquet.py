@@ -136,7 +136,9 @@ def _converted(batch: pa.RecordBatch, use: Use) -> pa.Table:
 def _convert(column: pa.Array, position: int, use: Use) -> pa.Array:
     if position in use.lists:
         return as_lists(column, use.missing)
-    return as_text(column, use.missing) if use.kinds[position] in ("text", "hexadecimal") else as_numbers(column)
+    if use.kinds[position] in ("text", "hexadecimal", "time"):
+        return as_text(column, use.missing)
+    return as_numbers(column)
 
 
 def _faults(table: pa.Table, header: Sequence[str], kinds: Mapping[int, Kind]) -> list[tuple[int, str]]:
@@ -151,7 +153,7 @@ def _faults(table: pa.Table, header: Sequence[str], kinds: Mapping[int, Kind]) -
 
 
 def _is_good(column: pa.ChunkedArray, kind: Kind) -> NDArray[np.bool_]:
-    if kind in ("text", "element"):
+    if kind in ("text", "element", "time"):
         return np.ones(len(column), np.bool_)
     if kind == "hexadecimal":
         digits = pc.match_substring_regex(column, "^[0-9a-fA-F]{0,8}$").fill_null(True)

@@ -37,6 +37,10 @@ def fault_of(column: pa.DataType, kind: Kind, *, is_list: bool) -> str:
             return ""
         hint = "; give a category under `lists`, or" if _is_list(given) else ";"
         return f"is {column}, but a category or group takes {_TEXT}{hint} cast it where the file is written"
+    if kind == "time":
+        if _is_text(given) or _is_date(given):
+            return ""
+        return f"is {column}, but times are integers, timestamps, dates or text; cast it where the file is written"
     if kind == "hexadecimal":
         if _is_bytes(given) or pa.types.is_null(given):
             return ""
@@ -56,8 +60,13 @@ def as_numbers(column: pa.Array) -> pa.Array:
 
 
 def as_text(column: pa.Array, missing: Collection[str]) -> pa.Array:
-    """Return binary values: bytes of text, digits of integers, 0 and 1 for booleans; missing values become null."""
+    """Return binary values: bytes of text, digits of integers, 0 and 1 for booleans; missing values become null.
+
+    Timestamps and dates become digits of their seconds since 1970.
+    """
     column = _plain(column)
+    if _is_date(column.type):
+        column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
     given = column.type
     if pa.types.is_null(given):
         return pa.nulls(len(column), pa.binary())
@@ -135,6 +144,10 @@ def _is_bytes(given: pa.DataType) -> bool:
         or pa.types.is_binary_view(given)
         or pa.types.is_fixed_size_binary(given)
     )
+
+
+def _is_date(given: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(given) or pa.types.is_date(given))
 
 
 def _is_number(given: pa.DataType) -> bool:

@@ -90,6 +90,7 @@ class SampleReader:
             bags,
             sample_weights=self.features.weights(rows.table),
             groups=self.features.groups(rows.table, rows.lines),
+            times=self.features.times(rows.table),
         )
 
 

@@ -412,6 +412,46 @@ def test_labels_weights_and_groups(tmp_path: Path) -> None:
     assert shapes == {"labels": ((4, 2), "<f4"), "sample_weights": ((4,), "<f4"), "groups": ((4,), "<i8")}
 
 
+TIMED = Schema(tables=(TableSchema(name="user", num_embeddings=9),), time="hour")
+
+
+def timed_batch(times: Any) -> Batch:
+    times = None if times is None else np.array(times)
+    labels, ids = np.zeros(3, np.float32), np.zeros((3, 1), np.int64)
+    return Batch(labels, np.zeros((3, 0), np.float32), ids, times=times)
+
+
+def test_times_are_read_apart(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "shard.h5", TIMED) as writer:
+        writer.append(timed_batch([1, 1, 5]))
+        writer.append(timed_batch([1, 2, 3]).slice(0, 0))
+        with pytest.raises(DatasetError, match="sample 3: hour is 4 after 5, but samples must be in time order"):
+            writer.append(timed_batch([4, 5, 6]))
+        writer.append(timed_batch([5, 5, 10**18 - 1]))
+    with ShardReader(tmp_path / "shard.h5", TIMED) as reader:
+        assert reader.read(0, 6).times is None
+        assert reader.times(1, 6).tolist() == [1, 5, 5, 5, 10**18 - 1]
+        assert reader.times(1, 1, before=7).tolist() == []
+        with pytest.raises(DatasetError, match="sample 1: hour is 1 after 2, but samples must be in time order"):
+            reader.times(1, 3, before=2)
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ([0, 3, 2], "sample 2: hour is 2 after 3, but samples must be in time order"),
+        ([0, 1, 10**18], "sample 2: hour is 1000000000000000000, but must have at most 18 digits"),
+        ([-(2**63), 1, 2], "sample 0: hour is -9223372036854775808, but must have at most 18 digits"),
+        ([0.0, 1.0, 2.0], "times of a batch are float64, but must be integers"),
+        ([[0], [1], [2]], r"times of a batch has shape \(3, 1\), but the schema needs \(3,\)"),
+        (None, "the batch has no times, contrary to the schema"),
+    ],
+)
+def test_times_that_cannot_be(tmp_path: Path, times: Any, said: str) -> None:
+    with pytest.raises(DatasetError, match=said):
+        write_shard(tmp_path / "shard.h5", TIMED, timed_batch(times))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

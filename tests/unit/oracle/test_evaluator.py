@@ -12,8 +12,9 @@ import pytest
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import EvaluationConfig
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.data.time_windows import TimeWindow
 from bagpipe_hpc.lookahead.planner import Planner
-from bagpipe_hpc.oracle.evaluation import Evaluation, Timetable
+from bagpipe_hpc.oracle.evaluation import EvaluatedWindow, Evaluation, Timetable
 from bagpipe_hpc.oracle.evaluator import Evaluator
 from bagpipe_hpc.oracle.metrics import EvaluationResult, LabelMetrics, Targets, evaluate_predictions
 from bagpipe_hpc.protocol.messages import Predictions
@@ -74,6 +75,27 @@ def test_predictions_of_all_trainers_and_batches_are_judged_together() -> None:
     labels = np.concatenate([piece.labels for piece in EVALUATE])
     assert first == Evaluation(2, evaluate_predictions(np.concatenate([logits[2], logits[3]]), Targets(labels), CLICKS))
     assert last == Evaluation(3, evaluate_predictions(np.concatenate([logits[5], logits[6]]), Targets(labels), CLICKS))
+
+
+def test_windows_have_their_own_sizes_and_are_never_the_best() -> None:
+    windows = {0: EvaluatedWindow(TimeWindow(5, 10, 0, 8), 2), 1: EvaluatedWindow(TimeWindow(10, 15, 8, 9), 1)}
+    stream = [*EVALUATE, TRAIN, EVALUATE[1], TRAIN, EVALUATE[0]]
+    with two_trainers(EvaluationConfig(), Timetable(0, 2, 1, None, 7, windows)) as evaluator:
+        assert all(map(evaluator.admits, stream))
+        play(evaluator, stream)
+        results = results_of(evaluator, 3)
+        assert evaluator.is_idle()
+        totals = evaluator.totals()
+        assert evaluator.last is evaluator.best is results[2]
+    assert [(each.iteration, each.window, each.result.num_samples) for each in results] == [
+        (0, (5, 10), 8),
+        (1, (10, 15), 1),
+        (2, None, 7),
+    ]
+    assert totals["number"] == 3
+    assert totals["windows"]["number"] == 2
+    losses = [each.result.judged.log_loss for each in results]
+    assert totals["windows"]["log_loss"] == pytest.approx((8 * losses[0] + losses[1]) / 9)  # type: ignore[operator]
 
 
 def test_an_evaluation_that_was_cut_short_has_no_result() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+from typing import cast
+
 import numpy as np
 import pytest
 
@@ -9,9 +13,12 @@ from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.data.dataset import Dataset, open_dataset
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.data.time_windows import TimeWindow
 from bagpipe_hpc.oracle import plan_stream
 from bagpipe_hpc.oracle.batch_stream import count_batches, sample_batches, timetable_of
-from bagpipe_hpc.oracle.plan_stream import EncodedPlan, PlanStream
+from bagpipe_hpc.oracle.plan_stream import Boundary, EncodedPlan, PlanStream
+from bagpipe_hpc.protocol.codec import decode_plan
+from bagpipe_hpc.protocol.plan import Residents, TrainerPlan
 from bagpipe_hpc.runtime.data_position import BEGINNING, DataPosition, TrainingRange
 from tests.integration.conftest import make_dataset
 
@@ -49,6 +56,55 @@ def test_evaluations_come_after_their_iterations(dataset: Dataset) -> None:
     assert kinds(batches_of(dataset, BEGINNING, "evaluation.enabled=false")) == "TTTTT"
 
 
+WINDOWS = [TimeWindow(0, 5, 0, 450), TimeWindow(5, 10, 450, 460), TimeWindow(15, 20, 460, 1000)]
+
+
+def in_time_order(dataset: Dataset, start: DataPosition = BEGINNING, *settings: str) -> list[Batch]:
+    """Return the batches of 3, 1 and 3 iterations, where windows are evaluated in 2, 1 and 2 batches."""
+    config = load_config(None, [*SETTINGS, "evaluation.every=null", *settings])
+    ends = [window.last for window in WINDOWS]
+    training_range = TrainingRange.of(config.training, dataset.train.num_samples, start, ends)
+    timetable = timetable_of(config, dataset, training_range, WINDOWS)
+    batches = list(sample_batches(config, dataset, training_range, timetable))
+    assert len(batches) == count_batches(training_range, timetable)
+    return batches
+
+
+def test_windows_are_evaluated_before_training_on_them(dataset: Dataset) -> None:
+    batches = in_time_order(dataset)
+    assert kinds(batches) == "EETTTETEETTTEEE"
+    assert [batch.num_samples for batch in batches] == [
+        400,
+        50,
+        200,
+        200,
+        50,
+        10,
+        10,
+        400,
+        140,
+        200,
+        200,
+        140,
+        400,
+        400,
+        200,
+    ]
+    samples = dataset.train.read(0, 1000)
+    for read_only, end in ((True, len(batches) - 3), (False, len(batches))):
+        found = Batch.concatenate([batch for batch in batches[:end] if batch.read_only is read_only])
+        assert np.array_equal(found.ids, samples.ids)
+    assert kinds(in_time_order(dataset, BEGINNING, "evaluation.enabled=false")) == "TTTTTTT"
+    assert kinds(in_time_order(dataset, BEGINNING, "training.iterations=4")) == "EETTTETEEE"
+
+
+def test_going_on_in_time_order(dataset: Dataset) -> None:
+    """In the middle of a window, its evaluation is past; at its start, it is not."""
+    assert kinds(in_time_order(dataset, DataPosition(2, 0, 400))) == "TETEETTTEEE"
+    assert kinds(in_time_order(dataset, DataPosition(3, 0, 450))) == "ETEETTTEEE"
+    assert kinds(in_time_order(dataset, DataPosition(7, 1, 0))) == "EEE"
+
+
 def test_training_batches_are_the_same_with_and_without(dataset: Dataset) -> None:
     shuffled = ["training.shuffle_block=64", "training.epochs=2"]
     trained = [batch for batch in batches_of(dataset, BEGINNING, *shuffled) if not batch.read_only]
@@ -75,6 +131,58 @@ def plan(
         if len(plans) == stop_after:
             stream.stop()
     return stream, plans
+
+
+COUNTING = ["model.name=two_tower", "model.item_features=[t3]", "training.epochs=2", "training.shuffle_block=64"]
+
+
+def counted(
+    dataset: Dataset, num_trainers: int, *settings: str, start: DataPosition = BEGINNING, before: Boundary | None = None
+) -> list[EncodedPlan]:
+    """Plans of a job that counts items, with a boundary behind each."""
+    config = load_config(None, [*SETTINGS, *COUNTING, *settings])
+    stream = PlanStream(
+        config, dataset.schema, num_trainers=num_trainers, num_servers=1, cache_rows=5000, num_batches=50,
+        is_boundary=lambda _: True, start=start.num_trained, before=before,
+    )  # fmt: skip
+    return list(stream.plans(iter(batches_of(dataset, start, *COUNTING, *settings)), meanwhile=lambda: None))
+
+
+def counts_by_trainer(plans: list[EncodedPlan]) -> list[list[list[int]]]:
+    decoded = [[decode_plan(message) for message in encoded.messages.trainers] for encoded in plans]
+    return [[cast(TrainerPlan, each).item_counts.tolist() for each in of_plan] for of_plan in decoded]
+
+
+def test_items_are_counted_as_they_are_trained_on(dataset: Dataset) -> None:
+    expected, so_far = [], Counter[int]()
+    for batch in batches_of(dataset, BEGINNING, *COUNTING):
+        items = batch.ids[:, 3].tolist()
+        if not batch.read_only:
+            so_far.update(items)
+        expected.append([] if batch.read_only else [so_far[item] for item in items])
+    plans = counted(dataset, 2, "evaluation.every=7")
+    assert [first + second for first, second in counts_by_trainer(plans) if first] == [
+        each for each in expected if each
+    ]
+    end = plans[-1].boundary
+    assert end is not None
+    assert end.items is not None
+    assert dict(zip(end.items.items.tolist(), end.items.counts.tolist(), strict=True)) == so_far
+    moved = [plan for plan in counted(dataset, 3, "oracle.placement=locality") if not plan.plan.read_only]
+    found = [sorted(itertools.chain(*each)) for each in counts_by_trainer(moved)]
+    assert found == [sorted(each) for each in expected if each]
+
+
+def test_counts_go_on_after_a_restart(dataset: Dataset) -> None:
+    plans = counted(dataset, 2)
+    boundary = next(each.boundary for each in plans if each.plan.num_trained_after == 6)
+    assert boundary is not None
+    before = Boundary(6, Residents.none(3), None, items=boundary.items)
+    resumed = counted(dataset, 3, start=DataPosition(6, 1, 200), before=before)
+    trained = [[plan for plan in each if not plan.plan.read_only] for each in (plans, resumed)]
+    all_counts, later = ([list(itertools.chain(*each)) for each in counts_by_trainer(of)] for of in trained)
+    assert (len(all_counts), len(later)) == (10, 4)
+    assert later == all_counts[6:]
 
 
 def test_plans_have_a_place_and_a_training_iteration(dataset: Dataset) -> None:

@@ -162,6 +162,18 @@ def test_the_speed_is_recent() -> None:
     assert line.text(650.0) == "iteration 110/1,000  200 samples/s now  ETA 0:07:25"
 
 
+def test_windows_are_shown_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    window = Evaluation(0, EvaluationResult(9, LabelMetrics(0.5, 0.75, 1.0, 1.5)), (86400, 172800))
+    with Progress(tmp_path, 50, CONFIG, Topology(3, 1), Clock()) as progress:
+        capsys.readouterr()
+        progress.evaluated(window, is_best=False)
+    assert capsys.readouterr().out.splitlines() == [
+        "window from 86400 to 172800, before training on it: AUC 0.5000, log loss 0.7500, normalised entropy 1.0000, "
+        "calibration 1.5000"
+    ]
+    assert Evaluation.from_line((tmp_path / "evaluations.jsonl").read_text()) == window
+
+
 def test_evaluations_are_shown_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     earlier = Evaluation(5, EvaluationResult(9, LabelMetrics(0.5, 0.75, 1.0, 1.5)))
     new = Evaluation(20, EvaluationResult(9, LabelMetrics(0.625, 0.5, 0.875, 1.25)))

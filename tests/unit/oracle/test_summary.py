@@ -83,6 +83,16 @@ def test_several_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
     assert [word for word in words if word not in output] == []
 
 
+def test_windows(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"number": 3, "metric_seconds": 0.25, "metric": "auc", "best": 0.75, "best_iteration": 1200}
+    windows = {"number": 2, "auc": 0.625, "log_loss": 0.375, "calibration": 1.0}
+    show_summary(summary_of(EvaluationResult(50), {**figures, "windows": windows}), Path("runs/one"))
+    output = capsys.readouterr().out
+    words = ["progressive AUC", "0.6250", "mean of 2 windows", "progressive log loss", "0.3750", "1.5 s, and 0.2 s"]
+    assert [word for word in words if word not in output] == []
+    assert "best" not in output
+
+
 @pytest.mark.parametrize(
     ("evaluation", "shown", "hidden"),
     [

@@ -39,6 +39,37 @@ def test_going_on_is_the_same_range(num_samples: int, batch_size: int, epochs: i
     assert [rest.position(i) for i in iterations] == [whole.position(i) for i in iterations]
 
 
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    batch_size=st.integers(1, 5),
+    epochs=st.integers(1, 3),
+    cut=st.integers(0, 60),
+)
+def test_batches_end_at_all_ends(sizes: list[int], batch_size: int, epochs: int, cut: int) -> None:
+    ends = tuple(sum(sizes[: number + 1]) for number in range(len(sizes)))
+    starts = [0, *ends[:-1]]
+    whole = TrainingRange(BEGINNING, ends[-1], batch_size, epochs, None, ends)
+    firsts = [first for start, end in zip(starts, ends, strict=True) for first in range(start, end, batch_size)]
+    expected = [(epoch, first) for epoch in range(epochs) for first in firsts]
+    assert whole.end == len(expected)
+    found = [whole.position(i) for i in range(whole.end + 1)]
+    assert [(position.epoch, position.sample) for position in found] == [*expected, (epochs, 0)]
+    assert [whole.num_trained_at(start) for start in starts] == [firsts.index(start) for start in starts]
+    assert whole.stretches(0) == list(zip(starts, ends, strict=True))
+
+    start = found[min(cut, whole.end)]
+    rest = TrainingRange(start, ends[-1], batch_size, epochs, None, ends)
+    assert rest.end == whole.end
+    assert [rest.position(i) for i in range(start.num_trained, whole.end + 1)] == found[start.num_trained :]
+    if start.epoch == 0:
+        there = [each for each in starts if each >= start.sample]
+        assert [rest.num_trained_at(each) for each in there] == [whole.num_trained_at(each) for each in there]
+        assert [rest.num_trained_at(each) for each in starts if each < start.sample] == [None] * (
+            len(starts) - len(there)
+        )
+        assert rest.stretches(0)[0][0] == start.sample
+
+
 def test_another_batch_size_goes_on_at_the_same_sample() -> None:
     training_range = TrainingRange(DataPosition(2, 0, 8), num_samples=20, batch_size=5, epochs=2)
     assert training_range.end == 2 + 3 + 4

@@ -364,3 +364,24 @@ def test_columns_by_number_stay_right_without_labels() -> None:
     numbered = {"of": "item", "by": 2, "order": 5, "elements": [{"column": 6, "name": "stars"}], "where": 1}
     [history] = describe(columns=COLUMNS, history=numbered).without_label().history
     assert (history.by.column, history.elements[0].column) == ("user", "stars")
+
+
+@pytest.mark.parametrize("time", [{"column": "time"}, {"column": 5, "format": "%Y%m%d%H%M%S"}])
+@pytest.mark.parametrize("is_labelled", [True, False])
+def test_the_time_of_samples_may_order_histories(
+    import_table: ImportTable, tmp_path: Path, time: dict[str, Any], is_labelled: bool
+) -> None:
+    lines = [{**line, "time": str(20260101000000 + place)} for place, line in enumerate(a_log(50))]
+    seconds = [1767225600 + place if "format" in time else int(line["time"]) for place, line in enumerate(lines)]
+    wanted = twin([{**line, "time": str(time)} for line, time in zip(lines, seconds, strict=True)], [BY_USER])
+    description = describe(time={**time, "name": "t"}) if is_labelled else describe(time=time).without_label()
+    file = written(tmp_path / "log.csv", lines)
+    dataset = import_table([file], tmp_path / "data", description, num_ranks=2, samples_per_shard=9, min_count=1)
+    assert histories_of(dataset, lines, BY_USER) == [found["item_history"] for _, found in wanted]
+
+    lines[30] = {**lines[30], "time": "soon"}
+    file = written(tmp_path / "bad.csv", lines)
+    with pytest.raises(DatasetError, match=r"line 32: column 5 \(time\) is 'soon', but must be a"):
+        import_table([file], tmp_path / "none", description)
+    dataset = import_table([file], tmp_path / "bad", description, max_bad_lines=1)
+    assert bad_lines_of(dataset)[0] == 1

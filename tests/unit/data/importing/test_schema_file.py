@@ -39,7 +39,7 @@ FOREIGN_WORDS = (
         ("labels: [y, y]\ncategorical: [c]\n", ["used more often: y"]),
         (
             SOUND + "foo: 1\n",
-            ["line 3: unknown setting 'foo'; valid here: label, labels, weight, group, dense, categorical, lists"],
+            ["line 3: unknown setting 'foo'; valid here: label, labels, weight, group, time, dense, categorical"],
         ),
         (
             SOUND + "dense:\n- {column: d, tranform: log}\n",
@@ -47,6 +47,7 @@ FOREIGN_WORDS = (
         ),
         ("label: {column: y, treshold: 4}\ncategorical: [c]\n", ["'label.treshold' (did you mean threshold?)"]),
         ("label: {threshold: 4}\ncategorical: [c]\n", ["label.column is not given"]),
+        (SOUND + "time: {column: t, fromat: x}\n", ["line 3: unknown setting 'time.fromat' (did you mean format?)"]),
         ("label: y\n", ["no column is under categorical or lists; put at least one there"]),
         ("label: y\ncategorical: c\n", ["line 2: categorical = 'c': must be a list, as in `categorical: [c]`"]),
         ("label: y\ncategorical: {c: text}\n", ["categorical = {'c': 'text'}: must be a list"]),
@@ -82,7 +83,7 @@ FOREIGN_WORDS = (
         ("label: y\ncategorical: [c, c]\n", ["used more often: c; give columns that are used twice a `name`"]),
         ("label: y\ncategorical: [a b]\n", ["'a b' cannot be a name in the data set", "give the column a name"]),
         ("label: y\nlabel: z\ncategorical: [c]\n", ["line 2", "label"]),
-        ("- y\n", ["must be a mapping of settings (label, labels, weight, group, dense, categorical, lists, "]),
+        ("- y\n", ["must be a mapping of settings (label, labels, weight, group, time, dense, categorical, lists, "]),
         ("", ["no column is under categorical or lists"]),
     ],
 )
@@ -94,6 +95,27 @@ def test_mistakes(tmp_path: Path, content: str, reasons: list[str]) -> None:
     assert [reason for reason in reasons if reason not in said] == [], said
     assert [words for words in FOREIGN_WORDS if words in said] == [], said
     assert "\n" not in said
+
+
+def test_mistakes_of_a_single_history_and_of_elements(tmp_path: Path) -> None:
+    lines = (
+        "categorical: [item]",
+        "history:",
+        "  of: item",
+        "  by: user",
+        "  max_length: 0",
+        "  elements:",
+        "  - {kind: x}",
+    )
+    (tmp_path / "schema.yaml").write_text("\n".join(lines))
+    with pytest.raises(ConfigError) as refused:
+        load_description(tmp_path / "schema.yaml")
+    for part in (
+        "line 5: history[1].max_length = 0: must be at least 1",
+        "line 7: unknown setting",
+        "valid here: column,",
+    ):
+        assert part in str(refused.value)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
