@@ -20,4 +20,12 @@ def test_figures_of_every_model_and_length(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert all(run["elements_per_second"] > 0 for run in runs)
     assert all(run["peak_bytes"].keys() == {"oracle", "server", "trainer"} for run in runs)
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_directory_with_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    done = run_ranks(3, [*BENCH, "--run-dir", str(tmp_path)], timeout=60.0)
+    assert done.returncode == 2
+    assert done.stderr.count("already exists and is not empty") == 1
+    assert (tmp_path / "run").exists()

@@ -9,12 +9,12 @@ from bagpipe_hpc.config import load_config
 from bagpipe_hpc.errors import ConfigError
 
 MODELS = {
-    "mean": ["model.name=dlrm", "tables.article_history.pooling=mean"],
+    "mean": ["model.name=dcn_v2", "tables.article_history.pooling=mean"],
     "din": ["model.name=din"],
     "sasrec": ["model.name=sasrec", "model.attention_blocks=2"],
     "hstu": ["model.name=hstu", "model.attention_blocks=2"],
 }
-"""Settings of each model by its name here. `mean` compares the article with the mean of the history."""
+"""Settings of each model by its name here. `mean` has the mean of the history as a feature."""
 
 SETTINGS = [
     "model.embedding_dim=32",
@@ -75,14 +75,14 @@ class NextClickCase:
 
 @dataclass(frozen=True)
 class Quality:
-    """How well a model predicts the validation split, and the time that it took to train it.
+    """How well a model predicts the validation split, and how long it trained.
 
     Args:
         auc: Over all samples.
         grouped_auc: Within requests.
         hit_rate: The fraction of requests whose click has the largest prediction.
         log_loss: The mean.
-        seconds: Of training and evaluation.
+        seconds: Of training.
     """
 
     auc: float

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from bagpipe_hpc.bench.next_click.case import Comparison, NextClickCase, Quality
 from bagpipe_hpc.bench.next_click.log import description, read_clicks, write_table
+from bagpipe_hpc.bench.rank_0 import at_rank_0
 from bagpipe_hpc.config import load_config
-from bagpipe_hpc.data.dataset import Progress, open_dataset
+from bagpipe_hpc.data.dataset import Progress, open_dataset, refuse_occupied
 from bagpipe_hpc.data.importing.importer import ImportSettings, import_files
-from bagpipe_hpc.errors import BagpipeError, ConfigError
+from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.launch.job import Training
 from bagpipe_hpc.launch.request import Request
 from bagpipe_hpc.log import LOGGER
@@ -62,14 +61,15 @@ def compare(world: Comm, case: NextClickCase, log: Path, directory: Path, progre
         world: All ranks.
         case: What to train.
         log: The log of clicks.
-        directory: A directory that does not exist yet, which all ranks see. It is deleted.
+        directory: A directory that does not exist or is empty, which all ranks see. It is deleted.
         progress: Is called with what happens now.
     Raises:
         BagpipeError: The settings or the log are wrong; the same at every rank.
     Communication: collective over world.
     """
+    at_rank_0(world, lambda: refuse_occupied(directory))
     try:
-        _together(world, lambda: prepare(case, log, directory, progress))
+        at_rank_0(world, lambda: prepare(case, log, directory, progress))
         return [_compare(world, case, model, directory, progress) for model in case.models]
     finally:
         if world.rank == 0:
@@ -90,27 +90,15 @@ def _compare(world: Comm, case: NextClickCase, model: str, directory: Path, prog
         phase = f"{model}, in plain PyTorch"
         plain.append(module.train_plainly(config, dataset, num_threads, lambda done: progress(phase, done, total)))
 
-    _together(world, train_plainly)
+    at_rank_0(world, train_plainly)
     found = all_gather_json(world, asdict(plain[0]) if plain else None)[0]
     return Comparison(model, ours, Quality(**found))
-
-
-def _together(world: Comm, work: Callable[[], object]) -> None:
-    """Call a function at rank 0, while the others wait. Raises ConfigError, the same at every rank."""
-    fault = ""
-    if world.rank == 0:
-        try:
-            work()
-        except BagpipeError as error:
-            fault = str(error)
-    if fault := all_gather_json(world, fault)[0]:
-        raise ConfigError(fault)
 
 
 def _train(world: Comm, case: NextClickCase, model: str, directory: Path) -> Quality:
     """Train a model with all ranks."""
     run_path = directory / model
-    start, training = time.perf_counter(), Training()
+    training = Training()
     level = LOGGER.level
     LOGGER.setLevel(logging.WARNING)  # the tables of the jobs would drown that of the benchmark
     try:
@@ -120,9 +108,9 @@ def _train(world: Comm, case: NextClickCase, model: str, directory: Path) -> Qua
         LOGGER.setLevel(level)
     if training.error is not None:
         raise training.error
-    seconds = time.perf_counter() - start
     found = None
     if world.rank == 0:
         summary = json.loads((run_path / "summary.json").read_text("utf-8"))
-        found = {name: summary[f"validation_{name}"] for name in ("auc", "grouped_auc", "hit_rate", "log_loss")}
-    return Quality(**all_gather_json(world, found)[0], seconds=seconds)
+        metrics = "auc", "grouped_auc", "hit_rate", "log_loss"
+        found = {"seconds": summary["seconds"]} | {name: summary[f"validation_{name}"] for name in metrics}
+    return Quality(**all_gather_json(world, found)[0])

@@ -77,13 +77,13 @@ def train_plainly(config: Config, dataset: Dataset, num_threads: int, progress: 
         progress: Called with the number of samples that are trained on.
     Communication: none.
     """
-    start = time.perf_counter()
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
         model = PlainModel(config, dataset)
+        start = time.perf_counter()
         _train(model, config, dataset, progress)
-        return _quality(model, config, dataset, start)
+        return _quality(model, config, dataset, time.perf_counter() - start)
     finally:
         torch.set_num_threads(before)
 
@@ -107,7 +107,7 @@ def _train(model: PlainModel, config: Config, dataset: Dataset, progress: Callab
             progress(epoch * dataset.train.num_samples + number * config.training.batch_size)
 
 
-def _quality(model: PlainModel, config: Config, dataset: Dataset, start: float) -> Quality:
+def _quality(model: PlainModel, config: Config, dataset: Dataset, seconds: float) -> Quality:
     batches = list(dataset.validation.batches(config.evaluation.batch_size or config.training.batch_size))
     with torch.no_grad():
         logits = torch.cat([model(batch) for batch in batches])
@@ -122,5 +122,5 @@ def _quality(model: PlainModel, config: Config, dataset: Dataset, start: float) 
         groups.grouped_auc or 0.0,
         groups.hit_rate or 0.0,
         float(np.average(losses.numpy(), weights=weights)),
-        time.perf_counter() - start,
+        seconds,
     )
