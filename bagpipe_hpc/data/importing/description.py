@@ -26,15 +26,26 @@ from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.fault_words import in_words
 
 Kind = Literal[
-    "binary", "optional_binary", "rating", "weight", "number", "integer", "hexadecimal", "text", "element", "time"
+    "binary",
+    "optional_binary",
+    "rating",
+    "weight",
+    "number",
+    "integer",
+    "hexadecimal",
+    "text",
+    "element",
+    "time",
+    "moment",
 ]
 """What each field of a column must be. `rating` and `weight` are numbers that must not be missing.
 
-`element` and `time` are any text: sequences.py and times.py check it."""
+`element` and `time` are any text: sequences.py and times.py check it. `moment` is a number of a history, which may be a
+timestamp in Parquet."""
 
 NEVER_MISSING: tuple[Kind, ...] = ("binary", "rating", "weight")
 TRUTHS: tuple[Kind, ...] = ("binary", "optional_binary")
-NUMBERS: tuple[Kind, ...] = (*TRUTHS, "rating", "weight", "integer", "number")
+NUMBERS: tuple[Kind, ...] = (*TRUTHS, "rating", "weight", "integer", "number", "moment")
 KEYS: tuple[Kind, ...] = ("hexadecimal", "text")
 MAX_HISTORY_LENGTH = 100_000
 

@@ -28,7 +28,7 @@ _VALUES: Mapping[Kind, tuple[str, str]] = {
     ),
     "optional_binary": ("[01]?", "empty, 0 or 1 (other numbers are labels with a `threshold`, or of `type: real`)"),
     "weight": (number.removeprefix("-?+"), "a number that is not negative"),
-    "number": (f"(?:{number})?", "empty or a number below 1e37"),
+    **dict.fromkeys(("number", "moment"), (f"(?:{number})?", "empty or a number below 1e37")),
     "integer": ("(?:-?+[0-9]{1,18}+)?", "empty or an integer of at most 18 digits"),
     "hexadecimal": ("[0-9a-fA-F]{0,8}+", "empty or at most 8 hexadecimal digits"),
 }

@@ -31,6 +31,7 @@ _WORDS: Mapping[Kind, str] = {
     "rating": "a finite number",
     "weight": "0 or a number between 1e-12 and 1e12",
     "number": "missing or a finite number (of float32)",
+    "moment": "missing or a finite number (of float32)",
     "integer": "missing or an integer of at most 18 digits",
     "hexadecimal": "missing or at most 8 hexadecimal digits",
 }

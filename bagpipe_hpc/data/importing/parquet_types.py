@@ -45,14 +45,19 @@ def fault_of(column: pa.DataType, kind: Kind, *, is_list: bool) -> str:
         if _is_bytes(given) or pa.types.is_null(given):
             return ""
         return f"is {column}, but hexadecimal digits are text; remove `type: hexadecimal`, or cast the column to text"
-    if _is_number(given) or pa.types.is_null(given):
+    if _is_number(given) or pa.types.is_null(given) or (kind == "moment" and _is_date(given)):
         return ""
+    if kind == "moment":
+        return f"is {column}, but a history takes {_NUMBERS}, timestamps or dates; cast it where the file is written"
     return f"is {column}, but a label, weight or dense feature takes {_NUMBERS}; cast it where the file is written"
 
 
 def as_numbers(column: pa.Array) -> pa.Array:
-    """Return float64 values. Null and not-a-number, which pandas writes for a missing value, become null."""
-    column = _plain(column)
+    """Return float64 values. Null and not-a-number, which pandas writes for a missing value, become null.
+
+    Timestamps and dates become seconds since 1970.
+    """
+    column = _seconds(_plain(column))
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
     column = column.cast(pa.float64(), safe=False)
@@ -64,9 +69,7 @@ def as_text(column: pa.Array, missing: Collection[str]) -> pa.Array:
 
     Timestamps and dates become digits of their seconds since 1970.
     """
-    column = _plain(column)
-    if _is_date(column.type):
-        column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
+    column = _seconds(_plain(column))
     given = column.type
     if pa.types.is_null(given):
         return pa.nulls(len(column), pa.binary())
@@ -116,6 +119,11 @@ def _plain(column: pa.Array) -> pa.Array:
     while isinstance(column, pa.ExtensionArray | pa.DictionaryArray):
         column = column.storage if isinstance(column, pa.ExtensionArray) else column.dictionary_decode()
     return column
+
+
+def _seconds(column: pa.Array) -> pa.Array:
+    """Return the seconds since 1970 of timestamps and dates; other values as they are."""
+    return column.cast(pa.timestamp("s"), safe=False).cast(pa.int64()) if _is_date(column.type) else column
 
 
 def _is_list(given: pa.DataType) -> bool:

@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -240,6 +241,24 @@ def test_parquet_gives_the_same(
     assert {name: ours[name] for name in names} == {name: others[name] for name in names}
 
 
+def test_timestamps_of_parquet(import_table: ImportTable, tmp_path: Path) -> None:
+    lines = a_log(30)
+    table = parquet.read_table(in_parquet(tmp_path / "log.parquet", lines))
+    position = COLUMNS.index("time")
+    times = pc.multiply(table.column("time"), 1_000_000).cast(pa.timestamp("us", "UTC"))
+    parquet.write_table(table.set_column(position, "time", times), tmp_path / "times.parquet")
+    dataset = import_table([tmp_path / "times.parquet"], tmp_path / "data", describe(), min_count=1)
+    assert histories_of(dataset, lines, BY_USER) == [found["item_history"] for _, found in twin(lines, [BY_USER])]
+    description = describe(history={"of": "item", "by": "user", "order": "user"}, categorical=["item"])
+    with pytest.raises(DatasetError, match="column 'user' is used as text and as moment"):
+        import_table([tmp_path / "times.parquet"], tmp_path / "none", description)
+    texts = describe(history={"of": "item", "by": "session", "order": "user"}, categorical=["item"])
+    with pytest.raises(
+        DatasetError, match=r"column 2 \(user\) is string, but a history takes integers, .* or dates; cast"
+    ):
+        import_table([tmp_path / "times.parquet"], tmp_path / "none", texts)
+
+
 @pytest.mark.parametrize("num_ranks", [1, 4])
 def test_several_files_one_of_them_gzip(import_table: ImportTable, tmp_path: Path, num_ranks: int) -> None:
     lines = a_log(60)
@@ -349,7 +368,7 @@ def test_settings_that_do_not_fit(changes: dict[str, Any], fault: str) -> None:
     [
         ({"of": "item", "by": "users"}, r"column 'users' does not exist \(did you mean 'user'\?\)"),
         ({"of": "item", "by": "user", "where": "stars"}, "column 'stars' is used as number and as optional_binary"),
-        ({"of": "item", "by": "user", "order": "user"}, "column 'user' is used as text and as number"),
+        ({"of": "item", "by": "user", "order": "user"}, "column 'user' is used as text and as moment"),
     ],
 )
 def test_columns_that_do_not_fit(
