@@ -114,7 +114,7 @@ def insert(of: IdMap, key: np.int64) -> np.int64:
     cells[bucket, HEAD] = row + 1
     _append(of, row)
     state[NUM_LIVE] += 1
-    return row
+    return np.int64(row)
 
 
 @compiled

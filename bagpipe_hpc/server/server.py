@@ -26,7 +26,6 @@ from bagpipe_hpc.checkpoint.hdf5 import chunk_rows
 from bagpipe_hpc.checkpoint.manifest import FileEntry
 from bagpipe_hpc.checkpoint.merge import Rows
 from bagpipe_hpc.errors import DivergedError
-from bagpipe_hpc.initial_rows import RowInitializer
 from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.polling import serve_others
 from bagpipe_hpc.protocol.codec import Item
@@ -42,7 +41,7 @@ from bagpipe_hpc.protocol.inbox import Outbox
 from bagpipe_hpc.protocol.messages import FilesSaved
 from bagpipe_hpc.protocol.plan import ServerPlan, SnapshotOrder
 from bagpipe_hpc.protocol.totals import ServerTotals
-from bagpipe_hpc.row_layout import initial_tails, row_width
+from bagpipe_hpc.row_layout import row_initializer, row_width
 from bagpipe_hpc.runtime.file_writer import FileWriter, row_options, saved_files
 from bagpipe_hpc.runtime.finite import FiniteRows
 from bagpipe_hpc.runtime.spec import JobSpec
@@ -174,10 +173,7 @@ def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tupl
     server = topology.server_ranks.index(comms.world.rank)
     key_space = KeySpace(spec.num_embeddings)
     sharding = Sharding(key_space.num_keys, topology.num_servers)
-    columns, tables = config.model.embedding_columns, spec.schema.own_tables
-    dims = [columns - config.unused_columns_of(table.name) for table in tables]
-    tails = initial_tails(config, len(tables))
-    initializer = RowInitializer(key_space, columns, config.training.seed, tails, dims)
+    initializer = row_initializer(config, spec.schema)
     shape = (sharding.num_local_rows(server), row_width(config))
     if comms.link is not None:
         store = RowStore(sharding, server, initializer, lazy_zeros(shape, np.float32))
