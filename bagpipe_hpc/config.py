@@ -168,6 +168,7 @@ class ModelConfig(_Section):
         "sasrec",
         "bst",
         "hstu",
+        "two_tower",
     ] = Field("dlrm", description="Built-in model to train.")
     factory: str | None = Field(
         None,
@@ -189,7 +190,7 @@ class ModelConfig(_Section):
     top_mlp: tuple[Size, ...] = Field(
         (128, 64),
         max_length=100,
-        description="All models but caser and sasrec: sizes of the hidden layers of the (top) MLP.",
+        description="All models but caser, sasrec and two_tower: sizes of the hidden layers of the (top) MLP.",
     )
     experts: int = Field(4, ge=1, le=10_000, description="mmoe: number of experts.")
     expert_mlp: tuple[Size, ...] = Field(
@@ -211,6 +212,22 @@ class ModelConfig(_Section):
         (36,),
         max_length=100,
         description="din: sizes of the hidden layers of the MLP that weights the elements of a sequence.",
+    )
+    tower_mlp: tuple[Size, ...] = Field(
+        (128, 64), min_length=1, max_length=100, description="two_tower: sizes of the layers of each tower."
+    )
+    temperature: float = Field(
+        0.05,
+        gt=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="two_tower: what the product of the vectors of both towers is divided by.",
+    )
+    item_features: tuple[str, ...] = Field(
+        (),
+        description="two_tower: features of the item tower; the id of the first one says which item it is. []: the "
+        "one-hot feature that uses the table of a sequence, or else the last one. Own models with item_features get "
+        "the items of a batch and how often each has occurred.",
     )
     cross_layers: int = Field(3, ge=1, le=100, description="dcn, dcn_v2, dlrm_dcn: number of cross layers.")
     cross_rank: int | None = Field(
@@ -242,6 +259,13 @@ class ModelConfig(_Section):
         if height % 2 == 0:
             raise ValueError(f"must be odd, so that a convolution is centred on a field; take {height + 1}")
         return height
+
+    @field_validator("item_features")
+    @classmethod
+    def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"names {', '.join(twice)} more than once; name each feature once")
+        return names
 
     @field_validator("factory")
     @classmethod

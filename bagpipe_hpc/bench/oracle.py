@@ -1,6 +1,6 @@
 """The speed of one oracle: its whole pipeline from shards to plan messages, without ranks that receive them.
 
-The time of a batch is compared with a *yardstick*: the time of `numpy.unique` for each table over the ids of a batch.
+The time of a batch is compared with a *yardstick*: the time of `numpy.unique` for each feature over the ids of a batch.
 Rounds of planning and of the yardstick alternate, so that other load on the machine slows both. Plans are timed while
 the lookahead window is full.
 """
@@ -62,6 +62,7 @@ class OracleCase:
         cache_rows: Number of slots per trainer; None: enough for all rows.
         rounds: Number of rounds.
         plans: Number of plans that are timed per round.
+        history_length: Elements of a history on average; only for the profile histories.
     Raises:
         ConfigError: a number is below 1.
     """
@@ -79,6 +80,7 @@ class OracleCase:
     cache_rows: int | None = None
     rounds: int = 5
     plans: int = 20
+    history_length: int = 0
 
     def __post_init__(self) -> None:
         for name in ("batch", "lookahead", "prefetch_depth", "trainers", "servers", "threads", "rounds", "plans"):
@@ -151,6 +153,7 @@ class OracleFigures:
     bound_milliseconds: float
     random_bytes_per_second: float
     copied_bytes_per_second: float
+    ids: float
     keys: float
     trainer_keys: float
     fetches: float
@@ -169,6 +172,11 @@ class OracleFigures:
         return float(self.case["batch"]) / (self.milliseconds / 1e3)
 
     @property
+    def ids_per_second(self) -> float:
+        """The number of row ids that are planned per second."""
+        return self.ids / (self.milliseconds / 1e3)
+
+    @property
     def ratio(self) -> float:
         """The time of a batch divided by the yardstick."""
         return self.milliseconds / self.yardstick_milliseconds
@@ -183,6 +191,7 @@ class OracleFigures:
         return {
             **asdict(self),
             "samples_per_second": self.samples_per_second,
+            "ids_per_second": self.ids_per_second,
             "ratio": self.ratio,
             "ratio_int32": self.ratio_int32,
         }
@@ -204,14 +213,13 @@ class OracleFigures:
         return table
 
     def _rows(self) -> Iterator[tuple[str, str, str] | None]:
-        ids = self.case["batch"] * self.num_tables
         yield "samples/s", f"{self.samples_per_second:,.0f}", f"{self.milliseconds:.2f} ms per batch, median"
-        yield "ids/s", f"{self.samples_per_second * self.num_tables:,.0f}", f"{ids:,} per batch"
+        yield "ids/s", f"{self.ids_per_second:,.0f}", f"{self.ids:,.0f} per batch"
         yield None
         for step, milliseconds in self.milliseconds_of_steps.items():
             yield step, f"{milliseconds:.2f} ms", "time that its thread works"
         yield None
-        yield "yardstick", f"{self.yardstick_milliseconds:.2f} ms", "numpy.unique per table, int64 ids as in torch"
+        yield "yardstick", f"{self.yardstick_milliseconds:.2f} ms", "numpy.unique per feature, int64 ids as in torch"
         yield (
             "ratio",
             f"{self.ratio:.2f}",
@@ -279,9 +287,8 @@ def measure_oracle(case: OracleCase, progress: Progress = no_progress) -> Oracle
                 counts.add(encoded)
             del round_plans
             assert read.latest is not None
-            ids = read.latest.ids
-            yardsticks.append(_yardstick(ids.astype(np.int64)))
-            narrow_yardsticks.append(_yardstick(ids.astype(np.int32)))
+            yardsticks.append(_yardstick(read.latest, np.int64))
+            narrow_yardsticks.append(_yardstick(read.latest, np.int32))
     num_keys = sum(schema.num_embeddings)
     progress("measuring memory", 0, 0)
     random_speed, copy_speed = _random_speed(min(num_keys, 2**27)), _copy_speed()
@@ -303,6 +310,7 @@ def measure_oracle(case: OracleCase, progress: Progress = no_progress) -> Oracle
         bound_milliseconds=1e3 * touched / n,
         random_bytes_per_second=random_speed,
         copied_bytes_per_second=copy_speed,
+        ids=counts.ids / n,
         keys=counts.entries / n,
         trainer_keys=counts.pairs / n,
         fetches=counts.fetches / n,
@@ -353,18 +361,20 @@ def _dataset(case: OracleCase, progress: Progress) -> Iterator[Dataset]:
             num_samples=num_samples,
             profile=case.profile,
             scale=case.scale,
+            history_length=case.history_length,
             validation_fraction=0.0,
             progress=progress,
         )
 
 
-def _yardstick(ids: Any) -> float:
-    """Return the median time in seconds of numpy.unique on every column of ids, shape (num_samples, num_columns)."""
+def _yardstick(batch: Batch, dtype: type[np.integer[Any]]) -> float:
+    """Return the median time in seconds of numpy.unique on the ids of every feature of a batch, as another type."""
+    columns = [*batch.ids.astype(dtype).T, *(bags.ids.astype(dtype) for bags in batch.bags.values())]
     times = []
     for _ in range(YARDSTICK_BATCHES):
         start = time.perf_counter()
-        for table in range(ids.shape[1]):
-            np.unique(ids[:, table])
+        for ids in columns:
+            np.unique(ids)
         times.append(time.perf_counter() - start)
     return median(times)
 

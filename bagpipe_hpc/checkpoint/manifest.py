@@ -20,6 +20,7 @@ from pydantic import (
 
 from bagpipe_hpc.bounded_json import dump_json, parse_json, read_bounded, require_checksum, with_checksum
 from bagpipe_hpc.checkpoint.file_names import MANIFEST, files_of, iteration_of
+from bagpipe_hpc.config import ModelConfig
 from bagpipe_hpc.data.schema import Name
 from bagpipe_hpc.data.shard import first_fault
 from bagpipe_hpc.errors import CheckpointError
@@ -60,13 +61,32 @@ class TableEntry(_Part):
     embedding_dim: Columns | None = None  # columns in use, the first ones; None: all columns
 
 
+class ElementEntry(_Part):
+    """A value of each element of a sequence. real: float32. integer: int64."""
+
+    name: str
+    kind: Literal["real", "integer"]
+
+
+class SequenceEntry(_Part):
+    """What makes a feature a sequence: its row ids are in order, the oldest first."""
+
+    max_length: Count | None = None  # the model gets the newest elements, at most this many; None: all of them
+    elements: tuple[ElementEntry, ...] = ()
+    along: str | None = None  # the sequence that it is as long as, in every sample
+
+
 class FeatureEntry(_Part):
-    """One feature of the samples: one row id or, if `pooling` is given, a bag of any number of row ids."""
+    """One feature of the samples: one row id, a bag of any number of row ids, or a sequence.
+
+    The model gets a vector or, of a sequence without `pooling`, all rows in their order.
+    """
 
     name: str
     table: str
     pooling: Literal["sum", "mean"] | None = None
     weighted: bool = False
+    sequence: SequenceEntry | None = None  # None: it is none, or the checkpoint does not say
 
 
 class StateEntry(_Part):
@@ -234,12 +254,30 @@ def require_same_model(saved: ModelEntry, wanted: ModelEntry) -> None:
         CheckpointError: Names every field that differs, with both values.
     """
     entries = [entry.model_dump(mode="json", exclude={"vocabulary_sha256"}) for entry in (saved, wanted)]
+    _leave_out_what_may_differ(*entries)
     differences = list(_differences("model", *entries))
     if differences:
         raise CheckpointError(
             f"the job contradicts the checkpoint: {'; '.join(differences)}; give the settings and data set of the "
             "checkpoint, choose another checkpoint, or train from the beginning"
         )
+
+
+def _leave_out_what_may_differ(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Leave out lengths of sequences, and what checkpoints of earlier versions do not say.
+
+    A setting of the model that a version did not have yet counts as its default.
+    """
+    defaults = ModelConfig().model_dump(mode="json")
+    for name in wanted["settings"].keys() - saved["settings"].keys() if saved["settings"] else ():
+        if name in defaults and wanted["settings"][name] == defaults[name]:
+            del wanted["settings"][name]
+    for mine, others in zip(saved["features"], wanted["features"], strict=False):
+        if mine["sequence"] is None:
+            others["sequence"] = None
+        for feature in (mine, others):
+            if feature["sequence"] is not None:
+                del feature["sequence"]["max_length"]
 
 
 def require_same_vocabulary(saved: ModelEntry, wanted: ModelEntry, dataset: Path) -> None:

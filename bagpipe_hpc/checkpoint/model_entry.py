@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bagpipe_hpc.checkpoint.manifest import ModelEntry
-from bagpipe_hpc.config import Config, ModelConfig, TableConfig
+from bagpipe_hpc.config import Config, TableConfig
 from bagpipe_hpc.data.dataset import Dataset
+from bagpipe_hpc.data.item_features import item_features
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.row_layout import state_columns
 
@@ -18,7 +19,7 @@ def model_entry(config: Config, dataset: Dataset) -> ModelEntry:
     model, schema = config.model, dataset.schema
     return ModelEntry.model_validate(
         {
-            **_architecture(model),
+            **_architecture(config, schema),
             "num_dense": schema.num_dense,
             "tables": [
                 {
@@ -60,12 +61,24 @@ def _feature(config: Config, table: TableSchema) -> dict[str, Any]:
         "table": table.shares or table.name,
         "pooling": pooling,
         "weighted": table.weighted,
+        "sequence": _sequence(config, table) if table.sequence else None,
     }
 
 
-def _architecture(model: ModelConfig) -> dict[str, Any]:
+def _sequence(config: Config, table: TableSchema) -> dict[str, Any]:
+    return {
+        "max_length": config.tables.get(table.along or table.name, TableConfig()).max_length,
+        "elements": [{"name": element.name, "kind": element.kind} for element in table.elements],
+        "along": table.along,
+    }
+
+
+def _architecture(config: Config, schema: Schema) -> dict[str, Any]:
     """Return name and settings of the model. Parameters of a user's own model are compared later."""
+    model = config.model
     if model.factory is not None:
         return {"name": OWN_MODEL, "settings": model.arguments}
     settings = model.model_dump(mode="json", exclude={"name", "embedding_dim", "factory", "arguments"})
+    if model.name == "two_tower":  # name the item also where the data set decides
+        settings["item_features"] = [table.name for table in item_features(config, schema)]
     return {"name": model.name, "settings": settings}

@@ -97,7 +97,7 @@ def _refuse(world: Comm, error: BagpipeError) -> None:
 @app.command()
 def oracle(
     profile: Annotated[
-        str, typer.Option(help="Profile of the synthetic data: criteo-kaggle, criteo-terabyte or avazu.")
+        str, typer.Option(help="Profile of the synthetic data: criteo-kaggle, criteo-terabyte, avazu or histories.")
     ] = ("criteo-kaggle"),
     scale: Annotated[float, typer.Option(help="Multiply the profile's numbers of rows by this.")] = 1.0,
     data: Annotated[Path | None, typer.Option(help="Plan this data set instead of synthetic data.")] = None,
@@ -111,6 +111,9 @@ def oracle(
     cache_rows: Annotated[int | None, typer.Option(help="Cache slots per trainer; default: no limit.")] = None,
     rounds: Annotated[int, typer.Option(help="Timed rounds; numpy.unique is timed in each round, too.")] = 5,
     plans: Annotated[int, typer.Option(help="Plans in each timed round.")] = 20,
+    history_length: Annotated[
+        int | None, typer.Option(help="With --profile histories: elements of a history on average. Default: 30.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Measure how many samples per second one oracle plans, from reading shards to encoded messages.
@@ -124,7 +127,7 @@ def oracle(
 
     case = OracleCase(
         profile, scale, data, batch, lookahead, prefetch_depth, trainers, servers, threads, placement, cache_rows,
-        rounds, plans,
+        rounds, plans, history_length or (30 if profile == "histories" else 0),
     )  # fmt: skip
     with showing_activity("starting") as progress:
         figures = measure_oracle(case, progress)

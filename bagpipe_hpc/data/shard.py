@@ -253,6 +253,13 @@ class ShardReader:
             path, self.schema, f"the file is damaged, or was not written by this package: {_MEND}"
         )
         self._columns = {name: self._file[name] for name in _columns(self.schema) if name != _TIMES}
+        # To open a dataset takes longer than to read a small batch from it.
+        self._ragged = {
+            table.name: {
+                name: self._file[f"ragged/{table.name}/{name}"] for name in ("offsets", *_ragged_columns(table))
+            }
+            for table in self.schema.ragged_tables
+        }
 
     @property
     def chunk_rows(self) -> int:
@@ -307,16 +314,17 @@ class ShardReader:
         """Return the labels or, without labels, another dataset. Every schema has a column or a ragged table."""
         for dataset in self._columns.values():
             return dataset
-        return self._file["ragged"][self.schema.ragged_tables[0].name]["offsets"]
+        return self._ragged[self.schema.ragged_tables[0].name]["offsets"]
 
     def _read_bags(self, table: TableSchema, start: int, stop: int) -> Bags:
-        group = self._file["ragged"][table.name]
-        offsets = self._slice(group["offsets"], start, stop + 1)
-        offsets = self._checks.offsets(table, offsets, len(group["ids"]), start)
-        ids = self._slice(group["ids"], int(offsets[0]), int(offsets[-1]))
-        weights = self._slice(group["weights"], int(offsets[0]), int(offsets[-1])) if table.weighted else None
+        datasets = self._ragged[table.name]
+        offsets = self._slice(datasets["offsets"], start, stop + 1)
+        offsets = self._checks.offsets(table, offsets, len(datasets["ids"]), start)
+        first, last = int(offsets[0]), int(offsets[-1])
+        ids = self._slice(datasets["ids"], first, last)
+        weights = self._slice(datasets["weights"], first, last) if table.weighted else None
         elements = {
-            element.name: self._slice(group[_ELEMENTS][element.name], int(offsets[0]), int(offsets[-1]))
+            element.name: self._slice(datasets[f"{_ELEMENTS}/{element.name}"], first, last)
             for element in table.elements
         }
         return self._checks.bags(table, Bags(offsets - offsets[0], ids, weights, elements), start)

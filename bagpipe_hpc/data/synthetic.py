@@ -120,6 +120,11 @@ class SyntheticClicks:
         self._gain = LOGIT_STD / float(np.std(logits))
         self._bias = bias_for(self._gain * logits, CLICK_RATE)
 
+    @property
+    def samples_per_block(self) -> int:
+        """How many samples to draw at a time."""
+        return BLOCK_SAMPLES
+
     def block(self, start: int, num_samples: int) -> tuple[Batch, Float32Array]:
         """Return samples [start, start + num_samples) and their click probabilities, float32, shape (num_samples,)."""
         ids, dense, bags, logits = self._draw(start, num_samples)
@@ -175,8 +180,8 @@ def synthesize(
 
     def blocks() -> Iterator[Batch]:
         progress("writing shards", 0, num_samples)
-        for start in range(0, num_samples, BLOCK_SAMPLES):
-            stop = min(start + BLOCK_SAMPLES, num_samples)
+        for start in range(0, num_samples, clicks.samples_per_block):
+            stop = min(start + clicks.samples_per_block, num_samples)
             yield clicks.block(start, stop - start)[0]
             progress("writing shards", stop, num_samples)
 

@@ -28,6 +28,7 @@ CLUSTERS = 64
 CLICK_RATE, LOGIT_STD = 0.25, 2.0
 _PILOT_SAMPLES, _PILOT_START = 16_384, 1 << 52  # far from all samples of a data set
 _DECAY = 0.7
+_BLOCK_ELEMENTS = 1 << 20
 _FIRST_TIME, _MEAN_GAP = 1_700_000_000, 3_600.0  # seconds
 _USER, _INTEREST, _LENGTH, _SOURCE, _ITEM, _GAP, _STARS, _ACTION, _CANDIDATE, _EFFECT, _LABEL, _HOUR = range(100, 112)
 
@@ -60,9 +61,16 @@ class SyntheticHistories:
         self._seed = np.uint64(mix(np.uint64(seed)))
         self._sizes = num_users, num_items, skew, history_length
         self._gain, self._bias = 1.0, 0.0
-        logits = self._draw(_PILOT_START, _PILOT_SAMPLES)[1]
+        bounds = range(_PILOT_START, _PILOT_START + _PILOT_SAMPLES, self.samples_per_block)
+        pieces = [self._draw(start, min(self.samples_per_block, bounds.stop - start))[1] for start in bounds]
+        logits = np.concatenate(pieces)
         self._gain = LOGIT_STD / float(np.std(logits))
         self._bias = bias_for(self._gain * logits, CLICK_RATE)
+
+    @property
+    def samples_per_block(self) -> int:
+        """How many samples to draw at a time, so that a block has about a million elements."""
+        return max(1, _BLOCK_ELEMENTS // self._sizes[-1])
 
     def block(self, start: int, num_samples: int) -> tuple[Batch, Float32Array]:
         """Return samples [start, start + num_samples) and their click probabilities, float32, shape (num_samples,)."""

@@ -313,7 +313,7 @@ class NextUsePass:
         oldest = max(1, iteration + 1 - self._window) << self._trainer_bits
         stamps = Stamps(iteration, oldest, self._trainer_bits)
         num_tables = len(id_ends)
-        num_ids = np.diff(id_ends, axis=1).T
+        num_ids = np.ascontiguousarray(np.diff(id_ends, axis=1).T)  # one layout whatever the shape, so one compilation
         share_begins = (np.cumsum(num_ids) - num_ids.ravel()).reshape(num_ids.shape)
         places = self.key_state.places(keys if born is None else np.concatenate([keys, born]), oldest)
         places, born_places = places[: len(keys)], places[len(keys) :]

@@ -15,18 +15,18 @@ from bagpipe_hpc.sharding import KeySpace, share_boundaries
 _MANY_IDS = 2**16 + 1  # of a share in a table: more than uint16 can count
 
 
-def warm_up(num_keys: int, id_dtype: np.dtype[Any], max_dense_keys: int, largest_share: int) -> None:
+def warm_up(num_keys: int, id_dtype: np.dtype[Any], max_dense_keys: int, largest_share: int | None) -> None:
     """Compile the functions that planning uses, or load what an earlier run compiled.
 
     Args:
         num_keys: Number of rows of all tables together.
         id_dtype: Type of the row ids of batches.
         max_dense_keys: As for the planner.
-        largest_share: Number of samples of the largest share of a batch.
+        largest_share: Number of ids of the largest share of a batch in one feature; None: any number.
     """
     dense = num_keys <= max_dense_keys
     num_embeddings = (8,) if dense else (num_keys,)  # types of keys and states as in the job, arrays as small as can be
-    for num_samples in {4, 2 * min(largest_share, _MANY_IDS)}:
+    for num_samples in {4, 2 * min(largest_share or _MANY_IDS, _MANY_IDS)}:
         batch = Batch(
             np.zeros(num_samples, dtype=np.float32),
             np.zeros((num_samples, 1), dtype=np.float32),

@@ -244,7 +244,8 @@ class Committer:
         files.append(partial.write_extra(METRICS_FILE, history.lines))
         if checkpoint.evaluations:
             files.append(partial.write_extra(EVALUATIONS_FILE, checkpoint.evaluations))
-        files.append(partial.write_oracle(oracle_tree(history, checkpoint.boundary.assignment)))
+        boundary = checkpoint.boundary
+        files.append(partial.write_oracle(oracle_tree(history, boundary.assignment, boundary.items)))
         manifest = self._manifest(checkpoint, tuple(files))
         path = partial.commit(manifest)
         self._parent, self._depth = Checkpoint.open(path).chain[-1].as_parent, manifest.depth

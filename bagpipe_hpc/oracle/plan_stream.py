@@ -15,6 +15,9 @@ everything that the model depends on, depends on the training batches alone.
 A *boundary* is a place between two plans where the job can stop and go on later. It holds what the caches contain
 there, and the assignment of the samples of batches that are assigned but not planned. The planning thread makes it
 right after the plan before it, so no step waits for another.
+
+If the model needs to know how often each item has occurred, the planning thread counts the items of each training
+batch as it makes its plan. So a boundary has the counts of exactly the iterations before it.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ import numpy as np
 
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import Config
+from bagpipe_hpc.data.item_features import counts_items, item_column
 from bagpipe_hpc.data.schema import Schema
+from bagpipe_hpc.lookahead.item_counts import CountedItems, ItemCounts, warm_up_counting
 from bagpipe_hpc.lookahead.locality import AssignerState, LocalityAssigner
 from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner
 from bagpipe_hpc.lookahead.warm_up import warm_up
@@ -62,12 +67,14 @@ class Boundary:
         residents: The rows in the caches.
         assignment: The assignment of the samples of later batches. None: samples stay in order.
         is_stop: Whether no plan follows, because the stream was stopped.
+        items: How often each item has occurred in the training samples before it. None: the job does not count items.
     """
 
     num_trained: int
     residents: Residents
     assignment: SampleAssignment | None
     is_stop: bool = False
+    items: ItemCounts | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,11 @@ class PlanStream:
             table_offsets = KeySpace(schema.num_embeddings).table_offsets
             rule = LocalityAssigner(num_blocks, table_offsets, schema.features)
             self._assigner = _ResumableAssigner(rule, before.assignment if before else None)
+        self._items: CountedItems | None = None
+        column = item_column(config, schema)
+        if column is not None:
+            name = schema.one_hot_tables[column].name
+            self._items = CountedItems(name, column, before.items if before else None)
         self._is_checkpoint_due, self._admits = is_boundary, admits
         self._stop = threading.Event()
         self._is_stopped = False
@@ -195,12 +207,16 @@ class PlanStream:
 
     def _enter(self, batch: Batch) -> Iterable[None]:
         """Enter a batch; return one item for each plan that is due now."""
+        if self._items is not None:
+            self._items.enter(batch)
         return [None] if self._planner.enter(batch) else []
 
     def _plan(self, _: None) -> Iterable[tuple[IterationPlan, Boundary | None]]:
         if self._is_stopped:
             return
         plan = self._planner.emit()
+        if self._items is not None:
+            plan = self._items.counted(plan)
         if self._assigner is not None and not plan.read_only:
             self._assigner.forget_first()
         self._num_trained = plan.num_trained_after
@@ -210,7 +226,8 @@ class PlanStream:
 
     def _boundary(self, is_stop: bool) -> Boundary:
         assignment = self._assigner.assignment() if self._assigner is not None else None
-        return Boundary(self._num_trained, self._planner.residents(), assignment, is_stop)
+        items = self._items.counts() if self._items is not None else None
+        return Boundary(self._num_trained, self._planner.residents(), assignment, is_stop, items)
 
     def _note_end(self) -> tuple[()]:
         if not self._is_stopped:
@@ -274,7 +291,8 @@ def warm_up_planning(config: Config, schema: Schema, num_trainers: int) -> None:
     is_wide = any(table.num_embeddings >= 2**31 for table in schema.one_hot_tables)
     id_dtype = np.dtype(np.int64 if is_wide else np.int32)
     largest_batch = max(config.training.batch_size, config.evaluation.batch_size or 0)
-    largest_share = -(-largest_batch // num_trainers)
-    if schema.ragged_tables:
-        largest_share *= 1000  # the number of ids per sample has no bound; assume 1,000
+    # The number of ids of a sample in a ragged feature has no bound.
+    largest_share = None if schema.ragged_tables else -(-largest_batch // num_trainers)
     warm_up(sum(schema.num_embeddings), id_dtype, config.oracle.max_dense_keys, largest_share)
+    if counts_items(config):
+        warm_up_counting()

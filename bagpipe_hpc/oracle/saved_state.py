@@ -1,7 +1,8 @@
 """The state of the oracle in a checkpoint.
 
-The oracle saves metrics.jsonl, the losses that are in no line of it yet, evaluations.jsonl and the state of the
-assignment of samples. Reading checks that the content is one that a job writes.
+The oracle saves metrics.jsonl, the losses that are in no line of it yet, evaluations.jsonl, the state of the assignment
+of samples and, if the job counts items, how often each has occurred. Reading checks that the content is one that a job
+writes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from bagpipe_hpc.checkpoint.file_names import EVALUATIONS_FILE, METRICS_FILE, OR
 from bagpipe_hpc.checkpoint.hdf5 import damaged
 from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.errors import CheckpointError
+from bagpipe_hpc.lookahead.item_counts import ItemCounts
 from bagpipe_hpc.lookahead.locality import HOME_MASK, NUM_BUCKETS, AssignerState
 from bagpipe_hpc.oracle.evaluation import Evaluation
 from bagpipe_hpc.oracle.plan_stream import Boundary, SampleAssignment
@@ -29,6 +31,7 @@ from bagpipe_hpc.protocol.plan import Residents, ends
 from bagpipe_hpc.runtime.starting_point import StartingPoint
 
 _MAX_ENTRIES = 2**46
+_PARTS = {"losses", "placement", "items"}
 
 
 @dataclass(frozen=True)
@@ -64,22 +67,24 @@ class SavedState:
         checkpoint = start.checkpoint
         if checkpoint is None:
             return cls()
-        history, assignment = history_in(checkpoint), assignment_in(checkpoint)
+        history, assignment, items = history_in(checkpoint), assignment_in(checkpoint), items_in(checkpoint)
         boundary = None
         keeps_blocks = num_blocks_in(checkpoint) == (num_blocks or num_trainers)
-        if start.keeps_caches or keeps_blocks:
+        if start.keeps_caches or keeps_blocks or items is not None:
             residents = _residents_in(checkpoint) if start.keeps_caches else Residents.none(num_trainers)
-            boundary = Boundary(start.position.num_trained, residents, assignment if keeps_blocks else None)
+            kept = assignment if keeps_blocks else None
+            boundary = Boundary(start.position.num_trained, residents, kept, items=items)
         evaluations = tuple(evaluations_in(checkpoint))
         return cls(History() if evaluates_only else history, evaluations, boundary)
 
 
-def oracle_tree(history: History, assignment: SampleAssignment | None) -> Tree:
+def oracle_tree(history: History, assignment: SampleAssignment | None, items: ItemCounts | None = None) -> Tree:
     """Return the tree that a checkpoint saves, beside metrics.jsonl and evaluations.jsonl."""
     placement = None
     if assignment is not None:
         placement = {**vars(assignment.state), "orders": assignment.orders}
-    return {"losses": list(history.losses), "placement": placement}
+    counts = {} if items is None else {"items": dict(vars(items.in_order()))}
+    return {"losses": list(history.losses), "placement": placement, **counts}
 
 
 def history_in(checkpoint: Checkpoint) -> History:
@@ -121,6 +126,24 @@ def assignment_in(checkpoint: Checkpoint) -> SampleAssignment | None:
         assignment = SampleAssignment(AssignerState(**parts), tuple(orders))
         _require_assignment(assignment, num_blocks_in(checkpoint))
         return assignment
+
+
+def items_in(checkpoint: Checkpoint) -> ItemCounts | None:
+    """Return how often each item occurred before the checkpoint; None if its job did not count items.
+
+    Raises:
+        CheckpointError: the content of a file is not one that a job writes.
+    """
+    state = _state_in(checkpoint)
+    if state is None or "items" not in state:
+        return None
+    with _content_of(checkpoint.path / ORACLE_FILE):
+        parts = state["items"]
+        _require(isinstance(parts, dict), "items is not a mapping")
+        _require(parts.keys() == {field.name for field in fields(ItemCounts)}, "items has other parts")
+        items = ItemCounts(**parts)
+        _require_items(items)
+        return items
 
 
 def training_settings(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -168,7 +191,7 @@ def _state_in(checkpoint: Checkpoint) -> dict[str, Any] | None:
     state = checkpoint.oracle_state()
     with _content_of(checkpoint.path / ORACLE_FILE):
         is_saved = any(entry.name == ORACLE_FILE for entry in checkpoint.manifest.files)
-        is_known = isinstance(state, dict) and state.keys() == {"losses", "placement"}
+        is_known = isinstance(state, dict) and {"losses", "placement"} <= state.keys() <= _PARTS
         _require(is_known or not is_saved, "its state is not that of an oracle")
     return None if state is None else dict(state)
 
@@ -187,11 +210,8 @@ def _is_loss(value: Any) -> bool:
 def _require_assignment(assignment: SampleAssignment, num_blocks: int) -> None:
     state = assignment.state
     _require(type(state.num_entries) is int and 0 < state.num_entries < _MAX_ENTRIES, "num_entries is out of range")
-    for name, array in (("used", state.used), ("homes", state.homes)):
-        _require(
-            isinstance(array, np.ndarray) and array.dtype == np.int64 and array.ndim == 1,
-            f"{name} is not an int64 array of shape (n,)",
-        )
+    _require_column("used", state.used)
+    _require_column("homes", state.homes)
     used, homes = state.used, state.homes
     _require(len(used) == len(homes), "used and homes have different lengths")
     _require(not len(used) or (used[0] >= 0 and used[-1] < NUM_BUCKETS), "used is out of range")
@@ -200,6 +220,21 @@ def _require_assignment(assignment: SampleAssignment, num_blocks: int) -> None:
     for order in assignment.orders:
         is_order = isinstance(order, np.ndarray) and order.dtype == np.int32 and order.ndim == 1
         _require(is_order and np.array_equal(np.sort(order), np.arange(len(order))), "an order is not a permutation")
+
+
+def _require_items(items: ItemCounts) -> None:
+    _require(isinstance(items.feature, str), "the feature of items is not a name")
+    _require_column("items", items.items)
+    _require_column("counts", items.counts)
+    _require(len(items.items) == len(items.counts), "items and counts have different lengths")
+    _require(not len(items.items) or items.items[0] >= 0, "items are out of range")
+    _require(not (np.diff(items.items) <= 0).any(), "items do not ascend")
+    _require(not (items.counts < 1).any() and not (items.counts >= _MAX_ENTRIES).any(), "counts are out of range")
+
+
+def _require_column(name: str, array: Any) -> None:
+    is_column = isinstance(array, np.ndarray) and array.dtype == np.int64 and array.ndim == 1
+    _require(is_column, f"{name} is not an int64 array of shape (n,)")
 
 
 def _require(holds: bool, fault: str) -> None:

@@ -221,6 +221,8 @@ _OF_TRAINERS = _Kind[IterationPlan](
         _Array(
             "loss_divisors", _FLOAT64, lambda plan: _to_all_trainers(plan, plan.samples.loss_divisors), narrows=False
         ),
+        _Array("item_counts", _INT64, lambda plan: _of_samples(plan, plan.samples.item_counts)),
+        _Array("positive_weights", _FLOAT64, lambda p: _to_all_trainers(p, p.samples.positive_weights), narrows=False),
     ),
 )
 _OF_SERVERS = _Kind[IterationPlan](

@@ -84,6 +84,10 @@ class TrainerPlan:
         born_slots: Slots of the rows that begin anew, int32, shape (num_born,). The trainer makes them.
         born_tables: The table of each of them, int32, shape (num_born,).
         born_ids: The id of each of them, which its initial value depends on, int64, shape (num_born,).
+        item_counts: How many training samples so far, those of this iteration included, have the item of each sample,
+            int64, shape (num_samples,). Shape (0,): the plan is read-only, or the job does not count items.
+        positive_weights: For each label, the weights of all samples of the batch for which it is 1, added up, float64,
+            shape (num_labels,). Shape (0,): as item_counts.
     """
 
     stream_position: int
@@ -123,6 +127,8 @@ class TrainerPlan:
     born_slots: Int32Array = field(default_factory=lambda: np.empty(0, np.int32))
     born_tables: Int32Array = field(default_factory=lambda: np.empty(0, np.int32))
     born_ids: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    item_counts: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    positive_weights: Float64Array = field(default_factory=lambda: np.empty(0, np.float64))
 
     @property
     def inserted_slots(self) -> Int32Array:
@@ -259,7 +265,7 @@ class Samples:
         bags: Of the ragged features.
         sample_ends: int64, shape (T + 1,): trainer t has the samples from sample_ends[t] to sample_ends[t + 1].
         read_only: Whether the samples are evaluated on: there are no gradients and no updates.
-        sample_weights, groups, loss_divisors: As in TrainerPlan, of the whole batch.
+        sample_weights, groups, loss_divisors, item_counts, positive_weights: As in TrainerPlan, of the whole batch.
     """
 
     labels: Float32Array
@@ -270,6 +276,8 @@ class Samples:
     sample_weights: Float32Array = field(default_factory=lambda: np.empty(0, np.float32))
     groups: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     loss_divisors: Float64Array = field(default_factory=lambda: np.empty(0, np.float64))
+    item_counts: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    positive_weights: Float64Array = field(default_factory=lambda: np.empty(0, np.float64))
 
     def ends_of(self, column: NDArray[Any]) -> Int64Array:
         """Return where the part of each trainer ends in a column that may be empty, int64, shape (T + 1,)."""

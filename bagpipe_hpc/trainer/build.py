@@ -16,7 +16,7 @@ from bagpipe_hpc.trainer.dense_optimizer import build_dense_optimizer
 from bagpipe_hpc.trainer.dense_sum import DenseSum
 from bagpipe_hpc.trainer.device.base import Device, Forward
 from bagpipe_hpc.trainer.device.row_step import fusible_optimizer
-from bagpipe_hpc.trainer.feature_inputs import sequence_inputs, vectors_of
+from bagpipe_hpc.trainer.feature_inputs import item_places, sequence_inputs, vectors_of
 from bagpipe_hpc.trainer.models import build_model
 from bagpipe_hpc.trainer.objective import Objective
 from bagpipe_hpc.trainer.own_model import ModelFactory, build_own_model, model_inputs
@@ -116,7 +116,8 @@ def _model(config: Config, schema: Schema, factory: ModelFactory | None, trainer
         vectors = vectors_of(config, schema)
         dims = [config.embedding_dim_of(table.shares or table.name) for table in vectors]
         sequences = sequence_inputs(config, schema)
-        return build_model(config.model, schema.num_dense, len(vectors), seed, dims, schema.num_labels, sequences)
+        item = item_places(config, schema) if config.model.name == "two_tower" else ()
+        return build_model(config.model, schema.num_dense, len(vectors), seed, dims, schema.num_labels, sequences, item)
     model = build_own_model(config.model, model_inputs(config, schema), factory)
     torch.manual_seed(seed + 1 + trainer_rank)  # for random numbers that the model draws during training
     return model

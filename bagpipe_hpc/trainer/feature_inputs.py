@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bagpipe_hpc.config import Config, TableConfig
+from bagpipe_hpc.data.item_features import item_features
 from bagpipe_hpc.data.schema import Schema, TableSchema
 
 
@@ -39,6 +40,12 @@ def vectors_of(config: Config, schema: Schema) -> tuple[TableSchema, ...]:
 def sequences_of(config: Config, schema: Schema) -> tuple[TableSchema, ...]:
     """Return the features that a model gets as sequences, in the order of the schema."""
     return tuple(table for table in schema.tables if is_unpooled(config, table))
+
+
+def item_places(config: Config, schema: Schema) -> tuple[int, ...]:
+    """Return the positions in `embedded` of the features of the item, the one that says which item it is first."""
+    vectors = vectors_of(config, schema)
+    return tuple(vectors.index(table) for table in item_features(config, schema))
 
 
 def sequence_inputs(config: Config, schema: Schema) -> tuple[SequenceInput, ...]:

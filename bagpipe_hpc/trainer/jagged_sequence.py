@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,35 +68,3 @@ class JaggedSequence:
     def mask(self) -> torch.Tensor:
         """Which places of `padded` hold elements, bool, shape (b, max_length)."""
         return torch.arange(self.max_length, device=self.offsets.device) < self.lengths[:, None]
-
-    def groups(self) -> Iterator[SampleGroup]:
-        """Yield the samples in groups of similar length, so that less than half of a padded array is padding."""
-        lengths = self.lengths_on_host
-        sizes = np.where(lengths > 0, np.ceil(np.log2(np.maximum(lengths, 1))), -1).astype(np.int64)
-        for size in np.unique(sizes).tolist():
-            samples = np.flatnonzero(sizes == size)
-            yield SampleGroup.of(self, samples, int(lengths[samples].max()))
-
-
-@dataclass(frozen=True)
-class SampleGroup:
-    """Some samples of a sequence, as padded rows.
-
-    Args:
-        samples: The samples, int64, shape (k,).
-        places: The element in each place, int64, shape (k, length); any one where there is none.
-        mask: Which places have elements, bool, shape (k, length). The newest element of each sample is in the last one.
-    """
-
-    samples: torch.Tensor
-    places: torch.Tensor
-    mask: torch.Tensor
-
-    @classmethod
-    def of(cls, sequence: JaggedSequence, samples: NDArray[np.int64], length: int) -> SampleGroup:
-        """Return samples of a sequence with at most `length` elements each."""
-        device = sequence.offsets.device
-        chosen = torch.as_tensor(samples, device=device)
-        ages = torch.arange(length, device=device).flip(0)
-        newest, lengths = sequence.offsets[1:].index_select(0, chosen) - 1, sequence.lengths.index_select(0, chosen)
-        return cls(chosen, (newest[:, None] - ages).clamp(min=0), ages < lengths[:, None])

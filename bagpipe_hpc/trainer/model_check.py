@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bagpipe_hpc.config import Config, EvaluationConfig, LabelConfig, ModelConfig, TableConfig
+from bagpipe_hpc.data.item_features import counts_items, item_features
 from bagpipe_hpc.data.schema import Schema
-from bagpipe_hpc.trainer.feature_inputs import SequenceInput, sequence_inputs, sequences_of
+from bagpipe_hpc.trainer.feature_inputs import SequenceInput, sequence_inputs, sequences_of, vectors_of
 
 PAIRING = ("dlrm", "deepfm", "fgcnn")
-CONCATENATING = ("wide_deep", "dcn", "dcn_v2", "mmoe")
+CONCATENATING = ("wide_deep", "dcn", "dcn_v2", "mmoe", "two_tower")
 READING_SEQUENCES = ("din", "sasrec", "bst", "hstu")
 
 
@@ -18,6 +19,8 @@ def fault_of_model(config: Config, schema: Schema) -> str:
     model = config.model
     if model.factory is not None:
         return ""
+    if model.name == "two_tower":
+        return _fault_of_towers(config, schema)
     sequences = sequence_inputs(config, schema)
     if model.name in READING_SEQUENCES:
         return _fault_of_sequences(model, schema, sequences)
@@ -25,7 +28,7 @@ def fault_of_model(config: Config, schema: Schema) -> str:
         name = sequences[0].name
         return (
             f"has the sequence {name}, which {model.name} cannot read: set tables.{name}.pooling to mean or sum, or "
-            f"choose model.name {' or '.join(READING_SEQUENCES)}"
+            f"choose model.name {', '.join(READING_SEQUENCES)} or two_tower"
         )
     if model.name in PAIRING and schema.num_dense == 0 and schema.num_tables < 2:
         return f"has one table and no dense features: {model.name} needs two vectors to interact; add a feature"
@@ -49,6 +52,60 @@ def _fault_of_sequences(model: ModelConfig, schema: Schema, sequences: Sequence[
                 f"has no candidate for the sequence {each.name}: {model.name} compares its elements with a one-hot "
                 f"feature that uses the same table; give one that shares it, or set tables.{each.name}.pooling"
             )
+    return ""
+
+
+def _fault_of_towers(config: Config, schema: Schema) -> str:
+    label, settings = schema.labels[0], config.labels.get(schema.labels[0].name, LabelConfig())
+    if schema.num_labels > 1:
+        return f"has {schema.num_labels} labels: two_tower predicts one; choose another model.name"
+    if label.kind != "binary":
+        return f"has the real-valued label {label.name}: two_tower needs one that is 0 or 1; choose another model.name"
+    if settings.loss == "mse" or settings.weight != 1:
+        return (
+            f"has the label {label.name}, for which labels.{label.name} sets a loss or a weight: the loss of two_tower "
+            "is its own; remove these settings"
+        )
+    if not schema.one_hot_tables:
+        return "has no feature with one id per sample: two_tower needs one that says which item a sample has; add it"
+    item = {table.name for table in item_features(config, schema)}
+    if not schema.num_dense and all(table.name in item for table in schema.tables):
+        return (
+            f"has only features of the item ({', '.join(sorted(item))}): two_tower needs others for its user tower; "
+            "add some, or name fewer in model.item_features"
+        )
+    return _fault_of_companions(config, schema)
+
+
+def _fault_of_companions(config: Config, schema: Schema) -> str:
+    unpooled = sequences_of(config, schema)
+    names = {table.name for table in unpooled}
+    for table in unpooled:
+        if table.along is not None and table.along not in names:
+            return f"has the sequence {table.along}, which the settings pool: set tables.{table.name}.pooling, too"
+    return ""
+
+
+def _fault_of_items(config: Config, schema: Schema) -> str:
+    """Return what is wrong with the setting model.item_features."""
+    if not counts_items(config):
+        return ""
+    known, names = {table.name: table for table in schema.tables}, config.model.item_features
+    vectors = {table.name for table in vectors_of(config, schema)}
+    for name in names:
+        if name not in known:
+            return f"model.item_features: the data set has no table {name}; it has {', '.join(known)}"
+        if name not in vectors:
+            return (
+                f"model.item_features: {name} is a sequence, and sequences belong to the user; remove it, or set "
+                f"tables.{name}.pooling"
+            )
+    if names and known[names[0]].ragged:
+        one_hot = ", ".join(table.name for table in schema.one_hot_tables)
+        return (
+            f"model.item_features: {names[0]} comes first, so its id must say which item a sample has, but it is "
+            f"ragged; begin with a feature of one id per sample: {one_hot or 'none in this data set'}"
+        )
     return ""
 
 
@@ -111,11 +168,18 @@ def fault_of_tables(config: Config, schema: Schema) -> str:
             )
         if problem := _fault_of_dim(settings.embedding_dim, config.model):
             return f"tables.{name}.embedding_dim = {settings.embedding_dim}: {problem}"
-    return _fault_of_execution(config, schema)
+    return _fault_of_items(config, schema) or _fault_of_execution(config, schema)
 
 
 def _fault_of_execution(config: Config, schema: Schema) -> str:
-    if config.training.execution == "eager" or not (sequences := sequences_of(config, schema)):
+    if config.training.execution == "eager":
+        return ""
+    if config.model.factory is None and config.model.name == "two_tower":
+        return (
+            f"training.execution = {config.training.execution!r}: two_tower compares each sample with the others of "
+            "its batch, and runs only eagerly; set training.execution to eager"
+        )
+    if not (sequences := sequences_of(config, schema)):
         return ""
     return (
         f"training.execution = {config.training.execution!r}: the model gets the sequence {sequences[0].name}, whose "

@@ -181,12 +181,12 @@ class IterationPlacer:
     ) -> PlacedSamples:
         labels, dense = (self._device.as_input(next(arrays)) for _ in range(2))
         rows, lengths, weights = (self._device.as_tensor(next(arrays)) for _ in range(3))
-        targets = [self._device.as_tensor(next(arrays)) for _ in range(4)]
+        targets = [self._device.as_tensor(next(arrays)) for _ in range(6)]
         num_ids = samples.bag_lengths.sum(axis=1).tolist() if len(samples.bag_lengths) else []
         return PlacedSamples(
             labels, dense, rows, lengths, weights, num_ids, own,
             sample_weights=targets[0], groups=targets[1], loss_divisors=targets[2], integers=targets[3],
-            lengths_on_host=samples.bag_lengths,
+            lengths_on_host=samples.bag_lengths, item_counts=targets[4], positive_weights=targets[5],
         )  # fmt: skip
 
 
@@ -223,3 +223,4 @@ def _arrays(plan: TrainerPlan, lists: IterationLists, samples: list[BlockSamples
     for block in samples:
         yield from (block.labels, block.dense, block.sample_rows, block.bag_lengths, block.weights)
         yield from (block.sample_weights, block.groups, block.loss_divisors, block.integers)
+        yield from (block.item_counts, block.positive_weights)

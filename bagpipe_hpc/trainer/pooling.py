@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from bagpipe_hpc.config import Config
+from bagpipe_hpc.data.item_features import counts_items, item_features
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.trainer.device.base import Device, PlacedSamples
 from bagpipe_hpc.trainer.device.feature_layout import (
@@ -49,6 +50,8 @@ class Pooling:
         self.features = DeviceLayout(layout, device.torch_device)
         self._kinds = layout.kinds.tolist()
         self._names, self._elements = layout.names, layout.elements
+        item = item_features(config, schema)[0].name if counts_items(config) else None
+        self._item = None if item is None else layout.names.index(item)
         # The features with a vector per sample have positions among all vectors in table order.
         pooled = [place for place, kind in enumerate(self._kinds) if kind != SEQUENCE]
         self._places = np.argsort(layout.features[pooled]).tolist()
@@ -114,6 +117,16 @@ class Pooling:
                     embedded if mask is None else embedded * mask, offsets, bag.lengths_on_host, bag.elements
                 )
         return found
+
+    def items(self, samples: PlacedSamples) -> torch.Tensor | None:
+        """Return the position of the row of each sample's item, int32, shape (b,); None if the job counts no items.
+
+        Samples of a trainer have the same position in an iteration if, and only if, they have the same item.
+        """
+        if self._item is None:
+            return None
+        begin = sum(bag.num_ids for bag in self._bags(samples)[: self._item])
+        return samples.sample_rows[begin : begin + len(samples.labels)]
 
     def _bags(self, samples: PlacedSamples) -> list[_OneHot | _Bags | _Sequence]:
         """Return the bags of each feature, in table order."""

@@ -81,6 +81,8 @@ class BlockSamples:
         groups: int64, shape (b,) or (0,), as in TrainerPlan.
         loss_divisors: float32, shape (num_labels,) or (0,), as in TrainerPlan.
         integers: The integer values of ids, int64, shape (num_integers,), as in TrainerPlan.
+        item_counts: int64, shape (b,) or (0,), as in TrainerPlan.
+        positive_weights: float32, shape (num_labels,) or (0,), as in TrainerPlan.
     """
 
     labels: Float32Array
@@ -92,6 +94,8 @@ class BlockSamples:
     groups: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     loss_divisors: Float32Array = field(default_factory=lambda: np.empty(0, np.float32))
     integers: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    item_counts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    positive_weights: Float32Array = field(default_factory=lambda: np.empty(0, np.float32))
 
 
 def blocks_of(plan: TrainerPlan, share: BlockShare, kinds: FeatureKinds) -> Iterator[BlockSamples]:
@@ -114,6 +118,8 @@ def blocks_of(plan: TrainerPlan, share: BlockShare, kinds: FeatureKinds) -> Iter
             plan.groups,
             plan.loss_divisors.astype(np.float32),
             plan.integers,
+            plan.item_counts,
+            plan.positive_weights.astype(np.float32),
         )
         return
     for start, stop in pairwise(share.bounds(plan.num_global_samples)):
@@ -152,4 +158,6 @@ def _samples(
         plan.groups[start:stop],
         plan.loss_divisors.astype(np.float32),
         np.concatenate(integers),
+        plan.item_counts[start:stop],
+        plan.positive_weights.astype(np.float32),
     )

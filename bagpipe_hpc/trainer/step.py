@@ -380,6 +380,7 @@ class TrainingStep:
             objective=self._objective,
             embedded=kernels.pool(self._pooling, samples, rows, leaf),
             sequences=kernels.sequences(self._pooling, samples, rows, leaf),
+            items=self._pooling.items(samples),
             rows=leaf,
             table_names=self._table_names,
             model=self.model,

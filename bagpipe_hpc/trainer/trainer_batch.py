@@ -27,6 +27,10 @@ class TrainerBatch:
     `has_label`, bool, of the same shape, says which ones are there; it is None if no label can be missing.
     `sample_weights`, float32, shape (b,), and `groups`, int64, shape (b,), are None if samples have none.
 
+    `items`, int32, shape (b,), are equal for samples of the batch with the same item. `item_counts`, int64, shape (b,),
+    say how many training samples of the job so far, those of this iteration included, have the item of each sample.
+    Both are None if the job does not count items, and `item_counts` also if the samples are evaluated on.
+
     Args:
         plan: The plan of the iteration.
         samples: The samples of the share.
@@ -35,6 +39,7 @@ class TrainerBatch:
         sequences: The sequences that are not pooled, by name.
         rows: The rows of all this, float32, shape (n, row_dim). Backward gives them their gradients.
         table_names: The name of each table, in the order of embedded.
+        items: See above.
         model: Maps (dense, embedded) to logits.
         forward: Does the same, as training.execution says. It need not be able to serve without gradients.
         precision: Returns the context in which the model computes.
@@ -55,6 +60,7 @@ class TrainerBatch:
         forward: Forward,
         precision: Callable[[], AbstractContextManager[object]],
         before_backward: Callable[[Tensor], None],
+        items: Tensor | None = None,
     ) -> None:
         self.iteration, self.num_global_samples = plan.num_trained, plan.num_global_samples
         self.labels, self.dense, self.embedded = samples.labels, samples.dense, embedded
@@ -65,7 +71,10 @@ class TrainerBatch:
             self.labels = samples.labels.masked_fill(~self.has_label, 0)
         self.sample_weights = samples.sample_weights if len(samples.sample_weights) else None
         self.groups = samples.groups if len(samples.groups) else None
+        self.items = items
+        self.item_counts = samples.item_counts if len(samples.item_counts) else None
         self._objective, self._divisors = objective, samples.loss_divisors
+        self._positive_weights = samples.positive_weights
         self.model, self._forward = model, forward
         self._rows, self._table_names = rows, table_names
         self._precision, self._before_backward = precision, before_backward
@@ -108,28 +117,64 @@ class TrainerBatch:
             OwnModelError: losses has another shape.
         Communication: none.
         """
-        if losses.shape != self.labels.shape:
-            each = "sample" if self.labels.dim() == 1 else "sample and label"
-            raise OwnModelError(
-                f"mean() was given losses of shape {tuple(losses.shape)} for {len(self)} samples: it takes one loss "
-                f'per {each}, shape {tuple(self.labels.shape)}, as losses with reduction="none" are'
-            )
+        self._require_one_per_label("mean", losses)
         if not len(self._divisors):
             return losses.sum() / self.num_global_samples
         if self.has_label is not None:
             losses = losses.masked_fill(~self.has_label, 0)
+        return self._weighted_sum(losses) / self._divisors.reshape(losses.shape[1:])
+
+    def mean_of_positives(self, losses: Tensor) -> Tensor:
+        """Return the part of this share in the mean loss over the samples of the global batch whose label is 1.
+
+        The mean is weighted with the sample weights. The job must count items (model.item_features), because only then
+        does the plan say how much all these samples weigh.
+
+        Args:
+            losses: As for `mean`.
+        Returns:
+            As `mean`.
+        Raises:
+            OwnModelError: losses has another shape, or the job does not count items.
+        Communication: none.
+        """
+        self._require_one_per_label("mean_of_positives", losses)
+        if not len(self._positive_weights):
+            raise OwnModelError(
+                "mean_of_positives() needs the weight of all samples whose label is 1, which only jobs that count "
+                "items know: set model.item_features"
+            )
+        losses = losses.masked_fill(self.labels != 1, 0)
+        return self._weighted_sum(losses) / self._positive_weights.reshape(losses.shape[1:])
+
+    def _require_one_per_label(self, method: str, losses: Tensor) -> None:
+        if losses.shape != self.labels.shape:
+            each = "sample" if self.labels.dim() == 1 else "sample and label"
+            raise OwnModelError(
+                f"{method}() was given losses of shape {tuple(losses.shape)} for {len(self)} samples: it takes one "
+                f'loss per {each}, shape {tuple(self.labels.shape)}, as losses with reduction="none" are'
+            )
+
+    def _weighted_sum(self, losses: Tensor) -> Tensor:
+        """Return the sum over the samples, weighted with the sample weights, shape () or (num_labels,)."""
         if self.sample_weights is not None:
             losses = losses * self.sample_weights.reshape(-1, *[1] * (losses.dim() - 1))
-        return losses.sum(0) / self._divisors.reshape(losses.shape[1:])
+        return losses.sum(0)
 
     def loss(self) -> Tensor:
-        """Return the part of this share in the loss that the settings describe, a scalar for `step`.
+        """Return the part of this share in the loss of the job, a scalar for `step`.
 
-        That is the mean loss of each label, times the weight of the label, added up. The loss of a binary label is the
-        binary cross-entropy, and that of a real-valued label the squared error, unless the settings say otherwise.
+        If the model has a method `batch_loss`, the loss is what this method returns for the batch. Otherwise the
+        settings describe it: it is the mean loss of each label, times the weight of the label, added up. The loss of a
+        binary label is the binary cross-entropy, and that of a real-valued label the squared error, unless the settings
+        say otherwise.
 
         Communication: none.
         """
+        if (batch_loss := getattr(self.model, "batch_loss", None)) is not None:
+            with self._precision():
+                loss: Tensor = batch_loss(self)
+            return loss
         logits = self.logits()
         if self._objective.is_plain:
             sum_of_losses = functional.binary_cross_entropy_with_logits(logits, self.labels, reduction="sum")

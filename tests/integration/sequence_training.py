@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from bagpipe_hpc.data.dataset import DatasetWriter, open_dataset
 from bagpipe_hpc.data.schema import ElementSchema, Schema, TableSchema
 from bagpipe_hpc.initial_rows import RowInitializer
 from bagpipe_hpc.sharding import KeySpace
-from bagpipe_hpc.trainer.feature_inputs import sequence_inputs
+from bagpipe_hpc.trainer.feature_inputs import item_places, sequence_inputs
 from bagpipe_hpc.trainer.models import build_model
 
 SCHEMA = Schema(
@@ -113,8 +115,52 @@ def din() -> nn.Module:
     return build_model(config.model, 1, 2, 0, sequences=sequence_inputs(config, SCHEMA))
 
 
+def towers() -> nn.Module:
+    """Return the built-in model as a job builds it."""
+    config = Config.model_validate({"model": {"name": "two_tower", "embedding_dim": DIM}})
+    item = item_places(config, SCHEMA)
+    return build_model(config.model, 1, 2, 0, sequences=sequence_inputs(config, SCHEMA), item=item)
+
+
+Loss = Callable[[nn.Module, tuple[Any, ...], Batch, Batch], torch.Tensor]
+
+
+def mean_entropy(model: nn.Module, inputs: tuple[Any, ...], share: Batch, whole: Batch) -> torch.Tensor:
+    """Return the part of a share in the mean binary cross-entropy of a whole batch."""
+    labels = torch.from_numpy(share.labels)
+    return functional.binary_cross_entropy_with_logits(model(*inputs), labels, reduction="sum") / whole.num_samples
+
+
+class SampledSoftmax:
+    """The part of a share in the loss of two towers, whose candidates are the items of the share."""
+
+    def __init__(self) -> None:
+        self._counted: Batch | None = None
+        self._counts = Counter[int]()
+
+    def __call__(self, model: Any, inputs: tuple[Any, ...], share: Batch, whole: Batch) -> torch.Tensor:
+        """Return the loss, a scalar."""
+        if self._counted is not whole:
+            self._counted = whole
+            self._counts.update(whole.ids[:, 0].tolist())
+        items = share.ids[:, 0].tolist()
+        u, v = model.vectors(*inputs)
+        scores = u @ v.t() / 0.05 - torch.tensor([self._counts[item] for item in items]).float().log()
+        others = torch.tensor([[i != j and items[i] == items[j] for j in range(len(items))] for i in range(len(items))])
+        losses = scores.masked_fill(others, -torch.inf).logsumexp(1) - scores.diagonal()
+        total: torch.Tensor = losses.masked_fill(torch.from_numpy(share.labels) != 1, 0).sum()
+        return total / float(whole.labels.sum())
+
+
 def plain_digest(
-    dataset: Path, model: nn.Module, num_shares: int, epochs: int, batch_size: int, rate: float, max_length: int
+    dataset: Path,
+    model: nn.Module,
+    num_shares: int,
+    epochs: int,
+    batch_size: int,
+    rate: float,
+    max_length: int,
+    loss: Loss = mean_entropy,
 ) -> str:
     """Return the model digest after SGD. Gradients are accumulated over num_shares contiguous parts of each batch."""
     torch.set_num_threads(1)
@@ -150,10 +196,7 @@ def plain_digest(
                     )
                     for name, table, bags in (("clicked", "item", clicked), ("action", "action", action))
                 }
-                logits = model(torch.from_numpy(batch.dense), embedded, sequences)
-                labels = torch.from_numpy(batch.labels)
-                loss = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
-                (loss / whole.num_samples).backward()
+                loss(model, (torch.from_numpy(batch.dense), embedded, sequences), batch, whole).backward()
             optimizer.step()
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):

@@ -191,6 +191,8 @@ class PlacedSamples:
         groups: int64, shape (b,) or (0,), as in TrainerPlan.
         loss_divisors: float32, shape (num_labels,) or (0,), as in TrainerPlan.
         integers: The integer values of ids, int64, as in TrainerPlan.
+        item_counts: int64, shape (b,) or (0,), as in TrainerPlan.
+        positive_weights: float32, shape (num_labels,) or (0,), as in TrainerPlan.
     """
 
     labels: torch.Tensor
@@ -204,6 +206,8 @@ class PlacedSamples:
     groups: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     loss_divisors: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     integers: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    item_counts: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    positive_weights: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     lengths_on_host: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), np.int64))
 
 

@@ -34,6 +34,7 @@ class FeatureLayout:
         row_dim: The number of trained columns: embedding columns, then first-order weights.
         names: The name of the feature in each place.
         elements: The names of the values of each id of the feature in each place, real ones first: (reals, integers).
+        is_beside_sequences: Whether samples have sequences, too, which this layout leaves out.
     """
 
     features: NDArray[np.int32]
@@ -44,6 +45,26 @@ class FeatureLayout:
     row_dim: int
     names: tuple[str, ...] = ()
     elements: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
+    is_beside_sequences: bool = False
+
+    @property
+    def pooled(self) -> FeatureLayout:
+        """The layout of the features that are no sequences. Their numbers are their places among the vectors."""
+        if not self.has_sequences:
+            return self
+        is_pooled = self.kinds != SEQUENCE
+        features, places = self.features[is_pooled], np.flatnonzero(is_pooled).tolist()
+        return FeatureLayout(
+            np.argsort(np.argsort(features)).astype(np.int32),
+            self.kinds[is_pooled],
+            np.append(0, np.cumsum(is_pooled))[self.table_ends].astype(np.int32),
+            self.used_columns[np.sort(features)],
+            self.embedding_dim,
+            self.row_dim,
+            tuple(self.names[place] for place in places),
+            tuple(self.elements[place] for place in places),
+            is_beside_sequences=True,
+        )
 
     @property
     def has_sequences(self) -> bool:
@@ -52,8 +73,8 @@ class FeatureLayout:
 
     @property
     def has_bags(self) -> bool:
-        """Whether any feature is ragged."""
-        return bool((self.kinds != ONE_HOT).any())
+        """Whether any feature of the samples is ragged."""
+        return self.is_beside_sequences or bool((self.kinds != ONE_HOT).any())
 
     @property
     def has_weights(self) -> bool:
@@ -82,6 +103,8 @@ class FeatureLayout:
 class DeviceLayout:
     """A FeatureLayout whose arrays are on the device.
 
+    `pooled` is that of FeatureLayout.pooled.
+
     Args:
         layout: The features.
         device: The device.
@@ -92,6 +115,7 @@ class DeviceLayout:
         self.features, self.kinds, self.used_columns = (
             torch.from_numpy(array).to(device) for array in (layout.features, layout.kinds, layout.used_columns)
         )
+        self.pooled: DeviceLayout = DeviceLayout(layout.pooled, device) if layout.has_sequences else self
 
 
 def layout_of(schema: Schema, config: Config) -> FeatureLayout:

@@ -10,13 +10,14 @@ order of the model's input: sample * number of features + number of the feature.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.trainer.device.feature_layout import MEAN, ONE_HOT, WEIGHTED, FeatureLayout
+from bagpipe_hpc.trainer.device.feature_layout import MEAN, ONE_HOT, SEQUENCE, WEIGHTED, FeatureLayout
 from bagpipe_hpc.trainer.iteration_lists import GradientList
 from bagpipe_hpc.trainer.sample_blocks import BlockSamples
 
@@ -76,6 +77,33 @@ class GradientTerms(NamedTuple):
 
     ends: Int32Array
     terms: Int32Array
+
+
+def pooled_samples(layout: FeatureLayout, samples: BlockSamples) -> BlockSamples:
+    """Return samples without their sequences. Ids and weights of the other features stay in their order.
+
+    Args:
+        layout: The features, sequences included.
+        samples: The samples.
+    """
+    lengths, kinds = iter(samples.bag_lengths), layout.kinds.tolist()
+    begin = begin_real = 0
+    ids, weights, bag_lengths = [samples.sample_rows[:0]], [samples.weights[:0]], [samples.bag_lengths[:0]]
+    for kind, num_reals in zip(kinds, layout.feature_kinds.reals, strict=True):
+        of_bags = [] if kind == ONE_HOT else [next(lengths)]
+        num_ids = int(of_bags[0].sum()) if of_bags else len(samples.labels)
+        if kind != SEQUENCE:
+            ids.append(samples.sample_rows[begin : begin + num_ids])
+            weights.append(samples.weights[begin_real : begin_real + num_reals * num_ids])
+            bag_lengths += [each[None] for each in of_bags]
+        begin += num_ids
+        begin_real += num_reals * num_ids
+    return replace(
+        samples,
+        sample_rows=np.concatenate(ids),
+        weights=np.concatenate(weights),
+        bag_lengths=np.concatenate(bag_lengths),
+    )
 
 
 def index_bags(layout: FeatureLayout, samples: BlockSamples) -> BagIndex:

@@ -23,7 +23,14 @@ from bagpipe_hpc.trainer.device.base import (
     UpdateLists,
 )
 from bagpipe_hpc.trainer.device.feature_layout import DeviceLayout
-from bagpipe_hpc.trainer.device.index_arrays import halving_lanes, index_bags, index_leaves, index_terms, index_uses
+from bagpipe_hpc.trainer.device.index_arrays import (
+    halving_lanes,
+    index_bags,
+    index_leaves,
+    index_terms,
+    index_uses,
+    pooled_samples,
+)
 from bagpipe_hpc.trainer.device.row_step import FusibleOptimizer, RowStep
 from bagpipe_hpc.trainer.device.torch_kernels import TorchKernels
 from bagpipe_hpc.trainer.wire import FLOAT32, Wire
@@ -47,11 +54,17 @@ class TritonKernels(TorchKernels):
     name = f"Triton {triton.__version__}"
 
     def arrays_of_samples(self, job: RowJob, samples: BlockSamples, num_rows: int) -> Sequence[HostArray]:
-        """See RowKernels. Returns the arrays of BagIndex, then those of RowUses; nothing if there are sequences."""
-        if job.layout.has_sequences:
+        """See RowKernels. Returns the arrays of BagIndex, then those of RowUses, of all features but sequences.
+
+        If there are sequences, the ids and weights of the other features come first.
+        """
+        layout = job.layout.pooled
+        if not len(layout.kinds):
             return ()
-        bags = index_bags(job.layout, samples)
-        return [*bags, *index_uses(job.layout, samples, bags, num_rows)]
+        pooled = pooled_samples(job.layout, samples) if job.layout.has_sequences else samples
+        bags = index_bags(layout, pooled)
+        arrays = [*bags, *index_uses(layout, pooled, bags, num_rows)]
+        return [pooled.sample_rows, pooled.weights, *arrays] if job.layout.has_sequences else arrays
 
     def arrays_of_updates(self, job: RowJob, updates: GradientList, num_trained: int) -> Sequence[HostArray]:
         """See RowKernels. Returns ends and terms of kernels.Terms, the parameters of the step, and lanes."""
@@ -101,10 +114,10 @@ class TritonKernels(TorchKernels):
     def pool(
         self, pooling: SamplePooling, samples: PlacedSamples, rows: SampleRows, leaf: torch.Tensor
     ) -> torch.Tensor:
-        """See RowKernels. Beside sequences, rows are pooled by operations of torch."""
-        if pooling.features.layout.has_sequences:
-            return pooling(samples, _gathered(leaf, rows))
-        vectors: torch.Tensor = _Pooled.apply(leaf, pooling.features, samples, rows)  # type: ignore[no-untyped-call]
+        """See RowKernels."""
+        if not len(pooling.features.pooled.layout.kinds):
+            return leaf.new_zeros(len(samples.labels), 0, leaf.shape[1])
+        vectors: torch.Tensor = _Pooled.apply(leaf, pooling.features.pooled, samples, rows)  # type: ignore[no-untyped-call]
         return vectors
 
     def sequences(
@@ -141,9 +154,12 @@ class _Pooled(torch.autograd.Function):
     ) -> torch.Tensor:
         num_own = len(rows.own_slots)
         ctx.features, ctx.num_own, ctx.shape = features, num_own, leaf.shape
-        ctx.uses = kernels.Uses(*samples.own_arrays[NUM_BAG_ARRAYS:])
-        offsets, weight_shifts = samples.own_arrays[:NUM_BAG_ARRAYS]
-        bags = kernels.Bags(samples.sample_rows, offsets, weight_shifts, samples.weights)
+        ids, weights, own_arrays = samples.sample_rows, samples.weights, samples.own_arrays
+        if features.layout.is_beside_sequences:
+            ids, weights, *own_arrays = own_arrays
+        ctx.uses = kernels.Uses(*own_arrays[NUM_BAG_ARRAYS:])
+        offsets, weight_shifts = own_arrays[:NUM_BAG_ARRAYS]
+        bags = kernels.Bags(ids, offsets, weight_shifts, weights)
         shape = len(samples.labels), len(features.layout.features), features.layout.row_dim
         out = torch.empty(shape, device=leaf.device)
         all_rows = kernels.Rows(rows.cache, rows.own_slots, rows.packed[num_own:])

@@ -21,6 +21,7 @@ from bagpipe_hpc.trainer.models.fgcnn import FGCNN
 from bagpipe_hpc.trainer.models.hstu import HSTU
 from bagpipe_hpc.trainer.models.mmoe import MMoE
 from bagpipe_hpc.trainer.models.sasrec import SASRec
+from bagpipe_hpc.trainer.models.two_tower import TwoTower
 from bagpipe_hpc.trainer.models.wide_deep import WideDeep
 
 MODELS: dict[str, Callable[..., torch.nn.Module]] = {
@@ -34,7 +35,13 @@ MODELS: dict[str, Callable[..., torch.nn.Module]] = {
     "dlrm_dcn": DLRMDCN,
     "mmoe": MMoE,
 }
-SEQUENCE_MODELS: dict[str, Callable[..., torch.nn.Module]] = {"din": DIN, "sasrec": SASRec, "bst": BST, "hstu": HSTU}
+SEQUENCE_MODELS: dict[str, Callable[..., torch.nn.Module]] = {
+    "din": DIN,
+    "sasrec": SASRec,
+    "bst": BST,
+    "hstu": HSTU,
+    "two_tower": TwoTower,
+}
 
 
 def build_model(
@@ -45,6 +52,7 @@ def build_model(
     dims: Sequence[int] = (),
     num_labels: int = 1,
     sequences: Sequence[SequenceInput] = (),
+    item: Sequence[int] = (),
 ) -> torch.nn.Module:
     """Build the model that a configuration names. Its initial parameters depend on the configuration and the seed only.
 
@@ -57,8 +65,9 @@ def build_model(
         num_tables: The number of sparse features.
         seed: The seed of the initial parameters.
         dims: How many columns of each embedding are in use. The others are zero. Empty: all are in use.
-        num_labels: The number of labels; 1 for caser and sasrec.
+        num_labels: The number of labels; 1 for caser, sasrec and two_tower.
         sequences: The sequences, for models that read them.
+        item: The positions in embedded of the features of the item, for two_tower.
     Returns:
         A module that maps dense, float32, shape (b, num_dense), and embedded, float32, shape (b, num_tables,
         config.row_dim), to logits, float32, shape (b,), or (b, num_labels) if there are several. A model that reads
@@ -67,6 +76,8 @@ def build_model(
     """
     kind, generator = (MODELS | SEQUENCE_MODELS)[config.name], torch.Generator().manual_seed(seed)
     options: dict[str, Any] = {"sequences": sequences} if config.name in SEQUENCE_MODELS else {}
+    if config.name == "two_tower":
+        options["item"] = item
     if any(dim < config.embedding_dim for dim in dims):
         options["dims"] = dims
     if num_labels > 1:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from bagpipe_hpc.config import ModelConfig
 from bagpipe_hpc.trainer.feature_inputs import SequenceInput
 from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
 from bagpipe_hpc.trainer.models.histories import Elements
 from bagpipe_hpc.trainer.models.layers import mlp
-from bagpipe_hpc.trainer.models.transformer import SelfAttention
+from bagpipe_hpc.trainer.models.tokens import Tokens
+from bagpipe_hpc.trainer.models.transformer import SelfAttention, encode
 
 
 class BST(nn.Module):
@@ -68,10 +68,8 @@ class BST(nn.Module):
         outputs = []
         for elements, blocks, each in zip(self.elements, self.blocks, self._sequences, strict=True):
             assert each.target is not None
-            x = torch.cat([embedded[:, each.target].unsqueeze(1), elements(each, sequences)], dim=1)
-            is_there = functional.pad(sequences[each.name].mask, (1, 0), value=True)
-            for block in blocks:  # type: ignore[attr-defined]
-                x = block(x, is_there.unsqueeze(1).expand(-1, x.shape[1], -1))
-            outputs.append(x[:, 0])
+            tokens = Tokens(sequences[each.name], own_first=True)
+            x = tokens.arranged(embedded[:, each.target], elements(each, sequences))
+            outputs.append(encode(blocks, x, tokens, is_causal=False))  # type: ignore[arg-type]
         logits: torch.Tensor = self.top(torch.cat([dense, embedded.flatten(1), *outputs], dim=1)).squeeze(1)
         return logits

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from bagpipe_hpc.config import ModelConfig
 from bagpipe_hpc.trainer.feature_inputs import SequenceInput
@@ -74,7 +75,8 @@ class DIN(nn.Module):
         """Return h, float32, shape (b, (1 + number of companions) * embedding_dim)."""
         assert each.target is not None
         history = sequences[each.name]
-        rows, target = history.embedded, embedded[:, each.target].index_select(0, history.samples)
+        # Unlike those of an index_select, the gradients of an embedding are added up in a fixed order on a GPU, too.
+        rows, target = history.embedded, functional.embedding(history.samples, embedded[:, each.target])
         weights = attention(torch.cat([rows, target, rows - target, rows * target], dim=1))
         elements = torch.cat([rows, *(sequences[name].embedded for name in each.along)], dim=1)
         return torch.segment_reduce(elements * weights, "sum", lengths=history.lengths, axis=0, unsafe=True)

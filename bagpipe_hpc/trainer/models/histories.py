@@ -1,4 +1,4 @@
-"""Histories as padded rows with positions, which sequence models share."""
+"""The elements of histories as vectors, which sequence models share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Elements(nn.Module):
         self.positions = nn.Parameter(torch.randn(positions, dim, generator=generator) / dim)
 
     def forward(self, each: SequenceInput, sequences: Mapping[str, JaggedSequence]) -> torch.Tensor:
-        """Return the vectors, padded with zeros at the end, float32, shape (b, max_length, dim).
+        """Return the vectors, float32, shape (number of elements, dim).
 
         Args:
             each: The history.
@@ -52,4 +52,4 @@ class Elements(nn.Module):
         history = sequences[each.name]
         vectors = with_companions(each, sequences)
         ages = history.ages.clamp(max=len(self.positions) - 1)
-        return history.padded(vectors + functional.embedding(ages, self.positions))
+        return vectors + functional.embedding(ages, self.positions)

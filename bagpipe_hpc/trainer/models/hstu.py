@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import cast
 
 import torch
 from torch import nn
@@ -13,8 +15,9 @@ from bagpipe_hpc.trainer.feature_inputs import SequenceInput
 from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
 from bagpipe_hpc.trainer.models.histories import with_companions
 from bagpipe_hpc.trainer.models.layers import initialised, mlp
-
-TIME_BUCKETS = 64  # of the logarithm of a time difference to base 2
+from bagpipe_hpc.trainer.models.pieces import causal, in_pieces
+from bagpipe_hpc.trainer.models.relative_bias import TIME_BUCKETS, along_diagonals, time_bias
+from bagpipe_hpc.trainer.models.tokens import TokenGroup, Tokens
 
 
 class HSTULayer(nn.Module):
@@ -42,28 +45,80 @@ class HSTULayer(nn.Module):
         self.position_bias = nn.Parameter(torch.randn(config.positions, generator=generator) / 50)
         self.time_bias = nn.Parameter(torch.randn(TIME_BUCKETS, generator=generator) / 50) if has_times else None
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor, times: torch.Tensor | None) -> torch.Tensor:
-        """Return y, float32, shape (k, n, dim).
+    def forward(
+        self, x: torch.Tensor, tokens: Tokens, times: torch.Tensor | None, *, is_last: bool = False
+    ) -> torch.Tensor:
+        """Return y of all tokens or, if is_last, of the last token of each sample, float32, shape (m, dim).
 
         Args:
-            x: float32, shape (k, n, dim).
-            mask: Which places have elements, bool, shape (k, n).
-            times: int64, shape (k, n), never falling; None: elements have no times.
+            x: float32, shape (number of tokens, dim).
+            tokens: Which token belongs to which sample.
+            times: Of each token, int64, shape (number of tokens,), never falling within a sample; None: elements have
+                no times.
+            is_last: Whether only the last token of each sample attends.
         """
-        gate, value, query, key = functional.silu(self.inputs(self.first_norm(x))).chunk(4, 2)
-        value, query, key = (each.unflatten(2, (self._num_heads, -1)).transpose(1, 2) for each in (value, query, key))
-        places = torch.arange(x.shape[1], device=x.device)
-        distance = places[:, None] - places
-        bias = functional.embedding(distance.clamp(0, self._num_positions - 1), self.position_bias[:, None])[..., 0]
-        if self.time_bias is not None and times is not None:
-            passed = (times[:, :, None] - times[:, None, :]).clamp(min=0).double()
-            buckets = (passed + 1).log2().floor().long().clamp(max=TIME_BUCKETS - 1)
-            bias = bias + functional.embedding(buckets, self.time_bias[:, None])[..., 0].unsqueeze(1)
-        allowed = (distance >= 0) & mask[:, None, None, :]
-        weights = functional.silu(query @ key.transpose(2, 3) + bias) * allowed / self._num_positions
-        mixed = (weights @ value).transpose(1, 2).flatten(2)
+        x_norm, (weight, bias) = self.first_norm(x), (self.inputs.weight, self.inputs.bias)
+        # Rows of the weights: gate, value, query, key.
+        gate_weight, value_weight, query_weight, key_weight = weight.chunk(4)
+        gate_bias, value_bias, query_bias, key_bias = bias.chunk(4)
+        key_value = functional.linear(x_norm, torch.cat([key_weight, value_weight]), torch.cat([key_bias, value_bias]))
+        if is_last:
+            x, x_norm = x.index_select(0, tokens.last), x_norm.index_select(0, tokens.last)
+        gate_query = functional.linear(
+            x_norm, torch.cat([gate_weight, query_weight]), torch.cat([gate_bias, query_bias])
+        )
+        gate, query = functional.silu(gate_query).chunk(2, 1)
+        attention = self._last_attention if is_last else self._attention
+        mixed = tokens.attend(
+            query, functional.silu(key_value), self._num_heads, partial(attention, times=times), is_single=is_last
+        )
         y: torch.Tensor = x + self.output(self.second_norm(mixed) * gate)
         return y
+
+    def _attention(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: TokenGroup, times: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return A V of all tokens of a group; see tokens.Attention."""
+        padded = None if self.time_bias is None or times is None else _ordered_times(group, times)
+
+        def piece(
+            first: int, part: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *biases: torch.Tensor
+        ) -> torch.Tensor:
+            num_keys = first + part.shape[2]
+            distances = torch.arange(num_keys - 1, -part.shape[2], -1, device=part.device)
+            bias = along_diagonals(self._bias_of(distances, biases[0]), part.shape[2], num_keys)
+            if padded is not None:
+                bias = bias + time_bias(biases[1], padded[:, first:num_keys], padded[:, :num_keys]).unsqueeze(1)
+            weights = functional.silu(part @ key[:, :, :num_keys].transpose(2, 3) + bias)
+            # Padding comes last, so a token does not attend to it.
+            weights = weights * causal(part.shape[2], num_keys, part.device)
+            return weights @ value[:, :, :num_keys] / self._num_positions
+
+        biases = [self.position_bias] if self.time_bias is None else [self.position_bias, self.time_bias]
+        return in_pieces(piece, key.shape[2], query, key, value, *biases)
+
+    def _last_attention(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: TokenGroup, times: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return A V of the last token of each sample of a group; see tokens.Attention."""
+        places = torch.arange(group.max_length, device=query.device)
+        bias = self._bias_of(group.lengths[:, None] - 1 - places, self.position_bias).unsqueeze(1)  # (k, 1, n)
+        if self.time_bias is not None and times is not None:
+            padded = _ordered_times(group, times)
+            bias = bias + time_bias(self.time_bias, padded[:, -1:], padded)
+        weights = functional.silu(query @ key.transpose(2, 3) + bias.unsqueeze(1))
+        if group.mask is not None:
+            weights = weights * group.mask[:, None, None, :]
+        return weights @ value / self._num_positions
+
+    def _bias_of(self, distances: torch.Tensor, position_bias: torch.Tensor) -> torch.Tensor:
+        """Return p of some differences of positions. Negative ones are taken for 0."""
+        return functional.embedding(distances.clamp(0, self._num_positions - 1), position_bias[:, None])[..., 0]
+
+
+def _ordered_times(group: TokenGroup, times: torch.Tensor) -> torch.Tensor:
+    """Return the times of the tokens of a group, padded with that of the last token, int64, shape (k, n)."""
+    return group.padded(times[group.tokens]).cummax(1).values
 
 
 class HSTU(nn.Module):
@@ -74,7 +129,8 @@ class HSTU(nn.Module):
     the sum of the rows of the element and of its companions. If elements have an integer value of the name
     model.time_element, it is their time, and the candidate has that of the newest element.
 
-    Samples are computed in groups of similar length, so padding is less than half of what is computed.
+    Only attention has padding (tokens.py). The last layer computes the candidate only, so with one layer, work grows in
+    proportion to the length of a history, and with more layers as the square of it. Memory never grows as the square.
 
     Parameters: for each history attention_blocks layers (HSTULayer), and mlp(num_dense + (num_tables + number of
     histories) dim, *top_mlp, num_labels).
@@ -130,21 +186,14 @@ class HSTU(nn.Module):
     ) -> torch.Tensor:
         """Return h, float32, shape (b, embedding_dim)."""
         assert each.target is not None
-        history, target = sequences[each.name], embedded[:, each.target]
-        elements = with_companions(each, sequences)
-        all_times = history.elements.get(self._time)
-        output = torch.zeros_like(target)
-        for group in history.groups():
-            places, samples = group.places, group.samples
-            rows = functional.embedding(places, elements) * group.mask.unsqueeze(2)
-            x = torch.cat([rows, target.index_select(0, samples).unsqueeze(1)], dim=1)
-            mask = functional.pad(group.mask, (0, 1), value=True)
-            times = None
-            if all_times is not None:
-                of_elements = all_times[places]
-                newest = of_elements[:, -1:] if places.shape[1] else places.new_zeros(len(places), 1)
-                times = torch.cat([of_elements, newest], dim=1)
-            for layer in layers:  # type: ignore[attr-defined]
-                x = layer(x, mask, times)
-            output = output.index_copy(0, samples, x[:, -1])
-        return output
+        history, tokens = sequences[each.name], Tokens(sequences[each.name], own_first=False)
+        x = tokens.arranged(embedded[:, each.target], with_companions(each, sequences))
+        times = history.elements.get(self._time)
+        if times is not None:
+            # The candidate has the time of the newest element; the zero in front is for empty histories.
+            newest = history.offsets[1:].masked_fill(history.lengths == 0, 0)
+            times = tokens.arranged(functional.pad(times, (1, 0)).index_select(0, newest), times)
+        *earlier, last = cast(nn.ModuleList, layers)
+        for layer in earlier:
+            x = layer(x, tokens, times)
+        return tokens.of_batch(last(x, tokens, times, is_last=True))

@@ -11,7 +11,8 @@ from bagpipe_hpc.config import ModelConfig
 from bagpipe_hpc.trainer.feature_inputs import SequenceInput
 from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
 from bagpipe_hpc.trainer.models.histories import Elements
-from bagpipe_hpc.trainer.models.transformer import SelfAttention
+from bagpipe_hpc.trainer.models.tokens import Tokens
+from bagpipe_hpc.trainer.models.transformer import SelfAttention, encode
 
 
 class SASRec(nn.Module):
@@ -76,12 +77,9 @@ class _Encoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, each: SequenceInput, sequences: Mapping[str, JaggedSequence]) -> torch.Tensor:
-        elements = self.elements(each, sequences)
-        x = torch.cat([self.start.expand(len(elements), 1, -1), elements], dim=1)
-        num_places = x.shape[1]
-        earlier = torch.ones(num_places, num_places, dtype=torch.bool, device=x.device).tril()
-        for block in self.blocks:
-            x = block(x, earlier.unsqueeze(0))  # padding comes last, so no place that counts attends to it
-        newest = sequences[each.name].lengths.view(-1, 1, 1).expand(-1, 1, x.shape[2])
-        state: torch.Tensor = self.norm(x.gather(1, newest).squeeze(1))
+        history = sequences[each.name]
+        tokens = Tokens(history, own_first=True)
+        own = self.start.expand(len(history.lengths_on_host), -1)
+        x = tokens.arranged(own, self.elements(each, sequences))
+        state: torch.Tensor = self.norm(encode(self.blocks, x, tokens, is_causal=True))
         return state

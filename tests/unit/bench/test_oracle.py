@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ SMALL = OracleCase(scale=1e-5, batch=32, lookahead=5, prefetch_depth=2, trainers
 def test_figures_are_those_of_the_stream() -> None:
     figures = measure_oracle(SMALL)
     assert figures.num_tables == 26
+    assert figures.ids == 32 * 26
     assert 0 < figures.fetches <= figures.keys <= figures.trainer_keys <= 32 * 26
     assert figures.pushes <= figures.trainer_keys
     assert figures.forced_evictions == 0
@@ -33,6 +35,14 @@ def test_figures_are_those_of_the_stream() -> None:
     console = Console(width=140, record=True)
     console.print(figures.table())
     assert "unique keys" in console.export_text()
+
+
+def test_ids_of_histories_count() -> None:
+    figures = measure_oracle(replace(SMALL, profile="histories", scale=1e-3, history_length=40, rounds=1))
+    assert figures.num_tables == 4
+    assert 2 * 32 + 2 * 32 * 30 < figures.ids < 2 * 32 + 2 * 32 * 50
+    assert figures.ids_per_second == pytest.approx(figures.ids / figures.milliseconds * 1e3)
+    assert figures.keys < figures.ids
 
 
 def test_command_writes_json(tmp_path: Path) -> None:

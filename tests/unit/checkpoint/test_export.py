@@ -73,7 +73,7 @@ def test_the_metadata_say_what_the_tensors_are_of(job: Job, tmp_path: Path) -> N
     with safe_open(str(tmp_path / "model.safetensors"), framework="pt") as file:
         about = load_json(file.metadata()["bagpipe_hpc"].encode())
         assert set(file.keys()) == expected_tensors(job).keys()
-    one_hot = {"pooling": None, "weighted": False}
+    one_hot = {"pooling": None, "weighted": False, "sequence": None}
     assert about == {
         "export_version": 1,
         "model": "dlrm",

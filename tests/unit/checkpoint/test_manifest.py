@@ -12,9 +12,12 @@ from pydantic import ValidationError
 from bagpipe_hpc.bounded_json import dump_json, with_checksum
 from bagpipe_hpc.checkpoint.file_names import MANIFEST, files_of
 from bagpipe_hpc.checkpoint.manifest import (
+    FeatureEntry,
     FileEntry,
     Manifest,
+    ModelEntry,
     ParentEntry,
+    SequenceEntry,
     TableEntry,
     read_manifest,
     require_same_model,
@@ -151,6 +154,30 @@ def test_the_same_model_may_go_on() -> None:
 def test_a_contradiction_names_the_field(change: dict[str, Any], said: str) -> None:
     with pytest.raises(CheckpointError, match=said):
         require_same_model(MODEL, MODEL.model_copy(update=change))
+
+
+def test_a_setting_that_a_checkpoint_does_not_know_has_its_default() -> None:
+    known = {"top_mlp": [4]}
+    saved = MODEL.model_copy(update={"settings": known})
+    require_same_model(saved, MODEL.model_copy(update={"settings": {**known, "temperature": 0.05}}))
+    with pytest.raises(CheckpointError, match=r"settings.temperature is None in the checkpoint, 0.1 in the job"):
+        require_same_model(saved, MODEL.model_copy(update={"settings": {**known, "temperature": 0.1}}))
+
+
+def history(**sequence: Any) -> ModelEntry:
+    """A model that reads a sequence; with no fields, as an earlier version has saved it."""
+    entry = SequenceEntry(**sequence) if sequence else None
+    return MODEL.model_copy(update={"features": (FeatureEntry(name="seen", table="site", sequence=entry),)})
+
+
+def test_a_checkpoint_that_does_not_describe_its_sequences_goes_on() -> None:
+    content = manifest_of(FILES, model=history()).model_dump(mode="json")
+    del content["model"]["features"][0]["sequence"]
+    saved = Manifest.model_validate_json(json.dumps(content), strict=True).model
+    require_same_model(saved, history(along="clicked"))
+    require_same_model(history(max_length=7), history(max_length=9))
+    with pytest.raises(CheckpointError, match=r"features\[0\].sequence.along is None in the checkpoint, 'clicked' in"):
+        require_same_model(history(max_length=7), history(along="clicked"))
 
 
 @pytest.mark.parametrize(("saved", "wanted"), [(None, None), ("a" * 64, None), (None, "b" * 64), ("a" * 64, "a" * 64)])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bagpipe_hpc.batch import Batch
+from bagpipe_hpc.data import synthetic_histories
 from bagpipe_hpc.data.synthetic import synthesize
 from bagpipe_hpc.data.synthetic_histories import CLUSTERS, SyntheticHistories
 from bagpipe_hpc.errors import ConfigError
@@ -22,6 +23,14 @@ def test_samples_do_not_depend_on_blocks(assert_equal: AssertEqual) -> None:
     pieces = [HISTORIES.block(start, 100) for start in (1_000, 1_100, 1_200)]
     assert_equal(Batch.concatenate([piece for piece, _ in pieces]), whole)
     assert np.array_equal(np.concatenate([each for _, each in pieces]), probabilities)
+
+
+def test_long_histories_are_drawn_in_small_blocks(monkeypatch: pytest.MonkeyPatch, assert_equal: AssertEqual) -> None:
+    assert 2 * 2_000 * SyntheticHistories(scale=1e-4, skew=1, seed=0, history_length=2_000).samples_per_block < 3e6
+    monkeypatch.setattr(synthetic_histories, "_BLOCK_ELEMENTS", 12 * 1_000)
+    in_small_blocks = SyntheticHistories(scale=0.01, skew=1.05, seed=3, history_length=12)
+    assert in_small_blocks.samples_per_block == 1_000
+    assert_equal(in_small_blocks.block(0, 100)[0], HISTORIES.block(0, 100)[0])
 
 
 def test_what_samples_hold() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bagpipe_hpc.batch import Batch
-from bagpipe_hpc.lookahead.samples import loss_divisors, samples_of
+from bagpipe_hpc.lookahead.samples import loss_divisors, positive_weights, samples_of
 from bagpipe_hpc.protocol.plan import BagLists
 
 NAN = np.float32("nan")
@@ -38,6 +38,16 @@ def test_weights_are_added_up_where_the_label_is_there() -> None:
 def test_a_label_that_no_sample_has_divides_by_one() -> None:
     assert loss_divisors(batch([[0, NAN], [1, NAN]])).tolist() == [2, 1]
     assert loss_divisors(batch([1, 0], [0, 0])).tolist() == [1]
+
+
+def test_samples_with_a_label_of_1_are_weighed() -> None:
+    def of(labels: object, weights: object = None) -> list[float]:
+        samples = samples_of(batch(labels, weights), NO_BAGS, ENDS, has_plain_labels=False)
+        return [float(weight) for weight in positive_weights(samples)]
+
+    assert of([0, 1, 1]) == [2]
+    assert of([[0, 1], [1, NAN], [1, 0]], [0.5, 2, 4]) == [6, 0.5]
+    assert of([0, NAN, 1], [1, 1, 0]) == [1]
 
 
 def test_plain_labels_need_no_divisors() -> None:

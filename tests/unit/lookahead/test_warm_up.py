@@ -26,17 +26,20 @@ def num_compiled() -> dict[str, int]:
 
 @pytest.mark.parametrize("id_dtype", [np.int32, np.int64])
 @pytest.mark.parametrize(("num_keys", "max_dense_keys"), [(100, 100), (100, 0), (2**33, 0)])
-def test_planning_compiles_nothing(id_dtype: type[np.integer], num_keys: int, max_dense_keys: int) -> None:
+@pytest.mark.parametrize("num_tables", [1, 2])
+def test_planning_compiles_nothing(
+    id_dtype: type[np.integer], num_keys: int, max_dense_keys: int, num_tables: int
+) -> None:
     warm_up(num_keys, np.dtype(id_dtype), max_dense_keys, largest_share=20)
     before = num_compiled()
     planner = Planner(
-        num_embeddings=(num_keys,), num_trainers=3, num_servers=2, window=3, prefetch_depth=1, cache_rows=30,
-        max_dense_keys=max_dense_keys,
+        num_embeddings=(num_keys // num_tables,) * num_tables, num_trainers=3, num_servers=2, window=3,
+        prefetch_depth=1, cache_rows=60, max_dense_keys=max_dense_keys,
     )  # fmt: skip
     rng = np.random.default_rng(0)
     batches = [
-        Batch(np.zeros(40, np.float32), np.zeros((40, 2), np.float32), rng.integers(0, 100, (40, 1)).astype(id_dtype))
-        for _ in range(9)
+        Batch(np.zeros(40, np.float32), np.zeros((40, 2), np.float32), ids.astype(id_dtype))
+        for ids in rng.integers(0, 100 // num_tables, (9, 40, num_tables))
     ]
     for plan in planner.plans(batches):
         encode_plan(plan)
@@ -44,8 +47,9 @@ def test_planning_compiles_nothing(id_dtype: type[np.integer], num_keys: int, ma
     assert before["bagpipe_hpc.lookahead.next_use._enter"] >= 1
 
 
-def test_large_shares_are_warmed_up_too() -> None:
-    warm_up(8, np.dtype(np.int32), 8, largest_share=10**6)
+@pytest.mark.parametrize("largest_share", [10**6, None])
+def test_large_shares_are_warmed_up_too(largest_share: int | None) -> None:
+    warm_up(8, np.dtype(np.int32), 8, largest_share=largest_share)
     before = num_compiled()
     num_samples = 2**16 + 1
     ids = np.zeros((num_samples, 1), dtype=np.int32)

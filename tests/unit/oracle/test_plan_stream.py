@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+from typing import cast
+
 import numpy as np
 import pytest
 
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.data.dataset import Dataset, open_dataset
+from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.data.time_windows import TimeWindow
+from bagpipe_hpc.oracle import plan_stream
 from bagpipe_hpc.oracle.batch_stream import count_batches, sample_batches, timetable_of
-from bagpipe_hpc.oracle.plan_stream import EncodedPlan, PlanStream
+from bagpipe_hpc.oracle.plan_stream import Boundary, EncodedPlan, PlanStream
+from bagpipe_hpc.protocol.codec import decode_plan
+from bagpipe_hpc.protocol.plan import Residents, TrainerPlan
 from bagpipe_hpc.runtime.data_position import BEGINNING, DataPosition, TrainingRange
 from tests.integration.conftest import make_dataset
 
@@ -125,6 +133,58 @@ def plan(
     return stream, plans
 
 
+COUNTING = ["model.name=two_tower", "model.item_features=[t3]", "training.epochs=2", "training.shuffle_block=64"]
+
+
+def counted(
+    dataset: Dataset, num_trainers: int, *settings: str, start: DataPosition = BEGINNING, before: Boundary | None = None
+) -> list[EncodedPlan]:
+    """Plans of a job that counts items, with a boundary behind each."""
+    config = load_config(None, [*SETTINGS, *COUNTING, *settings])
+    stream = PlanStream(
+        config, dataset.schema, num_trainers=num_trainers, num_servers=1, cache_rows=5000, num_batches=50,
+        is_boundary=lambda _: True, start=start.num_trained, before=before,
+    )  # fmt: skip
+    return list(stream.plans(iter(batches_of(dataset, start, *COUNTING, *settings)), meanwhile=lambda: None))
+
+
+def counts_by_trainer(plans: list[EncodedPlan]) -> list[list[list[int]]]:
+    decoded = [[decode_plan(message) for message in encoded.messages.trainers] for encoded in plans]
+    return [[cast(TrainerPlan, each).item_counts.tolist() for each in of_plan] for of_plan in decoded]
+
+
+def test_items_are_counted_as_they_are_trained_on(dataset: Dataset) -> None:
+    expected, so_far = [], Counter[int]()
+    for batch in batches_of(dataset, BEGINNING, *COUNTING):
+        items = batch.ids[:, 3].tolist()
+        if not batch.read_only:
+            so_far.update(items)
+        expected.append([] if batch.read_only else [so_far[item] for item in items])
+    plans = counted(dataset, 2, "evaluation.every=7")
+    assert [first + second for first, second in counts_by_trainer(plans) if first] == [
+        each for each in expected if each
+    ]
+    end = plans[-1].boundary
+    assert end is not None
+    assert end.items is not None
+    assert dict(zip(end.items.items.tolist(), end.items.counts.tolist(), strict=True)) == so_far
+    moved = [plan for plan in counted(dataset, 3, "oracle.placement=locality") if not plan.plan.read_only]
+    found = [sorted(itertools.chain(*each)) for each in counts_by_trainer(moved)]
+    assert found == [sorted(each) for each in expected if each]
+
+
+def test_counts_go_on_after_a_restart(dataset: Dataset) -> None:
+    plans = counted(dataset, 2)
+    boundary = next(each.boundary for each in plans if each.plan.num_trained_after == 6)
+    assert boundary is not None
+    before = Boundary(6, Residents.none(3), None, items=boundary.items)
+    resumed = counted(dataset, 3, start=DataPosition(6, 1, 200), before=before)
+    trained = [[plan for plan in each if not plan.plan.read_only] for each in (plans, resumed)]
+    all_counts, later = ([list(itertools.chain(*each)) for each in counts_by_trainer(of)] for of in trained)
+    assert (len(all_counts), len(later)) == (10, 4)
+    assert later == all_counts[6:]
+
+
 def test_plans_have_a_place_and_a_training_iteration(dataset: Dataset) -> None:
     stream, plans = plan(dataset)
     assert [encoded.plan.stream_position for encoded in plans] == list(range(14))
@@ -152,3 +212,13 @@ def test_a_stream_that_is_stopped_within_an_evaluation(dataset: Dataset) -> None
     assert boundary.is_stop
     assert boundary.num_trained == plans[-1].plan.num_trained_after
     assert stream.end is None
+
+
+def test_histories_of_any_length_are_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest: list[object] = []
+    monkeypatch.setattr(plan_stream, "warm_up", lambda *arguments: largest.append(arguments[-1]))
+    one_hot = TableSchema(name="item", num_embeddings=8)
+    ragged = TableSchema(name="clicked", num_embeddings=8, ragged=True, sequence=True)
+    for tables in ((one_hot,), (one_hot, ragged)):
+        plan_stream.warm_up_planning(load_config(None, SETTINGS), Schema(tables=tables), num_trainers=2)
+    assert largest == [200, None]

@@ -12,12 +12,13 @@ from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.generation import claim_generation
 from bagpipe_hpc.checkpoint.partial import PartialCheckpoint
 from bagpipe_hpc.errors import CheckpointError
+from bagpipe_hpc.lookahead.item_counts import ItemCounts
 from bagpipe_hpc.lookahead.locality import AssignerState
 from bagpipe_hpc.oracle.evaluation import Evaluation
 from bagpipe_hpc.oracle.metrics import EvaluationResult, LabelMetrics
 from bagpipe_hpc.oracle.plan_stream import SampleAssignment
 from bagpipe_hpc.oracle.progress import History
-from bagpipe_hpc.oracle.saved_state import assignment_in, evaluations_in, history_in, oracle_tree
+from bagpipe_hpc.oracle.saved_state import assignment_in, evaluations_in, history_in, items_in, oracle_tree
 from tests.unit.checkpoint.job import DENSE, MODEL, manifest_of
 
 LINES = b'{"iteration": 10, "loss": 0.5, "samples_per_second": 7.0}\n'
@@ -48,6 +49,39 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(assignment.state.used, [1, 5])
     np.testing.assert_array_equal(assignment.orders[0], [1, 0, 2])
     assert assignment_in(saved(tmp_path / "ordered", oracle_tree(History(), None))) is None
+
+
+def test_counts_of_items_come_back_in_order(tmp_path: Path) -> None:
+    items = ItemCounts("item", np.array([7, 0, 2**61]), np.array([1, 5, 3]))
+    found = items_in(saved(tmp_path, oracle_tree(History(), None, items)))
+    assert found is not None
+    assert (found.feature, found.items.tolist(), found.counts.tolist()) == ("item", [0, 7, 2**61], [5, 1, 3])
+    assert items_in(saved(tmp_path / "none", oracle_tree(History(), None))) is None
+
+
+def counts(**parts: Any) -> dict[str, Any]:
+    known = {"feature": "item", "items": np.array([0, 7]), "counts": np.array([5, 1])}
+    return {"losses": [], "placement": None, "items": {**known, **parts}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"losses": [], "placement": None, "items": 7}, "items is not a mapping"),
+        (counts(more=1), "items has other parts"),
+        (counts(feature=7), "the feature of items is not a name"),
+        (counts(items=np.array([0, 7], np.int32)), "items is not an int64"),
+        (counts(counts=[5, 1]), "counts is not an int64"),
+        (counts(counts=np.array([5])), "different lengths"),
+        (counts(items=np.array([-1, 7])), "items are out of range"),
+        (counts(items=np.array([7, 7])), "items do not ascend"),
+        (counts(counts=np.array([5, 0])), "counts are out of range"),
+        (counts(counts=np.array([5, 2**62])), "counts are out of range"),
+    ],
+)
+def test_other_counts_are_named(tmp_path: Path, tree: Any, said: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"oracle.h5 is damaged: .*{said}"):
+        items_in(saved(tmp_path, tree))
 
 
 def placement(**parts: Any) -> dict[str, Any]:

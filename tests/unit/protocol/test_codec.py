@@ -68,16 +68,20 @@ def test_labels_weights_and_groups_go_to_the_trainers_of_their_samples() -> None
         has_plain_labels=False,
     )  # fmt: skip
     [plan] = planner.plans([batch])
+    counts, positive = np.arange(8) + 1, np.array([3.5, 1, 2])
+    plan = replace(plan, samples=replace(plan.samples, item_counts=counts, positive_weights=positive))
     trainers = [decode_plan(message) for message in encode_plan(plan).trainers]
     assert batch.sample_weights is not None
     assert batch.groups is not None
-    for name, sent in (("labels", labels), ("sample_weights", batch.sample_weights), ("groups", batch.groups)):
+    columns = ("sample_weights", batch.sample_weights), ("groups", batch.groups), ("item_counts", counts)
+    for name, sent in (("labels", labels), *columns):
         parts = [getattr(each, name) for each in trainers]
         assert np.array_equal(np.concatenate(parts), sent, equal_nan=True), name
         assert [len(part) for part in parts] == [3, 3, 2]
     for trainer in trainers:
         assert isinstance(trainer, TrainerPlan)
         assert trainer.loss_divisors.tolist() == [28, 25, 28]
+        assert trainer.positive_weights.tolist() == positive.tolist()
 
 
 @pytest.mark.parametrize("container", [bytes, bytearray, memoryview])
@@ -142,7 +146,7 @@ def test_a_truncated_end_is_noticed(length: int) -> None:
         (0, b"HDF5", "magic b'HDF5'.*expected b'BPPL'"),
         (4, b"\x01", "version 1, .*expected.*version 6: do all ranks run the same"),
         (5, b"\x04", "kind 4"),
-        (6, b"\xff", "has 255 arrays; TrainerPlan has 26"),
+        (6, b"\xff", "has 255 arrays; TrainerPlan has 28"),
         (HEADER_BYTES, b"\x04", "damaged or truncated"),  # dtype code
         (HEADER_BYTES + 1, b"\x03", "damaged or truncated"),  # number of dimensions
         (HEADER_BYTES + 8, b"\xff" * 8, "damaged or truncated"),  # a shape of -1

@@ -40,20 +40,3 @@ def test_no_elements() -> None:
     assert empty.padded(empty.embedded).shape == (1, 0, 2)
     assert empty.mask.shape == (1, 0)
     assert empty.samples.tolist() == empty.ages.tolist() == []
-
-
-def test_groups_have_samples_of_similar_length() -> None:
-    lengths = np.array([3, 0, 1, 9, 4, 16, 2, 1, 0])
-    offsets = torch.tensor([0, *np.cumsum(lengths).tolist()])
-    sequence = JaggedSequence(torch.arange(float(offsets[-1])).view(-1, 1), offsets, lengths)
-    found = {}
-    for group in sequence.groups():
-        of_group = group.mask.sum(1).tolist()
-        assert max(of_group) == group.mask.shape[1]
-        assert 2 * min(of_group) > max(of_group) or max(of_group) == 0
-        for sample, places, mask in zip(group.samples.tolist(), group.places, group.mask, strict=True):
-            found[sample] = places[mask].tolist()
-            assert mask.tolist() == sorted(mask.tolist())  # elements come last
-    assert found == {
-        sample: list(range(int(offsets[sample]), int(offsets[sample + 1]))) for sample in range(len(lengths))
-    }

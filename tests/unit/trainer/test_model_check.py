@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from bagpipe_hpc.config import Config, ModelConfig
-from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.data.schema import LabelSchema, Schema, TableSchema
 from bagpipe_hpc.trainer.model_check import fault_of_model, fault_of_tables
 from bagpipe_hpc.trainer.models import MODELS, SEQUENCE_MODELS
 from tests.launch import run_python
@@ -151,6 +151,80 @@ def test_sequences_of_any_length_run_eagerly() -> None:
     assert fault_of_tables(config, SEQUENCES).startswith(
         "training.execution = 'compiled': the model gets the sequence seen"
     )
+
+
+def words_of_towers(schema: Schema, settings: dict[str, Any]) -> str:
+    model = {"name": "two_tower", **settings.pop("model", {})}
+    config = Config.model_validate({"model": model, **settings})
+    return fault_of_model(config, schema) or fault_of_tables(config, schema)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, ""),
+        ({"model": {"item_features": ["item", "tags"]}, "tables": {"item": {"embedding_dim": 4}}}, ""),
+        ({"tables": {"seen": {"pooling": "mean"}, "action": {"pooling": "sum"}}}, ""),
+        (
+            {"tables": {"seen": {"pooling": "mean"}}},
+            "has the sequence seen, which the settings pool: set tables.action.pooling, too",
+        ),
+        ({"labels": {"label": {"weight": 2}}}, "has the label label, for which labels.label sets a loss or a weight"),
+        ({"labels": {"label": {"loss": "mse"}}}, "has the label label, for which labels.label sets a loss or a weight"),
+        ({"labels": {"label": {"loss": "bce"}}}, ""),
+        (
+            {"model": {"item_features": ["film"]}},
+            "model.item_features: the data set has no table film; it has item, seen, action, tags",
+        ),
+        (
+            {"model": {"item_features": ["item", "seen"]}},
+            "model.item_features: seen is a sequence, and sequences belong to the user; remove it, or set "
+            "tables.seen.pooling",
+        ),
+        (
+            {"model": {"item_features": ["tags"]}},
+            "model.item_features: tags comes first, so its id must say which item a sample has, but it is ragged; "
+            "begin with a feature of one id per sample: item",
+        ),
+        (
+            {"training": {"execution": "compiled"}},
+            "training.execution = 'compiled': two_tower compares each sample with the others of its batch",
+        ),
+    ],
+)
+def test_two_towers(settings: dict[str, Any], said: str) -> None:
+    found = words_of_towers(SEQUENCES, settings)
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        (Schema(tables=SEQUENCES.tables[3:], dense=("d",)), "has no feature with one id per sample: two_tower needs"),
+        (Schema(tables=SEQUENCES.tables[:1]), "has only features of the item (item): two_tower needs others for its"),
+        (Schema(tables=SEQUENCES.tables[:1], dense=("d",)), ""),
+        (
+            Schema(tables=SEQUENCES.tables, labels=(LabelSchema(name="a"), LabelSchema(name="b"))),
+            "has 2 labels: two_tower predicts one; choose another model.name",
+        ),
+        (
+            Schema(tables=SEQUENCES.tables, labels=(LabelSchema(name="stars", kind="real"),)),
+            "has the real-valued label stars: two_tower needs one that is 0 or 1; choose another model.name",
+        ),
+        (Schema(tables=SEQUENCES.tables, labels=(LabelSchema(optional=True),), weighted=True), ""),
+    ],
+)
+def test_two_towers_need_one_binary_label_an_item_and_something_else(schema: Schema, said: str) -> None:
+    found = words_of_towers(schema, {})
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+
+
+def test_own_models_name_items_that_exist() -> None:
+    own = {"factory": "my:model", "item_features": ["film"]}
+    found = fault_of_tables(Config.model_validate({"model": own}), SEQUENCES)
+    assert found.startswith("model.item_features: the data set has no table film")
 
 
 @pytest.mark.parametrize(

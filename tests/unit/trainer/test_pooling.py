@@ -72,6 +72,16 @@ def test_equals_loops(samples: list[tuple[list[int], int, list[int], int]], is_m
         assert torch.equal(vector[3], rows[item])
 
 
+def test_items_are_told_apart_by_their_rows() -> None:
+    samples = plan([1, 2, 3, 4, 5, 6, 7, 6, 8, 9], 2, [2, 1, 0, 3], [1.0] * 3)  # tags, topics, item, site
+    for named, rows in ((("item",), [7, 6]), (("site", "tags"), [8, 9])):
+        model = {"name": "two_tower", "item_features": named}
+        items = Pooling(SCHEMA, Config.model_validate({"model": model}), CpuDevice()).items(samples)
+        assert items is not None
+        assert items.tolist() == rows
+    assert Pooling(SCHEMA, Config(), CpuDevice()).items(samples) is None
+
+
 def pooled(rows: torch.Tensor, ids: list[int], weights: list[float], is_mean: bool) -> torch.Tensor:
     total, divisor = torch.zeros(DIM), torch.zeros(())
     for row, weight in zip(ids, weights, strict=True):

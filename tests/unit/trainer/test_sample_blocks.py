@@ -34,6 +34,8 @@ def plan() -> TrainerPlan:
         sample_weights=np.arange(NUM_SAMPLES, dtype=np.float32),
         groups=np.arange(NUM_SAMPLES),
         loss_divisors=np.array([3.5]),
+        item_counts=np.arange(NUM_SAMPLES),
+        positive_weights=np.array([1.5]),
     )
 
 
@@ -93,6 +95,9 @@ def test_weights_and_groups_stay_with_their_samples(share: BlockShare) -> None:
     blocks = list(blocks_of(plan(), share, KINDS))
     for block in blocks:
         assert block.sample_weights.tolist() == block.groups.tolist() == block.labels.tolist()
+        assert block.item_counts.tolist() == block.labels.tolist()
+        assert block.positive_weights.dtype == np.float32
+        assert block.positive_weights.tolist() == [1.5]
         assert block.loss_divisors.dtype == np.float32
         assert block.loss_divisors.tolist() == [3.5]
     assert sum(len(block.groups) for block in blocks) == NUM_SAMPLES
@@ -123,6 +128,7 @@ def test_values_of_elements_stay_with_their_ids(share: BlockShare) -> None:
             dense=whole.dense[start:stop],
             sample_weights=whole.sample_weights[start:stop],
             groups=whole.groups[start:stop],
+            item_counts=whole.item_counts[start:stop],
             bag_lengths=lengths[:, start:stop].ravel(),
             sample_rows=np.concatenate(mine).astype(np.int32),
             weights=np.concatenate([mine[0] / 2, mine[0] / 4]).astype(np.float32),

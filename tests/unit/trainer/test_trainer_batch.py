@@ -178,6 +178,32 @@ def test_several_labels_with_weights_and_missing_ones() -> None:
     assert row_gradients(batch).isfinite().all()
 
 
+def test_the_mean_of_the_samples_whose_label_is_1() -> None:
+    schema, samples = several_labels()
+    batch, _ = make_batch(samples=replace(samples, positive_weights=torch.tensor([3.0, 1.0])), schema=schema)
+    losses = torch.tensor([[1, 0], [torch.inf, 0], [torch.inf, 0], [5, 0]])
+    assert batch.mean_of_positives(losses).tolist() == pytest.approx([(1 * 1 + 2 * 5) / 3, 0])
+    with pytest.raises(OwnModelError, match=r"mean_of_positives\(\) was given losses of shape \(4,\) for 4 samples"):
+        batch.mean_of_positives(losses[:, 0])
+    with pytest.raises(OwnModelError, match=r"only jobs that count items know: set model\.item_features"):
+        make_batch()[0].mean_of_positives(torch.zeros(4))
+
+
+class OwnLoss(Model):
+    """A model that says what its loss is."""
+
+    def batch_loss(self, batch: TrainerBatch) -> torch.Tensor:
+        return batch.mean(batch.logits().square())
+
+
+def test_a_model_may_have_a_loss_of_its_own() -> None:
+    batch, losses = make_batch(model=OwnLoss())
+    train_on_labels(batch)
+    assert losses[0].equal(batch.mean(batch.logits().square()))
+    assert batch.items is None
+    assert batch.item_counts is None
+
+
 def test_a_missing_label_changes_no_gradient() -> None:
     schema, samples = several_labels()
     gradients = []

@@ -34,6 +34,28 @@ def test_features_have_the_columns_of_their_table() -> None:
     assert layout.is_masked
 
 
+def test_without_sequences_features_have_the_numbers_of_their_vectors() -> None:
+    tables = (
+        TableSchema(name="seen", num_embeddings=9, ragged=True, sequence=True, shares="item"),
+        TableSchema(name="site", num_embeddings=5),
+        TableSchema(name="item", num_embeddings=9),
+        TableSchema(name="topics", num_embeddings=9, ragged=True, weighted=True, shares="site2"),
+        TableSchema(name="site2", num_embeddings=9),
+        TableSchema(name="other", num_embeddings=9, shares="item"),
+    )
+    settings = {"model": {"embedding_dim": 8}, "tables": {"item": {"embedding_dim": 3}}}
+    pooled = layout_of(Schema(tables=tables), Config.model_validate(settings)).pooled
+    names = ("site", "item", "other", "topics", "site2")  # in table order
+    assert (pooled.names, len(pooled.elements)) == (names, 5)
+    assert pooled.features.tolist() == [0, 1, 4, 2, 3]
+    assert pooled.kinds.tolist() == [ONE_HOT, ONE_HOT, ONE_HOT, SUM | WEIGHTED, ONE_HOT]
+    assert pooled.table_ends.tolist() == [0, 1, 3, 5]
+    assert pooled.used_columns.tolist() == [8, 3, 8, 8, 3]
+    assert pooled.has_bags
+    assert not pooled.has_sequences
+    assert pooled.pooled is pooled
+
+
 def test_one_hot_features_need_no_bags() -> None:
     layout = layout_of(Schema(tables=SCHEMA.tables[1:2]), Config())
     assert not layout.has_bags

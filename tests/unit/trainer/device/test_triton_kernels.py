@@ -13,19 +13,23 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.data.item_features import item_column
+from bagpipe_hpc.data.schema import ElementSchema, Schema, TableSchema
+from bagpipe_hpc.lookahead.item_counts import CountedItems
 from bagpipe_hpc.lookahead.planner import Planner
+from bagpipe_hpc.protocol.plan import IterationPlan
 from bagpipe_hpc.row_layout import row_width
 from bagpipe_hpc.sharding import KeySpace, Sharding
 from bagpipe_hpc.trainer.cache import RowCache
-from bagpipe_hpc.trainer.device.base import Device, RowKernels
+from bagpipe_hpc.trainer.device.base import Device, RowJob, RowKernels
 from bagpipe_hpc.trainer.device.cpu import CpuDevice, CpuKernels
+from bagpipe_hpc.trainer.device.feature_layout import layout_of
 from bagpipe_hpc.trainer.device.row_step import fusible_optimizer
-from bagpipe_hpc.trainer.feature_inputs import sequence_inputs, vectors_of
+from bagpipe_hpc.trainer.feature_inputs import item_places, sequence_inputs, vectors_of
 from bagpipe_hpc.trainer.models import MODELS, SEQUENCE_MODELS, build_model
 from bagpipe_hpc.trainer.objective import Objective
 from bagpipe_hpc.trainer.pooling import Pooling
-from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockShare
+from bagpipe_hpc.trainer.sample_blocks import ONE_BLOCK, BlockSamples, BlockShare
 from bagpipe_hpc.trainer.step import Stopwatch, TrainingStep
 from bagpipe_hpc.trainer.wire import Wire, WireDtype
 from tests.fake_cuda import FakeCudaDevice, fake_cuda
@@ -57,6 +61,23 @@ HISTORY = Schema(
         TableSchema(name="seen", num_embeddings=9, ragged=True, sequence=True, shares="item"),
         TableSchema(name="item", num_embeddings=9),
         TableSchema(name="site", num_embeddings=5),
+    )
+)
+MIXED = Schema(
+    tables=(
+        TableSchema(
+            name="seen",
+            num_embeddings=9,
+            ragged=True,
+            sequence=True,
+            shares="tags",
+            elements=(ElementSchema(name="stars"),),
+        ),
+        TableSchema(name="tags", num_embeddings=9, ragged=True),
+        TableSchema(name="site", num_embeddings=5),
+        TableSchema(name="bought", num_embeddings=9, ragged=True, sequence=True, shares="tags"),
+        TableSchema(name="topics", num_embeddings=9, ragged=True, weighted=True, shares="tags"),
+        TableSchema(name="item", num_embeddings=9, shares="tags"),
     )
 )
 ONE_HOT = Schema(
@@ -99,11 +120,12 @@ def triton_kernels(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[]
     return TritonKernels
 
 
-def bags_of(random: np.random.Generator, size: int, *, weighted: bool) -> Bags:
+def bags_of(random: np.random.Generator, size: int, table: TableSchema) -> Bags:
     counts = random.integers(0, 4, size)
     ids = random.integers(0, 9, counts.sum())
-    weights = random.choice(np.array([-0.5, 0.5, 2.0], np.float32), len(ids)) if weighted else None
-    return Bags(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), ids, weights)
+    weights = random.choice(np.array([-0.5, 0.5, 2.0], np.float32), len(ids)) if table.weighted else None
+    elements = {element.name: random.random(len(ids), np.float32) for element in table.elements}
+    return Bags(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), ids, weights, elements)
 
 
 def batches(schema: Schema) -> list[Batch]:
@@ -111,7 +133,7 @@ def batches(schema: Schema) -> list[Batch]:
     stream = []
     for number, size in enumerate(SIZES):
         ids = [random.integers(0, table.num_embeddings, size) for table in schema.tables if not table.ragged]
-        bags = {table.name: bags_of(random, size, weighted=table.weighted) for table in schema.ragged_tables}
+        bags = {table.name: bags_of(random, size, table) for table in schema.ragged_tables}
         labels = random.integers(0, 2, size).astype(np.float32)
         dense = random.normal(size=(size, NUM_DENSE)).astype(np.float32)
         stream.append(Batch(labels, dense, np.stack(ids, axis=1), bags, read_only=number == READ_ONLY))
@@ -149,7 +171,8 @@ def planned_training(
     )  # fmt: skip
     num_vectors, histories = len(vectors_of(config, schema)), sequence_inputs(config, schema)
     models = [
-        build_model(config.model, NUM_DENSE, num_vectors, seed=3, sequences=histories) for _ in range(num_trainers)
+        build_model(config.model, NUM_DENSE, num_vectors, seed=3, sequences=histories, item=item_places(config, schema))
+        for _ in range(num_trainers)
     ]
     outcome = Outcome(initial_rows(config, key_space), [model.state_dict() for model in models])
     boards = [Board(num_trainers) for _ in range(3)]
@@ -181,10 +204,21 @@ def planned_training(
         )
     servers = Servers(Sharding(key_space.num_keys, 1), PREFETCH_DEPTH, outcome.rows)
     with Players(steps, servers, outcome) as players:
-        ORDERS["while"](players, list(rank_plans(planner.plans(batches(schema)))))
+        ORDERS["while"](players, list(rank_plans(plans_of(planner, config, schema))))
     while servers.written:
         servers.scatter()
     return outcome
+
+
+def plans_of(planner: Planner, config: Config, schema: Schema) -> Iterator[IterationPlan]:
+    stream, column = batches(schema), item_column(config, schema)
+    if column is None:
+        yield from planner.plans(stream)
+        return
+    items = CountedItems("item", column)
+    for batch in stream:
+        items.enter(batch)
+    yield from map(items.counted, planner.plans(stream))
 
 
 def check(
@@ -239,6 +273,35 @@ def test_every_model_with_every_optimizer(triton_kernels: Any, model: str, optim
 
 def test_sequences_on_two_trainers(triton_kernels: Any) -> None:
     check(triton_kernels, {"name": "sgd"}, HISTORY, 2, model="din", wire="float16")
+
+
+@pytest.mark.parametrize("tables", [{}, {"topics": {"pooling": "mean"}, "bought": {"pooling": "sum"}}])
+def test_features_beside_sequences_are_pooled_by_kernels(
+    triton_kernels: Any, kernels: Any, monkeypatch: pytest.MonkeyPatch, tables: dict[str, Any]
+) -> None:
+    pooled_shapes, pool_rows = set(), kernels.pool_rows
+
+    def pool(layout: Any, rows: Any, bags: Any, out: torch.Tensor, *wire: Any) -> None:
+        pooled_shapes.add(out.shape[1:])
+        pool_rows(layout, rows, bags, out, *wire)
+
+    monkeypatch.setattr(kernels, "pool_rows", pool)
+    check(triton_kernels, {"name": "sgd"}, MIXED, 2, model="din", wire="float16", tables=tables)
+    assert pooled_shapes == {(5 if tables else 4, 3)}
+
+
+def test_sequences_alone_need_no_kernels(triton_kernels: Any) -> None:
+    tables = (
+        TableSchema(name="seen", num_embeddings=9, ragged=True, sequence=True),
+        TableSchema(name="site", num_embeddings=5, ragged=True, sequence=True),
+    )
+    layout = layout_of(Schema(tables=tables), Config())
+    lengths = np.array([[1], [0]])
+    samples = BlockSamples(
+        np.zeros(1, np.float32), np.zeros((1, 0), np.float32), np.zeros(1, np.int32), lengths, np.empty(0, np.float32)
+    )
+    job = RowJob(layout, fusible_optimizer(Config(), Schema(tables=tables), waits=True), 0, in_tree=False)
+    assert list(triton_kernels().arrays_of_samples(job, samples, 1)) == []
 
 
 def test_rows_are_copied(triton_kernels: Any) -> None:

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from bagpipe_hpc.config import ModelConfig
-from bagpipe_hpc.trainer.models import build_model
-from bagpipe_hpc.trainer.models.hstu import TIME_BUCKETS, HSTULayer
+from bagpipe_hpc.trainer.models import build_model, pieces
+from bagpipe_hpc.trainer.models.hstu import HSTULayer
+from bagpipe_hpc.trainer.models.relative_bias import TIME_BUCKETS
 from tests.unit.trainer.models.histories import DIM, NUM_DENSE, NUM_TABLES, SEQUENCES, elements_of, inputs
 
 CONFIG = ModelConfig.model_validate(
@@ -43,10 +44,13 @@ def layer_by_hand(layer: HSTULayer, x: torch.Tensor, times: list[int] | None) ->
     return y
 
 
+@pytest.mark.parametrize("max_scores", [1 << 20, 40])
 @pytest.mark.parametrize("lengths", [[2, 0, 5, 1], [0, 0], [3], []])
 @pytest.mark.parametrize("num_labels", [1, 2])
 @torch.no_grad()
-def test_by_hand(lengths: list[int], num_labels: int) -> None:
+def test_by_hand(lengths: list[int], num_labels: int, max_scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "MAX_SCORES", max_scores)
+    monkeypatch.setattr(pieces, "MAX_KEPT", max_scores)
     model = build(num_labels=num_labels)
     dense, embedded, sequences = inputs(lengths)
     stamps = torch.arange(sum(lengths)) ** 4
