@@ -18,6 +18,7 @@ from bagpipe_hpc.data.importing.description import (
     Label,
     NamedLabel,
     TableDescription,
+    Time,
 )
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.fault_words import in_words, shown
@@ -28,6 +29,7 @@ _PARTS: Mapping[str, type[BaseModel]] = {
     "labels": NamedLabel,
     "weight": Column,
     "group": Group,
+    "time": Time,
     "dense": DenseFeature,
     "categorical": Category,
     "lists": CategoryList,

@@ -47,6 +47,7 @@ FOREIGN_WORDS = (
         ),
         ("label: {column: y, treshold: 4}\ncategorical: [c]\n", ["'label.treshold' (did you mean threshold?)"]),
         ("label: {threshold: 4}\ncategorical: [c]\n", ["label.column is not given"]),
+        (SOUND + "time: {column: t, fromat: x}\n", ["line 3: unknown setting 'time.fromat' (did you mean format?)"]),
         ("label: y\n", ["no column is under categorical or lists; put at least one there"]),
         ("label: y\ncategorical: c\n", ["line 2: categorical = 'c': must be a list, as in `categorical: [c]`"]),
         ("label: y\ncategorical: {c: text}\n", ["categorical = {'c': 'text'}: must be a list"]),
