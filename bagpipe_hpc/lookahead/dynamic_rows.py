@@ -10,34 +10,39 @@ The map is a function of the stream of training batches, and of nothing else. Wi
 
 Ids that wait for admission are *candidates*. They expire as ids with rows do. An id that has expired or has lost its
 row is forgotten: it begins again with no uses.
+
+The first rows of a table are its default rows, behind them are those of ids.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from bagpipe_hpc.cache_hint import hint
 from bagpipe_hpc.compiled import compiled
+from bagpipe_hpc.data.dynamic import MISSING, DynamicSchema
 from bagpipe_hpc.lookahead.id_map import (
     COUNT,
     HEAD,
     LAST,
-    MAX_COUNT,
-    MAX_ROWS,
     NEWER,
     NONE,
     NUM_ROWS,
     OLDER,
     OLDEST,
     IdMap,
+    IdState,
+    Log,
     bucket_of,
     find,
     insert,
-    make_newest,
     remove,
+    restored,
+    state_before,
+    use,
 )
 from bagpipe_hpc.protocol.plan import Int64Array
 from bagpipe_hpc.splitmix import mix
@@ -46,33 +51,20 @@ MAX_CANDIDATES = 2**30
 _AHEAD = 16  # ids
 
 
-class TableFullError(Exception):
-    """A batch has more new ids than there are rows for."""
+class NoRowLeftError(Exception):
+    """An id must get a row, and none is left."""
 
 
 @dataclass(frozen=True)
-class Admission:
-    """The rules of a dynamic table.
+class Changes:
+    """What a batch has changed in the maps, int64, shape (n, 6) each; see `Log`."""
 
-    Args:
-        capacity: How many ids have rows at the same time, at most.
-        admit_after: An id gets a row once it was used so often, at least 1.
-        replaces_oldest: Whether a new id takes the row of the id with the oldest last use when no row is left.
-        default_rows: The number of rows that ids without a row of their own share, at least 1.
-    """
-
-    capacity: int
-    admit_after: int = 1
-    replaces_oldest: bool = False
-    default_rows: int = 1
-
-    @property
-    def num_rows(self) -> int:
-        """The number of rows of the table: the default rows, then those of ids."""
-        return self.default_rows + self.capacity
+    live: Int64Array
+    candidates: Int64Array
 
 
-class Mapped(NamedTuple):
+@dataclass(frozen=True)
+class MappedIds:
     """The rows of a batch's ids.
 
     Args:
@@ -82,31 +74,51 @@ class Mapped(NamedTuple):
         num_expired: How many ids with rows expired.
         num_replaced: How many ids lost their row to a new one.
         num_defaults: How many of the uses read a default row.
+        changes: What has changed; None: nothing.
     """
 
     rows: Int64Array
-    born_rows: Int64Array
-    born_ids: Int64Array
+    born_rows: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    born_ids: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     num_expired: int = 0
     num_replaced: int = 0
     num_defaults: int = 0
+    changes: Changes | None = None
+
+
+@dataclass(frozen=True)
+class DynamicState:
+    """The ids of one dynamic table: those with rows, and candidates."""
+
+    live: IdState
+    candidates: IdState
 
 
 class DynamicRows:
     """The ids of one dynamic table.
 
     Args:
-        admission: The rules.
+        rules: The rules of the table.
+        before: Its ids before the first batch; None: there are none.
     """
 
-    def __init__(self, admission: Admission) -> None:
-        assert 1 <= admission.capacity <= MAX_ROWS
-        self.admission = admission
-        self.live = IdMap.empty(admission.capacity)
-        waits = admission.admit_after > 1
-        self.candidates = IdMap.empty(MAX_CANDIDATES if waits else 1 << 16)
+    def __init__(self, rules: DynamicSchema, before: DynamicState | None = None) -> None:
+        self._rules = rules
+        room = MAX_CANDIDATES if rules.admit_after > 1 else 1 << 16
+        if before is None:
+            self.live, self.candidates = IdMap.empty(rules.capacity), IdMap.empty(room)
+        else:
+            self.live = restored(rules.capacity, before.live)
+            self.candidates = restored(max(room, before.candidates.num_rows), before.candidates)
 
-    def use(self, ids: Int64Array, iteration: int, oldest: int = 0) -> Mapped:
+    def state_before(self, changes: Sequence[Changes]) -> DynamicState:
+        """Return a copy of the ids as they were before the changes of the last batches."""
+        return DynamicState(
+            state_before(self.live, [each.live for each in changes]),
+            state_before(self.candidates, [each.candidates for each in changes]),
+        )
+
+    def use(self, ids: Int64Array, iteration: int, oldest: int = 0) -> MappedIds:
         """Map the ids of a training batch.
 
         Args:
@@ -114,16 +126,18 @@ class DynamicRows:
             iteration: The number of this training iteration, counted from 1.
             oldest: Ids expire if their last use is in an earlier iteration.
         Raises:
-            TableFullError: an id must get a row, and none is left.
+            NoRowLeftError: an id must get a row, and none is left.
         """
-        admission = self.admission
-        if admission.admit_after == 1 and len(ids) > len(self.candidates.cells):
-            self.candidates = IdMap.empty(1 << len(ids).bit_length())  # it is empty between two batches
-        num_expired = _expire(self.live, oldest)
-        _expire(self.candidates, oldest)
-        rows = np.empty(len(ids), np.int64)
-        unknown = np.empty(len(ids), np.int64)  # places of ids without a row
-        num_unknown = _look_up_and_count(self.live, ids, iteration, admission.default_rows, rows, unknown)
+        rules, num_ids = self._rules, len(ids)
+        if rules.admit_after == 1 and num_ids > len(self.candidates.cells):
+            self.candidates = IdMap.empty(1 << num_ids.bit_length())  # it is empty between two batches
+        # Each use changes a row of the live ids, or a candidate. Admission changes three rows.
+        log = Log.empty(4 * num_ids + self.live.num_live if oldest else 4 * num_ids)
+        log_of_candidates = Log.empty(4 * num_ids + self.candidates.num_live if oldest else 4 * num_ids)
+        num_expired = _expire(self.live, oldest, log)
+        _expire(self.candidates, oldest, log_of_candidates)
+        rows, unknown = np.empty(num_ids, np.int64), np.empty(num_ids, np.int64)
+        num_unknown, num_missing = _look_up_and_count(self.live, ids, iteration, rules.default_rows, rows, unknown, log)
         unknown = unknown[:num_unknown]
         waiting, born = np.empty(num_unknown, np.int64), np.empty((2, num_unknown), np.int64)
         num_born, num_replaced = _admit(
@@ -132,23 +146,25 @@ class DynamicRows:
             ids,
             unknown,
             iteration,
-            admission.admit_after,
-            admission.replaces_oldest,
+            rules.admit_after,
+            rules.at_capacity == "oldest",
             waiting,
             born,
+            log,
+            log_of_candidates,
         )
         if num_born < 0:
-            raise TableFullError
-        num_defaults = _fill_in(self.live, ids, unknown, admission.default_rows, rows)
-        born_rows = born[0, :num_born] + admission.default_rows
-        return Mapped(rows, born_rows, born[1, :num_born].copy(), num_expired, num_replaced, num_defaults)
+            raise NoRowLeftError
+        num_defaults = num_missing + _fill_in(self.live, ids, unknown, rules.default_rows, rows)
+        born_rows, born_ids = born[0, :num_born] + rules.default_rows, born[1, :num_born].copy()
+        changes = Changes(log.cut(), log_of_candidates.cut())
+        return MappedIds(rows, born_rows, born_ids, num_expired, num_replaced, num_defaults, changes)
 
-    def look_up(self, ids: Int64Array) -> Mapped:
+    def look_up(self, ids: Int64Array) -> MappedIds:
         """Map the ids of an evaluation: nothing changes, and ids without a row read default rows."""
         rows = np.empty(len(ids), np.int64)
-        num_defaults = _look_up(self.live, ids, self.admission.default_rows, rows)
-        nothing = np.empty(0, np.int64)
-        return Mapped(rows, nothing, nothing, num_defaults=num_defaults)
+        num_defaults = _look_up(self.live, ids, self._rules.default_rows, rows)
+        return MappedIds(rows, num_defaults=num_defaults)
 
 
 @compiled
@@ -168,41 +184,38 @@ def _ask_for(of: IdMap, ids: Int64Array, j: int) -> None:
 
 
 @compiled
-def _count_use(of: IdMap, row: np.int64, iteration: int) -> None:
-    cells = of.cells
-    if cells[row, COUNT] < MAX_COUNT:
-        cells[row, COUNT] += 1
-    if cells[row, LAST] != iteration:
-        cells[row, LAST] = iteration
-        make_newest(of, row)
-
-
-@compiled
-def _expire(of: IdMap, oldest: int) -> int:
+def _expire(of: IdMap, oldest: int, log: Log) -> int:
     """Forget the ids whose last use is before `oldest`; return how many there were."""
     count = 0
     while of.state[OLDEST] and of.cells[of.state[OLDEST] - 1, LAST] < oldest:
-        remove(of, of.state[OLDEST] - 1)
+        remove(of, of.state[OLDEST] - 1, log)
         count += 1
     return count
 
 
 @compiled
 def _look_up_and_count(
-    live: IdMap, ids: Int64Array, iteration: int, default_rows: int, rows: Int64Array, unknown: Int64Array
-) -> int:
-    """Write the rows of ids that have one, and the places of the others; return the number of the others."""
-    num_unknown = 0
+    live: IdMap, ids: Int64Array, iteration: int, default_rows: int, rows: Int64Array, unknown: Int64Array, log: Log
+) -> tuple[int, int]:
+    """Write the rows of ids that have one and of missing ids, and the places of the others.
+
+    Returns:
+        The numbers of the others and of missing ids.
+    """
+    num_unknown = num_missing = 0
     for j in range(len(ids)):
         _ask_for(live, ids, j)
         row = find(live, ids[j])
-        if row == NONE:
+        if row != NONE:
+            use(live, row, iteration, log)
+            rows[j] = row + default_rows
+        elif ids[j] == MISSING:
+            rows[j] = _default_row(ids[j], default_rows)
+            num_missing += 1
+        else:
             unknown[num_unknown] = j
             num_unknown += 1
-        else:
-            _count_use(live, row, iteration)
-            rows[j] = row + default_rows
-    return num_unknown
+    return num_unknown, num_missing
 
 
 @compiled
@@ -216,6 +229,8 @@ def _admit(
     replaces_oldest: bool,
     waiting: Int64Array,
     born: Int64Array,
+    log: Log,
+    log_of_candidates: Log,
 ) -> tuple[int, int]:
     """Count the uses of ids without a row, and give rows to those that have enough.
 
@@ -229,10 +244,10 @@ def _admit(
     for k in range(len(unknown)):
         row = find(candidates, ids[unknown[k]])
         if row == NONE:
-            row = insert(candidates, ids[unknown[k]])
+            row = insert(candidates, ids[unknown[k]], log_of_candidates)
             if row == NONE:
                 return -1, 0
-        _count_use(candidates, row, iteration)
+        use(candidates, row, iteration, log_of_candidates)
         waiting[k] = row
     num_born = num_replaced = 0
     for k in range(len(unknown)):
@@ -241,16 +256,16 @@ def _admit(
         if count < admit_after:
             continue
         key = ids[unknown[k]]
-        row = insert(live, key)
+        row = insert(live, key, log)
         if row == NONE and replaces_oldest and live.cells[live.state[OLDEST] - 1, LAST] < iteration:
-            remove(live, live.state[OLDEST] - 1)
+            remove(live, live.state[OLDEST] - 1, log)
             num_replaced += 1
-            row = insert(live, key)
+            row = insert(live, key, log)
         if row == NONE:
             return -1, 0
         live.cells[row, COUNT] = count
         live.cells[row, LAST] = iteration
-        remove(candidates, candidate)
+        remove(candidates, candidate, log_of_candidates)
         candidates.cells[candidate, COUNT] = 0  # so that later uses in this batch do not admit the id again
         born[0, num_born] = row
         born[1, num_born] = key

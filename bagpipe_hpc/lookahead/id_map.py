@@ -19,6 +19,7 @@ id, without ever standing still, in memory that is touched only as far as it is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,29 @@ NUM_ROWS, NUM_LIVE, FREED, OLDEST, NEWEST, MASK = range(6)
 MAX_COUNT = 2**31 - 1
 MAX_ROWS = 2**31 - 2
 NONE = -1
+INSERTED, REMOVED, USED = range(3)
+
+
+class Log(NamedTuple):
+    """Room for changes of a map, with which they can be taken back.
+
+    Args:
+        changes: int64, shape (capacity, 6): INSERTED, REMOVED or USED, the row, and what it was before: the link to the
+            older row, COUNT and LAST, the id. Of an inserted row: whether it was freed before, in the place of COUNT.
+        length: int64, shape (1,): how many there are.
+    """
+
+    changes: Int64Array
+    length: Int64Array
+
+    @classmethod
+    def empty(cls, capacity: int) -> Log:
+        """Return a log without changes."""
+        return cls(np.empty((capacity, 6), np.int64), np.zeros(1, np.int64))
+
+    def cut(self) -> Int64Array:
+        """Return a copy of the changes."""
+        return self.changes[: self.length[0]].copy()
 
 
 class IdMap(NamedTuple):
@@ -76,6 +100,18 @@ class IdMap(NamedTuple):
 
 
 @compiled
+def _note(log: Log, kind: int, row: int | np.int64, older: int, count: int, last: int, key: int) -> None:
+    place = log.length[0]
+    log.changes[place, 0] = kind
+    log.changes[place, 1] = row
+    log.changes[place, 2] = older
+    log.changes[place, 3] = count
+    log.changes[place, 4] = last
+    log.changes[place, 5] = key
+    log.length[0] = place + 1
+
+
+@compiled
 def bucket_of(of: IdMap, key: np.int64) -> np.int64:
     """Return the bucket of an id; 0 if the map has no buckets yet."""
     mask = of.state[MASK]
@@ -95,10 +131,11 @@ def find(of: IdMap, key: np.int64) -> np.int64:
 
 
 @compiled
-def insert(of: IdMap, key: np.int64) -> np.int64:
+def insert(of: IdMap, key: np.int64, log: Log) -> np.int64:
     """Give an id that is not in the map a row, as the newest of all; return NONE if no row is left."""
     cells, state = of.cells, of.state
-    if state[FREED]:
+    is_reused = state[FREED] != 0
+    if is_reused:
         row = state[FREED] - 1
         state[FREED] = cells[row, CHAIN]
     elif state[NUM_ROWS] < len(cells):
@@ -114,13 +151,15 @@ def insert(of: IdMap, key: np.int64) -> np.int64:
     cells[bucket, HEAD] = row + 1
     _append(of, row)
     state[NUM_LIVE] += 1
+    _note(log, INSERTED, row, 0, is_reused, 0, 0)
     return np.int64(row)
 
 
 @compiled
-def remove(of: IdMap, row: np.int64) -> None:
+def remove(of: IdMap, row: np.int64, log: Log) -> None:
     """Free the row of an id."""
     cells, state = of.cells, of.state
+    _note(log, REMOVED, row, cells[row, OLDER], cells[row, COUNT], cells[row, LAST], of.ids[row, ID])
     bucket = bucket_of(of, of.ids[row, ID])
     if cells[bucket, HEAD] == row + 1:
         cells[bucket, HEAD] = cells[row, CHAIN]
@@ -136,8 +175,15 @@ def remove(of: IdMap, row: np.int64) -> None:
 
 
 @compiled
-def make_newest(of: IdMap, row: np.int64) -> None:
-    """Move a row to the new end of the order of last uses."""
+def use(of: IdMap, row: np.int64, iteration: int, log: Log) -> None:
+    """Count a use. The first one in an iteration moves the row to the new end of the order of last uses."""
+    cells = of.cells
+    if cells[row, LAST] == iteration:
+        cells[row, COUNT] = min(cells[row, COUNT], MAX_COUNT - 1) + 1
+        return
+    _note(log, USED, row, cells[row, OLDER], cells[row, COUNT], cells[row, LAST], 0)
+    cells[row, COUNT] = min(cells[row, COUNT], MAX_COUNT - 1) + 1
+    cells[row, LAST] = iteration
     if of.state[NEWEST] != row + 1:
         _unlink(of, row)
         _append(of, row)
@@ -217,3 +263,113 @@ def _walk_freed(of: IdMap, rows: Int32Array) -> None:
     for j in range(len(rows) - 1, -1, -1):
         rows[j] = link - 1
         link = of.cells[link - 1, CHAIN]
+
+
+class IdState(NamedTuple):
+    """The ids of a map, in the order of their last uses.
+
+    Args:
+        ids: int64, shape (n,).
+        rows, uses, last: The row of each id, how often it was used, and in which iteration last, int32, shape (n,).
+        freed: The rows that were freed, the one that is used again first at the end, int32, shape (k,). Rows of ids and
+            freed rows together are 0 .. n + k - 1.
+    """
+
+    ids: Int64Array
+    rows: Int32Array
+    uses: Int32Array
+    last: Int32Array
+    freed: Int32Array
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows were in use at some time."""
+        return len(self.rows) + len(self.freed)
+
+
+def state_before(of: IdMap, changes: Sequence[Int64Array]) -> IdState:
+    """Return a copy of what a map was before some changes.
+
+    Args:
+        of: The map.
+        changes: What was changed in it last, in order, int64, shape (n, 6) each; see `Log`.
+    """
+    num_rows = int(of.state[NUM_ROWS])
+    cells = of.cells[:num_rows].copy()
+    ids, state = cells.view(np.int64), of.state.copy()
+    copied = IdMap(cells, ids, state)
+    for log in reversed(changes):
+        _undo(copied, log)
+    rows = copied.rows()
+    return IdState(ids[rows, ID].copy(), rows, cells[rows, COUNT], cells[rows, LAST], copied.free_rows())
+
+
+def restored(capacity: int, state: IdState) -> IdMap:
+    """Return a map with these ids. `capacity` is at least the number of rows that were in use at some time."""
+    of = IdMap.empty(capacity)
+    _restore(of, *state)
+    return of
+
+
+@compiled
+def _restore(
+    of: IdMap, ids: Int64Array, rows: Int32Array, uses: Int32Array, last: Int32Array, freed: Int32Array
+) -> None:
+    cells, state = of.cells, of.state
+    for _ in range(len(rows) + len(freed)):
+        _add_bucket(of)
+    for j in range(len(rows)):
+        row = np.int64(rows[j])
+        of.ids[row, ID] = ids[j]
+        cells[row, COUNT] = uses[j]
+        cells[row, LAST] = last[j]
+        bucket = bucket_of(of, ids[j])
+        cells[row, CHAIN] = cells[bucket, HEAD]
+        cells[bucket, HEAD] = row + 1
+        _append(of, row)
+    for j in range(len(freed)):
+        cells[freed[j], CHAIN] = state[FREED]
+        state[FREED] = freed[j] + 1
+    state[NUM_LIVE] = len(rows)
+
+
+@compiled
+def _undo(of: IdMap, log: Int64Array) -> None:
+    """Take back changes, the last one first. Buckets and their chains are left as they are."""
+    cells, state = of.cells, of.state
+    for j in range(len(log) - 1, -1, -1):
+        kind, row, older = log[j, 0], log[j, 1], log[j, 2]
+        if kind != REMOVED:
+            _unlink(of, row)
+        if kind == INSERTED:
+            state[NUM_LIVE] -= 1
+            if log[j, 3]:
+                cells[row, CHAIN] = state[FREED]
+                state[FREED] = row + 1
+            else:
+                state[NUM_ROWS] -= 1
+            continue
+        if kind == REMOVED:
+            state[FREED] = cells[row, CHAIN]
+            state[NUM_LIVE] += 1
+            of.ids[row, ID] = log[j, 5]
+        cells[row, COUNT] = log[j, 3]
+        cells[row, LAST] = log[j, 4]
+        _link_behind(of, row, older)
+
+
+@compiled
+def _link_behind(of: IdMap, row: np.int64, older: np.int64) -> None:
+    """Put a row into the order of last uses, behind the row of a link; 0: as the oldest."""
+    cells, state = of.cells, of.state
+    newer = cells[older - 1, NEWER] if older else state[OLDEST]
+    cells[row, OLDER] = older
+    cells[row, NEWER] = newer
+    if older:
+        cells[older - 1, NEWER] = row + 1
+    else:
+        state[OLDEST] = row + 1
+    if newer:
+        cells[newer - 1, OLDER] = row + 1
+    else:
+        state[NEWEST] = row + 1

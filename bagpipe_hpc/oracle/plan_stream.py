@@ -1,6 +1,7 @@
 """The stream of plans: a pipeline of threads turns shards into plan messages. They share `oracle.threads` cores.
 
     read batch       shards -> batches: decompression, checks
+    map ids          ids of dynamic tables -> rows; only if there are such tables
     assign samples   which trainer takes which sample; only with `oracle.placement: locality`
     enter batch      the next-use pass, over groups of tables
     plan             owners, slots, evictions, lists
@@ -38,6 +39,7 @@ from bagpipe_hpc.lookahead.item_counts import CountedItems, ItemCounts, warm_up_
 from bagpipe_hpc.lookahead.locality import AssignerState, LocalityAssigner
 from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner
 from bagpipe_hpc.lookahead.warm_up import warm_up
+from bagpipe_hpc.oracle.dynamic_tables import DynamicTables, DynamicTablesState
 from bagpipe_hpc.pipeline import Cores, Pipeline
 from bagpipe_hpc.protocol.codec import PlanMessages, encode_plan
 from bagpipe_hpc.protocol.plan import Int32Array, IterationPlan, Residents
@@ -68,6 +70,7 @@ class Boundary:
         assignment: The assignment of the samples of later batches. None: samples stay in order.
         is_stop: Whether no plan follows, because the stream was stopped.
         items: How often each item has occurred in the training samples before it. None: the job does not count items.
+        dynamic: The ids of dynamic tables. None: there are no such tables.
     """
 
     num_trained: int
@@ -75,6 +78,7 @@ class Boundary:
     assignment: SampleAssignment | None
     is_stop: bool = False
     items: ItemCounts | None = None
+    dynamic: DynamicTablesState | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,9 @@ class PlanStream:
         if column is not None:
             name = schema.one_hot_tables[column].name
             self._items = CountedItems(name, column, before.items if before else None)
+        self._dynamic: DynamicTables | None = None
+        if schema.dynamic_tables:
+            self._dynamic = DynamicTables(schema, start, before.dynamic if before else None)
         self._is_checkpoint_due, self._admits = is_boundary, admits
         self._stop = threading.Event()
         self._is_stopped = False
@@ -183,6 +190,8 @@ class PlanStream:
         pipeline = self._pipeline
         read = pipeline.source("read batch", itertools.takewhile(self._goes_on, batches))
         assigned = read = self._admitted(read)
+        if self._dynamic is not None:
+            assigned = read = pipeline.step("map ids", self._map, read)
         if self._assigner is not None:
             assigned = pipeline.step("assign samples", self._assign, read)
         due = pipeline.step("enter batch", self._enter, assigned, at_end=self._still_due)
@@ -200,6 +209,10 @@ class PlanStream:
                 deque(batches, maxlen=0)  # drop the batches that are read already, so that the reading thread ends
                 return
             yield batch
+
+    def _map(self, batch: Batch) -> Iterable[Batch]:
+        assert self._dynamic is not None
+        yield self._dynamic.mapped(batch)
 
     def _assign(self, batch: Batch) -> Iterable[Batch]:
         assert self._assigner is not None
@@ -219,6 +232,8 @@ class PlanStream:
             plan = self._items.counted(plan)
         if self._assigner is not None and not plan.read_only:
             self._assigner.forget_first()
+        if self._dynamic is not None and not plan.read_only:
+            self._dynamic.planned()
         self._num_trained = plan.num_trained_after
         self._is_stopped = self._stop.is_set()
         is_boundary = self._is_stopped or self._is_checkpoint_due(plan)
@@ -227,7 +242,8 @@ class PlanStream:
     def _boundary(self, is_stop: bool) -> Boundary:
         assignment = self._assigner.assignment() if self._assigner is not None else None
         items = self._items.counts() if self._items is not None else None
-        return Boundary(self._num_trained, self._planner.residents(), assignment, is_stop, items)
+        dynamic = self._dynamic.state() if self._dynamic is not None else None
+        return Boundary(self._num_trained, self._planner.residents(), assignment, is_stop, items, dynamic)
 
     def _note_end(self) -> tuple[()]:
         if not self._is_stopped:

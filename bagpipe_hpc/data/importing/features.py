@@ -16,6 +16,7 @@ from bagpipe_hpc.data.importing.description import (
     TableDescription,
     position_of,
 )
+from bagpipe_hpc.data.importing.dynamic_ids import integers_of
 from bagpipe_hpc.data.importing.hashing import hashed_texts, hexadecimal
 from bagpipe_hpc.data.importing.sequences import Sequences, column_of
 from bagpipe_hpc.data.importing.times import Times
@@ -99,6 +100,8 @@ class Features:
     def values(self, rows: pa.Table, category: Category) -> Int64Array:
         """Return the values of a category as integers, int64, shape (num_rows,); -1 if missing."""
         column = column_of(rows, category.column, self._header)
+        if category.type == "integer":
+            return integers_of(column)
         return hexadecimal(column) if category.type == "hexadecimal" else hashed_texts(column)
 
     def value_lists(self, rows: pa.Table, category_list: CategoryList) -> Bags:

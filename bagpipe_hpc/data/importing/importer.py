@@ -32,6 +32,7 @@ from bagpipe_hpc.data.dataset import (
 )
 from bagpipe_hpc.data.importing.bad_lines import BadLines, report_bad_lines
 from bagpipe_hpc.data.importing.description import Category, CategoryList, TableDescription
+from bagpipe_hpc.data.importing.dynamic_ids import DynamicIds
 from bagpipe_hpc.data.importing.features import Features
 from bagpipe_hpc.data.importing.inputs import Inputs
 from bagpipe_hpc.data.importing.ranks import Alone, Ranks, allgather_json, from_first, share_of
@@ -124,7 +125,14 @@ class _Import:
         num_train = self._num_train(inputs.num_lines)
         features = Features(self.description, inputs.header)
         vocabulary = known or self._new_vocabulary(inputs, features, num_train)
-        encoders = [vocabulary[table.table_name].encoder for table in self.description.tables]
+        dynamic = {
+            table.feature_name: DynamicIds(table.dynamic.num_rows, are_integers=_are_integers(table))
+            for table in self.description.tables
+            if table.dynamic is not None
+        }
+        encoders: list[Encoder] = [
+            dynamic.get(table.table_name) or vocabulary[table.table_name].encoder for table in self.description.tables
+        ]
         reader = SampleReader(inputs, self.description, features, encoders)
         partial = PartialDataset(self.output, from_first(self.ranks, lambda: secrets.token_hex(4)))
         from_first(self.ranks, partial.make)
@@ -175,18 +183,20 @@ class _Import:
         tables = self.description.tables
         types = {name: table.type for name, table in found.items()}
         fault = schema.difference_of_features(self.description.schema_of([_rows_of(found, table) for table in tables]))
-        if not fault and types != {table.table_name: table.type for table in tables}:
+        dynamic = schema.dynamic_tables
+        if not fault and types != {each.table_name: each.type for each in tables if each.table_name not in dynamic}:
             fault = f"values are {types}"
         if fault:
             raise DatasetError(
                 f"{path}: differs from the input ({fault}); give --vocabulary a data set of the same columns"
             )
-        return {table.table_name: found[table.table_name] for table in tables if table.shares is None}
+        return {table.table_name: found[table.table_name] for table in tables if not (table.shares or table.dynamic)}
 
     def _new_vocabulary(self, inputs: Inputs, features: Features, num_train: int) -> dict[str, TableVocabulary]:
         tables = self.description.tables
+        dynamic = {table.feature_name for table in tables if table.dynamic is not None}
         hashed = {table.feature_name for table in tables if table.shares is None and self._hash_rows(table)}
-        counted = [table for table in tables if table.table_name not in hashed]
+        counted = [table for table in tables if table.table_name not in hashed | dynamic]
         limit = self.settings.max_bad_lines
         # Values of the validation split would leak the future. Samples without labels have no other split.
         num_counted = inputs.num_lines if not self.description.is_labelled else num_train
@@ -194,7 +204,7 @@ class _Import:
         return {
             table.feature_name: TableVocabulary(table.type, self._encoder(table, counters.get(table.feature_name)))
             for table in tables
-            if table.shares is None
+            if table.shares is None and table.dynamic is None
         }
 
     def _encoder(self, table: Category | CategoryList, counter: ValueCounter | None) -> Encoder:
@@ -293,5 +303,11 @@ def _printable(name: str) -> str:
 
 def _rows_of(vocabulary: dict[str, TableVocabulary], table: Category | CategoryList) -> int:
     """Return the number of rows of a table; 1 if the vocabulary does not have it."""
+    if table.dynamic is not None:
+        return table.dynamic.num_rows
     found = vocabulary.get(table.table_name)
     return found.encoder.num_embeddings if found else 1
+
+
+def _are_integers(table: Category | CategoryList) -> bool:
+    return isinstance(table, Category) and table.type == "integer"

@@ -18,6 +18,7 @@ from bagpipe_hpc.data.importing import parquet, text
 from bagpipe_hpc.data.importing.bad_lines import BadLines
 from bagpipe_hpc.data.importing.click_logs import log_of
 from bagpipe_hpc.data.importing.description import TableDescription, position_of
+from bagpipe_hpc.data.importing.dynamic_ids import IntegerFaults
 from bagpipe_hpc.data.importing.grammar import Grammar, delimiter_hint, describe_fault, header_hint, header_of
 from bagpipe_hpc.data.importing.ranks import Ranks, from_first
 from bagpipe_hpc.data.importing.sequences import Sequences
@@ -64,6 +65,7 @@ class Inputs:
         self._use = _use_of(description, self.header)
         self._grammar = Grammar(description, self.header, self._kinds)
         self._sequences = Sequences(description, self.header)
+        self._integers = IntegerFaults(description, self.header)
         self._times = None if description.time is None else Times(description.time, self.header)
         self._header_lines = 0 if description.columns else 1
         self._indices = self._index(ranks, progress)
@@ -118,7 +120,12 @@ class Inputs:
         for line, content in blocks:
             good, faults = self._grammar.good_lines(content, line)
             try:
-                is_checked = self._sequences.are_checked or self._times or "weight" in self._kinds.values()
+                is_checked = (
+                    self._sequences.are_checked
+                    or self._integers.are_checked
+                    or self._times
+                    or "weight" in self._kinds.values()
+                )
                 needs_all = positions is None or is_checked
                 table = self._grammar.parse(good, self._kinds.keys() if needs_all else positions or ())
             except pa.ArrowException as error:
@@ -155,6 +162,7 @@ class Inputs:
         """Yield the rows, from 0 on, with a fault that depends on several fields or on more than their pattern."""
         yield from self._sequences.faults(table)
         yield from self._weight_faults(table)
+        yield from self._integers.faults(table)
         if self._times is not None:
             yield from self._times.faults(table)
 
