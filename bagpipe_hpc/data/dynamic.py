@@ -16,6 +16,16 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LIFETIME = re.compile(r"([1-9][0-9]{0,17}) ?(iterations|units|s|m|h|d)")
 
 
+def require_lifetime(given: str | None) -> str | None:
+    """Return what expire_after is. Raises ValueError if it is no lifetime."""
+    if given is not None and not _LIFETIME.fullmatch(given):
+        raise ValueError(
+            "must be a number of iterations, as in `500000 iterations`, or a time, as in `30d`, `12h`, `30m`, `90s` or "
+            "`1000 units`"
+        )
+    return given
+
+
 class DynamicSchema(BaseModel):
     """The rules of one dynamic table.
 
@@ -40,12 +50,7 @@ class DynamicSchema(BaseModel):
     @field_validator("expire_after")
     @classmethod
     def _is_a_lifetime(cls, given: str | None) -> str | None:
-        if given is not None and not _LIFETIME.fullmatch(given):
-            raise ValueError(
-                "must be a number of iterations, as in `500000 iterations`, or a time, as in `30d`, `12h`, `30m`, "
-                "`90s` or `1000 units`"
-            )
-        return given
+        return require_lifetime(given)
 
     @property
     def num_rows(self) -> int:

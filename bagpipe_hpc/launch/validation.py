@@ -6,12 +6,13 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.config import Config, Settings
 from bagpipe_hpc.data.dataset import Dataset, open_dataset, require_labels
+from bagpipe_hpc.data.job_schema import job_schema
 from bagpipe_hpc.data.time_windows import TimeWindow, read_windows
 from bagpipe_hpc.errors import ConfigError, DatasetError, TopologyError
 from bagpipe_hpc.launch.request import Request
@@ -45,7 +46,12 @@ from bagpipe_hpc.topology import Topology, trainers_for
 from bagpipe_hpc.trace import parse_iterations
 from bagpipe_hpc.trainer.dense_backend import choose_backend
 from bagpipe_hpc.trainer.exchange_choice import NONE, choose_exchange
-from bagpipe_hpc.trainer.model_check import fault_of_labels, fault_of_model, fault_of_tables
+from bagpipe_hpc.trainer.model_check import (
+    fault_of_dynamic_tables,
+    fault_of_labels,
+    fault_of_model,
+    fault_of_tables,
+)
 from bagpipe_hpc.trainer.offer import TrainerOffer, check_execution, check_gpus
 
 
@@ -113,6 +119,9 @@ def check_job(
     dataset = open_dataset(request.data_path)
     if request.predictions is None:
         require_labels(dataset, "an evaluation" if request.evaluates_only else "training")
+    if problem := fault_of_dynamic_tables(config, dataset.schema):
+        raise ConfigError(problem)
+    dataset = replace(dataset, schema=job_schema(config, dataset.schema))
     schema = dataset.schema
     if problem := fault_of_model(config, schema):
         raise DatasetError(f"{request.data_path} {problem}")
