@@ -1,4 +1,4 @@
-"""Commands that measure: `bench oracle`, `rma`, `ladder`, `overhead`, `peers` and `gpu`."""
+"""Commands that measure: `bench oracle`, `rma`, `ladder`, `overhead`, `histories`, `peers` and `gpu`."""
 
 from __future__ import annotations
 
@@ -317,6 +317,58 @@ def overhead(
                 open_console().print(bench.idle_table(figures["idle"], pause))
             if json_file:
                 write_figures(json_file, figures)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def histories(
+    lengths: Annotated[
+        str, typer.Option(metavar="LIST", help="Elements of a history on average, separated by commas.")
+    ] = "50,200,1000,2000",
+    models: Annotated[str, typer.Option(metavar="LIST", help="Models, separated by commas.")] = "din,sasrec,bst,hstu",
+    elements: Annotated[int, typer.Option(help="Elements of all histories of a global batch, about.")] = 16_000,
+    iterations: Annotated[int, typer.Option(help="Timed iterations of a run.")] = 12,
+    run_dir: Annotated[Path, typer.Option(help="Directory for data and run directories, which are deleted.")] = Path(
+        "runs/histories"
+    ),
+    overrides: Overrides = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure speed and memory of models that read histories, over the lengths of histories.
+
+    Start it on all ranks: mpirun -n 4 bagpipe bench histories
+    """
+    from bagpipe_hpc.runtime.failure import whole_job_fails_together
+    from bagpipe_hpc.transport.mpi import launched_ranks  # starts MPI: from here on, a failing rank ends the others
+
+    world = launched_ranks()
+    code = EXIT_DONE
+    with whole_job_fails_together():
+        from bagpipe_hpc.activity import showing_activity
+        from bagpipe_hpc.bench.gpu.case import numbers_of
+        from bagpipe_hpc.bench.histories import HistoriesCase, histories_table
+        from bagpipe_hpc.bench.histories_run import measure_histories
+        from bagpipe_hpc.data.dataset import no_progress
+        from bagpipe_hpc.runtime.console import open_console
+
+        try:
+            _check_files(world, json_file)
+            names = tuple(name for name in models.split(",") if name)
+            case = HistoriesCase(
+                numbers_of("--lengths", lengths) or (), names, elements, max(1, world.size - 2), iterations
+            )
+            case.check(overrides or [])
+            with showing_activity("starting") if world.rank == 0 else nullcontext(no_progress) as progress:
+                runs = measure_histories(world, case, run_dir, overrides or [], progress)
+        except BagpipeError as error:
+            _refuse(world, error)
+            code = EXIT_INVALID
+        else:
+            if world.rank == 0:
+                open_console().print(histories_table(runs))
+                if json_file:
+                    write_figures(json_file, [run.to_json() for run in runs])
     if code:
         raise typer.Exit(code)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bagpipe_hpc.data.importing.description import TableDescription
     from bagpipe_hpc.data.importing.importer import ImportSettings
     from bagpipe_hpc.data.inspect import DatasetReport, TableReport
+    from bagpipe_hpc.data.inspect_sequences import SequenceReport
     from bagpipe_hpc.data.shard import Compression
 
 app = typer.Typer()
@@ -219,6 +220,10 @@ def synth(
     history_length: Annotated[
         int | None, typer.Option(help="With --profile histories: average elements of a history.  [default: 30]")
     ] = None,
+    labels: Annotated[
+        bool,
+        typer.Option("--labels", help="With --profile histories: three labels, one of them real, weights and groups."),
+    ] = False,
     validation_fraction: ValidationFraction = 0.1,
     samples_per_shard: SamplesPerShard = 1 << 20,
     compression: CompressionOption = CompressionChoice.NONE,
@@ -238,6 +243,7 @@ def synth(
             seed=seed,
             bag_size=bag_size,
             history_length=30 if history_length is None and profile is ProfileChoice.HISTORIES else history_length or 0,
+            labels=labels,
             validation_fraction=validation_fraction,
             samples_per_shard=samples_per_shard,
             compression=compression.filter,
@@ -336,6 +342,11 @@ def _print_report(dataset: Dataset, report: DatasetReport) -> None:
     console.print(f"chunks of {report.chunk_rows:,} samples, compression: {report.compression or 'none'}")
     console.print(_splits_table(dataset, report))
     console.print(_tables_table(dataset, report))
+    if report.sequences:
+        console.print(_sequences_table(report))
+        for sequence in report.sequences:
+            if elements := _elements_of(dataset, sequence):
+                console.print(f"{sequence.name}: {elements}", soft_wrap=True)
 
 
 def _label_means(dataset: Dataset, means: tuple[float, ...]) -> str:
@@ -367,6 +378,34 @@ def _tables_table(dataset: Dataset, report: DatasetReport) -> Table:
     table.add_section()
     table.add_row("all", "", *_accesses(report.all_tables))
     return table
+
+
+def _sequences_table(report: DatasetReport) -> Table:
+    table = _columns("sequence", "samples without", "mean length", "median", "95 %", "longest", "distinct ids")
+    distinct = {each.name: each.num_distinct for each in report.tables}
+    for each in report.sequences:
+        table.add_row(
+            each.name,
+            f"{each.num_empty:,}" + (f" ({each.num_empty / each.num_samples:.1%})" if each.num_samples else ""),
+            f"{each.mean_length:.1f}",
+            f"{each.median_length:,}",
+            f"{each.long_length:,}",
+            f"{each.max_length:,}",
+            f"{distinct[each.name]:,}",
+        )
+    return table
+
+
+def _elements_of(dataset: Dataset, sequence: SequenceReport) -> str:
+    """Return the ranges of the values of elements, and what goes along with them; empty if there is neither."""
+    parts = [f"{name} from {_shown(least)} to {_shown(most)}" for name, least, most in sequence.ranges]
+    parts += [f"along with it {each.name}" for each in dataset.schema.sequences if each.along == sequence.name]
+    return ", ".join(parts)
+
+
+def _shown(value: float) -> str:
+    """Return an integer with all of its digits, another number with six."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _accesses(report: TableReport) -> tuple[str, ...]:

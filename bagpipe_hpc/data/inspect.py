@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.data.dataset import Dataset, Progress, Split, no_progress
+from bagpipe_hpc.data.inspect_sequences import SequenceCounts, SequenceReport
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.vocabulary import ValueCounter
 from bagpipe_hpc.sharding import Int64Array
 
 _BATCH_SAMPLES = 32_768
+_BATCH_SEQUENCES = 4_096  # samples may have thousands of elements
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class DatasetReport:
 
     splits: tuple[SplitReport, ...]
     tables: tuple[TableReport, ...]
+    sequences: tuple[SequenceReport, ...]  # those that do not go along with another one, which is as long
     all_tables: TableReport  # all tables together: the hottest 1 % of all rows, whichever feature uses them
     chunk_rows: int  # samples per HDF5 chunk
     compression: str | None
@@ -62,7 +66,9 @@ def inspect_dataset(
         DatasetError: A sample or a shard is invalid.
     """
     counters = [ValueCounter() for _ in dataset.schema.tables]
-    splits = tuple(_read(split, counters, max_samples, progress) for split in (dataset.train, dataset.validation))
+    sequences = {table.name: SequenceCounts(table) for table in dataset.schema.sequences if table.along is None}
+    both = (dataset.train, dataset.validation)
+    splits = tuple(_read(split, counters, sequences, max_samples, progress) for split in both)
     tables = tuple(
         _report(table.name, table.num_embeddings, _counts(counter))
         for table, counter in zip(dataset.schema.tables, counters, strict=True)
@@ -71,22 +77,27 @@ def inspect_dataset(
     all_tables = _report("all", sum(dataset.schema.num_embeddings), np.concatenate(counts))
     split = dataset.train if dataset.schema.labelled else dataset.validation
     with split.open_shard(split.shards[0]) as reader:
-        return DatasetReport(splits, tables, all_tables, reader.chunk_rows, reader.compression)
+        lengths = tuple(counts.report() for counts in sequences.values())
+        return DatasetReport(splits, tables, lengths, all_tables, reader.chunk_rows, reader.compression)
 
 
 def _read(
     split: Split,
     counters: list[ValueCounter],
+    sequences: Mapping[str, SequenceCounts],
     max_samples: int | None,
     progress: Progress,
 ) -> SplitReport:
     limit = split.num_samples if max_samples is None else min(max_samples, split.num_samples)
     num_read = 0
+    batch_samples = _BATCH_SEQUENCES if sequences else _BATCH_SAMPLES
     sums, counts = (np.zeros(split.schema.num_labels) for _ in range(2))
     progress(f"reading {split.name} samples", 0, limit)
-    for batch in islice(split.batches(_BATCH_SAMPLES), -(-limit // _BATCH_SAMPLES)):
+    for batch in islice(split.batches(batch_samples), -(-limit // batch_samples)):
         batch = batch.slice(0, min(batch.num_samples, limit - num_read))
         _count(split, batch, counters)
+        for name, lengths in sequences.items():
+            lengths.add(batch.bags[name])
         num_read += batch.num_samples
         if split.schema.labelled:
             labels = batch.labels.reshape(batch.num_samples, split.schema.num_labels)

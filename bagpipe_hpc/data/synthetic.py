@@ -154,6 +154,7 @@ def synthesize(
     seed: int = 0,
     bag_size: int = 0,
     history_length: int = 0,
+    labels: bool = False,
     validation_fraction: float = 0.1,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     compression: Compression | None = None,
@@ -168,13 +169,13 @@ def synthesize(
     if num_samples < 1:
         raise ConfigError(f"the number of samples is {num_samples}, but must be at least 1")
     num_train = num_training_samples(num_samples, validation_fraction)
-    _check_history(profile, history_length, bag_size)
+    _check_history(profile, history_length, bag_size, labels)
     _check_settings(profile, scale, skew, seed, bag_size)
     refuse_occupied(output)
     progress("preparing", 0, 0)
     clicks: SyntheticClicks | SyntheticHistories
     if profile == HISTORIES:
-        clicks = SyntheticHistories(scale=scale, skew=skew, seed=seed, history_length=history_length)
+        clicks = SyntheticHistories(scale=scale, skew=skew, seed=seed, history_length=history_length, has_labels=labels)
     else:
         clicks = SyntheticClicks(profile, scale=scale, skew=skew, seed=seed, bag_size=bag_size)
 
@@ -190,6 +191,8 @@ def synthesize(
         origin["bag_size"] = bag_size
     if history_length:
         origin["history_length"] = history_length
+    if labels:
+        origin["labels"] = True
     with DatasetWriter(
         output, clicks.schema, samples_per_shard=samples_per_shard, compression=compression, origin=origin
     ) as writer:
@@ -197,8 +200,10 @@ def synthesize(
     return open_dataset(output)
 
 
-def _check_history(profile: str, history_length: int, bag_size: int) -> None:
+def _check_history(profile: str, history_length: int, bag_size: int, labels: bool) -> None:
     if profile != HISTORIES:
+        if labels:
+            raise ConfigError(f"--labels is for --profile {HISTORIES}, but the profile is {profile}; remove it")
         if history_length:
             raise ConfigError(f"--history-length is for --profile {HISTORIES}, but the profile is {profile}; remove it")
         return

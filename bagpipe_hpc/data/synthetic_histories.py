@@ -20,6 +20,7 @@ from bagpipe_hpc.batch import Bags, Batch, Float32Array
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.data.random_numbers import Float64Array, bias_for, hash_of, normal, uniform, zipf_rank
 from bagpipe_hpc.data.schema import ElementSchema, Schema, TableSchema
+from bagpipe_hpc.data.synthetic_labels import TARGETS, with_targets
 from bagpipe_hpc.sharding import Int64Array
 from bagpipe_hpc.splitmix import mix
 
@@ -41,9 +42,10 @@ class SyntheticHistories:
         skew: Exponent of the Zipf distribution of users, and of the items of a cluster; 0: uniform.
         seed: Seed of everything.
         history_length: The average number of elements of a history.
+        has_labels: Whether samples have several labels, weights and groups (synthetic_labels.py).
     """
 
-    def __init__(self, *, scale: float, skew: float, seed: int, history_length: int) -> None:
+    def __init__(self, *, scale: float, skew: float, seed: int, history_length: int, has_labels: bool = False) -> None:
         num_users, num_items = (max(CLUSTERS, math.ceil(scale * number)) for number in (USERS, ITEMS))
         elements = (ElementSchema(name="time", kind="integer"), ElementSchema(name="stars"))
         self.schema = Schema(
@@ -57,7 +59,9 @@ class SyntheticHistories:
                 ),
                 TableSchema(name="action", num_embeddings=ACTIONS, ragged=True, sequence=True, along="clicked"),
             ),
+            **(TARGETS if has_labels else {}),
         )  # fmt: skip
+        self._has_labels = has_labels
         self._seed = np.uint64(mix(np.uint64(seed)))
         self._sizes = num_users, num_items, skew, history_length
         self._gain, self._bias = 1.0, 0.0
@@ -75,8 +79,11 @@ class SyntheticHistories:
     def block(self, start: int, num_samples: int) -> tuple[Batch, Float32Array]:
         """Return samples [start, start + num_samples) and their click probabilities, float32, shape (num_samples,)."""
         batch, logits = self._draw(start, num_samples)
-        probabilities = 1 / (1 + np.exp(-(self._gain * logits + self._bias)))
+        logits = self._gain * logits + self._bias
+        probabilities = 1 / (1 + np.exp(-logits))
         _draw_labels(self._seed, start, probabilities, batch.labels)
+        if self._has_labels:
+            batch = with_targets(batch, self._seed, start, logits)
         return batch, probabilities.astype(np.float32)
 
     def _draw(self, start: int, num_samples: int) -> tuple[Batch, Float64Array]:

@@ -42,7 +42,7 @@ class ValueCounter:
     def __init__(self, dtype: DTypeLike = np.int64) -> None:
         self.dtype = np.dtype(dtype)
         self.num_distinct = 0
-        self._keys, self._counts = _empty_table(0, dtype)
+        self._keys, self._counts = empty_table(0, dtype)
 
     def add(self, values: Int64Array) -> None:
         """Count values, int64, shape (n,). Negative values are missing and not counted."""
@@ -79,7 +79,7 @@ class ValueCounter:
         most = self.num_distinct + num_new
         if 2 * most > len(self._keys):
             values, counts = self.items()
-            self._keys, self._counts = _empty_table(2 * most, self.dtype)
+            self._keys, self._counts = empty_table(2 * most, self.dtype)
             _insert(values, counts, self._keys, self._counts)
 
 
@@ -93,7 +93,7 @@ class Vocabulary:
     def __init__(self, values: NDArray[Any]) -> None:
         self.num_embeddings = 1 + len(values)
         # Rows start at 1. So the mark 0 of an empty place is also the row of a value that is not in the vocabulary.
-        self._keys, self._rows = _empty_table(len(values), values.dtype)
+        self._keys, self._rows = empty_table(len(values), values.dtype)
         _insert(values, np.arange(1, self.num_embeddings, dtype=np.uint32), self._keys, self._rows)
 
     @property
@@ -134,7 +134,7 @@ class HashedVocabulary:
         return _hash(values, self.num_embeddings)
 
 
-def _empty_table(num_values: int, dtype: DTypeLike) -> tuple[NDArray[Any], NDArray[np.uint32]]:
+def empty_table(num_values: int, dtype: DTypeLike) -> tuple[NDArray[Any], NDArray[np.uint32]]:
     """Return an empty hash table with at least twice as many places as values: the keys and the number of each key."""
     num_places = 1 << max(10, (2 * num_values - 1).bit_length())
     return np.zeros(num_places, dtype), np.zeros(num_places, np.uint32)

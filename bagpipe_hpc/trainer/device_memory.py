@@ -17,6 +17,7 @@ from bagpipe_hpc.trainer.device.base import Device
 BAG_IDS = 8  # assumed ids of a bag
 SEQUENCE_IDS = 64  # assumed elements of a sequence without max_length
 OPTIMIZER_COPIES = 2  # assumed state of a dense optimizer, in copies of the parameters, as of Adam
+SCORE_COPIES = 6  # of the scores of all pairs of samples: products, masked ones, gradients and what makes them
 SPARE_SHARE = 0.1  # of the free memory, for the libraries of the device and for gaps between tensors
 
 
@@ -49,7 +50,7 @@ def need_of(config: Config, schema: Schema, model: torch.nn.Module, num_trainers
     """Return what a trainer needs.
 
     Every id of a trainer's samples may name another row. Activations are those of the rows, as they are gathered,
-    pooled and concatenated, and the outputs of linear layers, each with its gradient.
+    pooled and concatenated, the outputs of linear layers, each with its gradient, and the scores of two towers.
 
     Args:
         config: The settings of the job.
@@ -65,10 +66,11 @@ def need_of(config: Config, schema: Schema, model: torch.nn.Module, num_trainers
     outputs = sum(layer.out_features for layer in model.modules() if isinstance(layer, torch.nn.Linear))
     # Words of index arrays per id. In a tree, each block of samples has ends of uses, and each row has T leaves.
     words = 16 + (config.training.blocks // num_trainers + num_trainers if config.training.blocks else 0)
+    scores = per_pass**2 if config.model.name == "two_tower" and config.model.factory is None else 0
     depth, in_block = config.prefetch_depth, 4 * (rows * (width + words) + samples * (schema.num_dense + 1))
     return MemoryNeed(
         dense=4 * parameters * (2 + OPTIMIZER_COPIES),
-        activations=4 * per_pass * (6 * ids * row_dim + 4 * outputs),
+        activations=4 * per_pass * (6 * ids * row_dim + 4 * outputs) + 4 * SCORE_COPIES * scores,
         buffers=(depth + 4) * in_block + 4 * rows * (8 * row_dim + 3 * width),
     )
 

@@ -104,6 +104,10 @@ class TrainerBatch:
             logits = self._forward(self.dense, self.embedded, *([self.sequences] if self.sequences else []))
         return logits.float()
 
+    def precision(self) -> AbstractContextManager[object]:
+        """Return a context in which the model computes in training.precision."""
+        return self._precision()
+
     def mean(self, losses: Tensor) -> Tensor:
         """Return the part of this share in the mean loss over the global batch: with one label a scalar for `step`.
 
@@ -172,8 +176,7 @@ class TrainerBatch:
         Communication: none.
         """
         if (batch_loss := getattr(self.model, "batch_loss", None)) is not None:
-            with self._precision():
-                loss: Tensor = batch_loss(self)
+            loss: Tensor = batch_loss(self)
             return loss
         logits = self.logits()
         if self._objective.is_plain:

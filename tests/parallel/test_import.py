@@ -20,6 +20,9 @@ dense: [price]
 categorical: [user, {column: item, hash_rows: 40}]
 lists: [tags]
 """
+HISTORY = """
+history: {of: item, by: user, order: price, max_length: 20, where: click, elements: [price]}
+"""
 NUM_LINES = 30_000  # of 25 bytes
 TIMEOUT = 120  # of a run of seconds, on a machine that others load
 
@@ -29,7 +32,7 @@ def clicks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Arguments that import two files, one of them gzip."""
     folder = tmp_path_factory.mktemp("clicks")
     (folder / "schema.yaml").write_text(SCHEMA)
-    lines = [f"{i % 3 // 2},{i % 100},user{i * i % 977},item{i % 53},t{i % 7}|t{i % 5}\n" for i in range(NUM_LINES)]
+    lines = [f"{i % 3 // 2},{i // 99},user{i * i % 977},item{i % 53},t{i % 7}|t{i % 5}\n" for i in range(NUM_LINES)]
     header = "click,price,user,item,tags\n"
     (folder / "0.csv").write_text(header + "".join(lines[: NUM_LINES // 2]))
     (folder / "1.csv.gz").write_bytes(gzip.compress((header + "".join(lines[NUM_LINES // 2 :])).encode()))
@@ -46,7 +49,9 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
 def test_any_number_of_ranks_gives_the_same_files(clicks: list[str], tmp_path: Path, num_ranks: int) -> None:
-    options = ["--samples-per-shard", "4000", "--output"]
+    """With histories, ranks exchange what lines leave behind for lines of later ranks."""
+    (tmp_path / "schema.yaml").write_text(SCHEMA + HISTORY)
+    options = ["--schema", str(tmp_path / "schema.yaml"), "--samples-per-shard", "4000", "--output"]
     alone = run_python([*clicks, *options, str(tmp_path / "alone")], timeout=TIMEOUT)
     assert alone.returncode == 0, alone.stderr
     together = run_ranks(num_ranks, [*clicks, *options, str(tmp_path / "together")], timeout=TIMEOUT)

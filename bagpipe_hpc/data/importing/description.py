@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
@@ -34,6 +34,10 @@ Kind = Literal[
 `element` and `time` are any text: sequences.py and times.py check it."""
 
 NEVER_MISSING: tuple[Kind, ...] = ("binary", "rating", "weight")
+TRUTHS: tuple[Kind, ...] = ("binary", "optional_binary")
+NUMBERS: tuple[Kind, ...] = (*TRUTHS, "rating", "weight", "integer", "number")
+KEYS: tuple[Kind, ...] = ("hexadecimal", "text")
+MAX_HISTORY_LENGTH = 100_000
 
 
 _MOST_LISTED = 100
@@ -137,6 +141,7 @@ class Time(_Feature):
 
 
 T = TypeVar("T", bound=_Feature)
+C = TypeVar("C", bound=Column)
 
 
 class DenseFeature(_Feature):
@@ -217,6 +222,67 @@ class CategoryList(_Values):
         return "text"
 
 
+class History(_Part):
+    """A sequence that the import makes: of each line, the values that earlier lines with the same key have."""
+
+    of: str = Field(description="The feature under `categorical` whose values the history consists of.")
+    by: Column = Field(description="The column that says whose history it is, such as a user.")
+    order: Column | None = Field(
+        None, description="A number that never falls within the lines of one value of `by`; null: not checked."
+    )
+    max_length: int = Field(200, ge=1, le=MAX_HISTORY_LENGTH, description="How many of the newest values are kept.")
+    name: str | None = Field(None, pattern=NAME_PATTERN, description="Name in the data set; null: OF_history.")
+    elements: tuple[Element, ...] = Field((), description="Columns with a number for each element; missing ones are 0.")
+    along: tuple[str, ...] = Field((), description="Features under `categorical` that become a sequence along with it.")
+    where: Column | None = Field(
+        None, description="A column of 0 and 1: only lines with 1 enter the history; null: all lines do."
+    )
+
+    @property
+    def feature_name(self) -> str:
+        """Name in the data set."""
+        return self.name or f"{self.of}_history"
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The features whose values it keeps: `of`, then `along`."""
+        return (self.of, *self.along)
+
+    @property
+    def sequence_names(self) -> tuple[str, ...]:
+        """Names of its sequences in the data set, one for each of `features`."""
+        return (self.feature_name, *(f"{self.feature_name}_{feature}" for feature in self.along))
+
+    def schemas(self, table_of: Mapping[str, tuple[str, int]]) -> tuple[TableSchema, ...]:
+        """Return its sequences in the schema of the data set.
+
+        Args:
+            table_of: Of each feature under `categorical`, the name of its table and the number of rows of it.
+        """
+        return tuple(
+            TableSchema(
+                name=name,
+                num_embeddings=table_of[feature][1],
+                ragged=True,
+                shares=table_of[feature][0],
+                sequence=True,
+                elements=() if number else tuple(element.in_schema for element in self.elements),
+                along=self.feature_name if number else None,
+            )
+            for number, (name, feature) in enumerate(zip(self.sequence_names, self.features, strict=True))
+        )
+
+    def uses(self) -> Iterator[tuple[Column, tuple[Kind, ...]]]:
+        """Yield its columns, and the kinds that each may have. A column that nothing else uses has the last one."""
+        yield self.by, KEYS
+        if self.order is not None:
+            yield self.order, NUMBERS
+        for element in self.elements:
+            yield element, NUMBERS
+        if self.where is not None:
+            yield self.where, TRUTHS
+
+
 class TableDescription(_Part):
     """Label, features and tables of a data set, with the columns that they come from.
 
@@ -244,6 +310,9 @@ class TableDescription(_Part):
     lists: tuple[CategoryList, ...] = Field(
         (), description="One ragged table each, with any number of rows per sample."
     )
+    history: tuple[History, ...] = Field(
+        (), description="Sequences that the import makes of earlier lines; one or more."
+    )
     columns: tuple[str, ...] | None = Field(
         None, min_length=1, description="Text: names of all columns, if files have no header; null: they have one."
     )
@@ -251,7 +320,13 @@ class TableDescription(_Part):
     quoting: bool = Field(True, description='Text: a field may be in double quotes, and "" inside it is one quote.')
     missing: tuple[str, ...] = Field((), description="Texts that stand for a missing value, besides the empty field.")
     _label_positions: tuple[int, ...] = PrivateAttr(())  # positions in `columns` of label columns that files may lack
+    _absent_time: Time | None = PrivateAttr(None)  # the column of times, which only histories may need then
     _absent_labels: tuple[LabelSchema, ...] = PrivateAttr(())  # what models predict if files have no labels
+
+    @field_validator("history", mode="before")
+    @classmethod
+    def _history_alone(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, dict | History) else given
 
     @field_validator("delimiter")
     @classmethod
@@ -288,6 +363,7 @@ class TableDescription(_Part):
                     f"{table.feature_name} shares {table.shares}, but the tables with rows of their own are "
                     f"{', '.join(own) or 'none'}"
                 )
+        self._check_histories()
         rows = {table.feature_name: table.dynamic.num_rows if table.dynamic else 1 for table in self.tables}
         try:
             self.schema_of([rows[table.table_name] for table in self.tables])
@@ -295,6 +371,22 @@ class TableDescription(_Part):
             reason = in_words(error.errors()[0])
             raise ValueError(f"{reason}; give columns that are used twice a `name`") from None
         return self
+
+    def _check_histories(self) -> None:
+        known, lists = [each.feature_name for each in self.categorical], [each.feature_name for each in self.lists]
+        for history in self.history:
+            for setting, feature in (("of", history.of), *(("along", each) for each in history.along)):
+                if feature not in known:
+                    raise ValueError(
+                        f"{setting} of the history {history.feature_name} is {feature!r}, but must be the name of a "
+                        f"feature under categorical: {', '.join(known) or 'none'}"
+                    )
+        for each in self.lists:
+            if each.along is not None and each.along not in lists:
+                raise ValueError(
+                    f"{each.feature_name} goes along {each.along}, but must go along a sequence under lists: "
+                    f"{', '.join(other.feature_name for other in self.lists if other.sequence)}"
+                )
 
     @field_validator("missing")
     @classmethod
@@ -311,18 +403,23 @@ class TableDescription(_Part):
 
     def schema_of(self, num_embeddings: Sequence[int]) -> Schema:
         """Return the data set's schema, given the number of rows of each table."""
+        tables = zip(self.tables, num_embeddings, strict=True)
+        table_of = {table.feature_name: (table.table_name, rows) for table, rows in tables}
         return Schema(
             dense=tuple(feature.feature_name for feature in self.dense),
-            tables=tuple(
-                TableSchema(
-                    name=table.feature_name,
-                    num_embeddings=rows,
-                    ragged=isinstance(table, CategoryList),
-                    shares=table.shares,
-                    dynamic=table.dynamic,
-                    **_sequence_of(table),
-                )
-                for table, rows in zip(self.tables, num_embeddings, strict=True)
+            tables=(
+                *(
+                    TableSchema(
+                        name=table.feature_name,
+                        num_embeddings=table_of[table.feature_name][1],
+                        ragged=isinstance(table, CategoryList),
+                        shares=table.shares,
+                        dynamic=table.dynamic,
+                        **_sequence_of(table),
+                    )
+                    for table in self.tables
+                ),
+                *(sequence for history in self.history for sequence in history.schemas(table_of)),
             ),
             labelled=self.is_labelled,
             labels=self.label_schemas,
@@ -347,7 +444,9 @@ class TableDescription(_Part):
         if self.columns is not None:
             parts = ("dense", "categorical", "lists")
             update |= {part: tuple(map(self._by_name, getattr(self, part))) for part in parts}
+            update["history"] = tuple(map(self._history_by_name, self.history))
         copied = self.model_copy(update=update)
+        copied._absent_time = None if self.time is None else self._by_name(self.time)
         copied._absent_labels = tuple(label.in_schema for label in self.labels)
         if self.columns is not None:
             with suppress(DatasetError):  # `columns` may already lack them
@@ -369,10 +468,19 @@ class TableDescription(_Part):
 
     def _by_name(self, feature: T) -> T:
         """Return the same feature with its column given by name, which stays right if an earlier column is absent."""
-        columns, column = self.columns or (), feature.column
+        named = self._column_by_name(feature)
+        return named if named is feature else named.model_copy(update={"name": feature.feature_name})
+
+    def _column_by_name(self, given: C) -> C:
+        columns, column = self.columns or (), given.column
         if isinstance(column, int) and column <= len(columns) and columns.count(columns[column - 1]) == 1:
-            return feature.model_copy(update={"column": columns[column - 1], "name": feature.feature_name})
-        return feature
+            return given.model_copy(update={"column": columns[column - 1]})
+        return given
+
+    def _history_by_name(self, history: History) -> History:
+        columns = {part: getattr(history, part) for part in ("by", "order", "where")}
+        named = {part: None if column is None else self._column_by_name(column) for part, column in columns.items()}
+        return history.model_copy(update={**named, "elements": tuple(map(self._by_name, history.elements))})
 
     def columns_of(self, num_fields: int) -> list[str]:
         """Return the names of the columns of a file without a header whose first line has this many fields."""
@@ -393,16 +501,36 @@ class TableDescription(_Part):
             if {kinds.get(position), kind} == {"text", "time"}:
                 kinds[position] = "text"  # any text may be a time, too
             elif kinds.setdefault(position, kind) != kind:
-                raise DatasetError(
-                    f"column {header[position]!r} is used as {kinds[position]} and as {kind}; use it as one of them"
-                )
+                raise _two_kinds(header[position], kinds[position], kind)
+        for used, allowed in (use for history in self.history for use in history.uses()):
+            position = position_of(used.column, header)
+            if allowed == NUMBERS and self._is_time(used.column, header):
+                allowed = ("text", "time")
+            if kinds.setdefault(position, allowed[-1]) not in allowed:
+                raise _two_kinds(header[position], kinds[position], allowed[-1])
         return kinds
+
+    def _is_time(self, column: str | int, header: Sequence[str]) -> bool:
+        """Return whether a column, which exists, is that of the times, which files for predictions may lack."""
+        time = self.time_of_histories
+        with suppress(DatasetError):
+            return time is not None and position_of(time.column, header) == position_of(column, header)
+        return False
+
+    @property
+    def time_of_histories(self) -> Time | None:
+        """How histories read the column of times, also if samples have none because they are for predictions."""
+        return self.time or self._absent_time
 
     def single_columns(self) -> Iterator[tuple[str | int, Kind]]:
         """Yield the columns with one value per row, and their kinds."""
         yield from self._for_training()
         yield from ((feature.column, feature.type) for feature in self.dense)
         yield from ((each.column, "text" if each.type == "integer" else each.type) for each in self.categorical)
+
+    def history_columns(self) -> Iterator[str | int]:
+        """Yield the columns that histories are made with, each with one value per row."""
+        yield from (used.column for history in self.history for used, _ in history.uses())
 
     def _uses(self) -> Iterator[tuple[str | int, Kind]]:
         yield from self.single_columns()
@@ -417,6 +545,10 @@ def _sequence_of(table: Category | CategoryList) -> dict[str, Any]:
         return {}
     elements = tuple(element.in_schema for element in table.elements)
     return {"sequence": True, "elements": elements, "along": table.along}
+
+
+def _two_kinds(column: str, first: Kind, second: Kind) -> DatasetError:
+    return DatasetError(f"column {column!r} is used as {first} and as {second}; use it as one of them")
 
 
 def _type_of(table: Category | CategoryList) -> Kind:

@@ -70,3 +70,14 @@ class IntegerFaults:
                 value = column[row].as_py()[:40].decode("utf-8", "replace")
                 position = position_of(table.column, self._header)
                 yield row, describe_fault(position, self._header, value, "empty or an integer of 64 bits")
+
+
+def dynamic_encoders(description: TableDescription) -> dict[str, DynamicIds]:
+    """Return the encoders of dynamic tables, by name of the table."""
+    return {
+        table.feature_name: DynamicIds(
+            table.dynamic.num_rows, are_integers=isinstance(table, Category) and table.type == "integer"
+        )
+        for table in description.tables
+        if table.dynamic is not None
+    }

@@ -3,7 +3,8 @@
 1. All ranks count lines, each in its part of the bytes. After that, every rank knows which lines are training lines and
    where each line is.
 2. Each rank counts the values in its part of the training lines. Ranks merge the counts, and all keep the same
-   vocabulary. Hashed columns need no counting.
+   vocabulary. Hashed columns need no counting. If there are histories, this pass also notes what the lines leave behind
+   for later lines, and a pass before it notes the orders that the lines of later ranks must not fall below.
 3. Each rank writes its own shards. A shard is a fixed range of lines, so its content does not depend on the rank.
 4. Rank 0 writes vocabulary.h5, then dataset.json, and renames the directory.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +33,13 @@ from bagpipe_hpc.data.dataset import (
 )
 from bagpipe_hpc.data.importing.bad_lines import BadLines, report_bad_lines
 from bagpipe_hpc.data.importing.description import Category, CategoryList, TableDescription
-from bagpipe_hpc.data.importing.dynamic_ids import DynamicIds
+from bagpipe_hpc.data.importing.dynamic_ids import dynamic_encoders
 from bagpipe_hpc.data.importing.features import Features
 from bagpipe_hpc.data.importing.inputs import Inputs
+from bagpipe_hpc.data.importing.own_lines import OwnLines
 from bagpipe_hpc.data.importing.ranks import Alone, Ranks, allgather_json, from_first, share_of
 from bagpipe_hpc.data.importing.samples import SampleReader
-from bagpipe_hpc.data.importing.shards import all_tasks, write_shards
+from bagpipe_hpc.data.importing.shards import ShardTask, all_tasks, write_shards
 from bagpipe_hpc.data.importing.times import TimeOrder
 from bagpipe_hpc.data.importing.vocabularies import count_values, merge_counts
 from bagpipe_hpc.data.schema import MAX_ROWS
@@ -124,20 +126,25 @@ class _Import:
         from_first(self.ranks, lambda: self._check_lines(inputs))
         num_train = self._num_train(inputs.num_lines)
         features = Features(self.description, inputs.header)
-        vocabulary = known or self._new_vocabulary(inputs, features, num_train)
-        dynamic = {
-            table.feature_name: DynamicIds(table.dynamic.num_rows, are_integers=_are_integers(table))
-            for table in self.description.tables
-            if table.dynamic is not None
-        }
-        encoders: list[Encoder] = [
-            dynamic.get(table.table_name) or vocabulary[table.table_name].encoder for table in self.description.tables
-        ]
-        reader = SampleReader(inputs, self.description, features, encoders)
+        tasks = all_tasks(num_train, inputs.num_lines, self.settings.samples_per_shard)
+        tasks = tasks[slice(*share_of(len(tasks), self.ranks))]
+        span = (tasks[0].start, tasks[-1].stop) if tasks else (0, 0)
+        lines = OwnLines(inputs, self.description, span, self.settings.max_bad_lines, self.ranks, self.progress)
+        lines.find_order()
+        # Values of the validation split would leak the future. Samples without labels have no other split.
+        num_counted = num_train if self.description.is_labelled else inputs.num_lines
+        counted = [] if known else self._counted()
+        counters = count_values(lines.to_count(counted, num_counted), features, counted, num_counted)
+        vocabulary = known or self._new_vocabulary(counters)
+        encoder_of: dict[str, Encoder] = {name: table.encoder for name, table in vocabulary.items()}
+        encoder_of |= dynamic_encoders(self.description)
+        lines.find_histories(encoder_of)
+        encoders = [encoder_of[table.table_name] for table in self.description.tables]
+        reader = SampleReader(inputs, self.description, features, encoders, lines.check, lines.histories)
         partial = PartialDataset(self.output, from_first(self.ranks, lambda: secrets.token_hex(4)))
         from_first(self.ranks, partial.make)
         try:
-            self._write(partial, reader, vocabulary, num_train, command)
+            self._write(partial, reader, vocabulary, tasks, command)
         except BaseException:
             # The rank that fails first removes the directory, and its error ends all ranks. The other ranks wait for
             # this end silently: their errors about the missing directory would hide the cause.
@@ -192,18 +199,17 @@ class _Import:
             )
         return {table.table_name: found[table.table_name] for table in tables if not (table.shares or table.dynamic)}
 
-    def _new_vocabulary(self, inputs: Inputs, features: Features, num_train: int) -> dict[str, TableVocabulary]:
+    def _counted(self) -> list[Category | CategoryList]:
+        """Return the features whose values are counted."""
         tables = self.description.tables
         dynamic = {table.feature_name for table in tables if table.dynamic is not None}
         hashed = {table.feature_name for table in tables if table.shares is None and self._hash_rows(table)}
-        counted = [table for table in tables if table.table_name not in hashed | dynamic]
-        limit = self.settings.max_bad_lines
-        # Values of the validation split would leak the future. Samples without labels have no other split.
-        num_counted = inputs.num_lines if not self.description.is_labelled else num_train
-        counters = count_values(inputs, features, counted, num_counted, limit, self.ranks, self.progress)
+        return [table for table in tables if table.table_name not in hashed | dynamic]
+
+    def _new_vocabulary(self, counters: Mapping[str, ValueCounter]) -> dict[str, TableVocabulary]:
         return {
             table.feature_name: TableVocabulary(table.type, self._encoder(table, counters.get(table.feature_name)))
-            for table in tables
+            for table in self.description.tables
             if table.shares is None and table.dynamic is None
         }
 
@@ -225,7 +231,7 @@ class _Import:
         partial: PartialDataset,
         reader: SampleReader,
         vocabulary: dict[str, TableVocabulary],
-        num_train: int,
+        tasks: Sequence[ShardTask],
         command: str,
     ) -> None:
         if self.ranks.rank == 0:
@@ -238,23 +244,20 @@ class _Import:
                 f"the tables have {total} rows together, but at most 2^62 are possible; hash to fewer rows"
             )
         schema = self.description.schema_of(rows)
-        tasks = all_tasks(num_train, reader.inputs.num_lines, self.settings.samples_per_shard)
-        first, last = share_of(len(tasks), self.ranks)
-        mine = tasks[first:last]
-        start, stop = (mine[0].start, mine[-1].stop) if mine else (0, 0)
+        start, stop = (tasks[0].start, tasks[-1].stop) if tasks else (0, 0)
         bad = BadLines(self.settings.max_bad_lines, stop)
 
         def watch(line: int) -> None:
             self.progress("writing shards", line - start, stop - start)
 
         watch(start)
-        samples = self._watched(reader.read(start, stop, bad), watch) if mine else iter(())
+        samples = self._watched(reader.read(start, stop, bad), watch) if tasks else iter(())
         if (time := self.description.time) is not None:
             order = TimeOrder(reader.inputs.place_of, time.feature_name)
             samples = order.watch(samples)
         # A block of lines may be many small shards, and after a signal a launcher does not wait long for its ranks.
         compression = self.settings.compression
-        shards = write_shards(samples, mine, partial, schema, compression, lambda task: watch(task.stop))
+        shards = write_shards(samples, tasks, partial, schema, compression, lambda task: watch(task.stop))
         if self.ranks.size > 1:
             self.progress("waiting for other ranks", 0, 0)
         if time is not None:
@@ -307,7 +310,3 @@ def _rows_of(vocabulary: dict[str, TableVocabulary], table: Category | CategoryL
         return table.dynamic.num_rows
     found = vocabulary.get(table.table_name)
     return found.encoder.num_embeddings if found else 1
-
-
-def _are_integers(table: Category | CategoryList) -> bool:
-    return isinstance(table, Category) and table.type == "integer"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from bagpipe_hpc.data.importing.click_logs import log_of
 from bagpipe_hpc.data.importing.description import TableDescription, position_of
 from bagpipe_hpc.data.importing.dynamic_ids import IntegerFaults
 from bagpipe_hpc.data.importing.grammar import Grammar, delimiter_hint, describe_fault, header_hint, header_of
+from bagpipe_hpc.data.importing.history_columns import HistoryColumns
 from bagpipe_hpc.data.importing.ranks import Ranks, from_first
 from bagpipe_hpc.data.importing.sequences import Sequences
 from bagpipe_hpc.data.importing.times import Times
@@ -45,6 +46,13 @@ class Rows:
         return Rows(np.concatenate([piece.lines for piece in pieces]), tables)
 
 
+class LineCheck(Protocol):
+    """A check that depends on earlier lines."""
+
+    def faults(self, rows: pa.Table) -> Iterable[tuple[int, str]]:
+        """Check the next rows, in order. Return bad ones, from 0 on, and why; each row once, in order."""
+
+
 class Inputs:
     """Text files (plain, gzip) and Parquet files in the given order, all with the same columns.
 
@@ -67,6 +75,7 @@ class Inputs:
         self._sequences = Sequences(description, self.header)
         self._integers = IntegerFaults(description, self.header)
         self._times = None if description.time is None else Times(description.time, self.header)
+        self._history_columns = HistoryColumns(description, self.header)
         self._header_lines = 0 if description.columns else 1
         self._indices = self._index(ranks, progress)
         counts = (
@@ -80,12 +89,20 @@ class Inputs:
         """Number of lines of all files, including bad ones."""
         return self._first_lines[-1]
 
-    def rows(self, start: int, stop: int, bad: BadLines, positions: Collection[int] | None = None) -> Iterator[Rows]:
+    def rows(
+        self,
+        start: int,
+        stop: int,
+        bad: BadLines,
+        positions: Collection[int] | None = None,
+        check: LineCheck | None = None,
+    ) -> Iterator[Rows]:
         """Yield the valid ones of lines [start, stop), in blocks.
 
         Args:
             bad: Receives the bad lines.
             positions: Columns that the caller needs; None: all that the description uses.
+            check: Finds further bad lines. It knows what it needs of the lines before `start`.
         Raises:
             DatasetError: A file is damaged, or there are too many bad lines.
         """
@@ -94,7 +111,7 @@ class Inputs:
             if start < last and first < stop:
                 window = max(start, first) - first, min(stop, last) - first
                 read = self._text_rows if self._rows_of[number] is None else self._parquet_rows
-                yield from read(number, *window, bad, positions)
+                yield from read(number, *window, bad, positions, check)
 
     def place_of(self, line: int) -> str:
         """Return file and number of a line, in words. Lines are numbered over all files, from 0 on."""
@@ -113,50 +130,74 @@ class Inputs:
         return [nothing if rows is not None else indices.pop(0) for rows in self._rows_of]
 
     def _text_rows(
-        self, number: int, start: int, stop: int, bad: BadLines, positions: Collection[int] | None
+        self,
+        number: int,
+        start: int,
+        stop: int,
+        bad: BadLines,
+        positions: Collection[int] | None,
+        check: LineCheck | None,
     ) -> Iterator[Rows]:
         above = self._header_lines
         blocks = text.read_lines(self._files[number], self._indices[number], start + above, stop + above)
         for line, content in blocks:
             good, faults = self._grammar.good_lines(content, line)
             try:
-                is_checked = (
-                    self._sequences.are_checked
-                    or self._integers.are_checked
-                    or self._times
-                    or "weight" in self._kinds.values()
-                )
-                needs_all = positions is None or is_checked
-                table = self._grammar.parse(good, self._kinds.keys() if needs_all else positions or ())
+                needed = self._kinds.keys() if positions is None or self._depends_on_all else positions
+                table = self._grammar.parse(good, needed)
             except pa.ArrowException as error:
                 why = " ".join(str(error).split())
                 raise DatasetError(
                     f"{self._files[number]}: lines from {line + 1} on cannot be parsed ({why}); correct the file"
                 ) from error
-            yield self._good_rows(number, line - above, len(table) + len(faults), table, faults, bad)
+            yield self._good_rows(number, line - above, len(table) + len(faults), table, faults, bad, check)
 
     def _parquet_rows(
-        self, number: int, start: int, stop: int, bad: BadLines, positions: Collection[int] | None
+        self,
+        number: int,
+        start: int,
+        stop: int,
+        bad: BadLines,
+        positions: Collection[int] | None,
+        check: LineCheck | None,
     ) -> Iterator[Rows]:
         del positions  # whether a row is valid depends on all of its columns
         for row, table, faults in parquet.read_rows(self._files[number], self._use, start, stop):
             num_rows = len(table)
             if faults:
                 table = table.take(np.delete(np.arange(num_rows), [row for row, _ in faults])).combine_chunks()
-            yield self._good_rows(number, row, num_rows, table, faults, bad)
+            yield self._good_rows(number, row, num_rows, table, faults, bad, check)
+
+    @property
+    def _depends_on_all(self) -> bool:
+        """Whether a line may be bad because of more than the patterns of its fields."""
+        has_histories = bool(self._history_columns.histories)
+        has_checks = self._sequences.are_checked or self._times is not None or has_histories
+        return has_checks or self._integers.are_checked or "weight" in self._kinds.values()
 
     def _good_rows(
-        self, number: int, first: int, num_lines: int, table: pa.Table, faults: Sequence[tuple[int, str]], bad: BadLines
+        self,
+        number: int,
+        first: int,
+        num_lines: int,
+        table: pa.Table,
+        faults: Sequence[tuple[int, str]],
+        bad: BadLines,
+        check: LineCheck | None,
     ) -> Rows:
         """Number the valid rows and report the faults. first: number of the first line in the file, from 0 on."""
+        told = dict(faults)
         lines = np.arange(num_lines, dtype=np.int64) + self._first_lines[number] + first
-        if unfit := sorted(dict(self._faults(table)).items()):
-            good = np.delete(np.arange(num_lines), [index for index, _ in faults])
-            table = table.take(np.delete(np.arange(len(table)), [row for row, _ in unfit])).combine_chunks()
-            faults = sorted([*faults, *((int(good[row]), fault) for row, fault in unfit)])
-        for index, fault in faults:
+        good = np.delete(np.arange(num_lines), list(told))
+        for find in (self._faults, *([] if check is None else [check.faults])):
+            if unfit := dict(find(table)):
+                rows = sorted(unfit)
+                told.update((int(good[row]), unfit[row]) for row in rows)
+                good = np.delete(good, rows)
+                table = table.take(np.delete(np.arange(len(table)), rows)).combine_chunks()
+        for index, fault in sorted(told.items()):
             bad.add(int(lines[index]), f"{self.place_of(int(lines[index]))}: {fault}")
-        return Rows(np.delete(lines, [index for index, _ in faults]) if faults else lines, table)
+        return Rows(lines[good], table)
 
     def _faults(self, table: pa.Table) -> Iterator[tuple[int, str]]:
         """Yield the rows, from 0 on, with a fault that depends on several fields or on more than their pattern."""
@@ -165,6 +206,7 @@ class Inputs:
         yield from self._integers.faults(table)
         if self._times is not None:
             yield from self._times.faults(table)
+        yield from self._history_columns.faults(table)
 
     def _weight_faults(self, table: pa.Table) -> Iterator[tuple[int, str]]:
         """Yield the rows with a weight that is too large or too small, from 0 on, and what is wrong with it."""
@@ -216,7 +258,8 @@ def _use_of(description: TableDescription, header: Sequence[str]) -> parquet.Use
     columns = [table.column for table in description.lists]
     columns += [element.column for table in description.lists for element in table.elements]
     lists = {position_of(column, header) for column in columns}
-    single = {position_of(column, header) for column, _ in description.single_columns()}
+    of_rows = (*(column for column, _ in description.single_columns()), *description.history_columns())
+    single = {position_of(column, header) for column in of_rows}
     return parquet.Use(description.kinds(header), lists, single, description.missing)
 
 

@@ -14,7 +14,9 @@ from bagpipe_hpc.data.importing.description import (
     CategoryList,
     Column,
     DenseFeature,
+    Element,
     Group,
+    History,
     Label,
     NamedLabel,
     TableDescription,
@@ -33,6 +35,7 @@ _PARTS: Mapping[str, type[BaseModel]] = {
     "dense": DenseFeature,
     "categorical": Category,
     "lists": CategoryList,
+    "history": History,
 }
 
 
@@ -69,6 +72,8 @@ def _explained(error: ValidationError, document: Document) -> Iterator[str]:
 
 def _line_of(place: tuple[int | str, ...], document: Document) -> int | None:
     """Return the line of the setting, or of the smallest part of the file that contains it."""
+    if place[:1] == ("history",) and place[:2] not in document.lines:
+        place = ("history", *place[2:])  # a single history need not be in a list
     while place and place not in document.lines:
         place = place[:-1]
     return document.lines.get(place) if place else None
@@ -113,6 +118,8 @@ def _name_of(place: tuple[int | str, ...]) -> str:
 
 def _unknown(place: tuple[int | str, ...]) -> str:
     model = _PARTS.get(str(place[0]), TableDescription) if len(place) > 1 else TableDescription
+    if "elements" in place[:-1]:
+        model = Element
     valid, given = list(model.model_fields), str(place[-1])
     close = difflib.get_close_matches(given, valid, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""

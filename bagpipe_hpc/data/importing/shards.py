@@ -15,6 +15,8 @@ from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.shard import Compression, ShardWriter
 from bagpipe_hpc.sharding import Int64Array
 
+PIECE_SAMPLES, PIECE_IDS = 8192, 1 << 20
+
 
 @dataclass(frozen=True)
 class ShardTask:
@@ -58,11 +60,36 @@ def write_shards(
     for task, pieces in groupby(_cut(samples, tasks), key=itemgetter(0)):
         path = partial.directory / shard_file(task.split, task.number)
         with ShardWriter(path, schema, compression) as writer:
-            for _, piece in pieces:
+            for piece in regrouped(batch for _, batch in pieces):
                 writer.append(piece)
         shards.append(partial.finished(task.split, task.number, writer))
         finished(task)
     return shards
+
+
+def regrouped(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the same samples in pieces that do not depend on how the batches divide them.
+
+    HDF5 places the chunks of a file in the order in which they leave its cache. So a file has the same bytes only if it
+    is written in the same pieces. A piece has PIECE_SAMPLES samples, or the first ones with PIECE_IDS row ids in bags.
+    """
+    held: list[Batch] = []
+    num_samples = num_ids = 0
+    for batch in batches:
+        ends = sum((bags.offsets[1:] for bags in batch.bags.values()), np.zeros(batch.num_samples, np.int64))
+        start = before = 0
+        while start < batch.num_samples:
+            full = 1 + int(np.searchsorted(ends, before + PIECE_IDS - num_ids))
+            full = min(full, start + PIECE_SAMPLES - num_samples)
+            stop = min(full, batch.num_samples)
+            held.append(batch.slice(start, stop))
+            num_samples, num_ids = num_samples + stop - start, num_ids + int(ends[stop - 1]) - before
+            start, before = stop, int(ends[stop - 1])
+            if stop == full:
+                yield Batch.concatenate(held)
+                held, num_samples, num_ids = [], 0, 0
+    if held:
+        yield Batch.concatenate(held)
 
 
 def _cut(samples: Iterable[tuple[Int64Array, Batch]], tasks: Sequence[ShardTask]) -> Iterator[tuple[ShardTask, Batch]]:

@@ -2,52 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bagpipe_hpc.data.dataset import Progress
-from bagpipe_hpc.data.importing.bad_lines import BadLines
 from bagpipe_hpc.data.importing.description import Category, CategoryList
 from bagpipe_hpc.data.importing.features import Features
-from bagpipe_hpc.data.importing.inputs import Inputs
-from bagpipe_hpc.data.importing.ranks import Ranks, share_of
+from bagpipe_hpc.data.importing.inputs import Rows
+from bagpipe_hpc.data.importing.ranks import Ranks
 from bagpipe_hpc.data.vocabulary import ValueCounter
 
 
 def count_values(
-    inputs: Inputs,
-    features: Features,
-    tables: Sequence[Category | CategoryList],
-    num_train: int,
-    max_bad_lines: int,
-    ranks: Ranks,
-    progress: Progress,
+    blocks: Iterable[Rows], features: Features, tables: Sequence[Category | CategoryList], num_counted: int
 ) -> dict[str, ValueCounter]:
-    """Count the values in this rank's part of the training lines. The validation split must not influence the tables.
+    """Count the values in lines of this rank. The validation split must not influence the tables.
 
+    Args:
+        blocks: Good lines, in order.
+        features: Reads the columns.
+        tables: Features whose values are counted.
+        num_counted: Lines from here on are read, but not counted.
     Returns:
         Counters by name of the table whose rows the values use: columns that share a table are counted together.
     Raises:
         DatasetError: A file is damaged, or this rank has found too many bad lines.
     """
     counters = {table.table_name: ValueCounter(_dtype(table)) for table in tables}
-    if not tables:
-        return counters
-    start, stop = share_of(num_train, ranks)
-    bad = BadLines(max_bad_lines, stop)
-    progress("counting values", 0, stop - start)
-    for rows in inputs.rows(start, stop, bad, features.positions_of(tables)):
+    for block in blocks:
+        rows = block.slice(0, int(np.searchsorted(block.lines, num_counted)))
         for table in tables:
             counter = counters[table.table_name]
             if isinstance(table, CategoryList):
                 counter.add(features.value_lists(rows.table, table).ids)
             else:
                 counter.add(features.values(rows.table, table))
-        if len(rows.lines):
-            progress("counting values", int(rows.lines[-1]) + 1 - start, stop - start)
     return counters
 
 

@@ -104,7 +104,8 @@ class TwoTower(nn.Module):
 
     def batch_loss(self, batch: TrainerBatch) -> torch.Tensor:
         """Return the part of a block in the loss of the job, a scalar."""
-        u, v = self.vectors(batch.dense, batch.embedded, batch.sequences)
+        with batch.precision():  # not around the scores: 16 bits are too few for what is divided by so little
+            u, v = self.vectors(batch.dense, batch.embedded, batch.sequences)
         assert batch.items is not None
         assert batch.item_counts is not None
         return batch.mean_of_positives(softmax_losses(u, v, batch.items, batch.item_counts, self._temperature))
@@ -122,8 +123,7 @@ def softmax_losses(
         counts: How often the item of each sample has occurred, int64, shape (b,).
         temperature: What products are divided by.
     """
-    with torch.autocast(u.device.type, enabled=False):  # 16 bits are too few for products that are divided by so little
-        scores = u @ v.t() / temperature - counts.float().log()
+    scores = u @ v.t() / temperature - counts.float().log()
     hits = (items[:, None] == items).fill_diagonal_(False)
     scores = scores.masked_fill(hits, -torch.inf)
     return scores.logsumexp(1) - scores.diagonal()

@@ -47,6 +47,20 @@ def test_import_and_inspect(tmp_path: Path) -> None:
     assert f"damaged  {path / 'vocabulary.h5'}: is damaged" in damaged.output
 
 
+def test_histories(tmp_path: Path) -> None:
+    lines = [f"{i % 2},u{i % 3},i{i % 5},{i}\n" for i in range(30)]
+    (tmp_path / "log.csv").write_text("clicked,user,item,time\n" + "".join(lines))
+    (tmp_path / "schema.yaml").write_text(
+        "label: clicked\ncategorical: [user, item]\n"
+        "history: {of: item, by: user, order: time, max_length: 4, along: [user], elements: [time]}\n"
+    )
+    path, options = tmp_path / "data", ("--min-count", 1, "--schema", tmp_path / "schema.yaml")
+    assert "4 tables" in bagpipe("import", "table", tmp_path / "log.csv", "--output", path, *options)
+    report = bagpipe("inspect", path)
+    for expected in ("3 (10.0%)", "item_history: time from 0 to 26, along with it item_history_user"):
+        assert expected in report
+
+
 def test_avazu_and_the_same_by_a_schema_file(tmp_path: Path) -> None:
     header = "id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,device_id,"
     header += "device_ip,device_model,device_type,device_conn_type,C14,C15,C16,C17,C18,C19,C20,C21"

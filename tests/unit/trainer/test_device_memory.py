@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.errors import DeviceMemoryError
 from bagpipe_hpc.trainer.cache import RowCache
 from bagpipe_hpc.trainer.device.cpu import CpuDevice
-from bagpipe_hpc.trainer.device_memory import MemoryNeed, most_rows, naming_memory, need_of
+from bagpipe_hpc.trainer.device_memory import SCORE_COPIES, MemoryNeed, most_rows, naming_memory, need_of
 from tests.queued_device import QueuedDevice
 
 GIB = 1 << 30
@@ -19,7 +21,7 @@ SCHEMA = Schema(dense=("age",), tables=(TableSchema(name="user", num_embeddings=
 NEED = MemoryNeed(dense=GIB, activations=2 * GIB, buffers=GIB // 2)
 
 
-def config_of(**settings: dict[str, int]) -> Config:
+def config_of(**settings: dict[str, Any]) -> Config:
     return Config.model_validate({"model": {"embedding_dim": 64}, **settings})
 
 
@@ -64,6 +66,13 @@ def test_the_need_grows_with_what_it_is_for() -> None:
     assert in_blocks.buffers > large.buffers
     deep = need_of(config_of(training={"batch_size": 100}, lookahead={"prefetch_depth": 10}), SCHEMA, model, 2)
     assert deep.buffers > small.buffers
+
+
+def test_two_towers_need_scores_of_all_pairs_of_samples() -> None:
+    model, training = nn.Linear(10, 20), {"batch_size": 1600}
+    plain = need_of(config_of(training=training), SCHEMA, model, 2)
+    towers = need_of(config_of(training=training, model={"name": "two_tower", "embedding_dim": 64}), SCHEMA, model, 2)
+    assert towers.activations - plain.activations == 4 * SCORE_COPIES * 800**2
 
 
 def test_a_cache_that_is_too_large() -> None:

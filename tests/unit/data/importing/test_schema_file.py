@@ -97,6 +97,27 @@ def test_mistakes(tmp_path: Path, content: str, reasons: list[str]) -> None:
     assert "\n" not in said
 
 
+def test_mistakes_of_a_single_history_and_of_elements(tmp_path: Path) -> None:
+    lines = (
+        "categorical: [item]",
+        "history:",
+        "  of: item",
+        "  by: user",
+        "  max_length: 0",
+        "  elements:",
+        "  - {kind: x}",
+    )
+    (tmp_path / "schema.yaml").write_text("\n".join(lines))
+    with pytest.raises(ConfigError) as refused:
+        load_description(tmp_path / "schema.yaml")
+    for part in (
+        "line 5: history[1].max_length = 0: must be at least 1",
+        "line 7: unknown setting",
+        "valid here: column,",
+    ):
+        assert part in str(refused.value)
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: is missing; check the path of the schema"):
         load_description(tmp_path / "none.yaml")
