@@ -98,7 +98,10 @@ class Features:
         return dense
 
     def values(self, rows: pa.Table, category: Category) -> Int64Array:
-        """Return the values of a category as integers, int64, shape (num_rows,); -1 if missing."""
+        """Return the values of a category as integers, int64, shape (num_rows,).
+
+        A missing value is -1 or, if the type is integer, MISSING.
+        """
         column = column_of(rows, category.column, self._header)
         if category.type == "integer":
             return integers_of(column)
