@@ -65,7 +65,8 @@ class IntegerFaults:
         """Yield the rows with an id that is neither missing nor an integer, from 0 on, and what is wrong."""
         for table in self._columns:
             column = column_of(rows, table.column, self._header)
-            bad = (integers_of(column) == MISSING) & np.asarray(column.is_valid())
+            is_given = np.asarray(pc.fill_null(pc.binary_length(column), 0)) > 0
+            bad = (integers_of(column) == MISSING) & is_given
             for row in np.flatnonzero(bad).tolist():
                 value = column[row].as_py()[:40].decode("utf-8", "replace")
                 position = position_of(table.column, self._header)
