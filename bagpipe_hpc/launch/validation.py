@@ -17,6 +17,7 @@ from bagpipe_hpc.data.time_windows import TimeWindow, read_windows
 from bagpipe_hpc.errors import ConfigError, DatasetError, TopologyError
 from bagpipe_hpc.launch.request import Request
 from bagpipe_hpc.launch.resume import (
+    check_dynamic_tables,
     check_fit,
     check_position,
     keeps_caches,
@@ -269,12 +270,15 @@ def _choose_checkpoint(
             LOGGER.info("%s has no good checkpoint: training starts afresh", root)
         return checkpoints, *fresh
     position = check_fit(checkpoint, config, dataset)
-    start = StartingPoint(position, checkpoint, keeps_caches(checkpoint, topology))
+    start = StartingPoint(position, checkpoint, keeps_caches(checkpoint, dataset.schema, topology))
     blocks = config.training.blocks
     saved = SavedState.read(start, topology.num_trainers, blocks, evaluates_only=request.evaluates_only)
     if not request.evaluates_only:
         check_position(checkpoint, config, dataset)
+    changes = check_dynamic_tables(checkpoint, dataset.schema, saved.boundary.dynamic if saved.boundary else None)
     LOGGER.info("going on from %s", checkpoint.path)
+    for line in changes:
+        LOGGER.info(line)
     for line in shown_trainers(checkpoint, config, topology) if not request.evaluates_only else []:
         LOGGER.info(line)
     return checkpoints, start, saved

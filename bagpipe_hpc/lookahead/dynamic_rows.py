@@ -167,6 +167,14 @@ class DynamicRows:
         return MappedIds(rows, num_defaults=num_defaults)
 
 
+def warm_up_mapping() -> None:
+    """Compile the functions that mapping uses, or load what an earlier run compiled."""
+    rules = DynamicSchema(capacity=1, at_capacity="oldest")
+    rows = DynamicRows(rules)
+    changes = rows.use(np.zeros(1, np.int64), 1).changes
+    DynamicRows(rules, rows.state_before([] if changes is None else [changes])).look_up(np.zeros(1, np.int64))
+
+
 @compiled
 def _ask_for(of: IdMap, ids: Int64Array, j: int) -> None:
     """Ask for the memory that later ids need: the bucket of one, the row of a nearer one, and that row's neighbours."""

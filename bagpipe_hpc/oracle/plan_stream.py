@@ -35,6 +35,7 @@ from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.item_features import counts_items, item_column
 from bagpipe_hpc.data.schema import Schema
+from bagpipe_hpc.lookahead.dynamic_rows import warm_up_mapping
 from bagpipe_hpc.lookahead.item_counts import CountedItems, ItemCounts, warm_up_counting
 from bagpipe_hpc.lookahead.locality import AssignerState, LocalityAssigner
 from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner
@@ -312,3 +313,5 @@ def warm_up_planning(config: Config, schema: Schema, num_trainers: int) -> None:
     warm_up(sum(schema.num_embeddings), id_dtype, config.oracle.max_dense_keys, largest_share)
     if counts_items(config):
         warm_up_counting()
+    if schema.dynamic_tables:
+        warm_up_mapping()

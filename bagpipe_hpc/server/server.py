@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from bagpipe_hpc.checkpoint.hdf5 import chunk_rows
-from bagpipe_hpc.checkpoint.manifest import FileEntry
+from bagpipe_hpc.checkpoint.manifest import FileEntry, moved_keys
 from bagpipe_hpc.checkpoint.merge import Rows
 from bagpipe_hpc.errors import DivergedError
 from bagpipe_hpc.lazy_memory import lazy_zeros
@@ -63,7 +63,7 @@ def run_server(spec: JobSpec, start: StartingPoint, topology: Topology, comms: C
     """Serve rows until the plans end. Communication: see the timeline."""
     serve_others()
     store, end = _open_store(spec, topology, comms)  # 1
-    _restore(start, topology, store)
+    _restore(start, topology, store, KeySpace(spec.num_embeddings))
     agree_on_cache_rows(comms.world, None)
     outbox = Outbox(comms.mailbox)
     server = _Server(spec, store, end, FileWriter(outbox))
@@ -160,12 +160,19 @@ class _Server:
             yield keys, values
 
 
-def _restore(start: StartingPoint, topology: Topology, store: RowStore) -> None:
+def _restore(start: StartingPoint, topology: Topology, store: RowStore, key_space: KeySpace) -> None:
     """Take over the rows of the checkpoint that the job goes on from, those in caches included."""
-    if start.checkpoint is not None:
-        for keys, rows in start.checkpoint.server_rows(store.server, topology.num_servers):
-            store.restore(keys, rows)
-            note_step()
+    if start.checkpoint is None:
+        return
+    moved = moved_keys(start.checkpoint.manifest.model, key_space)
+    server, num_servers = (store.server, topology.num_servers) if moved is None else (0, 1)
+    for keys, rows in start.checkpoint.server_rows(server, num_servers):
+        if moved is not None:  # the rows of this server are in the files of all servers
+            keys = moved(keys)
+            mine = store.sharding.server_of(keys) == store.server
+            keys, rows = keys[mine], rows[mine]
+        store.restore(keys, rows)
+        note_step()
 
 
 def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tuple[RowStore, ServerEnd]:
