@@ -33,6 +33,7 @@ from bagpipe_hpc.log import LOGGER
 from bagpipe_hpc.oracle.batch_stream import count_batches, sample_batches, timetable_of
 from bagpipe_hpc.oracle.budget import Budget
 from bagpipe_hpc.oracle.committer import Committer
+from bagpipe_hpc.oracle.dynamic_tables import TableFigures
 from bagpipe_hpc.oracle.evaluation import Evaluation
 from bagpipe_hpc.oracle.evaluator import Evaluator
 from bagpipe_hpc.oracle.metrics import EvaluationResult, columns_in_words
@@ -147,6 +148,7 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
         checkpoints=oracle.checkpoint_totals,
         evaluation=evaluation,
         evaluations=evaluation_totals,
+        dynamic_tables=oracle.dynamic_figures,
     )
     job.require_ownership()  # a DONE of this start would end the job script of the later one
     write_at_once(job.run_path / "summary.json", dump_json(finite(summary), indent=2))
@@ -226,6 +228,11 @@ class Oracle:
     def checkpoint_totals(self) -> dict[str, Any]:
         """Figures of the checkpoints of this start."""
         return self._committer.totals.as_dict() if self._committer else {}
+
+    @property
+    def dynamic_figures(self) -> dict[str, TableFigures]:
+        """The figures of each dynamic table after the plan that was made last."""
+        return self._stream.dynamic_figures
 
     @property
     def end(self) -> int:

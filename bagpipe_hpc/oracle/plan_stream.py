@@ -40,7 +40,7 @@ from bagpipe_hpc.lookahead.item_counts import CountedItems, ItemCounts, warm_up_
 from bagpipe_hpc.lookahead.locality import AssignerState, LocalityAssigner
 from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner
 from bagpipe_hpc.lookahead.warm_up import warm_up
-from bagpipe_hpc.oracle.dynamic_tables import DynamicTables, DynamicTablesState
+from bagpipe_hpc.oracle.dynamic_tables import DynamicTables, DynamicTablesState, TableFigures
 from bagpipe_hpc.pipeline import Cores, Pipeline
 from bagpipe_hpc.protocol.codec import PlanMessages, encode_plan
 from bagpipe_hpc.protocol.plan import Int32Array, IterationPlan, Residents
@@ -171,6 +171,11 @@ class PlanStream:
     def stop(self) -> None:
         """Let the stream end after the next plan, with a boundary behind it."""
         self._stop.set()
+
+    @property
+    def dynamic_figures(self) -> dict[str, TableFigures]:
+        """The figures of each dynamic table after the plan that was made last."""
+        return self._dynamic.figures() if self._dynamic is not None else {}
 
     @property
     def key_state_bytes(self) -> int:
