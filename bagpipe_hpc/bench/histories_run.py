@@ -6,16 +6,16 @@ import gc
 import logging
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bagpipe_hpc.bench.histories import SCALE, WARM_UP, HistoriesCase, HistoriesRun
 from bagpipe_hpc.bench.peers.memory import forget_peak, peak_bytes
-from bagpipe_hpc.data.dataset import Progress
+from bagpipe_hpc.bench.rank_0 import at_rank_0
+from bagpipe_hpc.data.dataset import Progress, refuse_occupied
 from bagpipe_hpc.data.synthetic import HISTORIES, synthesize
-from bagpipe_hpc.errors import BagpipeError, ConfigError
+from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.launch.job import Training
 from bagpipe_hpc.launch.request import Request
 from bagpipe_hpc.log import LOGGER
@@ -34,7 +34,7 @@ def measure_histories(
     Args:
         world: All ranks.
         case: What to measure.
-        directory: For data sets and run directories, which are deleted; all ranks see it.
+        directory: A directory that does not exist or is empty, which all ranks see. It is deleted.
         overrides: Settings besides those of the case.
         progress: Is called with what happens now.
     Raises:
@@ -42,31 +42,26 @@ def measure_histories(
     Communication: collective over world.
     """
     runs: list[HistoriesRun] = []
-    for length in case.lengths:
-        with _data(world, directory / f"data-{length}", case.num_samples(length), length) as data:
+    at_rank_0(world, lambda: refuse_occupied(directory))
+    try:
+        for length in case.lengths:
+            data = directory / f"data-{length}"
+            at_rank_0(world, partial(_synthesize, data, case.num_samples(length), length))
             for model in case.models:
                 progress(f"{model}, histories of {length:,}", len(runs), len(case.lengths) * len(case.models))
-                runs.append(_run(world, case, data, directory / "run", overrides, model, length))
-    return runs
-
-
-@contextmanager
-def _data(world: Comm, path: Path, num_samples: int, length: int) -> Iterator[Path]:
-    """Make a data set at rank 0 and delete it at the end. Raises ConfigError, the same at every rank."""
-    fault = ""
-    if world.rank == 0:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            synthesize(path, num_samples, HISTORIES, scale=SCALE, history_length=length, validation_fraction=0.0)
-        except (BagpipeError, OSError) as error:
-            fault = str(error)
-    if fault := all_gather_json(world, fault)[0]:
-        raise ConfigError(fault)
-    try:
-        yield path
+                runs.append(_run(world, case, data, directory / f"{model}-{length}", overrides, model, length))
+        return runs
     finally:
         if world.rank == 0:
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _synthesize(path: Path, num_samples: int, length: int) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path.parent} cannot be made: {error.strerror}; choose another --run-dir") from error
+    synthesize(path, num_samples, HISTORIES, scale=SCALE, history_length=length, validation_fraction=0.0)
 
 
 def _run(
@@ -93,8 +88,6 @@ def _run(
         training.play_with(request, step)
     finally:
         LOGGER.setLevel(level)
-        if world.rank == 0:
-            shutil.rmtree(run_path, ignore_errors=True)
     if training.error is not None:
         raise training.error
     seconds = marks[WARM_UP + case.iterations] - marks[WARM_UP] if marks else 0.0

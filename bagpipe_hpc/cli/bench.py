@@ -1,4 +1,4 @@
-"""Commands that measure: `bench oracle`, `rma`, `ladder`, `overhead`, `histories`, `peers` and `gpu`."""
+"""Commands that measure: `bench oracle`, `rma`, `ladder`, `overhead`, `histories`, `next-click`, `peers` and `gpu`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -369,6 +370,65 @@ def histories(
                 open_console().print(histories_table(runs))
                 if json_file:
                     write_figures(json_file, [run.to_json() for run in runs])
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command("next-click")
+def next_click(
+    log: Annotated[
+        Path,
+        typer.Option(
+            help="Clicks of sessions: CSV with the columns session_id, click_article_id and click_timestamp, such as "
+            "Globo.com's."
+        ),
+    ],
+    models: Annotated[str, typer.Option(metavar="LIST", help="Models, separated by commas.")] = "mean,din,sasrec,hstu",
+    clicks: Annotated[int, typer.Option(help="Use the first lines of the log, so many.")] = 300_000,
+    negatives: Annotated[int, typer.Option(help="Sampled articles that a click is compared with.")] = 2,
+    max_length: Annotated[int, typer.Option(help="Elements of a history, at most.")] = 50,
+    validation_fraction: Annotated[float, typer.Option(help="The latest samples, to evaluate on.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Of the negatives.")] = 0,
+    run_dir: Annotated[Path, typer.Option(help="Directory for data and run directories, which is deleted.")] = Path(
+        "runs/next-click"
+    ),
+    overrides: Overrides = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Predict the next click of a session from those before it, with bagpipe_hpc and with plain PyTorch.
+
+    Start it on all ranks: mpirun -n 4 bagpipe bench next-click --log FILE
+    """
+    from bagpipe_hpc.runtime.failure import whole_job_fails_together
+    from bagpipe_hpc.transport.mpi import launched_ranks  # starts MPI: from here on, a failing rank ends the others
+
+    world = launched_ranks()
+    code = EXIT_DONE
+    with whole_job_fails_together():
+        from bagpipe_hpc.activity import showing_activity
+        from bagpipe_hpc.bench.next_click.case import NextClickCase
+        from bagpipe_hpc.bench.next_click.figures import comparison_table
+        from bagpipe_hpc.bench.next_click.measure import compare
+        from bagpipe_hpc.data.dataset import no_progress
+        from bagpipe_hpc.runtime.console import open_console
+
+        try:
+            _check_files(world, json_file)
+            names = tuple(name for name in models.split(",") if name)
+            case = NextClickCase(
+                names, clicks, negatives, max_length, validation_fraction, seed, tuple(overrides or ())
+            )
+            with showing_activity("starting") if world.rank == 0 else nullcontext(no_progress) as progress:
+                comparisons = compare(world, case, log, run_dir, progress)
+        except BagpipeError as error:
+            _refuse(world, error)
+            code = EXIT_INVALID
+        else:
+            if world.rank == 0:
+                title = f"next click: {clicks:,} clicks, {negatives} negatives each"
+                open_console().print(comparison_table(comparisons, title))
+                if json_file:
+                    write_figures(json_file, [asdict(each) for each in comparisons])
     if code:
         raise typer.Exit(code)
 

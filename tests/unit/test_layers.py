@@ -64,7 +64,15 @@ ROLES = ("oracle", "server", "trainer")
 
 PERMITTED = {
     "mpi4py": ("launcher", "transport", "bench", "cli.doctor.fabric", "cli.doctor.allocation"),
-    "torch": ("trainer", "checkpoint", "cli.doctor", "bench.peers", "bench.gpu", "bench.overhead_plain"),
+    "torch": (
+        "trainer",
+        "checkpoint",
+        "cli.doctor",
+        "bench.peers",
+        "bench.gpu",
+        "bench.overhead_plain",
+        "bench.next_click.plain",
+    ),
     "tensorboardX": ("oracle",),
     "horovod": ("trainer", "checkpoint", "cli.doctor"),
     "h5py": ("data", "checkpoint", "cli.doctor"),

@@ -64,7 +64,8 @@ class OwnLines:
             num_counted: The number of lines, of all ranks, whose values are counted.
         """
         if self._kept and self._ranks.size > 1:
-            for rows in self._read("counting values", *self._span, (), self._check.copy()):
+            phase = "counting values" if tables else "noting histories"
+            for rows in self._read(phase, *self._span, (), self._check.copy()):
                 values = {each.feature_name: self._features.values(rows.table, each) for each in self._kept}
                 self._histories.note(rows.table, values)
                 yield rows

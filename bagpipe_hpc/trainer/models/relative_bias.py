@@ -39,8 +39,11 @@ def time_bias(bias: torch.Tensor, query_times: torch.Tensor, key_times: torch.Te
         key_times: int64, shape (k, n), never falling along n, and n at least 1.
     """
     # Key j has at least bucket b if its time is at most that of the query - (2^b - 1).
-    longest = int((query_times[:, -1] - key_times[:, 0]).clamp(min=0).max()) + 1 if key_times.numel() else 1
-    num_buckets = min(longest.bit_length(), TIME_BUCKETS)
+    # No difference is in the last bucket. The host knows a bound only if it need not wait for a device.
+    num_buckets = TIME_BUCKETS - 1
+    if bias.device.type == "cpu" and key_times.numel():
+        longest = int((query_times[:, -1] - key_times[:, 0]).max())
+        num_buckets = min(max(1, (longest + 1).bit_length()), num_buckets)
     least = 2 ** torch.arange(num_buckets - 1, 0, -1, device=bias.device) - 1
     limits = (query_times[:, :, None] - least).flatten(1)
     ends = torch.searchsorted(key_times.contiguous(), limits, right=True).view(*query_times.shape, -1)

@@ -76,24 +76,21 @@ class Tokens:
     """
 
     def __init__(self, history: JaggedSequence, *, own_first: bool) -> None:
-        on_host = history.lengths_on_host + 1
-        order = np.argsort(on_host, kind="stable")
-        device = history.offsets.device
-        self._samples = torch.as_tensor(order, device=device)
-        self._back = torch.empty_like(self._samples)
-        self._back[self._samples] = torch.arange(len(order), device=device)
+        on_host, device = np.sort(history.lengths_on_host + 1), history.offsets.device
+        self._samples = torch.argsort(history.lengths, stable=True)
+        self._back = torch.argsort(self._samples)
         self.lengths = history.lengths.index_select(0, self._samples) + 1
         ends = self.lengths.cumsum(0)
         self.first, self.last = ends - self.lengths, ends - 1
         samples = torch.repeat_interleave(
-            torch.arange(len(order), device=device), self.lengths, output_size=int(on_host.sum())
+            torch.arange(len(on_host), device=device), self.lengths, output_size=int(on_host.sum())
         )
         self._positions = torch.arange(len(samples), device=device) - self.first.index_select(0, samples)
         # Where each token stands in the tokens of their own, followed by the elements.
-        before = len(order) + history.offsets[:-1].index_select(0, self._samples) - (1 if own_first else 0)
+        before = len(on_host) + history.offsets[:-1].index_select(0, self._samples) - (1 if own_first else 0)
         self._sources = before.index_select(0, samples) + self._positions
         self._sources[self.first if own_first else self.last] = self._samples
-        self.groups = tuple(self._groups_of(on_host[order]))
+        self.groups = tuple(self._groups_of(on_host))
 
     def arranged(self, own: torch.Tensor, elements: torch.Tensor) -> torch.Tensor:
         """Return values of all tokens, shape (number of tokens, ...).

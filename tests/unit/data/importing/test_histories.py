@@ -385,3 +385,47 @@ def test_the_time_of_samples_may_order_histories(
         import_table([file], tmp_path / "none", description)
     dataset = import_table([file], tmp_path / "bad", description, max_bad_lines=1)
     assert bad_lines_of(dataset)[0] == 1
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_labels_that_depend_on_the_next_line(
+    import_table: ImportTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_ranks: int
+) -> None:
+    """A line waits for the next good one, and has the history from before both."""
+    monkeypatch.setattr(text, "BLOCK_BYTES", 150)
+    lines = a_log(60)
+    lines[30] = {**lines[30], "time": "1"}  # out of order, unless it is the first line of its user
+    good = [line for place, line in enumerate(lines) if place != 30]
+    file = written(tmp_path / "log.csv", lines)
+    description = describe(label={"column": "session", "continues": True})
+    options: dict[str, Any] = {"num_ranks": num_ranks, "samples_per_shard": 7, "max_bad_lines": 1, "min_count": 1}
+    dataset = import_table([file], tmp_path / "data", description, **options)
+    assert bad_lines_of(dataset)[0] == 1
+    assert histories_of(dataset, good, BY_USER) == [found["item_history"] for _, found in twin(lines, [BY_USER])]
+    labels = np.concatenate([b.labels for split in (dataset.train, dataset.validation) for b in split.batches(99)])
+    sessions = [line["session"] for line in good]
+    assert labels.tolist() == [a == b for a, b in zip(sessions, [*sessions[1:], ""], strict=True)]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_hexadecimal_values_and_shared_tables(import_table: ImportTable, tmp_path: Path, num_ranks: int) -> None:
+    lines = ["y,user,seen,bought", "1,A,1f,2", "1,a,,1F", "0,b,2,2", "1,0a,3,1f", "1,,2,2"]
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    described = {
+        "label": "y",
+        "categorical": [
+            {"column": "user", "type": "hexadecimal"},
+            {"column": "seen", "type": "hexadecimal"},
+            {"column": "bought", "type": "hexadecimal", "shares": "seen"},
+        ],
+        "history": {"of": "bought", "by": "user", "along": ["seen"], "name": "cart"},
+    }
+    options: dict[str, Any] = {"num_ranks": num_ranks, "samples_per_shard": 2, "min_count": 1, "validation_fraction": 0}
+    description = TableDescription.model_validate(described)
+    dataset = import_table([tmp_path / "log.csv"], tmp_path / "data", description, **options)
+    assert [table.shares for table in dataset.schema.sequences] == ["seen", "seen"]
+    batch = dataset.train.read(0, 5)
+    (_, seen, bought), cart = batch.ids.T.tolist(), batch.bags["cart"]
+    assert cart.offsets.tolist() == [0, 0, 1, 1, 3, 3]
+    assert cart.ids.tolist() == [bought[0], bought[0], bought[1]]
+    assert batch.bags["cart_seen"].ids.tolist() == [seen[0], seen[0], 0]
