@@ -17,7 +17,7 @@ from tests.integration.jobs import START_SECONDS, command, summary_of
 from tests.integration.test_restart import finish_all, iteration, losses, saved_iterations
 from tests.launch import run_ranks
 
-USERS = DynamicSchema(capacity=60, admit_after=2, at_capacity="oldest", expire_after="80 units", default_rows=3)
+USERS = DynamicSchema(capacity=60, admit_after=2, at_capacity="oldest", expire_after="50 units", default_rows=3)
 ITEMS = DynamicSchema(capacity=400)
 SCHEMA = Schema(
     dense=("price",),
