@@ -83,10 +83,9 @@ def test_the_same_model_in_every_way(dataset: Path, tmp_path: Path) -> None:
     saved = saved_iterations(tmp_path, "whole")
     points = sorted({max(at for at in saved if at <= limit) for limit in (5, 12, 23)})
     goes_on = [job("lookahead.window=20", run=f"from-{at}", resume=iteration(tmp_path, "whole", at)) for at in points]
+    goes_on.append(job("roles.servers=2", run="one trainer", resume=iteration(tmp_path, "whole", points[1])))
     finish_all(4, dataset, tmp_path, goes_on)
-    more = job("roles.servers=2", run="more", resume=iteration(tmp_path, "whole", points[1]))
-    finish_all(6, dataset, tmp_path, [more])
-    for going_on in [*goes_on, more]:
+    for going_on in goes_on:
         run = going_on["run"]
         for name in ("model_digest", "loss", "validation_auc", "dynamic_tables"):
             assert summary_of(tmp_path / run)[name] == whole[name], (run, name)
