@@ -43,6 +43,15 @@ class TableFigures:
     uses: int = 0
     default_uses: int = 0
 
+    @property
+    def default_share(self) -> float:
+        """The fraction of the uses that read a default row."""
+        return self.default_uses / max(1, self.uses)
+
+    def to_json(self) -> dict[str, int | float]:
+        """Return the figures by name, as in metrics.jsonl and summary.json."""
+        return {**vars(self), "default_share": self.default_share}
+
     def after(self, mapped: MappedIds) -> TableFigures:
         """Return the figures after one more training batch."""
         born = len(mapped.born_rows)
@@ -54,6 +63,11 @@ class TableFigures:
             self.uses + len(mapped.rows),
             self.default_uses + mapped.num_defaults,
         )
+
+
+def figures_by_table(tables: Mapping[str, TableFigures]) -> dict[str, dict[str, int | float]]:
+    """Return the figures of tables as JSON values."""
+    return {name: figures.to_json() for name, figures in tables.items()}
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -84,11 +84,15 @@ class Boundary:
 
 @dataclass(frozen=True)
 class EncodedPlan:
-    """The plan of one iteration and its encoded messages; the boundary behind it, or None if it has none."""
+    """The plan of one iteration and its encoded messages; the boundary behind it, or None if it has none.
+
+    `tables` has the figures of the dynamic tables after it.
+    """
 
     plan: IterationPlan
     messages: PlanMessages
     boundary: Boundary | None
+    tables: Mapping[str, TableFigures] = field(default_factory=dict)
 
 
 class PlanStream:
@@ -230,7 +234,7 @@ class PlanStream:
             self._items.enter(batch)
         return [None] if self._planner.enter(batch) else []
 
-    def _plan(self, _: None) -> Iterable[tuple[IterationPlan, Boundary | None]]:
+    def _plan(self, _: None) -> Iterable[_Planned]:
         if self._is_stopped:
             return
         plan = self._planner.emit()
@@ -243,7 +247,7 @@ class PlanStream:
         self._num_trained = plan.num_trained_after
         self._is_stopped = self._stop.is_set()
         is_boundary = self._is_stopped or self._is_checkpoint_due(plan)
-        yield plan, self._boundary(self._is_stopped) if is_boundary else None
+        yield plan, self._boundary(self._is_stopped) if is_boundary else None, self.dynamic_figures
 
     def _boundary(self, is_stop: bool) -> Boundary:
         assignment = self._assigner.assignment() if self._assigner is not None else None
@@ -260,9 +264,12 @@ class PlanStream:
         return [None] * min(self._window, self._planner.num_entered)
 
 
-def _encode(planned: tuple[IterationPlan, Boundary | None]) -> Iterable[EncodedPlan]:
-    plan, boundary = planned
-    return [EncodedPlan(plan, encode_plan(plan), boundary)]
+_Planned = tuple[IterationPlan, Boundary | None, Mapping[str, TableFigures]]
+
+
+def _encode(planned: _Planned) -> Iterable[EncodedPlan]:
+    plan, boundary, tables = planned
+    return [EncodedPlan(plan, encode_plan(plan), boundary, tables)]
 
 
 class _ResumableAssigner:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.log import LOGGER
-from bagpipe_hpc.oracle.dynamic_tables import TableFigures
+from bagpipe_hpc.oracle.dynamic_tables import TableFigures, figures_by_table
 from bagpipe_hpc.oracle.metrics import METRIC_NAMES, EvaluationResult, in_words
 from bagpipe_hpc.protocol.totals import RankTotals, TrainerTotals
 from bagpipe_hpc.runtime.console import open_console
@@ -121,15 +121,8 @@ def summarise(
         "dense_backend": dense_backend,
         "threads_per_trainer": trainers[0].threads,
         "checkpoints": checkpoints or {},
-        **({"dynamic_tables": _dynamic(dynamic_tables)} if dynamic_tables else {}),
+        **({"dynamic_tables": tables} if (tables := figures_by_table(dynamic_tables or {})) else {}),
         "model_digest": digest,
-    }
-
-
-def _dynamic(tables: Mapping[str, TableFigures]) -> dict[str, dict[str, float]]:
-    return {
-        name: {**vars(figures), "default_share": figures.default_uses / max(1, figures.uses)}
-        for name, figures in tables.items()
     }
 
 
