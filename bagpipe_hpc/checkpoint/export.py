@@ -145,9 +145,9 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path, progress: Progress, i
     integers = _tensors_of_ids(checkpoint, ids)
     header: dict[str, object] = {"__metadata__": metadata_of(checkpoint)}
     end = 0
-    for name, values in integers.items():
-        start, end = end, end + values.nbytes
-        header[name] = {"dtype": "I64", "shape": list(values.shape), "data_offsets": [start, end]}
+    for name, numbers in integers.items():
+        start, end = end, end + numbers.nbytes
+        header[name] = {"dtype": "I64", "shape": list(numbers.shape), "data_offsets": [start, end]}
     for name, shape in shapes.items():
         start, end = end, end + 4 * math.prod(shape)
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}

@@ -160,6 +160,12 @@ def fault_of_dynamic_tables(config: Config, schema: Schema) -> str:
                 f"table {name}: ids expire after {rules.expire_after} of data time, but the samples have no times; set "
                 f"tables.{name}.expire_after to a number of iterations, as in `500000 iterations`"
             )
+    items = item_features(config, schema)[:1] if counts_items(config) else ()
+    for item in (each for each in items if each in schema.dynamic_features):
+        return (
+            f"model.name = {config.model.title!r}: it counts how often each row of {item.name} occurs, and rows of a "
+            "dynamic table change hands; give the item a table that is not dynamic"
+        )
     return ""
 
 
