@@ -990,7 +990,8 @@ def changed_settings(before: Config, after: Config) -> list[tuple[str, Any, Any]
 
 
 def _changes(before: Any, after: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(after, dict):
+    if (isinstance(before, dict) or before is None) and (isinstance(after, dict) or after is None):
+        before, after = before or {}, after or {}
         for key in before | after:
             yield from _changes(before.get(key), after.get(key), f"{name}.{key}" if name else key)
     elif before != after:
