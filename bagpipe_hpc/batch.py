@@ -7,7 +7,7 @@ ragged feature. It may have a weight and a time, and belong to a group, such as 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -94,6 +94,21 @@ class Bags:
 
 
 @dataclass(frozen=True)
+class Births:
+    """The rows of dynamic tables that begin anew with a batch, for ids that get them now.
+
+    Args:
+        tables: Number of the table with the row, among those with rows of their own, int64, shape (n,).
+        rows: Row within its table, int64, shape (n,).
+        ids: The id that has the row from now on, int64, shape (n,).
+    """
+
+    tables: Int64Array
+    rows: Int64Array
+    ids: Int64Array
+
+
+@dataclass(frozen=True)
 class Batch:
     """Samples that are trained or evaluated on together; row ids count within their table.
 
@@ -109,6 +124,7 @@ class Batch:
         groups: The group of each sample, int64, shape (num_samples,); None: the schema has no groups.
         times: The time of each sample, int64, shape (num_samples,), never falling; None: the schema has no times, or
             the samples come from a shard, whose times are read apart (`ShardReader.times`).
+        births: The rows that begin anew with this batch; None: none.
     """
 
     labels: Float32Array
@@ -119,6 +135,7 @@ class Batch:
     sample_weights: Float32Array | None = None
     groups: Int64Array | None = None
     times: Int64Array | None = None
+    births: Births | None = None
 
     @property
     def num_samples(self) -> int:
@@ -142,9 +159,10 @@ class Batch:
         Args:
             samples: Of any integer dtype, in any order, shape (n,).
         """
-        return self._with_bags(
+        taken = self._with_bags(
             lambda column: column[samples], {name: bags.take(samples) for name, bags in self.bags.items()}
         )
+        return taken if self.births is None else replace(taken, births=self.births)
 
     def _with_bags(self, change: Callable[[NDArray[Any]], NDArray[Any]], bags: Mapping[str, Bags]) -> Batch:
         """Return the samples with other bags, and with every other column changed in the same way."""

@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from bagpipe_hpc.data.dynamic import require_lifetime
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.fault_words import in_words, shown
 from bagpipe_hpc.strict_yaml import Document, Place, is_text, parse_yaml, read_yaml_file
@@ -333,6 +334,27 @@ class TableConfig(_Section):
         le=4096,
         description="Columns of the table's embeddings, at most model.embedding_dim; null: model.embedding_dim.",
     )
+    capacity: int | None = Field(
+        None, ge=1, le=2**31 - 2, description="Dynamic table: how many ids have rows at the same time, at most."
+    )
+    admit_after: int | None = Field(
+        None, ge=1, lt=2**31, description="Dynamic table: an id gets a row once it was used so often."
+    )
+    expire_after: str | None = Field(
+        None,
+        description="Dynamic table: an id loses its row when it was not used for this long, as in `30d` or `500000 "
+        "iterations`; `never`: it keeps its row.",
+    )
+    at_capacity: Literal["error", "oldest"] | None = Field(
+        None,
+        description="Dynamic table: when no row is left for a new id, the job ends, or the id with the oldest last use "
+        "loses its row.",
+    )
+
+    @field_validator("expire_after")
+    @classmethod
+    def _is_a_lifetime(cls, given: str | None) -> str | None:
+        return given if given == "never" else require_lifetime(given)
 
 
 class LabelConfig(_Section):
@@ -968,7 +990,8 @@ def changed_settings(before: Config, after: Config) -> list[tuple[str, Any, Any]
 
 
 def _changes(before: Any, after: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(after, dict):
+    if (isinstance(before, dict) or before is None) and (isinstance(after, dict) or after is None):
+        before, after = before or {}, after or {}
         for key in before | after:
             yield from _changes(before.get(key), after.get(key), f"{name}.{key}" if name else key)
     elif before != after:

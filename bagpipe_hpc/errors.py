@@ -27,6 +27,10 @@ class CacheTooSmallError(BagpipeError):
     """The rows that must be resident at once do not fit into `cache.rows`."""
 
 
+class TableFullError(BagpipeError):
+    """A dynamic table has no row left for a new id."""
+
+
 class ProtocolError(BagpipeError):
     """A message between ranks is damaged, or comes from another version of this package."""
 

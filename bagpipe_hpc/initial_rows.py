@@ -9,6 +9,7 @@ sequence over the counter.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,10 +54,20 @@ class RowInitializer:
     def fill(self, keys: Int64Array, out: Float32Array) -> None:
         """Write the initial rows of keys, int64 (n,), into out, float32 (n, row_width)."""
         tables = np.searchsorted(self._offsets, keys, side="right") - 1
+        self.fill_in_tables(tables, keys - self._offsets[tables], out)
+
+    def fill_in_tables(self, tables: NDArray[Any], rows: Int64Array, out: Float32Array) -> None:
+        """Write initial rows into out.
+
+        Args:
+            tables: The table of each row, any integers, shape (n,).
+            rows: Its number within the table or, in a dynamic table, its id, int64, shape (n,).
+            out: float32, shape (n, row_width).
+        """
         out[:, self.embedding_dim :] = 0 if self._tails is None else self._tails[tables]
         if self._dims.min() < self.embedding_dim:
             out[:, : self.embedding_dim] = 0
-        _fill(self._seed, tables, keys - self._offsets[tables], self._scales, self._dims, out)
+        _fill(self._seed, tables.astype(np.int64, copy=False), rows, self._scales, self._dims, out)
 
 
 @compiled

@@ -4,6 +4,9 @@ Dense parameters keep their names. Table `t` is `embeddings.t.weight`, float32, 
 the table). If the model has first-order weights, `first_order.t.weight`, float32, shape (num_embeddings, 1), holds
 them. Rows that were never updated have their initial values. Optimizer state is not exported. The metadata
 `bagpipe_hpc` says how to compute with the tensors: docs/export.md.
+
+The ids of a dynamic table `t` are `ids.t`, int64, shape (n,), ascending. `rows.t`, of the same type and shape, has the
+row of each of them.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -27,6 +30,7 @@ from bagpipe_hpc.checkpoint.manifest import FeatureEntry
 from bagpipe_hpc.checkpoint.merge import RowStream
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.initial_rows import RowInitializer
+from bagpipe_hpc.lookahead.id_map import IdState
 
 Format = Literal["safetensors", "torch"]
 Float32Array = NDArray[np.float32]
@@ -42,6 +46,7 @@ def export(
     output: Path,
     form: Format,
     progress: Progress = lambda phase, done, total: None,
+    ids: Mapping[str, IdState] | None = None,
 ) -> None:
     """Write the dense parameters and tables of a checkpoint to one file, which gets its name when it is complete.
 
@@ -49,6 +54,7 @@ def export(
 
     Args:
         progress: Called with what is being written, and how many of its rows are complete.
+        ids: The ids with rows of each dynamic table, by its name.
     Raises:
         CheckpointError: The output exists or cannot be written, or the checkpoint is damaged.
     """
@@ -57,7 +63,7 @@ def export(
     safetensors, archive = (output.with_name(f".{output.name}.partial-{kind}") for kind in ("safetensors", "torch"))
     try:
         with writing(output):
-            _write_safetensors(checkpoint, safetensors, progress)
+            _write_safetensors(checkpoint, safetensors, progress, ids or {})
             if form == "torch":
                 progress("writing the file for torch", 0, 0)
                 _write_torch(safetensors, archive)
@@ -107,7 +113,12 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
         "embedding_dim": model.embedding_dim,
         "first_order_columns": model.first_order_columns,
         "tables": [
-            {"name": table.name, "num_embeddings": table.num_embeddings, "embedding_dim": dim}
+            {
+                "name": table.name,
+                "num_embeddings": table.num_embeddings,
+                "embedding_dim": dim,
+                **({"default_rows": table.dynamic.default_rows} if table.dynamic else {}),
+            }
             for table, dim in zip(model.tables, model.embedding_dims, strict=True)
         ],
         "features": [feature.model_dump(mode="json") for feature in features],
@@ -121,7 +132,7 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-def _write_safetensors(checkpoint: Checkpoint, path: Path, progress: Progress) -> None:
+def _write_safetensors(checkpoint: Checkpoint, path: Path, progress: Progress, ids: Mapping[str, IdState]) -> None:
     """Write an 8-byte little-endian length, a JSON header (name, type, shape, offsets of each tensor) and the bytes."""
     model, dense = checkpoint.manifest.model, checkpoint.dense().parameters
     shapes = {name: values.shape for name, values in dense.items()}
@@ -131,8 +142,12 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path, progress: Progress) -
     if width := model.first_order_columns:
         groups.append(slice(model.embedding_dim, model.embedding_dim + width))
         shapes |= {f"first_order.{table.name}.weight": (table.num_embeddings, width) for table in model.tables}
+    integers = _tensors_of_ids(checkpoint, ids)
     header: dict[str, object] = {"__metadata__": metadata_of(checkpoint)}
     end = 0
+    for name, numbers in integers.items():
+        start, end = end, end + numbers.nbytes
+        header[name] = {"dtype": "I64", "shape": list(numbers.shape), "data_offsets": [start, end]}
     for name, shape in shapes.items():
         start, end = end, end + 4 * math.prod(shape)
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
@@ -141,6 +156,8 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path, progress: Progress) -
     done = 0
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for numbers in integers.values():
+            file.write(numbers.astype("<i8").tobytes())
         for values in dense.values():
             file.write(values.astype("<f4").tobytes())
         for columns in groups:
@@ -148,6 +165,18 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path, progress: Progress) -
                 file.write(np.ascontiguousarray(rows, dtype="<f4").data)
                 progress("writing tables", done := done + len(rows), len(groups) * model.key_space.num_keys)
         _sync(file)
+
+
+def _tensors_of_ids(checkpoint: Checkpoint, ids: Mapping[str, IdState]) -> dict[str, NDArray[np.int64]]:
+    """Return the ids of each dynamic table, ascending, and the rows of these ids."""
+    tensors = {}
+    for table in checkpoint.manifest.model.tables:
+        if table.dynamic is not None and table.name in ids:
+            state = ids[table.name]
+            order = np.argsort(state.ids)
+            tensors[f"ids.{table.name}"] = state.ids[order]
+            tensors[f"rows.{table.name}"] = state.rows[order].astype(np.int64) + table.dynamic.default_rows
+    return tensors
 
 
 def _write_torch(safetensors: Path, path: Path) -> None:
@@ -161,9 +190,12 @@ def _write_torch(safetensors: Path, path: Path) -> None:
     tensors = {}
     for name, place in header.items():
         start = 8 + length + place["data_offsets"][0]
-        shape = tuple(place["shape"])
+        shape, dtype = tuple(place["shape"]), np.dtype("<f4" if place["dtype"] == "F32" else "<i8")
+        if not math.prod(shape):
+            tensors[name] = torch.from_numpy(np.empty(shape, dtype))
+            continue
         # Copy-on-write, because torch has no read-only tensors; nothing is written.
-        mapped = np.memmap(safetensors, np.dtype("<f4"), "c", offset=start, shape=(math.prod(shape),))
+        mapped = np.memmap(safetensors, dtype, "c", offset=start, shape=(math.prod(shape),))
         tensors[name] = torch.from_numpy(mapped).view(shape)
     with open(path, "wb") as file:
         torch.save(tensors, file)

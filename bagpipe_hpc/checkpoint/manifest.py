@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
+import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -21,10 +22,11 @@ from pydantic import (
 from bagpipe_hpc.bounded_json import dump_json, parse_json, read_bounded, require_checksum, with_checksum
 from bagpipe_hpc.checkpoint.file_names import MANIFEST, files_of, iteration_of
 from bagpipe_hpc.config import ModelConfig
+from bagpipe_hpc.data.dynamic import DynamicSchema
 from bagpipe_hpc.data.schema import Name
 from bagpipe_hpc.data.shard import first_fault
 from bagpipe_hpc.errors import CheckpointError
-from bagpipe_hpc.sharding import KeySpace
+from bagpipe_hpc.sharding import Int64Array, KeySpace
 
 FORMAT: Final = "bagpipe_hpc.checkpoint"
 FORMAT_VERSION: Final = 1
@@ -59,6 +61,7 @@ class TableEntry(_Part):
     name: str
     num_embeddings: NumEmbeddings
     embedding_dim: Columns | None = None  # columns in use, the first ones; None: all columns
+    dynamic: DynamicSchema | None = None  # the rules by which ids get rows; None: rows have fixed meanings
 
 
 class ElementEntry(_Part):
@@ -264,7 +267,7 @@ def require_same_model(saved: ModelEntry, wanted: ModelEntry) -> None:
 
 
 def _leave_out_what_may_differ(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Leave out lengths of sequences, and what checkpoints of earlier versions do not say.
+    """Leave out lengths of sequences, rules of dynamic tables, and what checkpoints of earlier versions do not say.
 
     A setting of the model that a version did not have yet counts as its default.
     """
@@ -272,12 +275,29 @@ def _leave_out_what_may_differ(saved: dict[str, Any], wanted: dict[str, Any]) ->
     for name in wanted["settings"].keys() - saved["settings"].keys() if saved["settings"] else ():
         if name in defaults and wanted["settings"][name] == defaults[name]:
             del wanted["settings"][name]
+    for mine, others in zip(saved["tables"], wanted["tables"], strict=False):
+        if mine["dynamic"] is not None and others["dynamic"] is not None:
+            for table in (mine, others):
+                table["dynamic"] = {"default_rows": table["dynamic"]["default_rows"]}
+                del table["num_embeddings"]
     for mine, others in zip(saved["features"], wanted["features"], strict=False):
         if mine["sequence"] is None:
             others["sequence"] = None
         for feature in (mine, others):
             if feature["sequence"] is not None:
                 del feature["sequence"]["max_length"]
+
+
+def moved_keys(saved: ModelEntry, wanted: KeySpace) -> Callable[[Int64Array], Int64Array] | None:
+    """Return what maps the keys of a checkpoint to those of a job whose dynamic tables have other capacities.
+
+    The result is None if all keys are the same. Rows keep their numbers within their tables.
+    """
+    before = saved.key_space
+    if before.num_embeddings == wanted.num_embeddings:
+        return None
+    shifts = wanted.table_offsets[:-1] - before.table_offsets[:-1]
+    return lambda keys: keys + shifts[np.searchsorted(before.table_offsets, keys, side="right") - 1]
 
 
 def require_same_vocabulary(saved: ModelEntry, wanted: ModelEntry, dataset: Path) -> None:

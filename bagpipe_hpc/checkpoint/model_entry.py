@@ -28,6 +28,7 @@ def model_entry(config: Config, dataset: Dataset) -> ModelEntry:
                     "embedding_dim": config.embedding_dim_of(table.name)
                     if config.unused_columns_of(table.name)
                     else None,
+                    "dynamic": None if table.dynamic is None else table.dynamic.model_dump(mode="json"),
                 }
                 for table in schema.own_tables
             ],

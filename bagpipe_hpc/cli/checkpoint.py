@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -124,6 +125,38 @@ def digest(checkpoint: AnyCheckpoint) -> None:
     print(found)
 
 
+@app.command()
+def ids(
+    checkpoint: AnyCheckpoint,
+    table: Annotated[str | None, typer.Option(help="Name of a dynamic table; without it: all of them.")] = None,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Print each id: id, row, uses, iteration of its last use. Needs --table.")
+    ] = False,
+) -> None:
+    """Show what the dynamic tables of a checkpoint hold, or list the ids of one of them."""
+    from bagpipe_hpc.activity import showing_activity
+    from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
+    from bagpipe_hpc.checkpoint.listed_ids import show_tables, write_ids
+    from bagpipe_hpc.errors import CheckpointError, ConfigError
+    from bagpipe_hpc.oracle.saved_state import dynamic_in
+
+    with showing_activity(f"reading {checkpoint}"):
+        found = Checkpoint.open(checkpoint)
+        state = dynamic_in(found)
+    if state is None:
+        raise CheckpointError(f"{found.path} has no dynamic tables; their ids are what this command shows")
+    if table is not None and table not in state.ids:
+        raise ConfigError(f"--table {table}: the dynamic tables of {found.path} are {', '.join(state.ids)}")
+    if csv and table is None:
+        raise ConfigError(f"--csv lists the ids of one table: give --table, one of {', '.join(state.ids)}")
+    rules = {each.name: each.dynamic for each in found.manifest.model.tables if each.dynamic is not None}
+    names = list(state.ids) if table is None else [table]
+    if csv:
+        write_ids(state.ids[names[0]].live, rules[names[0]].default_rows, sys.stdout)
+    else:
+        show_tables({name: (state.ids[name], rules[name]) for name in names})
+
+
 @app.command("prune")
 def prune_command(
     root: Root,
@@ -149,9 +182,13 @@ def export_command(
     from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
     from bagpipe_hpc.checkpoint.export import export
+    from bagpipe_hpc.oracle.saved_state import dynamic_in
 
     with showing_activity(f"reading {checkpoint}") as activity:
-        export(Checkpoint.open(checkpoint), output, form.value, activity)
+        found = Checkpoint.open(checkpoint)
+        state = dynamic_in(found)
+        ids = {name: each.live for name, each in state.ids.items()} if state else {}
+        export(found, output, form.value, activity, ids)
     print(f"written  {output}")
 
 

@@ -30,11 +30,12 @@ _ONE = np.uint32(0x3F800000)
 
 @compiled
 def _all_within(ids: NDArray[Any], num_embeddings: Int64Array) -> bool:
-    """Return whether row ids, shape (num_samples, num_tables), are all in range."""
+    """Return whether row ids, shape (num_samples, num_tables), are all in range; -1: any id is."""
     inside = True
     for sample in range(ids.shape[0]):
         for table in range(ids.shape[1]):
-            inside &= (ids[sample, table] >= 0) & (ids[sample, table] < num_embeddings[table])
+            rows = num_embeddings[table]
+            inside &= ((ids[sample, table] >= 0) & (ids[sample, table] < rows)) | (rows < 0)
     return inside
 
 
@@ -85,12 +86,20 @@ class SampleChecks:
 
     @cached_property
     def _num_embeddings(self) -> Int64Array:
-        return np.array([table.num_embeddings for table in self.schema.one_hot_tables], dtype=np.int64)
+        """The rows of the table of each one-hot feature; -1 where any id is allowed."""
+        limits = [-1 if table.name in self._dynamic else table.num_embeddings for table in self.schema.one_hot_tables]
+        return np.array(limits, dtype=np.int64)
+
+    @cached_property
+    def _dynamic(self) -> set[str]:
+        """The features whose ids may be any integers."""
+        return {table.name for table in self.schema.dynamic_features}
 
     def ids(self, ids: NDArray[Any], first_sample: int) -> NDArray[Any]:
         """Check one-hot row ids, of any integer dtype, shape (num_samples, num_one_hot), against their tables."""
         if not _all_within(ids, self._num_embeddings):
-            sample, table = np.argwhere((ids < 0) | (ids >= self._num_embeddings))[0]
+            is_wrong = ((ids < 0) | (ids >= self._num_embeddings)) & (self._num_embeddings >= 0)
+            sample, table = np.argwhere(is_wrong)[0]
             self._refuse_id(self.schema.one_hot_tables[table], int(ids[sample, table]), first_sample + int(sample))
         return ids
 
@@ -159,7 +168,8 @@ class SampleChecks:
     def bags(self, table: TableSchema, bags: Bags, first_sample: int) -> Bags:
         """Check row ids, weights and elements of a ragged table; return row ids as int64 and weights as float32."""
         ids, weights = bags.ids, bags.weights
-        if not _all_within(ids.reshape(-1, 1), np.array([table.num_embeddings], dtype=np.int64)):
+        is_dynamic = table.name in self._dynamic
+        if not is_dynamic and not _all_within(ids.reshape(-1, 1), np.array([table.num_embeddings], dtype=np.int64)):
             position = int(np.argmax((ids < 0) | (ids >= table.num_embeddings)))
             self._refuse_id(table, int(ids[position]), first_sample + _sample_of(position, bags))
         if weights is not None:

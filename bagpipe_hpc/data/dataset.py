@@ -108,6 +108,7 @@ class Split:
     path: Path  # directory of the data set
     schema: Schema
     shards: tuple[ShardEntry, ...]
+    with_times: bool = False  # whether batches have the times of samples
 
     @property
     def num_samples(self) -> int:
@@ -176,7 +177,7 @@ class Split:
 
     def open_shard(self, shard: ShardEntry) -> ShardReader:
         """Open one shard and compare it with dataset.json."""
-        reader = ShardReader(self.path / shard.file, self.schema)
+        reader = ShardReader(self.path / shard.file, self.schema, with_times=self.with_times)
         if reader.num_samples != shard.num_samples:
             reader.close()
             raise DatasetError(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, field_validator, model_validator
 
+from bagpipe_hpc.data.dynamic import DynamicSchema
 from bagpipe_hpc.feature_tables import FeatureTables
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class TableSchema(BaseModel):
     sequence: bool = False
     elements: tuple[ElementSchema, ...] = ()  # values of each element of a sequence
     along: Name | None = None  # the sequence that this one is as long as, in every sample
+    dynamic: DynamicSchema | None = None  # the ids are any 64-bit integers, which get rows by these rules; None: rows
 
     @model_validator(mode="after")
     def _weights_of_bags(self) -> TableSchema:
@@ -54,6 +56,13 @@ class TableSchema(BaseModel):
         if (self.elements or self.along) and not self.sequence:
             raise ValueError(f"table {self.name} is no sequence, so it has neither elements nor along")
         _require_distinct(self.elements, tuple(element.name for element in self.elements))
+        if self.dynamic is not None and self.shares is not None:
+            raise ValueError(f"table {self.name} uses the rows of {self.shares}, so {self.shares} says what is dynamic")
+        if self.dynamic is not None and self.num_embeddings != self.dynamic.num_rows:
+            raise ValueError(
+                f"table {self.name} has {self.num_embeddings} rows, but capacity and default_rows make "
+                f"{self.dynamic.num_rows}"
+            )
         return self
 
     @property
@@ -65,6 +74,8 @@ class TableSchema(BaseModel):
             kind += f" with {', '.join(element.name for element in self.elements)}"
         if self.along:
             kind += f" along {self.along}"
+        if self.dynamic:
+            kind = f"dynamic {kind}"
         return f"{kind}, rows of {self.shares}" if self.shares else kind
 
     @property
@@ -199,6 +210,17 @@ class Schema(BaseModel):
     def sequences(self) -> tuple[TableSchema, ...]:
         """Features that are not pooled."""
         return tuple(table for table in self.tables if table.sequence)
+
+    @property
+    def dynamic_tables(self) -> dict[str, DynamicSchema]:
+        """The rules of the dynamic tables, by name of the table."""
+        return {table.name: table.dynamic for table in self.own_tables if table.dynamic is not None}
+
+    @property
+    def dynamic_features(self) -> tuple[TableSchema, ...]:
+        """Features whose ids are any 64-bit integers, because they use a dynamic table."""
+        dynamic = self.dynamic_tables
+        return tuple(table for table in self.tables if (table.shares or table.name) in dynamic)
 
     @property
     def pooled_tables(self) -> tuple[TableSchema, ...]:

@@ -120,7 +120,7 @@ class ShardWriter:
         for table in schema.ragged_tables:
             offsets = self._create(f"ragged/{table.name}/offsets", (1,), np.int64)
             offsets[0] = 0
-            for name, dtype in _ragged_columns(table).items():
+            for name, dtype in _ragged_columns(table, self._schema).items():
                 self._create(f"ragged/{table.name}/{name}", (0,), dtype, chunk_rows=_RAGGED_CHUNK_IDS)
 
     def _create(
@@ -170,7 +170,7 @@ class ShardWriter:
             "labels": batch.labels,
             "dense": self._checks.dense(np.ascontiguousarray(batch.dense, np.float32), self.num_samples),
             "one_hot": self._checks.ids(batch.ids, self.num_samples).astype(
-                _id_dtype(self._schema.one_hot_tables), copy=False
+                _id_dtype(self._schema.one_hot_tables, self._schema), copy=False
             ),
         }
         if self._schema.labelled:
@@ -234,12 +234,14 @@ class ShardReader:
     Args:
         path: The file.
         schema: The schema that the file must have; None: any.
+        with_times: Whether `read` returns the times of samples.
     Raises:
         DatasetError: The file is missing, damaged, foreign, of another version or schema; names file, cause and cure.
     """
 
-    def __init__(self, path: Path, schema: Schema | None = None) -> None:
+    def __init__(self, path: Path, schema: Schema | None = None, *, with_times: bool = False) -> None:
         self._path = path
+        self._with_times = with_times
         self._file = self._open()
         try:
             self._check_format()
@@ -256,7 +258,8 @@ class ShardReader:
         # To open a dataset takes longer than to read a small batch from it.
         self._ragged = {
             table.name: {
-                name: self._file[f"ragged/{table.name}/{name}"] for name in ("offsets", *_ragged_columns(table))
+                name: self._file[f"ragged/{table.name}/{name}"]
+                for name in ("offsets", *_ragged_columns(table, self.schema))
             }
             for table in self.schema.ragged_tables
         }
@@ -288,6 +291,7 @@ class ShardReader:
             ),
             sample_weights=None if weights is None else self._checks.sample_weights(weights, start),
             groups=raw.get("groups"),
+            times=self.times(start, stop) if self._with_times else None,
         )
 
     def times(self, start: int, stop: int, before: int | None = None) -> Int64Array:
@@ -377,7 +381,7 @@ class ShardReader:
         for table in self.schema.ragged_tables:
             self._check_dataset(f"ragged/{table.name}/offsets", (self.num_samples + 1,), np.int64)
             num_ids = -1
-            for name, dtype in _ragged_columns(table).items():
+            for name, dtype in _ragged_columns(table, self.schema).items():
                 self._check_dataset(f"ragged/{table.name}/{name}", (num_ids,), dtype)
                 num_ids = len(self._file[f"ragged/{table.name}/{name}"])
 
@@ -417,7 +421,7 @@ def _columns(schema: Schema) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
     if schema.num_dense:
         columns["dense"] = ((schema.num_dense,), np.float32)
     if schema.one_hot_tables:
-        columns["one_hot"] = ((len(schema.one_hot_tables),), _id_dtype(schema.one_hot_tables))
+        columns["one_hot"] = ((len(schema.one_hot_tables),), _id_dtype(schema.one_hot_tables, schema))
     if schema.weighted:
         columns["sample_weights"] = ((), np.float32)
     if schema.group is not None:
@@ -427,9 +431,9 @@ def _columns(schema: Schema) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
     return columns
 
 
-def _ragged_columns(table: TableSchema) -> dict[str, DTypeLike]:
+def _ragged_columns(table: TableSchema, schema: Schema) -> dict[str, DTypeLike]:
     """Return the datasets of a ragged table with one element per row id, and their dtypes."""
-    columns: dict[str, DTypeLike] = {"ids": _id_dtype((table,))}
+    columns: dict[str, DTypeLike] = {"ids": _id_dtype((table,), schema)}
     if table.weighted:
         columns["weights"] = np.float32
     return columns | {f"{_ELEMENTS}/{each.name}": _ELEMENT_DTYPES[each.kind] for each in table.elements}
@@ -441,8 +445,9 @@ def _values_of(bags: Bags) -> dict[str, NDArray[Any]]:
     return values if bags.weights is None else values | {"weights": bags.weights}
 
 
-def _id_dtype(tables: tuple[TableSchema, ...]) -> DTypeLike:
-    return np.int32 if all(table.num_embeddings < 2**31 for table in tables) else np.int64
+def _id_dtype(tables: tuple[TableSchema, ...], schema: Schema) -> DTypeLike:
+    dynamic = {table.name for table in schema.dynamic_features}
+    return np.int64 if any(each.name in dynamic or each.num_embeddings >= 2**31 for each in tables) else np.int32
 
 
 def _extend(dataset: h5py.Dataset, values: NDArray[Any]) -> None:

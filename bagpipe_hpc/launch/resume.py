@@ -8,17 +8,20 @@ from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, saved_checkpoints
 from bagpipe_hpc.checkpoint.file_names import MANIFEST
 from bagpipe_hpc.checkpoint.generation import claim_generation
 from bagpipe_hpc.checkpoint.hdf5 import damaged
-from bagpipe_hpc.checkpoint.manifest import require_same_model, require_same_vocabulary
+from bagpipe_hpc.checkpoint.manifest import moved_keys, require_same_model, require_same_vocabulary
 from bagpipe_hpc.checkpoint.model_entry import model_entry
 from bagpipe_hpc.checkpoint.verify import Verifier, newest_good
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.dataset import Dataset
+from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.launch.run_settings import AUTO, is_word, shown_value
 from bagpipe_hpc.log import LOGGER
+from bagpipe_hpc.oracle.dynamic_tables import DynamicTablesState
 from bagpipe_hpc.oracle.saved_state import setting_of_blocks, training_settings
 from bagpipe_hpc.runtime.data_position import DataPosition
 from bagpipe_hpc.runtime.run_directory import RESUME_AUTO
+from bagpipe_hpc.sharding import KeySpace
 from bagpipe_hpc.topology import Topology
 
 
@@ -113,9 +116,33 @@ def check_position(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> 
         )
 
 
-def keeps_caches(checkpoint: Checkpoint, topology: Topology) -> bool:
-    """Return whether trainers restore their caches, because the number of trainers is that of the checkpoint."""
-    return checkpoint.manifest.topology.trainers == topology.num_trainers
+def keeps_caches(checkpoint: Checkpoint, schema: Schema, topology: Topology) -> bool:
+    """Return whether trainers restore their caches, because trainers and keys are those of the checkpoint."""
+    same_keys = moved_keys(checkpoint.manifest.model, KeySpace(schema.num_embeddings)) is None
+    return same_keys and checkpoint.manifest.topology.trainers == topology.num_trainers
+
+
+def check_dynamic_tables(checkpoint: Checkpoint, schema: Schema, ids: DynamicTablesState | None) -> list[str]:
+    """Check that dynamic tables have room for the rows of a checkpoint, and return lines about rules that change.
+
+    Raises:
+        CheckpointError: a table has more rows than it may have, or the checkpoint has no ids.
+    """
+    lines = []
+    before = {table.name: table.dynamic for table in checkpoint.manifest.model.tables}
+    for name, rules in schema.dynamic_tables.items():
+        if ids is None or name not in ids.ids:
+            raise CheckpointError(f"{checkpoint.path} has no ids of table {name}; use another checkpoint")
+        if (used := ids.ids[name].live.num_rows) > rules.capacity:
+            raise CheckpointError(
+                f"{checkpoint.path} has {used:,} rows in use in table {name}, but tables.{name}.capacity is "
+                f"{rules.capacity:,}; set it to {used:,} or more"
+            )
+        for setting, value in rules.model_dump(mode="json").items():
+            saved = getattr(before.get(name), setting, None)
+            if saved != value:
+                lines.append(f"  tables.{name}.{setting}: {shown_value(saved)} -> {shown_value(value)}")
+    return lines
 
 
 def shown_trainers(checkpoint: Checkpoint, config: Config, topology: Topology) -> list[str]:

@@ -6,16 +6,18 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.config import Config, Settings
 from bagpipe_hpc.data.dataset import Dataset, open_dataset, require_labels
+from bagpipe_hpc.data.job_schema import job_schema
 from bagpipe_hpc.data.time_windows import TimeWindow, read_windows
 from bagpipe_hpc.errors import ConfigError, DatasetError, TopologyError
 from bagpipe_hpc.launch.request import Request
 from bagpipe_hpc.launch.resume import (
+    check_dynamic_tables,
     check_fit,
     check_position,
     keeps_caches,
@@ -45,7 +47,12 @@ from bagpipe_hpc.topology import Topology, trainers_for
 from bagpipe_hpc.trace import parse_iterations
 from bagpipe_hpc.trainer.dense_backend import choose_backend
 from bagpipe_hpc.trainer.exchange_choice import NONE, choose_exchange
-from bagpipe_hpc.trainer.model_check import fault_of_labels, fault_of_model, fault_of_tables
+from bagpipe_hpc.trainer.model_check import (
+    fault_of_dynamic_tables,
+    fault_of_labels,
+    fault_of_model,
+    fault_of_tables,
+)
 from bagpipe_hpc.trainer.offer import TrainerOffer, check_execution, check_gpus
 
 
@@ -113,6 +120,9 @@ def check_job(
     dataset = open_dataset(request.data_path)
     if request.predictions is None:
         require_labels(dataset, "an evaluation" if request.evaluates_only else "training")
+    if problem := fault_of_dynamic_tables(config, dataset.schema):
+        raise ConfigError(problem)
+    dataset = replace(dataset, schema=job_schema(config, dataset.schema))
     schema = dataset.schema
     if problem := fault_of_model(config, schema):
         raise DatasetError(f"{request.data_path} {problem}")
@@ -260,12 +270,15 @@ def _choose_checkpoint(
             LOGGER.info("%s has no good checkpoint: training starts afresh", root)
         return checkpoints, *fresh
     position = check_fit(checkpoint, config, dataset)
-    start = StartingPoint(position, checkpoint, keeps_caches(checkpoint, topology))
+    start = StartingPoint(position, checkpoint, keeps_caches(checkpoint, dataset.schema, topology))
     blocks = config.training.blocks
     saved = SavedState.read(start, topology.num_trainers, blocks, evaluates_only=request.evaluates_only)
     if not request.evaluates_only:
         check_position(checkpoint, config, dataset)
+    changes = check_dynamic_tables(checkpoint, dataset.schema, saved.boundary.dynamic if saved.boundary else None)
     LOGGER.info("going on from %s", checkpoint.path)
+    for line in changes:
+        LOGGER.info(line)
     for line in shown_trainers(checkpoint, config, topology) if not request.evaluates_only else []:
         LOGGER.info(line)
     return checkpoints, start, saved

@@ -241,6 +241,7 @@ class EnteredBatch(NamedTuple):
         num_ids: int64, shape (T, num_tables): number of ids of each trainer's samples in each table.
         inverse: uint16 or int32, shape (num_ids.sum(),), trainer by trainer, within a trainer table by table: the pair
             of each id, counted from the first pair of its table and trainer.
+        born: The entries whose rows begin anew with this batch, ascending, int64, shape (n,).
     """
 
     entry_begins: Int64Array
@@ -248,6 +249,7 @@ class EnteredBatch(NamedTuple):
     pair_ends: Int64Array
     num_ids: Int64Array
     inverse: NarrowArray
+    born: Int64Array
 
     @property
     def num_entries(self) -> int:
@@ -295,7 +297,9 @@ class NextUsePass:
         """The number of iterations that stamps can tell apart."""
         return (MAX_STAMP >> self._trainer_bits) - 1
 
-    def enter(self, iteration: int, keys: KeyArray, id_ends: Int64Array, ring: EntryRing) -> EnteredBatch:
+    def enter(
+        self, iteration: int, keys: KeyArray, id_ends: Int64Array, ring: EntryRing, born: KeyArray | None = None
+    ) -> EnteredBatch:
         """Let the batch of one iteration enter. Batches enter in order.
 
         Args:
@@ -303,21 +307,27 @@ class NextUsePass:
             keys: int32 or int64, shape (num_ids,), as in EnteringBatch. They are not checked.
             id_ends: int64, shape (num_tables, T + 1), as in EnteringBatch.
             ring: Entries and pairs are written to the row of this iteration, next uses to those of earlier ones.
+            born: Keys of the batch whose rows begin anew, of the dtype of `keys`, shape (n,); None: none. For the
+                caches such a row is another one than before: this use is no next use of an earlier one.
         """
         oldest = max(1, iteration + 1 - self._window) << self._trainer_bits
         stamps = Stamps(iteration, oldest, self._trainer_bits)
         num_tables = len(id_ends)
         num_ids = np.ascontiguousarray(np.diff(id_ends, axis=1).T)  # one layout whatever the shape, so one compilation
         share_begins = (np.cumsum(num_ids) - num_ids.ravel()).reshape(num_ids.shape)
-        entering = EnteringBatch(keys, self.key_state.places(keys, oldest), id_ends, share_begins)
+        places = self.key_state.places(keys if born is None else np.concatenate([keys, born]), oldest)
+        places, born_places = places[: len(keys)], places[len(keys) :]
+        entering = EnteringBatch(keys, places, id_ends, share_begins)
         entered = EnteredBatch(
             entry_begins=id_ends[:, 0].copy(),
             entry_ends=np.empty(num_tables, dtype=np.int64),
             pair_ends=np.empty_like(id_ends),
             num_ids=num_ids,
             inverse=np.empty(len(keys), dtype=narrowest(int(num_ids.max(initial=0)))),
+            born=np.empty(0, np.int64),
         )
         states = self.key_state.states
+        states[born_places, STAMP] = UNUSED
 
         def enter_tables(first: int, end: int) -> None:
             _enter(first, end, stamps, entering, states, ring, entered)
@@ -326,7 +336,9 @@ class NextUsePass:
             enter_tables(0, num_tables)
         else:
             self._cores.split(enter_tables, lambda num_pieces: _cuts(id_ends[:, -1], num_pieces))
-        return entered
+        if not len(born_places):
+            return entered
+        return entered._replace(born=np.sort(states[born_places, LATEST].astype(np.int64)))
 
 
 def _cuts(id_ends: Int64Array, num_pieces: int) -> list[int]:

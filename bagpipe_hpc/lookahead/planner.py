@@ -20,7 +20,7 @@ from threading import Lock
 
 import numpy as np
 
-from bagpipe_hpc.batch import Batch
+from bagpipe_hpc.batch import Batch, Births
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.feature_tables import FeatureTables, one_id_per_table
 from bagpipe_hpc.lookahead.features import TableOrder
@@ -33,11 +33,11 @@ from bagpipe_hpc.lookahead.next_use import (
     KeyState,
     NextUsePass,
 )
-from bagpipe_hpc.lookahead.residency import CacheModel
+from bagpipe_hpc.lookahead.residency import CacheModel, MovingRows
 from bagpipe_hpc.lookahead.residents import residents_between, take_over
 from bagpipe_hpc.lookahead.samples import samples_of
 from bagpipe_hpc.pipeline import Cores
-from bagpipe_hpc.protocol.plan import Int64Array, IterationPlan, KeyArray, Residents, Samples
+from bagpipe_hpc.protocol.plan import BornRows, Int64Array, IterationPlan, KeyArray, Residents, Samples, ends
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 MIN_RING_ROWS = 1024
@@ -121,6 +121,7 @@ class Planner:
         self._has_plain_labels = has_plain_labels
         self.window = window
         key_space = KeySpace(num_embeddings)
+        self._table_offsets = key_space.table_offsets
         num_keys = key_space.num_keys
         key_state: KeyState = DenseKeyState(num_keys) if num_keys <= max_dense_keys else CompactKeyState()
         self._table_order = TableOrder(features or one_id_per_table(len(num_embeddings)), key_space.table_offsets)
@@ -131,7 +132,7 @@ class Planner:
         self._keys: KeyArray = self._ring.keys[0]  # of the batch that enters, in table order
         self._ring_lock = Lock()  # held while the ring grows, and while `emit` works on it
         self._residency = CacheModel(num_trainers, cache_rows, prefetch_depth, self._ring.ring_size)
-        self._pending: deque[tuple[Samples, EnteredBatch]] = deque()
+        self._pending: deque[tuple[Samples, EnteredBatch, Births | None]] = deque()
         self._residents = residents
         self._first_iteration = self._next_to_enter = self._next_to_emit = first_iteration
         self._num_trained = first_iteration  # before the plan that is made next
@@ -184,7 +185,9 @@ class Planner:
         id_ends = self._table_order.arrange(batch.ids, bags, sample_ends, keys)
         bag_lists = self._table_order.bag_lists(bags, sample_ends)
         samples = samples_of(batch, bag_lists, sample_ends, has_plain_labels=self._has_plain_labels)
-        self._pending.append((samples, self._next_uses.enter(iteration, keys, id_ends, self._ring)))
+        births = batch.births
+        born = None if births is None else (self._table_offsets[births.tables] + births.rows).astype(keys.dtype)
+        self._pending.append((samples, self._next_uses.enter(iteration, keys, id_ends, self._ring, born), births))
         self._next_to_enter += 1
         return self.num_entered > self.window
 
@@ -214,10 +217,10 @@ class Planner:
 
     def _take_over(self, residents: Residents) -> None:
         # More batches than those of the first plan's window may have entered. They must not count.
-        batches = [entered for _, entered in list(self._pending)[: self.window]]
+        batches = [entered for _, entered, _ in list(self._pending)[: self.window]]
         take_over(self._residency, self._ring, residents, self._next_to_emit, batches)
 
-    def _emit(self, samples: Samples, entered: EnteredBatch) -> IterationPlan:
+    def _emit(self, samples: Samples, entered: EnteredBatch, births: Births | None) -> IterationPlan:
         iteration = self._next_to_emit
         moves = self._residency.plan_moves(iteration, samples.read_only, entered, self._ring)
         exchange = exchange_lists(iteration, entered, self._ring)
@@ -241,7 +244,22 @@ class Planner:
             fetch_offsets=self._fetch_ring.offsets(iteration, fetches.counts),
             write_backs=write_backs,
             forced_counts=forced_counts,
+            born=None if births is None else self._born_rows(moves.born, births),
             write_back_offsets=self._write_back_ring.offsets(iteration, write_backs.counts),
             fetch_ring_rows=self._fetch_ring.num_rows,
             write_back_ring_rows=self._write_back_ring.num_rows,
+        )
+
+    def _born_rows(self, rows: MovingRows, births: Births) -> BornRows:
+        """Return the rows that begin anew by their owners."""
+        keys = self._table_offsets[births.tables] + births.rows
+        by_key = np.argsort(keys)
+        of_rows = by_key[np.searchsorted(keys, rows.keys, sorter=by_key)]
+        by_owner = np.argsort(rows.owners, kind="stable")
+        births_in_order = of_rows[by_owner]
+        return BornRows(
+            rows.slots[by_owner],
+            births.tables[births_in_order],
+            births.ids[births_in_order],
+            ends(np.bincount(rows.owners, minlength=self.num_trainers)),
         )

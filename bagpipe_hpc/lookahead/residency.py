@@ -61,11 +61,13 @@ class Moves(NamedTuple):
 
     Args:
         fetched: Rows that trainers fetch from servers.
+        born: Rows that begin anew, so trainers make them, in the order of `EnteredBatch.born`.
         evicted: Dirty rows that trainers send back.
         num_forced: The first `num_forced` evicted rows leave to make room for the fetched ones.
     """
 
     fetched: MovingRows
+    born: MovingRows
     evicted: MovingRows
     num_forced: int
 
@@ -140,11 +142,21 @@ class CacheModel:
         """
         size = batch.num_entries
         fetched = MovingRows.empty(size, ring.keys.dtype)
+        born = MovingRows.empty(len(batch.born), ring.keys.dtype)
         # At most one forced eviction per fetch, and one other eviction per entry.
         evicted = MovingRows.empty(2 * size, ring.keys.dtype)
         nearest = iteration + self.prefetch_depth
         num_fetched, num_forced, num_without_slot = _admit(
-            ring.row_of(iteration), nearest, self.cache_rows, batch, ring, self.caches, self.free, fetched, evicted
+            ring.row_of(iteration),
+            nearest,
+            self.cache_rows,
+            batch,
+            ring,
+            self.caches,
+            self.free,
+            fetched,
+            born,
+            evicted,
         )
         if num_without_slot:
             raise self._too_small(iteration, size, num_without_slot)
@@ -154,7 +166,7 @@ class CacheModel:
         self.caches.heads[:, ring.row_of(iteration)] = NONE  # these rows are in use now
         self._free_again(size)
         num_evicted = _retain(iteration, read_only, batch, ring, self.caches, self.freed, num_forced, evicted)
-        return Moves(fetched.first(num_fetched), evicted.first(num_evicted), num_forced)
+        return Moves(fetched.first(num_fetched), born, evicted.first(num_evicted), num_forced)
 
     def reserve_free(self, num_slots: int) -> None:
         """Make room for `num_slots` slots on each stack of free slots."""
@@ -264,9 +276,12 @@ def _admit(
     caches: Caches,
     free: Int32Array,
     fetched: MovingRows,
+    born: MovingRows,
     evicted: MovingRows,
 ) -> tuple[int, int, int]:
     """Give an owner and a slot to every row that is not resident.
+
+    All rows that begin anew are among them. They are not fetched.
 
     Returns:
         The number of fetched rows, the number of dirty rows that were evicted for them (clean ones need no write-back),
@@ -275,7 +290,7 @@ def _admit(
     heads, num_free, num_issued = caches.heads, caches.num_free, caches.num_issued
     keys, entries, pair_links = ring.keys[row], ring.entries[row], ring.pair_links[row]
     ring_keys, ring_entries = ring.keys, ring.entries
-    num_fetched = num_forced = num_without_slot = 0
+    num_fetched = num_forced = num_without_slot = num_born = 0
     for table in range(len(batch.entry_ends)):
         pair_ends = batch.pair_ends[table]
         for entry in range(batch.entry_begins[table], batch.entry_ends[table]):
@@ -312,6 +327,12 @@ def _admit(
                 num_issued[owner] += 1
             entries[entry, SLOT] = slot
             entries[entry, OWNER] = owner << 2
+            if num_born < len(batch.born) and batch.born[num_born] == entry:
+                born.keys[num_born] = keys[entry]
+                born.owners[num_born] = owner
+                born.slots[num_born] = slot
+                num_born += 1
+                continue
             fetched.keys[num_fetched] = keys[entry]
             fetched.owners[num_fetched] = owner
             fetched.slots[num_fetched] = slot

@@ -124,7 +124,10 @@ def take_over(
         places = np.searchsorted(keys, row_keys[numbers])
         found = places < len(keys)
         found[found] = keys[places[found]] == row_keys[numbers[found]]
-        uses[:, places[found]] = np.full(found.sum(), iteration), numbers[found]
+        # What begins anew is another row than the resident one, which has no use from there on.
+        goes_on = found & ~np.isin(numbers, batch.born)
+        uses[:, places[found]] = NONE
+        uses[:, places[goes_on]] = np.full(goes_on.sum(), iteration), numbers[goes_on]
     used = uses[0] != NONE
     slots, owners, uses = slots[used], owners[used], uses[:, used]
     _link(slots, owners, uses, residency.caches, ring)

@@ -52,9 +52,9 @@ def sample_batches(
     Communication: none.
     """
     start = training_range.start
-    epochs = (
-        _epoch(config, dataset.train, epoch, training_range) for epoch in range(start.epoch, training_range.epochs)
-    )
+    needs_times = any(rules.lifetime_in_time is not None for rules in dataset.schema.dynamic_tables.values())
+    train = replace(dataset.train, with_times=needs_times)
+    epochs = (_epoch(config, train, epoch, training_range) for epoch in range(start.epoch, training_range.epochs))
     batches = itertools.chain.from_iterable(epochs)
     lengths = max_lengths(config, dataset.schema)
     for num_trained in range(start.num_trained, training_range.end + 1):

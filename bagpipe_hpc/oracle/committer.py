@@ -245,7 +245,7 @@ class Committer:
         if checkpoint.evaluations:
             files.append(partial.write_extra(EVALUATIONS_FILE, checkpoint.evaluations))
         boundary = checkpoint.boundary
-        files.append(partial.write_oracle(oracle_tree(history, boundary.assignment, boundary.items)))
+        files.append(partial.write_oracle(oracle_tree(history, boundary.assignment, boundary.items, boundary.dynamic)))
         manifest = self._manifest(checkpoint, tuple(files))
         path = partial.commit(manifest)
         self._parent, self._depth = Checkpoint.open(path).chain[-1].as_parent, manifest.depth

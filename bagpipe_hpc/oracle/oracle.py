@@ -16,7 +16,8 @@ The oracle does not use MPI. It communicates over the ports of the protocol, whi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from bagpipe_hpc.log import LOGGER
 from bagpipe_hpc.oracle.batch_stream import count_batches, sample_batches, timetable_of
 from bagpipe_hpc.oracle.budget import Budget
 from bagpipe_hpc.oracle.committer import Committer
+from bagpipe_hpc.oracle.dynamic_tables import TableFigures
 from bagpipe_hpc.oracle.evaluation import Evaluation
 from bagpipe_hpc.oracle.evaluator import Evaluator
 from bagpipe_hpc.oracle.metrics import EvaluationResult, columns_in_words
@@ -147,6 +149,7 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
         checkpoints=oracle.checkpoint_totals,
         evaluation=evaluation,
         evaluations=evaluation_totals,
+        dynamic_tables=oracle.dynamic_figures,
     )
     job.require_ownership()  # a DONE of this start would end the job script of the later one
     write_at_once(job.run_path / "summary.json", dump_json(finite(summary), indent=2))
@@ -213,6 +216,7 @@ class Oracle:
             before=job.saved.boundary,
         )
         self._num_planned = self._num_reported = 0  # training iterations of this start
+        self._tables: deque[Mapping[str, TableFigures]] = deque()  # after each iteration without a loss
         self._all_planned = False
         self._is_trained = False
         self._outcome = Outcome(has_checkpoints=self._committer is not None)
@@ -226,6 +230,11 @@ class Oracle:
     def checkpoint_totals(self) -> dict[str, Any]:
         """Figures of the checkpoints of this start."""
         return self._committer.totals.as_dict() if self._committer else {}
+
+    @property
+    def dynamic_figures(self) -> dict[str, TableFigures]:
+        """The figures of each dynamic table after the plan that was made last."""
+        return self._stream.dynamic_figures
 
     @property
     def end(self) -> int:
@@ -253,7 +262,7 @@ class Oracle:
                 self._wait_until(self._plans.has_room, self._slow_receivers)
             note_step()
             with trace.span("send", plan.stream_position):
-                self._note_plan(plan)
+                self._note_plan(plan, encoded.tables)
                 self._send(encoded.messages)  # 3
             if encoded.boundary is not None:
                 self._save_at(encoded.boundary, while_evaluating=plan.read_only)
@@ -305,6 +314,7 @@ class Oracle:
 
     def _take_loss(self, report: Loss) -> None:
         self._num_reported += 1
+        tables = self._tables.popleft()
         note_step()
         if self._outcome.diverged is not None:
             return
@@ -313,7 +323,7 @@ class Oracle:
         except DivergedError as error:
             self._diverge(error)
             return
-        self._progress.advance(report.num_trained, report.loss, report.num_samples)
+        self._progress.advance(report.num_trained, report.loss, report.num_samples, tables)
         self._complete_checkpoint()  # before the next loss arrives: the history must end with this iteration
 
     def _take_files(self, saved: FilesSaved) -> None:
@@ -376,11 +386,12 @@ class Oracle:
 
     # --- plans and checkpoints
 
-    def _note_plan(self, plan: IterationPlan) -> None:
+    def _note_plan(self, plan: IterationPlan, tables: Mapping[str, TableFigures]) -> None:
         if plan.read_only:
             self._evaluator.expect(plan)
         else:
             self._num_planned += 1
+            self._tables.append(tables)
 
     def _send(self, messages: PlanMessages) -> None:
         for rank, message in zip(self._topology.server_ranks, messages.servers, strict=True):

@@ -1,6 +1,7 @@
 """The stream of plans: a pipeline of threads turns shards into plan messages. They share `oracle.threads` cores.
 
     read batch       shards -> batches: decompression, checks
+    map ids          ids of dynamic tables -> rows; only if there are such tables
     assign samples   which trainer takes which sample; only with `oracle.placement: locality`
     enter batch      the next-use pass, over groups of tables
     plan             owners, slots, evictions, lists
@@ -25,8 +26,8 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,10 +35,12 @@ from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.item_features import counts_items, item_column
 from bagpipe_hpc.data.schema import Schema
+from bagpipe_hpc.lookahead.dynamic_rows import warm_up_mapping
 from bagpipe_hpc.lookahead.item_counts import CountedItems, ItemCounts, warm_up_counting
 from bagpipe_hpc.lookahead.locality import AssignerState, LocalityAssigner
 from bagpipe_hpc.lookahead.planner import BATCHES_AHEAD, Planner
 from bagpipe_hpc.lookahead.warm_up import warm_up
+from bagpipe_hpc.oracle.dynamic_tables import DynamicTables, DynamicTablesState, TableFigures
 from bagpipe_hpc.pipeline import Cores, Pipeline
 from bagpipe_hpc.protocol.codec import PlanMessages, encode_plan
 from bagpipe_hpc.protocol.plan import Int32Array, IterationPlan, Residents
@@ -68,6 +71,7 @@ class Boundary:
         assignment: The assignment of the samples of later batches. None: samples stay in order.
         is_stop: Whether no plan follows, because the stream was stopped.
         items: How often each item has occurred in the training samples before it. None: the job does not count items.
+        dynamic: The ids of dynamic tables. None: there are no such tables.
     """
 
     num_trained: int
@@ -75,15 +79,20 @@ class Boundary:
     assignment: SampleAssignment | None
     is_stop: bool = False
     items: ItemCounts | None = None
+    dynamic: DynamicTablesState | None = None
 
 
 @dataclass(frozen=True)
 class EncodedPlan:
-    """The plan of one iteration and its encoded messages; the boundary behind it, or None if it has none."""
+    """The plan of one iteration and its encoded messages; the boundary behind it, or None if it has none.
+
+    `tables` has the figures of the dynamic tables after it.
+    """
 
     plan: IterationPlan
     messages: PlanMessages
     boundary: Boundary | None
+    tables: Mapping[str, TableFigures] = field(default_factory=dict)
 
 
 class PlanStream:
@@ -148,6 +157,9 @@ class PlanStream:
         if column is not None:
             name = schema.one_hot_tables[column].name
             self._items = CountedItems(name, column, before.items if before else None)
+        self._dynamic: DynamicTables | None = None
+        if schema.dynamic_tables:
+            self._dynamic = DynamicTables(schema, start, before.dynamic if before else None)
         self._is_checkpoint_due, self._admits = is_boundary, admits
         self._stop = threading.Event()
         self._is_stopped = False
@@ -163,6 +175,11 @@ class PlanStream:
     def stop(self) -> None:
         """Let the stream end after the next plan, with a boundary behind it."""
         self._stop.set()
+
+    @property
+    def dynamic_figures(self) -> dict[str, TableFigures]:
+        """The figures of each dynamic table after the plan that was made last."""
+        return self._dynamic.figures() if self._dynamic is not None else {}
 
     @property
     def key_state_bytes(self) -> int:
@@ -183,6 +200,8 @@ class PlanStream:
         pipeline = self._pipeline
         read = pipeline.source("read batch", itertools.takewhile(self._goes_on, batches))
         assigned = read = self._admitted(read)
+        if self._dynamic is not None:
+            assigned = read = pipeline.step("map ids", self._map, read)
         if self._assigner is not None:
             assigned = pipeline.step("assign samples", self._assign, read)
         due = pipeline.step("enter batch", self._enter, assigned, at_end=self._still_due)
@@ -201,6 +220,10 @@ class PlanStream:
                 return
             yield batch
 
+    def _map(self, batch: Batch) -> Iterable[Batch]:
+        assert self._dynamic is not None
+        yield self._dynamic.mapped(batch)
+
     def _assign(self, batch: Batch) -> Iterable[Batch]:
         assert self._assigner is not None
         yield batch if batch.read_only else batch.take(self._assigner.order(batch))
@@ -211,7 +234,7 @@ class PlanStream:
             self._items.enter(batch)
         return [None] if self._planner.enter(batch) else []
 
-    def _plan(self, _: None) -> Iterable[tuple[IterationPlan, Boundary | None]]:
+    def _plan(self, _: None) -> Iterable[_Planned]:
         if self._is_stopped:
             return
         plan = self._planner.emit()
@@ -219,15 +242,18 @@ class PlanStream:
             plan = self._items.counted(plan)
         if self._assigner is not None and not plan.read_only:
             self._assigner.forget_first()
+        if self._dynamic is not None and not plan.read_only:
+            self._dynamic.planned()
         self._num_trained = plan.num_trained_after
         self._is_stopped = self._stop.is_set()
         is_boundary = self._is_stopped or self._is_checkpoint_due(plan)
-        yield plan, self._boundary(self._is_stopped) if is_boundary else None
+        yield plan, self._boundary(self._is_stopped) if is_boundary else None, self.dynamic_figures
 
     def _boundary(self, is_stop: bool) -> Boundary:
         assignment = self._assigner.assignment() if self._assigner is not None else None
         items = self._items.counts() if self._items is not None else None
-        return Boundary(self._num_trained, self._planner.residents(), assignment, is_stop, items)
+        dynamic = self._dynamic.state() if self._dynamic is not None else None
+        return Boundary(self._num_trained, self._planner.residents(), assignment, is_stop, items, dynamic)
 
     def _note_end(self) -> tuple[()]:
         if not self._is_stopped:
@@ -238,9 +264,12 @@ class PlanStream:
         return [None] * min(self._window, self._planner.num_entered)
 
 
-def _encode(planned: tuple[IterationPlan, Boundary | None]) -> Iterable[EncodedPlan]:
-    plan, boundary = planned
-    return [EncodedPlan(plan, encode_plan(plan), boundary)]
+_Planned = tuple[IterationPlan, Boundary | None, Mapping[str, TableFigures]]
+
+
+def _encode(planned: _Planned) -> Iterable[EncodedPlan]:
+    plan, boundary, tables = planned
+    return [EncodedPlan(plan, encode_plan(plan), boundary, tables)]
 
 
 class _ResumableAssigner:
@@ -296,3 +325,5 @@ def warm_up_planning(config: Config, schema: Schema, num_trainers: int) -> None:
     warm_up(sum(schema.num_embeddings), id_dtype, config.oracle.max_dense_keys, largest_share)
     if counts_items(config):
         warm_up_counting()
+    if schema.dynamic_tables:
+        warm_up_mapping()

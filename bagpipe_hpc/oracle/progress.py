@@ -10,7 +10,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from bagpipe_hpc.config import Config
 from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.learning_rate import LearningRate
 from bagpipe_hpc.log import LOGGER, is_printing
+from bagpipe_hpc.oracle.dynamic_tables import TableFigures, figures_by_table
 from bagpipe_hpc.oracle.evaluation import Evaluation
 from bagpipe_hpc.oracle.metrics import METRIC_NAMES, EvaluationResult, in_words
 from bagpipe_hpc.oracle.progress_line import ProgressLine
@@ -112,6 +113,7 @@ class Progress:
         self._first = self.num_trained = start
         self._line = ProgressLine(clock(), start, num_iterations)
         self._samples = 0
+        self._tables: Mapping[str, TableFigures] = {}
         self.last_loss = _last_loss(history.lines)
         self._start = self._mark = self._reported = self._shown = clock()
         self._mark_samples = 0
@@ -165,15 +167,19 @@ class Progress:
         """Show nothing more, so that the reason why the job ends early is the last line of its output."""
         self._is_hidden = True
 
-    def advance(self, num_trained: int, loss: float, num_samples: int) -> None:
+    def advance(
+        self, num_trained: int, loss: float, num_samples: int, tables: Mapping[str, TableFigures] | None = None
+    ) -> None:
         """Note the end of one training iteration.
 
         Args:
             num_trained: Training iterations of the whole job up to and including this one.
             loss: The mean loss over the global batch.
             num_samples: The number of samples of the global batch.
+            tables: Figures of the dynamic tables, by their names; None: there are none.
         """
         self.num_trained = num_trained
+        self._tables = tables or {}
         self._samples += num_samples
         self._line.advance(self._clock(), num_trained, num_samples)
         self._losses.append(loss)
@@ -243,7 +249,13 @@ class Progress:
         """Write a line about the iterations since the line before, and return it."""
         self.last_loss = sum(self._losses) / len(self._losses)
         rate = (self._samples - self._mark_samples) / max(self._reported - self._mark, 1e-9)
-        line = {"iteration": self.num_trained, "loss": self.last_loss, "samples_per_second": round(rate, 1)}
+        line: dict[str, Any] = {
+            "iteration": self.num_trained,
+            "loss": self.last_loss,
+            "samples_per_second": round(rate, 1),
+        }
+        if self._tables:
+            line["dynamic_tables"] = figures_by_table(self._tables)
         content = dump_line(finite(line)).encode()
         with writing_to(self._metrics_path):
             _write_all(self._metrics, content)
@@ -273,6 +285,7 @@ class Progress:
     def _show(self) -> None:
         is_early = math.isnan(self.last_loss) and self._losses
         self._line.loss = sum(self._losses) / len(self._losses) if is_early else self.last_loss
+        self._line.tables = [f"{name} {figures.live:,} ids" for name, figures in self._tables.items()]
         self._line.evaluation = "" if self._evaluation is None else _in_short(self._evaluation)
         now = self._clock()
         if self._bar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from bagpipe_hpc.pace import Pace, clock_text
 
@@ -10,9 +11,10 @@ from bagpipe_hpc.pace import Pace, clock_text
 class ProgressLine:
     """A line with speed, loss, the latest evaluation and the time left.
 
-    The caller sets `loss` (nan: unknown), `evaluation` (the latest one, in words), `evaluated` (the samples with
-    predictions and all samples of the evaluation that goes on), `saving_since` (the time since which the job does
-    nothing but write the last checkpoint) and `is_trained` (whether all iterations are done).
+    The caller sets `loss` (nan: unknown), `evaluation` (the latest one, in words), `tables` (what there is to say of
+    each dynamic table), `evaluated` (the samples with predictions and all samples of the evaluation that goes on),
+    `saving_since` (the time since which the job does nothing but write the last checkpoint) and `is_trained` (whether
+    all iterations are done).
 
     Args:
         now: The time in seconds at which the run starts.
@@ -28,6 +30,7 @@ class ProgressLine:
         self._num_samples = 0
         self.loss = math.nan
         self.evaluation = ""
+        self.tables: Sequence[str] = ()
         self.evaluated: tuple[int, int] | None = None
         self.saving_since: float | None = None
         self.is_trained = False
@@ -64,6 +67,7 @@ class ProgressLine:
             parts.append(f"loss {self.loss:.4f}")
         if self.evaluation:
             parts.append(self.evaluation)
+        parts += self.tables
         left = self._iterations.seconds_left(self.num_iterations)
         if left is not None and not self.is_trained and self.num_done < self.num_iterations:
             parts.append(f"ETA {clock_text(left)}")

@@ -24,14 +24,16 @@ from bagpipe_hpc.checkpoint.tree import Tree
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.lookahead.item_counts import ItemCounts
 from bagpipe_hpc.lookahead.locality import HOME_MASK, NUM_BUCKETS, AssignerState
+from bagpipe_hpc.oracle.dynamic_tables import DynamicTablesState
 from bagpipe_hpc.oracle.evaluation import Evaluation
 from bagpipe_hpc.oracle.plan_stream import Boundary, SampleAssignment
 from bagpipe_hpc.oracle.progress import History
+from bagpipe_hpc.oracle.saved_ids import ids_of_tree, tree_of_ids
 from bagpipe_hpc.protocol.plan import Residents, ends
 from bagpipe_hpc.runtime.starting_point import StartingPoint
 
 _MAX_ENTRIES = 2**46
-_PARTS = {"losses", "placement", "items"}
+_PARTS = {"losses", "placement", "items", "dynamic"}
 
 
 @dataclass(frozen=True)
@@ -68,23 +70,30 @@ class SavedState:
         if checkpoint is None:
             return cls()
         history, assignment, items = history_in(checkpoint), assignment_in(checkpoint), items_in(checkpoint)
+        dynamic = dynamic_in(checkpoint)
         boundary = None
         keeps_blocks = num_blocks_in(checkpoint) == (num_blocks or num_trainers)
-        if start.keeps_caches or keeps_blocks or items is not None:
+        if start.keeps_caches or keeps_blocks or items is not None or dynamic is not None:
             residents = _residents_in(checkpoint) if start.keeps_caches else Residents.none(num_trainers)
             kept = assignment if keeps_blocks else None
-            boundary = Boundary(start.position.num_trained, residents, kept, items=items)
+            boundary = Boundary(start.position.num_trained, residents, kept, items=items, dynamic=dynamic)
         evaluations = tuple(evaluations_in(checkpoint))
         return cls(History() if evaluates_only else history, evaluations, boundary)
 
 
-def oracle_tree(history: History, assignment: SampleAssignment | None, items: ItemCounts | None = None) -> Tree:
+def oracle_tree(
+    history: History,
+    assignment: SampleAssignment | None,
+    items: ItemCounts | None = None,
+    dynamic: DynamicTablesState | None = None,
+) -> Tree:
     """Return the tree that a checkpoint saves, beside metrics.jsonl and evaluations.jsonl."""
     placement = None
     if assignment is not None:
         placement = {**vars(assignment.state), "orders": assignment.orders}
     counts = {} if items is None else {"items": dict(vars(items.in_order()))}
-    return {"losses": list(history.losses), "placement": placement, **counts}
+    ids = {} if dynamic is None else {"dynamic": tree_of_ids(dynamic)}
+    return {"losses": list(history.losses), "placement": placement, **counts, **ids}
 
 
 def history_in(checkpoint: Checkpoint) -> History:
@@ -144,6 +153,19 @@ def items_in(checkpoint: Checkpoint) -> ItemCounts | None:
         items = ItemCounts(**parts)
         _require_items(items)
         return items
+
+
+def dynamic_in(checkpoint: Checkpoint) -> DynamicTablesState | None:
+    """Return the ids of dynamic tables at the checkpoint; None if its job had no such tables.
+
+    Raises:
+        CheckpointError: the content of a file is not one that a job writes.
+    """
+    state = _state_in(checkpoint)
+    if state is None or "dynamic" not in state:
+        return None
+    with _content_of(checkpoint.path / ORACLE_FILE):
+        return ids_of_tree(state["dynamic"])
 
 
 def training_settings(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.log import LOGGER
+from bagpipe_hpc.oracle.dynamic_tables import TableFigures, figures_by_table
 from bagpipe_hpc.oracle.metrics import METRIC_NAMES, EvaluationResult, in_words
 from bagpipe_hpc.protocol.totals import RankTotals, TrainerTotals
 from bagpipe_hpc.runtime.console import open_console
@@ -65,6 +66,7 @@ def summarise(
     checkpoints: dict[str, Any] | None = None,
     evaluation: EvaluationResult | None = None,
     evaluations: dict[str, Any] | None = None,
+    dynamic_tables: Mapping[str, TableFigures] | None = None,
 ) -> dict[str, Any]:
     """Return the figures of this start of the job. Times are means over the trainers.
 
@@ -81,6 +83,7 @@ def summarise(
         checkpoints: Figures of the checkpoints.
         evaluation: The last evaluation.
         evaluations: Figures of all evaluations.
+        dynamic_tables: Figures of the dynamic tables, by their names.
     """
     trainers = totals.trainers
     seconds = max(trainer.seconds for trainer in trainers)
@@ -118,6 +121,7 @@ def summarise(
         "dense_backend": dense_backend,
         "threads_per_trainer": trainers[0].threads,
         "checkpoints": checkpoints or {},
+        **({"dynamic_tables": tables} if (tables := figures_by_table(dynamic_tables or {})) else {}),
         "model_digest": digest,
     }
 
@@ -242,6 +246,10 @@ def _add_costs(table: Table, summary: dict[str, Any], trained: int) -> None:
     for name in COUNTERS:
         table.add_row(name.replace("_", " "), f"{summary[name]:,}", f"{summary[name] / max(1, trained):,.0f} per "
                       f"iteration, most of one trainer {summary['imbalance'][name]:.2f} x mean")  # fmt: skip
+    for name, figures in summary.get("dynamic_tables", {}).items():
+        table.add_row(f"ids of {name}", f"{figures['live']:,}", f"{figures['admitted']:,} admitted, "
+                      f"{figures['expired']:,} expired, {figures['replaced']:,} replaced; "
+                      f"{figures['default_share']:.1%} of uses without a row")  # fmt: skip
     table.add_row("rows touched", f"{summary['rows_touched']:,}", "")
     if checkpoints := summary["checkpoints"]:
         table.add_section()

@@ -165,6 +165,13 @@ def _of_samples(plan: IterationPlan, column: NDArray[Any]) -> tuple[NDArray[Any]
     return column, plan.samples.ends_of(column)
 
 
+def _of_born(plan: IterationPlan, name: str) -> tuple[NDArray[Any], Int64Array]:
+    """Make the arrays of all trainers from an array with one element per row that begins anew."""
+    if plan.born is None:
+        return np.empty(0, np.int64), np.zeros(plan.num_ids.shape[0] + 1, np.int64)
+    return getattr(plan.born, name), plan.born.owner_ends
+
+
 def _to_all_trainers(plan: IterationPlan, array: NDArray[Any]) -> tuple[NDArray[Any], Int64Array]:
     """Make the arrays of all trainers, which are the same."""
     return _even(np.broadcast_to(array, (plan.num_ids.shape[0], len(array))))
@@ -208,6 +215,9 @@ _OF_TRAINERS = _Kind[IterationPlan](
         _Array("integers", _INT64, lambda p: (p.samples.bags.integers, p.samples.bags.integer_ends), narrows=False),
         _Array("sample_weights", _FLOAT32, lambda plan: _of_samples(plan, plan.samples.sample_weights), narrows=False),
         _Array("groups", _INT64, lambda plan: _of_samples(plan, plan.samples.groups), narrows=False),
+        _Array("born_slots", _INT32, lambda plan: _of_born(plan, "slots")),
+        _Array("born_tables", _INT32, lambda plan: _of_born(plan, "tables")),
+        _Array("born_ids", _INT64, lambda plan: _of_born(plan, "ids"), narrows=False),
         _Array(
             "loss_divisors", _FLOAT64, lambda plan: _to_all_trainers(plan, plan.samples.loss_divisors), narrows=False
         ),

@@ -81,6 +81,9 @@ class TrainerPlan:
             the mean loss divides by the number of samples.
         integers: The integer values of ids, int64, shape (num_integers,), in the order of `weights`: the integer
             elements of sequences.
+        born_slots: Slots of the rows that begin anew, int32, shape (num_born,). The trainer makes them.
+        born_tables: The table of each of them, int32, shape (num_born,).
+        born_ids: The id of each of them, which its initial value depends on, int64, shape (num_born,).
         item_counts: How many training samples so far, those of this iteration included, have the item of each sample,
             int64, shape (num_samples,). Shape (0,): the plan is read-only, or the job does not count items.
         positive_weights: For each label, the weights of all samples of the batch for which it is 1, added up, float64,
@@ -121,8 +124,16 @@ class TrainerPlan:
     groups: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     loss_divisors: Float64Array = field(default_factory=lambda: np.empty(0, np.float64))
     integers: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    born_slots: Int32Array = field(default_factory=lambda: np.empty(0, np.int32))
+    born_tables: Int32Array = field(default_factory=lambda: np.empty(0, np.int32))
+    born_ids: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     item_counts: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     positive_weights: Float64Array = field(default_factory=lambda: np.empty(0, np.float64))
+
+    @property
+    def inserted_slots(self) -> Int32Array:
+        """Slots of the rows that come into the cache: those of the fetched rows, then those of the born ones."""
+        return np.concatenate([self.fetch_slots, self.born_slots]) if len(self.born_slots) else self.fetch_slots
 
     @property
     def num_trained_after(self) -> int:
@@ -274,6 +285,22 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class BornRows:
+    """The rows of an iteration that begin anew, trainer by trainer.
+
+    Args:
+        slots: Slot in the cache of the owner, int32, shape (n,).
+        tables, ids: As in TrainerPlan, int64, shape (n,).
+        owner_ends: int64, shape (T + 1,): trainer t has the rows from owner_ends[t] to owner_ends[t + 1].
+    """
+
+    slots: Int32Array
+    tables: Int64Array
+    ids: Int64Array
+    owner_ends: Int64Array
+
+
+@dataclass(frozen=True)
 class IterationPlan:
     """The parts of all ranks in an iteration, in flat arrays. `codec.py` cuts them into one message per rank.
 
@@ -293,6 +320,7 @@ class IterationPlan:
         write_back_offsets: First row of each write-back stage in its server's window, int64, shape (T, S).
         fetch_ring_rows: As in TrainerPlan.
         write_back_ring_rows: As in TrainerPlan.
+        born: The rows that begin anew; None: none.
     """
 
     stream_position: int
@@ -309,6 +337,7 @@ class IterationPlan:
     write_back_offsets: Int64Array
     fetch_ring_rows: int
     write_back_ring_rows: int
+    born: BornRows | None = None
 
     @property
     def read_only(self) -> bool:

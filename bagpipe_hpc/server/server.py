@@ -23,10 +23,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from bagpipe_hpc.checkpoint.hdf5 import chunk_rows
-from bagpipe_hpc.checkpoint.manifest import FileEntry
+from bagpipe_hpc.checkpoint.manifest import FileEntry, moved_keys
 from bagpipe_hpc.checkpoint.merge import Rows
 from bagpipe_hpc.errors import DivergedError
-from bagpipe_hpc.initial_rows import RowInitializer
 from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.polling import serve_others
 from bagpipe_hpc.protocol.codec import Item
@@ -42,7 +41,7 @@ from bagpipe_hpc.protocol.inbox import Outbox
 from bagpipe_hpc.protocol.messages import FilesSaved
 from bagpipe_hpc.protocol.plan import ServerPlan, SnapshotOrder
 from bagpipe_hpc.protocol.totals import ServerTotals
-from bagpipe_hpc.row_layout import initial_tails, row_width
+from bagpipe_hpc.row_layout import row_initializer, row_width
 from bagpipe_hpc.runtime.file_writer import FileWriter, row_options, saved_files
 from bagpipe_hpc.runtime.finite import FiniteRows
 from bagpipe_hpc.runtime.spec import JobSpec
@@ -64,7 +63,7 @@ def run_server(spec: JobSpec, start: StartingPoint, topology: Topology, comms: C
     """Serve rows until the plans end. Communication: see the timeline."""
     serve_others()
     store, end = _open_store(spec, topology, comms)  # 1
-    _restore(start, topology, store)
+    _restore(start, topology, store, KeySpace(spec.num_embeddings))
     agree_on_cache_rows(comms.world, None)
     outbox = Outbox(comms.mailbox)
     server = _Server(spec, store, end, FileWriter(outbox))
@@ -161,12 +160,19 @@ class _Server:
             yield keys, values
 
 
-def _restore(start: StartingPoint, topology: Topology, store: RowStore) -> None:
+def _restore(start: StartingPoint, topology: Topology, store: RowStore, key_space: KeySpace) -> None:
     """Take over the rows of the checkpoint that the job goes on from, those in caches included."""
-    if start.checkpoint is not None:
-        for keys, rows in start.checkpoint.server_rows(store.server, topology.num_servers):
-            store.restore(keys, rows)
-            note_step()
+    if start.checkpoint is None:
+        return
+    moved = moved_keys(start.checkpoint.manifest.model, key_space)
+    server, num_servers = (store.server, topology.num_servers) if moved is None else (0, 1)
+    for keys, rows in start.checkpoint.server_rows(server, num_servers):
+        if moved is not None:  # the rows of this server are in the files of all servers
+            keys = moved(keys)
+            mine = store.sharding.server_of(keys) == store.server
+            keys, rows = keys[mine], rows[mine]
+        store.restore(keys, rows)
+        note_step()
 
 
 def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tuple[RowStore, ServerEnd]:
@@ -174,10 +180,7 @@ def _open_store(spec: JobSpec, topology: Topology, comms: Communicators) -> tupl
     server = topology.server_ranks.index(comms.world.rank)
     key_space = KeySpace(spec.num_embeddings)
     sharding = Sharding(key_space.num_keys, topology.num_servers)
-    columns, tables = config.model.embedding_columns, spec.schema.own_tables
-    dims = [columns - config.unused_columns_of(table.name) for table in tables]
-    tails = initial_tails(config, len(tables))
-    initializer = RowInitializer(key_space, columns, config.training.seed, tails, dims)
+    initializer = row_initializer(config, spec.schema)
     shape = (sharding.num_local_rows(server), row_width(config))
     if comms.link is not None:
         store = RowStore(sharding, server, initializer, lazy_zeros(shape, np.float32))

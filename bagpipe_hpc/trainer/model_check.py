@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bagpipe_hpc.config import Config, EvaluationConfig, LabelConfig, ModelConfig, TableConfig
 from bagpipe_hpc.data.item_features import counts_items, item_features
+from bagpipe_hpc.data.job_schema import SETTINGS, job_schema
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.trainer.feature_inputs import SequenceInput, sequence_inputs, sequences_of, vectors_of
 
@@ -139,6 +140,32 @@ def _fault_of_judgement(config: Config, schema: Schema) -> str:
         return f"evaluation.metric = {metric!r}: {label.name} is {kind}; set evaluation.metric to {cure}"
     if metric in ("grouped_auc", "hit_rate", "ndcg") and schema.group is None:
         return f"evaluation.metric = {metric!r}: the data set has no groups; set evaluation.metric to auc or log_loss"
+    return ""
+
+
+def fault_of_dynamic_tables(config: Config, schema: Schema) -> str:
+    """Return which setting or rule of a dynamic table cannot be; empty if all can.
+
+    Args:
+        schema: As the data set has it, without the settings of the job.
+    """
+    dynamic = schema.dynamic_tables
+    for name, settings in config.tables.items():
+        given = [each for each in SETTINGS if getattr(settings, each) is not None]
+        if given and name not in dynamic:
+            return f"tables.{name}.{given[0]}: only for dynamic tables, here {', '.join(dynamic) or 'none'}"
+    for name, rules in job_schema(config, schema).dynamic_tables.items():
+        if rules.lifetime_in_time is not None and schema.time is None:
+            return (
+                f"table {name}: ids expire after {rules.expire_after} of data time, but the samples have no times; set "
+                f"tables.{name}.expire_after to a number of iterations, as in `500000 iterations`"
+            )
+    items = item_features(config, schema)[:1] if counts_items(config) else ()
+    for item in (each for each in items if each in schema.dynamic_features):
+        return (
+            f"model.name = {config.model.title!r}: it counts how often each row of {item.name} occurs, and rows of a "
+            "dynamic table change hands; give the item a table that is not dynamic"
+        )
     return ""
 
 

@@ -69,7 +69,7 @@ class PlacedIteration:
         placed: All of the upload lies before this mark.
         block: Holds the arrays on the device until `finish`.
         fetched: The fetched rows, float32, shape (n, row_width).
-        fetch_slots: TrainerPlan.fetch_slots.
+        fetch_slots: TrainerPlan.inserted_slots.
         own_slots: Slots of the rows that this trainer owns and uses itself, int32, shape (num_own,).
         leaving: The rows that it writes back.
         early_pushes: The rows that `start` pushes.
@@ -136,7 +136,7 @@ class IterationPlacer:
         block = self._free.pop() if self._free else self._device.block()
         picked = lists.delayed_replicas if self._device.exposes_memory else lists.delayed_replicas[:0]
         arrays = [picked, *_arrays(plan, lists, samples), *chain.from_iterable(of_kernels)]
-        rows = block.pack(len(plan.fetch_slots), self._row_width, arrays)
+        rows = block.pack(len(plan.inserted_slots), self._row_width, arrays)
         return PackedIteration(plan, lists, samples, block, rows, [len(each) for each in of_kernels])
 
     def place(self, packed: PackedIteration) -> PlacedIteration:
@@ -215,7 +215,7 @@ class PackedIteration:
 def _arrays(plan: TrainerPlan, lists: IterationLists, samples: list[BlockSamples]) -> Iterator[HostArray]:
     """Yield all arrays of an iteration, in the order in which `IterationPlacer.place` takes them."""
     leaving = lists.leaving
-    yield from (plan.fetch_slots, plan.update_slots)
+    yield from (plan.inserted_slots, plan.update_slots)
     yield from (leaving.forced_slots, leaving.forced_places, leaving.other_slots, leaving.other_places)
     yield from (lists.early_pushes.slots, lists.critical_pushes.slots)
     for updates in (lists.critical, lists.delayed):

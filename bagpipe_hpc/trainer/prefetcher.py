@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from queue import Queue
 
 from bagpipe_hpc import trace
+from bagpipe_hpc.initial_rows import RowInitializer
 from bagpipe_hpc.polling import working_ns
 from bagpipe_hpc.protocol.plan import SnapshotOrder, TrainerPlan
 from bagpipe_hpc.rank_thread import start_thread
@@ -47,6 +48,7 @@ class Prefetcher:
         prefetch_depth: P.
         device: The device of the trainer.
         placer: Brings iterations to the device.
+        initializer: Makes the rows that begin anew.
         naming: Returns the context in which the thread allocates memory of the device.
     """
 
@@ -57,12 +59,14 @@ class Prefetcher:
         prefetch_depth: int,
         device: Device,
         placer: IterationPlacer,
+        initializer: RowInitializer,
         naming: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self.work = IterationTimer(working_ns)
         self._plans = plans
         self._end = end
         self._device, self._placer, self._naming = device, placer, naming
+        self._initializer = initializer
         self._placed: Queue[Prefetched | SnapshotOrder | None] = Queue(maxsize=max(1, prefetch_depth))
         start_thread("prefetch", self._run)
 
@@ -79,7 +83,10 @@ class Prefetcher:
     def _prefetch(self, plan: TrainerPlan) -> None:
         planned_at = time.perf_counter_ns()
         packed = self._placer.pack(plan)
-        self._end.fetch(plan, packed.rows)  # 2
+        num_fetched = len(plan.fetch_slots)
+        self._end.fetch(plan, packed.rows[:num_fetched])  # 2
+        if len(plan.born_slots):
+            self._initializer.fill_in_tables(plan.born_tables, plan.born_ids, packed.rows[num_fetched:])
         placed = self._placer.place(packed)
         self.work.end_iteration(counts=not plan.read_only)
         with trace.span("queue wait", plan.stream_position):

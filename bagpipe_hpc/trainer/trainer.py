@@ -45,7 +45,7 @@ from bagpipe_hpc.protocol.messages import Predictions
 from bagpipe_hpc.protocol.plan import SnapshotOrder, TrainerPlan
 from bagpipe_hpc.protocol.totals import TrainerTotals
 from bagpipe_hpc.rank_thread import single_thread_pool
-from bagpipe_hpc.row_layout import row_width
+from bagpipe_hpc.row_layout import row_initializer, row_width
 from bagpipe_hpc.runtime.file_writer import FileWriter
 from bagpipe_hpc.runtime.spec import JobSpec
 from bagpipe_hpc.runtime.starting_point import StartingPoint
@@ -214,6 +214,7 @@ class _Trainer:
         self._outbox = Outbox(comms.mailbox)
         self._losses = LateLosses(self._outbox.send, lag=0 if device.shares_memory else 1)
         self._prefetch_depth = spec.config.prefetch_depth
+        self._initializer = row_initializer(spec.config, spec.schema)
         self._writer = FileWriter(self._outbox)
         self._counters = _Counters()
         self._latest_position: int | None = None  # of the plan that was computed last
@@ -230,7 +231,8 @@ class _Trainer:
             end: Fetches rows from the servers.
             naming: Returns the context in which the thread allocates memory of the device.
         """
-        return Prefetcher(plans, end, self._prefetch_depth, self._device, self._step.placer, naming)
+        placer = self._step.placer
+        return Prefetcher(plans, end, self._prefetch_depth, self._device, placer, self._initializer, naming)
 
     def run(self, prefetcher: Prefetcher, end: TrainerEnd) -> Iterator[TrainerBatch]:
         """Play every plan and yield each batch to train on. On return, all files of checkpoints are written."""

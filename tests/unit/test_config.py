@@ -269,7 +269,7 @@ def test_changes_are_named() -> None:
     assert changed_settings(before, before) == []
     assert changed_settings(before, after) == [
         ("model.top_mlp", [128, 64], [3]),
-        ("tables.t", {"pooling": "mean", "max_length": None, "learning_rate": None, "embedding_dim": None}, None),
+        ("tables.t.pooling", "mean", None),
         ("training.epochs", 1, 2),
     ]
 

@@ -21,6 +21,7 @@ SEVERAL_MODULES = {
     "data/importing/test_malformed.py",
     "data/importing/test_odd_files.py",
     "data/importing/test_unlabelled.py",
+    "lookahead/test_births.py",
     "lookahead/test_brute_force.py",
     "runtime/test_full_disk.py",
     "trainer/test_model_formulas.py",

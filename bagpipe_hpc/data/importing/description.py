@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from bagpipe_hpc.data.dynamic import DynamicSchema
 from bagpipe_hpc.data.schema import NAME_PATTERN, ElementSchema, LabelSchema, Schema, TableSchema
 from bagpipe_hpc.data.vocabulary import MAX_HASH_ROWS, MAX_MIN_COUNT
 from bagpipe_hpc.errors import DatasetError
@@ -174,6 +175,9 @@ class _Values(_Feature):
     )
 
     shares: str | None = Field(None, description="Table whose rows the values use; null: rows of their own.")
+    dynamic: DynamicSchema | None = Field(
+        None, description="Values are ids that get rows while the model is trained, by these rules; null: they are not."
+    )
 
     @property
     def table_name(self) -> str:
@@ -186,12 +190,17 @@ class _Values(_Feature):
             raise ValueError(f"min_count and hash_rows are settings of {self.shares}; give them there")
         if self.min_count is not None and self.hash_rows is not None:
             raise ValueError("hashing does not count values; give min_count or hash_rows, not both")
+        if self.dynamic is not None and (self.min_count or self.hash_rows or self.shares):
+            raise ValueError(
+                "a dynamic table has no vocabulary and rows of its own; remove min_count, hash_rows, shares"
+            )
         return self
 
 
 class Category(_Values):
-    type: Literal["text", "hexadecimal"] = Field(
-        "text", description="hexadecimal: at most 8 digits, compared as numbers."
+    type: Literal["text", "hexadecimal", "integer"] = Field(
+        "text",
+        description="hexadecimal: at most 8 digits, compared as numbers. integer: of 64 bits, for dynamic tables.",
     )
 
 
@@ -351,6 +360,13 @@ class TableDescription(_Part):
         for table in self.tables:
             if types.get(table.table_name, _type_of(table)) != _type_of(table):
                 raise ValueError(f"{table.feature_name} shares {table.shares}, so both must be text or hexadecimal")
+        dynamic = {table.feature_name for table in self.tables if table.dynamic}
+        for table in self.tables:
+            if isinstance(table, Category) and table.type == "integer" and table.table_name not in dynamic:
+                raise ValueError(
+                    f"{table.feature_name} is of type integer, which is for dynamic tables; make the table dynamic, or "
+                    "remove `type: integer`: then numbers are compared as text"
+                )
         own = [table.feature_name for table in self.tables if table.shares is None]
         for table in self.tables:
             if table.shares is not None and table.shares not in own:
@@ -359,8 +375,9 @@ class TableDescription(_Part):
                     f"{', '.join(own) or 'none'}"
                 )
         self._check_histories()
+        rows = {table.feature_name: table.dynamic.num_rows if table.dynamic else 1 for table in self.tables}
         try:
-            self.schema_of([1] * len(self.tables))
+            self.schema_of([rows[table.table_name] for table in self.tables])
         except ValidationError as error:
             reason = in_words(error.errors()[0])
             raise ValueError(f"{reason}; give columns that are used twice a `name`") from None
@@ -408,6 +425,7 @@ class TableDescription(_Part):
                         num_embeddings=table_of[table.feature_name][1],
                         ragged=isinstance(table, CategoryList),
                         shares=table.shares,
+                        dynamic=table.dynamic,
                         **_sequence_of(table),
                     )
                     for table in self.tables
@@ -519,7 +537,7 @@ class TableDescription(_Part):
         """Yield the columns with one value per row, and their kinds."""
         yield from self._for_training()
         yield from ((feature.column, feature.type) for feature in self.dense)
-        yield from ((category.column, category.type) for category in self.categorical)
+        yield from ((each.column, "text" if each.type == "integer" else each.type) for each in self.categorical)
 
     def history_columns(self) -> Iterator[str | int]:
         """Yield the columns that histories are made with, each with one value per row."""
@@ -545,7 +563,7 @@ def _two_kinds(column: str, first: Kind, second: Kind) -> DatasetError:
 
 
 def _type_of(table: Category | CategoryList) -> Kind:
-    return table.type if isinstance(table, Category) else "text"
+    return table.type if isinstance(table, Category) and table.type != "integer" else "text"
 
 
 def position_of(column: str | int, header: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ from bagpipe_hpc.data.importing.description import (
     TableDescription,
     position_of,
 )
+from bagpipe_hpc.data.importing.dynamic_ids import integers_of
 from bagpipe_hpc.data.importing.hashing import hashed_texts, hexadecimal
 from bagpipe_hpc.data.importing.sequences import Sequences, column_of
 from bagpipe_hpc.data.importing.times import Times
@@ -97,8 +98,13 @@ class Features:
         return dense
 
     def values(self, rows: pa.Table, category: Category) -> Int64Array:
-        """Return the values of a category as integers, int64, shape (num_rows,); -1 if missing."""
+        """Return the values of a category as integers, int64, shape (num_rows,).
+
+        A missing value is -1 or, if the type is integer, MISSING.
+        """
         column = column_of(rows, category.column, self._header)
+        if category.type == "integer":
+            return integers_of(column)
         return hexadecimal(column) if category.type == "hexadecimal" else hashed_texts(column)
 
     def value_lists(self, rows: pa.Table, category_list: CategoryList) -> Bags:

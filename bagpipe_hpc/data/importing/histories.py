@@ -185,7 +185,9 @@ class Histories:
     ) -> tuple[Int64Array, BoolArray]:
         """Return the key of each row, and whether the row becomes an entry."""
         keys = self._columns.keys(rows, history.by)
-        return keys, (keys >= 0) & (values[history.of] >= 0) & self._columns.enters(rows, history)
+        return keys, (keys >= 0) & self._columns.are_there(history, values[history.of]) & self._columns.enters(
+            rows, history
+        )
 
     def _entries(self, rows: pa.Table, history: History, ids: Mapping[str, Int64Array]) -> Int64Array:
         """Return the entry of each row, int64, shape (width, num_rows)."""

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bagpipe_hpc.data.dynamic import MISSING
 from bagpipe_hpc.data.importing.description import Column, Element, History, TableDescription, position_of
 from bagpipe_hpc.data.importing.hashing import hashed_texts, hexadecimal
 from bagpipe_hpc.data.importing.sequences import column_of
@@ -34,6 +35,7 @@ class HistoryColumns:
         self.histories = description.history
         self._header = header
         self._kinds = description.kinds(header)
+        self._integers = {each.feature_name for each in description.categorical if each.type == "integer"}
         time = description.time_of_histories
         self._times = None if time is None else Times(time, header)
 
@@ -53,6 +55,11 @@ class HistoryColumns:
     def _is_time(self, column: Column) -> bool:
         """Whether a column of numbers is that of the times, which are text here."""
         return self._kinds[position_of(column.column, self._header)] in ("text", "time")
+
+    def are_there(self, history: History, values: Int64Array) -> NDArray[np.bool_]:
+        """Return which values of the feature that a history is of are not missing, shape (num_rows,)."""
+        there: NDArray[np.bool_] = values != MISSING if history.of in self._integers else values >= 0
+        return there
 
     def enters(self, rows: pa.Table, history: History) -> NDArray[np.bool_]:
         """Return whether `where` lets each row into a history, shape (num_rows,)."""

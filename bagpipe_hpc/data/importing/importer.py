@@ -33,6 +33,7 @@ from bagpipe_hpc.data.dataset import (
 )
 from bagpipe_hpc.data.importing.bad_lines import BadLines, report_bad_lines
 from bagpipe_hpc.data.importing.description import Category, CategoryList, TableDescription
+from bagpipe_hpc.data.importing.dynamic_ids import dynamic_encoders
 from bagpipe_hpc.data.importing.features import Features
 from bagpipe_hpc.data.importing.inputs import Inputs
 from bagpipe_hpc.data.importing.own_lines import OwnLines
@@ -135,8 +136,10 @@ class _Import:
         counted = [] if known else self._counted()
         counters = count_values(lines.to_count(counted, num_counted), features, counted, num_counted)
         vocabulary = known or self._new_vocabulary(counters)
-        lines.find_histories({name: table.encoder for name, table in vocabulary.items()})
-        encoders = [vocabulary[table.table_name].encoder for table in self.description.tables]
+        encoder_of: dict[str, Encoder] = {name: table.encoder for name, table in vocabulary.items()}
+        encoder_of |= dynamic_encoders(self.description)
+        lines.find_histories(encoder_of)
+        encoders = [encoder_of[table.table_name] for table in self.description.tables]
         reader = SampleReader(inputs, self.description, features, encoders, lines.check, lines.histories)
         partial = PartialDataset(self.output, from_first(self.ranks, lambda: secrets.token_hex(4)))
         from_first(self.ranks, partial.make)
@@ -187,25 +190,27 @@ class _Import:
         tables = self.description.tables
         types = {name: table.type for name, table in found.items()}
         fault = schema.difference_of_features(self.description.schema_of([_rows_of(found, table) for table in tables]))
-        if not fault and types != {table.table_name: table.type for table in tables}:
+        dynamic = schema.dynamic_tables
+        if not fault and types != {each.table_name: each.type for each in tables if each.table_name not in dynamic}:
             fault = f"values are {types}"
         if fault:
             raise DatasetError(
                 f"{path}: differs from the input ({fault}); give --vocabulary a data set of the same columns"
             )
-        return {table.table_name: found[table.table_name] for table in tables if table.shares is None}
+        return {table.table_name: found[table.table_name] for table in tables if not (table.shares or table.dynamic)}
 
     def _counted(self) -> list[Category | CategoryList]:
         """Return the features whose values are counted."""
         tables = self.description.tables
+        dynamic = {table.feature_name for table in tables if table.dynamic is not None}
         hashed = {table.feature_name for table in tables if table.shares is None and self._hash_rows(table)}
-        return [table for table in tables if table.table_name not in hashed]
+        return [table for table in tables if table.table_name not in hashed | dynamic]
 
     def _new_vocabulary(self, counters: Mapping[str, ValueCounter]) -> dict[str, TableVocabulary]:
         return {
             table.feature_name: TableVocabulary(table.type, self._encoder(table, counters.get(table.feature_name)))
             for table in self.description.tables
-            if table.shares is None
+            if table.shares is None and table.dynamic is None
         }
 
     def _encoder(self, table: Category | CategoryList, counter: ValueCounter | None) -> Encoder:
@@ -301,5 +306,7 @@ def _printable(name: str) -> str:
 
 def _rows_of(vocabulary: dict[str, TableVocabulary], table: Category | CategoryList) -> int:
     """Return the number of rows of a table; 1 if the vocabulary does not have it."""
+    if table.dynamic is not None:
+        return table.dynamic.num_rows
     found = vocabulary.get(table.table_name)
     return found.encoder.num_embeddings if found else 1

@@ -18,6 +18,7 @@ from bagpipe_hpc.data.importing import parquet, text
 from bagpipe_hpc.data.importing.bad_lines import BadLines
 from bagpipe_hpc.data.importing.click_logs import log_of
 from bagpipe_hpc.data.importing.description import TableDescription, position_of
+from bagpipe_hpc.data.importing.dynamic_ids import IntegerFaults
 from bagpipe_hpc.data.importing.grammar import Grammar, delimiter_hint, describe_fault, header_hint, header_of
 from bagpipe_hpc.data.importing.history_columns import HistoryColumns
 from bagpipe_hpc.data.importing.ranks import Ranks, from_first
@@ -72,6 +73,7 @@ class Inputs:
         self._use = _use_of(description, self.header)
         self._grammar = Grammar(description, self.header, self._kinds)
         self._sequences = Sequences(description, self.header)
+        self._integers = IntegerFaults(description, self.header)
         self._times = None if description.time is None else Times(description.time, self.header)
         self._history_columns = HistoryColumns(description, self.header)
         self._header_lines = 0 if description.columns else 1
@@ -171,7 +173,7 @@ class Inputs:
         """Whether a line may be bad because of more than the patterns of its fields."""
         has_histories = bool(self._history_columns.histories)
         has_checks = self._sequences.are_checked or self._times is not None or has_histories
-        return has_checks or "weight" in self._kinds.values()
+        return has_checks or self._integers.are_checked or "weight" in self._kinds.values()
 
     def _good_rows(
         self,
@@ -201,6 +203,7 @@ class Inputs:
         """Yield the rows, from 0 on, with a fault that depends on several fields or on more than their pattern."""
         yield from self._sequences.faults(table)
         yield from self._weight_faults(table)
+        yield from self._integers.faults(table)
         if self._times is not None:
             yield from self._times.faults(table)
         yield from self._history_columns.faults(table)

@@ -146,7 +146,7 @@ def test_a_truncated_end_is_noticed(length: int) -> None:
         (0, b"HDF5", "magic b'HDF5'.*expected b'BPPL'"),
         (4, b"\x01", "version 1, .*expected.*version 6: do all ranks run the same"),
         (5, b"\x04", "kind 4"),
-        (6, b"\xff", "has 255 arrays; TrainerPlan has 25"),
+        (6, b"\xff", "has 255 arrays; TrainerPlan has 28"),
         (HEADER_BYTES, b"\x04", "damaged or truncated"),  # dtype code
         (HEADER_BYTES + 1, b"\x03", "damaged or truncated"),  # number of dimensions
         (HEADER_BYTES + 8, b"\xff" * 8, "damaged or truncated"),  # a shape of -1

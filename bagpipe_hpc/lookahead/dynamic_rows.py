@@ -1,0 +1,310 @@
+"""Which row of a dynamic table an id has: admission, expiry and reuse of rows, batch by batch in stream order. Pure.
+
+The map is a function of the stream of training batches, and of nothing else. With the training batch of iteration i:
+
+1. ids that were not used since `oldest` expire, and their rows are free
+2. the uses of all ids are counted, those of the batch included
+3. an id without a row gets one if it was used at least `admit_after` times: a free one, or a new one. At capacity it
+   takes the row of the id whose last use is the oldest, or there is an error. No id of this batch loses its row.
+4. ids that have no row yet read one of the default rows
+
+Ids that wait for admission are *candidates*. They expire as ids with rows do. An id that has expired or has lost its
+row is forgotten: it begins again with no uses.
+
+The first rows of a table are its default rows, behind them are those of ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bagpipe_hpc.cache_hint import hint
+from bagpipe_hpc.compiled import compiled
+from bagpipe_hpc.data.dynamic import MISSING, DynamicSchema
+from bagpipe_hpc.lookahead.id_map import (
+    COUNT,
+    HEAD,
+    LAST,
+    NEWER,
+    NONE,
+    NUM_ROWS,
+    OLDER,
+    OLDEST,
+    IdMap,
+    IdState,
+    Log,
+    bucket_of,
+    find,
+    insert,
+    remove,
+    restored,
+    state_before,
+    use,
+)
+from bagpipe_hpc.protocol.plan import Int64Array
+from bagpipe_hpc.splitmix import mix
+
+MAX_CANDIDATES = 2**30
+_AHEAD = 16  # ids
+
+
+class NoRowLeftError(Exception):
+    """An id must get a row, and none is left."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a batch has changed in the maps, int64, shape (n, 6) each; see `Log`."""
+
+    live: Int64Array
+    candidates: Int64Array
+
+
+@dataclass(frozen=True)
+class MappedIds:
+    """The rows of a batch's ids.
+
+    Args:
+        rows: Row within the table of each id, int64, shape (num_ids,).
+        born_rows: The rows that begin anew with this batch, int64, shape (n,).
+        born_ids: The ids that they begin with, int64, shape (n,).
+        num_expired: How many ids with rows expired.
+        num_replaced: How many ids lost their row to a new one.
+        num_defaults: How many of the uses read a default row.
+        changes: What has changed; None: nothing.
+    """
+
+    rows: Int64Array
+    born_rows: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    born_ids: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    num_expired: int = 0
+    num_replaced: int = 0
+    num_defaults: int = 0
+    changes: Changes | None = None
+
+
+@dataclass(frozen=True)
+class DynamicState:
+    """The ids of one dynamic table: those with rows, and candidates."""
+
+    live: IdState
+    candidates: IdState
+
+
+class DynamicRows:
+    """The ids of one dynamic table.
+
+    Args:
+        rules: The rules of the table.
+        before: Its ids before the first batch; None: there are none.
+    """
+
+    def __init__(self, rules: DynamicSchema, before: DynamicState | None = None) -> None:
+        self._rules = rules
+        room = MAX_CANDIDATES if rules.admit_after > 1 else 1 << 16
+        if before is None:
+            self.live, self.candidates = IdMap.empty(rules.capacity), IdMap.empty(room)
+        else:
+            self.live = restored(rules.capacity, before.live)
+            self.candidates = restored(max(room, before.candidates.num_rows), before.candidates)
+
+    def state_before(self, changes: Sequence[Changes]) -> DynamicState:
+        """Return a copy of the ids as they were before the changes of the last batches."""
+        return DynamicState(
+            state_before(self.live, [each.live for each in changes]),
+            state_before(self.candidates, [each.candidates for each in changes]),
+        )
+
+    def use(self, ids: Int64Array, iteration: int, oldest: int = 0) -> MappedIds:
+        """Map the ids of a training batch.
+
+        Args:
+            ids: All uses, in stream order, int64, shape (num_ids,).
+            iteration: The number of this training iteration, counted from 1.
+            oldest: Ids expire if their last use is in an earlier iteration.
+        Raises:
+            NoRowLeftError: an id must get a row, and none is left.
+        """
+        rules, num_ids = self._rules, len(ids)
+        if rules.admit_after == 1 and num_ids > len(self.candidates.cells):
+            self.candidates = IdMap.empty(1 << num_ids.bit_length())  # it is empty between two batches
+        # Each use changes a row of the live ids, or a candidate. Admission changes three rows.
+        log = Log.empty(4 * num_ids + self.live.num_live if oldest else 4 * num_ids)
+        log_of_candidates = Log.empty(4 * num_ids + self.candidates.num_live if oldest else 4 * num_ids)
+        num_expired = _expire(self.live, oldest, log)
+        _expire(self.candidates, oldest, log_of_candidates)
+        rows, unknown = np.empty(num_ids, np.int64), np.empty(num_ids, np.int64)
+        num_unknown, num_missing = _look_up_and_count(self.live, ids, iteration, rules.default_rows, rows, unknown, log)
+        unknown = unknown[:num_unknown]
+        waiting, born = np.empty(num_unknown, np.int64), np.empty((2, num_unknown), np.int64)
+        num_born, num_replaced = _admit(
+            self.live,
+            self.candidates,
+            ids,
+            unknown,
+            iteration,
+            rules.admit_after,
+            rules.at_capacity == "oldest",
+            waiting,
+            born,
+            log,
+            log_of_candidates,
+        )
+        if num_born < 0:
+            raise NoRowLeftError
+        num_defaults = num_missing + _fill_in(self.live, ids, unknown, rules.default_rows, rows)
+        born_rows, born_ids = born[0, :num_born] + rules.default_rows, born[1, :num_born].copy()
+        changes = Changes(log.cut(), log_of_candidates.cut())
+        return MappedIds(rows, born_rows, born_ids, num_expired, num_replaced, num_defaults, changes)
+
+    def look_up(self, ids: Int64Array) -> MappedIds:
+        """Map the ids of an evaluation: nothing changes, and ids without a row read default rows."""
+        rows = np.empty(len(ids), np.int64)
+        num_defaults = _look_up(self.live, ids, self._rules.default_rows, rows)
+        return MappedIds(rows, num_defaults=num_defaults)
+
+
+def warm_up_mapping() -> None:
+    """Compile the functions that mapping uses, or load what an earlier run compiled."""
+    rules = DynamicSchema(capacity=1, at_capacity="oldest")
+    rows = DynamicRows(rules)
+    changes = rows.use(np.zeros(1, np.int64), 1).changes
+    DynamicRows(rules, rows.state_before([] if changes is None else [changes])).look_up(np.zeros(1, np.int64))
+
+
+@compiled
+def _ask_for(of: IdMap, ids: Int64Array, j: int) -> None:
+    """Ask for the memory that later ids need: the bucket of one, the row of a nearer one, and that row's neighbours."""
+    if of.state[NUM_ROWS] == 0:
+        return
+    cells, last = of.cells, len(ids) - 1
+    hint(cells, bucket_of(of, ids[min(j + 3 * _AHEAD, last)]))
+    link = cells[bucket_of(of, ids[min(j + 2 * _AHEAD, last)]), HEAD]
+    if link:
+        hint(cells, link - 1)
+    link = cells[bucket_of(of, ids[min(j + _AHEAD, last)]), HEAD]
+    if link:
+        hint(cells, max(cells[link - 1, OLDER], 1) - 1)
+        hint(cells, max(cells[link - 1, NEWER], 1) - 1)
+
+
+@compiled
+def _expire(of: IdMap, oldest: int, log: Log) -> int:
+    """Forget the ids whose last use is before `oldest`; return how many there were."""
+    count = 0
+    while of.state[OLDEST] and of.cells[of.state[OLDEST] - 1, LAST] < oldest:
+        remove(of, of.state[OLDEST] - 1, log)
+        count += 1
+    return count
+
+
+@compiled
+def _look_up_and_count(
+    live: IdMap, ids: Int64Array, iteration: int, default_rows: int, rows: Int64Array, unknown: Int64Array, log: Log
+) -> tuple[int, int]:
+    """Write the rows of ids that have one and of missing ids, and the places of the others.
+
+    Returns:
+        The numbers of the others and of missing ids.
+    """
+    num_unknown = num_missing = 0
+    for j in range(len(ids)):
+        _ask_for(live, ids, j)
+        row = find(live, ids[j])
+        if row != NONE:
+            use(live, row, iteration, log)
+            rows[j] = row + default_rows
+        elif ids[j] == MISSING:
+            rows[j] = _default_row(ids[j], default_rows)
+            num_missing += 1
+        else:
+            unknown[num_unknown] = j
+            num_unknown += 1
+    return num_unknown, num_missing
+
+
+@compiled
+def _admit(
+    live: IdMap,
+    candidates: IdMap,
+    ids: Int64Array,
+    unknown: Int64Array,
+    iteration: int,
+    admit_after: int,
+    replaces_oldest: bool,
+    waiting: Int64Array,
+    born: Int64Array,
+    log: Log,
+    log_of_candidates: Log,
+) -> tuple[int, int]:
+    """Count the uses of ids without a row, and give rows to those that have enough.
+
+    Args:
+        unknown: Places of ids without a row, in order.
+        waiting: Of the same shape; the candidates of these ids are written to it.
+        born: int64, shape (2, n): new rows and their ids are written to it.
+    Returns:
+        The number of new rows, or -1 if there are too few, and how many ids lost theirs.
+    """
+    for k in range(len(unknown)):
+        row = find(candidates, ids[unknown[k]])
+        if row == NONE:
+            row = insert(candidates, ids[unknown[k]], log_of_candidates)
+            if row == NONE:
+                return -1, 0
+        use(candidates, row, iteration, log_of_candidates)
+        waiting[k] = row
+    num_born = num_replaced = 0
+    for k in range(len(unknown)):
+        candidate = waiting[k]
+        count = candidates.cells[candidate, COUNT]
+        if count < admit_after:
+            continue
+        key = ids[unknown[k]]
+        row = insert(live, key, log)
+        if row == NONE and replaces_oldest and live.cells[live.state[OLDEST] - 1, LAST] < iteration:
+            remove(live, live.state[OLDEST] - 1, log)
+            num_replaced += 1
+            row = insert(live, key, log)
+        if row == NONE:
+            return -1, 0
+        live.cells[row, COUNT] = count
+        live.cells[row, LAST] = iteration
+        remove(candidates, candidate, log_of_candidates)
+        candidates.cells[candidate, COUNT] = 0  # so that later uses in this batch do not admit the id again
+        born[0, num_born] = row
+        born[1, num_born] = key
+        num_born += 1
+    return num_born, num_replaced
+
+
+@compiled
+def _fill_in(live: IdMap, ids: Int64Array, unknown: Int64Array, default_rows: int, rows: Int64Array) -> int:
+    """Write the rows of ids that had none before this batch; return how many of them are default rows."""
+    num_defaults = 0
+    for k in range(len(unknown)):
+        key = ids[unknown[k]]
+        row = find(live, key)
+        num_defaults += row == NONE
+        rows[unknown[k]] = row + default_rows if row != NONE else _default_row(key, default_rows)
+    return num_defaults
+
+
+@compiled
+def _look_up(live: IdMap, ids: Int64Array, default_rows: int, rows: Int64Array) -> int:
+    """Write the rows of all ids; return how many of them are default rows."""
+    num_defaults = 0
+    for j in range(len(ids)):
+        _ask_for(live, ids, j)
+        row = find(live, ids[j])
+        num_defaults += row == NONE
+        rows[j] = row + default_rows if row != NONE else _default_row(ids[j], default_rows)
+    return num_defaults
+
+
+@compiled
+def _default_row(key: np.int64, default_rows: int) -> np.int64:
+    return np.int64(mix(np.uint64(key)) % np.uint64(default_rows))
