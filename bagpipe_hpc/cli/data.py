@@ -224,6 +224,10 @@ def synth(
         bool,
         typer.Option("--labels", help="With --profile histories: three labels, one of them real, weights and groups."),
     ] = False,
+    drift: Annotated[
+        int,
+        typer.Option(help="Samples of a day: ids of large tables come and go, each lives five days; 0: they stay."),
+    ] = 0,
     validation_fraction: ValidationFraction = 0.1,
     samples_per_shard: SamplesPerShard = 1 << 20,
     compression: CompressionOption = CompressionChoice.NONE,
@@ -244,6 +248,7 @@ def synth(
             bag_size=bag_size,
             history_length=30 if history_length is None and profile is ProfileChoice.HISTORIES else history_length or 0,
             labels=labels,
+            drift=drift,
             validation_fraction=validation_fraction,
             samples_per_shard=samples_per_shard,
             compression=compression.filter,

@@ -9,6 +9,8 @@ needs no state, any part of it can be made anywhere, and block sizes do not infl
 * Labels: a hidden model, the teacher, gives every (table, rank) a normally distributed effect, adds a linear function
   of the dense features, and draws the click from the logistic function of the sum. A pilot sample calibrates spread and
   click rate.
+* Drift: in a table of more than STATIC_ROWS rows, each rank is held by one id after the other, for DAYS_OF_LIFE days
+  each. The ranks change hands at different times. Ids are hashes, and every id has an effect of its own.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from bagpipe_hpc.data.dataset import (
     open_dataset,
     refuse_occupied,
 )
+from bagpipe_hpc.data.dynamic import DynamicSchema
 from bagpipe_hpc.data.random_numbers import Float64Array, bias_for, hash_of, normal, uniform, zipf_rank
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.data.shard import Compression
@@ -46,6 +49,9 @@ LOGIT_STD = 1.4  # standard deviation of the teacher's logits: the best possible
 BLOCK_SAMPLES = 32_768
 HISTORIES = "histories"  # the profile of synthetic_histories.py
 BAGS, BAG_ROWS = "bags", 100_000  # the ragged table, and its number of rows at scale 1
+
+STATIC_ROWS, DAYS_OF_LIFE = 1_000, 5  # with drift
+SECONDS_PER_DAY = 86_400
 
 _MAX_ROWS = 3_000_000_000  # of a table, because the bijection multiplies two row numbers in int64
 _PILOT_SAMPLES = 32_768
@@ -96,25 +102,38 @@ class SyntheticClicks:
         skew: Exponent of the Zipf distribution; 0: uniform.
         seed: Seed of ids, teacher and labels.
         bag_size: Average number of ids per sample in an additional ragged table; 0: no such table.
+        drift: Number of samples of a day: samples have times, and large tables are dynamic; 0: ids never change.
     Raises:
         ConfigError: An argument is out of range.
     """
 
     def __init__(
-        self, profile: str, *, scale: float = 1.0, skew: float = 1.05, seed: int = 0, bag_size: int = 0
+        self,
+        profile: str,
+        *,
+        scale: float = 1.0,
+        skew: float = 1.05,
+        seed: int = 0,
+        bag_size: int = 0,
+        drift: int = 0,
     ) -> None:
         _check_settings(profile, scale, skew, seed, bag_size)
+        if drift < 0:
+            raise ConfigError(f"--drift is {drift}, but the samples of a day must be at least 1 (0: no drift)")
         shape = PROFILES[profile]
         tables = [
-            TableSchema(name=name, num_embeddings=math.ceil(cardinality * scale))
+            _table(name, math.ceil(cardinality * scale), is_dynamic=drift > 0)
             for name, cardinality in shape.tables.items()
         ]
         bags = [TableSchema(name=BAGS, num_embeddings=math.ceil(BAG_ROWS * scale), ragged=True)] if bag_size else []
-        self.schema = Schema(dense=shape.dense, tables=(*tables, *bags))
+        self.schema = Schema(dense=shape.dense, tables=(*tables, *bags), time="second" if drift else None)
+        self._drift = drift
         self._skew = skew
         self._seed = np.uint64(mix(np.uint64(seed)))
         self._bag_size = bag_size
-        self._num_embeddings = np.array([table.num_embeddings for table in tables], dtype=np.int64)
+        self._num_embeddings = np.array(
+            [table.dynamic.capacity if table.dynamic else table.num_embeddings for table in tables], dtype=np.int64
+        )
         self._scatter = np.array([_coprime_near(0.618 * n, n) for n in self._num_embeddings], dtype=np.int64)
         logits = self._draw(_PILOT_START, _PILOT_SAMPLES)[-1]
         self._gain = LOGIT_STD / float(np.std(logits))
@@ -130,13 +149,15 @@ class SyntheticClicks:
         ids, dense, bags, logits = self._draw(start, num_samples)
         probabilities = 1 / (1 + np.exp(-(self._gain * logits + self._bias)))
         labels = _draw_labels(self._seed, start, probabilities)
-        return Batch(labels, dense, ids, bags), probabilities.astype(np.float32)
+        times = SECONDS_PER_DAY * np.arange(start, start + num_samples) // self._drift if self._drift else None
+        return Batch(labels, dense, ids, bags, times=times), probabilities.astype(np.float32)
 
     def _draw(self, start: int, num_samples: int) -> tuple[Int64Array, Float32Array, dict[str, Bags], Float64Array]:
         ids = np.empty((num_samples, len(self._num_embeddings)), np.int64)
         dense = np.empty((num_samples, self.schema.num_dense), np.float32)
         logits = np.empty(num_samples, np.float64)
-        _draw_samples(self._seed, start, self._num_embeddings, self._scatter, self._skew, ids, dense, logits)
+        life = DAYS_OF_LIFE * self._drift
+        _draw_samples(self._seed, start, self._num_embeddings, self._scatter, self._skew, life, ids, dense, logits)
         if not self._bag_size:
             return ids, dense, {}, logits
         stream, table = 4 * (len(self._num_embeddings) + self.schema.num_dense), self.schema.tables[-1]
@@ -155,6 +176,7 @@ def synthesize(
     bag_size: int = 0,
     history_length: int = 0,
     labels: bool = False,
+    drift: int = 0,
     validation_fraction: float = 0.1,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     compression: Compression | None = None,
@@ -170,6 +192,8 @@ def synthesize(
         raise ConfigError(f"the number of samples is {num_samples}, but must be at least 1")
     num_train = num_training_samples(num_samples, validation_fraction)
     _check_history(profile, history_length, bag_size, labels)
+    if drift and profile == HISTORIES:
+        raise ConfigError(f"--drift is {drift}, but the ids of --profile {HISTORIES} do not drift; choose another one")
     _check_settings(profile, scale, skew, seed, bag_size)
     refuse_occupied(output)
     progress("preparing", 0, 0)
@@ -177,7 +201,7 @@ def synthesize(
     if profile == HISTORIES:
         clicks = SyntheticHistories(scale=scale, skew=skew, seed=seed, history_length=history_length, has_labels=labels)
     else:
-        clicks = SyntheticClicks(profile, scale=scale, skew=skew, seed=seed, bag_size=bag_size)
+        clicks = SyntheticClicks(profile, scale=scale, skew=skew, seed=seed, bag_size=bag_size, drift=drift)
 
     def blocks() -> Iterator[Batch]:
         progress("writing shards", 0, num_samples)
@@ -193,11 +217,21 @@ def synthesize(
         origin["history_length"] = history_length
     if labels:
         origin["labels"] = True
+    if drift:
+        origin["drift"] = drift
     with DatasetWriter(
         output, clicks.schema, samples_per_shard=samples_per_shard, compression=compression, origin=origin
     ) as writer:
         writer.write(blocks(), num_train)
     return open_dataset(output)
+
+
+def _table(name: str, num_rows: int, *, is_dynamic: bool) -> TableSchema:
+    """Return a table. If it is large and may be dynamic, there are rows for all ids that live at the same time."""
+    if not is_dynamic or num_rows <= STATIC_ROWS:
+        return TableSchema(name=name, num_embeddings=num_rows)
+    rules = DynamicSchema(capacity=num_rows, at_capacity="oldest")
+    return TableSchema(name=name, num_embeddings=rules.num_rows, dynamic=rules)
 
 
 def _check_history(profile: str, history_length: int, bag_size: int, labels: bool) -> None:
@@ -242,6 +276,7 @@ def _draw_samples(
     num_embeddings: Int64Array,
     scatter: Int64Array,
     skew: float,
+    life: int,
     ids: Int64Array,
     dense: Float32Array,
     logits: Float64Array,
@@ -249,6 +284,7 @@ def _draw_samples(
     """Fill ids (n, tables), dense (n, features) and uncalibrated logits (n,) of the samples from start on.
 
     Streams of random numbers: 4k + 0 ids and 4k + 1 effects of table k, 4k + 2 values and 4k + 3 weights of feature k.
+    If ids drift, they live for `life` samples; the streams of table k are 1,000 + 2k and 1,001 + 2k. 0: they do not.
     """
     num_tables, num_dense = ids.shape[1], dense.shape[1]
     for i in range(len(logits)):
@@ -256,6 +292,13 @@ def _draw_samples(
         for k in range(num_tables):
             num_rows = num_embeddings[k]
             rank = zipf_rank(uniform(hash_of(seed, 4 * k, start + i)), num_rows, skew)
+            if life and num_rows > STATIC_ROWS:
+                phase = int(hash_of(seed, 1_000 + 2 * k, rank) % np.uint64(life))
+                holder = (start + i + phase) // life
+                holder_id = hash_of(seed, 1_001 + 2 * k, rank * 2**20 + holder)
+                ids[i, k] = np.int64(holder_id)
+                logit += normal(mix(seed + holder_id))
+                continue
             ids[i, k] = (rank * scatter[k] + num_rows // 2) % num_rows
             logit += normal(hash_of(seed, 4 * k + 1, rank))
         for k in range(num_dense):

@@ -132,3 +132,34 @@ def test_bags() -> None:
     assert (later.offsets.tolist(), later.ids.tolist()) == (piece.offsets.tolist(), piece.ids.tolist())
     with pytest.raises(ConfigError, match="the size of a bag is -1"):
         SyntheticClicks("avazu", bag_size=-1)
+
+
+def test_drift(tmp_path: Path) -> None:
+    """Ids of large tables live for five days; those of small ones stay. Any part can be drawn alone."""
+    clicks = SyntheticClicks("avazu", scale=0.001, skew=0, drift=1_000)
+    large = list(clicks.schema.dynamic_tables)
+    assert large == ["device_id", "device_ip"]
+    assert clicks.schema.dynamic_tables["device_id"].capacity == 2_687
+    batch, probabilities = clicks.block(0, 30_000)
+    assert batch.times is not None
+    assert batch.times[:2].tolist() == [0, 86]
+    assert batch.times[-1] == 86_400 * 29_999 // 1_000
+    assert auc(probabilities, batch.labels) == pytest.approx(0.8, abs=0.02)
+    column = [table.name for table in clicks.schema.tables].index("device_id")
+    ids = batch.ids[:, column]
+    distinct, first = np.unique(ids, return_index=True)
+    last = len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1]
+    assert (last - first).max() < 5_000
+    assert len(distinct) > 3 * 2_687
+    assert len(np.intersect1d(ids[:10_000], ids[20_000:])) == 0
+    small = batch.ids[:, column - 1]
+    assert len(np.intersect1d(small[:10_000], small[20_000:])) > 0
+    part, _ = clicks.block(12_345, 100)
+    assert np.array_equal(part.ids, batch.ids[12_345:12_445])
+    assert np.array_equal(part.times, batch.times[12_345:12_445])  # type: ignore[arg-type]
+    dataset = synthesize(tmp_path / "data", 100, "avazu", scale=0.001, drift=10)
+    assert dataset.origin["drift"] == 10
+    with pytest.raises(ConfigError, match="--drift is 5, but the ids of --profile histories do not drift"):
+        synthesize(tmp_path / "other", 100, "histories", history_length=3, drift=5)
+    with pytest.raises(ConfigError, match="--drift is -1, but the samples of a day must be at least 1"):
+        SyntheticClicks("avazu", drift=-1)
