@@ -21,7 +21,7 @@ from typing import Any
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.durable import writing
-from bagpipe_hpc.checkpoint.file_names import BEST, EVALUATIONS_FILE, METRICS_FILE, checkpoint_name
+from bagpipe_hpc.checkpoint.file_names import BEST, EVALUATIONS_FILE, METRICS_FILE, checkpoint_name, iteration_of
 from bagpipe_hpc.checkpoint.manifest import (
     FileEntry,
     Manifest,
@@ -245,7 +245,9 @@ class Committer:
         if checkpoint.evaluations:
             files.append(partial.write_extra(EVALUATIONS_FILE, checkpoint.evaluations))
         boundary = checkpoint.boundary
-        files.append(partial.write_oracle(oracle_tree(history, boundary.assignment, boundary.items, boundary.dynamic)))
+        since = None if checkpoint.is_full or self._parent is None else iteration_of(self._parent.name)
+        tree = oracle_tree(history, boundary.assignment, boundary.items, boundary.dynamic, since)
+        files.append(partial.write_oracle(tree))
         manifest = self._manifest(checkpoint, tuple(files))
         path = partial.commit(manifest)
         self._parent, self._depth = Checkpoint.open(path).chain[-1].as_parent, manifest.depth

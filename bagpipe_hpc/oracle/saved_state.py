@@ -86,13 +86,17 @@ def oracle_tree(
     assignment: SampleAssignment | None,
     items: ItemCounts | None = None,
     dynamic: DynamicTablesState | None = None,
+    since: int | None = None,
 ) -> Tree:
-    """Return the tree that a checkpoint saves, beside metrics.jsonl and evaluations.jsonl."""
+    """Return the tree that a checkpoint saves, beside metrics.jsonl and evaluations.jsonl.
+
+    If it is an increment, it builds on the checkpoint after `since` training iterations.
+    """
     placement = None
     if assignment is not None:
         placement = {**vars(assignment.state), "orders": assignment.orders}
     counts = {} if items is None else {"items": dict(vars(items.in_order()))}
-    ids = {} if dynamic is None else {"dynamic": tree_of_ids(dynamic)}
+    ids = {} if dynamic is None else {"dynamic": tree_of_ids(dynamic, since)}
     return {"losses": list(history.losses), "placement": placement, **counts, **ids}
 
 
@@ -161,11 +165,15 @@ def dynamic_in(checkpoint: Checkpoint) -> DynamicTablesState | None:
     Raises:
         CheckpointError: the content of a file is not one that a job writes.
     """
-    state = _state_in(checkpoint)
-    if state is None or "dynamic" not in state:
-        return None
-    with _content_of(checkpoint.path / ORACLE_FILE):
-        return ids_of_tree(state["dynamic"])
+    found: DynamicTablesState | None = None
+    for length in range(1, len(checkpoint.chain) + 1):
+        part = Checkpoint(checkpoint.chain[:length])
+        state = _state_in(part)
+        if state is None or "dynamic" not in state:
+            return None
+        with _content_of(part.path / ORACLE_FILE):
+            found = ids_of_tree(state["dynamic"], found)
+    return found
 
 
 def training_settings(checkpoint: Checkpoint) -> dict[str, Any]:
