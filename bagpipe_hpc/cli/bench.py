@@ -384,7 +384,7 @@ def next_click(
         ),
     ],
     models: Annotated[str, typer.Option(metavar="LIST", help="Models, separated by commas.")] = "mean,din,sasrec,hstu",
-    clicks: Annotated[int, typer.Option(help="Use the first lines of the log, so many.")] = 300_000,
+    clicks: Annotated[int, typer.Option(help="Use the first lines of the log, so many.")] = 100_000,
     negatives: Annotated[int, typer.Option(help="Sampled articles that a click is compared with.")] = 2,
     max_length: Annotated[int, typer.Option(help="Elements of a history, at most.")] = 50,
     validation_fraction: Annotated[float, typer.Option(help="The latest samples, to evaluate on.")] = 0.2,

@@ -47,7 +47,7 @@ class NextClickCase:
     """
 
     models: tuple[str, ...]
-    num_clicks: int = 300_000
+    num_clicks: int = 100_000
     num_negatives: int = 2
     max_length: int = 50
     validation_fraction: float = 0.2

@@ -85,10 +85,10 @@ def _compare(world: Comm, case: NextClickCase, model: str, directory: Path, prog
         from bagpipe_hpc.bench.next_click import plain as module  # torch, at rank 0 only
 
         config, dataset = load_config(None, case.settings(model)), open_dataset(directory / "data")
-        num_threads = Topology(world.size, config.roles.servers).num_trainers
+        num_parts = Topology(world.size, config.roles.servers).num_trainers
         total = config.training.epochs * dataset.train.num_samples
         phase = f"{model}, in plain PyTorch"
-        plain.append(module.train_plainly(config, dataset, num_threads, lambda done: progress(phase, done, total)))
+        plain.append(module.train_plainly(config, dataset, num_parts, lambda done: progress(phase, done, total)))
 
     at_rank_0(world, train_plainly)
     found = all_gather_json(world, asdict(plain[0]) if plain else None)[0]

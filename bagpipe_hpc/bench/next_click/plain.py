@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from bagpipe_hpc.bench.next_click.case import Quality
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.initial_rows import RowInitializer
+from bagpipe_hpc.learning_rate import LearningRate
 from bagpipe_hpc.oracle.ranking import grouped_metrics, weighted_auc
-from bagpipe_hpc.sharding import KeySpace
+from bagpipe_hpc.sharding import KeySpace, share_boundaries
 from bagpipe_hpc.trainer.feature_inputs import sequence_inputs
 from bagpipe_hpc.trainer.jagged_sequence import JaggedSequence
 from bagpipe_hpc.trainer.models import build_model
@@ -67,44 +69,59 @@ class PlainModel(nn.Module):
         return logits
 
 
-def train_plainly(config: Config, dataset: Dataset, num_threads: int, progress: Callable[[int], object]) -> Quality:
+def train_plainly(config: Config, dataset: Dataset, num_parts: int, progress: Callable[[int], object]) -> Quality:
     """Train and evaluate a model.
+
+    Gradients of a batch are accumulated over parts, so that they are added up in the order of as many trainers.
 
     Args:
         config: The settings, with adagrad for rows and adam for dense parameters.
         dataset: The data set.
-        num_threads: Threads of torch.
+        num_parts: The number of parts of a batch.
         progress: Called with the number of samples that are trained on.
     Communication: none.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
+    torch.set_num_threads(config.training.threads or 1)
     try:
         model = PlainModel(config, dataset)
         start = time.perf_counter()
-        _train(model, config, dataset, progress)
+        _train(model, config, dataset, num_parts, progress)
         return _quality(model, config, dataset, time.perf_counter() - start)
     finally:
         torch.set_num_threads(before)
 
 
-def _train(model: PlainModel, config: Config, dataset: Dataset, progress: Callable[[int], object]) -> None:
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Adagrad([model.rows], lr=config.row_learning_rate),
-        torch.optim.Adam(model.dense.parameters(), lr=config.dense_learning_rate),
+def _train(
+    model: PlainModel, config: Config, dataset: Dataset, num_parts: int, progress: Callable[[int], object]
+) -> None:
+    row_rate = LearningRate(config.row_learning_rate, config.schedule)
+    dense_rate = LearningRate(config.dense_learning_rate, config.schedule)
+    optimizers: list[tuple[torch.optim.Optimizer, LearningRate]] = [
+        (torch.optim.Adagrad([model.rows]), row_rate),
+        (torch.optim.Adam(model.dense.parameters()), dense_rate),
     ]
+    num_trained = 0
     for epoch in range(config.training.epochs):
         for number, batch in enumerate(dataset.train.batches(config.training.batch_size)):
             assert batch.sample_weights is not None
-            weights = torch.from_numpy(batch.sample_weights)
-            losses = functional.binary_cross_entropy_with_logits(
-                model(batch), torch.from_numpy(batch.labels), reduction="none"
-            )
-            model.zero_grad()
-            ((losses * weights).sum() / weights.sum()).backward()
-            for optimizer in optimizers:
+            sum_of_weights = float(batch.sample_weights.sum(dtype=np.float64))
+            model.zero_grad(set_to_none=False)
+            for start, stop in pairwise(share_boundaries(batch.num_samples, num_parts)):
+                (_sum_of_losses(model, batch.slice(start, stop)) / sum_of_weights).backward()
+            num_trained += 1
+            for optimizer, rate in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate(num_trained)
                 optimizer.step()
             progress(epoch * dataset.train.num_samples + number * config.training.batch_size)
+
+
+def _sum_of_losses(model: PlainModel, batch: Batch) -> torch.Tensor:
+    """Return the losses of the samples, times their weights, added up."""
+    losses = functional.binary_cross_entropy_with_logits(model(batch), torch.from_numpy(batch.labels), reduction="none")
+    assert batch.sample_weights is not None
+    return (losses * torch.from_numpy(batch.sample_weights)).sum()
 
 
 def _quality(model: PlainModel, config: Config, dataset: Dataset, seconds: float) -> Quality:
