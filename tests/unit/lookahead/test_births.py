@@ -76,7 +76,7 @@ def assert_equal_lives(plan: TrainerPlan, other: TrainerPlan) -> None:
             np.testing.assert_array_equal(getattr(plan, field.name), getattr(other, field.name), field.name)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(cases() | full_cases(), st.data())
 def test_every_life_is_a_row_of_its_own(case: Case, data: st.DataObject) -> None:
     reused, apart = with_births(case, data)
@@ -95,7 +95,7 @@ def test_every_life_is_a_row_of_its_own(case: Case, data: st.DataObject) -> None
         assert not np.isin(offsets[births.tables] + births.rows, plan.servers[0].fetch_rows).any()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(cases() | full_cases(), st.data())
 def test_going_on(case: Case, data: st.DataObject) -> None:
     """What is resident at a cut and begins anew behind it has no use there."""

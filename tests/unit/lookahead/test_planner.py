@@ -86,7 +86,7 @@ def assert_equal(actual: object, expected: object, where: str = "plan") -> None:
         assert actual == expected, where
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=300)
 @given(cases() | full_cases())
 def test_equals_the_twin(case: Case) -> None:
     actual, actual_error = until_too_small(plan_fast(case))
