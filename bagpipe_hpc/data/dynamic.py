@@ -32,6 +32,8 @@ class DynamicSchema(BaseModel):
     Args:
         capacity: How many ids have rows at the same time, at most.
         admit_after: An id gets a row once it was used so often.
+        admit_by: past_uses: the uses up to and including the batch count. future_uses: the uses in all training samples
+            do, so an id that is used often enough gets its row with its first use.
         expire_after: An id loses its row when it was not used for this long: `500000 iterations`, or data time, as in
             `30d`, `12h`, `30m`, `90s` (where times are in seconds) or `1000 units`. None: never.
         at_capacity: What happens when a new id must get a row and none is left. oldest: it takes the row of the id with
@@ -43,6 +45,7 @@ class DynamicSchema(BaseModel):
 
     capacity: PositiveInt = Field(le=2**31 - 2)
     admit_after: PositiveInt = Field(1, le=2**31 - 1)
+    admit_by: Literal["past_uses", "future_uses"] = "past_uses"
     expire_after: str | None = None
     at_capacity: Literal["error", "oldest"] = "error"
     default_rows: PositiveInt = Field(1, le=2**20)

@@ -12,6 +12,7 @@ from pathlib import Path
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.config import Config, Settings
 from bagpipe_hpc.data.dataset import Dataset, open_dataset, require_labels
+from bagpipe_hpc.data.frequent_ids import frequent_ids
 from bagpipe_hpc.data.job_schema import job_schema
 from bagpipe_hpc.data.time_windows import TimeWindow, read_windows
 from bagpipe_hpc.errors import ConfigError, DatasetError, TopologyError
@@ -136,6 +137,7 @@ def check_job(
             build_own_model(config.model, model_inputs(config, schema), request.build_model)
     _check_evaluation(config, dataset, request)
     windows = [] if request.evaluates_only else _windows_of(config, dataset)
+    frequent = {} if request.evaluates_only else frequent_ids(dataset)
     ownership = Ownership(_owned_directories(config, request))
     try:
         if request.evaluates_only:
@@ -165,7 +167,7 @@ def check_job(
         LOGGER.info(said_of_backend)
     if exchange != NONE:
         LOGGER.info(said_of_exchange)
-    oracle_job = OracleJob(dataset, request.run_path, budget, saved, ownership.require, windows)
+    oracle_job = OracleJob(dataset, request.run_path, budget, saved, ownership.require, windows, frequent)
     return CheckedJob(spec, start, oracle_job, ownership)
 
 

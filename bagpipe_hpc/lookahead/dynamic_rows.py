@@ -8,8 +8,9 @@ The map is a function of the stream of training batches, and of nothing else. Wi
    takes the row of the id whose last use is the oldest, or there is an error. No id of this batch loses its row.
 4. ids that have no row yet read one of the default rows
 
-Ids that wait for admission are *candidates*. They expire as ids with rows do. An id that has expired or has lost its
-row is forgotten: it begins again with no uses.
+If the rules admit by future uses, an id that is used often enough in all training samples gets a row with its first
+use, and no other id gets one. Otherwise, ids that wait for admission are *candidates*. They expire as ids with rows do.
+An id that has expired or has lost its row is forgotten: it begins again with no uses.
 
 The first rows of a table are its default rows, behind them are those of ids.
 """
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bagpipe_hpc.cache_hint import hint
 from bagpipe_hpc.compiled import compiled
@@ -100,23 +102,26 @@ class DynamicRows:
     Args:
         rules: The rules of the table.
         before: Its ids before the first batch; None: there are none.
+        frequent: If the rules admit by future uses: the ids that have enough of them, ascending, int64, shape (n,).
     """
 
-    def __init__(self, rules: DynamicSchema, before: DynamicState | None = None) -> None:
+    def __init__(
+        self, rules: DynamicSchema, before: DynamicState | None = None, frequent: Int64Array | None = None
+    ) -> None:
         self._rules = rules
-        room = MAX_CANDIDATES if rules.admit_after > 1 else 1 << 16
-        if before is None:
-            self.live, self.candidates = IdMap.empty(rules.capacity), IdMap.empty(room)
-        else:
-            self.live = restored(rules.capacity, before.live)
-            self.candidates = restored(max(room, before.candidates.num_rows), before.candidates)
+        self._needs_uses = rules.admit_after > 1 and rules.admit_by == "past_uses"
+        self._frequent = frequent
+        self.live = IdMap.empty(rules.capacity) if before is None else restored(rules.capacity, before.live)
+        self.candidates = IdMap.empty(MAX_CANDIDATES if self._needs_uses else 1 << 16)
+        if before is not None and self._needs_uses:
+            self.candidates = restored(MAX_CANDIDATES, before.candidates)
 
     def state_before(self, changes: Sequence[Changes]) -> DynamicState:
         """Return a copy of the ids as they were before the changes of the last batches."""
-        return DynamicState(
-            state_before(self.live, [each.live for each in changes]),
-            state_before(self.candidates, [each.candidates for each in changes]),
-        )
+        live = state_before(self.live, [each.live for each in changes])
+        if not self._needs_uses:  # no id is a candidate from one batch to the next
+            return DynamicState(live, IdState.empty())
+        return DynamicState(live, state_before(self.candidates, [each.candidates for each in changes]))
 
     def use(self, ids: Int64Array, iteration: int, oldest: int = 0) -> MappedIds:
         """Map the ids of a training batch.
@@ -129,8 +134,8 @@ class DynamicRows:
             NoRowLeftError: an id must get a row, and none is left.
         """
         rules, num_ids = self._rules, len(ids)
-        if rules.admit_after == 1 and num_ids > len(self.candidates.cells):
-            self.candidates = IdMap.empty(1 << num_ids.bit_length())  # it is empty between two batches
+        if not self._needs_uses and num_ids > len(self.candidates.cells):
+            self.candidates = IdMap.empty(1 << num_ids.bit_length())  # no id is in it
         # Each use changes a row of the live ids, or a candidate. Admission changes three rows.
         log = Log.empty(4 * num_ids + self.live.num_live if oldest else 4 * num_ids)
         log_of_candidates = Log.empty(4 * num_ids + self.candidates.num_live if oldest else 4 * num_ids)
@@ -138,7 +143,10 @@ class DynamicRows:
         _expire(self.candidates, oldest, log_of_candidates)
         rows, unknown = np.empty(num_ids, np.int64), np.empty(num_ids, np.int64)
         num_unknown, num_missing = _look_up_and_count(self.live, ids, iteration, rules.default_rows, rows, unknown, log)
-        unknown = unknown[:num_unknown]
+        every_unknown = unknown = unknown[:num_unknown]
+        if self._frequent is not None:
+            unknown = unknown[_are_in(ids[unknown], self._frequent)]
+            num_unknown = len(unknown)
         waiting, born = np.empty(num_unknown, np.int64), np.empty((2, num_unknown), np.int64)
         num_born, num_replaced = _admit(
             self.live,
@@ -146,7 +154,7 @@ class DynamicRows:
             ids,
             unknown,
             iteration,
-            rules.admit_after,
+            rules.admit_after if self._needs_uses else 1,
             rules.at_capacity == "oldest",
             waiting,
             born,
@@ -155,7 +163,7 @@ class DynamicRows:
         )
         if num_born < 0:
             raise NoRowLeftError
-        num_defaults = num_missing + _fill_in(self.live, ids, unknown, rules.default_rows, rows)
+        num_defaults = num_missing + _fill_in(self.live, ids, every_unknown, rules.default_rows, rows)
         born_rows, born_ids = born[0, :num_born] + rules.default_rows, born[1, :num_born].copy()
         changes = Changes(log.cut(), log_of_candidates.cut())
         return MappedIds(rows, born_rows, born_ids, num_expired, num_replaced, num_defaults, changes)
@@ -165,6 +173,14 @@ class DynamicRows:
         rows = np.empty(len(ids), np.int64)
         num_defaults = _look_up(self.live, ids, self._rules.default_rows, rows)
         return MappedIds(rows, num_defaults=num_defaults)
+
+
+def _are_in(ids: Int64Array, ascending: Int64Array) -> NDArray[np.bool_]:
+    """Return which ids are among others, bool, shape (n,)."""
+    if not len(ascending):
+        return np.zeros(len(ids), np.bool_)
+    found: NDArray[np.bool_] = ascending[np.searchsorted(ascending[:-1], ids)] == ids
+    return found
 
 
 def warm_up_mapping() -> None:

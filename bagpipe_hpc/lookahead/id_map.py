@@ -281,6 +281,11 @@ class IdState(NamedTuple):
     last: Int32Array
     freed: Int32Array
 
+    @classmethod
+    def empty(cls) -> IdState:
+        """Return a state without ids."""
+        return cls(np.empty(0, np.int64), *np.empty((4, 0), np.int32))
+
     @property
     def num_rows(self) -> int:
         """How many rows were in use at some time."""

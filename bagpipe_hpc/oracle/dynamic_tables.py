@@ -93,9 +93,16 @@ class DynamicTables:
         schema: The schema of the samples, with the rules of the job. It has dynamic tables.
         num_trained: Training iterations of the whole job before the first batch.
         before: The tables at the boundary before the first batch; None: they are empty.
+        frequent: The ids with enough uses, of each table that admits by future uses; see data/frequent_ids.py.
     """
 
-    def __init__(self, schema: Schema, num_trained: int, before: DynamicTablesState | None = None) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        num_trained: int,
+        before: DynamicTablesState | None = None,
+        frequent: Mapping[str, Int64Array] | None = None,
+    ) -> None:
         self._rules: dict[str, DynamicSchema] = schema.dynamic_tables
         places = {table.name: place for place, table in enumerate(schema.own_tables)}
         self._places = [places[name] for name in self._rules]
@@ -106,7 +113,8 @@ class DynamicTables:
         }
         self._is_narrow = all(each.num_embeddings < 2**31 for each in schema.one_hot_tables)
         ids = before.ids if before else {}
-        self._rows = {name: DynamicRows(rules, ids.get(name)) for name, rules in self._rules.items()}
+        often = frequent or {}
+        self._rows = {name: DynamicRows(rules, ids.get(name), often.get(name)) for name, rules in self._rules.items()}
         figures = before.figures if before else {}
         self._figures = {name: figures.get(name, TableFigures()) for name in self._rules}
         self._times: deque[tuple[int, int]] = deque((i, time) for i, time in (before.times.tolist() if before else ()))

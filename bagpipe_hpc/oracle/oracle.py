@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ from bagpipe_hpc.runtime.data_position import TrainingRange
 from bagpipe_hpc.runtime.finite import require_finite_loss
 from bagpipe_hpc.runtime.run_directory import DONE, write_at_once
 from bagpipe_hpc.runtime.spec import JobSpec
+from bagpipe_hpc.sharding import Int64Array
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.waiting import note_step, waiting_for
 
@@ -87,6 +88,7 @@ class OracleJob:
         saved: The oracle's state in the checkpoint that the job goes on from.
         require_ownership: Raises FencedError if a later start has become the owner of the run directory.
         windows: The windows of the training samples; empty if the job does not train in time order.
+        frequent_ids: Of each dynamic table that admits by future uses: the ids that have enough of them.
     """
 
     dataset: Dataset
@@ -95,6 +97,7 @@ class OracleJob:
     saved: SavedState
     require_ownership: Callable[[], None]
     windows: Sequence[TimeWindow] = ()
+    frequent_ids: Mapping[str, Int64Array] = field(default_factory=dict)
 
 
 def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OraclePorts) -> BagpipeError | None:
@@ -214,6 +217,7 @@ class Oracle:
             admits=self._evaluator.admits,
             start=training_range.start.num_trained,
             before=job.saved.boundary,
+            frequent_ids=job.frequent_ids,
         )
         self._num_planned = self._num_reported = 0  # training iterations of this start
         self._tables: deque[Mapping[str, TableFigures]] = deque()  # after each iteration without a loss

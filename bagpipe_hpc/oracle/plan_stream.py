@@ -43,7 +43,7 @@ from bagpipe_hpc.lookahead.warm_up import warm_up
 from bagpipe_hpc.oracle.dynamic_tables import DynamicTables, DynamicTablesState, TableFigures
 from bagpipe_hpc.pipeline import Cores, Pipeline
 from bagpipe_hpc.protocol.codec import PlanMessages, encode_plan
-from bagpipe_hpc.protocol.plan import Int32Array, IterationPlan, Residents
+from bagpipe_hpc.protocol.plan import Int32Array, Int64Array, IterationPlan, Residents
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
 
@@ -110,6 +110,7 @@ class PlanStream:
             order, and may wait in it.
         start: Training iterations of earlier starts of the job.
         before: The boundary before the first batch. None: the caches are empty.
+        frequent_ids: Of each dynamic table that admits by future uses: the ids that have enough of them.
 
     `end` is the boundary behind the last plan, once the stream has come to its end without being stopped.
     """
@@ -127,6 +128,7 @@ class PlanStream:
         admits: Callable[[Batch], bool] = lambda batch: True,
         start: int = 0,
         before: Boundary | None = None,
+        frequent_ids: Mapping[str, Int64Array] | None = None,
     ) -> None:
         cores = Cores(config.oracle.threads)
         self._pipeline = Pipeline(cores, BATCHES_AHEAD, start)
@@ -159,7 +161,7 @@ class PlanStream:
             self._items = CountedItems(name, column, before.items if before else None)
         self._dynamic: DynamicTables | None = None
         if schema.dynamic_tables:
-            self._dynamic = DynamicTables(schema, start, before.dynamic if before else None)
+            self._dynamic = DynamicTables(schema, start, before.dynamic if before else None, frequent_ids)
         self._is_checkpoint_due, self._admits = is_boundary, admits
         self._stop = threading.Event()
         self._is_stopped = False

@@ -128,6 +128,26 @@ def assert_same(state: DynamicState, expected: DynamicState) -> None:
         assert [each.tolist() for each in mine] == [each.tolist() for each in other]
 
 
+def test_batches_that_grow_can_be_taken_back() -> None:
+    rows = DynamicRows(DynamicSchema(capacity=200_000))
+    changes = [rows.use(np.arange(size), i).changes for i, size in enumerate((10, 100_000, 150_000), start=1)]
+    states = [rows.state_before([each for each in changes[back:] if each is not None]) for back in range(4)]
+    assert [len(state.live.ids) for state in states] == [0, 10, 100_000, 150_000]
+    assert_same(DynamicRows(DynamicSchema(capacity=200_000), states[2]).state_before([]), states[2])
+
+
+@pytest.mark.parametrize("frequent", [[], [3], [-5, 3, 9]])
+def test_admission_by_future_uses(frequent: list[int]) -> None:
+    rules = DynamicSchema(capacity=9, admit_after=2, admit_by="future_uses")
+    rows = DynamicRows(rules, frequent=np.array(frequent, np.int64))
+    ids = [4, 3, -5, 4, 10, 9]
+    mapped = rows.use(np.array(ids), 1)
+    assert [row > 0 for row in mapped.rows.tolist()] == [key in frequent for key in ids]
+    assert mapped.born_ids.tolist() == [key for key in ids if key in frequent]
+    assert mapped.num_defaults == sum(key not in frequent for key in ids)
+    assert rows.state_before([]).candidates.num_rows == 0
+
+
 def test_default_rows_are_spread_by_id() -> None:
     rows = DynamicRows(DynamicSchema(capacity=1, default_rows=50)).look_up(np.arange(1000)).rows
     assert len(set(rows.tolist())) == 50
