@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import torch
 
+from bagpipe_hpc.trainer.device.placement import Precision
+
 MAX_SCORES = 1 << 20  # of a piece: an array of 4 MiB
 MAX_KEPT = 1 << 17  # scores that are kept for the backward pass
 
@@ -49,8 +51,7 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx: Any, piece: Piece, first: int, *tensors: torch.Tensor) -> torch.Tensor:
         """Return what the piece returns."""
         ctx.piece, ctx.first = piece, first
-        device = tensors[0].device.type
-        ctx.precision = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+        ctx.precision = Precision(tensors[0])
         ctx.save_for_backward(*tensors)
         return piece(first, *tensors)
 
@@ -59,8 +60,7 @@ class _Recomputed(torch.autograd.Function):
         """Return the gradients of the tensors."""
         needed = ctx.needs_input_grad[2:]
         tensors = [each.detach().requires_grad_(need) for each, need in zip(ctx.saved_tensors, needed, strict=True)]
-        device, dtype, is_enabled = ctx.precision
-        with torch.enable_grad(), torch.autocast(device, dtype, is_enabled):
+        with torch.enable_grad(), ctx.precision.again():
             output = ctx.piece(ctx.first, *tensors)
         found = iter(torch.autograd.grad(output, [each for each in tensors if each.requires_grad], gradients[0]))
         return None, None, *(next(found) if need else None for need in needed)

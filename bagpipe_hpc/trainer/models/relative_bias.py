@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from bagpipe_hpc.trainer.device.placement import is_in_host_memory
+
 TIME_BUCKETS = 64  # of the logarithm of a time difference to base 2
 
 
@@ -41,7 +43,7 @@ def time_bias(bias: torch.Tensor, query_times: torch.Tensor, key_times: torch.Te
     # Key j has at least bucket b if its time is at most that of the query - (2^b - 1).
     # No difference is in the last bucket. The host knows a bound only if it need not wait for a device.
     num_buckets = TIME_BUCKETS - 1
-    if bias.device.type == "cpu" and key_times.numel():
+    if is_in_host_memory(key_times) and key_times.numel():
         longest = int((query_times[:, -1] - key_times[:, 0]).max())
         num_buckets = min(max(1, (longest + 1).bit_length()), num_buckets)
     least = 2 ** torch.arange(num_buckets - 1, 0, -1, device=bias.device) - 1

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from bagpipe_hpc.trainer.device.placement import is_in_host_memory
 from bagpipe_hpc.trainer.models.layers import initialised
 from bagpipe_hpc.trainer.models.pieces import causal, in_pieces
 from bagpipe_hpc.trainer.models.tokens import TokenGroup, Tokens
@@ -95,7 +96,7 @@ def softmax_attention(
     is_causal = is_causal and query.shape[2] > 1
     # Padding comes last, so causal attention needs no other mask.
     mask = None if is_causal or group.mask is None else group.mask[:, None, None, :]
-    if query.device.type == "cpu":
+    if is_in_host_memory(query):
         return functional.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal)
 
     # On a GPU, the kernels of torch keep all scores or add up gradients in an order that is not fixed.
