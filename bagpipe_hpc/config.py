@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from bagpipe_hpc.data.dynamic import require_lifetime
+from bagpipe_hpc.dynamic_rules import require_lifetime
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.fault_words import in_words, shown
 from bagpipe_hpc.strict_yaml import Document, Place, is_text, parse_yaml, read_yaml_file

@@ -9,9 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bagpipe_hpc.config import Config
-from bagpipe_hpc.data.schema import Schema
-from bagpipe_hpc.initial_rows import RowInitializer
-from bagpipe_hpc.sharding import KeySpace
 
 
 def state_columns(config: Config) -> dict[str, int]:
@@ -42,11 +39,3 @@ def initial_tails(config: Config, num_tables: int) -> NDArray[np.float32]:
     if config.optimizes_by_table:
         tails[:, -1] = np.arange(num_tables)
     return tails
-
-
-def row_initializer(config: Config, schema: Schema) -> RowInitializer:
-    """Return what makes the initial rows of a job."""
-    columns, tables = config.model.embedding_columns, schema.own_tables
-    dims = [columns - config.unused_columns_of(table.name) for table in tables]
-    tails = initial_tails(config, len(tables))
-    return RowInitializer(KeySpace(schema.num_embeddings), columns, config.training.seed, tails, dims)

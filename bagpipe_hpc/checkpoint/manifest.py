@@ -22,9 +22,9 @@ from pydantic import (
 from bagpipe_hpc.bounded_json import dump_json, parse_json, read_bounded, require_checksum, with_checksum
 from bagpipe_hpc.checkpoint.file_names import MANIFEST, files_of, iteration_of
 from bagpipe_hpc.config import ModelConfig
-from bagpipe_hpc.data.dynamic import DynamicSchema
 from bagpipe_hpc.data.schema import Name
 from bagpipe_hpc.data.shard import first_fault
+from bagpipe_hpc.dynamic_rules import DynamicSchema
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.sharding import Int64Array, KeySpace
 

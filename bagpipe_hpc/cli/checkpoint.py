@@ -136,7 +136,7 @@ def ids(
     """Show what the dynamic tables of a checkpoint hold, or list the ids of one of them."""
     from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
-    from bagpipe_hpc.checkpoint.listed_ids import show_tables, write_ids
+    from bagpipe_hpc.cli.listed_ids import show_tables, write_ids
     from bagpipe_hpc.errors import CheckpointError, ConfigError
     from bagpipe_hpc.oracle.saved_state import dynamic_in
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bagpipe_hpc.data.dataset import Dataset, Progress, no_progress
-from bagpipe_hpc.data.dynamic import MISSING
 from bagpipe_hpc.data.vocabulary import ValueCounter
+from bagpipe_hpc.dynamic_rules import MISSING
 from bagpipe_hpc.sharding import Int64Array
 
 _BATCH_SAMPLES = 32_768

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.data.dataset import Dataset, Progress, Split, no_progress
-from bagpipe_hpc.data.dynamic import MISSING
 from bagpipe_hpc.data.inspect_sequences import SequenceCounts, SequenceReport
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.vocabulary import ValueCounter
+from bagpipe_hpc.dynamic_rules import MISSING
 from bagpipe_hpc.sharding import Int64Array
 
 _BATCH_SAMPLES = 32_768

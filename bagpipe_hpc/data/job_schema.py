@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bagpipe_hpc.config import Config, TableConfig
-from bagpipe_hpc.data.dynamic import DynamicSchema
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.dynamic_rules import DynamicSchema
 
 SETTINGS = ("capacity", "admit_after", "expire_after", "at_capacity")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, field_validator, model_validator
 
-from bagpipe_hpc.data.dynamic import DynamicSchema
+from bagpipe_hpc.dynamic_rules import DynamicSchema
 from bagpipe_hpc.feature_tables import FeatureTables
 
 T = TypeVar("T")

@@ -35,11 +35,11 @@ from bagpipe_hpc.data.dataset import (
     open_dataset,
     refuse_occupied,
 )
-from bagpipe_hpc.data.dynamic import DynamicSchema
 from bagpipe_hpc.data.random_numbers import Float64Array, bias_for, hash_of, normal, uniform, zipf_rank
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.data.shard import Compression
 from bagpipe_hpc.data.synthetic_histories import ITEMS, SyntheticHistories
+from bagpipe_hpc.dynamic_rules import DynamicSchema
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.sharding import Int64Array
 from bagpipe_hpc.splitmix import mix

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.cache_hint import hint
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.data.dynamic import MISSING, DynamicSchema
+from bagpipe_hpc.dynamic_rules import MISSING, DynamicSchema
 from bagpipe_hpc.lookahead.id_map import (
     COUNT,
     HEAD,

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bagpipe_hpc.batch import Batch, Births, IdArray
-from bagpipe_hpc.data.dynamic import DynamicSchema
 from bagpipe_hpc.data.schema import Schema
+from bagpipe_hpc.dynamic_rules import DynamicSchema
 from bagpipe_hpc.errors import TableFullError
 from bagpipe_hpc.lookahead.dynamic_rows import DynamicRows, DynamicState, MappedIds, NoRowLeftError
 from bagpipe_hpc.protocol.plan import Int64Array

@@ -41,9 +41,10 @@ from bagpipe_hpc.protocol.inbox import Outbox
 from bagpipe_hpc.protocol.messages import FilesSaved
 from bagpipe_hpc.protocol.plan import ServerPlan, SnapshotOrder
 from bagpipe_hpc.protocol.totals import ServerTotals
-from bagpipe_hpc.row_layout import row_initializer, row_width
+from bagpipe_hpc.row_layout import row_width
 from bagpipe_hpc.runtime.file_writer import FileWriter, row_options, saved_files
 from bagpipe_hpc.runtime.finite import FiniteRows
+from bagpipe_hpc.runtime.row_initializer import row_initializer
 from bagpipe_hpc.runtime.spec import JobSpec
 from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.server.row_store import RowStore

@@ -45,8 +45,9 @@ from bagpipe_hpc.protocol.messages import Predictions
 from bagpipe_hpc.protocol.plan import SnapshotOrder, TrainerPlan
 from bagpipe_hpc.protocol.totals import TrainerTotals
 from bagpipe_hpc.rank_thread import single_thread_pool
-from bagpipe_hpc.row_layout import row_initializer, row_width
+from bagpipe_hpc.row_layout import row_width
 from bagpipe_hpc.runtime.file_writer import FileWriter
+from bagpipe_hpc.runtime.row_initializer import row_initializer
 from bagpipe_hpc.runtime.spec import JobSpec
 from bagpipe_hpc.runtime.starting_point import StartingPoint
 from bagpipe_hpc.sharding import KeySpace

@@ -10,8 +10,8 @@ import pytest
 
 from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.data.dataset import DatasetWriter
-from bagpipe_hpc.data.dynamic import DynamicSchema
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.dynamic_rules import DynamicSchema
 from bagpipe_hpc.exit_codes import EXIT_FAILURE
 from tests.integration.jobs import START_SECONDS, command, summary_of
 from tests.integration.test_restart import finish_all, iteration, losses, saved_iterations

@@ -23,6 +23,7 @@ LAYERS = (
         "early_signals",
         "compiled",
         "config",
+        "dynamic_rules",
         "strict_yaml",
         "digest",
         "scratch",

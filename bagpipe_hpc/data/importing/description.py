@@ -20,9 +20,9 @@ from pydantic import (
     model_validator,
 )
 
-from bagpipe_hpc.data.dynamic import DynamicSchema
 from bagpipe_hpc.data.schema import NAME_PATTERN, ElementSchema, LabelSchema, Schema, TableSchema
 from bagpipe_hpc.data.vocabulary import MAX_HASH_ROWS, MAX_MIN_COUNT
+from bagpipe_hpc.dynamic_rules import DynamicSchema
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.fault_words import in_words
 

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bagpipe_hpc.data.dynamic import MISSING
 from bagpipe_hpc.data.importing.description import Category, TableDescription, position_of
 from bagpipe_hpc.data.importing.grammar import describe_fault
 from bagpipe_hpc.data.importing.sequences import column_of
+from bagpipe_hpc.dynamic_rules import MISSING
 from bagpipe_hpc.sharding import Int64Array
 
 _LARGEST = str(2**63 - 1)

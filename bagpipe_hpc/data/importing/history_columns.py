@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bagpipe_hpc.data.dynamic import MISSING
 from bagpipe_hpc.data.importing.description import Column, Element, History, TableDescription, position_of
 from bagpipe_hpc.data.importing.hashing import hashed_texts, hexadecimal
 from bagpipe_hpc.data.importing.sequences import column_of
 from bagpipe_hpc.data.importing.times import Times
+from bagpipe_hpc.dynamic_rules import MISSING
 from bagpipe_hpc.sharding import Int64Array
 
 Float64Array = NDArray[np.float64]

@@ -8,9 +8,9 @@ import numpy as np
 
 from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.data.dataset import DatasetWriter, open_dataset
-from bagpipe_hpc.data.dynamic import MISSING, DynamicSchema
 from bagpipe_hpc.data.frequent_ids import frequent_ids
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.dynamic_rules import MISSING, DynamicSchema
 
 RULES = DynamicSchema(capacity=4, admit_after=3, admit_by="future_uses")
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bagpipe_hpc.data.dynamic import MISSING, DynamicSchema
+from bagpipe_hpc.dynamic_rules import MISSING, DynamicSchema
 from bagpipe_hpc.lookahead.dynamic_rows import Changes, DynamicRows, DynamicState, NoRowLeftError
 
 

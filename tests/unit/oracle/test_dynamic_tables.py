@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bagpipe_hpc.batch import Bags, Batch
-from bagpipe_hpc.data.dynamic import DynamicSchema
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.dynamic_rules import DynamicSchema
 from bagpipe_hpc.errors import TableFullError
 from bagpipe_hpc.oracle.dynamic_tables import DynamicTables, DynamicTablesState
 from bagpipe_hpc.oracle.saved_ids import ids_of_tree, tree_of_ids

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bagpipe_hpc.data.dynamic import DynamicSchema
+from bagpipe_hpc.dynamic_rules import DynamicSchema
 from bagpipe_hpc.lookahead.dynamic_rows import DynamicRows, NoRowLeftError
 from bagpipe_hpc.oracle.dynamic_tables import DynamicTablesState, TableFigures
 from bagpipe_hpc.oracle.saved_ids import ids_of_tree, tree_of_ids

@@ -12,10 +12,10 @@ import pytest
 from pyarrow import parquet
 
 from bagpipe_hpc.data.dataset import Dataset
-from bagpipe_hpc.data.dynamic import MISSING
 from bagpipe_hpc.data.importing.description import TableDescription
 from bagpipe_hpc.data.importing.dynamic_ids import integers_of
 from bagpipe_hpc.data.importing.hashing import hashed_texts
+from bagpipe_hpc.dynamic_rules import MISSING
 from bagpipe_hpc.errors import DatasetError
 
 ImportTable = Callable[..., Dataset]

@@ -8,7 +8,7 @@ from typing import TextIO
 import numpy as np
 from rich.table import Table
 
-from bagpipe_hpc.data.dynamic import DynamicSchema
+from bagpipe_hpc.dynamic_rules import DynamicSchema
 from bagpipe_hpc.lookahead.dynamic_rows import DynamicState
 from bagpipe_hpc.lookahead.id_map import IdState
 from bagpipe_hpc.runtime.console import open_console

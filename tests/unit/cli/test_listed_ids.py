@@ -7,9 +7,9 @@ import io
 import numpy as np
 import pytest
 
-from bagpipe_hpc.checkpoint import listed_ids
-from bagpipe_hpc.checkpoint.listed_ids import show_tables, write_ids
-from bagpipe_hpc.data.dynamic import DynamicSchema
+from bagpipe_hpc.cli import listed_ids
+from bagpipe_hpc.cli.listed_ids import show_tables, write_ids
+from bagpipe_hpc.dynamic_rules import DynamicSchema
 from bagpipe_hpc.lookahead.dynamic_rows import DynamicRows
 
 RULES = DynamicSchema(capacity=1000, admit_after=2, default_rows=3)

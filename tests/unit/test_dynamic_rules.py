@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.data.dataset import DatasetWriter, open_dataset
-from bagpipe_hpc.data.dynamic import DynamicSchema
 from bagpipe_hpc.data.inspect import inspect_dataset
 from bagpipe_hpc.data.job_schema import job_schema
 from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.dynamic_rules import DynamicSchema
 from bagpipe_hpc.errors import ConfigError, DatasetError
 from bagpipe_hpc.trainer.model_check import fault_of_dynamic_tables
 
