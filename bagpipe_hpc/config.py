@@ -208,7 +208,11 @@ class ModelConfig(_Section):
         description="sasrec, bst: positions of a sequence, counted from its newest element; older ones share the last. "
         "hstu: differences of positions; larger ones share the last.",
     )
-    time_element: str = Field("time", description="hstu: name of the integer element of sequences that is their time.")
+    time_element: str | None = Field(
+        None,
+        description="hstu: name of the integer element of sequences that is their time; null: the one with the name "
+        "time, or else the only integer element.",
+    )
     attention_mlp: tuple[Size, ...] = Field(
         (36,),
         max_length=100,
@@ -219,7 +223,7 @@ class ModelConfig(_Section):
     )
     temperature: float = Field(
         0.05,
-        gt=0,
+        ge=1e-3,
         le=1e6,
         allow_inf_nan=False,
         description="two_tower: what the product of the vectors of both towers is divided by.",
@@ -462,7 +466,7 @@ class TrainingConfig(_Section):
         if (self.order == "time") != (self.time_window is not None):
             raise ValueError(
                 f"training.order is {self.order}, training.time_window is {width}: set time_window "
-                "if, and only if, order is time"
+                "if, and only if, order is time; null removes it"
             )
         if self.order == "time" and self.shuffle_block is not None:
             raise ValueError(

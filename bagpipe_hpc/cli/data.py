@@ -344,6 +344,10 @@ def _print_report(dataset: Dataset, report: DatasetReport) -> None:
         console.print(
             f"sample weights: {'yes' if dataset.schema.weighted else 'no'}; groups: {dataset.schema.group or 'none'}"
         )
+    for split in report.splits:
+        if split.times is not None:
+            first, last = split.times
+            console.print(f"times of {split.name} ({dataset.schema.time}): from {first} to {last}")
     console.print(f"chunks of {report.chunk_rows:,} samples, compression: {report.compression or 'none'}")
     console.print(_splits_table(dataset, report))
     console.print(_tables_table(dataset, report))
@@ -404,8 +408,8 @@ def _sequences_table(report: DatasetReport) -> Table:
 def _elements_of(dataset: Dataset, sequence: SequenceReport) -> str:
     """Return the ranges of the values of elements, and what goes along with them; empty if there is neither."""
     parts = [f"{name} from {_shown(least)} to {_shown(most)}" for name, least, most in sequence.ranges]
-    parts += [f"along with it {each.name}" for each in dataset.schema.sequences if each.along == sequence.name]
-    return ", ".join(parts)
+    along = [each.name for each in dataset.schema.sequences if each.along == sequence.name]
+    return ", ".join([*parts, *([f"along with it {' and '.join(along)}"] if along else [])])
 
 
 def _shown(value: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -39,6 +39,7 @@ class SplitReport:
     name: str
     num_samples: int
     num_read: int
+    times: tuple[int, int] | None  # of the first and the last sample read; None: there are no times
     label_means: tuple[float, ...]  # of each label, over the samples read that have it; NaN: no sample has it
     shard_bytes: tuple[int, ...]
 
@@ -94,11 +95,15 @@ def _read(
     batch_samples = _BATCH_SEQUENCES if sequences else _BATCH_SAMPLES
     sums, counts = (np.zeros(split.schema.num_labels) for _ in range(2))
     progress(f"reading {split.name} samples", 0, limit)
+    times: tuple[int, int] | None = None
+    split = replace(split, with_times=split.schema.time is not None)
     for batch in islice(split.batches(batch_samples), -(-limit // batch_samples)):
         batch = batch.slice(0, min(batch.num_samples, limit - num_read))
         _count(split, batch, counters)
         for name, lengths in sequences.items():
             lengths.add(batch.bags[name])
+        if batch.times is not None and batch.num_samples:
+            times = (int(batch.times[0]) if times is None else times[0], int(batch.times[-1]))
         num_read += batch.num_samples
         if split.schema.labelled:
             labels = batch.labels.reshape(batch.num_samples, split.schema.num_labels)
@@ -107,7 +112,7 @@ def _read(
         progress(f"reading {split.name} samples", num_read, limit)
     sizes = tuple((split.path / shard.file).stat().st_size for shard in split.shards)
     means = tuple(s / c if c else float("nan") for s, c in zip(sums.tolist(), counts.tolist(), strict=True))
-    return SplitReport(split.name, split.num_samples, num_read, means, sizes)
+    return SplitReport(split.name, split.num_samples, num_read, times, means, sizes)
 
 
 def _count(split: Split, batch: Batch, counters: list[ValueCounter]) -> None:

@@ -244,8 +244,9 @@ class Evaluator:
         start = time.perf_counter()
         with trace.span("metrics"):
             logits = np.concatenate(opened.logits)
-            split = "train" if opened.iteration in self._timetable.windows else self._config.split
-            require_finite_predictions(opened.iteration, split, logits)
+            evaluated = self._timetable.windows.get(opened.iteration)
+            split, first = (self._config.split, 0) if evaluated is None else ("train", evaluated.window.first)
+            require_finite_predictions(opened.iteration, split, logits, first)
             if self._predictions is not None:
                 save_predictions(self._predictions, logits, self._schema)
             config = self._config

@@ -77,20 +77,22 @@ class FiniteRows:
             )
 
 
-def require_finite_predictions(num_trained: int, split: str, logits: Float32Array) -> None:
+def require_finite_predictions(num_trained: int, split: str, logits: Float32Array, first: int = 0) -> None:
     """Check the predictions of an evaluation.
 
     Args:
         num_trained: Training iterations of the whole job before the evaluation.
         split: The name of the split, for the message.
-        logits: float32, shape (n,), one per sample of the split.
+        logits: float32, shape (n,) or (n, num_labels), of consecutive samples of the split.
+        first: The number of the first of them.
     Raises:
         DivergedError: a prediction is not finite. The message names the first sample.
     """
-    is_finite = np.isfinite(logits)
+    is_finite = np.isfinite(logits.reshape(len(logits), -1)).all(axis=1)
     if not is_finite.all():
         sample = int(np.argmin(is_finite))
         raise DivergedError(
-            f"the prediction for sample {sample:,} of the {split} split is {logits[sample]} after {num_trained:,} "
-            f"iterations (not finite: {np.count_nonzero(~is_finite):,} of {len(logits):,} samples): {CURE}"
+            f"the prediction for sample {first + sample:,} of the {split} split is {logits[sample]} after "
+            f"{num_trained:,} iterations (not finite: {np.count_nonzero(~is_finite):,} of {len(logits):,} samples): "
+            f"{CURE}"
         )

@@ -26,6 +26,17 @@ class SequenceInput:
     along: tuple[str, ...]
     integers: tuple[str, ...] = ()
 
+    def time_element(self, name: str | None) -> str | None:
+        """Return which integer value is the time of elements; None: no one is.
+
+        Args:
+            name: Its name; None: `time` or, if there is none of this name, the only integer value.
+        """
+        if name is not None:
+            return name if name in self.integers else None
+        only = self.integers[0] if len(self.integers) == 1 else None
+        return "time" if "time" in self.integers else only
+
 
 def is_unpooled(config: Config, table: TableSchema) -> bool:
     """Return whether a feature is a sequence that is not pooled."""

@@ -24,9 +24,9 @@ def fault_of_model(config: Config, schema: Schema) -> str:
         return _fault_of_towers(config, schema)
     sequences = sequence_inputs(config, schema)
     if model.name in READING_SEQUENCES:
-        return _fault_of_sequences(model, schema, sequences)
-    if sequences:
-        name = sequences[0].name
+        return _fault_of_sequences(model, schema, sequences) or _fault_of_companions(config, schema)
+    if unpooled := sequences_of(config, schema):
+        name = unpooled[0].name
         return (
             f"has the sequence {name}, which {model.name} cannot read: set tables.{name}.pooling to mean or sum, or "
             f"choose model.name {', '.join(READING_SEQUENCES)} or two_tower"
@@ -42,11 +42,18 @@ def fault_of_model(config: Config, schema: Schema) -> str:
 
 def _fault_of_sequences(model: ModelConfig, schema: Schema, sequences: Sequence[SequenceInput]) -> str:
     if not sequences:
-        found = ", ".join(table.name for table in schema.sequences)
+        found = ", ".join(table.name for table in schema.sequences if table.along is None)
         why = f"the settings pool {found}" if found else "the data set has none"
         return f"has no sequence for {model.name} to read ({why}): choose another model.name"
     if model.name == "sasrec" and schema.num_labels > 1:
         return f"has {schema.num_labels} labels: sasrec predicts one; choose another model.name"
+    named = model.time_element
+    if model.name == "hstu" and named is not None and not any(named in each.integers for each in sequences):
+        known = ", ".join(name for each in sequences for name in each.integers)
+        return (
+            f"has no integer element {named} in its sequences, which model.time_element names; they have "
+            f"{known or 'none'}: choose one, or set model.time_element to null"
+        )
     for each in sequences:
         if each.target is None:
             return (
@@ -95,7 +102,8 @@ def _fault_of_items(config: Config, schema: Schema) -> str:
     vectors = {table.name for table in vectors_of(config, schema)}
     for name in names:
         if name not in known:
-            return f"model.item_features: the data set has no table {name}; it has {', '.join(known)}"
+            why = "is a dense feature, and has no table" if name in schema.dense else "is no table of the data set"
+            return f"model.item_features: {name} {why}; the tables are {', '.join(known)}"
         if name not in vectors:
             return (
                 f"model.item_features: {name} is a sequence, and sequences belong to the user; remove it, or set "

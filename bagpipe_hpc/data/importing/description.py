@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
 from pydantic import (
@@ -150,6 +151,22 @@ class Time(_Feature):
         "the column has integers.",
     )
 
+    @field_validator("format")
+    @classmethod
+    def _says_the_whole_time(cls, given: str | None) -> str | None:
+        if given is None:
+            return None
+        some = datetime(2024, 2, 3, 4, 5, 6, tzinfo=UTC)
+        try:
+            year = datetime.strptime(some.strftime(given), given).year
+        except ValueError as error:
+            raise ValueError(f"is no format of Python's strptime ({error}); see its table of directives") from None
+        if year != some.year:
+            raise ValueError("has no year, so it says no time; add %Y or %y")
+        if "%Z" in given.replace("%%", ""):
+            raise ValueError("%Z does not say how far a time is from UTC; give the offset, with %z")
+        return given
+
 
 T = TypeVar("T", bound=_Feature)
 C = TypeVar("C", bound=Column)
@@ -248,6 +265,13 @@ class History(_Part):
     where: Column | None = Field(
         None, description="A column of 0 and 1: only lines with 1 enter the history; null: all lines do."
     )
+
+    @field_validator("along")
+    @classmethod
+    def _distinct(cls, along: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := sorted({name for name in along if along.count(name) > 1}):
+            raise ValueError(f"names {', '.join(twice)} more than once; name each feature once")
+        return along
 
     @property
     def feature_name(self) -> str:
@@ -559,7 +583,11 @@ def _sequence_of(table: Category | CategoryList) -> dict[str, Any]:
 
 
 def _two_kinds(column: str, first: Kind, second: Kind) -> DatasetError:
-    return DatasetError(f"column {column!r} is used as {first} and as {second}; use it as one of them")
+    words = {"binary": "a label of 0 and 1", "optional_binary": "0 or 1, as by `where`", "text": "a category or text"}
+    uses = " and as ".join(words.get(kind, f"a {kind}") for kind in (first, second))
+    return DatasetError(
+        f"column {column!r} is used as {uses}; use it as one of them, or give the file a second column with its values"
+    )
 
 
 def _type_of(table: Category | CategoryList) -> Kind:

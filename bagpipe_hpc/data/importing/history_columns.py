@@ -91,8 +91,15 @@ class HistoryColumns:
 
     def _faults_of(self, rows: pa.Table, history: History) -> Iterator[tuple[int, str]]:
         if history.order is not None:
-            for row in np.flatnonzero(np.isnan(self.numbers(rows, history.order))).tolist():
+            orders = self.numbers(rows, history.order)
+            for row in np.flatnonzero(np.isnan(orders)).tolist():
                 yield row, f"{self.named(history.order)} is missing, but must be a number, because it orders a history"
+            for row in np.flatnonzero(np.abs(orders) >= MAX_INTEGER).tolist():
+                yield (
+                    row,
+                    f"{self.named(history.order)} is about {orders[row]:.3g}, but what orders a history must be below "
+                    "2^53 in size, so that it is compared exactly; write it in larger units, such as seconds",
+                )
         for element in history.elements:
             if element.type == "integer":
                 numbers = np.nan_to_num(self.numbers(rows, element))

@@ -17,7 +17,7 @@ from pyarrow import parquet
 from bagpipe_hpc.data.checks import WEIGHTS
 from bagpipe_hpc.data.importing.description import Kind
 from bagpipe_hpc.data.importing.grammar import describe_fault
-from bagpipe_hpc.data.importing.parquet_types import as_lists, as_numbers, as_text, fault_of, num_leaves
+from bagpipe_hpc.data.importing.parquet_types import as_lists, as_numbers, as_text, as_times, fault_of, num_leaves
 from bagpipe_hpc.data.importing.text import refuse_pipe
 from bagpipe_hpc.errors import DatasetError
 
@@ -137,7 +137,9 @@ def _converted(batch: pa.RecordBatch, use: Use) -> pa.Table:
 def _convert(column: pa.Array, position: int, use: Use) -> pa.Array:
     if position in use.lists:
         return as_lists(column, use.missing)
-    if use.kinds[position] in ("text", "hexadecimal", "time"):
+    if use.kinds[position] == "time":
+        return as_times(column, use.missing)
+    if use.kinds[position] in ("text", "hexadecimal"):
         return as_text(column, use.missing)
     return as_numbers(column)
 

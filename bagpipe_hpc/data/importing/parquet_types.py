@@ -65,11 +65,8 @@ def as_numbers(column: pa.Array) -> pa.Array:
 
 
 def as_text(column: pa.Array, missing: Collection[str]) -> pa.Array:
-    """Return binary values: bytes of text, digits of integers, 0 and 1 for booleans; missing values become null.
-
-    Timestamps and dates become digits of their seconds since 1970.
-    """
-    column = _seconds(_plain(column))
+    """Return binary values: bytes of text, digits of integers, 0 and 1 for booleans; missing values become null."""
+    column = _plain(column)
     given = column.type
     if pa.types.is_null(given):
         return pa.nulls(len(column), pa.binary())
@@ -82,6 +79,12 @@ def as_text(column: pa.Array, missing: Collection[str]) -> pa.Array:
     elif pa.types.is_large_string(given):
         column = column.cast(pa.large_binary())
     return without_missing(column.cast(pa.binary()), missing)
+
+
+def as_times(column: pa.Array, missing: Collection[str]) -> pa.Array:
+    """Return the seconds since 1970 of timestamps and dates, int64; other values as `as_text` does."""
+    column = _plain(column)
+    return _seconds(column) if _is_date(column.type) else as_text(column, missing)
 
 
 def as_lists(column: pa.Array, missing: Collection[str]) -> pa.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,8 @@ from bagpipe_hpc.data.importing.ranks import Ranks, allgather_json
 from bagpipe_hpc.data.importing.sequences import column_of
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Times:
@@ -52,12 +55,26 @@ class Times:
 
     def _parsed(self, rows: pa.Table) -> pa.Array:
         """Return the times, int64; null where there is no valid one."""
-        texts = column_of(rows, self._time.column, self._header).cast(pa.string(), safe=False)
+        column = column_of(rows, self._time.column, self._header)
+        if pa.types.is_integer(column.type):  # seconds of timestamps and dates of Parquet
+            return column
+        texts = column.cast(pa.string(), safe=False)
         if self._time.format is not None:
-            found = pc.strptime(texts, format=self._time.format, unit="s", error_is_null=True)
-            return found.cast(pa.int64())
+            different = texts.dictionary_encode()
+            seconds = [_seconds(text, self._time.format) for text in different.dictionary.to_pylist()]
+            return pa.array(seconds, pa.int64()).take(different.indices)
         is_integer = pc.match_substring_regex(texts, "^-?[0-9]{1,18}$")
         return pc.if_else(is_integer, texts, pa.scalar(None, pa.string())).cast(pa.int64())
+
+
+def _seconds(text: str | None, form: str) -> int | None:
+    """Return the time of a text in seconds since 1970, rounded down; None if it is not of the format."""
+    try:
+        found = datetime.strptime(text or "", form)
+    except ValueError:
+        return None
+    found = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return (found - _EPOCH) // timedelta(seconds=1)
 
 
 class TimeOrder:

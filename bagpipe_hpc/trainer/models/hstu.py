@@ -126,8 +126,8 @@ class HSTU(nn.Module):
 
     logit = top([dense, embeddings, h_1, h_2, ...]) with one h for each history: the output of attention_blocks layers
     over [e_1, ..., e_n, t] at t, the candidate: the first one-hot feature that uses the table of the history. e_i is
-    the sum of the rows of the element and of its companions. If elements have an integer value of the name
-    model.time_element, it is their time, and the candidate has that of the newest element.
+    the sum of the rows of the element and of its companions. If elements have a time (model.time_element), the
+    candidate has that of the newest element.
 
     Only attention has padding (tokens.py). The last layer computes the candidate only, so with one layer, work grows in
     proportion to the length of a history, and with more layers as the square of it. Memory never grows as the square.
@@ -154,10 +154,11 @@ class HSTU(nn.Module):
         num_labels: int = 1,
     ) -> None:
         super().__init__()
-        self._sequences, self._time = tuple(sequences), config.time_element
+        self._sequences = tuple(sequences)
+        self._times = {each.name: each.time_element(config.time_element) for each in sequences}
         self.histories = nn.ModuleList(
             nn.ModuleList(
-                HSTULayer(config, self._time in each.integers, generator) for _ in range(config.attention_blocks)
+                HSTULayer(config, self._times[each.name] is not None, generator) for _ in range(config.attention_blocks)
             )
             for each in sequences
         )
@@ -188,7 +189,8 @@ class HSTU(nn.Module):
         assert each.target is not None
         history, tokens = sequences[each.name], Tokens(sequences[each.name], own_first=False)
         x = tokens.arranged(embedded[:, each.target], with_companions(each, sequences))
-        times = history.elements.get(self._time)
+        name = self._times[each.name]
+        times = None if name is None else history.elements[name]
         if times is not None:
             # The candidate has the time of the newest element; the zero in front is for empty histories.
             newest = history.offsets[1:].masked_fill(history.lengths == 0, 0)

@@ -37,6 +37,13 @@ def test_losses_parameters_and_predictions(value: float) -> None:
     with pytest.raises(DivergedError, match=found):
         require_finite_predictions(3, "train", bad)
     require_finite_predictions(3, "train", good[0])
+    several = np.zeros((6, 3), np.float32)
+    several[4, 1] = several[4, 2] = several[5, 0] = value
+    found = (
+        r"the prediction for sample 104 of the train split is \[.*\] after 3 iterations \(not finite: 2 of 6 samples"
+    )
+    with pytest.raises(DivergedError, match=found):
+        require_finite_predictions(3, "train", several, first=100)
 
 
 def test_rows_are_judged_by_what_is_trained_of_them() -> None:

@@ -36,3 +36,10 @@ def test_the_target_is_the_first_one_hot_feature_of_the_same_table() -> None:
         SequenceInput("clicked", 2, ("action",)),  # of the vectors bag, user, item, other
         SequenceInput("seen", None, ()),
     )
+
+
+def test_which_element_is_the_time() -> None:
+    one, named, two = (SequenceInput("seen", 0, (), names) for names in (("at",), ("at", "time"), ("at", "seconds")))
+    assert [each.time_element(None) for each in (one, named, two)] == ["at", "time", None]
+    assert [each.time_element("seconds") for each in (one, named, two)] == [None, None, "seconds"]
+    assert SequenceInput("seen", 0, ()).time_element(None) is None

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from bagpipe_hpc.config import Config, ModelConfig
-from bagpipe_hpc.data.schema import LabelSchema, Schema, TableSchema
+from bagpipe_hpc.data.schema import ElementSchema, LabelSchema, Schema, TableSchema
 from bagpipe_hpc.trainer.model_check import fault_of_model, fault_of_tables
 from bagpipe_hpc.trainer.models import MODELS, SEQUENCE_MODELS
 from tests.launch import run_python
@@ -174,7 +174,7 @@ def words_of_towers(schema: Schema, settings: dict[str, Any]) -> str:
         ({"labels": {"label": {"loss": "bce"}}}, ""),
         (
             {"model": {"item_features": ["film"]}},
-            "model.item_features: the data set has no table film; it has item, seen, action, tags",
+            "model.item_features: film is no table of the data set; the tables are item, seen, action, tags",
         ),
         (
             {"model": {"item_features": ["item", "seen"]}},
@@ -224,7 +224,7 @@ def test_two_towers_need_one_binary_label_an_item_and_something_else(schema: Sch
 def test_own_models_name_items_that_exist() -> None:
     own = {"factory": "my:model", "item_features": ["film"]}
     found = fault_of_tables(Config.model_validate({"model": own}), SEQUENCES)
-    assert found.startswith("model.item_features: the data set has no table film")
+    assert found.startswith("model.item_features: film is no table of the data set")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_own_models_name_items_that_exist() -> None:
         (
             SEQUENCES.tables,
             {"seen": {"pooling": "sum"}},
-            "has no sequence for din to read (the settings pool seen, action)",
+            "has no sequence for din to read (the settings pool seen)",
         ),
         (
             (TableSchema(name="seen", num_embeddings=7, ragged=True, sequence=True),),
@@ -251,3 +251,27 @@ def test_din_needs_histories_and_candidates(
         settings = {**settings, "action": {"pooling": "sum"}}
     config = Config.model_validate({"model": {"name": "din"}, "tables": settings})
     assert fault_of_model(config, Schema(dense=("d",), tables=tables)).startswith(said)
+
+
+@pytest.mark.parametrize("model", ["mmoe", "dlrm", "din", "hstu"])
+def test_companions_are_pooled_with_their_sequence(model: str) -> None:
+    tables = (*SEQUENCES.tables, TableSchema(name="read", num_embeddings=7, ragged=True, sequence=True, shares="item"))
+    schema = Schema(dense=("d",), tables=tables)
+    pooled = {"seen": {"pooling": "mean"}, **({} if model in ("din", "hstu") else {"read": {"pooling": "sum"}})}
+    config = Config.model_validate({"model": {"name": model}, "tables": pooled})
+    said = fault_of_model(config, schema)
+    assert "action" in said
+    assert "tables.action.pooling" in said
+    config = Config.model_validate({"model": {"name": model}, "tables": {**pooled, "action": {"pooling": "sum"}}})
+    assert fault_of_model(config, schema) == ""
+
+
+@pytest.mark.parametrize(("named", "said"), [(None, ""), ("time", ""), ("stars", "no integer element stars in its")])
+def test_times_of_hstu(named: str | None, said: str) -> None:
+    elements = (ElementSchema(name="time", kind="integer"), ElementSchema(name="stars"))
+    seen = TableSchema(name="seen", num_embeddings=7, ragged=True, sequence=True, shares="item", elements=elements)
+    schema = Schema(tables=(TableSchema(name="item", num_embeddings=7), seen))
+    config = Config.model_validate({"model": {"name": "hstu", "time_element": named}})
+    found = fault_of_model(config, schema)
+    assert said in found
+    assert bool(said) == bool(found)

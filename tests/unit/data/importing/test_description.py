@@ -75,7 +75,7 @@ def test_faults(changes: dict[str, object], reason: str) -> None:
         ({}, ["y", "d"], "column 'c' does not exist; columns: y, d"),
         ({}, ["y", "c", "c"], "column 'c' exists more than once: give its number"),
         ({"categorical": [{"column": 9, "name": "c"}]}, ["y", "c"], "column 9 does not exist"),
-        ({"dense": ["c"]}, ["y", "c"], "column 'c' is used as number and as text"),
+        ({"dense": ["c"]}, ["y", "c"], "column 'c' is used as a number and as a category or text"),
     ],
 )
 def test_a_header_that_does_not_fit(changes: dict[str, object], header: list[str], reason: str) -> None:

@@ -70,7 +70,10 @@ FOREIGN_WORDS = (
             ["categorical[1].hash_rows = '1e3': must be an integer"],
         ),
         ("label: y\ncategorical: [{column: c, hash_rows: many}]\n", ["hash_rows = 'many': must be an integer"]),
-        ("label: y\ncategorical: [{column: c, type: txt}]\n", ["type = 'txt': must be 'text' or 'hexadecimal'"]),
+        (
+            "label: y\ncategorical: [{column: c, type: txt}]\n",
+            ["type = 'txt': must be 'text', 'hexadecimal' or 'integer'"],
+        ),
         (SOUND + "missing: 'NULL'\n", ["line 3: missing = 'NULL': must be a list, as in `missing: [NULL]`"]),
         (SOUND + "missing: [0]\n", ["missing[1] = 0: must be text"]),
         (

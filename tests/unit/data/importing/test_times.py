@@ -78,6 +78,43 @@ def test_parquet(import_table: ImportTable, tmp_path: Path, column: pa.Array, ex
     assert times_of(dataset.train) == expected
 
 
+def test_one_format_for_text_and_parquet(import_table: ImportTable, tmp_path: Path) -> None:
+    columns = {"click": [1], "item": ["x"], "at": [date(1970, 1, 3)]}
+    parquet.write_table(pa.table(columns), tmp_path / "log.parquet")
+    described = description_of({"column": "at", "format": "%Y-%m-%d"})
+    dataset = import_table([tmp_path / "log.parquet"], tmp_path / "data", described)
+    assert times_of(dataset.train) == [172800]
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "expected"),
+    [
+        ("%Y-%m-%d %H:%M:%S%z", "1970-01-01 02:00:01+0200", 1),
+        ("%d/%b/%Y:%H:%M:%S.%f", "01/Jan/1970:00:00:07.999", 7),
+        ("%G-W%V-%u", "1970-W01-5", 86400),
+        ("%Y-%m-%d", "1969-12-31", -86400),
+    ],
+)
+def test_formats(
+    import_table: ImportTable, tmp_path: Path, log: Callable[..., Path], given: str, text: str, expected: int
+) -> None:
+    dataset = import_table([log(text)], tmp_path / "data", description_of({"column": "at", "format": given}))
+    assert times_of(dataset.train) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("%Q", "is no format of Python's strptime"),
+        ("%H:%M", "has no year, so it says no time; add %Y or %y"),
+        ("%Y-%m-%d %Z", "%Z does not say how far a time is from UTC; give the offset, with %z"),
+    ],
+)
+def test_formats_that_say_no_time(given: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        description_of({"column": "at", "format": given})
+
+
 def test_types_that_are_no_times(import_table: ImportTable, tmp_path: Path) -> None:
     parquet.write_table(pa.table({"click": [1], "item": ["x"], "at": [1.5]}), tmp_path / "log.parquet")
     with pytest.raises(DatasetError, match=r"column 3 \(at\) is double, but times are integers, timestamps, dates or"):
@@ -97,8 +134,9 @@ def test_values_that_are_no_times(
 
 def test_texts_of_another_format(import_table: ImportTable, tmp_path: Path, log: Callable[..., Path]) -> None:
     described = description_of({"column": "at", "format": "%Y-%m-%d"})
-    with pytest.raises(DatasetError, match=r"line 3: .*'14102101', but must be a time of the format '%Y-%m-%d'"):
-        import_table([log("2014-10-21", "14102101")], tmp_path / "data", described, max_bad_lines=0)
+    for bad in ("14102101", "2014-02-31", "2014-10-21x"):
+        with pytest.raises(DatasetError, match=rf"line 3: .*'{bad}', but must be a time of the format '%Y-%m-%d'"):
+            import_table([log("2014-10-21", bad)], tmp_path / "data", described, max_bad_lines=0)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
