@@ -183,8 +183,8 @@ def _print_empty_tables(dataset: Dataset, settings: ImportSettings) -> None:
     if empty and settings.vocabulary is None:
         names = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         typer.echo(
-            f"bagpipe: note: no value of {names} occurs {settings.min_count} times or more, so all values share row 0; "
-            "lower --min-count to give them rows of their own",
+            f"bagpipe: note: no value of {names} occurs {settings.min_count} times or more, so all values share row 0"
+            + ("; lower --min-count to give them rows of their own" if settings.min_count > 1 else ": all are missing"),
             err=True,
         )
 

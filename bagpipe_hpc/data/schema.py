@@ -230,7 +230,7 @@ class Schema(BaseModel):
     @property
     def is_plain(self) -> bool:
         """Whether each sample has one row id in each table."""
-        return not self.ragged_tables and len(self.own_tables) == len(self.tables)
+        return not self.ragged_tables and not self.dynamic_tables and len(self.own_tables) == len(self.tables)
 
     def difference(self, other: Schema) -> str:
         """Return a message that names the first part in which another schema differs; empty if there is none.

@@ -22,6 +22,8 @@ from bagpipe_hpc.errors import TableFullError
 from bagpipe_hpc.lookahead.dynamic_rows import DynamicRows, DynamicState, MappedIds, NoRowLeftError
 from bagpipe_hpc.protocol.plan import Int64Array
 
+MAX_ITERATION = 2**31 - 1  # that the last use of an id may have
+
 
 @dataclass(frozen=True)
 class TableFigures:
@@ -160,6 +162,10 @@ class DynamicTables:
 
     def _use(self, batch: Batch, ids: Mapping[str, Int64Array]) -> dict[str, MappedIds]:
         iteration = self._num_mapped = self._num_mapped + 1
+        if iteration > MAX_ITERATION:
+            raise TableFullError(
+                f"jobs with dynamic tables train at most {MAX_ITERATION:,} iterations; start another one"
+            )
         if batch.times is not None and batch.num_samples:
             self._times.append((iteration, int(batch.times[-1])))
         found = {}
@@ -179,7 +185,9 @@ class DynamicTables:
         if rules.lifetime_in_time is None or not self._times:
             return 0
         earliest = self._times[-1][1] - rules.lifetime_in_time
-        return self._times[bisect_left(self._times, earliest, key=lambda each: each[1])][0]
+        place = bisect_left(self._times, earliest, key=lambda each: each[1])
+        # At place 0, nothing is known of the iterations before, or there are none.
+        return self._times[place][0] if place else 0
 
     def _forget_times(self) -> None:
         """Forget the times that no batch behind the plan made last needs: those before the lifetime of its ids."""

@@ -168,6 +168,13 @@ def fault_of_dynamic_tables(config: Config, schema: Schema) -> str:
                 f"table {name}: ids expire after {rules.expire_after} of data time, but the samples have no times; set "
                 f"tables.{name}.expire_after to a number of iterations, as in `500000 iterations`"
             )
+        is_in_order = config.training.shuffle_block is None and config.training.epochs == 1
+        if rules.lifetime_in_time is not None and not is_in_order:
+            return (
+                f"table {name}: ids expire after {rules.expire_after} of data time, so the samples must come in time "
+                "order: remove training.shuffle_block, and set training.epochs to 1, or set "
+                f"tables.{name}.expire_after to a number of iterations"
+            )
     items = item_features(config, schema)[:1] if counts_items(config) else ()
     for item in (each for each in items if each in schema.dynamic_features):
         return (

@@ -115,10 +115,13 @@ def test_settings_of_a_job() -> None:
         ("tables.item.capacity=3", r"tables\.item\.capacity: only for dynamic tables, here user"),
         ("tables.friends.admit_after=3", r"tables\.friends\.admit_after: only for dynamic tables, here user"),
         ("model.name=two_tower model.item_features=[user]", "counts how often each row of user occurs, and rows of a"),
+        ("tables.user.expire_after=3d training.epochs=2", "the samples must come in time order: remove training.shuf"),
+        ("tables.user.expire_after=3d training.shuffle_block=9", "so the samples must come in time order"),
         ("tables.user.expire_after=3d", r"ids expire after 3d of data time, but the samples have no times; set tables"),
     ],
 )
 def test_settings_that_do_not_fit(setting: str, said: str) -> None:
-    fault = fault_of_dynamic_tables(load_config(None, setting.split()), SCHEMA)
+    schema = SCHEMA.model_copy(update={"time": "t"}) if "training" in setting else SCHEMA
+    fault = fault_of_dynamic_tables(load_config(None, setting.split()), schema)
     assert re.search(said, fault)
     assert fault_of_dynamic_tables(load_config(None, ["tables.user.capacity=3"]), SCHEMA) == ""

@@ -135,8 +135,8 @@ class PeersCase:
         require_labels(dataset, "`bagpipe bench peers`")
         if not dataset.schema.is_plain:
             raise ConfigError(
-                f"{dataset.path}: has ragged features or tables that features share, but the peers train on one id per "
-                "sample and table; give a data set of one-hot features"
+                f"{dataset.path}: has ragged features, dynamic tables or tables that features share, but the peers "
+                "train on one row per sample and table; give a data set of one-hot features"
             )
         if not dataset.schema.has_plain_labels:
             raise ConfigError(

@@ -102,6 +102,8 @@ def _explain(fault: ErrorDetails, place: tuple[int | str, ...]) -> str:
         return f"{name}: {in_words(fault)}"
     if fault["type"] == "model_type":
         return f"{name} = {value}: must be a column, by name or number, or a mapping with `column`"
+    if fault["type"] == "tuple_type" and name == "history":
+        return f"{name} = {value}: must be a mapping, as in `history: {{of: item, by: user}}`, or a list of mappings"
     if fault["type"] == "tuple_type":
         example = fault["input"] if isinstance(fault["input"], str) else "a, b"
         return f"{name} = {value}: must be a list, as in `{name}: [{example}]`"

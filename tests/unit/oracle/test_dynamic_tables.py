@@ -148,6 +148,19 @@ def test_ids_expire(lifetime: str, times: list[int], live: int) -> None:
     assert tables.figures()["user"].live == live
 
 
+def test_a_lifetime_that_is_new_after_a_restart() -> None:
+    """Nothing is known of the times before, so nothing expires until the lifetime has passed."""
+    before = DynamicTables(schema_of(capacity=12), 0)
+    for user, time in ((1, 0), (2, 5)):
+        before.mapped(replace(batch_of([user], time), times=None))
+        before.planned()
+    tables = DynamicTables(schema_of(capacity=12, expire_after="9 units"), 2, before.state())
+    for time, live in ((10, 4 + 2), (19, 6), (20, 2)):
+        tables.mapped(batch_of([3], time))
+        tables.planned()
+        assert tables.figures()["user"].live == live
+
+
 def test_full_tables() -> None:
     tables = DynamicTables(schema_of(capacity=3, at_capacity="error"), 4)
     tables.mapped(batch_of([1]))

@@ -74,6 +74,10 @@ FOREIGN_WORDS = (
             "label: y\ncategorical: [{column: c, type: txt}]\n",
             ["type = 'txt': must be 'text', 'hexadecimal' or 'integer'"],
         ),
+        (
+            SOUND + "history: item\n",
+            ["line 3: history = 'item': must be a mapping, as in `history: {of: item, by: user}`"],
+        ),
         (SOUND + "missing: 'NULL'\n", ["line 3: missing = 'NULL': must be a list, as in `missing: [NULL]`"]),
         (SOUND + "missing: [0]\n", ["missing[1] = 0: must be text"]),
         (
