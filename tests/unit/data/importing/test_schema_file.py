@@ -76,7 +76,7 @@ FOREIGN_WORDS = (
         ),
         (
             SOUND + "history: item\n",
-            ["line 3: history = 'item': must be a mapping, as in `history: {of: item, by: user}`"],
+            ["line 3: history = 'item': must be a mapping, as in `history: {of: item"],
         ),
         (SOUND + "missing: 'NULL'\n", ["line 3: missing = 'NULL': must be a list, as in `missing: [NULL]`"]),
         (SOUND + "missing: [0]\n", ["missing[1] = 0: must be text"]),
