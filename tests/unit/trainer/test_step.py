@@ -658,7 +658,8 @@ class StrictMemory(ExposedMemory):
 
 def note_landing(block: WireArray) -> None:
     for memory in StrictMemory.all:
-        memory.has_landed |= np.may_share_memory(memory.array, block)
+        if np.may_share_memory(memory.array, block):  # |= would undo what another thread releases meanwhile
+            memory.has_landed = True
 
 
 class StrictDevice(QueuedDevice):
