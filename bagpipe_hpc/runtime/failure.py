@@ -1,4 +1,7 @@
-"""Failures: an error on any rank ends the job on all ranks, and a message names the rank, its host and the error."""
+"""Failures: an error on any rank ends the job on all ranks, and a message names the rank, its host and the error.
+
+This module imports nothing but the standard library and mpi4py: it reports that another library is missing, too.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from bagpipe_hpc import trace
-from bagpipe_hpc.checkpoint.partial import discard_unfinished
 from bagpipe_hpc.errors import BagpipeError, FencedError, RunDirectoryError
 from bagpipe_hpc.exit_codes import EXIT_FAILURE, EXIT_INVALID
 from bagpipe_hpc.runtime.process_limits import hint_of
-from bagpipe_hpc.runtime.run_lock import release_all
 from bagpipe_hpc.transport.mpi import abort_all_ranks, launched_ranks
 
 LAUNCHER_READS_SECONDS = 0.3
@@ -37,10 +38,16 @@ def abort_job(name: str, error: BaseException, exit_invalid: int = EXIT_FAILURE)
     sys.stdout.flush()
     with suppress(OSError):
         trace.save()  # the last spans of this rank may show the cause
-    release_all()
+    with suppress(ImportError):  # where a library is missing, nothing has been claimed
+        from bagpipe_hpc.runtime.run_lock import release_all
+
+        release_all()
     # A launcher may drop output that it has not forwarded when the abort reaches it. No call reports that it has.
     time.sleep(LAUNCHER_READS_SECONDS)
-    discard_unfinished()  # last, because other ranks that still write to the checkpoint would print errors
+    with suppress(ImportError):  # nor written
+        from bagpipe_hpc.checkpoint.partial import discard_unfinished
+
+        discard_unfinished()  # last, because other ranks that still write to the checkpoint would print errors
     code = exit_invalid if isinstance(error, BagpipeError) else EXIT_FAILURE
     if isinstance(error, FencedError | RunDirectoryError):
         code = EXIT_INVALID  # with this code, a job script does not start the job again beside the newer owner
