@@ -747,7 +747,7 @@ class Config(_Section):
     tables: dict[str, TableConfig] = Field(
         {},
         description="Settings of single tables of the data set, by table name: pooling (sum, mean), max_length, "
-        "learning_rate, embedding_dim.",
+        "learning_rate, embedding_dim; of dynamic tables: capacity, admit_after, expire_after, at_capacity.",
     )
     labels: dict[str, LabelConfig] = Field(
         {}, description="Settings of single labels of the data set, by name: loss (bce, mse), weight."

@@ -246,6 +246,8 @@ class Schema(BaseModel):
         if self.num_tables != other.num_tables:
             return f"{self.num_tables} tables against {other.num_tables}"
         for mine, others in zip(self.tables, other.tables, strict=True):
+            if mine != others and str(mine) == str(others) and mine.dynamic and others.dynamic:
+                return f"table {mine.name} ({mine.dynamic}) against ({others.dynamic})"
             if mine != others:
                 return f"table ({mine}) against ({others})"
         return ""

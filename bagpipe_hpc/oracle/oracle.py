@@ -124,6 +124,7 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
         history=job.saved.history,
         evaluations=job.saved.evaluations,
         to_evaluate=oracle.to_evaluate,
+        tables=oracle.dynamic_figures,
     ) as progress:
         early_end = oracle.play(progress)
         if early_end is not None:

@@ -68,6 +68,7 @@ class Progress:
         history: The metrics of earlier starts.
         evaluations: The evaluations of earlier starts.
         to_evaluate: The numbers of samples and batches of one evaluation; zeros if the job does not evaluate.
+        tables: Figures of the dynamic tables at the start, by their names; None: there are none.
     Raises:
         BagpipeError: a file in the run directory cannot be written.
     """
@@ -83,6 +84,7 @@ class Progress:
         history: History | None = None,
         evaluations: Sequence[Evaluation] = (),
         to_evaluate: tuple[int, int] = (0, 0),
+        tables: Mapping[str, TableFigures] | None = None,
     ) -> None:
         history = history or History()
         self._config = config
@@ -113,7 +115,7 @@ class Progress:
         self._first = self.num_trained = start
         self._line = ProgressLine(clock(), start, num_iterations)
         self._samples = 0
-        self._tables: Mapping[str, TableFigures] = {}
+        self._tables = tables or {}
         self.last_loss = _last_loss(history.lines)
         self._start = self._mark = self._reported = self._shown = clock()
         self._mark_samples = 0

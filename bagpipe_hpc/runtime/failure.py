@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from bagpipe_hpc import trace
-from bagpipe_hpc.errors import BagpipeError, FencedError, RunDirectoryError
+from bagpipe_hpc.errors import BagpipeError, FencedError, RunDirectoryError, TableFullError
 from bagpipe_hpc.exit_codes import EXIT_FAILURE, EXIT_INVALID
 from bagpipe_hpc.runtime.process_limits import hint_of
 from bagpipe_hpc.transport.mpi import abort_all_ranks, launched_ranks
@@ -49,8 +49,8 @@ def abort_job(name: str, error: BaseException, exit_invalid: int = EXIT_FAILURE)
 
         discard_unfinished()  # last, because other ranks that still write to the checkpoint would print errors
     code = exit_invalid if isinstance(error, BagpipeError) else EXIT_FAILURE
-    if isinstance(error, FencedError | RunDirectoryError):
-        code = EXIT_INVALID  # with this code, a job script does not start the job again beside the newer owner
+    if isinstance(error, FencedError | RunDirectoryError | TableFullError):
+        code = EXIT_INVALID  # so a job script starts no job again that would end in the same way or has a newer owner
     abort_all_ranks(code)
     os._exit(code)  # in case abort_all_ranks returns
 

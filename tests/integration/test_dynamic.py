@@ -12,7 +12,7 @@ from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.data.dataset import DatasetWriter
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.dynamic_rules import DynamicSchema
-from bagpipe_hpc.exit_codes import EXIT_FAILURE
+from bagpipe_hpc.exit_codes import EXIT_INVALID
 from tests.integration.jobs import START_SECONDS, command, summary_of
 from tests.integration.test_restart import finish_all, iteration, losses, saved_iterations
 from tests.launch import run_ranks
@@ -100,7 +100,7 @@ def test_a_full_table_ends_the_job(dataset: Path, tmp_path: Path) -> None:
     done = run_ranks(
         4, command(dataset, tmp_path / "run", *COMMON, "tables.user.at_capacity=error"), timeout=START_SECONDS
     )
-    assert done.returncode == EXIT_FAILURE
+    assert done.returncode == EXIT_INVALID
     assert "Traceback" not in done.stderr
     assert "oracle (rank 0)" in done.stderr
     assert "table user has rows for 60 ids, and a new id of iteration " in done.stderr

@@ -380,10 +380,13 @@ class TableDescription(_Part):
             raise ValueError("labels is empty; name at least one label, or remove it: then samples have no labels")
         if self.weight is not None and not self.is_labelled:
             raise ValueError("weight says how much labels count, but there are none; name a label, or remove weight")
-        types = {table.feature_name: _type_of(table) for table in self.tables}
+        types = {table.feature_name: table.type for table in self.tables}
         for table in self.tables:
-            if types.get(table.table_name, _type_of(table)) != _type_of(table):
-                raise ValueError(f"{table.feature_name} shares {table.shares}, so both must be text or hexadecimal")
+            if (its := types.get(table.table_name, table.type)) != table.type:
+                raise ValueError(
+                    f"{table.feature_name} shares {table.shares}, so both must have the same type, but they are "
+                    f"{table.type} and {its}; lists are always text"
+                )
         dynamic = {table.feature_name for table in self.tables if table.dynamic}
         for table in self.tables:
             if isinstance(table, Category) and table.type == "integer" and table.table_name not in dynamic:
@@ -588,10 +591,6 @@ def _two_kinds(column: str, first: Kind, second: Kind) -> DatasetError:
     return DatasetError(
         f"column {column!r} is used as {uses}; use it as one of them, or give the file a second column with its values"
     )
-
-
-def _type_of(table: Category | CategoryList) -> Kind:
-    return table.type if isinstance(table, Category) and table.type != "integer" else "text"
 
 
 def position_of(column: str | int, header: Sequence[str]) -> int:

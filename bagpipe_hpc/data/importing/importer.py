@@ -189,8 +189,10 @@ class _Import:
         found, schema = read_vocabulary(path), read_manifest(path).sample_schema
         tables = self.description.tables
         types = {name: table.type for name, table in found.items()}
-        fault = schema.difference_of_features(self.description.schema_of([_rows_of(found, table) for table in tables]))
-        dynamic = schema.dynamic_tables
+        rows = {name: table.encoder.num_embeddings for name, table in found.items()}
+        rows |= {table.feature_name: table.dynamic.num_rows for table in tables if table.dynamic is not None}
+        ours = self.description.schema_of([rows.get(table.table_name, 1) for table in tables])
+        fault, dynamic = schema.difference_of_features(ours), schema.dynamic_tables
         if not fault and types != {each.table_name: each.type for each in tables if each.table_name not in dynamic}:
             fault = f"values are {types}"
         if fault:
@@ -302,11 +304,3 @@ class _Import:
 def _printable(name: str) -> str:
     """Return a file name as text. Bytes that are not UTF-8 become escapes, because JSON cannot hold them."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _rows_of(vocabulary: dict[str, TableVocabulary], table: Category | CategoryList) -> int:
-    """Return the number of rows of a table; 1 if the vocabulary does not have it."""
-    if table.dynamic is not None:
-        return table.dynamic.num_rows
-    found = vocabulary.get(table.table_name)
-    return found.encoder.num_embeddings if found else 1

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from bagpipe_hpc.config import load_config
+from bagpipe_hpc.oracle.dynamic_tables import TableFigures
 from bagpipe_hpc.oracle.evaluation import Evaluation
 from bagpipe_hpc.oracle.metrics import EvaluationResult, LabelMetrics
-from bagpipe_hpc.oracle.progress import METRICS_EVERY, SECONDS_PER_LINE, Progress
+from bagpipe_hpc.oracle.progress import METRICS_EVERY, SECONDS_PER_LINE, History, Progress
 from bagpipe_hpc.oracle.progress_line import ProgressLine
 from bagpipe_hpc.topology import Topology
 
@@ -71,6 +72,14 @@ def test_metrics_are_on_disk_while_the_job_runs(tmp_path: Path) -> None:
         for iteration in range(METRICS_EVERY):
             progress.advance(iteration + 1, 0.5, 100)
         assert len(metrics(tmp_path)) == 1
+
+
+def test_a_start_with_nothing_left_to_train_keeps_the_figures_of_tables(tmp_path: Path) -> None:
+    history, figures = History(losses=(0.5,)), TableFigures(live=3)
+    with Progress(tmp_path, 1, CONFIG, Topology(3, 1), Clock(), 1, history, tables={"user": figures}):
+        pass
+    (line,) = metrics(tmp_path)
+    assert line["dynamic_tables"]["user"]["live"] == 3
 
 
 def test_an_earlier_incarnation_writes_no_metrics_any_more(tmp_path: Path) -> None:

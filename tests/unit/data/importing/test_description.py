@@ -57,7 +57,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ({"lists": [{"column": "d", "shares": "e"}]}, "d shares e, but the tables with rows of their own are c"),
         (
             {"categorical": [{"column": "c", "type": "hexadecimal"}, {"column": "d", "shares": "c"}]},
-            "both must be text or hexadecimal",
+            "both must have the same type, but they are text and hexadecimal",
         ),
         ({"delimiter": ", "}, "one ASCII character"),
         ({"delimiter": '"'}, "one ASCII character"),

@@ -15,7 +15,7 @@ from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.data.importing.description import TableDescription
 from bagpipe_hpc.data.importing.dynamic_ids import integers_of
 from bagpipe_hpc.data.importing.hashing import hashed_texts
-from bagpipe_hpc.dynamic_rules import MISSING
+from bagpipe_hpc.dynamic_rules import MISSING, DynamicSchema
 from bagpipe_hpc.errors import DatasetError
 
 ImportTable = Callable[..., Dataset]
@@ -69,6 +69,16 @@ def test_a_table(import_table: ImportTable, tmp_path: Path, is_text: bool, num_r
     assert history.ids.tolist() == [5, 5, -7, 5, -7, 2**63 - 1, 5, -7, 2**63 - 1, -7, 2**63 - 1, -(2**63) + 1]
     assert {name: rules.capacity for name, rules in dataset.schema.dynamic_tables.items()} == {"user": 9, "item": 5}
     assert dataset.schema.dynamic_tables["user"].expire_after == "4 iterations"
+    again = import_table(
+        [file], tmp_path / "again", description, num_ranks=num_ranks, vocabulary=dataset.path, validation_fraction=0
+    )
+    assert again.train.read(0, 6).ids.tolist() == batch.ids.tolist()
+    item = description.categorical[1].model_copy(update={"dynamic": DynamicSchema(capacity=6)})
+    other = description.model_copy(
+        update={"categorical": (description.categorical[0], item, description.categorical[2])}
+    )
+    with pytest.raises(DatasetError, match=r"item: 6 rows, dynamic one-hot.* against .item: 7 rows"):
+        import_table([file], tmp_path / "other", other, vocabulary=dataset.path)
 
 
 @pytest.mark.parametrize("value", ["x", "1.5", "1e3", str(2**63), " 1"])
@@ -82,6 +92,22 @@ def test_ids_that_are_no_integers(import_table: ImportTable, tmp_path: Path, val
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        (
+            {
+                "categorical": [{"column": "u", "type": "integer", "dynamic": {"capacity": 3}}],
+                "lists": [{"column": "seen", "shares": "u"}],
+            },
+            "seen shares u, so both must have the same type, but they are text and integer; lists are always text",
+        ),
+        (
+            {
+                "categorical": [
+                    {"column": "u", "dynamic": {"capacity": 3}},
+                    {"column": "v", "type": "integer", "shares": "u"},
+                ]
+            },
+            "v shares u, so both must have the same type",
+        ),
         ({"categorical": [{"column": "u", "type": "integer"}]}, "u is of type integer, which is for dynamic tables"),
         (
             {"categorical": [{"column": "u", "dynamic": {"capacity": 3}, "min_count": 2}]},
