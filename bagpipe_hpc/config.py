@@ -355,10 +355,10 @@ class TableConfig(_Section):
         "loses its row.",
     )
 
-    @field_validator("expire_after")
+    @field_validator("expire_after", mode="before")
     @classmethod
-    def _is_a_lifetime(cls, given: str | None) -> str | None:
-        return given if given == "never" else require_lifetime(given)
+    def _is_a_lifetime(cls, given: object) -> str | None:
+        return "never" if given == "never" else require_lifetime(given)
 
 
 class LabelConfig(_Section):

@@ -16,9 +16,11 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LIFETIME = re.compile(r"([1-9][0-9]{0,17}) ?(iterations|units|s|m|h|d)")
 
 
-def require_lifetime(given: str | None) -> str | None:
+def require_lifetime(given: object) -> str | None:
     """Return what expire_after is. Raises ValueError if it is no lifetime."""
-    if given is not None and not _LIFETIME.fullmatch(given):
+    if given is None:
+        return None
+    if not isinstance(given, str) or not _LIFETIME.fullmatch(given):
         raise ValueError(
             "must be a number of iterations, as in `500000 iterations`, or a time, as in `30d`, `12h`, `30m`, `90s` or "
             "`1000 units`"
@@ -50,9 +52,16 @@ class DynamicSchema(BaseModel):
     at_capacity: Literal["error", "oldest"] = "error"
     default_rows: PositiveInt = Field(1, le=2**20)
 
-    @field_validator("expire_after")
+    @field_validator("capacity", "admit_after", "default_rows", mode="before")
     @classmethod
-    def _is_a_lifetime(cls, given: str | None) -> str | None:
+    def _no_truth_value(cls, given: object) -> object:
+        if isinstance(given, bool):  # pydantic would take it for 1
+            raise ValueError(f"must be a number, not {str(given).lower()}")
+        return given
+
+    @field_validator("expire_after", mode="before")
+    @classmethod
+    def _is_a_lifetime(cls, given: object) -> str | None:
         return require_lifetime(given)
 
     @property

@@ -116,6 +116,8 @@ def test_ids_that_are_no_integers(import_table: ImportTable, tmp_path: Path, val
         ({"categorical": [{"column": "u", "dynamic": {}}]}, "capacity"),
         ({"categorical": [{"column": "u", "dynamic": {"capacity": 0}}]}, "greater than 0"),
         ({"categorical": [{"column": "u", "dynamic": {"capacity": 3, "expire_after": "soon"}}]}, "must be a number of"),
+        ({"categorical": [{"column": "u", "dynamic": {"capacity": 3, "expire_after": 30}}]}, "must be a number of"),
+        ({"categorical": [{"column": "u", "dynamic": {"capacity": True}}]}, "must be a number, not true"),
     ],
 )
 def test_descriptions_that_cannot_be(changes: dict[str, Any], said: str) -> None:
