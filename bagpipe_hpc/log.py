@@ -35,6 +35,17 @@ def printing_records(*, unless_configured: bool = False) -> Iterator[None]:
         LOGGER.propagate = propagates
 
 
+@contextmanager
+def warnings_only() -> Iterator[None]:
+    """Pass on warnings alone inside the block: a benchmark runs a job whose tables would drown its own."""
+    level = LOGGER.level
+    LOGGER.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+
+
 def is_printing() -> bool:
     """Return whether records are printed now."""
     return any(isinstance(handler, _Printer) for handler in LOGGER.handlers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import shutil
 import time
 from functools import partial
@@ -18,7 +17,7 @@ from bagpipe_hpc.data.synthetic import HISTORIES, synthesize
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.launch.job import Training
 from bagpipe_hpc.launch.request import Request
-from bagpipe_hpc.log import LOGGER
+from bagpipe_hpc.log import warnings_only
 from bagpipe_hpc.transport.byte_messages import Comm
 from bagpipe_hpc.transport.collectives import all_gather_json
 
@@ -82,12 +81,8 @@ def _run(
             num_elements += len(batch.sequences["clicked"].embedded)
         train_on_labels(batch)
 
-    level = LOGGER.level
-    LOGGER.setLevel(logging.WARNING)  # the tables of the jobs would drown that of the benchmark
-    try:
+    with warnings_only():
         training.play_with(request, step)
-    finally:
-        LOGGER.setLevel(level)
     if training.error is not None:
         raise training.error
     seconds = marks[WARM_UP + case.iterations] - marks[WARM_UP] if marks else 0.0

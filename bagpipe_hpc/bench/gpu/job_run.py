@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import statistics
 import time
@@ -15,7 +14,7 @@ from typing import Any
 from bagpipe_hpc.bench.gpu.case import Cell, GpuCase
 from bagpipe_hpc.launch.job import Training
 from bagpipe_hpc.launch.request import Request
-from bagpipe_hpc.log import LOGGER
+from bagpipe_hpc.log import warnings_only
 from bagpipe_hpc.trainer.device.device_clock import DeviceClock, Moment, clock_of
 from bagpipe_hpc.trainer.trainer_batch import TrainerBatch, train_on_labels
 
@@ -107,12 +106,8 @@ def run_job(
     settings = case.settings(cell, trainers, cache_rows)
     request = Request(None, data, run_path, settings, has_own_loop=True, is_local=is_local)
     training, timer = Training(), StepTimer(case.begin, case.end)
-    level = LOGGER.level
-    LOGGER.setLevel(logging.WARNING)
-    try:
+    with warnings_only():
         training.play_with(request, timer.step)
-    finally:
-        LOGGER.setLevel(level)
     if training.error is not None:
         raise training.error
     return timer.times()

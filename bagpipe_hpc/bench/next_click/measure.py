@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from bagpipe_hpc.data.importing.importer import ImportSettings, import_files
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.launch.job import Training
 from bagpipe_hpc.launch.request import Request
-from bagpipe_hpc.log import LOGGER
+from bagpipe_hpc.log import warnings_only
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.transport.byte_messages import Comm
 from bagpipe_hpc.transport.collectives import all_gather_json
@@ -99,13 +98,9 @@ def _train(world: Comm, case: NextClickCase, model: str, directory: Path) -> Qua
     """Train a model with all ranks."""
     run_path = directory / model
     training = Training()
-    level = LOGGER.level
-    LOGGER.setLevel(logging.WARNING)  # the tables of the jobs would drown that of the benchmark
-    try:
+    with warnings_only():
         for _ in training.play(Request(None, directory / "data", run_path, case.settings(model))):
             raise AssertionError("the built-in loop makes its steps itself")
-    finally:
-        LOGGER.setLevel(level)
     if training.error is not None:
         raise training.error
     found = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from bagpipe_hpc.bench.peers.systems import System
 from bagpipe_hpc.bench.peers.turn import RankTurn, TrainerTurn
 from bagpipe_hpc.launch.job import Training
 from bagpipe_hpc.launch.request import Request
-from bagpipe_hpc.log import LOGGER
+from bagpipe_hpc.log import warnings_only
 from bagpipe_hpc.trainer.trainer_batch import TrainerBatch
 
 
@@ -43,12 +42,8 @@ def run_job(case: PeersCase, system: System, run_path: Path) -> RankTurn:
         losses.append(loss.detach())
         batch.step(loss)
 
-    level = LOGGER.level
-    LOGGER.setLevel(logging.WARNING)  # the job's own tables would drown the comparison
-    try:
+    with warnings_only():
         training.play_with(request, step)
-    finally:
-        LOGGER.setLevel(level)
     if training.error is not None:
         raise training.error
     if not marks:
