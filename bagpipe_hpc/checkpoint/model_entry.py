@@ -59,7 +59,7 @@ def _feature(config: Config, table: TableSchema) -> dict[str, Any]:
         pooling = pooling or "sum"
     return {
         "name": table.name,
-        "table": table.shares or table.name,
+        "table": table.table_name,
         "pooling": pooling,
         "weighted": table.weighted,
         "sequence": _sequence(config, table) if table.sequence else None,

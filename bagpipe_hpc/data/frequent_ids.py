@@ -33,7 +33,7 @@ def frequent_ids(dataset: Dataset, progress: Progress = no_progress) -> dict[str
     for batch in dataset.train.batches(_BATCH_SAMPLES):
         progress("counting ids", num_read, dataset.train.num_samples)
         for table in schema.dynamic_features:
-            if (name := table.shares or table.name) in rules:
+            if (name := table.table_name) in rules:
                 ids = batch.bags[table.name].ids if table.ragged else batch.ids[:, columns[table.name]]
                 positive, negative = counters[name]
                 positive.add(np.ascontiguousarray(ids[ids >= 0], np.int64))

@@ -134,7 +134,7 @@ def _by_own_table(schema: Schema, counters: list[ValueCounter]) -> list[ValueCou
     """Add up the accesses of features that share a table."""
     merged = {table.name: ValueCounter() for table in schema.own_tables}
     for table, counter in zip(schema.tables, counters, strict=True):
-        merged[table.shares or table.name].add_counts(*counter.items())
+        merged[table.table_name].add_counts(*counter.items())
     return list(merged.values())
 
 

@@ -23,8 +23,8 @@ def item_features(config: Config, schema: Schema) -> tuple[TableSchema, ...]:
         return tuple(known[name] for name in config.model.item_features if name in known)
     one_hot = schema.one_hot_tables
     for sequence in schema.sequences:
-        rows = sequence.shares or sequence.name
-        candidates = [table for table in one_hot if (table.shares or table.name) == rows]
+        rows = sequence.table_name
+        candidates = [table for table in one_hot if table.table_name == rows]
         if sequence.along is None and candidates:
             return tuple(candidates[:1])
     return one_hot[-1:]

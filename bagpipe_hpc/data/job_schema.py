@@ -23,7 +23,7 @@ def _with_settings(rules: DynamicSchema, settings: TableConfig | None) -> Dynami
 
 
 def _with_rules(table: TableSchema, rules: dict[str, DynamicSchema]) -> TableSchema:
-    if (found := rules.get(table.shares or table.name)) is None:
+    if (found := rules.get(table.table_name)) is None:
         return table
     dynamic = found if table.shares is None else None
     return table.model_copy(update={"num_embeddings": found.num_rows, "dynamic": dynamic})

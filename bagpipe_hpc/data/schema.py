@@ -66,6 +66,11 @@ class TableSchema(BaseModel):
         return self
 
     @property
+    def table_name(self) -> str:
+        """Name of the table whose rows the feature uses."""
+        return self.shares or self.name
+
+    @property
     def kind(self) -> str:
         """The kind of the feature, and whose rows it uses, in words."""
         kind = "sequence" if self.sequence else "ragged" if self.ragged else "one-hot"
@@ -192,7 +197,7 @@ class Schema(BaseModel):
         """For each feature, the table whose rows it uses."""
         places = {table.name: place for place, table in enumerate(self.own_tables)}
         return FeatureTables(
-            tuple(places[table.shares or table.name] for table in self.tables),
+            tuple(places[table.table_name] for table in self.tables),
             tuple(place for place, table in enumerate(self.tables) if table.ragged),
         )
 
@@ -220,7 +225,7 @@ class Schema(BaseModel):
     def dynamic_features(self) -> tuple[TableSchema, ...]:
         """Features whose ids are any 64-bit integers, because they use a dynamic table."""
         dynamic = self.dynamic_tables
-        return tuple(table for table in self.tables if (table.shares or table.name) in dynamic)
+        return tuple(table for table in self.tables if table.table_name in dynamic)
 
     @property
     def pooled_tables(self) -> tuple[TableSchema, ...]:

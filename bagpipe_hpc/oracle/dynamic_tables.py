@@ -110,8 +110,7 @@ class DynamicTables:
         self._places = [places[name] for name in self._rules]
         self._columns = {table.name: column for column, table in enumerate(schema.one_hot_tables)}
         self._features = {
-            name: [table.name for table in schema.dynamic_features if (table.shares or table.name) == name]
-            for name in self._rules
+            name: [table.name for table in schema.dynamic_features if table.table_name == name] for name in self._rules
         }
         self._is_narrow = all(each.num_embeddings < 2**31 for each in schema.one_hot_tables)
         ids = before.ids if before else {}

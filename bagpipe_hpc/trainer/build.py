@@ -114,7 +114,7 @@ def _model(config: Config, schema: Schema, factory: ModelFactory | None, trainer
     seed = config.training.seed
     if config.model.factory is None:
         vectors = vectors_of(config, schema)
-        dims = [config.embedding_dim_of(table.shares or table.name) for table in vectors]
+        dims = [config.embedding_dim_of(table.table_name) for table in vectors]
         sequences = sequence_inputs(config, schema)
         item = item_places(config, schema) if config.model.name == "two_tower" else ()
         return build_model(config.model, schema.num_dense, len(vectors), seed, dims, schema.num_labels, sequences, item)

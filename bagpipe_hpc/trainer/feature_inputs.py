@@ -64,13 +64,13 @@ def sequence_inputs(config: Config, schema: Schema) -> tuple[SequenceInput, ...]
     targets: dict[str, int] = {}
     for position, table in enumerate(vectors_of(config, schema)):
         if not table.ragged:
-            targets.setdefault(table.shares or table.name, position)
+            targets.setdefault(table.table_name, position)
     unpooled = sequences_of(config, schema)
     leading = [table for table in unpooled if table.along is None]
     return tuple(
         SequenceInput(
             table.name,
-            targets.get(table.shares or table.name),
+            targets.get(table.table_name),
             tuple(other.name for other in unpooled if other.along == table.name),
             table.element_names[1],
         )

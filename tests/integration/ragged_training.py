@@ -114,7 +114,7 @@ def train_plainly(
         _table(index, config)[:, : dims.get(table.name)].clone().requires_grad_()
         for index, table in enumerate(SCHEMA.own_tables)
     ]
-    widths = [dims.get(table.shares or table.name, config.embedding_dim) for table in SCHEMA.tables]
+    widths = [dims.get(table.table_name, config.embedding_dim) for table in SCHEMA.tables]
     model = build_model(config, SCHEMA.num_dense, SCHEMA.num_tables, 0, widths)
     groups: list[dict[str, Any]] = [
         {"params": [weight], "lr": rates.get(table.name, learning_rate)}

@@ -121,7 +121,7 @@ class DeviceLayout:
 def layout_of(schema: Schema, config: Config) -> FeatureLayout:
     """Return the layout of the features of a schema, as trainer/pooling.py pools them."""
     order = schema.features.in_table_order
-    used = [config.embedding_dim_of(table.shares or table.name) for table in schema.tables]
+    used = [config.embedding_dim_of(table.table_name) for table in schema.tables]
     return FeatureLayout(
         np.array(order, dtype=np.int32),
         np.array([_kind(schema.tables[feature], config) for feature in order], dtype=np.int32),
