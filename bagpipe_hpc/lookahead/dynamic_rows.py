@@ -23,34 +23,30 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bagpipe_hpc.cache_hint import hint
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.dynamic_rules import MISSING, DynamicSchema
 from bagpipe_hpc.lookahead.id_map import (
+    BLOCK,
     COUNT,
-    HEAD,
     LAST,
-    NEWER,
     NONE,
-    NUM_ROWS,
-    OLDER,
     OLDEST,
     IdMap,
     IdState,
     Log,
-    bucket_of,
+    ask_for_neighbours,
     find,
+    find_block,
     insert,
     remove,
     restored,
     state_before,
     use,
 )
-from bagpipe_hpc.protocol.plan import Int64Array
+from bagpipe_hpc.protocol.plan import Int32Array, Int64Array
 from bagpipe_hpc.splitmix import mix
 
 MAX_CANDIDATES = 2**30
-_AHEAD = 16  # ids
 
 
 class NoRowLeftError(Exception):
@@ -59,10 +55,10 @@ class NoRowLeftError(Exception):
 
 @dataclass(frozen=True)
 class Changes:
-    """What a batch has changed in the maps, int64, shape (n, 6) each; see `Log`."""
+    """What a batch has changed in the maps, int32, shape (n, 8) each; see `Log`."""
 
-    live: Int64Array
-    candidates: Int64Array
+    live: Int32Array
+    candidates: Int32Array
 
 
 @dataclass(frozen=True)
@@ -115,6 +111,7 @@ class DynamicRows:
         self.candidates = IdMap.empty(MAX_CANDIDATES if self._needs_uses else 1 << 16)
         if before is not None and self._needs_uses:
             self.candidates = restored(MAX_CANDIDATES, before.candidates)
+        self._log, self._log_of_candidates = Log.empty(0), Log.empty(0)
 
     def state_before(self, changes: Sequence[Changes]) -> DynamicState:
         """Return a copy of the ids as they were before the changes of the last batches."""
@@ -137,8 +134,9 @@ class DynamicRows:
         if not self._needs_uses and num_ids > len(self.candidates.cells):
             self.candidates = IdMap.empty(1 << num_ids.bit_length())  # no id is in it
         # Each use changes a row of the live ids, or a candidate. Admission changes three rows.
-        log = Log.empty(4 * num_ids + self.live.num_live if oldest else 4 * num_ids)
-        log_of_candidates = Log.empty(4 * num_ids + self.candidates.num_live if oldest else 4 * num_ids)
+        log = self._log.emptied(4 * num_ids + (self.live.num_live if oldest else 0))
+        log_of_candidates = self._log_of_candidates.emptied(4 * num_ids + (self.candidates.num_live if oldest else 0))
+        self._log, self._log_of_candidates = log, log_of_candidates
         num_expired = _expire(self.live, oldest, log)
         _expire(self.candidates, oldest, log_of_candidates)
         rows, unknown = np.empty(num_ids, np.int64), np.empty(num_ids, np.int64)
@@ -192,19 +190,12 @@ def warm_up_mapping() -> None:
 
 
 @compiled
-def _ask_for(of: IdMap, ids: Int64Array, j: int) -> None:
-    """Ask for the memory that later ids need: the bucket of one, the row of a nearer one, and that row's neighbours."""
-    if of.state[NUM_ROWS] == 0:
-        return
-    cells, last = of.cells, len(ids) - 1
-    hint(cells, bucket_of(of, ids[min(j + 3 * _AHEAD, last)]))
-    link = cells[bucket_of(of, ids[min(j + 2 * _AHEAD, last)]), HEAD]
-    if link:
-        hint(cells, link - 1)
-    link = cells[bucket_of(of, ids[min(j + _AHEAD, last)]), HEAD]
-    if link:
-        hint(cells, max(cells[link - 1, OLDER], 1) - 1)
-        hint(cells, max(cells[link - 1, NEWER], 1) - 1)
+def _ask_for(of: IdMap, ids: Int64Array, places: Int64Array) -> None:
+    """Ask for the memory in which the ids at these places stand, or would stand. There are at most BLOCK of them."""
+    keys, rows = np.empty(len(places), np.int64), np.empty(len(places), np.int64)
+    for k in range(len(places)):
+        keys[k] = ids[places[k]]
+    find_block(of, keys, rows)
 
 
 @compiled
@@ -227,18 +218,20 @@ def _look_up_and_count(
         The numbers of the others and of missing ids.
     """
     num_unknown = num_missing = 0
-    for j in range(len(ids)):
-        _ask_for(live, ids, j)
-        row = find(live, ids[j])
-        if row != NONE:
-            use(live, row, iteration, log)
-            rows[j] = row + default_rows
-        elif ids[j] == MISSING:
-            rows[j] = _default_row(ids[j], default_rows)
-            num_missing += 1
-        else:
-            unknown[num_unknown] = j
-            num_unknown += 1
+    for start in range(0, len(ids), BLOCK):
+        stop = min(start + BLOCK, len(ids))
+        find_block(live, ids[start:stop], rows[start:stop])
+        ask_for_neighbours(live, rows[start:stop])
+        for j in range(start, stop):
+            if rows[j] != NONE:
+                use(live, rows[j], iteration, log)
+                rows[j] += default_rows
+            elif ids[j] == MISSING:
+                rows[j] = _default_row(ids[j], default_rows)
+                num_missing += 1
+            else:
+                unknown[num_unknown] = j
+                num_unknown += 1
     return num_unknown, num_missing
 
 
@@ -266,6 +259,8 @@ def _admit(
         The number of new rows, or -1 if there are too few, and how many ids lost theirs.
     """
     for k in range(len(unknown)):
+        if k % BLOCK == 0:
+            _ask_for(candidates, ids, unknown[k : k + BLOCK])
         row = find(candidates, ids[unknown[k]])
         if row == NONE:
             row = insert(candidates, ids[unknown[k]], log_of_candidates)
@@ -275,6 +270,8 @@ def _admit(
         waiting[k] = row
     num_born = num_replaced = 0
     for k in range(len(unknown)):
+        if k % BLOCK == 0:
+            _ask_for(live, ids, unknown[k : k + BLOCK])
         candidate = waiting[k]
         count = candidates.cells[candidate, COUNT]
         if count < admit_after:
@@ -302,6 +299,8 @@ def _fill_in(live: IdMap, ids: Int64Array, unknown: Int64Array, default_rows: in
     """Write the rows of ids that had none before this batch; return how many of them are default rows."""
     num_defaults = 0
     for k in range(len(unknown)):
+        if k % BLOCK == 0:
+            _ask_for(live, ids, unknown[k : k + BLOCK])
         key = ids[unknown[k]]
         row = find(live, key)
         num_defaults += row == NONE
@@ -313,11 +312,13 @@ def _fill_in(live: IdMap, ids: Int64Array, unknown: Int64Array, default_rows: in
 def _look_up(live: IdMap, ids: Int64Array, default_rows: int, rows: Int64Array) -> int:
     """Write the rows of all ids; return how many of them are default rows."""
     num_defaults = 0
-    for j in range(len(ids)):
-        _ask_for(live, ids, j)
-        row = find(live, ids[j])
-        num_defaults += row == NONE
-        rows[j] = row + default_rows if row != NONE else _default_row(ids[j], default_rows)
+    for start in range(0, len(ids), BLOCK):
+        stop = min(start + BLOCK, len(ids))
+        find_block(live, ids[start:stop], rows[start:stop])
+        for j in range(start, stop):
+            is_default = rows[j] == NONE
+            num_defaults += is_default
+            rows[j] = _default_row(ids[j], default_rows) if is_default else rows[j] + default_rows
     return num_defaults
 
 

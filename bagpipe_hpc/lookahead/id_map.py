@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bagpipe_hpc.cache_hint import DISTANCE, hint
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.lazy_memory import lazy_zeros
 from bagpipe_hpc.protocol.plan import Int32Array, Int64Array
@@ -31,10 +32,12 @@ from bagpipe_hpc.splitmix import mix
 
 ID = 0  # of `ids`, which is another view of the same memory
 COUNT, LAST, OLDER, NEWER, CHAIN, HEAD = range(2, 8)
+KIND, ROW = 5, 6  # of a change, see Log
 NUM_ROWS, NUM_LIVE, FREED, OLDEST, NEWEST, MASK = range(6)
 MAX_COUNT = 2**31 - 1
 MAX_ROWS = 2**31 - 2
 NONE = -1
+BLOCK = 64  # ids whose memory is asked for together
 INSERTED, REMOVED, USED = range(3)
 
 
@@ -42,20 +45,26 @@ class Log(NamedTuple):
     """Room for changes of a map, with which they can be taken back.
 
     Args:
-        changes: int64, shape (capacity, 6): INSERTED, REMOVED or USED, the row, and what it was before: the link to the
-            older row, COUNT and LAST, the id. Of an inserted row: whether it was freed before, in the place of COUNT.
+        changes: int32, shape (capacity, 8): what the row was before, in the places of a cell: the id, COUNT, LAST and
+            OLDER; then KIND, which is INSERTED, REMOVED or USED, and ROW. Of an inserted row: whether it was freed
+            before, in the place of COUNT.
         length: int64, shape (1,): how many there are.
     """
 
-    changes: Int64Array
+    changes: Int32Array
     length: Int64Array
 
     @classmethod
     def empty(cls, capacity: int) -> Log:
         """Return a log without changes."""
-        return cls(np.empty((capacity, 6), np.int64), np.zeros(1, np.int64))
+        return cls(np.empty((capacity, 8), np.int32), np.zeros(1, np.int64))
 
-    def cut(self) -> Int64Array:
+    def emptied(self, capacity: int) -> Log:
+        """Return a log without changes, in the same memory if there is room for so many changes."""
+        self.length[0] = 0
+        return self if capacity <= len(self.changes) else Log.empty(capacity)
+
+    def cut(self) -> Int32Array:
         """Return a copy of the changes."""
         return self.changes[: self.length[0]].copy()
 
@@ -100,14 +109,13 @@ class IdMap(NamedTuple):
 
 
 @compiled
-def _note(log: Log, kind: int, row: int | np.int64, older: int, count: int, last: int, key: int) -> None:
+def _note(log: Log, kind: int, row: int | np.int64, older: int, count: int, last: int) -> None:
     place = log.length[0]
-    log.changes[place, 0] = kind
-    log.changes[place, 1] = row
-    log.changes[place, 2] = older
-    log.changes[place, 3] = count
-    log.changes[place, 4] = last
-    log.changes[place, 5] = key
+    log.changes[place, COUNT] = count
+    log.changes[place, LAST] = last
+    log.changes[place, OLDER] = older
+    log.changes[place, KIND] = kind
+    log.changes[place, ROW] = row
     log.length[0] = place + 1
 
 
@@ -131,6 +139,53 @@ def find(of: IdMap, key: np.int64) -> np.int64:
 
 
 @compiled
+def find_block(of: IdMap, ids: Int64Array, rows: Int64Array) -> None:
+    """Write the rows of ids, NONE for those that are not in the map.
+
+    Memory answers slowly, and an id is behind a bucket and a chain of rows. So all ids together take one step after the
+    other, and each step asks for the memory that the next one reads.
+
+    Args:
+        of: The map.
+        ids: At most BLOCK ids, int64, shape (n,).
+        rows: int64, shape (n,).
+    """
+    cells, waiting = of.cells, np.empty(BLOCK, np.int64)
+    if of.state[NUM_ROWS] == 0:
+        rows[:] = NONE
+        return
+    for j in range(len(ids)):
+        rows[j] = bucket_of(of, ids[j])
+        hint(cells, rows[j])
+    num_waiting = len(ids)
+    for j in range(num_waiting):
+        waiting[j] = j
+        rows[j] = np.int64(cells[rows[j], HEAD]) - 1
+        hint(cells, max(rows[j], 0))
+    while num_waiting:
+        num_left = 0
+        for k in range(num_waiting):
+            j = waiting[k]
+            if rows[j] == NONE or of.ids[rows[j], ID] == ids[j]:
+                continue
+            rows[j] = np.int64(cells[rows[j], CHAIN]) - 1
+            hint(cells, max(rows[j], 0))
+            waiting[num_left] = j
+            num_left += 1
+        num_waiting = num_left
+
+
+@compiled
+def ask_for_neighbours(of: IdMap, rows: Int64Array) -> None:
+    """Ask for the memory of the rows that `use` and `remove` change beside these rows; NONE stands for no row."""
+    cells = of.cells
+    for row in rows:
+        if row != NONE:
+            hint(cells, max(cells[row, OLDER], 1) - 1)
+            hint(cells, max(cells[row, NEWER], 1) - 1)
+
+
+@compiled
 def insert(of: IdMap, key: np.int64, log: Log) -> np.int64:
     """Give an id that is not in the map a row, as the newest of all; return NONE if no row is left."""
     cells, state = of.cells, of.state
@@ -151,7 +206,7 @@ def insert(of: IdMap, key: np.int64, log: Log) -> np.int64:
     cells[bucket, HEAD] = row + 1
     _append(of, row)
     state[NUM_LIVE] += 1
-    _note(log, INSERTED, row, 0, is_reused, 0, 0)
+    _note(log, INSERTED, row, 0, is_reused, 0)
     return np.int64(row)
 
 
@@ -159,7 +214,8 @@ def insert(of: IdMap, key: np.int64, log: Log) -> np.int64:
 def remove(of: IdMap, row: np.int64, log: Log) -> None:
     """Free the row of an id."""
     cells, state = of.cells, of.state
-    _note(log, REMOVED, row, cells[row, OLDER], cells[row, COUNT], cells[row, LAST], of.ids[row, ID])
+    log.changes[log.length[0], :COUNT] = cells[row, :COUNT]  # the id
+    _note(log, REMOVED, row, cells[row, OLDER], cells[row, COUNT], cells[row, LAST])
     bucket = bucket_of(of, of.ids[row, ID])
     if cells[bucket, HEAD] == row + 1:
         cells[bucket, HEAD] = cells[row, CHAIN]
@@ -181,7 +237,7 @@ def use(of: IdMap, row: np.int64, iteration: int, log: Log) -> None:
     if cells[row, LAST] == iteration:
         cells[row, COUNT] = min(cells[row, COUNT], MAX_COUNT - 1) + 1
         return
-    _note(log, USED, row, cells[row, OLDER], cells[row, COUNT], cells[row, LAST], 0)
+    _note(log, USED, row, cells[row, OLDER], cells[row, COUNT], cells[row, LAST])
     cells[row, COUNT] = min(cells[row, COUNT], MAX_COUNT - 1) + 1
     cells[row, LAST] = iteration
     if of.state[NEWEST] != row + 1:
@@ -227,6 +283,7 @@ def _add_bucket(of: IdMap) -> None:
     if new > state[MASK]:
         state[MASK] = 2 * state[MASK] + 1
     half = (state[MASK] + 1) >> 1
+    hint(cells, max(cells[min(new - half + DISTANCE, new), HEAD], 1) - 1)
     link = cells[new - half, HEAD]
     kept = moved = 0  # links to the last row of each of the two chains
     cells[new - half, HEAD] = 0
@@ -292,12 +349,12 @@ class IdState(NamedTuple):
         return len(self.rows) + len(self.freed)
 
 
-def state_before(of: IdMap, changes: Sequence[Int64Array]) -> IdState:
+def state_before(of: IdMap, changes: Sequence[Int32Array]) -> IdState:
     """Return a copy of what a map was before some changes.
 
     Args:
         of: The map.
-        changes: What was changed in it last, in order, int64, shape (n, 6) each; see `Log`.
+        changes: What was changed in it last, in order, int32, shape (n, 8) each; see `Log`.
     """
     num_rows = int(of.state[NUM_ROWS])
     cells = of.cells[:num_rows].copy()
@@ -339,16 +396,16 @@ def _restore(
 
 
 @compiled
-def _undo(of: IdMap, log: Int64Array) -> None:
+def _undo(of: IdMap, log: Int32Array) -> None:
     """Take back changes, the last one first. Buckets and their chains are left as they are."""
     cells, state = of.cells, of.state
     for j in range(len(log) - 1, -1, -1):
-        kind, row, older = log[j, 0], log[j, 1], log[j, 2]
+        kind, row, older = log[j, KIND], np.int64(log[j, ROW]), log[j, OLDER]
         if kind != REMOVED:
             _unlink(of, row)
         if kind == INSERTED:
             state[NUM_LIVE] -= 1
-            if log[j, 3]:
+            if log[j, COUNT]:
                 cells[row, CHAIN] = state[FREED]
                 state[FREED] = row + 1
             else:
@@ -357,9 +414,9 @@ def _undo(of: IdMap, log: Int64Array) -> None:
         if kind == REMOVED:
             state[FREED] = cells[row, CHAIN]
             state[NUM_LIVE] += 1
-            of.ids[row, ID] = log[j, 5]
-        cells[row, COUNT] = log[j, 3]
-        cells[row, LAST] = log[j, 4]
+            cells[row, :COUNT] = log[j, :COUNT]  # the id
+        cells[row, COUNT] = log[j, COUNT]
+        cells[row, LAST] = log[j, LAST]
         _link_behind(of, row, older)
 
 
