@@ -389,6 +389,14 @@ def next_click(
     max_length: Annotated[int, typer.Option(help="Elements of a history, at most.")] = 50,
     validation_fraction: Annotated[float, typer.Option(help="The latest samples, to evaluate on.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Of the negatives.")] = 0,
+    dynamic: Annotated[
+        bool,
+        typer.Option(
+            "--dynamic",
+            help="Train with dynamic tables of users (column user_id) and articles, beside static ones instead of "
+            "plain PyTorch.",
+        ),
+    ] = False,
     run_dir: Annotated[Path, typer.Option(help="Directory for data and run directories, which is deleted.")] = Path(
         "runs/next-click"
     ),
@@ -416,7 +424,7 @@ def next_click(
             _check_files(world, json_file)
             names = tuple(name for name in models.split(",") if name)
             case = NextClickCase(
-                names, clicks, negatives, max_length, validation_fraction, seed, tuple(overrides or ())
+                names, clicks, negatives, max_length, validation_fraction, seed, tuple(overrides or ()), dynamic
             )
             with showing_activity("starting") if world.rank == 0 else nullcontext(no_progress) as progress:
                 comparisons = compare(world, case, log, run_dir, progress)
@@ -426,7 +434,7 @@ def next_click(
         else:
             if world.rank == 0:
                 title = f"next click: {clicks:,} clicks, {negatives} negatives each"
-                open_console().print(comparison_table(comparisons, title))
+                open_console().print(comparison_table(comparisons, title, "static" if dynamic else "plain"))
                 if json_file:
                     write_figures(json_file, [asdict(each) for each in comparisons])
     if code:

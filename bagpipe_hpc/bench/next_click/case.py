@@ -42,6 +42,8 @@ class NextClickCase:
         validation_fraction: The part of the samples, the latest ones, to evaluate on.
         seed: Of the negatives.
         overrides: Settings that replace those of all models.
+        is_dynamic: Whether to train with dynamic tables of users and articles, beside the same model with static ones,
+            in place of plain PyTorch.
     Raises:
         ConfigError: A value is out of range.
     """
@@ -53,6 +55,7 @@ class NextClickCase:
     validation_fraction: float = 0.2
     seed: int = 0
     overrides: tuple[str, ...] = ()
+    is_dynamic: bool = False
 
     def __post_init__(self) -> None:
         for model in self.models:
@@ -75,7 +78,7 @@ class NextClickCase:
 
 @dataclass(frozen=True)
 class Quality:
-    """How well a model predicts the validation split, and how long it trained.
+    """How well a model predicts the validation split, how long it trained, and how many rows it has.
 
     Args:
         auc: Over all samples.
@@ -83,6 +86,7 @@ class Quality:
         hit_rate: The fraction of requests whose click has the largest prediction.
         log_loss: The mean.
         seconds: Of training.
+        rows: Of all tables; of dynamic tables those in use at the end of training.
     """
 
     auc: float
@@ -90,17 +94,24 @@ class Quality:
     hit_rate: float
     log_loss: float
     seconds: float
+    rows: int
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One model, trained both ways."""
+    """One model, trained both ways.
+
+    Args:
+        model: Its name.
+        ours: With bagpipe_hpc. With dynamic tables, if the case has them.
+        other: In plain PyTorch. If the case has dynamic tables: with bagpipe_hpc and static ones.
+    """
 
     model: str
     ours: Quality
-    plain: Quality
+    other: Quality
 
 
 def greatest_difference(comparisons: Sequence[Comparison]) -> float:
     """Return how much the AUC of a model differs between the two ways, at most."""
-    return max(abs(each.ours.auc - each.plain.auc) for each in comparisons)
+    return max(abs(each.ours.auc - each.other.auc) for each in comparisons)

@@ -28,7 +28,14 @@ from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.sharding import Int64Array
 
 SESSION, ARTICLE, TIME = LOG_COLUMNS = ("session_id", "click_article_id", "click_timestamp")
-COLUMNS = ("session", "request", "article", "time", "label", "weight")
+USER = "user_id"
+COLUMNS = ("user", "session", "request", "article", "time", "label", "weight")
+DAY = 86_400_000  # in the log's unit of time, milliseconds
+RULES = {
+    "user": {"capacity": 100_000, "admit_after": 2, "expire_after": f"{2 * DAY} units", "at_capacity": "oldest"},
+    "article": {"capacity": 20_000, "admit_after": 2, "expire_after": f"{DAY} units", "at_capacity": "oldest"},
+}
+"""Of the dynamic tables."""
 RECENT_CLICKS = 10_000  # negatives come from so many clicks before
 _TRIES = 20  # for each negative
 _GZIP = b"\x1f\x8b"
@@ -39,21 +46,25 @@ class Clicks:
     """Clicks in time order.
 
     Args:
+        users: int64, shape (n,).
         sessions: int64, shape (n,).
         articles: int64, shape (n,).
         times: int64, shape (n,), never falling.
     """
 
+    users: Int64Array
     sessions: Int64Array
     articles: Int64Array
     times: Int64Array
 
 
-def description(max_length: int) -> TableDescription:
+def description(max_length: int, *, has_users: bool = False, is_dynamic: bool = False) -> TableDescription:
     """Return how to import the table.
 
     Args:
         max_length: How many elements a history has, at most.
+        has_users: Whether users are a feature, too.
+        is_dynamic: Whether the tables are dynamic.
     """
     history = {
         "of": "article",
@@ -63,26 +74,30 @@ def description(max_length: int) -> TableDescription:
         "elements": [{"column": "time", "type": "integer"}],
         "where": "label",
     }
-    columns = {"label": "label", "weight": "weight", "group": "request", "categorical": ["article"]}
+    names = ["article", "user"] if has_users else ["article"]
+    features = [{"column": name, "type": "integer", "dynamic": RULES[name]} if is_dynamic else name for name in names]
+    columns = {"label": "label", "weight": "weight", "group": "request", "time": "time", "categorical": features}
     return TableDescription.model_validate({**columns, "history": history})
 
 
-def read_clicks(path: Path, num_clicks: int) -> Clicks:
+def read_clicks(path: Path, num_clicks: int, *, has_users: bool = False) -> Clicks:
     """Read the first lines of a log.
 
     Args:
         path: CSV with a header, plain or gzip; it has LOG_COLUMNS, all of them integers.
         num_clicks: How many lines to read, at most.
+        has_users: Whether it has the column USER, too. Without it, each session is a user.
     Raises:
         DatasetError: The file cannot be read, or a column is missing or no integer; names file, line and column.
     """
+    columns = (*LOG_COLUMNS, USER if has_users else SESSION)
     try:
         with _opened(path) as lines:
-            rows = np.array(list(islice(_rows(path, lines), num_clicks)), dtype=np.int64).reshape(-1, 3)
+            rows = np.array(list(islice(_rows(path, lines, columns), num_clicks)), dtype=np.int64).reshape(-1, 4)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, OverflowError) as error:
         raise DatasetError(f"{path}: cannot be read ({error}); give a log of clicks as CSV, plain or gzip") from error
-    sessions, articles, times = rows[np.argsort(rows[:, 2], kind="stable")].T
-    return Clicks(sessions, articles, times)
+    sessions, articles, times, users = rows[np.argsort(rows[:, 2], kind="stable")].T
+    return Clicks(users, sessions, articles, times)
 
 
 def _opened(path: Path) -> IO[str]:
@@ -91,19 +106,19 @@ def _opened(path: Path) -> IO[str]:
     return gzip.open(path, "rt", encoding="utf-8", newline="") if is_gzip else path.open(encoding="utf-8", newline="")
 
 
-def _rows(path: Path, lines: IO[str]) -> Iterator[tuple[int, ...]]:
+def _rows(path: Path, lines: IO[str], columns: tuple[str, ...]) -> Iterator[tuple[int, ...]]:
     reader = csv.reader(lines)
     header = next(reader, [])
-    for name in LOG_COLUMNS:
+    for name in columns:
         if name not in header:
-            raise DatasetError(f"{path}: has no column {name}; the log needs the columns {', '.join(LOG_COLUMNS)}")
-    places = [header.index(name) for name in LOG_COLUMNS]
+            raise DatasetError(f"{path}: has no column {name}; the log needs the columns {', '.join(columns)}")
+    places = [header.index(name) for name in columns]
     for row in reader:
         try:
             yield tuple(int(row[place]) for place in places)
         except (ValueError, IndexError):
             raise DatasetError(
-                f"{path}: line {reader.line_num} does not have an integer in each of {', '.join(LOG_COLUMNS)}: "
+                f"{path}: line {reader.line_num} does not have an integer in each of {', '.join(columns)}: "
                 f"{','.join(row)[:200]}; remove the line"
             ) from None
 
@@ -123,10 +138,12 @@ def write_table(clicks: Clicks, path: Path, num_negatives: int, seed: int) -> in
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
+        users = clicks.users.tolist()
         for request, (session, time, article, negatives) in enumerate(_requests(clicks, num_negatives, seed)):
+            user = users[request]
             # The negatives come first: the history of a line is made of the lines before it.
-            writer.writerows((session, request, negative, time, 0, 1) for negative in negatives)
-            writer.writerow((session, request, article, time, 1, int(bool(negatives))))
+            writer.writerows((user, session, request, negative, time, 0, 1) for negative in negatives)
+            writer.writerow((user, session, request, article, time, 1, int(bool(negatives))))
             num_predicted += bool(negatives)
     return num_predicted
 

@@ -140,4 +140,5 @@ def _quality(model: PlainModel, config: Config, dataset: Dataset, seconds: float
         groups.hit_rate or 0.0,
         float(np.average(losses.numpy(), weights=weights)),
         seconds,
+        len(model.rows),
     )

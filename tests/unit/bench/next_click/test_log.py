@@ -16,6 +16,7 @@ from bagpipe_hpc.data.importing.importer import ImportSettings, import_files
 from bagpipe_hpc.errors import DatasetError
 
 CLICKS = Clicks(
+    users=np.array([7, 8, 7, 9, 8, 7, 9]),
     sessions=np.array([1, 2, 1, 3, 2, 1, 3]),
     articles=np.array([10, 11, 12, 10, 13, 11, 12]),
     times=np.array([100, 101, 105, 105, 110, 120, 121]),
@@ -36,11 +37,13 @@ def table_of(path: Path, num_negatives: int, seed: int = 0) -> list[dict[str, in
 def test_clicks_are_read_in_the_order_of_their_times(tmp_path: Path, is_gzip: bool) -> None:
     path = tmp_path / "log.csv"
     path.write_bytes(gzip.compress(TEXT.encode()) if is_gzip else TEXT.encode())
-    found = read_clicks(path, 100)
+    found = read_clicks(path, 100, has_users=True)
+    assert found.users.tolist() == CLICKS.users.tolist()
     assert found.sessions.tolist() == CLICKS.sessions.tolist()
     assert found.articles.tolist() == CLICKS.articles.tolist()
     assert found.times.tolist() == CLICKS.times.tolist()
     assert read_clicks(path, 2).articles.tolist() == [10, 12]
+    assert read_clicks(path, 100).users.tolist() == CLICKS.sessions.tolist()
 
 
 @pytest.mark.parametrize(
@@ -106,3 +109,15 @@ def test_histories_are_the_clicks_before(tmp_path: Path) -> None:
         [100], [101], [100, 105], [105]
     ]  # fmt: skip
     assert all(not len(times[place]) for place in np.flatnonzero(~counted))
+
+
+def test_tables_may_be_dynamic(tmp_path: Path) -> None:
+    write_table(CLICKS, tmp_path / "table.csv", 1, seed=1)
+    columns = description(max_length=50, has_users=True, is_dynamic=True)
+    import_files([tmp_path / "table.csv"], tmp_path / "data", columns, ImportSettings(validation_fraction=0.0))
+    dataset = open_dataset(tmp_path / "data")
+    assert set(dataset.schema.dynamic_tables) == {"article", "user"}
+    batch = dataset.train.read(0, dataset.train.num_samples)
+    users = batch.ids[:, [table.name for table in dataset.schema.one_hot_tables].index("user")]
+    assert set(users.tolist()) == {7, 8, 9}
+    assert set(batch.bags["article_history"].ids.tolist()) <= {10, 11, 12, 13}
