@@ -53,16 +53,24 @@ MAX_CANDIDATES = 2**30
 _AHEAD = 16  # ids
 
 
-class NoRowLeftError(Exception):
-    """An id must get a row, and none is left."""
-
-
 @dataclass(frozen=True)
 class Changes:
     """What a batch has changed in the maps, int64, shape (n, 6) each; see `Log`."""
 
     live: Int64Array
     candidates: Int64Array
+
+
+class NoRowLeftError(Exception):
+    """An id must get a row, and none is left.
+
+    Args:
+        changes: What the batch has changed so far. Nothing but `state_before` may follow.
+    """
+
+    def __init__(self, changes: Changes) -> None:
+        super().__init__()
+        self.changes = changes
 
 
 @dataclass(frozen=True)
@@ -161,11 +169,11 @@ class DynamicRows:
             log,
             log_of_candidates,
         )
+        changes = Changes(log.cut(), log_of_candidates.cut())
         if num_born < 0:
-            raise NoRowLeftError
+            raise NoRowLeftError(changes)
         num_defaults = num_missing + _fill_in(self.live, ids, every_unknown, rules.default_rows, rows)
         born_rows, born_ids = born[0, :num_born] + rules.default_rows, born[1, :num_born].copy()
-        changes = Changes(log.cut(), log_of_candidates.cut())
         return MappedIds(rows, born_rows, born_ids, num_expired, num_replaced, num_defaults, changes)
 
     def look_up(self, ids: Int64Array) -> MappedIds:
