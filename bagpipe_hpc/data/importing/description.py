@@ -23,7 +23,7 @@ from pydantic import (
 
 from bagpipe_hpc.data.schema import NAME_PATTERN, ElementSchema, LabelSchema, Schema, TableSchema
 from bagpipe_hpc.data.vocabulary import MAX_HASH_ROWS, MAX_MIN_COUNT
-from bagpipe_hpc.dynamic_rules import DynamicSchema
+from bagpipe_hpc.dynamic_rules import DynamicSchema, ValueType
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.fault_words import in_words
 
@@ -215,7 +215,7 @@ class _Values(_Feature):
 
 
 class Category(_Values):
-    type: Literal["text", "hexadecimal", "integer"] = Field(
+    type: ValueType = Field(
         "text",
         description="hexadecimal: at most 8 digits, compared as numbers. integer: of 64 bits, for dynamic tables.",
     )
@@ -233,6 +233,7 @@ class Element(_Feature):
 
 
 class CategoryList(_Values):
+    type: Literal["text", "integer"] = Field("text", description="integer: of 64 bits, for dynamic tables.")
     separator: str = Field("|", min_length=1, max_length=1, description="Character between the values of a text field.")
     sequence: bool = Field(False, description="Whether the values are in order, the oldest first, and not pooled.")
     elements: tuple[Element, ...] = Field((), description="Columns with a number for each element of a sequence.")
@@ -243,11 +244,6 @@ class CategoryList(_Values):
         if (self.elements or self.along) and not self.sequence:
             raise ValueError("elements and along are for sequences; set `sequence: true`, or remove them")
         return self
-
-    @property
-    def type(self) -> Literal["text"]:
-        """Type of the values."""
-        return "text"
 
 
 class History(_Part):
@@ -385,11 +381,11 @@ class TableDescription(_Part):
             if (its := types.get(table.table_name, table.type)) != table.type:
                 raise ValueError(
                     f"{table.feature_name} shares {table.shares}, so both must have the same type, but they are "
-                    f"{table.type} and {its}; lists are always text"
+                    f"{table.type} and {its}; give both the same `type`"
                 )
         dynamic = {table.feature_name for table in self.tables if table.dynamic}
         for table in self.tables:
-            if isinstance(table, Category) and table.type == "integer" and table.table_name not in dynamic:
+            if table.type == "integer" and table.table_name not in dynamic:
                 raise ValueError(
                     f"{table.feature_name} is of type integer, which is for dynamic tables; make the table dynamic, or "
                     "remove `type: integer`: then numbers are compared as text"
@@ -453,6 +449,7 @@ class TableDescription(_Part):
                         ragged=isinstance(table, CategoryList),
                         shares=table.shares,
                         dynamic=table.dynamic,
+                        id_type=table.type if table.dynamic else None,
                         **_sequence_of(table),
                     )
                     for table in self.tables

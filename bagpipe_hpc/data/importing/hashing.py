@@ -1,4 +1,4 @@
-"""Values of categories as integers: hashes of texts, and hexadecimal numbers. Equal on all machines."""
+"""Values of categories as integers: hashes of texts, hexadecimal numbers, and integers. Equal on all machines."""
 
 from __future__ import annotations
 
@@ -6,11 +6,27 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bagpipe_hpc.compiled import compiled
+from bagpipe_hpc.dynamic_rules import MISSING, ValueType
 from bagpipe_hpc.sharding import Int64Array
 from bagpipe_hpc.splitmix import mix
+
+_LARGEST = str(2**63 - 1)
+
+
+def values_of(column: pa.Array, value_type: ValueType) -> Int64Array:
+    """Return the values of a category as integers, int64, shape (n,); `are_given` says which are not missing."""
+    if value_type == "integer":
+        return integers_of(column)
+    return hexadecimal(column) if value_type == "hexadecimal" else hashed_texts(column)
+
+
+def are_given(values: Int64Array, value_type: ValueType) -> NDArray[np.bool_]:
+    """Return which values are not missing, shape (n,). A missing one is MISSING among integers, and -1 otherwise."""
+    return values != MISSING if value_type == "integer" else values >= 0
 
 
 def hashed_texts(column: pa.Array) -> Int64Array:
@@ -21,6 +37,19 @@ def hashed_texts(column: pa.Array) -> Int64Array:
 def hexadecimal(column: pa.Array) -> Int64Array:
     """Return integers of at most 8 hexadecimal digits, int64, shape (n,); -1 for null and for empty text."""
     return _from_hexadecimal(*_buffers(column))
+
+
+def integers_of(texts: pa.Array) -> Int64Array:
+    """Return the integers that texts are, int64, shape (n,); MISSING where a text is null or no integer."""
+    texts = texts.cast(pa.string(), safe=False)
+    digits = pc.replace_substring_regex(texts, "^(-?)0+([0-9])", r"\1\2")
+    is_small = pc.match_substring_regex(digits, "^-?[0-9]{1,18}$")
+    magnitude = pc.utf8_ltrim(digits, "-")
+    fits = pc.and_(
+        pc.match_substring_regex(digits, "^-?[0-9]{19}$"), pc.less_equal(magnitude, pa.scalar(_LARGEST, pa.string()))
+    )
+    sound = pc.or_(is_small, fits)
+    return np.asarray(pc.if_else(sound, digits, None).cast(pa.int64()).fill_null(MISSING).to_numpy(), np.int64)
 
 
 def _buffers(column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:

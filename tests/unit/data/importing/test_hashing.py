@@ -6,7 +6,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bagpipe_hpc.data.importing.hashing import hashed_texts, hexadecimal
+from bagpipe_hpc.data.importing.hashing import hashed_texts, hexadecimal, integers_of
+from bagpipe_hpc.dynamic_rules import MISSING
 
 TEXTS = st.lists(st.one_of(st.none(), st.binary(max_size=20)), max_size=20)
 
@@ -43,3 +44,9 @@ def test_hashes_are_as_specified(texts: list[bytes]) -> None:
 def test_hexadecimal(numbers: list[int]) -> None:
     digits = [b"%x" % number for number in numbers] + [b"%08X" % number for number in numbers]
     assert hexadecimal(pa.array([*digits, b"", None], pa.binary())).tolist() == [*numbers, *numbers, -1, -1]
+
+
+def test_integers_of_texts() -> None:
+    texts = ["0", "-0", "007", "-12", str(2**63 - 1), str(-(2**63) + 1), str(2**63), "9" * 19, "9" * 20, "1.0", "x", ""]
+    expected = [0, 0, 7, -12, 2**63 - 1, -(2**63) + 1, *[MISSING] * 6]
+    assert integers_of(pa.array([each.encode() for each in texts] + [None])).tolist() == [*expected, MISSING]
