@@ -376,27 +376,7 @@ class TableDescription(_Part):
             raise ValueError("labels is empty; name at least one label, or remove it: then samples have no labels")
         if self.weight is not None and not self.is_labelled:
             raise ValueError("weight says how much labels count, but there are none; name a label, or remove weight")
-        types = {table.feature_name: table.type for table in self.tables}
-        for table in self.tables:
-            if (its := types.get(table.table_name, table.type)) != table.type:
-                raise ValueError(
-                    f"{table.feature_name} shares {table.shares}, so both must have the same type, but they are "
-                    f"{table.type} and {its}; give both the same `type`"
-                )
-        dynamic = {table.feature_name for table in self.tables if table.dynamic}
-        for table in self.tables:
-            if table.type == "integer" and table.table_name not in dynamic:
-                raise ValueError(
-                    f"{table.feature_name} is of type integer, which is for dynamic tables; make the table dynamic, or "
-                    "remove `type: integer`: then numbers are compared as text"
-                )
-        own = [table.feature_name for table in self.tables if table.shares is None]
-        for table in self.tables:
-            if table.shares is not None and table.shares not in own:
-                raise ValueError(
-                    f"{table.feature_name} shares {table.shares}, but the tables with rows of their own are "
-                    f"{', '.join(own) or 'none'}"
-                )
+        self._check_tables()
         self._check_histories()
         rows = {table.feature_name: table.dynamic.num_rows if table.dynamic else 1 for table in self.tables}
         try:
@@ -405,6 +385,25 @@ class TableDescription(_Part):
             reason = in_words(error.errors()[0])
             raise ValueError(f"{reason}; give columns that are used twice a `name`") from None
         return self
+
+    def _check_tables(self) -> None:
+        own = {table.feature_name: table for table in self.tables if table.shares is None}
+        for table in self.tables:
+            if (its := own.get(table.table_name)) is None:
+                raise ValueError(
+                    f"{table.feature_name} shares {table.shares}, but the tables with rows of their own are "
+                    f"{', '.join(own) or 'none'}"
+                )
+            if its.type != table.type and table.shares is not None:
+                raise ValueError(
+                    f"{table.feature_name} shares {table.shares}, so both must have the same type, but they are "
+                    f"{table.type} and {its.type}; give both the same `type`"
+                )
+            if table.type == "integer" and its.dynamic is None:
+                raise ValueError(
+                    f"{table.feature_name} is of type integer, which is for dynamic tables; make the table dynamic, or "
+                    "remove `type: integer`: then numbers are compared as text"
+                )
 
     def _check_histories(self) -> None:
         known, lists = [each.feature_name for each in self.categorical], [each.feature_name for each in self.lists]

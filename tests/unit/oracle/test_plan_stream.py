@@ -208,7 +208,7 @@ def test_a_stream_that_is_cut_ends_as_one_that_is_over(dataset: Dataset) -> None
 
 
 def test_a_full_table_ends_the_stream_before_its_batch(dataset: Dataset) -> None:
-    """Evaluations after 2 and 4 iterations; a thread waits for their results, which come once they are planned."""
+    """No batch behind it is asked whether it is admitted: this would wait for the results of batches without plans."""
     rules = DynamicSchema(capacity=2, default_rows=3)
     table = TableSchema(name="t3", num_embeddings=rules.num_rows, dynamic=rules)
     schema = Schema(tables=(table,))
@@ -217,9 +217,14 @@ def test_a_full_table_ends_the_stream_before_its_batch(dataset: Dataset) -> None
         for each in (7, 7, -1, -1, 8, 7, -1, -1, 9, 7, 7)
     ]
     asked: list[Batch] = []
+
+    def admits(batch: Batch) -> bool:
+        asked.append(batch)
+        return True
+
     stream = PlanStream(
         load_config(None, SETTINGS), schema, num_trainers=2, num_servers=1, cache_rows=50, num_batches=len(batches),
-        admits=lambda batch: asked.append(batch) is None,
+        admits=admits,
     )  # fmt: skip
     plans = stream.plans(iter(batches), meanwhile=lambda: None)
     assert [next(plans).plan.num_trained_after for _ in range(8)] == [1, 2, 2, 2, 3, 4, 4, 4]
