@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bagpipe_hpc.compiled import compiled
@@ -14,7 +13,7 @@ from bagpipe_hpc.dynamic_rules import MISSING, ValueType
 from bagpipe_hpc.sharding import Int64Array
 from bagpipe_hpc.splitmix import mix
 
-_LARGEST = str(2**63 - 1)
+_LARGEST = 2**63 - 1
 
 
 def values_of(column: pa.Array, value_type: ValueType) -> Int64Array:
@@ -39,17 +38,9 @@ def hexadecimal(column: pa.Array) -> Int64Array:
     return _from_hexadecimal(*_buffers(column))
 
 
-def integers_of(texts: pa.Array) -> Int64Array:
+def integers_of(column: pa.Array) -> Int64Array:
     """Return the integers that texts are, int64, shape (n,); MISSING where a text is null or no integer."""
-    texts = texts.cast(pa.string(), safe=False)
-    digits = pc.replace_substring_regex(texts, "^(-?)0+([0-9])", r"\1\2")
-    is_small = pc.match_substring_regex(digits, "^-?[0-9]{1,18}$")
-    magnitude = pc.utf8_ltrim(digits, "-")
-    fits = pc.and_(
-        pc.match_substring_regex(digits, "^-?[0-9]{19}$"), pc.less_equal(magnitude, pa.scalar(_LARGEST, pa.string()))
-    )
-    sound = pc.or_(is_small, fits)
-    return np.asarray(pc.if_else(sound, digits, None).cast(pa.int64()).fill_null(MISSING).to_numpy(), np.int64)
+    return _from_decimal(*_buffers(column))
 
 
 def _buffers(column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
@@ -88,4 +79,23 @@ def _from_hexadecimal(offsets: NDArray[np.int32], content: NDArray[np.uint8]) ->
                 digit = np.int64(content[j])
                 value = 16 * value + (digit & 15) + 9 * (digit >> 6)  # letters are 0x41.. and 0x61.., digits 0x30..
             values[i] = value
+    return values
+
+
+@compiled
+def _from_decimal(offsets: NDArray[np.int32], content: NDArray[np.uint8]) -> Int64Array:
+    values = np.full(len(offsets) - 1, MISSING, np.int64)
+    for i in range(len(values)):
+        start, stop = offsets[i], offsets[i + 1]
+        is_negative = start < stop and content[start] == ord("-")
+        start += is_negative
+        value, is_sound = np.int64(0), start < stop
+        for j in range(start, stop):
+            digit = np.int64(content[j]) - ord("0")
+            if digit < 0 or digit > 9 or value > (_LARGEST - digit) // 10:
+                is_sound = False
+                break
+            value = 10 * value + digit
+        if is_sound:
+            values[i] = -value if is_negative else value
     return values

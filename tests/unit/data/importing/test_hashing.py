@@ -47,6 +47,29 @@ def test_hexadecimal(numbers: list[int]) -> None:
 
 
 def test_integers_of_texts() -> None:
-    texts = ["0", "-0", "007", "-12", str(2**63 - 1), str(-(2**63) + 1), str(2**63), "9" * 19, "9" * 20, "1.0", "x", ""]
-    expected = [0, 0, 7, -12, 2**63 - 1, -(2**63) + 1, *[MISSING] * 6]
-    assert integers_of(pa.array([each.encode() for each in texts] + [None])).tolist() == [*expected, MISSING]
+    sound = {"0": 0, "-0": 0, "007": 7, "-12": -12, "0" * 30 + "5": 5}
+    sound |= {str(each): each for each in (2**63 - 1, -(2**63) + 1, 10**18, -(10**18))}
+    bad = [
+        str(2**63),
+        str(-(2**63)),
+        "9" * 19,
+        "9" * 20,
+        str(2**64 + 1),
+        "1.0",
+        "x",
+        "",
+        "-",
+        "--1",
+        "+1",
+        " 1",
+        "1-",
+        "\xb2",
+    ]
+    texts = [each.encode() for each in (*sound, *bad)]
+    assert integers_of(pa.array([*texts, None], pa.binary())).tolist() == [*sound.values(), *[MISSING] * (len(bad) + 1)]
+
+
+@given(st.lists(st.integers(-(2**64), 2**64)))
+def test_integers_of_any_size(numbers: list[int]) -> None:
+    found = integers_of(pa.array([str(each).encode() for each in numbers], pa.binary())).tolist()
+    assert found == [each if abs(each) < 2**63 else MISSING for each in numbers]
