@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from bagpipe_hpc.dynamic_rules import require_lifetime
+from bagpipe_hpc.dynamic_rules import DynamicSchema, require_lifetime
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.fault_words import in_words, shown
 from bagpipe_hpc.strict_yaml import Document, Place, is_text, parse_yaml, read_yaml_file
@@ -1043,6 +1043,8 @@ def _explain_unknown(name: str) -> str:
         valid = _names_in(name.rpartition(".")[0]) or names
     close = difflib.get_close_matches(name, [*names, *valid], n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
+    if kind is TableConfig and name.rpartition(".")[2] in DynamicSchema.model_fields:
+        hint = " (a rule of dynamic tables that only the schema file of the import can give)"
     return f"unknown setting {name!r}{hint}; valid here: {', '.join(valid)}"
 
 

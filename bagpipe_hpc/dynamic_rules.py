@@ -12,6 +12,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 MISSING = -(2**63)  # see the module
+ValueType = Literal["text", "hexadecimal", "integer"]
+"""What the values of a column are. Ids of dynamic tables are hashes of texts, or the numbers themselves."""
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LIFETIME = re.compile(r"([1-9][0-9]{0,17}) ?(iterations|units|s|m|h|d)")
 

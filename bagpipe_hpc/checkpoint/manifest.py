@@ -24,7 +24,7 @@ from bagpipe_hpc.checkpoint.file_names import MANIFEST, files_of, iteration_of
 from bagpipe_hpc.config import ModelConfig
 from bagpipe_hpc.data.schema import Name
 from bagpipe_hpc.data.shard import first_fault
-from bagpipe_hpc.dynamic_rules import DynamicSchema
+from bagpipe_hpc.dynamic_rules import DynamicSchema, ValueType
 from bagpipe_hpc.errors import CheckpointError
 from bagpipe_hpc.sharding import Int64Array, KeySpace
 
@@ -62,6 +62,7 @@ class TableEntry(_Part):
     num_embeddings: NumEmbeddings
     embedding_dim: Columns | None = None  # columns in use, the first ones; None: all columns
     dynamic: DynamicSchema | None = None  # the rules by which ids get rows; None: rows have fixed meanings
+    id_type: ValueType | None = None  # what the ids of a dynamic table are; None: the checkpoint does not say
 
 
 class ElementEntry(_Part):
@@ -276,6 +277,7 @@ def _leave_out_what_may_differ(saved: dict[str, Any], wanted: dict[str, Any]) ->
         if name in defaults and wanted["settings"][name] == defaults[name]:
             del wanted["settings"][name]
     for mine, others in zip(saved["tables"], wanted["tables"], strict=False):
+        del mine["id_type"], others["id_type"]  # see `require_same_values`
         if mine["dynamic"] is not None and others["dynamic"] is not None:
             for table in (mine, others):
                 table["dynamic"] = {"default_rows": table["dynamic"]["default_rows"]}
@@ -300,11 +302,11 @@ def moved_keys(saved: ModelEntry, wanted: KeySpace) -> Callable[[Int64Array], In
     return lambda keys: keys + shifts[np.searchsorted(before.table_offsets, keys, side="right") - 1]
 
 
-def require_same_vocabulary(saved: ModelEntry, wanted: ModelEntry, dataset: Path) -> None:
-    """Refuse a data set whose rows stand for other values than in the data set of the training.
+def require_same_values(saved: ModelEntry, wanted: ModelEntry, dataset: Path) -> None:
+    """Refuse a data set whose rows or ids stand for other values than in the data set of the training.
 
     Raises:
-        CheckpointError: Both vocabularies are known, and they differ.
+        CheckpointError: The vocabularies, or the types of the ids of a dynamic table, are known and differ.
     """
     ours, theirs = saved.vocabulary_sha256, wanted.vocabulary_sha256
     if ours is not None and theirs is not None and ours != theirs:
@@ -313,6 +315,13 @@ def require_same_vocabulary(saved: ModelEntry, wanted: ModelEntry, dataset: Path
             "stands for another value; import the files again with `bagpipe import --vocabulary DIR`, where DIR is the "
             "data set that the checkpoint was trained on"
         )
+    for mine, others in zip(saved.tables, wanted.tables, strict=True):
+        if None not in (mine.id_type, others.id_type) and mine.id_type != others.id_type:
+            raise CheckpointError(
+                f"{dataset}: ids of table {mine.name} are of type {others.id_type}, but of type {mine.id_type} in the "
+                "data set that the checkpoint was trained on, so the same id stands for another value; import the "
+                f"files again with a schema file in which {mine.name}, and what shares it, has `type: {mine.id_type}`"
+            )
 
 
 def _differences(name: str, saved: Any, wanted: Any) -> Iterator[str]:

@@ -29,6 +29,7 @@ def model_entry(config: Config, dataset: Dataset) -> ModelEntry:
                     if config.unused_columns_of(table.name)
                     else None,
                     "dynamic": None if table.dynamic is None else table.dynamic.model_dump(mode="json"),
+                    "id_type": table.id_type,
                 }
                 for table in schema.own_tables
             ],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from bagpipe_hpc.batch import Bags
 from bagpipe_hpc.data.dataset import Dataset, Progress, no_progress
 from bagpipe_hpc.data.vocabulary import ValueCounter
 from bagpipe_hpc.dynamic_rules import MISSING
@@ -12,11 +15,14 @@ from bagpipe_hpc.sharding import Int64Array
 _BATCH_SAMPLES = 32_768
 
 
-def frequent_ids(dataset: Dataset, progress: Progress = no_progress) -> dict[str, Int64Array]:
+def frequent_ids(
+    dataset: Dataset, max_lengths: Mapping[str, int], progress: Progress = no_progress
+) -> dict[str, Int64Array]:
     """Read all training samples, and return which ids are used at least `admit_after` times.
 
     Args:
         dataset: The data set, with the rules of the job.
+        max_lengths: By name of some sequences, how many of the newest elements are used, at most.
     Returns:
         By name of each table that admits by future uses: the ids, ascending, int64, shape (n,).
     Raises:
@@ -34,7 +40,8 @@ def frequent_ids(dataset: Dataset, progress: Progress = no_progress) -> dict[str
         progress("counting ids", num_read, dataset.train.num_samples)
         for table in schema.dynamic_features:
             if (name := table.table_name) in rules:
-                ids = batch.bags[table.name].ids if table.ragged else batch.ids[:, columns[table.name]]
+                length = max_lengths.get(table.name)
+                ids = _used(batch.bags[table.name], length) if table.ragged else batch.ids[:, columns[table.name]]
                 positive, negative = counters[name]
                 positive.add(np.ascontiguousarray(ids[ids >= 0], np.int64))
                 negative.add(np.ascontiguousarray(-1 - ids[(ids < 0) & (ids != MISSING)], np.int64))
@@ -44,3 +51,7 @@ def frequent_ids(dataset: Dataset, progress: Progress = no_progress) -> dict[str
         often = positive.frequent(rules[name].admit_after), -1 - negative.frequent(rules[name].admit_after)
         found[name] = np.sort(np.concatenate(often))
     return found
+
+
+def _used(bags: Bags, max_length: int | None) -> Int64Array:
+    return (bags if max_length is None else bags.newest(max_length)).ids

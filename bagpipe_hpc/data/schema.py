@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, field_validator, model_validator
 
-from bagpipe_hpc.dynamic_rules import DynamicSchema
+from bagpipe_hpc.dynamic_rules import DynamicSchema, ValueType
 from bagpipe_hpc.feature_tables import FeatureTables
 
 T = TypeVar("T")
@@ -46,6 +46,7 @@ class TableSchema(BaseModel):
     elements: tuple[ElementSchema, ...] = ()  # values of each element of a sequence
     along: Name | None = None  # the sequence that this one is as long as, in every sample
     dynamic: DynamicSchema | None = None  # the ids are any 64-bit integers, which get rows by these rules; None: rows
+    id_type: ValueType | None = None  # what the ids of a dynamic table are; None: an earlier release did not record it
 
     @model_validator(mode="after")
     def _weights_of_bags(self) -> TableSchema:
@@ -58,6 +59,8 @@ class TableSchema(BaseModel):
         _require_distinct(self.elements, tuple(element.name for element in self.elements))
         if self.dynamic is not None and self.shares is not None:
             raise ValueError(f"table {self.name} uses the rows of {self.shares}, so {self.shares} says what is dynamic")
+        if self.dynamic is None and self.id_type is not None:
+            raise ValueError(f"table {self.name} is not dynamic, so its rows have no id_type")
         if self.dynamic is not None and self.num_embeddings != self.dynamic.num_rows:
             raise ValueError(
                 f"table {self.name} has {self.num_embeddings} rows, but capacity and default_rows make "
@@ -251,10 +254,10 @@ class Schema(BaseModel):
         if self.num_tables != other.num_tables:
             return f"{self.num_tables} tables against {other.num_tables}"
         for mine, others in zip(self.tables, other.tables, strict=True):
-            if mine != others and str(mine) == str(others) and mine.dynamic and others.dynamic:
-                return f"table {mine.name} ({mine.dynamic}) against ({others.dynamic})"
-            if mine != others:
+            if mine != others and str(mine) != str(others):
                 return f"table ({mine}) against ({others})"
+            if fault := _first_difference(f"table {mine.name}", mine, others):
+                return fault
         return ""
 
     def _difference_of_targets(self, other: Schema) -> str:
@@ -268,6 +271,17 @@ class Schema(BaseModel):
         if self.time != other.time:
             return f"times by {self.time or 'nothing'} against {other.time or 'nothing'}"
         return ""
+
+
+def _first_difference(name: str, mine: Any, other: Any) -> str:
+    """Return the name of the first field that differs, with both values; empty if there is none."""
+    if isinstance(mine, BaseModel) and isinstance(other, BaseModel):
+        parts = [(f"{name}.{each}", getattr(mine, each), getattr(other, each)) for each in type(mine).model_fields]
+    elif isinstance(mine, tuple) and isinstance(other, tuple) and len(mine) == len(other):
+        parts = [(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(mine, other, strict=True))]
+    else:
+        return "" if mine == other else f"{name} is {mine!r} against {other!r}"
+    return next(filter(None, (_first_difference(*part) for part in parts)), "")
 
 
 def _weights(schema: Schema) -> str:

@@ -231,7 +231,7 @@ def _table(name: str, num_rows: int, *, is_dynamic: bool) -> TableSchema:
     if not is_dynamic or num_rows <= STATIC_ROWS:
         return TableSchema(name=name, num_embeddings=num_rows)
     rules = DynamicSchema(capacity=num_rows, at_capacity="oldest")
-    return TableSchema(name=name, num_embeddings=rules.num_rows, dynamic=rules)
+    return TableSchema(name=name, num_embeddings=rules.num_rows, dynamic=rules, id_type="integer")
 
 
 def _check_history(profile: str, history_length: int, bag_size: int, labels: bool) -> None:

@@ -72,6 +72,7 @@ class Training:
       not started then.
     - JobStopped if a signal or the time limit stopped the job.
     - DivergedError if training diverged.
+    - TableFullError if a dynamic table has no row left for a new id.
 
     Any other failure ends all ranks or, if the job is local, is raised.
     """

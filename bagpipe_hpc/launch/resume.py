@@ -8,7 +8,7 @@ from bagpipe_hpc.checkpoint.checkpoint import Checkpoint, saved_checkpoints
 from bagpipe_hpc.checkpoint.file_names import MANIFEST
 from bagpipe_hpc.checkpoint.generation import claim_generation
 from bagpipe_hpc.checkpoint.hdf5 import damaged
-from bagpipe_hpc.checkpoint.manifest import moved_keys, require_same_model, require_same_vocabulary
+from bagpipe_hpc.checkpoint.manifest import moved_keys, require_same_model, require_same_values
 from bagpipe_hpc.checkpoint.model_entry import model_entry
 from bagpipe_hpc.checkpoint.verify import Verifier, newest_good
 from bagpipe_hpc.config import Config
@@ -86,12 +86,12 @@ def check_fit(checkpoint: Checkpoint, config: Config, dataset: Dataset) -> DataP
         The position in the training data where the job goes on.
     Raises:
         CheckpointError: it does not fit. The message names every field that differs, or says that the data set has
-            another vocabulary.
+            another vocabulary or ids of another type.
     """
     manifest = checkpoint.manifest
     wanted = model_entry(config, dataset)
     require_same_model(manifest.model, wanted)
-    require_same_vocabulary(manifest.model, wanted, dataset.path)
+    require_same_values(manifest.model, wanted, dataset.path)
     return DataPosition(manifest.iteration, manifest.position.epoch, manifest.position.sample)
 
 

@@ -56,6 +56,7 @@ def run(
         ConfigError, DatasetError, CheckpointError, OwnModelError: settings, data, checkpoint or model are wrong. The
             job has not started.
         JobStopped: a signal or the time limit stopped the job. The message says where, and how to go on.
+        TableFullError: a dynamic table has no row left for a new id. The message names the checkpoint before.
         DivergedError: the loss, the model or a prediction is not finite.
         BagpipeError: the base class of all of these. It is raised on all ranks. If nothing catches it, one rank prints
             it, and the program ends with the exit code of `bagpipe train`.

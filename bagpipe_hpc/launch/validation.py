@@ -34,6 +34,7 @@ from bagpipe_hpc.launch.run_settings import (
 )
 from bagpipe_hpc.launch.time_limit import seconds_left
 from bagpipe_hpc.log import LOGGER
+from bagpipe_hpc.oracle.batch_stream import max_lengths
 from bagpipe_hpc.oracle.budget import Budget
 from bagpipe_hpc.oracle.metrics import require_new_output
 from bagpipe_hpc.oracle.oracle import OracleJob
@@ -137,7 +138,7 @@ def check_job(
             build_own_model(config.model, model_inputs(config, schema), request.build_model)
     _check_evaluation(config, dataset, request)
     windows = [] if request.evaluates_only else _windows_of(config, dataset)
-    frequent = {} if request.evaluates_only else frequent_ids(dataset)
+    frequent = {} if request.evaluates_only else frequent_ids(dataset, max_lengths(config, schema))
     ownership = Ownership(_owned_directories(config, request))
     try:
         if request.evaluates_only:

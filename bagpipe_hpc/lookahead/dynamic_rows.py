@@ -49,16 +49,24 @@ from bagpipe_hpc.splitmix import mix
 MAX_CANDIDATES = 2**30
 
 
-class NoRowLeftError(Exception):
-    """An id must get a row, and none is left."""
-
-
 @dataclass(frozen=True)
 class Changes:
     """What a batch has changed in the maps, int32, shape (n, 8) each; see `Log`."""
 
     live: Int32Array
     candidates: Int32Array
+
+
+class NoRowLeftError(Exception):
+    """An id must get a row, and none is left.
+
+    Args:
+        changes: What the batch has changed so far. Nothing but `state_before` may follow.
+    """
+
+    def __init__(self, changes: Changes) -> None:
+        super().__init__()
+        self.changes = changes
 
 
 @dataclass(frozen=True)
@@ -104,19 +112,17 @@ class DynamicRows:
     def __init__(
         self, rules: DynamicSchema, before: DynamicState | None = None, frequent: Int64Array | None = None
     ) -> None:
-        self._rules = rules
-        self._needs_uses = rules.admit_after > 1 and rules.admit_by == "past_uses"
-        self._frequent = frequent
+        self._rules, self._frequent = rules, frequent
         self.live = IdMap.empty(rules.capacity) if before is None else restored(rules.capacity, before.live)
-        self.candidates = IdMap.empty(MAX_CANDIDATES if self._needs_uses else 1 << 16)
-        if before is not None and self._needs_uses:
-            self.candidates = restored(MAX_CANDIDATES, before.candidates)
+        self.candidates: IdMap | None = None  # None: no id waits for admission
+        if rules.admit_after > 1 and rules.admit_by == "past_uses":
+            self.candidates = restored(MAX_CANDIDATES, IdState.empty() if before is None else before.candidates)
         self._log, self._log_of_candidates = Log.empty(0), Log.empty(0)
 
     def state_before(self, changes: Sequence[Changes]) -> DynamicState:
         """Return a copy of the ids as they were before the changes of the last batches."""
         live = state_before(self.live, [each.live for each in changes])
-        if not self._needs_uses:  # no id is a candidate from one batch to the next
+        if self.candidates is None:
             return DynamicState(live, IdState.empty())
         return DynamicState(live, state_before(self.candidates, [each.candidates for each in changes]))
 
@@ -131,46 +137,52 @@ class DynamicRows:
             NoRowLeftError: an id must get a row, and none is left.
         """
         rules, num_ids = self._rules, len(ids)
-        if not self._needs_uses and num_ids > len(self.candidates.cells):
-            self.candidates = IdMap.empty(1 << num_ids.bit_length())  # no id is in it
-        # Each use changes a row of the live ids, or a candidate. Admission changes three rows.
-        log = self._log.emptied(4 * num_ids + (self.live.num_live if oldest else 0))
-        log_of_candidates = self._log_of_candidates.emptied(4 * num_ids + (self.candidates.num_live if oldest else 0))
-        self._log, self._log_of_candidates = log, log_of_candidates
+        log = self._log = self._log.emptied(_most_changes(self.live, num_ids, oldest))
         num_expired = _expire(self.live, oldest, log)
-        _expire(self.candidates, oldest, log_of_candidates)
         rows, unknown = np.empty(num_ids, np.int64), np.empty(num_ids, np.int64)
         num_unknown, num_missing = _look_up_and_count(self.live, ids, iteration, rules.default_rows, rows, unknown, log)
-        every_unknown = unknown = unknown[:num_unknown]
-        if self._frequent is not None:
-            unknown = unknown[_are_in(ids[unknown], self._frequent)]
-            num_unknown = len(unknown)
-        waiting, born = np.empty(num_unknown, np.int64), np.empty((2, num_unknown), np.int64)
+        unknown = unknown[:num_unknown]
+        places, uses, log_of_candidates = self._to_admit(ids, unknown, iteration, oldest)
+        born = np.empty((2, len(places)), np.int64)
         num_born, num_replaced = _admit(
-            self.live,
-            self.candidates,
-            ids,
-            unknown,
-            iteration,
-            rules.admit_after if self._needs_uses else 1,
-            rules.at_capacity == "oldest",
-            waiting,
-            born,
-            log,
-            log_of_candidates,
+            self.live, ids, places, uses, iteration, rules.at_capacity == "oldest", born, log
         )
-        if num_born < 0:
-            raise NoRowLeftError
-        num_defaults = num_missing + _fill_in(self.live, ids, every_unknown, rules.default_rows, rows)
-        born_rows, born_ids = born[0, :num_born] + rules.default_rows, born[1, :num_born].copy()
         changes = Changes(log.cut(), log_of_candidates.cut())
+        if num_born < 0:
+            raise NoRowLeftError(changes)
+        num_defaults = num_missing + _fill_in(self.live, ids, unknown, rules.default_rows, rows)
+        born_rows, born_ids = born[0, :num_born] + rules.default_rows, born[1, :num_born].copy()
         return MappedIds(rows, born_rows, born_ids, num_expired, num_replaced, num_defaults, changes)
+
+    def _to_admit(
+        self, ids: Int64Array, unknown: Int64Array, iteration: int, oldest: int
+    ) -> tuple[Int64Array, Int64Array, Log]:
+        """Return the places of ids that must get rows, and the uses that each place stands for, as for `_admit`.
+
+        The third result is the log of the candidates.
+        """
+        uses = np.ones(len(unknown), np.int64)
+        if self._frequent is not None:
+            return unknown[_are_in(ids[unknown], self._frequent)], uses, Log.empty(0)
+        if self.candidates is None:
+            return unknown, uses, Log.empty(0)
+        log = self._log_of_candidates.emptied(_most_changes(self.candidates, len(ids), oldest))
+        self._log_of_candidates = log
+        _expire(self.candidates, oldest, log)
+        places, admit_after = np.empty_like(unknown), self._rules.admit_after
+        num_ready = _count_candidates(self.candidates, ids, unknown, iteration, admit_after, places, uses, log)
+        return places[:num_ready], uses, log
 
     def look_up(self, ids: Int64Array) -> MappedIds:
         """Map the ids of an evaluation: nothing changes, and ids without a row read default rows."""
         rows = np.empty(len(ids), np.int64)
         num_defaults = _look_up(self.live, ids, self._rules.default_rows, rows)
         return MappedIds(rows, num_defaults=num_defaults)
+
+
+def _most_changes(of: IdMap, num_ids: int, oldest: int) -> int:
+    """Return how many changes a batch makes at most: each use changes one row, admission three. Any id may expire."""
+    return 4 * num_ids + (of.num_live if oldest else 0)
 
 
 def _are_in(ids: Int64Array, ascending: Int64Array) -> NDArray[np.bool_]:
@@ -236,47 +248,75 @@ def _look_up_and_count(
 
 
 @compiled
-def _admit(
-    live: IdMap,
+def _count_candidates(
     candidates: IdMap,
     ids: Int64Array,
     unknown: Int64Array,
     iteration: int,
     admit_after: int,
-    replaces_oldest: bool,
-    waiting: Int64Array,
-    born: Int64Array,
+    places: Int64Array,
+    uses: Int64Array,
     log: Log,
-    log_of_candidates: Log,
-) -> tuple[int, int]:
-    """Count the uses of ids without a row, and give rows to those that have enough.
+) -> int:
+    """Count the uses of ids without a row. Those that have enough are no candidates any more.
 
     Args:
         unknown: Places of ids without a row, in order.
-        waiting: Of the same shape; the candidates of these ids are written to it.
-        born: int64, shape (2, n): new rows and their ids are written to it.
+        places: Of the same shape; the first place of each id that has enough uses is written to it, in order.
+        uses: Of the same shape; how many uses this id has.
     Returns:
-        The number of new rows, or -1 if there are too few, and how many ids lost theirs.
+        The number of ids that have enough uses.
     """
     for k in range(len(unknown)):
         if k % BLOCK == 0:
             _ask_for(candidates, ids, unknown[k : k + BLOCK])
         row = find(candidates, ids[unknown[k]])
         if row == NONE:
-            row = insert(candidates, ids[unknown[k]], log_of_candidates)
-            if row == NONE:
-                return -1, 0
-        use(candidates, row, iteration, log_of_candidates)
-        waiting[k] = row
-    num_born = num_replaced = 0
+            row = insert(candidates, ids[unknown[k]], log)
+            assert row != NONE, "there are more than MAX_CANDIDATES"
+        use(candidates, row, iteration, log)
+    num_ready = 0
     for k in range(len(unknown)):
         if k % BLOCK == 0:
-            _ask_for(live, ids, unknown[k : k + BLOCK])
-        candidate = waiting[k]
-        count = candidates.cells[candidate, COUNT]
-        if count < admit_after:
+            _ask_for(candidates, ids, unknown[k : k + BLOCK])
+        row = find(candidates, ids[unknown[k]])
+        if row != NONE and candidates.cells[row, COUNT] >= admit_after:
+            places[num_ready] = unknown[k]
+            uses[num_ready] = candidates.cells[row, COUNT]
+            remove(candidates, row, log)
+            num_ready += 1
+    return num_ready
+
+
+@compiled
+def _admit(
+    live: IdMap,
+    ids: Int64Array,
+    places: Int64Array,
+    uses: Int64Array,
+    iteration: int,
+    replaces_oldest: bool,
+    born: Int64Array,
+    log: Log,
+) -> tuple[int, int]:
+    """Give rows to ids.
+
+    Args:
+        places: Places of ids without a row, in order. An id may be at several.
+        uses: How many uses of the id each place stands for, of the same shape or longer.
+        born: int64, shape (2, n): new rows and their ids are written to it.
+    Returns:
+        The number of new rows, or -1 if there are too few, and how many ids lost theirs.
+    """
+    num_born = num_replaced = 0
+    for k in range(len(places)):
+        if k % BLOCK == 0:
+            _ask_for(live, ids, places[k : k + BLOCK])
+        key = ids[places[k]]
+        row = find(live, key)
+        if row != NONE:
+            use(live, row, iteration, log)
             continue
-        key = ids[unknown[k]]
         row = insert(live, key, log)
         if row == NONE and replaces_oldest and live.cells[live.state[OLDEST] - 1, LAST] < iteration:
             remove(live, live.state[OLDEST] - 1, log)
@@ -284,10 +324,8 @@ def _admit(
             row = insert(live, key, log)
         if row == NONE:
             return -1, 0
-        live.cells[row, COUNT] = count
+        live.cells[row, COUNT] = uses[k]
         live.cells[row, LAST] = iteration
-        remove(candidates, candidate, log_of_candidates)
-        candidates.cells[candidate, COUNT] = 0  # so that later uses in this batch do not admit the id again
         born[0, num_born] = row
         born[1, num_born] = key
         num_born += 1

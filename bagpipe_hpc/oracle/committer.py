@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
@@ -143,6 +144,10 @@ class Committer:
     def has(self, iteration: int) -> bool:
         """Return whether a checkpoint of this iteration exists or is being written."""
         return self._latest == iteration
+
+    def path_of(self, iteration: int) -> Path:
+        """Return where the checkpoint of this iteration is, if it exists."""
+        return self._checkpoints.root / checkpoint_name(iteration)
 
     def name_best(self, iteration: int) -> None:
         """Note that the checkpoint of this iteration is the best, and name it in the pointer file once it exists."""

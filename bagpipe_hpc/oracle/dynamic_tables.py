@@ -120,14 +120,15 @@ class DynamicTables:
         self._figures = {name: figures.get(name, TableFigures()) for name in self._rules}
         self._times: deque[tuple[int, int]] = deque((i, time) for i, time in (before.times.tolist() if before else ()))
         self._num_mapped = self._num_planned = num_trained
-        self._pending: deque[dict[str, MappedIds]] = deque()  # of training batches that have no plan yet
+        self._pending: deque[dict[str, MappedIds]] = deque()  # of training batches that have no plan (yet)
         self._lock = threading.Lock()
 
     def mapped(self, batch: Batch) -> Batch:
         """Return the next batch of the stream with rows in place of ids.
 
         Raises:
-            TableFullError: an id must get a row, and none is left.
+            TableFullError: an id must get a row, and none is left. No batch may follow. `state` is right once all
+                batches before have plans.
         """
         ids = {name: self._ids_of(batch, features) for name, features in self._features.items()}
         with self._lock:
@@ -154,7 +155,7 @@ class DynamicTables:
         with self._lock:
             ids = {}
             for name, rows in self._rows.items():
-                changes = [each[name].changes for each in self._pending]
+                changes = [each[name].changes for each in self._pending if name in each]
                 ids[name] = rows.state_before([each for each in changes if each is not None])
             times = [each for each in self._times if each[0] <= self._num_planned]
             return DynamicTablesState(ids, dict(self._figures), np.array(times, np.int64).reshape(-1, 2))
@@ -167,13 +168,14 @@ class DynamicTables:
             )
         if batch.times is not None and batch.num_samples:
             self._times.append((iteration, int(batch.times[-1])))
-        found = {}
+        found: dict[str, MappedIds] = {}
+        self._pending.append(found)
         for name, each in ids.items():
             try:
                 found[name] = self._rows[name].use(each, iteration, self._oldest(self._rules[name], iteration))
-            except NoRowLeftError:
+            except NoRowLeftError as error:
+                found[name] = MappedIds(np.empty(0, np.int64), changes=error.changes)
                 raise self._full(name, iteration) from None
-        self._pending.append(found)
         self._forget_times()
         return found
 

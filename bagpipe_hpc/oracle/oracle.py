@@ -28,7 +28,7 @@ from bagpipe_hpc.bounded_json import dump_json, finite
 from bagpipe_hpc.checkpoint.model_entry import model_entry
 from bagpipe_hpc.data.dataset import Dataset
 from bagpipe_hpc.data.time_windows import TimeWindow
-from bagpipe_hpc.errors import BagpipeError, DivergedError, JobStopped
+from bagpipe_hpc.errors import BagpipeError, DivergedError, JobStopped, TableFullError
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.log import LOGGER
 from bagpipe_hpc.oracle.batch_stream import count_batches, sample_batches, timetable_of
@@ -104,7 +104,8 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
     """Plan the whole job, show its progress, and write its summary.
 
     Returns:
-        None if the job came to its end; JobStopped if it was stopped before; DivergedError if it diverged.
+        None if the job came to its end; JobStopped if it was stopped before; DivergedError if it diverged;
+        TableFullError if a dynamic table is full.
     Communication: see the timeline.
     """
     keep_freed_memory()
@@ -252,7 +253,7 @@ class Oracle:
         evaluator = self._evaluator
         return evaluator.last.result if evaluator.last else None, evaluator.totals()
 
-    def play(self, progress: Progress) -> DivergedError | JobStopped | None:
+    def play(self, progress: Progress) -> BagpipeError | None:
         """Send the plans until the job ends or is stopped, and wait until all checkpoints are committed.
 
         Returns:
@@ -260,6 +261,25 @@ class Oracle:
         Communication: sends to all ranks and receives from them.
         """
         self._progress = progress
+        full: TableFullError | None = None
+        try:
+            self._send_plans()
+        except TableFullError as error:  # all batches before that of the error have been sent
+            full = error
+        self._all_planned = True
+        end = self._stream.end
+        is_full = full is not None and self._num_planned > 0
+        if end is not None and (end.is_stop or is_full or self._evaluator.stopped_at is not None):
+            self._save_at(end, while_evaluating=True)
+        for rank in range(1, self._topology.world_size):
+            self._plans.send(rank, encode_end())  # 6
+        self._wait_until(self._is_settled, "the last messages, evaluations and checkpoints")
+        self._evaluator.close()
+        if full is not None:
+            self._outcome.note_full(full, self._checkpoint_at(end))
+        return self._outcome.early_end
+
+    def _send_plans(self) -> None:
         start = self._training_range.start.num_trained
         for encoded in trace.each("plan wait", self._stream.plans(self._batches, self._attend), start):  # 2
             plan = encoded.plan
@@ -271,15 +291,6 @@ class Oracle:
                 self._send(encoded.messages)  # 3
             if encoded.boundary is not None:
                 self._save_at(encoded.boundary, while_evaluating=plan.read_only)
-        self._all_planned = True
-        end = self._stream.end
-        if end is not None and (end.is_stop or self._evaluator.stopped_at is not None):
-            self._save_at(end, while_evaluating=True)
-        for rank in range(1, self._topology.world_size):
-            self._plans.send(rank, encode_end())  # 6
-        self._wait_until(self._is_settled, "the last messages, evaluations and checkpoints")
-        self._evaluator.close()
-        return self._outcome.early_end
 
     # --- messages and the clock (4)
 
@@ -443,6 +454,12 @@ class Oracle:
         self._send(self._committer.begin(boundary))
         # The last loss before the boundary may have arrived while the checkpoint before was being written.
         self._complete_checkpoint()
+
+    def _checkpoint_at(self, boundary: Boundary | None) -> Path | None:
+        """Return the checkpoint at a boundary; None if there is none."""
+        if self._committer is None or boundary is None or not self._committer.has(boundary.num_trained):
+            return None
+        return self._committer.path_of(boundary.num_trained)
 
     def _has_no_checkpoint_open(self) -> bool:
         return self._committer is None or self._committer.is_idle()

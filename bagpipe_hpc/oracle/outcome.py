@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bagpipe_hpc.errors import DivergedError, JobStopped
+from pathlib import Path
+
+from bagpipe_hpc.errors import DivergedError, JobStopped, TableFullError
 from bagpipe_hpc.runtime.run_directory import RESUME_AUTO
 
 
@@ -18,6 +20,7 @@ class Outcome:
         self.stop_reason = ""
         self.diverged: DivergedError | None = None
         self._stopped_at = ""
+        self._full: TableFullError | None = None
 
     def stop(self, reason: str) -> bool:
         """Note a reason to stop; return whether it is the first one."""
@@ -41,11 +44,25 @@ class Outcome:
         where = f"after iteration {num_trained:,}"
         self._stopped_at = f"{where}, while evaluating" if while_evaluating else where
 
+    def note_full(self, error: TableFullError, checkpoint: Path | None) -> None:
+        """Note that the plans have ended because a dynamic table is full.
+
+        Args:
+            error: Which table is full, and what mends it.
+            checkpoint: The checkpoint of all iterations before. None: there are no such iterations, or no checkpoints.
+        """
+        saved = ""
+        if checkpoint is not None:
+            saved = f"; all iterations before are saved in {checkpoint}: go on with {RESUME_AUTO}"
+        elif not self._has_checkpoints:
+            saved = "; the iterations before are lost, because checkpoint.enabled is false"
+        self._full = TableFullError(f"{error}{saved}")
+
     @property
-    def early_end(self) -> DivergedError | JobStopped | None:
+    def early_end(self) -> DivergedError | TableFullError | JobStopped | None:
         """Why the job stopped before its end; None if it did not."""
-        if self.diverged is not None:
-            return self.diverged
+        if self.diverged is not None or self._full is not None:
+            return self.diverged or self._full
         if not self._stopped_at:
             return None
         cure = f"go on with {RESUME_AUTO}" if self._has_checkpoints else "no checkpoint: checkpoint.enabled is false"

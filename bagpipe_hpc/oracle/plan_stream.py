@@ -35,6 +35,7 @@ from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.data.item_features import counts_items, item_column
 from bagpipe_hpc.data.schema import Schema
+from bagpipe_hpc.errors import TableFullError
 from bagpipe_hpc.lookahead.dynamic_rows import warm_up_mapping
 from bagpipe_hpc.lookahead.item_counts import CountedItems, ItemCounts, warm_up_counting
 from bagpipe_hpc.lookahead.locality import AssignerState, LocalityAssigner
@@ -165,7 +166,8 @@ class PlanStream:
         self._is_checkpoint_due, self._admits = is_boundary, admits
         self._stop = threading.Event()
         self._is_stopped = False
-        self._is_cut = False  # a batch was not admitted
+        self._is_cut = False  # a batch was not admitted, or `_full` is set
+        self._full: TableFullError | None = None  # why a batch could not get rows
         self._num_trained = start  # training iterations of the whole job up to the latest plan
         self.end: Boundary | None = None
 
@@ -197,6 +199,7 @@ class PlanStream:
         Raises:
             CacheTooSmallError: the rows of a batch do not fit into the caches.
             DatasetError: a batch cannot be read.
+            TableFullError: a dynamic table has no row for an id of the next batch. All batches before it have plans.
         Communication: none.
         """
         pipeline = self._pipeline
@@ -208,7 +211,9 @@ class PlanStream:
             assigned = pipeline.step("assign samples", self._assign, read)
         due = pipeline.step("enter batch", self._enter, assigned, at_end=self._still_due)
         plans = pipeline.step("plan", self._plan, due, at_end=self._note_end)
-        return pipeline.step("encode", _encode, plans, meanwhile=meanwhile)
+        yield from pipeline.step("encode", _encode, plans, meanwhile=meanwhile)
+        if self._full is not None and not self._is_stopped:
+            raise self._full
 
     def _goes_on(self, _: Batch) -> bool:
         return not (self._is_stopped or self._is_cut)
@@ -216,7 +221,7 @@ class PlanStream:
     def _admitted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         # This runs between two steps, so a thread that waits here holds no core.
         for batch in batches:
-            if not self._admits(batch):
+            if self._is_cut or not self._admits(batch):
                 self._is_cut = True
                 deque(batches, maxlen=0)  # drop the batches that are read already, so that the reading thread ends
                 return
@@ -224,7 +229,11 @@ class PlanStream:
 
     def _map(self, batch: Batch) -> Iterable[Batch]:
         assert self._dynamic is not None
-        yield self._dynamic.mapped(batch)
+        try:
+            return [self._dynamic.mapped(batch)]
+        except TableFullError as error:
+            self._full, self._is_cut = error, True  # so `_admitted` ends the stream before this batch
+            return []
 
     def _assign(self, batch: Batch) -> Iterable[Batch]:
         assert self._assigner is not None

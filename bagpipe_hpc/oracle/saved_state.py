@@ -172,7 +172,7 @@ def dynamic_in(checkpoint: Checkpoint) -> DynamicTablesState | None:
         if state is None or "dynamic" not in state:
             return None
         with _content_of(part.path / ORACLE_FILE):
-            found = ids_of_tree(state["dynamic"], found)
+            found = ids_of_tree(state["dynamic"], part.manifest.iteration, found)
     return found
 
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from bagpipe_hpc import trace
-from bagpipe_hpc.errors import BagpipeError, FencedError, RunDirectoryError, TableFullError
-from bagpipe_hpc.exit_codes import EXIT_FAILURE, EXIT_INVALID
+from bagpipe_hpc.errors import BagpipeError
+from bagpipe_hpc.exit_codes import EXIT_FAILURE, exit_code_of_failure
 from bagpipe_hpc.runtime.process_limits import hint_of
 from bagpipe_hpc.transport.mpi import abort_all_ranks, launched_ranks
 
@@ -48,9 +48,7 @@ def abort_job(name: str, error: BaseException, exit_invalid: int = EXIT_FAILURE)
         from bagpipe_hpc.checkpoint.partial import discard_unfinished
 
         discard_unfinished()  # last, because other ranks that still write to the checkpoint would print errors
-    code = exit_invalid if isinstance(error, BagpipeError) else EXIT_FAILURE
-    if isinstance(error, FencedError | RunDirectoryError | TableFullError):
-        code = EXIT_INVALID  # so a job script starts no job again that would end in the same way or has a newer owner
+    code = exit_code_of_failure(error, exit_invalid)
     abort_all_ranks(code)
     os._exit(code)  # in case abort_all_ranks returns
 

@@ -18,7 +18,7 @@ import pytest
 from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.data.dataset import DatasetWriter
 from bagpipe_hpc.data.schema import Schema, TableSchema
-from bagpipe_hpc.exit_codes import EXIT_DIVERGED
+from bagpipe_hpc.exit_codes import EXIT_DIVERGED, EXIT_FAILURE, EXIT_INVALID
 from tests.integration.jobs import END_SECONDS, START_SECONDS, command, wait_for_training, wait_until
 from tests.integration.programs import own_models
 from tests.launch import open_mpi_version, run_ranks, start_ranks
@@ -176,12 +176,12 @@ def poison(name: str, value: float) -> Damage:
     return damage
 
 
-def assert_fails(args: list[str], *parts: str, ranks: int = 3) -> None:
+def assert_fails(args: list[str], *parts: str, ranks: int = 3, code: int = EXIT_FAILURE) -> None:
     """The job is aborted: one rank says why, in a line that holds all parts."""
     with start_ranks(ranks, args) as run:
         wait_until(lambda: ERROR in run.output(), run)
         done = run.wait(END_SECONDS)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == code, done.stderr
     lines = [line for line in errors(done) if " got SIG" not in line]
     assert len(lines) == 1, done.stderr
     (line,) = lines
@@ -208,7 +208,8 @@ def test_a_bad_sample_far_into_the_data_ends_training(
 
 def test_a_cache_too_small_ends_the_job(small_dataset: Path, tmp_path: Path) -> None:
     args = command(small_dataset, tmp_path / "run", "cache.rows=50")
-    assert_fails(args, "oracle (rank 0) on host ", "1 trainers x cache.rows 50 are 50", "raise cache.rows, or lower")
+    said = "oracle (rank 0) on host ", "1 trainers x cache.rows 50 are 50", "raise cache.rows, or lower"
+    assert_fails(args, *said, code=EXIT_INVALID)
 
 
 def test_a_run_that_diverges_ends(small_dataset: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from bagpipe_hpc.data.dataset import DatasetWriter
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.dynamic_rules import DynamicSchema
 from bagpipe_hpc.exit_codes import EXIT_INVALID
-from tests.integration.jobs import START_SECONDS, command, summary_of
-from tests.integration.test_restart import finish_all, iteration, losses, saved_iterations
+from tests.integration.jobs import START_SECONDS, command, finish, summary_of
+from tests.integration.test_restart import finish_all, iteration, losses, run_jobs, saved_iterations
 from tests.launch import run_ranks
 
 USERS = DynamicSchema(capacity=60, admit_after=2, at_capacity="oldest", expire_after="50 units", default_rows=3)
@@ -68,8 +68,10 @@ def test_the_same_model_in_every_way(dataset: Path, tmp_path: Path) -> None:
         job("mode=synchronous", "transport=direct", off, run="synchronous"),
         job("lookahead.window=30", "lookahead.prefetch_depth=9", "oracle.threads=1", off, run="ahead"),
         job("cache.rows=250", "lookahead.prefetch_depth=1", "lookahead.window=3", off, run="small"),
+        job("tables.user.at_capacity=error", run="full"),
     ]
-    finish_all(4, dataset, tmp_path, jobs)
+    codes, output = run_jobs(4, dataset, tmp_path, jobs)
+    assert codes == [0, 0, 0, 0, EXIT_INVALID], output
     whole = summary_of(tmp_path / "whole")
     for run in ("synchronous", "ahead", "small"):
         for name in ("model_digest", "loss", "rows_touched", "validation_auc", "dynamic_tables"):
@@ -84,6 +86,8 @@ def test_the_same_model_in_every_way(dataset: Path, tmp_path: Path) -> None:
     points = sorted({max(at for at in saved if at <= limit) for limit in (5, 12, 23)})
     goes_on = [job("lookahead.window=20", run=f"from-{at}", resume=iteration(tmp_path, "whole", at)) for at in points]
     goes_on.append(job("roles.servers=2", run="one trainer", resume=iteration(tmp_path, "whole", points[1])))
+    (last,) = saved_iterations(tmp_path, "full")
+    goes_on.append(job("tables.user.at_capacity=oldest", run="emptied", resume=iteration(tmp_path, "full", last)))
     finish_all(4, dataset, tmp_path, goes_on)
     for going_on in goes_on:
         run = going_on["run"]
@@ -100,7 +104,10 @@ def test_a_full_table_ends_the_job(dataset: Path, tmp_path: Path) -> None:
     done = run_ranks(
         4, command(dataset, tmp_path / "run", *COMMON, "tables.user.at_capacity=error"), timeout=START_SECONDS
     )
-    assert done.returncode == EXIT_INVALID
-    assert "Traceback" not in done.stderr
-    assert "oracle (rank 0)" in done.stderr
-    assert "table user has rows for 60 ids, and a new id of iteration " in done.stderr
+    finish(done, EXIT_INVALID)
+    assert "SIGTERM" not in done.stderr
+    (last,) = saved_iterations(tmp_path, "run")
+    assert last > 0
+    assert f"error: table user has rows for 60 ids, and a new id of iteration {last + 1} finds none" in done.stderr
+    saved = iteration(tmp_path, "run", last)
+    assert f"all iterations before are saved in {saved}: go on with --resume auto" in done.stderr

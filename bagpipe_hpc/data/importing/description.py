@@ -23,7 +23,7 @@ from pydantic import (
 
 from bagpipe_hpc.data.schema import NAME_PATTERN, ElementSchema, LabelSchema, Schema, TableSchema
 from bagpipe_hpc.data.vocabulary import MAX_HASH_ROWS, MAX_MIN_COUNT
-from bagpipe_hpc.dynamic_rules import DynamicSchema
+from bagpipe_hpc.dynamic_rules import DynamicSchema, ValueType
 from bagpipe_hpc.errors import DatasetError
 from bagpipe_hpc.fault_words import in_words
 
@@ -215,7 +215,7 @@ class _Values(_Feature):
 
 
 class Category(_Values):
-    type: Literal["text", "hexadecimal", "integer"] = Field(
+    type: ValueType = Field(
         "text",
         description="hexadecimal: at most 8 digits, compared as numbers. integer: of 64 bits, for dynamic tables.",
     )
@@ -233,6 +233,7 @@ class Element(_Feature):
 
 
 class CategoryList(_Values):
+    type: Literal["text", "integer"] = Field("text", description="integer: of 64 bits, for dynamic tables.")
     separator: str = Field("|", min_length=1, max_length=1, description="Character between the values of a text field.")
     sequence: bool = Field(False, description="Whether the values are in order, the oldest first, and not pooled.")
     elements: tuple[Element, ...] = Field((), description="Columns with a number for each element of a sequence.")
@@ -243,11 +244,6 @@ class CategoryList(_Values):
         if (self.elements or self.along) and not self.sequence:
             raise ValueError("elements and along are for sequences; set `sequence: true`, or remove them")
         return self
-
-    @property
-    def type(self) -> Literal["text"]:
-        """Type of the values."""
-        return "text"
 
 
 class History(_Part):
@@ -380,27 +376,7 @@ class TableDescription(_Part):
             raise ValueError("labels is empty; name at least one label, or remove it: then samples have no labels")
         if self.weight is not None and not self.is_labelled:
             raise ValueError("weight says how much labels count, but there are none; name a label, or remove weight")
-        types = {table.feature_name: table.type for table in self.tables}
-        for table in self.tables:
-            if (its := types.get(table.table_name, table.type)) != table.type:
-                raise ValueError(
-                    f"{table.feature_name} shares {table.shares}, so both must have the same type, but they are "
-                    f"{table.type} and {its}; lists are always text"
-                )
-        dynamic = {table.feature_name for table in self.tables if table.dynamic}
-        for table in self.tables:
-            if isinstance(table, Category) and table.type == "integer" and table.table_name not in dynamic:
-                raise ValueError(
-                    f"{table.feature_name} is of type integer, which is for dynamic tables; make the table dynamic, or "
-                    "remove `type: integer`: then numbers are compared as text"
-                )
-        own = [table.feature_name for table in self.tables if table.shares is None]
-        for table in self.tables:
-            if table.shares is not None and table.shares not in own:
-                raise ValueError(
-                    f"{table.feature_name} shares {table.shares}, but the tables with rows of their own are "
-                    f"{', '.join(own) or 'none'}"
-                )
+        self._check_tables()
         self._check_histories()
         rows = {table.feature_name: table.dynamic.num_rows if table.dynamic else 1 for table in self.tables}
         try:
@@ -409,6 +385,25 @@ class TableDescription(_Part):
             reason = in_words(error.errors()[0])
             raise ValueError(f"{reason}; give columns that are used twice a `name`") from None
         return self
+
+    def _check_tables(self) -> None:
+        own = {table.feature_name: table for table in self.tables if table.shares is None}
+        for table in self.tables:
+            if (its := own.get(table.table_name)) is None:
+                raise ValueError(
+                    f"{table.feature_name} shares {table.shares}, but the tables with rows of their own are "
+                    f"{', '.join(own) or 'none'}"
+                )
+            if its.type != table.type and table.shares is not None:
+                raise ValueError(
+                    f"{table.feature_name} shares {table.shares}, so both must have the same type, but they are "
+                    f"{table.type} and {its.type}; give both the same `type`"
+                )
+            if table.type == "integer" and its.dynamic is None:
+                raise ValueError(
+                    f"{table.feature_name} is of type integer, which is for dynamic tables; make the table dynamic, or "
+                    "remove `type: integer`: then numbers are compared as text"
+                )
 
     def _check_histories(self) -> None:
         known, lists = [each.feature_name for each in self.categorical], [each.feature_name for each in self.lists]
@@ -453,6 +448,7 @@ class TableDescription(_Part):
                         ragged=isinstance(table, CategoryList),
                         shares=table.shares,
                         dynamic=table.dynamic,
+                        id_type=table.type if table.dynamic else None,
                         **_sequence_of(table),
                     )
                     for table in self.tables

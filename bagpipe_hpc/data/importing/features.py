@@ -16,8 +16,7 @@ from bagpipe_hpc.data.importing.description import (
     TableDescription,
     position_of,
 )
-from bagpipe_hpc.data.importing.dynamic_ids import integers_of
-from bagpipe_hpc.data.importing.hashing import hashed_texts, hexadecimal
+from bagpipe_hpc.data.importing.hashing import hashed_texts, values_of
 from bagpipe_hpc.data.importing.sequences import Sequences, column_of
 from bagpipe_hpc.data.importing.times import Times
 from bagpipe_hpc.sharding import Int64Array
@@ -98,14 +97,8 @@ class Features:
         return dense
 
     def values(self, rows: pa.Table, category: Category) -> Int64Array:
-        """Return the values of a category as integers, int64, shape (num_rows,).
-
-        A missing value is -1 or, if the type is integer, MISSING.
-        """
-        column = column_of(rows, category.column, self._header)
-        if category.type == "integer":
-            return integers_of(column)
-        return hexadecimal(column) if category.type == "hexadecimal" else hashed_texts(column)
+        """Return the values of a category as integers, int64, shape (num_rows,); see `hashing.values_of`."""
+        return values_of(column_of(rows, category.column, self._header), category.type)
 
     def value_lists(self, rows: pa.Table, category_list: CategoryList) -> Bags:
         """Return the values of a list per row as integers, without missing ones, with the values of elements."""

@@ -12,10 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bagpipe_hpc.data.importing.description import Column, Element, History, TableDescription, position_of
-from bagpipe_hpc.data.importing.hashing import hashed_texts, hexadecimal
+from bagpipe_hpc.data.importing.hashing import are_given, hashed_texts, hexadecimal
 from bagpipe_hpc.data.importing.sequences import column_of
 from bagpipe_hpc.data.importing.times import Times
-from bagpipe_hpc.dynamic_rules import MISSING
 from bagpipe_hpc.sharding import Int64Array
 
 Float64Array = NDArray[np.float64]
@@ -35,7 +34,7 @@ class HistoryColumns:
         self.histories = description.history
         self._header = header
         self._kinds = description.kinds(header)
-        self._integers = {each.feature_name for each in description.categorical if each.type == "integer"}
+        self._types = {each.feature_name: each.type for each in description.categorical}
         time = description.time_of_histories
         self._times = None if time is None else Times(time, header)
 
@@ -58,8 +57,7 @@ class HistoryColumns:
 
     def are_there(self, history: History, values: Int64Array) -> NDArray[np.bool_]:
         """Return which values of the feature that a history is of are not missing, shape (num_rows,)."""
-        there: NDArray[np.bool_] = values != MISSING if history.of in self._integers else values >= 0
-        return there
+        return are_given(values, self._types[history.of])
 
     def enters(self, rows: pa.Table, history: History) -> NDArray[np.bool_]:
         """Return whether `where` lets each row into a history, shape (num_rows,)."""

@@ -42,7 +42,7 @@ from bagpipe_hpc.data.importing.samples import SampleReader
 from bagpipe_hpc.data.importing.shards import ShardTask, all_tasks, write_shards
 from bagpipe_hpc.data.importing.times import TimeOrder
 from bagpipe_hpc.data.importing.vocabularies import count_values, merge_counts
-from bagpipe_hpc.data.schema import MAX_ROWS
+from bagpipe_hpc.data.schema import MAX_ROWS, Schema
 from bagpipe_hpc.data.shard import Compression
 from bagpipe_hpc.data.vocabulary import Encoder, HashedVocabulary, ValueCounter, Vocabulary, require_min_count
 from bagpipe_hpc.data.vocabulary_file import FILE as VOCABULARY
@@ -191,7 +191,7 @@ class _Import:
         types = {name: table.type for name, table in found.items()}
         rows = {name: table.encoder.num_embeddings for name, table in found.items()}
         rows |= {table.feature_name: table.dynamic.num_rows for table in tables if table.dynamic is not None}
-        ours = self.description.schema_of([rows.get(table.table_name, 1) for table in tables])
+        ours = _as_recorded(self.description.schema_of([rows.get(table.table_name, 1) for table in tables]), schema)
         fault, dynamic = schema.difference_of_features(ours), schema.dynamic_tables
         if not fault and types != {each.table_name: each.type for each in tables if each.table_name not in dynamic}:
             fault = f"values are {types}"
@@ -304,3 +304,11 @@ class _Import:
 def _printable(name: str) -> str:
     """Return a file name as text. Bytes that are not UTF-8 become escapes, because JSON cannot hold them."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _as_recorded(ours: Schema, recorded: Schema) -> Schema:
+    """Return our schema without the types of ids that an earlier release has not recorded in a data set."""
+    known = {table.name for table in recorded.tables if table.id_type is not None}
+    unknown = {"id_type": None}
+    tables = [table if table.name in known else table.model_copy(update=unknown) for table in ours.tables]
+    return ours.model_copy(update={"tables": tuple(tables)})

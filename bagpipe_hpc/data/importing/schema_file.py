@@ -22,6 +22,7 @@ from bagpipe_hpc.data.importing.description import (
     TableDescription,
     Time,
 )
+from bagpipe_hpc.dynamic_rules import DynamicSchema
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.fault_words import in_words, shown
 from bagpipe_hpc.strict_yaml import Document, read_yaml_file
@@ -37,6 +38,12 @@ _PARTS: Mapping[str, type[BaseModel]] = {
     "lists": CategoryList,
     "history": History,
 }
+_INNER: Mapping[str, type[BaseModel]] = {
+    "elements": Element,
+    "dynamic": DynamicSchema,
+    **dict.fromkeys(("by", "order", "where"), Column),
+}
+"""Parts of parts."""
 
 
 def load_description(path: Path) -> TableDescription:
@@ -120,8 +127,7 @@ def _name_of(place: tuple[int | str, ...]) -> str:
 
 def _unknown(place: tuple[int | str, ...]) -> str:
     model = _PARTS.get(str(place[0]), TableDescription) if len(place) > 1 else TableDescription
-    if "elements" in place[:-1]:
-        model = Element
+    model = next((_INNER[str(part)] for part in place[1:-1] if part in _INNER), model)
     valid, given = list(model.model_fields), str(place[-1])
     close = difflib.get_close_matches(given, valid, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""

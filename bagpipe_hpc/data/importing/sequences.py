@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.batch import Bags, Float32Array
 from bagpipe_hpc.data.importing.description import CategoryList, Element, TableDescription, position_of
-from bagpipe_hpc.data.importing.hashing import hashed_texts
+from bagpipe_hpc.data.importing.hashing import are_given, values_of
 from bagpipe_hpc.data.importing.parquet_types import without_missing
 from bagpipe_hpc.sharding import Int64Array
 
@@ -82,8 +82,8 @@ class Sequences:
             category_list: The list.
         """
         values = self._values(rows, category_list)
-        ids = self._hashes(values)
-        kept = ids >= 0 if category_list.along is None else self._kept(rows, category_list)
+        ids = self._ids(values, category_list)
+        kept = are_given(ids, category_list.type) if category_list.along is None else self._kept(rows, category_list)
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(np.bincount(values.rows[kept], minlength=len(rows)), out=offsets[1:])
         elements = {
@@ -107,7 +107,7 @@ class Sequences:
         needed = self._values(rows, leading)
         if category_list.along is not None:
             yield from self._wrong_lengths(self._values(rows, category_list), category_list.column, needed, leading)
-        kept = self._hashes(needed) >= 0
+        kept = are_given(self._ids(needed, leading), leading.type)
         for element in category_list.elements:
             values = self._values(rows, category_list, element.column)
             yield from self._wrong_lengths(values, element.column, needed, leading)
@@ -135,15 +135,15 @@ class Sequences:
     def _kept(self, rows: pa.Table, category_list: CategoryList) -> NDArray[np.bool_]:
         """Return which elements are not missing: those of the sequence that the list goes along with."""
         leading = self._lists[category_list.along or category_list.feature_name]
-        return self._hashes(self._values(rows, leading)) >= 0
+        return are_given(self._ids(self._values(rows, leading), leading), leading.type)
 
     def _values(self, rows: pa.Table, category_list: CategoryList, column: str | int | None = None) -> Lists:
         """Return the values of a list, or those of another column that belongs to its elements."""
         column = category_list.column if column is None else column
         return Lists(column_of(rows, column, self._header), category_list.separator)
 
-    def _hashes(self, values: Lists) -> Int64Array:
-        return hashed_texts(without_missing(values.texts, self._missing))
+    def _ids(self, values: Lists, category_list: CategoryList) -> Int64Array:
+        return values_of(without_missing(values.texts, self._missing), category_list.type)
 
     def _named(self, column: str | int) -> str:
         position = position_of(column, self._header)

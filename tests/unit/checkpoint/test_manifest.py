@@ -21,7 +21,7 @@ from bagpipe_hpc.checkpoint.manifest import (
     TableEntry,
     read_manifest,
     require_same_model,
-    require_same_vocabulary,
+    require_same_values,
 )
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.errors import CheckpointError
@@ -184,11 +184,34 @@ def test_a_checkpoint_that_does_not_describe_its_sequences_goes_on() -> None:
 def test_a_vocabulary_that_may_be_the_same_goes_on(saved: str | None, wanted: str | None) -> None:
     models = [MODEL.model_copy(update={"vocabulary_sha256": digest}) for digest in (saved, wanted)]
     require_same_model(models[0], models[1])
-    require_same_vocabulary(models[0], models[1], Path("clicks"))
+    require_same_values(models[0], models[1], Path("clicks"))
 
 
 def test_another_vocabulary_is_refused() -> None:
     models = [MODEL.model_copy(update={"vocabulary_sha256": digit * 64}) for digit in "ab"]
     require_same_model(models[0], models[1])
     with pytest.raises(CheckpointError, match=r"clicks: has another vocabulary .*`bagpipe import --vocabulary DIR`"):
-        require_same_vocabulary(models[0], models[1], Path("clicks"))
+        require_same_values(models[0], models[1], Path("clicks"))
+
+
+def of_ids(id_type: str | None) -> ModelEntry:
+    table = TableEntry.model_validate({"name": "user", "num_embeddings": 4, "dynamic": {"capacity": 3}})
+    return MODEL.model_copy(update={"tables": (table.model_copy(update={"id_type": id_type}),)})
+
+
+@pytest.mark.parametrize(("saved", "wanted"), [(None, "text"), ("integer", None), ("integer", "integer")])
+def test_ids_that_may_be_of_the_same_type_go_on(saved: str | None, wanted: str | None) -> None:
+    require_same_model(of_ids(saved), of_ids(wanted))
+    require_same_values(of_ids(saved), of_ids(wanted), Path("clicks"))
+
+
+def test_a_checkpoint_that_does_not_say_what_ids_are_can_be_read() -> None:
+    content = manifest_of(FILES, model=of_ids("text")).model_dump(mode="json")
+    del content["model"]["tables"][0]["id_type"]
+    assert Manifest.model_validate_json(json.dumps(content), strict=True).model == of_ids(None)
+
+
+def test_ids_of_another_type_are_refused() -> None:
+    said = r"clicks: ids of table user are of type text, but of type integer in .* has `type: integer`"
+    with pytest.raises(CheckpointError, match=said):
+        require_same_values(of_ids("integer"), of_ids("text"), Path("clicks"))

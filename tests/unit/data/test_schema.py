@@ -88,6 +88,29 @@ def test_difference_names_the_first_one(schema: Schema) -> None:
     assert schema.difference(other) == ("table (user: 50 rows, one-hot) against (user: 51 rows, one-hot)")
 
 
+def test_difference_names_the_field_that_words_leave_out() -> None:
+    def schema_of(kind: str = "real", **changes: Any) -> Schema:
+        elements = [{"name": "price"}, {"name": "time", "kind": kind}]
+        seen = {"name": "seen", "num_embeddings": 9, "ragged": True, "sequence": True, "elements": elements}
+        user = {"name": "user", "num_embeddings": 4, "dynamic": {"capacity": 3, **changes}, "id_type": "text"}
+        return Schema.model_validate({"tables": [user, seen]})
+
+    schema = schema_of()
+    assert schema.difference(schema_of()) == ""
+    assert schema.difference(schema_of("integer")) == "table seen.elements[1].kind is 'real' against 'integer'"
+    assert schema.difference(schema_of(admit_after=2)) == "table user.dynamic.admit_after is 1 against 2"
+    expiring = schema_of(expire_after="9 iterations")
+    assert schema.difference(expiring) == "table user.dynamic.expire_after is None against '9 iterations'"
+    user = schema.tables[0].model_copy(update={"id_type": "integer"})
+    other = schema.model_copy(update={"tables": (user, schema.tables[1])})
+    assert schema.difference(other) == "table user.id_type is 'text' against 'integer'"
+
+
+def test_only_dynamic_tables_have_a_type_of_ids() -> None:
+    with pytest.raises(ValidationError, match="table user is not dynamic, so its rows have no id_type"):
+        TableSchema(name="user", num_embeddings=1, id_type="text")
+
+
 def test_difference_names_labels_weights_and_groups(schema: Schema) -> None:
     stars = LabelSchema(name="stars", kind="real", optional=True)
     more = schema.model_copy(update={"labels": (*schema.labels, stars)})

@@ -45,6 +45,17 @@ def test_tables_of_the_same_sizes_with_other_values_are_refused() -> None:
         check_fit(checkpoint, CONFIG, replace(DATASET, vocabulary_sha256="b" * 64))
 
 
+def test_ids_of_another_type_are_refused() -> None:
+    def dataset_of(id_type: str) -> Dataset:
+        table = {"name": "t", "num_embeddings": 5, "dynamic": {"capacity": 4}, "id_type": id_type}
+        return replace(DATASET, schema=Schema.model_validate({"tables": [table]}))
+
+    checkpoint = checkpoint_of(dataset_of("text"))
+    assert check_fit(checkpoint, CONFIG, dataset_of("text")) == DataPosition(7, 1, 64)
+    with pytest.raises(CheckpointError, match=r"^clicks: ids of table t are of type integer, but of type text in"):
+        check_fit(checkpoint, CONFIG, dataset_of("integer"))
+
+
 def test_latest_is_that_of_the_run_directory(tmp_path: Path) -> None:
     root = tmp_path / "checkpoints"
     root.mkdir()

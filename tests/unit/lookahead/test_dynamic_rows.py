@@ -15,6 +15,10 @@ from bagpipe_hpc.dynamic_rules import MISSING, DynamicSchema
 from bagpipe_hpc.lookahead.dynamic_rows import Changes, DynamicRows, DynamicState, NoRowLeftError
 
 
+class TwinIsFullError(Exception):
+    pass
+
+
 @dataclass
 class Twin:
     """Remembers all ids as the rules say, one after the other."""
@@ -51,7 +55,7 @@ class Twin:
             return self.num_used - 1
         oldest = min(self.rows, key=lambda key: self.last[key])
         if self.rules.at_capacity == "error" or self.last[oldest][0] == iteration:
-            raise NoRowLeftError
+            raise TwinIsFullError
         self.forget(oldest)
         return self.freed.pop()
 
@@ -94,9 +98,10 @@ def test_equals_the_twin(
         oldest = 0 if lifetime is None else iteration - lifetime
         try:
             expected, born = twin.use(batch, iteration, oldest)
-        except NoRowLeftError:
-            with pytest.raises(NoRowLeftError):
+        except TwinIsFullError:
+            with pytest.raises(NoRowLeftError) as full:
                 found.use(np.array(batch, np.int64), iteration, oldest)
+            assert_same(found.state_before([full.value.changes]), states[-1])
             return
         mapped = found.use(np.array(batch, np.int64), iteration, oldest)
         assert [row - default_rows if row >= default_rows else None for row in mapped.rows.tolist()] == expected
@@ -110,7 +115,7 @@ def test_equals_the_twin(
         assert found.live.cells[rows, 2].tolist() == [twin.uses[key] for key in in_order]
         assert found.live.free_rows().tolist() == twin.freed
         waiting = {key for key in twin.last if key not in twin.rows}
-        assert set(found.candidates.ids[found.candidates.rows(), 0].tolist()) == waiting
+        assert set(found.state_before([]).candidates.ids.tolist()) == waiting
         everything = np.array([*range(-3, 45), -(2**63), 2**63 - 1])
         states.append(found.state_before([]))
         changes.append(mapped.changes or Changes(*np.empty((2, 0, 6), np.int64)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_going_on_gives_the_same_rows(
         if not batch.read_only:
             stopped.planned()
             num_trained += 1
-    state = ids_of_tree(tree_of_ids(stopped.state()))
+    state = ids_of_tree(tree_of_ids(stopped.state()), num_trained)
     alone = DynamicTables(schema, 0)
     for batch in batches[:cut]:
         alone.mapped(batch)
@@ -159,6 +160,35 @@ def test_a_lifetime_that_is_new_after_a_restart() -> None:
         tables.mapped(batch_of([3], time))
         tables.planned()
         assert tables.figures()["user"].live == live
+
+
+@given(
+    stream=st.lists(st.lists(st.integers(-9, 9).filter(bool), max_size=4), max_size=9),
+    lifetime=lifetimes,
+    admit_after=st.integers(1, 2),
+    num_planned=st.integers(0, 9),
+)
+def test_a_batch_that_finds_no_row_leaves_nothing_behind(
+    stream: list[list[int]], lifetime: str | None, admit_after: int, num_planned: int
+) -> None:
+    schema = schema_of(capacity=7, at_capacity="error", expire_after=lifetime, admit_after=admit_after)
+    full, alone = DynamicTables(schema, 0), DynamicTables(schema, 0)
+    batches = [batch_of(each, time) for time, each in enumerate(stream)]
+    num_planned = min(num_planned, len(batches))
+    num_mapped = 0
+    with suppress(TableFullError):
+        for batch in batches:
+            full.mapped(batch)
+            num_mapped += 1
+        full.mapped(batch_of([101, 102, 103, 104], len(batches)))
+        full.mapped(batch_of([101, 102, 103, 104], len(batches)))
+        pytest.fail("eight ids find rows in a table of seven")
+    for batch in batches[: min(num_planned, num_mapped)]:
+        full.planned()
+        alone.mapped(batch)
+        alone.planned()
+    assert_same(full.state(), alone.state())
+    assert full.state().times[:, 0].max(initial=0) <= num_planned
 
 
 def test_full_tables() -> None:

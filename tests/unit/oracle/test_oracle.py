@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bagpipe_hpc.batch import Batch
+from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 from bagpipe_hpc.checkpoint.dense_file import DenseState
 from bagpipe_hpc.config import Config, load_config
-from bagpipe_hpc.data.dataset import Dataset, open_dataset
-from bagpipe_hpc.errors import DivergedError, JobStopped
+from bagpipe_hpc.data.dataset import Dataset, DatasetWriter, open_dataset
+from bagpipe_hpc.data.schema import Schema, TableSchema
+from bagpipe_hpc.dynamic_rules import DynamicSchema
+from bagpipe_hpc.errors import BagpipeError, DivergedError, JobStopped, TableFullError
 from bagpipe_hpc.oracle.budget import Budget
 from bagpipe_hpc.oracle.oracle import Oracle, OracleJob, OraclePorts
 from bagpipe_hpc.oracle.progress import Progress
-from bagpipe_hpc.oracle.saved_state import SavedState
+from bagpipe_hpc.oracle.saved_state import SavedState, dynamic_in
 from bagpipe_hpc.protocol.codec import decode_plan
 from bagpipe_hpc.protocol.inbox import Inbox, Outbox
 from bagpipe_hpc.protocol.messages import FilesSaved, Loss, Message, Predictions, SavedFile, StopRequest
@@ -24,6 +28,7 @@ from bagpipe_hpc.protocol.plan import ServerPlan, SnapshotOrder, TrainerPlan
 from bagpipe_hpc.row_layout import row_width
 from bagpipe_hpc.runtime.data_position import TrainingRange
 from bagpipe_hpc.runtime.file_writer import saved_files
+from bagpipe_hpc.runtime.run_directory import RESUME_AUTO
 from bagpipe_hpc.runtime.spec import CheckpointSpec, JobSpec
 from bagpipe_hpc.topology import Topology
 from bagpipe_hpc.transport.memory_comm import MemoryComm
@@ -122,7 +127,7 @@ class Game:
         )
         self._progress = Progress(run_path, training_range.end, self.config, TOPOLOGY)
 
-    def play(self) -> DivergedError | JobStopped | None:
+    def play(self) -> BagpipeError | None:
         with self._progress as progress:
             return self.oracle.play(progress)
 
@@ -218,3 +223,49 @@ def test_a_rank_that_finds_a_bad_row_ends_the_job_without_a_checkpoint(dataset: 
     assert isinstance(ended, DivergedError)
     assert str(ended) == "row 3 of table 'site' is not finite"
     assert list((tmp_path / "run" / "checkpoints").glob("iteration-*")) == []
+
+
+@pytest.fixture(scope="module")
+def drifting(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """10 iterations of 200 samples; each sample has an id of its own."""
+    path = tmp_path_factory.mktemp("data") / "drifting"
+    rules = DynamicSchema(capacity=1000)
+    users = np.arange(2000).reshape(-1, 1)
+    batch = Batch(np.zeros(2000, np.float32), np.zeros((2000, 0), np.float32), users)
+    with DatasetWriter(path, Schema(tables=(TableSchema(name="u", num_embeddings=1001, dynamic=rules),))) as writer:
+        writer.append("train", batch)
+        writer.append("validation", batch.slice(0, 1000))
+    return open_dataset(path)
+
+
+PATIENT = ["evaluation.early_stopping_patience=9", "lookahead.window=2"]
+
+
+@pytest.mark.parametrize("settings", [[], ["checkpoint.every=2"], PATIENT])
+def test_a_full_table_ends_the_job_after_a_checkpoint(drifting: Dataset, tmp_path: Path, settings: list[str]) -> None:
+    game = Game(drifting, tmp_path / "run", lambda message: message, "training.epochs=1", *settings)
+    ended = game.play()
+    assert isinstance(ended, TableFullError)
+    assert game.ranks.trained == list(range(5))
+    assert game.ranks.num_ended == 3
+    path = tmp_path / "run" / "checkpoints" / "iteration-000000000005"
+    assert str(ended).startswith("table u has rows for 1,000 ids, and a new id of iteration 6 finds none left; raise")
+    assert str(ended).endswith(f"; all iterations before are saved in {path}: go on with {RESUME_AUTO}")
+    saved = dynamic_in(Checkpoint.open(path))
+    assert saved is not None
+    assert np.array_equal(saved.ids["u"].live.ids, np.arange(1000))
+
+
+def test_a_table_that_is_full_at_once_leaves_no_checkpoint(drifting: Dataset, tmp_path: Path) -> None:
+    game = Game(drifting, tmp_path / "run", lambda message: message, "training.batch_size=1001")
+    ended = game.play()
+    assert isinstance(ended, TableFullError)
+    assert str(ended).endswith("or let ids expire (tables.u.expire_after)")
+    assert list((tmp_path / "run" / "checkpoints").glob("iteration-*")) == []
+
+
+def test_a_full_table_of_a_job_without_checkpoints(drifting: Dataset, tmp_path: Path) -> None:
+    game = Game(drifting, tmp_path / "run", lambda message: message, NO_CHECKPOINTS)
+    assert isinstance(ended := game.play(), TableFullError)
+    assert str(ended).endswith("; the iterations before are lost, because checkpoint.enabled is false")
+    assert game.ranks.trained == list(range(5))

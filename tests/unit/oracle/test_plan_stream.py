@@ -14,6 +14,8 @@ from bagpipe_hpc.config import load_config
 from bagpipe_hpc.data.dataset import Dataset, open_dataset
 from bagpipe_hpc.data.schema import Schema, TableSchema
 from bagpipe_hpc.data.time_windows import TimeWindow
+from bagpipe_hpc.dynamic_rules import DynamicSchema
+from bagpipe_hpc.errors import TableFullError
 from bagpipe_hpc.oracle import plan_stream
 from bagpipe_hpc.oracle.batch_stream import count_batches, sample_batches, timetable_of
 from bagpipe_hpc.oracle.plan_stream import Boundary, EncodedPlan, PlanStream
@@ -203,6 +205,37 @@ def test_a_stream_that_is_cut_ends_as_one_that_is_over(dataset: Dataset) -> None
     written_back = np.concatenate([encoded.plan.write_backs.local_rows for encoded in plans])
     offset = sum(dataset.schema.num_embeddings[:3])
     assert trained <= set((written_back - offset).tolist())
+
+
+def test_a_full_table_ends_the_stream_before_its_batch(dataset: Dataset) -> None:
+    """No batch behind it is asked whether it is admitted: this would wait for the results of batches without plans."""
+    rules = DynamicSchema(capacity=2, default_rows=3)
+    table = TableSchema(name="t3", num_embeddings=rules.num_rows, dynamic=rules)
+    schema = Schema(tables=(table,))
+    batches = [
+        Batch(np.zeros(1, np.float32), np.zeros((1, 0), np.float32), np.array([[each]]), read_only=each < 0)
+        for each in (7, 7, -1, -1, 8, 7, -1, -1, 9, 7, 7)
+    ]
+    asked: list[Batch] = []
+
+    def admits(batch: Batch) -> bool:
+        asked.append(batch)
+        return True
+
+    stream = PlanStream(
+        load_config(None, SETTINGS), schema, num_trainers=2, num_servers=1, cache_rows=50, num_batches=len(batches),
+        admits=admits,
+    )  # fmt: skip
+    plans = stream.plans(iter(batches), meanwhile=lambda: None)
+    assert [next(plans).plan.num_trained_after for _ in range(8)] == [1, 2, 2, 2, 3, 4, 4, 4]
+    with pytest.raises(TableFullError, match="table t3 has rows for 2 ids, and a new id of iteration 5 finds none"):
+        next(plans)
+    assert len(asked) == 9
+    end = stream.end
+    assert end is not None
+    assert end.dynamic is not None
+    assert (end.num_trained, end.is_stop, len(end.residents.keys)) == (4, False, 0)
+    assert end.dynamic.ids["t3"].live.ids.tolist() == [8, 7]
 
 
 def test_a_stream_that_is_stopped_within_an_evaluation(dataset: Dataset) -> None:

@@ -6,7 +6,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bagpipe_hpc.data.importing.hashing import hashed_texts, hexadecimal
+from bagpipe_hpc.data.importing.hashing import hashed_texts, hexadecimal, integers_of
+from bagpipe_hpc.dynamic_rules import MISSING
 
 TEXTS = st.lists(st.one_of(st.none(), st.binary(max_size=20)), max_size=20)
 
@@ -43,3 +44,32 @@ def test_hashes_are_as_specified(texts: list[bytes]) -> None:
 def test_hexadecimal(numbers: list[int]) -> None:
     digits = [b"%x" % number for number in numbers] + [b"%08X" % number for number in numbers]
     assert hexadecimal(pa.array([*digits, b"", None], pa.binary())).tolist() == [*numbers, *numbers, -1, -1]
+
+
+def test_integers_of_texts() -> None:
+    sound = {"0": 0, "-0": 0, "007": 7, "-12": -12, "0" * 30 + "5": 5}
+    sound |= {str(each): each for each in (2**63 - 1, -(2**63) + 1, 10**18, -(10**18))}
+    bad = [
+        str(2**63),
+        str(-(2**63)),
+        "9" * 19,
+        "9" * 20,
+        str(2**64 + 1),
+        "1.0",
+        "x",
+        "",
+        "-",
+        "--1",
+        "+1",
+        " 1",
+        "1-",
+        "\xb2",
+    ]
+    texts = [each.encode() for each in (*sound, *bad)]
+    assert integers_of(pa.array([*texts, None], pa.binary())).tolist() == [*sound.values(), *[MISSING] * (len(bad) + 1)]
+
+
+@given(st.lists(st.integers(-(2**64), 2**64)))
+def test_integers_of_any_size(numbers: list[int]) -> None:
+    found = integers_of(pa.array([str(each).encode() for each in numbers], pa.binary())).tolist()
+    assert found == [each if abs(each) < 2**63 else MISSING for each in numbers]

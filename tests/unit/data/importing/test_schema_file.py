@@ -78,6 +78,18 @@ FOREIGN_WORDS = (
             SOUND + "history: item\n",
             ["line 3: history = 'item': must be a mapping, as in `history: {of: item"],
         ),
+        (
+            "label: y\ncategorical: [{column: c, dynamic: {capacty: 3}}]\n",
+            ["'categorical[1].dynamic.capacty' (did you mean capacity?); valid here: capacity, admit_after, admit_by"],
+        ),
+        (
+            SOUND + "lists:\n- {column: l, dynamic: {capacity: 3, expires: 30d}}\n",
+            ["line 4: unknown setting 'lists[1].dynamic.expires' (did you mean expire_after?); valid here: capacity"],
+        ),
+        (
+            SOUND + "history: {of: c, by: {colum: u}}\n",
+            ["'history[1].by.colum' (did you mean column?); valid here: column"],
+        ),
         (SOUND + "missing: 'NULL'\n", ["line 3: missing = 'NULL': must be a list, as in `missing: [NULL]`"]),
         (SOUND + "missing: [0]\n", ["missing[1] = 0: must be text"]),
         (
