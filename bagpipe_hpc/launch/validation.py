@@ -278,7 +278,8 @@ def _choose_checkpoint(
     saved = SavedState.read(start, topology.num_trainers, blocks, evaluates_only=request.evaluates_only)
     if not request.evaluates_only:
         check_position(checkpoint, config, dataset)
-    changes = check_dynamic_tables(checkpoint, dataset.schema, saved.boundary.dynamic if saved.boundary else None)
+    dynamic = saved.boundary.dynamic() if saved.boundary and saved.boundary.dynamic else None
+    changes = check_dynamic_tables(checkpoint, dataset.schema, dynamic)
     LOGGER.info("going on from %s", checkpoint.path)
     for line in changes:
         LOGGER.info(line)

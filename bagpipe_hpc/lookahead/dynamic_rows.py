@@ -17,7 +17,7 @@ The first rows of a table are its default rows, behind them are those of ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,7 +40,7 @@ from bagpipe_hpc.lookahead.id_map import (
     insert,
     remove,
     restored,
-    state_before,
+    state_later,
     use,
 )
 from bagpipe_hpc.protocol.plan import Int32Array, Int64Array
@@ -119,12 +119,20 @@ class DynamicRows:
             self.candidates = restored(MAX_CANDIDATES, IdState.empty() if before is None else before.candidates)
         self._log, self._log_of_candidates = Log.empty(0), Log.empty(0)
 
-    def state_before(self, changes: Sequence[Changes]) -> DynamicState:
-        """Return a copy of the ids as they were before the changes of the last batches."""
-        live = state_before(self.live, [each.live for each in changes])
+    def state_later(self, changes: Sequence[Changes]) -> Callable[[], DynamicState]:
+        """Copy the ids. Return a function that works out what they were before the changes of the last batches.
+
+        Call the function once. It may run in another thread; see `id_map.state_later`.
+        """
+        live = state_later(self.live, [each.live for each in changes])
         if self.candidates is None:
-            return DynamicState(live, IdState.empty())
-        return DynamicState(live, state_before(self.candidates, [each.candidates for each in changes]))
+            return lambda: DynamicState(live(), IdState.empty())
+        candidates = state_later(self.candidates, [each.candidates for each in changes])
+        return lambda: DynamicState(live(), candidates())
+
+    def state_before(self, changes: Sequence[Changes]) -> DynamicState:
+        """Return the ids as they were before the changes of the last batches."""
+        return self.state_later(changes)()
 
     def use(self, ids: Int64Array, iteration: int, oldest: int = 0) -> MappedIds:
         """Map the ids of a training batch.

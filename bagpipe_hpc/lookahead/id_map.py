@@ -19,7 +19,8 @@ id, without ever standing still, in memory that is touched only as far as it is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -349,21 +350,26 @@ class IdState(NamedTuple):
         return len(self.rows) + len(self.freed)
 
 
-def state_before(of: IdMap, changes: Sequence[Int32Array]) -> IdState:
-    """Return a copy of what a map was before some changes.
+def state_later(of: IdMap, changes: Sequence[Int32Array]) -> Callable[[], IdState]:
+    """Copy a map. Return a function that works out what the map was before some changes.
+
+    Copying takes 0.1 to 0.3 seconds for ten million ids. The function takes several times as long, because it follows
+    the ids in the order of their last uses. It may run in another thread while the map goes on to change. Call it once.
 
     Args:
         of: The map.
         changes: What was changed in it last, in order, int32, shape (n, 8) each; see `Log`.
     """
-    num_rows = int(of.state[NUM_ROWS])
-    cells = of.cells[:num_rows].copy()
-    ids, state = cells.view(np.int64), of.state.copy()
-    copied = IdMap(cells, ids, state)
+    cells = of.cells[: of.state[NUM_ROWS]].copy()
+    copied = IdMap(cells, cells.view(np.int64), of.state.copy())
+    return partial(_state_before, copied, changes)
+
+
+def _state_before(copied: IdMap, changes: Sequence[Int32Array]) -> IdState:
     for log in reversed(changes):
         _undo(copied, log)
-    rows = copied.rows()
-    return IdState(ids[rows, ID].copy(), rows, cells[rows, COUNT], cells[rows, LAST], copied.free_rows())
+    cells, rows = copied.cells, copied.rows()
+    return IdState(copied.ids[rows, ID].copy(), rows, cells[rows, COUNT], cells[rows, LAST], copied.free_rows())
 
 
 def restored(capacity: int, state: IdState) -> IdMap:

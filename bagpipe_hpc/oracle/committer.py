@@ -251,7 +251,8 @@ class Committer:
             files.append(partial.write_extra(EVALUATIONS_FILE, checkpoint.evaluations))
         boundary = checkpoint.boundary
         since = None if checkpoint.is_full or self._parent is None else iteration_of(self._parent.name)
-        tree = oracle_tree(history, boundary.assignment, boundary.items, boundary.dynamic, since)
+        dynamic = boundary.dynamic() if boundary.dynamic is not None else None
+        tree = oracle_tree(history, boundary.assignment, boundary.items, dynamic, since)
         files.append(partial.write_oracle(tree))
         manifest = self._manifest(checkpoint, tuple(files))
         path = partial.commit(manifest)

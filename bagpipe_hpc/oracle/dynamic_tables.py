@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -150,15 +150,28 @@ class DynamicTables:
         with self._lock:
             return dict(self._figures)
 
-    def state(self) -> DynamicTablesState:
-        """Return a copy of the tables after the plan that was made last."""
+    def state_later(self) -> Callable[[], DynamicTablesState]:
+        """Copy the tables. Return a function that works out what they were after the plan that was made last.
+
+        Nobody can map a batch while this copies. Call the function once, in any thread; see `id_map.state_later`.
+        """
         with self._lock:
-            ids = {}
+            later = {}
             for name, rows in self._rows.items():
                 changes = [each[name].changes for each in self._pending if name in each]
-                ids[name] = rows.state_before([each for each in changes if each is not None])
+                later[name] = rows.state_later([each for each in changes if each is not None])
+            figures = dict(self._figures)
             times = [each for each in self._times if each[0] <= self._num_planned]
-            return DynamicTablesState(ids, dict(self._figures), np.array(times, np.int64).reshape(-1, 2))
+
+        def state() -> DynamicTablesState:
+            ids = {name: ids_of_table() for name, ids_of_table in later.items()}
+            return DynamicTablesState(ids, figures, np.array(times, np.int64).reshape(-1, 2))
+
+        return state
+
+    def state(self) -> DynamicTablesState:
+        """Return the tables as they were after the plan that was made last."""
+        return self.state_later()()
 
     def _use(self, batch: Batch, ids: Mapping[str, Int64Array]) -> dict[str, MappedIds]:
         iteration = self._num_mapped = self._num_mapped + 1

@@ -72,7 +72,8 @@ class Boundary:
         assignment: The assignment of the samples of later batches. None: samples stay in order.
         is_stop: Whether no plan follows, because the stream was stopped.
         items: How often each item has occurred in the training samples before it. None: the job does not count items.
-        dynamic: The ids of dynamic tables. None: there are no such tables.
+        dynamic: Returns the ids of dynamic tables, which may take seconds. The thread of a commit calls it, once. None:
+            there are no such tables.
     """
 
     num_trained: int
@@ -80,7 +81,7 @@ class Boundary:
     assignment: SampleAssignment | None
     is_stop: bool = False
     items: ItemCounts | None = None
-    dynamic: DynamicTablesState | None = None
+    dynamic: Callable[[], DynamicTablesState] | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,8 @@ class PlanStream:
             self._items = CountedItems(name, column, before.items if before else None)
         self._dynamic: DynamicTables | None = None
         if schema.dynamic_tables:
-            self._dynamic = DynamicTables(schema, start, before.dynamic if before else None, frequent_ids)
+            ids_before = before.dynamic() if before is not None and before.dynamic is not None else None
+            self._dynamic = DynamicTables(schema, start, ids_before, frequent_ids)
         self._is_checkpoint_due, self._admits = is_boundary, admits
         self._stop = threading.Event()
         self._is_stopped = False
@@ -263,7 +265,7 @@ class PlanStream:
     def _boundary(self, is_stop: bool) -> Boundary:
         assignment = self._assigner.assignment() if self._assigner is not None else None
         items = self._items.counts() if self._items is not None else None
-        dynamic = self._dynamic.state() if self._dynamic is not None else None
+        dynamic = self._dynamic.state_later() if self._dynamic is not None else None
         return Boundary(self._num_trained, self._planner.residents(), assignment, is_stop, items, dynamic)
 
     def _note_end(self) -> tuple[()]:

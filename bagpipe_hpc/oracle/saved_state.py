@@ -76,7 +76,8 @@ class SavedState:
         if start.keeps_caches or keeps_blocks or items is not None or dynamic is not None:
             residents = _residents_in(checkpoint) if start.keeps_caches else Residents.none(num_trainers)
             kept = assignment if keeps_blocks else None
-            boundary = Boundary(start.position.num_trained, residents, kept, items=items, dynamic=dynamic)
+            later = (lambda: dynamic) if dynamic is not None else None
+            boundary = Boundary(start.position.num_trained, residents, kept, items=items, dynamic=later)
         evaluations = tuple(evaluations_in(checkpoint))
         return cls(History() if evaluates_only else history, evaluations, boundary)
 

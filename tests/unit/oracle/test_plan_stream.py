@@ -235,7 +235,7 @@ def test_a_full_table_ends_the_stream_before_its_batch(dataset: Dataset) -> None
     assert end is not None
     assert end.dynamic is not None
     assert (end.num_trained, end.is_stop, len(end.residents.keys)) == (4, False, 0)
-    assert end.dynamic.ids["t3"].live.ids.tolist() == [8, 7]
+    assert end.dynamic().ids["t3"].live.ids.tolist() == [8, 7]
 
 
 def test_a_stream_that_is_stopped_within_an_evaluation(dataset: Dataset) -> None:
