@@ -1,4 +1,4 @@
-"""Commands that measure: `bench oracle`, `rma`, `ladder`, `overhead`, `histories`, `next-click`, `peers` and `gpu`."""
+"""Commands that measure: `bench oracle`, `bench ids`, `bench rma` and so on."""
 
 from __future__ import annotations
 
@@ -135,6 +135,37 @@ def oracle(
     open_console().print(figures.table())
     if json_file:
         write_figures(json_file, figures.to_json())
+
+
+@app.command()
+def ids(
+    sizes: Annotated[
+        str, typer.Option("--ids", metavar="LIST", help="Numbers of ids to measure at, separated by commas.")
+    ] = "100000,1000000,10000000",
+    batch: Annotated[int, typer.Option(help="Ids of a batch.")] = 65_536,
+    rounds: Annotated[int, typer.Option(help="Timed batches of each kind.")] = 20,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure how fast the oracle gives the ids of a dynamic table their rows, and what memory they take.
+
+    The command runs without a launcher. 100,000,000 ids take 7 GB.
+    """
+    from bagpipe_hpc.activity import showing_activity
+    from bagpipe_hpc.bench.dynamic_ids import DynamicIdsCase, dynamic_ids_table, measure_dynamic_ids, to_json
+    from bagpipe_hpc.runtime.console import open_console
+
+    try:
+        numbers = tuple(int(float(each)) for each in sizes.split(","))
+    except (ValueError, OverflowError):
+        raise ConfigError(f"--ids is {sizes!r}, but needs numbers separated by commas, such as 1e6,1e7") from None
+    if fault := _fault_of(json_file):
+        raise ConfigError(fault)
+    case = DynamicIdsCase(numbers, batch, rounds)
+    with showing_activity("starting") as progress:
+        figures = measure_dynamic_ids(case, progress)
+    open_console().print(dynamic_ids_table(figures, case))
+    if json_file:
+        write_figures(json_file, to_json(figures))
 
 
 @app.command()
