@@ -225,6 +225,7 @@ def test_a_job_whose_node_loses_power_goes_on_with_fewer_trainers(
     assert "training dlrm (cached): 1 trainer(s)" in submission.log()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_job_that_loses_a_node_and_gets_it_back_ends_with_the_same_model(
     slurm: SlurmCluster, submission: Submission, small_dataset: Path

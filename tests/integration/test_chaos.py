@@ -9,6 +9,7 @@ import pytest
 from tests.integration.chaos import cause_chaos
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_job_killed_twenty_times_learns_the_same(small_dataset: Path, tmp_path: Path) -> None:
     story = cause_chaos(small_dataset, tmp_path, num_kills=20, seed=1)
