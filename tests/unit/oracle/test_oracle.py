@@ -19,7 +19,7 @@ from bagpipe_hpc.oracle.progress import Progress
 from bagpipe_hpc.oracle.saved_state import SavedState
 from bagpipe_hpc.protocol.codec import decode_plan
 from bagpipe_hpc.protocol.inbox import Inbox, Outbox
-from bagpipe_hpc.protocol.messages import FilesSaved, Loss, Message, Predictions, SavedFile, StopRequest
+from bagpipe_hpc.protocol.messages import FilesSaved, Loss, Message, Predictions, RankFigures, SavedFile, StopRequest
 from bagpipe_hpc.protocol.plan import ServerPlan, SnapshotOrder, TrainerPlan
 from bagpipe_hpc.row_layout import row_width
 from bagpipe_hpc.runtime.data_position import TrainingRange
@@ -73,6 +73,7 @@ class AnsweringRanks:
         trainer = world_rank - TOPOLOGY.trainer_ranks[0]
         if item is None:
             self.num_ended += 1
+            self._outbox.send(RankFigures(world_rank, {"trainer": trainer} if trainer >= 0 else {"server": 0}))
         elif isinstance(item, SnapshotOrder):
             if trainer == 0:
                 self.saved.append(item.num_trained)
