@@ -29,11 +29,14 @@ class FormatChoice(StrEnum):
 
 
 def report(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run directories. Several are compared.")],
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR...", help="Run directories; several are compared.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o",
+            "--output",
+            "-o",
             help="File to write [default: report.html in RUN_DIR; with several, comparison.html in this directory].",
         ),
     ] = None,

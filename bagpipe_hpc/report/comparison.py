@@ -34,7 +34,8 @@ def settings_of(runs: Sequence[Run]) -> tuple[list[ComparedRow], list[ComparedRo
     Those of several runs say most where they differ; those of one run, where they differ from the default.
     """
     defaults = _default_settings()
-    first, rest = [], []
+    first: list[ComparedRow] = []
+    rest: list[ComparedRow] = []
     for name in dict.fromkeys(name for run in runs for name in run.settings):
         values = [run.settings.get(name, MISSING) for run in runs]
         told = values if len(runs) > 1 else [*values, defaults.get(name, MISSING)]

@@ -243,7 +243,7 @@ class RunFigures:
         mean = sum(values.values()) / len(values) if values else 0.0
         if len(values) < 2 or not mean:
             return []
-        worst = imbalance([round(value * 1e6) for value in values.values()])  # type: ignore[arg-type]
+        worst = imbalance([round(value * 1e6) for value in values.values()])
         return [
             {"run": self.run.name, "what": what, "rank": rank, "share": value / mean, "value": value, "worst": worst}
             for rank, value in values.items()

@@ -93,7 +93,7 @@ def _loss(figures: RunFigures) -> KeyFigure | None:
     loss = number_in(figures.run.summary, "loss")
     if loss is None and (curve := figures.curve("loss")):
         loss = curve[-1]["value"]
-    return None if loss is None else KeyFigure("training loss", f"{loss:.4f}", "mean of the last iterations")
+    return None if loss is None else KeyFigure("training loss", f"{loss:.4f}" if loss < 1000 else f"{loss:.3g}", "mean of the last iterations")
 
 
 def _quality(figures: RunFigures) -> KeyFigure | None:
@@ -104,7 +104,7 @@ def _quality(figures: RunFigures) -> KeyFigure | None:
         early = ", stopped early" if evaluations.get("stopped_early") else ""
         return KeyFigure(f"best {METRIC_NAMES.get(name, name)}", f"{best:.4f}", f"after {iteration:,.0f}{early}")
     if rows := figures.evaluations():
-        latest = [row for row in rows if row["iteration"] == rows[-1]["iteration"]][0]
+        latest = next(row for row in rows if row["iteration"] == rows[-1]["iteration"])
         return KeyFigure(latest["metric"], f"{latest['value']:.4f}", f"after {latest['iteration']:,}")
     return None
 

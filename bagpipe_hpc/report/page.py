@@ -15,8 +15,9 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from bagpipe_hpc.report.charts import HEIGHT, MARK_COLOURS, Picture, pictures_of
+from bagpipe_hpc.report.charts import pictures_of
 from bagpipe_hpc.report.comparison import ComparedRow, settings_of, summaries_of
+from bagpipe_hpc.report.encodings import HEIGHT, MARK_COLOURS, Picture
 from bagpipe_hpc.report.figures import RunFigures
 from bagpipe_hpc.report.key_figures import key_figures
 from bagpipe_hpc.report.thinning import MAX_POINTS
@@ -97,9 +98,7 @@ def page_of(runs: Sequence[RunFigures], traces: Sequence[TracedPart], *, refresh
 
 def picture_of(runs: Sequence[RunFigures]) -> bytes:
     """Return all charts as one PNG. Communication: none."""
-    charts = [
-        each.chart.properties(width=PNG_WIDTH, height=HEIGHT, title=each.title) for each in pictures_of(runs)
-    ]
+    charts = [each.chart.properties(width=PNG_WIDTH, height=HEIGHT, title=each.title) for each in pictures_of(runs)]
     rows = [_independent(alt.hconcat(*charts[place : place + 2])) for place in range(0, len(charts), 2)]
     whole = _independent(alt.vconcat(*rows)).properties(title=" | ".join(each.run.name for each in runs), padding=12)
     png: bytes = vl_convert.vegalite_to_png(whole.to_dict(), scale=1.5)
@@ -120,7 +119,7 @@ def _spec(picture: Picture) -> dict[str, Any]:
 @cache
 def _library() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script. It is part of vl-convert; making it takes seconds."""
-    return vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
 
 
 def _environment() -> jinja2.Environment:
