@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -184,7 +184,7 @@ def _wanted(
     return _Wanted(paths, names_of(paths), output or default, form, iterations, timeline)
 
 
-def _follow(wanted: _Wanted, seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
+def _follow(wanted: _Wanted, seconds: float) -> None:
     """Write the page until no job runs any more."""
     from bagpipe_hpc.report.run_directory import State
 
@@ -200,7 +200,7 @@ def _follow(wanted: _Wanted, seconds: float, sleep: Callable[[float], None] = ti
                 print(f"page {wanted.output}, every {seconds:g} s while the job runs; Ctrl-C ends this", flush=True)
             is_first = False
             print(_progress_of(runs), flush=True)
-            sleep(seconds)
+            time.sleep(seconds)
         wanted.show(runs, traces)
     except KeyboardInterrupt:
         wanted.write(*wanted.read())  # a page that does not load itself any more

@@ -15,6 +15,7 @@ end there, and training goes on.
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +57,7 @@ class Recorder:
         self._lock = threading.Lock()  # the thread of a commit writes too
         self._num_received = 0
         self._fault = ""
+        self._file: io.FileIO | None = None
         self._trying(lambda: self._begin(keeps_earlier))
 
     def _begin(self, keeps_earlier: bool) -> None:
@@ -65,7 +67,7 @@ class Recorder:
             earlier = earlier[: earlier.rfind(b"\n") + 1]  # a start that was killed may have left half a line
         self._path.unlink(missing_ok=True)  # an earlier start that still runs may write into the old file
         self._path.write_bytes(earlier)
-        self._file = self._path.open("ab", buffering=0)
+        self._file = io.FileIO(self._path, "a")
 
     def __enter__(self) -> Recorder:
         return self
@@ -73,7 +75,7 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._fault:
+        if self._file is not None:
             self._file.close()
 
     def start(self, iteration: int, **fields: Any) -> None:
@@ -121,14 +123,10 @@ class Recorder:
     def _write(self, kind: str, fields: Mapping[str, Any]) -> None:
         line = dump_line(finite({"kind": kind, "time": round(self._clock(), 3), **_rounded(fields)})).encode()
 
-        def write() -> None:
-            view = memoryview(line)
-            while view:
-                view = view[self._file.write(view) or 0 :]
-
         with self._lock:
-            if not self._fault:
-                self._trying(write)
+            if self._file is not None and not self._fault:
+                file = self._file
+                self._trying(lambda: _write_all(file, line))
 
     def _trying(self, work: Callable[[], None]) -> None:
         try:
@@ -136,6 +134,13 @@ class Recorder:
         except OSError as error:
             self._fault = error.strerror or str(error)
             LOGGER.warning("%s cannot be written: %s; the report will lack these figures", self._path, self._fault)
+
+
+def _write_all(file: io.FileIO, content: bytes) -> None:
+    """Write all content. A nearly full disk takes a part of it first and reports an error only at the next write."""
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) or 0 :]
 
 
 def _rounded(tree: Any) -> Any:

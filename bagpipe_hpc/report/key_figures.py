@@ -93,7 +93,11 @@ def _loss(figures: RunFigures) -> KeyFigure | None:
     loss = number_in(figures.run.summary, "loss")
     if loss is None and (curve := figures.curve("loss")):
         loss = curve[-1]["value"]
-    return None if loss is None else KeyFigure("training loss", f"{loss:.4f}" if loss < 1000 else f"{loss:.3g}", "mean of the last iterations")
+    return (
+        None
+        if loss is None
+        else KeyFigure("training loss", f"{loss:.4f}" if loss < 1000 else f"{loss:.3g}", "mean of the last iterations")
+    )
 
 
 def _quality(figures: RunFigures) -> KeyFigure | None:

@@ -265,7 +265,9 @@ def is_held(directory: Path) -> bool:
     if holder is None:
         return False
     silent_seconds = (time.time_ns() - holder.beat_ns) / 1e9
-    return judge(holder.owner, this_process(os.environ), silent_seconds) is not Verdict.FREE
+    # Somebody who watches is no start of this job, not even if the start is part of the same process.
+    watcher = replace(this_process(os.environ), pid=-1, process_start=-1, batch_job="")
+    return judge(holder.owner, watcher, silent_seconds) is not Verdict.FREE
 
 
 def _newest(directory: Path) -> Holder | None:
