@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bagpipe_hpc.cli.printed_json import AsJson
+
 if TYPE_CHECKING:
     from bagpipe_hpc.report.figures import RunFigures
     from bagpipe_hpc.report.traced import TracedPart
@@ -58,9 +60,7 @@ def report(
     timeline: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw the timeline of a traced run: .png, .svg or .pdf.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the same figures as --format json to standard output; write no file.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show runs as pictures: loss, metrics, speed, time by cause, rows, bytes, balance, memory, and what differs."""
     wanted = _wanted(run_dirs, output, form, iterations, timeline)
