@@ -34,6 +34,7 @@ setup(
     ],
     extras_require={
         "horovod": ["horovod>=0.28"],
+        "energy": ["nvidia-ml-py>=12"],
         "report": ["altair>=5.5", "jinja2>=3.1", "vl-convert-python>=1.7"],
     },
     entry_points={"console_scripts": ["bagpipe = bagpipe_hpc.cli.main:main"]},

@@ -35,6 +35,7 @@ from bagpipe_hpc.oracle.batch_stream import count_batches, sample_batches, timet
 from bagpipe_hpc.oracle.budget import Budget
 from bagpipe_hpc.oracle.committer import Committer, versions_of_job
 from bagpipe_hpc.oracle.dynamic_tables import TableFigures
+from bagpipe_hpc.oracle.energy import energy_of
 from bagpipe_hpc.oracle.evaluation import Evaluation
 from bagpipe_hpc.oracle.evaluator import Evaluator
 from bagpipe_hpc.oracle.metrics import EvaluationResult, columns_in_words
@@ -53,6 +54,7 @@ from bagpipe_hpc.protocol.messages import FilesSaved, Loss, Message, Predictions
 from bagpipe_hpc.protocol.plan import IterationPlan
 from bagpipe_hpc.protocol.ports import PlanOutlet, World
 from bagpipe_hpc.runtime.data_position import TrainingRange
+from bagpipe_hpc.runtime.energy import EnergyMeter
 from bagpipe_hpc.runtime.finite import require_finite_loss
 from bagpipe_hpc.runtime.run_directory import DONE, write_at_once
 from bagpipe_hpc.runtime.spec import JobSpec
@@ -109,6 +111,7 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
     Communication: see the timeline.
     """
     keep_freed_memory()
+    meter = EnergyMeter()
     with showing_activity("compiling the planner") as activity:
         warm_up_planning(spec.config, spec.schema, topology.num_trainers)
         activity("waiting for servers and trainers")
@@ -155,7 +158,9 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
         evaluation=evaluation,
         evaluations=evaluation_totals,
         dynamic_tables=oracle.dynamic_figures,
+        energy=energy_of([meter.reading(), *totals.energy]),
     )
+    meter.close()
     job.require_ownership()  # a DONE of this start would end the job script of the later one
     write_at_once(job.run_path / "summary.json", dump_json(finite(summary), indent=2))
     show_summary(summary, job.run_path)  # 8

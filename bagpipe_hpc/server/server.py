@@ -45,6 +45,7 @@ from bagpipe_hpc.protocol.messages import FilesSaved, RankFigures
 from bagpipe_hpc.protocol.plan import ServerPlan, SnapshotOrder
 from bagpipe_hpc.protocol.totals import ServerTotals
 from bagpipe_hpc.row_layout import row_width
+from bagpipe_hpc.runtime.energy import EnergyMeter
 from bagpipe_hpc.runtime.file_writer import FileWriter, row_options, saved_files
 from bagpipe_hpc.runtime.finite import FiniteRows
 from bagpipe_hpc.runtime.row_initializer import row_initializer
@@ -66,6 +67,7 @@ from bagpipe_hpc.waiting import note_step
 def run_server(spec: JobSpec, start: StartingPoint, topology: Topology, comms: Communicators) -> None:
     """Serve rows until the plans end. Communication: see the timeline."""
     serve_others()
+    meter = EnergyMeter()
     store, end = _open_store(spec, topology, comms)  # 1
     _restore(start, topology, store, KeySpace(spec.num_embeddings))
     agree_on_cache_rows(comms.world, None)
@@ -74,10 +76,11 @@ def run_server(spec: JobSpec, start: StartingPoint, topology: Topology, comms: C
     server.serve(PlanReceiver(comms.plans))
     outbox.finish()
     if agree_on_end(comms.world, None):
-        send_totals(comms.world, ServerTotals(store.num_touched()))
+        send_totals(comms.world, ServerTotals(store.num_touched(), meter.reading()))
         pieces = (store.touched(start_row, ROWS_PER_PIECE) for start_row in piece_starts(store.sharding))
         send_model_rows(comms.world, store.sharding, pieces)  # 8
     end.close()
+    meter.close()
 
 
 class _Server:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -51,6 +51,7 @@ from bagpipe_hpc.protocol.plan import SnapshotOrder, TrainerPlan
 from bagpipe_hpc.protocol.totals import TrainerTotals
 from bagpipe_hpc.rank_thread import single_thread_pool
 from bagpipe_hpc.row_layout import row_width
+from bagpipe_hpc.runtime.energy import EnergyMeter
 from bagpipe_hpc.runtime.file_writer import FileWriter
 from bagpipe_hpc.runtime.row_initializer import row_initializer
 from bagpipe_hpc.runtime.spec import JobSpec
@@ -62,6 +63,7 @@ from bagpipe_hpc.trainer.dense_gradients import dense_parameters
 from bagpipe_hpc.trainer.dense_sum import DenseSum
 from bagpipe_hpc.trainer.device.base import Device, Forward, Stream
 from bagpipe_hpc.trainer.device.choose import choose_device, set_num_threads
+from bagpipe_hpc.trainer.device.gpu_energy import energy_counter
 from bagpipe_hpc.trainer.device_memory import allocated_bytes, in_words, most_rows, naming_memory, need_of
 from bagpipe_hpc.trainer.execution import prepare_forward, sizes_of_passes
 from bagpipe_hpc.trainer.exposure_check import require_exposure
@@ -106,6 +108,7 @@ def run_trainer(
     keep_freed_memory()
     host = ranks_of_host(comms.trainers)
     device = choose_device(spec.config.training.device, host.rank, spec.exchange)
+    meter = EnergyMeter(energy_counter(device))
     dense_sum = make_sum(spec.dense_backend, comms.trainers, device)
     num_threads = spec.config.training.threads or share_of_cores(host)
     set_num_threads(num_threads)
@@ -120,8 +123,9 @@ def run_trainer(
         resume_collector()
         yield from trainer.run(prefetcher, end)
     if agree_on_end(comms.world, None):
-        trainer.report_totals(num_threads)  # 11
+        trainer.report_totals(num_threads, meter.reading())  # 11
     end.close()
+    meter.close()
     trainer.close()
     host.Free()
 
@@ -383,7 +387,7 @@ class _Trainer:
         }
         self._outbox.send(RankFigures(self._comms.world.rank, figures))
 
-    def report_totals(self, num_threads: int) -> None:
+    def report_totals(self, num_threads: int, energy: Mapping[str, Any]) -> None:
         """Send the oracle what this trainer counted in training (11). Communication: collective over the world."""
         totals = TrainerTotals(
             iteration_seconds=self._timer.iteration_seconds(),
@@ -391,6 +395,7 @@ class _Trainer:
             **self._counts(),
             device=self._device.name,
             threads=num_threads,
+            energy=energy,
         )
         send_totals(self._comms.world, totals)
         if self._rank == 0:

@@ -86,6 +86,7 @@ PERMITTED = {
     "triton": ("trainer.device",),
     "altair": ("report", "cli.report"),
     "vl_convert": ("report.page", "cli.report"),
+    "pynvml": ("trainer.device.gpu_energy",),
     "jinja2": ("report.page", "cli.report"),
 }
 
