@@ -120,7 +120,7 @@ def cache(runs: Sequence[RunFigures]) -> Picture | None:
     if limit is None or limit > 2 * largest:
         note = "" if limit is None else f"; there is room for {limit:,.0f}"
         return Picture("cache", "Cache occupancy", f"{says}{note}.", alt.layer(encoded), is_over_time=True)
-    rule = alt.Chart(inline([{"rows": limit}])).mark_rule(color="#d62728", strokeDash=[6, 3]).encode(y="rows:Q")
+    rule = alt.Chart(inline([{"rows": limit}])).mark_rule(color="#d62728", strokeDash=[6, 3]).encode(y=y)
     says = f"{says}. The red line is its size: at it, rows are forced out."
     return Picture("cache", "Cache occupancy", says, alt.layer(encoded, rule), is_over_time=True)
 
@@ -132,7 +132,8 @@ def paths(runs: Sequence[RunFigures]) -> Picture | None:
         return None
     base = alt.Chart(inline([{**row, "shown": bytes_in_words(row["bytes"])} for row in rows]))
     y = alt.Y("path:N", title=None, sort=list(PATHS.values()), axis=alt.Axis(labelLimit=150))
-    x = alt.X("bytes:Q", title="bytes per iteration", axis=si_axis(grid=False))
+    room = alt.Scale(domain=[0, 1.15 * max(row["bytes"] for row in rows)])  # for the last label
+    x = alt.X("bytes:Q", title="bytes per iteration", scale=room, axis=si_axis(grid=False, tickCount=6))
     tips = ["path:N", alt.Tooltip("bytes:Q", format=",.0f")]
     bars = base.mark_bar(color=COLOURS[0]).encode(x=x, y=y, tooltip=tips)
     labels = base.mark_text(align="left", dx=4, color="#808080").encode(x=x, y=y, text="shown:N")

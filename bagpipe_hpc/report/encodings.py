@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
+from altair.utils.schemapi import debug_mode
 
 from bagpipe_hpc.oracle.summary import CAUSES, DELAYED_CAUSES
 from bagpipe_hpc.report.figures import REST, RunFigures
@@ -57,8 +58,9 @@ class Picture:
 
 
 def inline(rows: Sequence[Row]) -> alt.InlineData:
-    """Return rows as the data of a chart."""
-    return alt.InlineData(values=list(rows))
+    """Return rows as the data of a chart, without altair's check of every value, which would take seconds."""
+    with debug_mode(False):
+        return alt.InlineData(values=list(rows))
 
 
 def si_axis(**more: Any) -> alt.Axis:

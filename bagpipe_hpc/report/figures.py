@@ -21,6 +21,8 @@ from bagpipe_hpc.report.thinning import kept_positions
 Row = dict[str, Any]
 
 CAUSE_NAMES = {**CAUSES, **DELAYED_CAUSES}
+MAX_MARKS = 30  # of a kind
+POINTS_OF_LINES = 4000  # of all lines of a chart with a line per rank
 REST = "rest"  # of an iteration, in no cause
 PATHS = {
     "bytes_fetched": "servers to trainers",
@@ -184,7 +186,8 @@ class RunFigures:
     def cached_rows(self) -> list[Row]:
         """Return the rows in the cache of each trainer."""
         lines = [line for line in self._of_kind("oracle") if isinstance(line.get("cached_rows"), list)]
-        kept = kept_positions([sum(_numbers(line["cached_rows"])) for line in lines])
+        most = max((len(line["cached_rows"]) for line in lines), default=1)
+        kept = kept_positions([sum(_numbers(line["cached_rows"])) for line in lines], _points_per_line(most))
         return [
             {**self._at(number_in(lines[place], "iteration") or 0.0), "trainer": f"trainer {trainer}", "rows": rows}
             for place in kept
@@ -199,10 +202,14 @@ class RunFigures:
 
     def memory(self) -> list[Row]:
         """Return the memory of each rank in bytes: of the host, and of its device if that has its own."""
+        return self._memory
+
+    @cached_property
+    def _memory(self) -> list[Row]:
         iterations, times = self._clock
-        rows = []
+        rows: list[Row] = []
+        by_rank: dict[str, list[Row]] = {}
         for kind in ("oracle", "server", "trainer"):
-            by_rank: dict[str, list[Row]] = {}
             for line in self._of_kind(kind):
                 time = number_in(line, "time")
                 if time is None or len(iterations) < 2:
@@ -214,8 +221,9 @@ class RunFigures:
                     if value := number_in(line, field):
                         point = {**self._at(place), "rank": name + suffix, "role": kind, "bytes": value}
                         by_rank.setdefault(name + suffix, []).append(point)
-            for points in by_rank.values():
-                rows += [points[place] for place in kept_positions([point["bytes"] for point in points], 200)]
+        for points in by_rank.values():
+            kept = kept_positions([point["bytes"] for point in points], _points_per_line(len(by_rank)))
+            rows += [points[place] for place in kept]
         return rows
 
     def peak_memory(self) -> list[Row]:
@@ -263,18 +271,25 @@ class RunFigures:
         ]
 
     def marks(self) -> list[Row]:
-        """Return checkpoints, evaluations and restarts, at most 60 of each."""
+        """Return checkpoints, evaluations and restarts, but for kinds of which there are too many to mark."""
+        return [
+            {**self._at(iteration), "mark": kind}
+            for kind, iterations in self._events().items()
+            if len(iterations) <= MAX_MARKS
+            for iteration in iterations
+        ]
+
+    def unmarked(self) -> list[str]:
+        """Return the kinds of which there are too many to mark."""
+        return [kind for kind, iterations in self._events().items() if len(iterations) > MAX_MARKS]
+
+    def _events(self) -> dict[str, list[float]]:
         found = {
             "checkpoint": [row["iteration"] for row in self.checkpoints()],
             "evaluation": [number_in(line, "iteration") for line in self.run.evaluations],
             "restart": [number_in(line, "iteration") for line in self._of_kind("start")[1:]],
         }
-        marks = []
-        for kind, iterations in found.items():
-            known = sorted({iteration for iteration in iterations if iteration is not None})
-            for place in kept_positions([0.0] * len(known), 60):
-                marks.append({**self._at(known[place]), "mark": kind})
-        return marks
+        return {kind: sorted({each for each in some if each is not None}) for kind, some in found.items()}
 
 
 def _times(interval: Interval, *, overlapped: bool = False) -> dict[str, float]:
@@ -286,6 +301,10 @@ def _times(interval: Interval, *, overlapped: bool = False) -> dict[str, float]:
     if not overlapped:
         known[REST] = max(0.0, 1e3 * interval.total("seconds") / num_iterations - sum(known.values()))
     return known
+
+
+def _points_per_line(num_lines: int) -> int:
+    return max(10, POINTS_OF_LINES // num_lines)
 
 
 def _waiting(causes: Mapping[str, float]) -> float:

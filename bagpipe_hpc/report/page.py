@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -19,7 +19,7 @@ from bagpipe_hpc.report.charts import pictures_of
 from bagpipe_hpc.report.comparison import ComparedRow, settings_of, summaries_of
 from bagpipe_hpc.report.encodings import HEIGHT, MARK_COLOURS, Picture
 from bagpipe_hpc.report.figures import RunFigures
-from bagpipe_hpc.report.key_figures import key_figures
+from bagpipe_hpc.report.key_figures import KeyFigure, key_figures
 from bagpipe_hpc.report.thinning import MAX_POINTS
 from bagpipe_hpc.report.traced import TracedPart
 from bagpipe_hpc.version import __version__
@@ -41,8 +41,8 @@ class _ShownRun:
     def state(self) -> str:
         return self.figures.run.state.value
 
-    @property
-    def key_figures(self) -> Any:
+    @cached_property
+    def key_figures(self) -> list[KeyFigure]:
         return key_figures(self.figures)
 
     @property
@@ -101,7 +101,7 @@ def picture_of(runs: Sequence[RunFigures]) -> bytes:
     charts = [each.chart.properties(width=PNG_WIDTH, height=HEIGHT, title=each.title) for each in pictures_of(runs)]
     rows = [_independent(alt.hconcat(*charts[place : place + 2])) for place in range(0, len(charts), 2)]
     whole = _independent(alt.vconcat(*rows)).properties(title=" | ".join(each.run.name for each in runs), padding=12)
-    png: bytes = vl_convert.vegalite_to_png(whole.to_dict(), scale=1.5)
+    png: bytes = vl_convert.vegalite_to_png(whole.to_dict(validate=False), scale=1.5)
     return png
 
 
@@ -110,7 +110,7 @@ def _independent(chart: Any) -> Any:
 
 
 def _spec(picture: Picture) -> dict[str, Any]:
-    spec: dict[str, Any] = picture.chart.properties(width="container", height=HEIGHT).to_dict()
+    spec: dict[str, Any] = picture.chart.properties(width="container", height=HEIGHT).to_dict(validate=False)
     spec.pop("config", None)  # the page has one for its colours
     spec["usermeta"] = {"is_over_time": picture.is_over_time}
     return spec
@@ -168,10 +168,12 @@ def _marks(runs: Sequence[RunFigures]) -> list[tuple[str, str]]:
 
 
 def _thinned(runs: Sequence[RunFigures]) -> str:
-    most = max(each.num_points for each in runs)
-    if most <= MAX_POINTS:
-        return ""
-    return f"curves of more than {MAX_POINTS:,} points show the smallest and the largest value of each piece"
+    parts = []
+    if max(each.num_points for each in runs) > MAX_POINTS:
+        parts.append(f"curves of more than {MAX_POINTS:,} points show the smallest and the largest value of each piece")
+    if len(runs) == 1:
+        parts += [f"too many {kind}s to mark" for kind in runs[0].unmarked()]
+    return "; ".join(parts)
 
 
 def _tables(runs: Sequence[RunFigures]) -> list[_Table]:
