@@ -69,7 +69,7 @@ def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _change(first: Any, value: Any) -> str:
-    if not _is_number(first) or not _is_number(value) or not first:
+    if not _is_number(first) or not _is_number(value) or not first or first == value:
         return ""
     change = value / first - 1
     return f"{change:+.1%}" if abs(change) < 10 else f"x {value / first:,.0f}"

@@ -196,7 +196,11 @@ def _environments(runs: Sequence[RunFigures]) -> list[ComparedRow]:
     for each in runs:
         starts = [line for line in each.run.figures if line.get("kind") == "start"]
         versions = starts[-1].get("versions") if starts else None
-        column = {str(name): str(value) for name, value in versions.items()} if isinstance(versions, dict) else {}
+        column = (
+            {str(name): str(value).partition(",")[0] for name, value in versions.items()}
+            if isinstance(versions, dict)
+            else {}
+        )
         for name in ("devices", "exchange", "dense_backend", "threads_per_trainer"):
             if name in each.run.summary:
                 value = each.run.summary[name]
