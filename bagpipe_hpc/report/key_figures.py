@@ -61,7 +61,7 @@ def _iterations(figures: RunFigures) -> KeyFigure | None:
 
 
 def _speed(figures: RunFigures) -> KeyFigure | None:
-    if (mean := number_in(figures.run.summary, "samples_per_second")) is not None:
+    if mean := number_in(figures.run.summary, "samples_per_second"):
         seconds = number_in(figures.run.summary, "seconds") or 0.0
         return KeyFigure("samples/s", f"{mean:,.0f}", f"mean of {seconds:,.1f} s of training")
     if latest := figures.curve("samples_per_second"):
