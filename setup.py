@@ -15,7 +15,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["bagpipe_hpc", "bagpipe_hpc.*"]),
-    package_data={"bagpipe_hpc": ["py.typed"]},
+    package_data={"bagpipe_hpc": ["py.typed"], "bagpipe_hpc.report": ["*.j2"]},
     install_requires=[
         "h5py>=3.11",
         "matplotlib>=3.8",
@@ -32,6 +32,10 @@ setup(
         "torch>=2.3",
         "typer>=0.12",
     ],
-    extras_require={"horovod": ["horovod>=0.28"]},
+    extras_require={
+        "horovod": ["horovod>=0.28"],
+        "energy": ["nvidia-ml-py>=12"],
+        "report": ["altair>=5.5", "jinja2>=3.1", "vl-convert-python>=1.7"],
+    },
     entry_points={"console_scripts": ["bagpipe = bagpipe_hpc.cli.main:main"]},
 )

@@ -20,6 +20,7 @@ VARIABLE = "BAGPIPE_REQUIRE"
 PARTS = {
     "cluster": "virtual hosts and Slurm on them",
     "clicks": "real click logs",
+    "browser": "pages in a browser",
 }
 CLICK_LOGS = REPO_ROOT / ".." / "shared" / "data"
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from bagpipe_hpc.cli.printed_json import AsJson, print_json
 from bagpipe_hpc.exit_codes import EXIT_FAILURE
 
 app = typer.Typer(help="List, check and delete checkpoints.", no_args_is_help=True)
@@ -39,6 +40,7 @@ def verify(
             metavar="DIR", help="A checkpoint. For a directory of checkpoints or a run directory: all its checkpoints."
         ),
     ],
+    as_json: AsJson = False,
 ) -> None:
     """Read every byte and compare it with the checksums. The exit status is 1 if anything is damaged."""
     from bagpipe_hpc.activity import showing_activity
@@ -50,13 +52,14 @@ def verify(
 
     is_one = iteration_of(directory.resolve().name) is not None or (directory / MANIFEST).exists()
     directory = directory_of_checkpoints(directory)
-    num_damaged = 0
+    found: list[dict[str, str | None]] = []
     for pointer in pointers_in(directory) if not is_one else []:
         try:
             named_by(pointer)
         except CheckpointError as error:
-            num_damaged += 1
-            print(f"damaged  {error}")
+            found.append({"path": str(pointer), "fault": str(error)})
+            if not as_json:
+                print(f"damaged  {error}")
     with showing_activity(f"reading {directory}") as activity:
         verifier = Verifier(activity)
         for path in [directory] if is_one else _found_in(directory):
@@ -65,15 +68,18 @@ def verify(
                 verifier.verify(path)
             except CheckpointError as error:
                 fault = str(error)
-            with activity.paused():
-                print(f"damaged  {path}: {fault}" if fault else f"good     {path}", flush=True)
-            num_damaged += bool(fault)
-    if num_damaged:
+            found.append({"path": str(path), "fault": fault or None})
+            if not as_json:
+                with activity.paused():
+                    print(f"damaged  {path}: {fault}" if fault else f"good     {path}", flush=True)
+    if as_json:
+        print_json(found)
+    if any(each["fault"] for each in found):
         raise typer.Exit(EXIT_FAILURE)
 
 
 @app.command("list")
-def list_command(root: Root) -> None:
+def list_command(root: Root, as_json: AsJson = False) -> None:
     """List the checkpoints of a directory. The command reads only their manifests."""
     from rich.filesize import decimal
     from rich.table import Table
@@ -86,7 +92,7 @@ def list_command(root: Root) -> None:
 
     root = directory_of_checkpoints(root)
     table = Table("iteration", "generation", "kind", "servers", "trainers", "size", "created", "", box=None)
-    faults = []
+    faults, rows = [], []
     pointers = {}
     for pointer in pointers_in(root):
         try:
@@ -99,6 +105,20 @@ def list_command(root: Root) -> None:
         except CheckpointError as error:
             faults.append(str(error))
             continue
+        names = [name for name, named in pointers.items() if named == path]
+        rows.append(
+            {
+                "path": str(path),
+                "iteration": manifest.iteration,
+                "generation": manifest.generation,
+                "parent": manifest.parent.name if manifest.parent else None,
+                "servers": manifest.topology.servers,
+                "trainers": manifest.topology.trainers,
+                "num_bytes": manifest.num_bytes,
+                "created": manifest.created.isoformat(),
+                "named": names,
+            }
+        )
         table.add_row(
             f"{manifest.iteration}",
             f"{manifest.generation}",
@@ -107,22 +127,29 @@ def list_command(root: Root) -> None:
             f"{manifest.topology.trainers}",
             decimal(manifest.num_bytes),
             f"{manifest.created:%Y-%m-%d %H:%M}",
-            " ".join(name for name, named in pointers.items() if named == path),
+            " ".join(names),
         )
+    if as_json:
+        print_json({"checkpoints": rows, "faults": faults})
+        return
     open_console().print(table)
     for fault in faults:
         print(f"damaged  {fault}")
 
 
 @app.command()
-def digest(checkpoint: AnyCheckpoint) -> None:
+def digest(checkpoint: AnyCheckpoint, as_json: AsJson = False) -> None:
     """Print the model digest of a checkpoint: the digest of a job that ends at its iteration."""
     from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
 
     with showing_activity(f"reading {checkpoint}"):
-        found = Checkpoint.open(checkpoint).digest()
-    print(found)
+        opened = Checkpoint.open(checkpoint)
+        found = opened.digest()
+    if as_json:
+        print_json({"path": str(opened.path), "digest": found})
+    else:
+        print(found)
 
 
 @app.command()
@@ -132,11 +159,12 @@ def ids(
     csv: Annotated[
         bool, typer.Option("--csv", help="Print each id: id, row, uses, iteration of its last use. Needs --table.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what the dynamic tables of a checkpoint hold, or list the ids of one of them."""
     from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.checkpoint.checkpoint import Checkpoint
-    from bagpipe_hpc.cli.listed_ids import show_tables, write_ids
+    from bagpipe_hpc.cli.listed_ids import show_tables, tables_as_json, write_ids
     from bagpipe_hpc.errors import CheckpointError, ConfigError
     from bagpipe_hpc.oracle.saved_state import dynamic_in
 
@@ -149,12 +177,18 @@ def ids(
         raise ConfigError(f"--table {table}: the dynamic tables of {found.path} are {', '.join(state.ids)}")
     if csv and table is None:
         raise ConfigError(f"--csv lists the ids of one table: give --table, one of {', '.join(state.ids)}")
+    if csv and as_json:
+        raise ConfigError("--csv and --json are two forms of the same; give one of them")
     rules = {each.name: each.dynamic for each in found.manifest.model.tables if each.dynamic is not None}
     names = list(state.ids) if table is None else [table]
     if csv:
         write_ids(state.ids[names[0]].live, rules[names[0]].default_rows, sys.stdout)
+        return
+    tables = {name: (state.ids[name], rules[name]) for name in names}
+    if as_json:
+        print_json(tables_as_json(tables))
     else:
-        show_tables({name: (state.ids[name], rules[name]) for name in names})
+        show_tables(tables)
 
 
 @app.command("prune")
@@ -164,12 +198,16 @@ def prune_command(
     keep_every: Annotated[
         int | None, typer.Option(help="Also keep checkpoints whose iteration is a multiple of this.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Delete old checkpoints. The best checkpoint stays, and so do those that a kept checkpoint builds on."""
     from bagpipe_hpc.checkpoint.checkpoint import directory_of_checkpoints
     from bagpipe_hpc.checkpoint.prune import prune
 
-    for path in prune(directory_of_checkpoints(root), keep_last, keep_every):
+    deleted = [str(path) for path in prune(directory_of_checkpoints(root), keep_last, keep_every)]
+    if as_json:
+        print_json({"deleted": deleted})
+    for path in deleted if not as_json else []:
         print(f"deleted  {path}")
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bagpipe_hpc.cli.printed_json import AsJson, print_json
 from bagpipe_hpc.exit_codes import EXIT_FAILURE
 
 if TYPE_CHECKING:
@@ -269,10 +271,11 @@ def inspect_command(
             "--verify", help="Only compare every file with its checksums; the exit status is 1 if one differs."
         ),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check every sample of a data set and show its sample counts, schema, skew and files."""
     if verify:
-        _verify(directory)
+        _verify(directory, as_json=as_json)
         return
     from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.data.dataset import open_dataset, read_manifest
@@ -282,20 +285,26 @@ def inspect_command(
     with showing_activity("opening all shards") as progress:
         dataset = open_dataset(directory)
         report = inspect_dataset(dataset, max_samples=max_samples, progress=progress)
-    _print_report(dataset, report)
+    if as_json:
+        print_json({"path": str(dataset.path), "schema": dataset.schema.model_dump(mode="json"), **asdict(report)})
+    else:
+        _print_report(dataset, report)
 
 
-def _verify(directory: Path) -> None:
+def _verify(directory: Path, *, as_json: bool) -> None:
     from bagpipe_hpc.activity import showing_activity
     from bagpipe_hpc.data.verify import verify_files
 
-    num_damaged = 0
+    found: list[dict[str, str | None]] = []
     with showing_activity() as activity:
         for file, fault in verify_files(directory, activity):
-            with activity.paused():
-                print(f"damaged  {fault}" if fault else f"good     {directory / file}", flush=True)
-            num_damaged += fault is not None
-    if num_damaged:
+            found.append({"path": str(directory / file), "fault": None if fault is None else str(fault)})
+            if not as_json:
+                with activity.paused():
+                    print(f"damaged  {fault}" if fault else f"good     {directory / file}", flush=True)
+    if as_json:
+        print_json(found)
+    if any(each["fault"] is not None for each in found):
         raise typer.Exit(EXIT_FAILURE)
 
 

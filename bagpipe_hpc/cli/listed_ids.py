@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from rich.table import Table
@@ -30,6 +30,22 @@ def write_ids(state: IdState, default_rows: int, output: TextIO) -> None:
         columns = (state.ids[part], state.rows[part] + default_rows, state.uses[part], state.last[part])
         rows = zip(*(column.tolist() for column in columns), strict=True)
         output.write("".join(f"{key},{row},{uses},{last}\n" for key, row, uses, last in rows))
+
+
+def tables_as_json(tables: Mapping[str, tuple[DynamicState, DynamicSchema]]) -> dict[str, Any]:
+    """Return what `show_tables` prints, as JSON values by the name of the table."""
+    return {
+        name: {
+            "capacity": rules.capacity,
+            "ids": len(state.live.ids),
+            "rows_left": len(state.live.freed),
+            "candidates": len(state.candidates.ids),
+            "mean_uses": float(state.live.uses.mean()) if len(state.live.ids) else None,
+            "most_uses": int(state.live.uses.max()) if len(state.live.ids) else None,
+            "oldest_last_use": int(state.live.last.min()) if len(state.live.ids) else None,
+        }
+        for name, (state, rules) in tables.items()
+    }
 
 
 def show_tables(tables: Mapping[str, tuple[DynamicState, DynamicSchema]]) -> None:

@@ -24,7 +24,6 @@ app = typer.Typer(
     name="bagpipe",
     help="Train deep recommendation models on HPC clusters with lookahead caching of embedding rows.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"max_content_width": 100},
     rich_markup_mode=None,  # plain text: rich would turn `:m:` into an emoji and drop [brackets]

@@ -1,90 +1,261 @@
-"""`bagpipe report`: show what a traced run did, as a table and a picture."""
+"""`bagpipe report`: pictures of runs, on one page."""
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bagpipe_hpc.cli.printed_json import AsJson
+
 if TYPE_CHECKING:
-    from rich.table import Table
+    from bagpipe_hpc.report.figures import RunFigures
+    from bagpipe_hpc.report.traced import TracedPart
 
-    from bagpipe_hpc.timeline.breakdown import Activity
-    from bagpipe_hpc.timeline.tracks import Timeline
+SECONDS_PER_PAGE = 10.0
 
-DRAWN_ITERATIONS = 4
+
+class FormatChoice(StrEnum):
+    """Values of --format."""
+
+    HTML = "html"
+    PNG = "png"
+    JSON = "json"
 
 
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Run directory of a job that ran with --trace.")],
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR...", help="Run directories; several are compared.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write [default: report.html in RUN_DIR; with several, comparison.html in this directory].",
+        ),
+    ] = None,
+    form: Annotated[
+        FormatChoice | None,
+        typer.Option("--format", help="Format of the file [default: that of the name of --output, else html]."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Write the page again and again while a job runs; Ctrl-C ends this.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=1.0, help="With --follow: seconds from page to page.")] = SECONDS_PER_PAGE,
     iterations: Annotated[
         str | None,
         typer.Option(
-            metavar="A:B", help="Iterations A to B - 1 [default: all in the table; the middle 4 in the picture]."
+            metavar="A:B",
+            help="Iterations A to B - 1 of the trace [default: all in the table; the middle 4 in the picture].",
         ),
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Picture to write: .png, .svg or .pdf [default: RUN_DIR/timeline.png]."),
+    timeline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw the timeline of a traced run: .png, .svg or .pdf.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Show where the time of a traced run went, and draw its timeline."""
-    from bagpipe_hpc.errors import TraceError
-    from bagpipe_hpc.runtime.console import open_console
-    from bagpipe_hpc.timeline.breakdown import break_down
-    from bagpipe_hpc.timeline.merge import find_trace
-    from bagpipe_hpc.timeline.picture import draw_timeline
-    from bagpipe_hpc.timeline.tracks import read_timeline
-    from bagpipe_hpc.trace import ALL_ITERATIONS, parse_iterations
+    """Show runs as pictures: loss, metrics, speed, time by cause, rows, bytes, balance, memory, and what differs."""
+    wanted = _wanted(run_dirs, output, form, iterations, timeline)
+    if as_json:
+        print(_json_of(wanted.read()[0]), end="")
+        return
+    wanted.require_libraries()
+    if follow:
+        _follow(wanted, every)
+    else:
+        runs, traces = wanted.read()
+        wanted.write(runs, traces)
+        wanted.show(runs, traces)
 
-    wanted = parse_iterations(iterations) if iterations else ALL_ITERATIONS
-    picture = output or run_dir / "timeline.png"
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What the user asks for."""
+
+    paths: Sequence[Path]
+    names: Sequence[str]
+    output: Path
+    form: FormatChoice
+    iterations: str | None
+    timeline: Path | None
+
+    def require_libraries(self) -> None:
+        """Raises PlatformError: a library is missing."""
+        from bagpipe_hpc.errors import PlatformError
+
+        if self.form is FormatChoice.JSON:
+            return
+        try:
+            import altair
+            import jinja2
+            import vl_convert
+        except ImportError as error:
+            raise PlatformError(
+                f"bagpipe report needs {error.name}: install it with `pip install 'bagpipe_hpc[report]'`, or take "
+                "--format json"
+            ) from None
+        del altair, jinja2, vl_convert
+
+    def read(self) -> tuple[list[RunFigures], list[TracedPart]]:
+        from bagpipe_hpc.report.figures import RunFigures
+        from bagpipe_hpc.report.run_directory import State, read_run
+        from bagpipe_hpc.report.traced import traced_part
+
+        runs = [RunFigures(read_run(path, name)) for path, name in zip(self.paths, self.names, strict=True)]
+        # Ranks write their traces when they end, so the trace of a running job is that of an earlier start.
+        is_asked_for = self.iterations is not None or self.timeline is not None
+        traces = [
+            traced_part(each.run.path, each.run.name, self.iterations)
+            for each in runs
+            if is_asked_for or (each.run.has_trace and each.run.state is not State.RUNNING)
+        ]
+        return runs, traces
+
+    def write(self, runs: Sequence[RunFigures], traces: Sequence[TracedPart], refresh_seconds: float = 0.0) -> None:
+        _write(self.output, self._content(runs, traces, refresh_seconds))
+        if self.timeline is not None:
+            from bagpipe_hpc.timeline.picture import draw_timeline
+
+            for trace in traces[:1]:
+                with _naming(self.timeline, "choose another --timeline"):
+                    draw_timeline(trace.timeline, trace.drawn, self.timeline)
+
+    def _content(self, runs: Sequence[RunFigures], traces: Sequence[TracedPart], refresh_seconds: float) -> bytes:
+        if self.form is FormatChoice.JSON:
+            return _json_of(runs).encode()
+        from bagpipe_hpc.report.page import page_of, picture_of
+
+        if self.form is FormatChoice.PNG:
+            return picture_of(runs)
+        return page_of(runs, traces, refresh_seconds=refresh_seconds).encode()
+
+    def show(self, runs: Sequence[RunFigures], traces: Sequence[TracedPart]) -> None:
+        """Print the key figures, the table of a traced run, and where the files are."""
+        from bagpipe_hpc.report.key_figures import key_figures
+        from bagpipe_hpc.runtime.console import open_console
+
+        console = open_console()
+        for each in runs:
+            figures = [f"{figure.name} {figure.value}" for figure in key_figures(each)]
+            state = f"{each.run.name}: {each.run.state.value}"
+            console.print(", ".join([state, *figures]), highlight=False, soft_wrap=True)
+        for trace in traces:
+            console.print(_table(trace))
+            for line in (*trace.warnings, f"trace {trace.trace} (open in https://ui.perfetto.dev)"):
+                console.print(line, highlight=False, soft_wrap=True)
+        if self.timeline is not None:
+            console.print(f"picture {self.timeline}", highlight=False, soft_wrap=True)
+        what = {"html": "page", "png": "picture", "json": "figures"}[self.form.value]
+        console.print(f"{what} {self.output}", highlight=False, soft_wrap=True)
+
+
+def _wanted(
+    run_dirs: Sequence[Path],
+    output: Path | None,
+    form: FormatChoice | None,
+    iterations: str | None,
+    timeline: Path | None,
+) -> _Wanted:
+    """Check the arguments.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    from bagpipe_hpc.errors import ConfigError
+    from bagpipe_hpc.report.run_directory import names_of
+
+    paths = list({path.resolve(): path for path in run_dirs}.values())
+    if len(paths) > 1 and timeline is not None:
+        raise ConfigError("--timeline draws one run; give one RUN_DIR")
+    if form is None:
+        suffix = output.suffix.lower().removeprefix(".") if output else "html"
+        if suffix not in list(FormatChoice):
+            raise ConfigError(f"-o {output}: end the name in .html, .png or .json, or say --format")
+        form = FormatChoice(suffix)
+    default = paths[0] / f"report.{form}" if len(paths) == 1 else Path(f"comparison.{form}")
+    return _Wanted(paths, names_of(paths), output or default, form, iterations, timeline)
+
+
+def _follow(wanted: _Wanted, seconds: float) -> None:
+    """Write the page until no job runs any more."""
+    from bagpipe_hpc.report.run_directory import State
+
     try:
-        path = find_trace(run_dir)
-        timeline = read_timeline(path)
-        chosen = timeline.choose(wanted)
-        draw_timeline(timeline, chosen if iterations else timeline.middle(DRAWN_ITERATIONS), picture)
+        is_first = True
+        while True:
+            runs, traces = wanted.read()
+            is_running = any(each.run.state is State.RUNNING for each in runs)
+            wanted.write(runs, traces, refresh_seconds=seconds if is_running else 0.0)
+            if not is_running:
+                break
+            if is_first:
+                print(f"page {wanted.output}, every {seconds:g} s while the job runs; Ctrl-C ends this", flush=True)
+            is_first = False
+            print(_progress_of(runs), flush=True)
+            time.sleep(seconds)
+        wanted.show(runs, traces)
+    except KeyboardInterrupt:
+        wanted.write(*wanted.read())  # a page that does not load itself any more
+        print(f"page {wanted.output}")
+
+
+def _progress_of(runs: Sequence[RunFigures]) -> str:
+    from bagpipe_hpc.report.key_figures import key_figures
+
+    parts = []
+    for each in runs:
+        figures = {figure.name: f"{figure.value} {figure.note}".strip() for figure in key_figures(each)}
+        parts.append(f"{each.run.name}: {each.run.state.value}, iterations {figures.get('iterations', '0')}")
+    return "; ".join(parts)
+
+
+def _json_of(runs: Sequence[RunFigures]) -> str:
+    from bagpipe_hpc.bounded_json import finite
+    from bagpipe_hpc.report.as_json import tree_of
+
+    tree: Any = finite([tree_of(each) for each in runs])
+    return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@contextmanager
+def _naming(path: Path, cure: str) -> Iterator[None]:
+    """Turn errors of the file system inside the block into one that the user can fix."""
+    from bagpipe_hpc.errors import BagpipeError
+
+    try:
+        yield
     except OSError as error:
-        raise TraceError(
-            f"{error.filename or picture} cannot be written: {error.strerror}; free space, fix permissions or choose "
-            "another picture with -o"
-        ) from None
-    console = open_console()
-    console.print(_table(break_down(timeline, chosen), chosen))
-    for line in (*_warnings(timeline), f"picture {picture}", f"trace {path} (open in https://ui.perfetto.dev)"):
-        console.print(line, highlight=False, soft_wrap=True)
+        raise BagpipeError(f"{path} cannot be written: {error.strerror}; {cure}") from None
 
 
-def _table(activities_by_thread: dict[tuple[str, str], list[Activity]], iterations: range) -> Table:
+def _write(path: Path, content: bytes) -> None:
+    from bagpipe_hpc.checkpoint.durable import replace_durably
+
+    with _naming(path, "free space, fix permissions or choose another file with -o"):
+        replace_durably(path, content)
+
+
+def _table(trace: TracedPart) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    title = f"iterations {iterations.start:,} to {iterations.stop - 1:,}; all ranks of a role together"
+    chosen = trace.chosen
+    title = f"iterations {chosen.start:,} to {chosen.stop - 1:,}; all ranks of a role together"
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("thread")
     table.add_column("activity")
     for name in ("share", "ms/iteration", "median"):
         table.add_column(name, justify="right")
-    for (role, thread), activities in activities_by_thread.items():
-        title = f"{role} {thread}"
-        for activity in activities:
-            median = "-" if activity.median is None else f"{activity.median:.3f}"
-            table.add_row(title, activity.name, f"{activity.share:.1%}", f"{activity.mean:.3f}", median)
-            title = ""
-        table.add_section()
+    for row in trace.rows:
+        if row[0] and table.row_count:
+            table.add_section()
+        table.add_row(*row)
     return table
-
-
-def _warnings(timeline: Timeline) -> list[str]:
-    warnings = []
-    if timeline.missing_ranks:
-        ranks = ", ".join(map(str, timeline.missing_ranks))
-        warnings.append(f"warning: no trace of rank {ranks}: the run failed, or not all hosts share its directory")
-    if timeline.num_dropped:
-        warnings.append(
-            f"warning: the trace is full and lacks {timeline.num_dropped:,} spans; trace less with --trace-iterations"
-        )
-    if timeline.clock_error > 0:
-        warnings.append(f"note: times of different hosts were exact to {timeline.clock_error:.3f} ms at the start")
-    return warnings

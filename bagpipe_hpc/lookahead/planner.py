@@ -210,6 +210,12 @@ class Planner:
                 self._residents = None
             return self._emit(*self._pending.popleft())
 
+    def cached_rows(self) -> list[int]:
+        """Return how many rows the cache of each trainer holds after the plan made last."""
+        caches = self._residency.caches
+        counts: list[int] = (caches.num_issued - caches.num_free - caches.num_freed).tolist()
+        return counts
+
     def residents(self) -> Residents:
         """Return what the caches hold after the plan made last."""
         with self._ring_lock:

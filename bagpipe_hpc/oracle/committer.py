@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.metadata
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -104,6 +104,7 @@ class Committer:
         cache_rows: Slots per trainer.
         is_pinned: Returns whether the checkpoint of an iteration must be kept. The thread of a commit calls it.
         mpi_version: The version string of the MPI library, for the manifest.
+        note_commit: Takes the iteration of each committed checkpoint, and its figures. The thread of a commit calls it.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Committer:
         cache_rows: int,
         is_pinned: Callable[[int], bool],
         mpi_version: str,
+        note_commit: Callable[[int, Mapping[str, Any]], None] = lambda iteration, figures: None,
     ) -> None:
         assert spec.checkpoints is not None
         self._spec, self._checkpoints = spec, spec.checkpoints
@@ -124,6 +126,7 @@ class Committer:
         self._model = model
         self._cache_rows = cache_rows
         self._mpi_version = mpi_version
+        self._note_commit = note_commit
         self._open: _Open | None = None
         self._commit: threading.Thread | None = None
         self._parent: ParentEntry | None = None  # the parent of the next increment; None: the next checkpoint is full
@@ -277,10 +280,7 @@ class Committer:
             model=self._model,
             position=PositionEntry(epoch=position.epoch, sample=position.sample),
             config=config.model_dump(mode="json"),
-            versions={
-                **_versions_of("torch", "numpy", "horovod", "mpi4py"),
-                "mpi": self._mpi_version,
-            },
+            versions=versions_of_job(self._mpi_version),
             files=files,
         )
 
@@ -295,7 +295,15 @@ class Committer:
         if self._training_ended is not None:
             totals.seconds_after_training += max(0.0, now - max(self._training_ended, checkpoint.started))
         totals.slowest_seconds = max(totals.slowest_seconds, seconds)
-        totals.stall_seconds += max(saved.stall_seconds for saved in checkpoint.saved)
+        stall_seconds = max(saved.stall_seconds for saved in checkpoint.saved)
+        totals.stall_seconds += stall_seconds
+        figures = {"is_full": checkpoint.is_full, "seconds": seconds, "stall_seconds": stall_seconds}
+        self._note_commit(checkpoint.partial.iteration, {**figures, "bytes_written": manifest.num_bytes})
+
+
+def versions_of_job(mpi_version: str) -> dict[str, str]:
+    """Return the versions of the libraries that a job depends on, and of its MPI."""
+    return {**_versions_of("torch", "numpy", "horovod", "mpi4py"), "mpi": mpi_version}
 
 
 def _versions_of(*names: str) -> dict[str, str]:

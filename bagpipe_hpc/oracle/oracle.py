@@ -33,14 +33,16 @@ from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.log import LOGGER
 from bagpipe_hpc.oracle.batch_stream import count_batches, sample_batches, timetable_of
 from bagpipe_hpc.oracle.budget import Budget
-from bagpipe_hpc.oracle.committer import Committer
+from bagpipe_hpc.oracle.committer import Committer, versions_of_job
 from bagpipe_hpc.oracle.dynamic_tables import TableFigures
+from bagpipe_hpc.oracle.energy import energy_of
 from bagpipe_hpc.oracle.evaluation import Evaluation
 from bagpipe_hpc.oracle.evaluator import Evaluator
 from bagpipe_hpc.oracle.metrics import EvaluationResult, columns_in_words
 from bagpipe_hpc.oracle.outcome import Outcome
-from bagpipe_hpc.oracle.plan_stream import Boundary, PlanStream, warm_up_planning
+from bagpipe_hpc.oracle.plan_stream import Boundary, EncodedPlan, PlanStream, warm_up_planning
 from bagpipe_hpc.oracle.progress import Progress
+from bagpipe_hpc.oracle.recorder import Recorder
 from bagpipe_hpc.oracle.saved_state import SavedState
 from bagpipe_hpc.oracle.summary import show_summary, summarise
 from bagpipe_hpc.oracle.trained_model import collect_digest
@@ -48,10 +50,11 @@ from bagpipe_hpc.polling import wait_until
 from bagpipe_hpc.protocol.codec import PlanMessages, encode_end
 from bagpipe_hpc.protocol.handshakes import agree_on_cache_rows, agree_on_end, collect_totals
 from bagpipe_hpc.protocol.inbox import Inbox
-from bagpipe_hpc.protocol.messages import FilesSaved, Loss, Message, Predictions, StopRequest
+from bagpipe_hpc.protocol.messages import FilesSaved, Loss, Message, Predictions, RankFigures, StopRequest
 from bagpipe_hpc.protocol.plan import IterationPlan
 from bagpipe_hpc.protocol.ports import PlanOutlet, World
 from bagpipe_hpc.runtime.data_position import TrainingRange
+from bagpipe_hpc.runtime.energy import EnergyMeter
 from bagpipe_hpc.runtime.finite import require_finite_loss
 from bagpipe_hpc.runtime.run_directory import DONE, write_at_once
 from bagpipe_hpc.runtime.spec import JobSpec
@@ -109,6 +112,7 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
     Communication: see the timeline.
     """
     keep_freed_memory()
+    meter = EnergyMeter()
     with showing_activity("compiling the planner") as activity:
         warm_up_planning(spec.config, spec.schema, topology.num_trainers)
         activity("waiting for servers and trainers")
@@ -155,7 +159,9 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
         evaluation=evaluation,
         evaluations=evaluation_totals,
         dynamic_tables=oracle.dynamic_figures,
+        energy=energy_of([meter.reading(), *totals.energy]),
     )
+    meter.close()
     job.require_ownership()  # a DONE of this start would end the job script of the later one
     write_at_once(job.run_path / "summary.json", dump_json(finite(summary), indent=2))
     show_summary(summary, job.run_path)  # 8
@@ -201,11 +207,20 @@ class Oracle:
             job.saved.evaluations,
             spec.predictions,
         )
+        self._recorder = Recorder(job.run_path, topology, keeps_earlier=spec.resumed is not None)
+        self._cache_rows, self._versions = cache_rows, versions_of_job(ports.mpi_version)
         self._committer: Committer | None = None
         if spec.checkpoints is not None and spec.config.checkpoint.enabled:
             model = model_entry(spec.config, job.dataset)
             self._committer = Committer(
-                spec, topology, training_range, model, cache_rows, self._is_pinned, ports.mpi_version
+                spec,
+                topology,
+                training_range,
+                model,
+                cache_rows,
+                self._is_pinned,
+                ports.mpi_version,
+                self._recorder.committed,
             )
         self._batches = sample_batches(spec.config, job.dataset, training_range, self._timetable)
         self._stream = PlanStream(
@@ -222,7 +237,9 @@ class Oracle:
             frequent_ids=job.frequent_ids,
         )
         self._num_planned = self._num_reported = 0  # training iterations of this start
-        self._tables: deque[Mapping[str, TableFigures]] = deque()  # after each iteration without a loss
+        self._num_plans = 0
+        # After each training iteration without a loss: figures of the dynamic tables, rows in each trainer's cache.
+        self._unreported: deque[tuple[Mapping[str, TableFigures], Sequence[int]]] = deque()
         self._all_planned = False
         self._is_trained = False
         self._outcome = Outcome(has_checkpoints=self._committer is not None)
@@ -260,6 +277,19 @@ class Oracle:
             Why the job stopped before its end; None if it did not.
         Communication: sends to all ranks and receives from them.
         """
+        with self._recorder as recorder:
+            recorder.start(
+                self._training_range.start.num_trained,
+                end=self._training_range.end,
+                cache_rows=self._cache_rows,
+                versions=self._versions,
+            )
+            early_end = self._play(progress)
+            outcome = "done" if early_end is None else "stopped" if isinstance(early_end, JobStopped) else "diverged"
+            recorder.end(progress.num_trained, outcome, str(early_end or ""))
+        return early_end
+
+    def _play(self, progress: Progress) -> DivergedError | JobStopped | None:
         self._progress = progress
         full: TableFullError | None = None
         try:
@@ -287,7 +317,7 @@ class Oracle:
                 self._wait_until(self._plans.has_room, self._slow_receivers)
             note_step()
             with trace.span("send", plan.stream_position):
-                self._note_plan(plan, encoded.tables)
+                self._note_plan(encoded)
                 self._send(encoded.messages)  # 3
             if encoded.boundary is not None:
                 self._save_at(encoded.boundary, while_evaluating=plan.read_only)
@@ -325,12 +355,14 @@ class Oracle:
                 self._evaluator.take(message)
             case FilesSaved():
                 self._take_files(message)
+            case RankFigures():
+                self._recorder.take(message)
             case StopRequest():
                 self._stop(message.reason)
 
     def _take_loss(self, report: Loss) -> None:
         self._num_reported += 1
-        tables = self._tables.popleft()
+        tables, cached_rows = self._unreported.popleft()
         note_step()
         if self._outcome.diverged is not None:
             return
@@ -340,6 +372,7 @@ class Oracle:
             self._diverge(error)
             return
         self._progress.advance(report.num_trained, report.loss, report.num_samples, tables)
+        self._recorder.trained(report.num_trained, self._num_reported, cached_rows, self._plans.bytes_sent)
         self._complete_checkpoint()  # before the next loss arrives: the history must end with this iteration
 
     def _take_files(self, saved: FilesSaved) -> None:
@@ -402,12 +435,13 @@ class Oracle:
 
     # --- plans and checkpoints
 
-    def _note_plan(self, plan: IterationPlan, tables: Mapping[str, TableFigures]) -> None:
-        if plan.read_only:
-            self._evaluator.expect(plan)
+    def _note_plan(self, encoded: EncodedPlan) -> None:
+        self._num_plans += 1
+        if encoded.plan.read_only:
+            self._evaluator.expect(encoded.plan)
         else:
             self._num_planned += 1
-            self._tables.append(tables)
+            self._unreported.append((encoded.tables, encoded.cached_rows))
 
     def _send(self, messages: PlanMessages) -> None:
         for rank, message in zip(self._topology.server_ranks, messages.servers, strict=True):
@@ -466,4 +500,5 @@ class Oracle:
 
     def _is_settled(self) -> bool:
         is_complete = self._num_reported == self._num_planned and self._evaluator.is_idle()
-        return self._plans.is_idle() and is_complete and self._has_no_checkpoint_open()
+        has_figures = self._recorder.has_all(self._num_planned, self._num_plans)
+        return self._plans.is_idle() and is_complete and has_figures and self._has_no_checkpoint_open()

@@ -26,7 +26,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,13 +88,14 @@ class Boundary:
 class EncodedPlan:
     """The plan of one iteration and its encoded messages; the boundary behind it, or None if it has none.
 
-    `tables` has the figures of the dynamic tables after it.
+    `tables` has the figures of the dynamic tables after it, `cached_rows` the number of rows in each trainer's cache.
     """
 
     plan: IterationPlan
     messages: PlanMessages
     boundary: Boundary | None
     tables: Mapping[str, TableFigures] = field(default_factory=dict)
+    cached_rows: Sequence[int] = ()
 
 
 class PlanStream:
@@ -260,7 +261,8 @@ class PlanStream:
         self._num_trained = plan.num_trained_after
         self._is_stopped = self._stop.is_set()
         is_boundary = self._is_stopped or self._is_checkpoint_due(plan)
-        yield plan, self._boundary(self._is_stopped) if is_boundary else None, self.dynamic_figures
+        boundary = self._boundary(self._is_stopped) if is_boundary else None
+        yield plan, boundary, self.dynamic_figures, self._planner.cached_rows()
 
     def _boundary(self, is_stop: bool) -> Boundary:
         assignment = self._assigner.assignment() if self._assigner is not None else None
@@ -277,12 +279,12 @@ class PlanStream:
         return [None] * min(self._window, self._planner.num_entered)
 
 
-_Planned = tuple[IterationPlan, Boundary | None, Mapping[str, TableFigures]]
+_Planned = tuple[IterationPlan, Boundary | None, Mapping[str, TableFigures], Sequence[int]]
 
 
 def _encode(planned: _Planned) -> Iterable[EncodedPlan]:
-    plan, boundary, tables = planned
-    return [EncodedPlan(plan, encode_plan(plan), boundary, tables)]
+    plan, boundary, tables, cached_rows = planned
+    return [EncodedPlan(plan, encode_plan(plan), boundary, tables, cached_rows)]
 
 
 class _ResumableAssigner:

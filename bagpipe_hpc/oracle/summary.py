@@ -67,6 +67,7 @@ def summarise(
     evaluation: EvaluationResult | None = None,
     evaluations: dict[str, Any] | None = None,
     dynamic_tables: Mapping[str, TableFigures] | None = None,
+    energy: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the figures of this start of the job. Times are means over the trainers.
 
@@ -84,6 +85,7 @@ def summarise(
         evaluation: The last evaluation.
         evaluations: Figures of all evaluations.
         dynamic_tables: Figures of the dynamic tables, by their names.
+        energy: The energy of the job; None: no rank could read it.
     """
     trainers = totals.trainers
     seconds = max(trainer.seconds for trainer in trainers)
@@ -122,6 +124,7 @@ def summarise(
         "threads_per_trainer": trainers[0].threads,
         "checkpoints": checkpoints or {},
         **({"dynamic_tables": tables} if (tables := figures_by_table(dynamic_tables or {})) else {}),
+        "energy": energy,
         "model_digest": digest,
     }
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ Float32Array = NDArray[np.float32]
 _KIND = struct.Struct("<B7x")
 _LOSS = struct.Struct("<qdq")
 _TRAINER = struct.Struct("<q")
-_LOSS_KIND, _PREDICTIONS_KIND, _FILES_SAVED_KIND, _STOP_KIND = range(4)
+_LOSS_KIND, _PREDICTIONS_KIND, _FILES_SAVED_KIND, _STOP_KIND, _FIGURES_KIND = range(5)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,20 @@ class StopRequest:
     reason: str
 
 
-Message = Loss | Predictions | FilesSaved | StopRequest
+@dataclass(frozen=True)
+class RankFigures:
+    """What a server or a trainer has counted since its start; `figure_schedule.py` says when. One more is the last.
+
+    Args:
+        rank: Its rank in the world of the job.
+        counts: JSON values by name.
+    """
+
+    rank: int
+    counts: Mapping[str, Any]
+
+
+Message = Loss | Predictions | FilesSaved | StopRequest | RankFigures
 
 
 def encode_message(message: Message) -> bytes:
@@ -108,6 +123,8 @@ def encode_message(message: Message) -> bytes:
             return _KIND.pack(_FILES_SAVED_KIND) + json.dumps({**vars(message), "files": files}).encode()
         case StopRequest():
             return _KIND.pack(_STOP_KIND) + message.reason.encode()
+        case RankFigures():
+            return _KIND.pack(_FIGURES_KIND) + json.dumps(vars(message)).encode()
 
 
 def decode_message(content: bytes) -> Message:
@@ -129,6 +146,8 @@ def decode_message(content: bytes) -> Message:
             return FilesSaved(**{**fields, "files": tuple(SavedFile(**file) for file in fields["files"])})
         if kind == _STOP_KIND:
             return StopRequest(str(body, "utf-8"))
+        if kind == _FIGURES_KIND:
+            return RankFigures(**json.loads(bytes(body)))
     except (struct.error, ValueError, TypeError, KeyError) as error:
         raise ProtocolError(f"a message to the oracle is damaged: {error}") from None
     raise ProtocolError(f"a message to the oracle is of kind {kind}: do all ranks run the same bagpipe_hpc?")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,11 @@ class ServerTotals:
 
     Args:
         rows_touched: The number of rows of its shard that were updated at least once.
+        energy: What its energy meter has read; see `runtime/energy.py`.
     """
 
     rows_touched: int
+    energy: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class TrainerTotals:
         bytes_dense: Bytes of dense gradients that were summed over the trainers.
         device: The device that the trainer computes on.
         threads: The number of threads of torch's CPU kernels.
+        energy: What its energy meter has read; see `runtime/energy.py`.
     """
 
     seconds: float
@@ -67,6 +70,7 @@ class TrainerTotals:
     bytes_dense: int
     device: str
     threads: int
+    energy: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,11 @@ class RankTotals:
 
     servers: tuple[ServerTotals, ...]
     trainers: tuple[TrainerTotals, ...]
+
+    @property
+    def energy(self) -> list[Mapping[str, Any]]:
+        """What the energy meters of all servers and trainers have read."""
+        return [*(each.energy for each in self.servers), *(each.energy for each in self.trainers)]
 
 
 def encode_totals(totals: ServerTotals | TrainerTotals) -> bytes:

@@ -253,6 +253,23 @@ def _wait_for_end(
             return  # another claimant was faster, or the owner has ended
 
 
+def is_held(directory: Path) -> bool:
+    """Return whether a start that still runs owns the directory, as far as this host can see. This does not wait.
+
+    A start on another host counts as running for a minute after its last heartbeat.
+    """
+    try:
+        holder = _newest(directory)
+    except (OSError, RunDirectoryError):
+        return False
+    if holder is None:
+        return False
+    silent_seconds = (time.time_ns() - holder.beat_ns) / 1e9
+    # Somebody who watches is no start of this job, not even if the start is part of the same process.
+    watcher = replace(this_process(os.environ), pid=-1, process_start=-1, batch_job="")
+    return judge(holder.owner, watcher, silent_seconds) is not Verdict.FREE
+
+
 def _newest(directory: Path) -> Holder | None:
     """Return the owner with the highest generation; None if there never was one."""
     for _ in range(_MAX_LISTINGS):

@@ -16,6 +16,7 @@ of these iterations before, so their write-backs arrive without any further plan
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -27,8 +28,10 @@ from bagpipe_hpc.checkpoint.manifest import FileEntry, moved_keys
 from bagpipe_hpc.checkpoint.merge import Rows
 from bagpipe_hpc.errors import DivergedError
 from bagpipe_hpc.lazy_memory import lazy_zeros
+from bagpipe_hpc.memory_use import resident_bytes
 from bagpipe_hpc.polling import serve_others
 from bagpipe_hpc.protocol.codec import Item
+from bagpipe_hpc.protocol.figure_schedule import is_due
 from bagpipe_hpc.protocol.handshakes import (
     ROWS_PER_PIECE,
     agree_on_cache_rows,
@@ -38,10 +41,11 @@ from bagpipe_hpc.protocol.handshakes import (
     send_totals,
 )
 from bagpipe_hpc.protocol.inbox import Outbox
-from bagpipe_hpc.protocol.messages import FilesSaved
+from bagpipe_hpc.protocol.messages import FilesSaved, RankFigures
 from bagpipe_hpc.protocol.plan import ServerPlan, SnapshotOrder
 from bagpipe_hpc.protocol.totals import ServerTotals
 from bagpipe_hpc.row_layout import row_width
+from bagpipe_hpc.runtime.energy import EnergyMeter
 from bagpipe_hpc.runtime.file_writer import FileWriter, row_options, saved_files
 from bagpipe_hpc.runtime.finite import FiniteRows
 from bagpipe_hpc.runtime.row_initializer import row_initializer
@@ -63,25 +67,29 @@ from bagpipe_hpc.waiting import note_step
 def run_server(spec: JobSpec, start: StartingPoint, topology: Topology, comms: Communicators) -> None:
     """Serve rows until the plans end. Communication: see the timeline."""
     serve_others()
+    meter = EnergyMeter()
     store, end = _open_store(spec, topology, comms)  # 1
     _restore(start, topology, store, KeySpace(spec.num_embeddings))
     agree_on_cache_rows(comms.world, None)
     outbox = Outbox(comms.mailbox)
-    server = _Server(spec, store, end, FileWriter(outbox))
+    server = _Server(spec, store, end, outbox, comms.world.rank)
     server.serve(PlanReceiver(comms.plans))
     outbox.finish()
     if agree_on_end(comms.world, None):
-        send_totals(comms.world, ServerTotals(store.num_touched()))
+        send_totals(comms.world, ServerTotals(store.num_touched(), meter.reading()))
         pieces = (store.touched(start_row, ROWS_PER_PIECE) for start_row in piece_starts(store.sharding))
         send_model_rows(comms.world, store.sharding, pieces)  # 8
     end.close()
+    meter.close()
 
 
 class _Server:
     """Plays the plans of one server."""
 
-    def __init__(self, spec: JobSpec, store: RowStore, end: ServerEnd, writer: FileWriter) -> None:
-        self._spec, self._store, self._end, self._writer = spec, store, end, writer
+    def __init__(self, spec: JobSpec, store: RowStore, end: ServerEnd, outbox: Outbox, world_rank: int) -> None:
+        self._spec, self._store, self._end = spec, store, end
+        self._outbox, self._writer, self._world_rank = outbox, FileWriter(outbox), world_rank
+        self._num_offered = 0  # plans
         self._unabsorbed: deque[ServerPlan] = deque()
         self._due: tuple[SnapshotOrder, ServerPlan] | None = None  # and the plan that it follows
         # With transport=direct, trainers write into the rows from step 4 on, so a snapshot cannot be read later.
@@ -101,9 +109,18 @@ class _Server:
                 self._absorb()
             self._end.offer(item)  # 4, 5
             self._unabsorbed.append(item)
+            self._num_offered += 1
+            if is_due(self._num_offered):
+                self._tell_figures()
             note_step()
         self._absorb_all()  # 7
         self._writer.finish()
+        self._tell_figures()
+
+    def _tell_figures(self) -> None:
+        """Tell the oracle how much memory this server uses. Communication: sends to the oracle, without waiting."""
+        figures = {"server": self._store.server, "memory_bytes": resident_bytes(), "host": socket.gethostname()}
+        self._outbox.send(RankFigures(self._world_rank, figures))
 
     def _next(self, plans: PlanReceiver) -> Item | None:
         while self._due is not None and not plans.has_message():

@@ -24,28 +24,34 @@ On a GPU each thread gives its work to a stream of its own. `trainer/device/base
 from __future__ import annotations
 
 import os
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bagpipe_hpc import trace
 from bagpipe_hpc.config import Config
 from bagpipe_hpc.garbage_collection import resume_collector
 from bagpipe_hpc.heap import keep_freed_memory
+from bagpipe_hpc.memory_use import resident_bytes
 from bagpipe_hpc.polling import working_ns
+from bagpipe_hpc.protocol.figure_schedule import is_due
 from bagpipe_hpc.protocol.handshakes import agree_on_cache_rows, agree_on_end, send_dense_parameters, send_totals
 from bagpipe_hpc.protocol.inbox import Outbox
-from bagpipe_hpc.protocol.messages import Predictions
+from bagpipe_hpc.protocol.messages import Predictions, RankFigures
 from bagpipe_hpc.protocol.plan import SnapshotOrder, TrainerPlan
 from bagpipe_hpc.protocol.totals import TrainerTotals
 from bagpipe_hpc.rank_thread import single_thread_pool
 from bagpipe_hpc.row_layout import row_width
+from bagpipe_hpc.runtime.energy import EnergyMeter
 from bagpipe_hpc.runtime.file_writer import FileWriter
 from bagpipe_hpc.runtime.row_initializer import row_initializer
 from bagpipe_hpc.runtime.spec import JobSpec
@@ -57,7 +63,8 @@ from bagpipe_hpc.trainer.dense_gradients import dense_parameters
 from bagpipe_hpc.trainer.dense_sum import DenseSum
 from bagpipe_hpc.trainer.device.base import Device, Forward, Stream
 from bagpipe_hpc.trainer.device.choose import choose_device, set_num_threads
-from bagpipe_hpc.trainer.device_memory import in_words, most_rows, naming_memory, need_of
+from bagpipe_hpc.trainer.device.gpu_energy import energy_counter
+from bagpipe_hpc.trainer.device_memory import allocated_bytes, in_words, most_rows, naming_memory, need_of
 from bagpipe_hpc.trainer.execution import prepare_forward, sizes_of_passes
 from bagpipe_hpc.trainer.exposure_check import require_exposure
 from bagpipe_hpc.trainer.iteration_timer import IterationTimer
@@ -101,6 +108,7 @@ def run_trainer(
     keep_freed_memory()
     host = ranks_of_host(comms.trainers)
     device = choose_device(spec.config.training.device, host.rank, spec.exchange)
+    meter = EnergyMeter(energy_counter(device))
     dense_sum = make_sum(spec.dense_backend, comms.trainers, device)
     num_threads = spec.config.training.threads or share_of_cores(host)
     set_num_threads(num_threads)
@@ -115,8 +123,9 @@ def run_trainer(
         resume_collector()
         yield from trainer.run(prefetcher, end)
     if agree_on_end(comms.world, None):
-        trainer.report_totals(num_threads)  # 11
+        trainer.report_totals(num_threads, meter.reading())  # 11
     end.close()
+    meter.close()
     trainer.close()
     host.Free()
 
@@ -218,6 +227,8 @@ class _Trainer:
         self._initializer = row_initializer(spec.config, spec.schema)
         self._writer = FileWriter(self._outbox)
         self._counters = _Counters()
+        self._rows_by_server: NDArray[np.int64] = np.zeros(spec.config.roles.servers, np.int64)  # fetched in training
+        self._num_trained = spec.start.num_trained
         self._latest_position: int | None = None  # of the plan that was computed last
         self._timer = IterationTimer(time.perf_counter_ns)
         self._work = {thread: IterationTimer(working_ns) for thread in ("main", "exchange", "prefetch")}
@@ -250,6 +261,7 @@ class _Trainer:
                     self._finish(item, end)  # 4
         self._losses.flush()
         self._writer.finish()
+        self._tell_figures()
         with waiting_for("the oracle: to take the last messages"):
             self._outbox.finish()
 
@@ -320,6 +332,8 @@ class _Trainer:
         for timer in (self._work["main"], self._timer):
             timer.end_iteration(counts=not plan.read_only)
         self._watch.end_iteration(counts=not plan.read_only)
+        if not plan.read_only and is_due(self._counters.iterations):
+            self._tell_figures()
 
     def _finish(self, iteration: OpenIteration, end: TrainerEnd) -> None:
         with trace.span("finish", iteration.plan.stream_position):
@@ -339,27 +353,49 @@ class _Trainer:
         counters.iterations += 1
         counters.samples += plan.num_samples
         counters.rows_fetched += len(plan.fetch_slots)
+        self._rows_by_server += plan.fetch_counts
+        self._num_trained = plan.num_trained_after
         counters.rows_pushed += len(plan.push_index)
         counters.bytes_exchanged += self._step.exchanged_bytes(plan)
         if self._rank == 0:
             self._losses.add(plan.num_trained_after, loss, plan.num_global_samples)  # 7
 
-    def report_totals(self, num_threads: int) -> None:
-        """Send the oracle what this trainer counted in training (11). Communication: collective over the world."""
+    def _counts(self) -> dict[str, Any]:
+        """Return the counts and times of training so far: the fields of TrainerTotals that are one number or a dict."""
         counters = self._counters
+        return {
+            "seconds": self._timer.seconds,
+            "evaluation_seconds": self._timer.other_seconds,
+            "seconds_by_cause": dict(self._watch.counted),
+            "delayed_seconds_by_cause": dict(self._delayed_watch.counted),
+            **vars(counters),
+            "bytes_fetched": counters.rows_fetched * self._row_bytes,
+            "bytes_written_back": counters.rows_written_back * self._row_bytes,
+            "bytes_dense": counters.iterations * self._step.dense_gradients.num_bytes,
+        }
+
+    def _tell_figures(self) -> None:
+        """Tell the oracle the figures so far. Communication: sends to the oracle, without waiting for it."""
+        figures = {
+            "trainer": self._rank,
+            "iteration": self._num_trained,
+            **self._counts(),
+            "rows_by_server": self._rows_by_server.tolist(),
+            "memory_bytes": resident_bytes(),
+            "device_bytes": allocated_bytes(self._device),
+            "host": socket.gethostname(),
+        }
+        self._outbox.send(RankFigures(self._comms.world.rank, figures))
+
+    def report_totals(self, num_threads: int, energy: Mapping[str, Any]) -> None:
+        """Send the oracle what this trainer counted in training (11). Communication: collective over the world."""
         totals = TrainerTotals(
-            seconds=self._timer.seconds,
-            evaluation_seconds=self._timer.other_seconds,
             iteration_seconds=self._timer.iteration_seconds(),
             working_seconds={thread: timer.iteration_seconds() for thread, timer in self._work.items()},
-            seconds_by_cause=dict(self._watch.counted),
-            delayed_seconds_by_cause=dict(self._delayed_watch.counted),
-            **vars(counters),
-            bytes_fetched=counters.rows_fetched * self._row_bytes,
-            bytes_written_back=counters.rows_written_back * self._row_bytes,
-            bytes_dense=counters.iterations * self._step.dense_gradients.num_bytes,
+            **self._counts(),
             device=self._device.name,
             threads=num_threads,
+            energy=energy,
         )
         send_totals(self._comms.world, totals)
         if self._rank == 0:

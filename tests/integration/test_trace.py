@@ -112,10 +112,16 @@ def test_threads_have_names(traced: tuple[Path, str]) -> None:
 
 
 def test_the_report(traced: tuple[Path, str]) -> None:
-    done = run_python(["-m", "bagpipe_hpc", "report", str(traced[0])], timeout=60)
+    picture = traced[0] / "timeline.png"
+    options = ["--format", "json", "--timeline", str(picture)]
+    done = run_python(["-m", "bagpipe_hpc", "report", str(traced[0]), *options], timeout=60)
     assert done.returncode == 0, done.stderr
     assert "trainer main" in done.stdout
-    assert (traced[0] / "timeline.png").stat().st_size > 10_000
+    (tree,) = json.loads((traced[0] / "report.json").read_text())
+    assert {row["iteration"] for row in tree["milliseconds_by_cause"]} == {20, ITERATIONS}
+    assert {row["path"] for row in tree["bytes_per_iteration"]} >= {"servers to trainers", "dense gradients"}
+    assert {row["rank"] for row in tree["memory"]} == {"oracle", "server 0", "trainer 0", "trainer 1"}
+    assert picture.stat().st_size > 10_000
 
 
 def test_a_trace_changes_no_number(small_dataset: Path, tmp_path: Path, traced: tuple[Path, str]) -> None:

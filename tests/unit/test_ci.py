@@ -14,7 +14,8 @@ from tests.parts import PARTS, VARIABLE, required_parts
 from tests.stand_ins import executable
 
 CLICKS = "shared/data/criteo_kaggle_110k.txt.gz"
-PROGRAMS = ("tc", "slurmctld", "mpicc")
+PROGRAMS = ("tc", "slurmctld", "mpicc", "chromium")
+PARTS_OF_PROGRAMS = [("tc", "cluster"), ("slurmctld", "cluster"), ("mpicc", "system-mpi"), ("chromium", "browser")]
 NOTE = 'echo "${0##*/} $* require=${BAGPIPE_REQUIRE-unset} addopts=${PYTEST_ADDOPTS-}" >>"$CALLS"'
 ON_HOSTS = "tests/cluster/test_jobs.py::test_training_on_four_hosts_equals_training_on_one"
 
@@ -74,7 +75,7 @@ def machine(tmp_path: Path) -> Machine:
 
 def test_a_machine_with_everything_runs_every_part(machine: Machine) -> None:
     own, mpich, system, quickstart = machine.steps()
-    assert own == "test.sh  require=cluster clicks addopts="
+    assert own == "test.sh  require=cluster clicks browser addopts="
     assert mpich.startswith("test.sh --mpi mpich tests/parallel/test_transport.py ")
     assert "test_slurm.py" in mpich
     assert system.startswith("test.sh --mpi system tests/parallel/test_transport.py ")
@@ -83,7 +84,7 @@ def test_a_machine_with_everything_runs_every_part(machine: Machine) -> None:
     assert quickstart.startswith(f"quickstart.sh {machine.script.parents[1]}/../{CLICKS}")
 
 
-@pytest.mark.parametrize(("program", "part"), [("tc", "cluster"), ("slurmctld", "cluster"), ("mpicc", "system-mpi")])
+@pytest.mark.parametrize(("program", "part"), PARTS_OF_PROGRAMS)
 def test_a_program_that_is_missing_is_installed_or_fails_the_run_before_any_test(
     machine: Machine, program: str, part: str
 ) -> None:
@@ -122,10 +123,10 @@ def test_without_real_clicks_the_run_fails(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("part", "left_out", "required"),
     [
-        ("cluster", "tests/cluster/", "clicks"),
-        ("mpich", "--mpi mpich", "cluster clicks"),
-        ("system-mpi", "--mpi system", "cluster clicks"),
-        ("clicks", "quickstart.sh", "cluster"),
+        ("cluster", "tests/cluster/", "clicks browser"),
+        ("mpich", "--mpi mpich", "cluster clicks browser"),
+        ("system-mpi", "--mpi system", "cluster clicks browser"),
+        ("clicks", "quickstart.sh", "cluster browser"),
     ],
 )
 def test_a_part_that_is_named_is_left_out_with_a_line_that_says_so(
@@ -145,20 +146,26 @@ def test_a_bare_machine_runs_its_own_tests_if_every_part_is_named(machine: Machi
     machine.clicks.unlink()
     for program in PROGRAMS:
         (machine.bin / program).unlink()
-    assert machine.steps("clicks cluster system-mpi mpich") == ["test.sh  require= addopts= --ignore=tests/cluster"]
+    assert machine.steps("clicks cluster system-mpi mpich browser") == [
+        "test.sh  require= addopts= --ignore=tests/cluster"
+    ]
 
 
 def test_a_part_that_does_not_exist_is_refused(machine: Machine) -> None:
     done = machine.run("cluster slurm")
     assert done.returncode == 1
-    assert "unknown part 'slurm' in BAGPIPE_CI_WITHOUT (allowed: cluster mpich system-mpi clicks)" in done.stderr
+    assert (
+        "unknown part 'slurm' in BAGPIPE_CI_WITHOUT (allowed: cluster mpich system-mpi clicks browser)" in done.stderr
+    )
     assert machine.calls.read_text() == ""
 
 
 def test_parts_that_are_required_are_words_of_a_variable() -> None:
     assert required_parts({}) == required_parts({VARIABLE: ""}) == frozenset()
-    assert required_parts({VARIABLE: "cluster,clicks"}) == required_parts({VARIABLE: "clicks cluster"}) == PARTS.keys()
+    two = {"clicks", "cluster"}
+    assert required_parts({VARIABLE: "cluster,clicks"}) == required_parts({VARIABLE: "clicks cluster"}) == two
+    assert required_parts({VARIABLE: " ".join(PARTS)}) == PARTS.keys()
     with pytest.raises(
-        ValueError, match=r"BAGPIPE_REQUIRE names unknown parts \['slurm'\] \(allowed: cluster, clicks\)"
+        ValueError, match=r"BAGPIPE_REQUIRE names unknown parts \['slurm'\] \(allowed: cluster, clicks, browser\)"
     ):
         required_parts({VARIABLE: "slurm"})

@@ -41,6 +41,7 @@ LAYERS = (
         "log",
         "polling",
         "lazy_memory",
+        "memory_use",
         "available_memory",
         "pace",
         "fault_words",
@@ -57,6 +58,7 @@ LAYERS = (
     {"runtime"},
     {"oracle", "server", "trainer"},
     {"launch"},
+    {"report"},
     {"bench"},
     {"cli", "__main__"},
 )
@@ -82,6 +84,10 @@ PERMITTED = {
     "torchrec": ("bench.peers.sharded",),
     "fbgemm_gpu": ("bench.gpu.fbgemm",),
     "triton": ("trainer.device",),
+    "altair": ("report", "cli.report"),
+    "vl_convert": ("report.page", "cli.report"),
+    "pynvml": ("trainer.device.gpu_energy",),
+    "jinja2": ("report.page", "cli.report"),
 }
 
 

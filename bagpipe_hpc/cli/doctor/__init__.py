@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from bagpipe_hpc.cli.printed_json import AsJson
+
 
 def doctor(
     directory: Annotated[
@@ -25,6 +27,7 @@ def doctor(
         typer.Option("--mpi", help="Check an allocation instead: roles, GPU binding, clocks, every pair of ranks."),
     ] = False,
     servers: Annotated[int, typer.Option(help="With --mpi: roles.servers of the planned job.", min=1)] = 1,
+    as_json: AsJson = False,
 ) -> None:
     """Check MPI, one-sided transfers, Horovod, HDF5, GPUs and the node; say what to do about each finding.
 
@@ -35,5 +38,5 @@ def doctor(
     from bagpipe_hpc.cli.doctor.command import ALLOCATION_CHECKS, CHECKS, examine
 
     checks = ALLOCATION_CHECKS if mpi else CHECKS
-    if not examine(checks, directory or Path(tempfile.gettempdir()), time_limit, servers):
+    if not examine(checks, directory or Path(tempfile.gettempdir()), time_limit, servers, as_json=as_json):
         raise typer.Exit(1)

@@ -8,8 +8,9 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from bagpipe_hpc.cli.doctor.fabric import LAUNCHER, MPI_LIBRARY, RMA
 from bagpipe_hpc.cli.doctor.finding import Check, Finding, Status, World, decode, encode, gather_texts
 from bagpipe_hpc.cli.doctor.node import CORES, MEMORY, OPEN_FILES, SHM
 from bagpipe_hpc.cli.doctor.software import COMPILED_CODE, DENSE_BACKENDS, GPUS, HDF5, HOROVOD, PACKAGES
+from bagpipe_hpc.cli.printed_json import print_json
 
 if TYPE_CHECKING:
     from bagpipe_hpc.transport.byte_messages import Comm
@@ -56,26 +58,31 @@ PLAIN_WIDTH = 120  # of a table that is written to a file or through a launcher
 GRACE_SECONDS = 3.0
 _CHECKING = "checking this machine"
 
+Printed = Callable[[Sequence[Finding]], None]
 
-def examine(checks: Sequence[Check], directory: Path, time_limit: float, num_servers: int = 1) -> bool:
-    """Run the checks and print the report.
+
+def examine(
+    checks: Sequence[Check], directory: Path, time_limit: float, num_servers: int = 1, *, as_json: bool = False
+) -> bool:
+    """Run the checks and print the report, as a table or as JSON.
 
     Communication: collective over all ranks.
     Returns:
             True if no check failed on any rank; the same value on every rank.
     """
     findings: list[Finding] = []
-    comm, problem = _start_mpi(findings, time_limit)
+    printed = show_json if as_json else show
+    comm, problem = _start_mpi(findings, time_limit, printed)
     world = World(comm, directory, num_servers)
     with showing_activity(_CHECKING) if world.rank == 0 else nullcontext(_say_nothing) as progress:
         for number, check in enumerate(checks):
             progress(_CHECKING, number, len(checks))
-            with _limited(check, findings, world.rank, time_limit):
+            with _limited(check, findings, world.rank, time_limit, printed):
                 findings.append(problem if problem and check is MPI_LIBRARY else check(world))
-    with _limited(REPORT, findings, world.rank, time_limit):
+    with _limited(REPORT, findings, world.rank, time_limit, printed):
         merged = findings if comm is None else merge([decode(text) for text in gather_texts(comm, encode(findings))])
         if world.rank == 0:
-            show(merged)
+            printed(merged)
         return _all_told(comm, not any(finding.status is Status.FAIL for finding in merged))
 
 
@@ -83,13 +90,13 @@ def _say_nothing(phase: str, done: int, total: int) -> None:
     """Do nothing: only rank 0 shows the progress."""
 
 
-def _start_mpi(findings: list[Finding], time_limit: float) -> tuple[Comm | None, Finding | None]:
+def _start_mpi(findings: list[Finding], time_limit: float, printed: Printed) -> tuple[Comm | None, Finding | None]:
     def start(world: World) -> tuple[Status, str, str]:
         from bagpipe_hpc.transport.mpi import library_version
 
         return Status.OK, library_version(), ""
 
-    with _limited(MPI_LIBRARY, findings, 0, time_limit):
+    with _limited(MPI_LIBRARY, findings, 0, time_limit, printed):
         started = Check(MPI_LIBRARY.name, start, MPI_LIBRARY.cure)(World(None, Path()))
     if started.status is Status.FAIL:
         return None, started
@@ -108,12 +115,14 @@ def _all_told(comm: Comm | None, healthy: bool) -> bool:
 
 
 @contextmanager
-def _limited(check: Check, findings: Sequence[Finding], rank: int, time_limit: float) -> Iterator[None]:
+def _limited(
+    check: Check, findings: Sequence[Finding], rank: int, time_limit: float, printed: Printed
+) -> Iterator[None]:
     """End the process if the block takes too long.
 
     The timer thread needs Python's lock. If a library holds that lock, faulthandler's own thread ends the process.
     """
-    timer = threading.Timer(time_limit, _give_up, (check, findings, rank, time_limit))
+    timer = threading.Timer(time_limit, _give_up, (check, findings, rank, time_limit, printed))
     timer.daemon = True
     timer.start()
     faulthandler.dump_traceback_later(time_limit + 2 * GRACE_SECONDS, exit=True)
@@ -124,10 +133,10 @@ def _limited(check: Check, findings: Sequence[Finding], rank: int, time_limit: f
         faulthandler.cancel_dump_traceback_later()
 
 
-def _give_up(check: Check, findings: Sequence[Finding], rank: int, time_limit: float) -> None:
+def _give_up(check: Check, findings: Sequence[Finding], rank: int, time_limit: float, printed: Printed) -> None:
     found = f"did not end within {time_limit:g} s"
     if rank == 0:
-        show([*findings, Finding(check.name, Status.FAIL, f"{found}; the checks after it did not run", check.cure)])
+        printed([*findings, Finding(check.name, Status.FAIL, f"{found}; the checks after it did not run", check.cure)])
     else:
         print(f"rank {rank} ({platform.node()}): {check.name} {found}", file=sys.stderr, flush=True)
         # The launcher ends all ranks when the first one exits: leave rank 0 time for its table.
@@ -153,6 +162,11 @@ def _worst(findings: Sequence[Finding]) -> Finding:
     listed = ", ".join(map(str, ranks[:8])) + (", ..." if len(ranks) > 8 else "")
     where = f"\n(on {len(ranks)} of {len(findings)} ranks: {listed})" if len(findings) > 1 else ""
     return Finding(worst.name, worst.status, worst.found + where, worst.cure)
+
+
+def show_json(findings: Sequence[Finding]) -> None:
+    """Print the findings as JSON."""
+    print_json([asdict(finding) for finding in findings])
 
 
 def show(findings: Sequence[Finding]) -> None:

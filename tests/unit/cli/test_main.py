@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,3 +73,41 @@ def test_every_console_takes_names_as_they_are() -> None:
                 if not {"markup", "emoji"} <= off:
                     careless.append(f"{path.name}:{node.lineno}")
     assert not careless
+
+
+PROGRAM = f"""#!{sys.executable}
+from bagpipe_hpc.cli.main import main
+main()
+"""
+BASH = """
+eval "$(bagpipe --show-completion bash)"
+completed() { COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); _bagpipe_completion bagpipe; echo "${COMPREPLY[*]}"; }
+completed bagpipe tr
+completed bagpipe checkpoint p
+completed bagpipe train --resu
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """One in which `bagpipe` is a program."""
+    program = tmp_path / "bagpipe"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    settings = {"PYTHONPATH": f"{REPO_ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    return os.environ | settings | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_bash_completes_commands_and_options(environment: dict[str, str]) -> None:
+    known_shell = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = subprocess.run(
+        ["bash", "-c", BASH], capture_output=True, text=True, timeout=60, check=False, env=environment | known_shell
+    )
+    assert done.stdout.split() == ["train", "prune", "--resume"], done.stderr
+
+
+def test_zsh_completes_commands(environment: dict[str, str]) -> None:
+    asked = {"_BAGPIPE_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "bagpipe tr"}
+    done = subprocess.run(["bagpipe"], capture_output=True, text=True, timeout=60, check=False, env=environment | asked)
+    assert '"train":"Train a model."' in done.stdout, done.stderr

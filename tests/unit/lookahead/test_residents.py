@@ -24,7 +24,9 @@ def plan_up_to(case: Case, cut: int) -> tuple[list[RankPlans], Residents]:
     """Plans of the first iterations of a stream, and what is cached then."""
     planner = Planner(**case.sizes)
     plans = list(rank_plans(islice(planner.plans(batches_of(case)), cut)))
-    return plans, planner.residents()
+    residents = planner.residents()
+    assert planner.cached_rows() == np.diff(residents.owner_ends).tolist()
+    return plans, residents
 
 
 def plan_on(case: Case, cut: int, residents: Residents | None) -> list[RankPlans]:

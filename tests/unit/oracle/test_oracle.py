@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from bagpipe_hpc.oracle.oracle import Oracle, OracleJob, OraclePorts
 from bagpipe_hpc.oracle.progress import Progress
 from bagpipe_hpc.oracle.saved_state import SavedState, dynamic_in
 from bagpipe_hpc.protocol.codec import decode_plan
+from bagpipe_hpc.protocol.figure_schedule import is_due
 from bagpipe_hpc.protocol.inbox import Inbox, Outbox
-from bagpipe_hpc.protocol.messages import FilesSaved, Loss, Message, Predictions, SavedFile, StopRequest
+from bagpipe_hpc.protocol.messages import FilesSaved, Loss, Message, Predictions, RankFigures, SavedFile, StopRequest
 from bagpipe_hpc.protocol.plan import ServerPlan, SnapshotOrder, TrainerPlan
 from bagpipe_hpc.row_layout import row_width
 from bagpipe_hpc.runtime.data_position import TrainingRange
@@ -63,6 +65,7 @@ class AnsweringRanks:
         self.saved: list[int] = []  # num_trained of the orders that it got
         self.num_ended = 0
         self.bytes_sent = 0
+        self._played: Counter[int] = Counter()  # by world rank, the plans that count for its figures
 
     def has_room(self) -> bool:
         return True
@@ -75,9 +78,14 @@ class AnsweringRanks:
 
     def send(self, world_rank: int, message: bytes) -> None:
         item = decode_plan(message)
+        if isinstance(item, ServerPlan) or (isinstance(item, TrainerPlan) and not item.read_only):
+            self._played[world_rank] += 1
+            if is_due(self._played[world_rank]):
+                self._tell_figures(world_rank)
         trainer = world_rank - TOPOLOGY.trainer_ranks[0]
         if item is None:
             self.num_ended += 1
+            self._tell_figures(world_rank)
         elif isinstance(item, SnapshotOrder):
             if trainer == 0:
                 self.saved.append(item.num_trained)
@@ -98,6 +106,9 @@ class AnsweringRanks:
         if trainer == 0:
             entries.append(partial.write_dense(DenseState({}, None)))
         return saved_files(entries)
+
+    def _tell_figures(self, world_rank: int) -> None:
+        self._outbox.send(RankFigures(world_rank, {"iteration": self._played[world_rank]}))
 
     def _reply(self, message: Message) -> None:
         answer = self._answer(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def totals_of(trainer: int) -> TrainerTotals:
         evaluation_seconds=0.5 + trainer,
         device="cpu",
         threads=3,
-        **dict.fromkeys((*COUNTERS, *BYTES), 10 * (trainer + 1)),
+        **cast("dict[str, Any]", dict.fromkeys((*COUNTERS, *BYTES), 10 * (trainer + 1))),
     )
 
 

@@ -16,6 +16,7 @@ from bagpipe_hpc.protocol.messages import (
     Loss,
     Message,
     Predictions,
+    RankFigures,
     SavedFile,
     StopRequest,
     decode_message,
@@ -33,6 +34,7 @@ FILES = (SavedFile("server-0.h5", 7, "ab" * 32), SavedFile("dense.h5", 2**40, "c
         FilesSaved(3, (), 0, 0.0, "row 3 of table 'site' is not finite"),
         StopRequest("server 0 got SIGTERM"),
         StopRequest(""),
+        RankFigures(2**31, {"trainer": 0, "seconds": 0.1, "seconds_by_cause": {"compute": 0.05}, "rows": [1, 2]}),
     ],
 )
 def test_messages_travel(message: Message) -> None:

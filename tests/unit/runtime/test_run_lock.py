@@ -269,3 +269,11 @@ def test_an_entry_that_no_job_made_is_named_at_once(tmp_path: Path, kind: str) -
     with pytest.raises(RunDirectoryError, match=r"\.owner-000001 is not a regular file, .*delete it"):
         claim(tmp_path, show=pytest.fail)
     assert [path.name for path in tmp_path.iterdir()] == [entry.name]
+
+
+def test_a_watcher_sees_whether_a_start_still_runs(tmp_path: Path) -> None:
+    assert not run_lock.is_held(tmp_path)
+    lock = claim(tmp_path)
+    assert run_lock.is_held(tmp_path)
+    lock.release()
+    assert not run_lock.is_held(tmp_path)

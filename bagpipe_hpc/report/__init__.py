@@ -1,0 +1,1 @@
+"""Pictures of runs: from run directories to one page, a picture or JSON."""
