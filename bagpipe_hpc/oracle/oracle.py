@@ -285,11 +285,10 @@ class Oracle:
                 versions=self._versions,
             )
             early_end = self._play(progress)
-            outcome = "done" if early_end is None else "stopped" if isinstance(early_end, JobStopped) else "diverged"
-            recorder.end(progress.num_trained, outcome, str(early_end or ""))
+            recorder.end(progress.num_trained, self._outcome.word, str(early_end or ""))
         return early_end
 
-    def _play(self, progress: Progress) -> DivergedError | JobStopped | None:
+    def _play(self, progress: Progress) -> DivergedError | TableFullError | JobStopped | None:
         self._progress = progress
         full: TableFullError | None = None
         try:

@@ -67,3 +67,16 @@ class Outcome:
             return None
         cure = f"go on with {RESUME_AUTO}" if self._has_checkpoints else "no checkpoint: checkpoint.enabled is false"
         return JobStopped(f"stopped {self._stopped_at}: {self.stop_reason}; {cure}")
+
+    @property
+    def word(self) -> str:
+        """The outcome in one word, for figures.jsonl: done, stopped, diverged or failed."""
+        match self.early_end:
+            case None:
+                return "done"
+            case JobStopped():
+                return "stopped"
+            case DivergedError():
+                return "diverged"
+            case _:
+                return "failed"

@@ -107,7 +107,7 @@ class Recorder:
         self._write("checkpoint", {"iteration": iteration, **fields})
 
     def end(self, iteration: int, outcome: str, reason: str = "") -> None:
-        """Note the end of this start: "done", "stopped" or "diverged"."""
+        """Note the end of this start: see `Outcome.word`."""
         self._write("end", {"iteration": iteration, "outcome": outcome, "reason": reason})
 
     def has_all(self, num_training_plans: int, num_plans: int) -> bool:

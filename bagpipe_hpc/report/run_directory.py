@@ -44,7 +44,7 @@ class Run:
         name: Distinguishes the run from the others of a report.
         path: The run directory.
         state: How far the job is.
-        reason: Why it stopped or diverged; empty otherwise.
+        reason: Why it stopped, diverged or failed, if the job itself noted it; empty otherwise.
         metrics: Lines of metrics.jsonl.
         evaluations: Lines of evaluations.jsonl.
         figures: Lines of figures.jsonl.
@@ -128,7 +128,7 @@ def _state(path: Path, figures: list[Line]) -> tuple[State, str]:
         return State.RUNNING, ""
     if (path / DONE).exists():
         return State.DONE, ""
-    if has_ended and last.get("outcome") in (State.STOPPED, State.DIVERGED):
+    if has_ended and last.get("outcome") in (State.STOPPED, State.DIVERGED, State.FAILED):
         return State(str(last["outcome"])), str(last.get("reason", ""))
     return (State.RUNNING if is_held(path) else State.FAILED), ""
 
