@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -280,3 +281,5 @@ def test_a_full_table_of_a_job_without_checkpoints(drifting: Dataset, tmp_path: 
     assert isinstance(ended := game.play(), TableFullError)
     assert str(ended).endswith("; the iterations before are lost, because checkpoint.enabled is false")
     assert game.ranks.trained == list(range(5))
+    last = json.loads((tmp_path / "run" / "figures.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    assert (last["kind"], last["outcome"], last["reason"]) == ("end", "failed", str(ended))
