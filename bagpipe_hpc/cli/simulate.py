@@ -141,7 +141,7 @@ def _policies(figures: Figures) -> Table:
     sizes = sorted({row.cache_rows for row in figures.policies})
     shares = {row.cache_rows: row.cache_share for row in figures.policies}
     ratios = {(row.policy, row.cache_rows): row.hit_ratio for row in figures.policies}
-    heads = [f"{size:,} ({shares[size]:.3g})" if shares[size] > 1 else f"{size:,}" for size in sizes]
+    heads = [f"{size:,} ({shares[size]:.1%})" for size in sizes]
     table = _table("hit ratio of one cache for all trainers, by rows of the cache", "policy", heads)
     for policy in dict.fromkeys(row.policy for row in figures.policies):
         table.add_row(policy, *(_percent(ratios.get((policy, size))) for size in sizes))
@@ -154,9 +154,10 @@ def _systems(figures: Figures) -> Iterable[Table]:
     for trainers in dict.fromkeys(row.trainers for row in figures.systems):
         own = [row for row in figures.systems if row.trainers == trainers]
         title = (
-            f"T = {trainers:,}, B = {own[0].batch:,}, {own[0].iterations:,} iterations; rows, kB and ms per iteration"
+            f"T = {trainers:,}, B = {own[0].batch:,}, {own[0].iterations:,} iterations. Per iteration: thousand rows, "
+            f"kB per trainer, ms by network; efficiency with {networks[0]}"
         )
-        heads = ["local", "rows moved", "kB/trainer", "stale", *(f"ms {network}" for network in networks)]
+        heads = ["own memory", "k rows", "kB", "stale", "efficiency", *networks]
         table = _table(title, "design", heads)
         for row in (row for row in own if row.network == networks[0]):
             times = {each.network: each.milliseconds for each in own if each.design == row.design}
@@ -164,9 +165,10 @@ def _systems(figures: Figures) -> Iterable[Table]:
             table.add_row(
                 row.design,
                 _percent(row.local_ratio),
-                f"{moved:,.0f}",
+                f"{moved / 1e3:,.1f}",
                 f"{row.bytes_per_trainer / 1e3:,.1f}",
                 f"{row.staleness:,.1f}",
+                _percent(row.efficiency),
                 *(f"{times[network]:,.2f}" for network in networks),
             )
         yield table
@@ -174,7 +176,7 @@ def _systems(figures: Figures) -> Iterable[Table]:
 
 def _approximate(figures: Figures) -> Table:
     sizes = sorted({row.cache_rows for row in figures.approximate})
-    title = "approximate keys: answered without computing, and of these wrongly; shares of requests, by answers cached"
+    title = "approximate keys: share of requests answered without computing, and answered wrongly, by rows of the cache"
     table = _table(title, "cache, auto-refresh", [f"{size:,}" for size in sizes])
     for cache, refresh in dict.fromkeys((row.cache, row.refresh) for row in figures.approximate):
         own = {row.cache_rows: row for row in figures.approximate if (row.cache, row.refresh) == (cache, refresh)}

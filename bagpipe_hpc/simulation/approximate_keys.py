@@ -29,6 +29,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.protocol.plan import Float64Array, Int32Array, Int64Array, ends
@@ -131,7 +132,7 @@ def model_approximate(
 def _play(
     keys: Int32Array,
     groups: Int32Array,
-    may_enter: Int32Array,
+    may_enter: NDArray[np.bool_],
     cache_rows: int,
     beta: float,
     stored: Int32Array,

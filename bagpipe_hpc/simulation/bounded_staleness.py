@@ -59,6 +59,14 @@ class _Caches(NamedTuple):
     oldest: Int32Array
     num_rows: Int64Array
 
+    @classmethod
+    def empty(cls, num_trainers: int, num_cells: int, num_lists: int) -> _Caches:
+        """Return caches that hold nothing."""
+        clocks, pending = np.zeros((2, num_cells), dtype=np.int32)
+        lists, older, newer = np.full((3, num_cells), ABSENT, dtype=np.int32)
+        newest, oldest = np.full((2, num_trainers, num_lists), NEVER, dtype=np.int32)
+        return cls(clocks, pending, lists, older, newer, newest, oldest, np.zeros(num_trainers, np.int64))
+
 
 class _Servers(NamedTuple):
     """Of each key, int32, shape (num_keys,): updates that have reached the server, and updates that were made."""
@@ -79,6 +87,13 @@ class _Counts(NamedTuple):
     server_pushed: Int64Array
     sums: Int64Array
 
+    @classmethod
+    def zero(cls, num_iterations: int, num_trainers: int, num_servers: int) -> _Counts:
+        """Return counts of 0."""
+        fetched, pushed = np.zeros((2, num_iterations, num_trainers), dtype=np.int64)
+        server_fetched, server_pushed = np.zeros((2, num_iterations, num_servers), dtype=np.int64)
+        return cls(fetched, pushed, server_fetched, server_pushed, np.zeros(8, np.int64))
+
 
 def play_bounded_staleness(
     accesses: Accesses, *, staleness: int, cache_rows: int, num_servers: int, row_bytes: int, lru: bool = False
@@ -93,22 +108,11 @@ def play_bounded_staleness(
         row_bytes: Bytes of a row.
         lru: Evict the least recently used row, and not the least frequently used one.
     """
-    num_trainers, num_iterations = accesses.num_trainers, accesses.num_iterations
-    shape = num_iterations, num_trainers
+    num_trainers = accesses.num_trainers
     cells, num_cells = _cells(accesses)
-    num_lists = 1 if lru else LIGHT_LFU_LISTS
-    caches = _Caches(
-        *np.zeros((2, num_cells), dtype=np.int32),
-        *np.full((3, num_cells), ABSENT, dtype=np.int32),
-        *np.full((2, num_trainers, num_lists), NEVER, dtype=np.int32),
-        np.zeros(num_trainers, dtype=np.int64),
-    )
+    caches = _Caches.empty(num_trainers, num_cells, 1 if lru else LIGHT_LFU_LISTS)
     servers = _Servers(*np.zeros((2, accesses.num_keys), dtype=np.int32))
-    counts = _Counts(
-        *np.zeros((2, *shape), dtype=np.int64),
-        *np.zeros((2, num_iterations, num_servers), dtype=np.int64),
-        np.zeros(8, dtype=np.int64),
-    )
+    counts = _Counts.zero(accesses.num_iterations, num_trainers, num_servers)
     keys_of_cells = np.empty(num_cells, dtype=np.int32)
     keys_of_cells[cells] = accesses.pairs
     _play(accesses.pairs, accesses.pair_ends, cells, keys_of_cells, staleness, cache_rows, caches, servers, counts)
@@ -260,7 +264,7 @@ def _evict(t: int, caches: _Caches) -> int:
     used = 0
     while caches.oldest[t, used] == NEVER:
         used += 1
-    victim = caches.oldest[t, used]
+    victim = int(caches.oldest[t, used])
     _unlink(t, victim, caches)
     caches.lists[victim] = ABSENT
     caches.num_rows[t] -= 1

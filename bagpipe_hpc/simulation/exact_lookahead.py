@@ -13,6 +13,7 @@ The planner of this package keeps a few rows less: see `planned_lookahead`.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.protocol.plan import Int32Array, Int64Array
@@ -49,7 +50,7 @@ def _play(
     next_entries: Int32Array,
     window: int,
     cache_rows: int,
-    is_resident: Int32Array,
+    is_resident: NDArray[np.bool_],
     links: Int32Array,
     heads: Int32Array,
     hits: Int64Array,

@@ -96,7 +96,8 @@ def iteration_seconds(traffic: Traffic, num_samples: Int64Array, compute: Comput
     bandwidth = network.bytes_per_second
     waiting = computing + (critical + dense) / bandwidth + waits * network.latency_seconds
     moving = ((traffic.critical + traffic.late).busiest + dense) / bandwidth
-    return np.maximum(np.maximum(waiting, moving), traffic.server_bytes / bandwidth)
+    seconds: Float64Array = np.maximum(np.maximum(waiting, moving), traffic.server_bytes / bandwidth)
+    return seconds
 
 
 def efficiency(seconds: Float64Array, num_samples: Int64Array, num_trainers: int, compute: Compute) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.simulation.figures import ApproximateFigures, Figures, PolicyFigures, SystemFigures
@@ -19,16 +19,17 @@ COLOURS = {
     "lookahead": "#e66101", "replicated": "#66a61e", "hot-set": "#bf812d", "no-cache": "#8d8d8d",
     "all-to-all": "#9ecae1", "all-to-all-unique": "#3f78c0",
     "lru": "#3f78c0", "lru-model": "#3f78c0", "lfu": "#1b7c84", "s3fifo": "#9e6ebd", "arc": "#66a61e",
-    "sieve": "#e78ac3", "belady": "#222222",
+    "sieve": "#e78ac3", "belady": "#222222", "planner": "#a63603",
 }  # fmt: skip
 STALE = ("#d4b9da", "#c994c7", "#dd3497", "#7a0177")  # bounded staleness, the smallest bound first
 WINDOWED, OTHER = "#fdae6b", "#5e3c99"
+STALENESS = "staleness-"  # how the names of designs with bounded staleness begin
 MARKERS = "osD^vP*X<>"
 DPI = 110
 
 
 def draw_figures(figures: Figures, directory: Path) -> list[Path]:
-    """Draw policies.png, systems.png, efficiency.png and approximate.png, those that have figures; return the files.
+    """Draw policies, systems, efficiency, staleness and approximate.png, those that have figures; return the files.
 
     Raises:
         ConfigError: a file cannot be written.
@@ -39,6 +40,7 @@ def draw_figures(figures: Figures, directory: Path) -> list[Path]:
     if figures.systems:
         drawn.append(("systems.png", _draw_systems(figures.systems)))
         drawn.append(("efficiency.png", _draw_efficiency(figures.systems)))
+        drawn.append(("staleness.png", _draw_staleness(figures.systems)))
     if figures.approximate:
         drawn.append(("approximate.png", _draw_approximate(figures.approximate)))
     for name, figure in drawn:
@@ -80,11 +82,12 @@ def _draw_policies(rows: Sequence[PolicyFigures]) -> Figure:
         axes.plot(
             shares,
             ratios,
-            "--" if is_model else "-",
+            {"lru-model": "--", "belady": ":"}.get(policy, "-"),
             color=_colour(policy),
             marker="" if is_model else MARKERS[number % len(MARKERS)],
             markersize=5,
-            linewidth=2.4 if policy == "lookahead" else 1.4,
+            linewidth=3.0 if policy == "lookahead" else 1.4,
+            zorder=2.0 if policy == "lookahead" else 2.5,
             label="lru, Che's model" if is_model else policy,
         )
     axes.set_xscale("log")
@@ -113,10 +116,7 @@ def _draw_systems(rows: Sequence[SystemFigures]) -> Figure:
         _lines(axes, own, value)
         axes.set_title(title, loc="left", fontsize="medium")
         if is_log:
-            axes.set_yscale("symlog", linthresh=1.0)
-            axes.set_ylim(bottom=0)
-            axes.yaxis.set_major_locator(LogLocator(10.0, numticks=7))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.set_yscale("log")
         else:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
             axes.set_ylim(-0.02, 1.02)
@@ -142,15 +142,43 @@ def _draw_efficiency(rows: Sequence[SystemFigures]) -> Figure:
     return figure
 
 
+def _draw_staleness(rows: Sequence[SystemFigures]) -> Figure:
+    """Draw what bounded staleness saves and costs over the bound, one line per number of trainers."""
+    own = [row for row in rows if row.network == rows[0].network and row.design.startswith(STALENESS)]
+    figure = _blank(11.0, 4.6)
+    saved, seen = figure.subplots(1, 2)
+    for number, trainers in enumerate(dict.fromkeys(row.trainers for row in own)):
+        line = [row for row in own if row.trainers == trainers]
+        bounds = [int(row.design.removeprefix(STALENESS)) for row in line]
+        marker, label = f"-{MARKERS[number % len(MARKERS)]}", f"T = {trainers:,}"
+        saved.plot(bounds, [1 - row.moved_share for row in line], marker, markersize=5, label=label)
+        seen.plot(bounds, [row.staleness for row in line], marker, markersize=5, label=label)
+    saved.axhline(0.88, color="#222222", linestyle=":", linewidth=1.2)
+    saved.annotate("88 %, claimed by HET", (0, 0.885), fontsize="small")
+    saved.set_title("rows not moved, compared with no cache", loc="left", fontsize="medium")
+    saved.yaxis.set_major_formatter(PercentFormatter(1.0))
+    saved.set_ylim(-0.02, 1.02)
+    seen.set_title("updates of other trainers that a row lacks, mean", loc="left", fontsize="medium")
+    seen.set_yscale("symlog", linthresh=1.0)
+    seen.set_ylim(bottom=0)
+    for axes in (saved, seen):
+        axes.set_xscale("symlog", linthresh=1.0)
+        axes.set_xlabel("bound of staleness, in updates")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,.0f}"))
+        _finish(axes)
+    saved.legend(frameon=False, fontsize="small", loc="lower right")
+    return figure
+
+
 def _lines(axes: Axes, rows: Sequence[SystemFigures], value: Callable[[SystemFigures], float]) -> None:
     """Draw one line per design over the number of trainers."""
-    designs = list(dict.fromkeys(row.design for row in rows))
-    stale = [design for design in designs if design.startswith("staleness-")]
+    designs = sorted(dict.fromkeys(row.design for row in rows), key=lambda design: design != "lookahead")
+    stale = [design for design in designs if design.startswith(STALENESS)]
     for number, design in enumerate(designs):
         own = [row for row in rows if row.design == design]
         axes.plot(
             [row.trainers for row in own],
-            [value(row) for row in own],
+            [value(row) or float("nan") for row in own],  # a logarithmic axis has no 0
             color=_colour(design, stale),
             marker=MARKERS[number % len(MARKERS)],
             markersize=5,
@@ -179,7 +207,7 @@ def _draw_approximate(rows: Sequence[ApproximateFigures]) -> Figure:
         for number, size in enumerate(sizes):
             curve = sorted((row for row in own if row.cache_rows == size), key=lambda row: row.refresh or float("inf"))
             colour = f"C{number}"
-            label = f"{100 * curve[0].cache_share:.3g}%"
+            label = f"{100 * curve[0].cache_share:.2g}%"
             axes.plot(
                 [row.hit_ratio for row in curve],
                 [row.error_ratio for row in curve],

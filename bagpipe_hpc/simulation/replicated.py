@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bagpipe_hpc.protocol.plan import Int64Array
+from bagpipe_hpc.protocol.plan import Float64Array, Int32Array, Int64Array
 from bagpipe_hpc.simulation.accesses import NEVER, Accesses
 from bagpipe_hpc.simulation.traffic import ID_BYTES, Flow, Traffic, allreduce_rounds, everywhere, ring_bytes
 
@@ -51,10 +51,10 @@ def play_replicated(accesses: Accesses, window: int, num_servers: int, row_bytes
     def per_iteration(chosen: Chosen) -> Int64Array:
         return np.bincount(iterations[chosen], minlength=num_iterations)
 
-    def per_trainer(chosen: Chosen, trainers: Int64Array) -> NDArray[np.float64]:
+    def per_trainer(chosen: Chosen, trainers: Int32Array) -> Float64Array:
         places = iterations[chosen].astype(np.int64) * num_trainers + trainers[chosen]
         counts = np.bincount(places, minlength=num_iterations * num_trainers)
-        return counts.reshape(num_iterations, num_trainers).astype(float)
+        return counts.reshape(num_iterations, num_trainers).astype(np.float64)
 
     lonely = per_trainer(uses.is_lonely, last_users)
     shared_in = per_iteration(uses.enters & ~uses.is_lonely)

@@ -76,6 +76,8 @@ def _policies(case: Case, stream: KeyStream, notes: list[str], progress: Progres
     for size in sizes:
         hits["lookahead", size] = int(count_hits(accesses, UNLIMITED, size).sum())
         hits[f"lookahead-{case.window}", size] = int(count_hits(accesses, case.window, size).sum())
+        if (planned := _planned_hits(case, stream, accesses, size, progress)) is not None:
+            hits["planner", size] = planned
     counts = np.bincount(accesses.entries, minlength=stream.num_keys)
     hits |= {("hot-set", size): found for size, found in count_hot_hits(accesses, sizes).items()}
     hits |= {("lru-model", size): lru_hit_ratio(counts, size) * num_accesses for size in sizes}
@@ -97,6 +99,24 @@ def _policies(case: Case, stream: KeyStream, notes: list[str], progress: Progres
     ]
 
 
+def _planned_hits(case: Case, stream: KeyStream, accesses: Accesses, cache_rows: int, progress: Progress) -> int | None:
+    """Return the hits of the planner with one trainer; None: the rows of a batch and the next P do not fit."""
+    try:
+        traffic = play_lookahead(
+            stream,
+            accesses,
+            window=case.window,
+            prefetch_depth=case.prefetch_depth,
+            cache_rows=cache_rows,
+            num_servers=1,
+            row_bytes=case.row_bytes,
+            note=lambda planned: progress("planning for one trainer", planned, accesses.num_iterations),
+        )
+    except CacheTooSmallError:
+        return None
+    return len(accesses.entries) - traffic.rows_fetched
+
+
 def _systems(case: Case, stream: KeyStream, notes: list[str], progress: Progress) -> list[SystemFigures]:
     figures = []
     for number, num_trainers in enumerate(case.trainers):
@@ -116,8 +136,8 @@ def _systems(case: Case, stream: KeyStream, notes: list[str], progress: Progress
                 traffic = play()
             except CacheTooSmallError as error:
                 notes.append(
-                    f"lookahead with T = {num_trainers:,} is left out: --trainer-cache-rows is too small for a batch of "
-                    f"{batch_size:,}: {error}"
+                    f"lookahead with T = {num_trainers:,} is left out: --trainer-cache-rows is too small for batches of "
+                    f"{batch_size:,}; {error}"
                 )
                 continue
             for network in case.networks:

@@ -34,7 +34,8 @@ class Flow:
     @property
     def busiest(self) -> Float64Array:
         """Bytes of the busiest trainer in its busier direction, float64, shape (num_iterations,)."""
-        return np.maximum(self.received, self.sent).max(axis=1)
+        busiest: Float64Array = np.maximum(self.received, self.sent).max(axis=1)
+        return busiest
 
     @property
     def mean(self) -> float:
@@ -113,7 +114,7 @@ class Traffic:
 
 def ring_bytes(rows: Int64Array, row_bytes: int, num_trainers: int) -> Float64Array:
     """Return the bytes that each trainer receives, and sends, in an allreduce of so many rows over a ring."""
-    return 2 * (num_trainers - 1) / num_trainers * row_bytes * rows
+    return 2 * (num_trainers - 1) / num_trainers * row_bytes * rows.astype(np.float64)
 
 
 def allreduce_rounds(num_trainers: int) -> int:
