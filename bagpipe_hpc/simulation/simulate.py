@@ -136,8 +136,8 @@ def _systems(case: Case, stream: KeyStream, notes: list[str], progress: Progress
                 traffic = play()
             except CacheTooSmallError as error:
                 notes.append(
-                    f"lookahead with T = {num_trainers:,} is left out: --trainer-cache-rows is too small for batches of "
-                    f"{batch_size:,}; {error}"
+                    f"lookahead with T = {num_trainers:,} is left out: --trainer-cache-rows is too small for a batch "
+                    f"of {batch_size:,}; {error}"
                 )
                 continue
             for network in case.networks:
