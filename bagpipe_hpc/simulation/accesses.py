@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.protocol.plan import Int32Array, Int64Array
+from bagpipe_hpc.protocol.plan import Float64Array, Int32Array, Int64Array
 from bagpipe_hpc.sharding import share_boundaries
 from bagpipe_hpc.simulation.stream import KeyStream
 
@@ -69,16 +70,20 @@ class Accesses:
         _count_users(*lists, places, num_users, last_users)
         return num_users, last_users
 
-    def by_owner(self, num_owners: int) -> Int64Array:
-        """Return how many pairs of each share have keys of each owner, where key k belongs to owner k mod num_owners.
+    def busiest_owner(self, num_owners: int, chosen: NDArray[np.bool_] | None = None) -> Float64Array:
+        """Return the pairs of the owner with the most of them, where key k belongs to owner k mod num_owners.
 
+        Args:
+            num_owners: Number of owners.
+            chosen: Which keys count, bool, shape (num_keys,); None: all.
         Returns:
-            int64, shape (num_iterations, T, num_owners).
+            float64, shape (num_iterations,).
         """
-        shape = self.num_iterations, self.num_trainers, num_owners
-        counts = np.zeros(shape, dtype=np.int64)
-        _count_owners(self.pairs, self.pair_ends, counts.reshape(-1, num_owners))
-        return counts
+        counts = np.zeros((self.num_iterations, num_owners), dtype=np.int64)
+        counted = np.ones(self.num_keys, dtype=np.bool_) if chosen is None else chosen
+        _count_owners(self.pairs, self.pair_ends[:: self.num_trainers], counted, counts)
+        busiest: Float64Array = counts.max(axis=1).astype(np.float64)
+        return busiest
 
 
 def accesses_of(stream: KeyStream, batch_size: int, num_trainers: int) -> Accesses:
@@ -155,8 +160,10 @@ def _count_users(
 
 
 @compiled
-def _count_owners(pairs: Int32Array, pair_ends: Int64Array, counts: Int64Array) -> None:
+def _count_owners(
+    pairs: Int32Array, iteration_ends: Int64Array, counted: NDArray[np.bool_], counts: Int64Array
+) -> None:
     num_owners = counts.shape[1]
-    for share in range(len(pair_ends) - 1):
-        for pair in range(pair_ends[share], pair_ends[share + 1]):
-            counts[share, pairs[pair] % num_owners] += 1
+    for i in range(len(iteration_ends) - 1):
+        for pair in range(iteration_ends[i], iteration_ends[i + 1]):
+            counts[i, pairs[pair] % num_owners] += counted[pairs[pair]]

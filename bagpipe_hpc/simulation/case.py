@@ -64,7 +64,7 @@ class Case:
     policies: tuple[str, ...] = ()
     staleness: tuple[int, ...] = (0, 10, 100)
     dim: int = 64
-    trainers_per_server: int = 4
+    trainers_per_server: int = 1
     compute: Compute = field(default_factory=lambda: Compute(1e-6))
     samples: int | None = None
     epochs: int = 1

@@ -128,10 +128,10 @@ def _systems(case: Case, stream: KeyStream, notes: list[str], progress: Progress
                 f"{batch_size:,}, but at least {MIN_ITERATIONS} are needed; lower --batch or raise --epochs"
             )
             continue
-        progress(f"playing designs with {num_trainers:,} trainers", number, len(case.trainers))
         accesses = accesses_of(stream, batch_size, num_trainers)
         moved_without_cache = 2 * len(accesses.pairs)
         for play in _designs(case, stream, accesses, progress):
+            progress(f"playing designs with {num_trainers:,} trainers", number, len(case.trainers))
             try:
                 traffic = play()
             except CacheTooSmallError as error:
@@ -168,7 +168,6 @@ def _designs(case: Case, stream: KeyStream, accesses: Accesses, progress: Progre
     yield lambda: play_replicated(accesses, case.window, num_servers, row_bytes)
     yield lambda: play_hot_set(accesses, cache_rows, num_servers, row_bytes)
     for staleness in case.staleness:
-        progress(f"bounded staleness {staleness} with {accesses.num_trainers:,} trainers", 0, 0)
         yield lambda staleness=staleness: play_bounded_staleness(  # type: ignore[misc]
             accesses, staleness=staleness, cache_rows=cache_rows, num_servers=num_servers, row_bytes=row_bytes
         )

@@ -27,7 +27,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small_case(data: Path, **changes: object) -> Case:
     sizes = tuple(CacheSize(share=share) for share in (0.05, 0.5, 1.0))
-    case = {"trainers": (1, 4), "batch": 256, "cache_sizes": sizes, "trainer_cache": CacheSize(share=1.0), "refresh": (2.0,)}
+    case = {
+        "trainers": (1, 4),
+        "batch": 256,
+        "cache_sizes": sizes,
+        "trainer_cache": CacheSize(share=1.0),
+        "refresh": (2.0,),
+    }
     return Case(data, NETWORKS, **{**case, **changes})  # type: ignore[arg-type]
 
 
