@@ -33,6 +33,10 @@ def simulate(
     policies: Annotated[
         str, typer.Option(help='Cache policies, with commas: lru, lfu, s3fifo, arc, sieve, belady; "": none.')
     ] = "lru,lfu,s3fifo,arc,belady",
+    designs: Annotated[
+        str,
+        typer.Option(help="Designs, with commas: lookahead, replicated, hot-set, staleness, all-to-all, no-cache."),
+    ] = "",
     staleness: Annotated[
         str, typer.Option(help="Bounds of the caches with bounded staleness, in updates, with commas.")
     ] = "0,10,100",
@@ -62,7 +66,7 @@ def simulate(
     from bagpipe_hpc.bounded_json import dump_json, finite
     from bagpipe_hpc.errors import ConfigError
     from bagpipe_hpc.runtime.console import open_console
-    from bagpipe_hpc.simulation.case import Case, parse_factors, parse_numbers, parse_sizes
+    from bagpipe_hpc.simulation.case import Case, parse_designs, parse_factors, parse_numbers, parse_sizes
     from bagpipe_hpc.simulation.network import Compute, parse_networks
     from bagpipe_hpc.simulation.policies import parse_policies
     from bagpipe_hpc.simulation.simulate import simulate as play
@@ -85,6 +89,7 @@ def simulate(
         window=window,
         prefetch_depth=prefetch_depth,
         policies=parse_policies(policies),
+        designs=parse_designs(designs),
         staleness=parse_numbers("--staleness", staleness, 0),
         dim=dim,
         trainers_per_server=trainers_per_server,

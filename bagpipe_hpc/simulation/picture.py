@@ -40,6 +40,7 @@ def draw_figures(figures: Figures, directory: Path) -> list[Path]:
     if figures.systems:
         drawn.append(("systems.png", _draw_systems(figures.systems)))
         drawn.append(("efficiency.png", _draw_efficiency(figures.systems)))
+    if any(row.design.startswith(STALENESS) for row in figures.systems):
         drawn.append(("staleness.png", _draw_staleness(figures.systems)))
     if figures.approximate:
         drawn.append(("approximate.png", _draw_approximate(figures.approximate)))

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from bagpipe_hpc.errors import ConfigError
-from bagpipe_hpc.simulation.case import CacheSize, Case, parse_factors, parse_numbers, parse_sizes
+from bagpipe_hpc.simulation.case import (
+    DESIGNS,
+    CacheSize,
+    Case,
+    parse_designs,
+    parse_factors,
+    parse_numbers,
+    parse_sizes,
+)
 from bagpipe_hpc.simulation.network import Compute
 
 
@@ -33,6 +41,10 @@ def test_lists_of_numbers() -> None:
         parse_numbers("--trainers", "0", 1)
     with pytest.raises(ConfigError, match="--staleness is empty"):
         parse_numbers("--staleness", "", 0)
+    assert parse_designs("no-cache, lookahead") == ("lookahead", "no-cache")
+    assert parse_designs("") == DESIGNS
+    with pytest.raises(ConfigError, match="--designs has 'x'; allowed: lookahead, replicated"):
+        parse_designs("x")
     with pytest.raises(ConfigError, match="--refresh is 'x'"):
         parse_factors("--refresh", "x")
 

@@ -15,8 +15,8 @@ LINK = Network("test", bytes_per_second=100.0, latency_seconds=0.5)
 def traffic(
     critical: float, late: float, server: float, *, waits_for_servers: bool = False, rounds: int = 2
 ) -> Traffic:
-    flows = [Flow(np.array([[each, 0.0]]), np.array([[0.0, each / 2]])) for each in (critical, late)]
-    return Traffic("test", 1, 0, 0, 0, 0, *flows, np.array([server]), waits_for_servers, rounds)
+    first, second = (Flow(np.array([[each, 0.0]]), np.array([[0.0, each / 2]])) for each in (critical, late))
+    return Traffic("test", 1, 0, 0, 0, 0, first, second, np.array([server]), waits_for_servers, rounds)
 
 
 @pytest.mark.parametrize(

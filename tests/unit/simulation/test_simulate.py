@@ -79,17 +79,14 @@ def test_designs_agree_on_what_they_are_asked(figures: Figures) -> None:
 
 
 def test_caches_that_are_too_small_and_data_that_are_too_short_are_noted(data: Path) -> None:
-    case = small_case(data, batch=600, is_weak=True, trainer_cache=CacheSize(5), staleness=(1,))
+    case = small_case(data, batch=600, is_weak=True, trainer_cache=CacheSize(5), staleness=(1,), trainers=(1, 4, 16))
     figures = simulate(case, lambda phase, done, total: None)
     assert {row.trainers for row in figures.systems} == {1, 4}
     assert "lookahead" not in {row.design for row in figures.systems}
     assert [note for note in figures.notes if "T = 1 is left out: --trainer-cache-rows is too small" in note]
-    case = small_case(data, trainers=(1, 4, 16), batch=600, is_weak=True)
-    assert any(
-        "T = 16 is left out: 3,000 samples are 1 batch of 9,600, but at least 2" in n for n in simulate(case).notes
-    )
+    assert any("T = 16 is left out: 3,000 samples are 1 batch of 9,600, but at least 2" in n for n in figures.notes)
     with pytest.raises(ConfigError, match="nothing to simulate: T = 1 is left out"):
-        simulate(small_case(data, trainers=(1,), batch=5_000))
+        simulate(small_case(data, trainers=(1,), batch=5_000, designs=("no-cache",)))
 
 
 def test_a_missing_library_is_reported_before_reading(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +98,14 @@ def test_a_missing_library_is_reported_before_reading(monkeypatch: pytest.Monkey
         simulate(small_case(Path("nowhere"), policies=("lru",)))
 
 
+def test_only_chosen_designs_are_played(data: Path) -> None:
+    figures = simulate(small_case(data, designs=("staleness", "no-cache"), staleness=(3,)))
+    assert {row.design for row in figures.systems} == {"staleness-3", "no-cache"}
+    assert "planner" not in {row.policy for row in figures.policies}
+
+
 def test_epochs_make_hits(data: Path) -> None:
-    once, twice = (simulate(small_case(data, epochs=epochs, trainers=(1,))) for epochs in (1, 2))
+    once, twice = (simulate(small_case(data, epochs=epochs, trainers=(1,), designs=("no-cache",))) for epochs in (1, 2))
     assert twice.stream["samples"] == 2 * once.stream["samples"]
     first, second = ([r.hit_ratio for r in each.policies if r.policy == "lookahead"][-1] for each in (once, twice))
     assert second > first
