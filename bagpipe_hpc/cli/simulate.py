@@ -138,7 +138,8 @@ def _print(console: Console, figures: Figures) -> None:
     console.print(_policies(figures))
     console.print(
         "own: accesses served by own memory. k rows: thousand rows moved per iteration. kB: per trainer and iteration. "
-        "stale: updates of other trainers that a row lacks. eff.: share of the time in which trainers compute.",
+        "stale: updates of other trainers that a row lacks. eff.: share of the time in which trainers compute in "
+        "the first network. Networks: ms per iteration.",
         highlight=False,
     )
     for table in (*_systems(figures), _approximate(figures)):
@@ -152,7 +153,7 @@ def _policies(figures: Figures) -> Table:
     sizes = sorted({row.cache_rows for row in figures.policies})
     shares = {row.cache_rows: row.cache_share for row in figures.policies}
     ratios = {(row.policy, row.cache_rows): row.hit_ratio for row in figures.policies}
-    heads = [f"{size:,} ({shares[size]:.1%})" for size in sizes]
+    heads = [f"{size:,}\n{100 * shares[size]:.3g}%" for size in sizes]
     table = _table("hit ratio of one cache for all trainers, by rows of the cache", "policy", heads)
     for policy in dict.fromkeys(row.policy for row in figures.policies):
         table.add_row(policy, *(_percent(ratios.get((policy, size))) for size in sizes))
@@ -165,7 +166,7 @@ def _systems(figures: Figures) -> Iterable[Table]:
     for trainers in dict.fromkeys(row.trainers for row in figures.systems):
         own = [row for row in figures.systems if row.trainers == trainers]
         title = f"T = {trainers:,}, B = {own[0].batch:,}, {own[0].iterations:,} iterations"
-        heads = ["own", "k rows", "kB", "stale", f"eff. {networks[0]}", *(f"ms {network}" for network in networks)]
+        heads = ["own", "k rows", "kB", "stale", "eff.", *networks]
         table = _table(title, "design", heads)
         for row in (row for row in own if row.network == networks[0]):
             times = {each.network: each.milliseconds for each in own if each.design == row.design}
