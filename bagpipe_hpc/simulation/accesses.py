@@ -31,6 +31,7 @@ class Accesses:
         pairs: Unique keys of each share, int32, shape (num_pairs,), batch by batch, within a batch trainer by trainer.
         pair_ends: int64, shape (num_iterations * T + 1,).
         num_samples: Samples of each batch, int64, shape (num_iterations,).
+        share_ends: Samples before each share, and all samples, int64, shape (num_iterations * T + 1,).
     """
 
     num_keys: int
@@ -40,6 +41,7 @@ class Accesses:
     pairs: Int32Array
     pair_ends: Int64Array
     num_samples: Int64Array
+    share_ends: Int64Array
 
     @property
     def num_iterations(self) -> int:
@@ -94,15 +96,17 @@ def accesses_of(stream: KeyStream, batch_size: int, num_trainers: int) -> Access
         batch_size: Samples per batch, all trainers together.
         num_trainers: T.
     """
-    firsts = range(0, stream.num_samples, batch_size)
-    sizes = [min(batch_size, stream.num_samples - first) for first in firsts]
-    batch_ends = np.asarray([*firsts, stream.num_samples], dtype=np.int64)
-    bounds = [first + np.asarray(share_boundaries(n, num_trainers)) for first, n in zip(firsts, sizes, strict=True)]
-    share_ends = np.concatenate([*(each[:-1] for each in bounds), [stream.num_samples]]).astype(np.int64)
+    batch_ends = np.append(np.arange(0, stream.num_samples, batch_size), stream.num_samples)
+    num_full, rest = divmod(stream.num_samples, batch_size)
+    full = np.asarray(share_boundaries(batch_size, num_trainers))
+    share_ends = (batch_size * np.arange(num_full)[:, None] + full[:-1]).reshape(-1)
+    last = np.asarray(share_boundaries(rest, num_trainers) if rest else [0])
+    share_ends = np.concatenate([share_ends, stream.num_samples - rest + last])
     entries, entry_ends = _unique_of(stream, batch_ends)
     pairs, pair_ends = (entries, entry_ends) if num_trainers == 1 else _unique_of(stream, share_ends)
-    sample_counts = np.asarray(sizes, dtype=np.int64)
-    return Accesses(stream.num_keys, num_trainers, entries, entry_ends, pairs, pair_ends, sample_counts)
+    return Accesses(
+        stream.num_keys, num_trainers, entries, entry_ends, pairs, pair_ends, np.diff(batch_ends), share_ends
+    )
 
 
 def _unique_of(stream: KeyStream, part_ends: Int64Array) -> tuple[Int32Array, Int64Array]:

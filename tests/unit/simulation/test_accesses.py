@@ -17,6 +17,7 @@ def test_entries_pairs_and_their_uses(samples: Samples, batch_size: int, num_tra
     expected = shares(samples, batch_size, num_trainers)
     assert accesses.num_iterations == len(expected)
     assert accesses.num_samples.sum() == len(samples)
+    assert len(accesses.share_ends) == len(accesses.pair_ends)
     entries, num_users, last_users = [], [], []
     for i, parts in enumerate(expected):
         own = accesses.entries[accesses.entry_ends[i] : accesses.entry_ends[i + 1]].tolist()
