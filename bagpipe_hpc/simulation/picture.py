@@ -210,7 +210,7 @@ def _draw_approximate(rows: Sequence[ApproximateFigures]) -> Figure:
         for number, size in enumerate(sizes):
             curve = sorted((row for row in own if row.cache_rows == size), key=lambda row: row.refresh or float("inf"))
             colour = f"C{number}"
-            label = f"{100 * curve[0].cache_share:.2g}%"
+            label = f"{round(100 * curve[0].cache_share, 1):g}%"
             axes.plot(
                 [row.hit_ratio for row in curve],
                 [row.error_ratio for row in curve],
