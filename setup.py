@@ -36,6 +36,7 @@ setup(
         "horovod": ["horovod>=0.28"],
         "energy": ["nvidia-ml-py>=12"],
         "report": ["altair>=5.5", "jinja2>=3.1", "vl-convert-python>=1.7"],
+        "simulation": ["libcachesim>=0.3.5"],
     },
     entry_points={"console_scripts": ["bagpipe = bagpipe_hpc.cli.main:main"]},
 )
