@@ -6,7 +6,7 @@ them. Rows that were never updated have their initial values. Optimizer state is
 `bagpipe_hpc` says how to compute with the tensors: docs/export.md.
 
 The ids of a dynamic table `t` are `ids.t`, int64, shape (n,), ascending. `rows.t`, of the same type and shape, has the
-row of each of them.
+row of each of them. The tensors of the table end with the last row that was ever in use.
 """
 
 from __future__ import annotations
@@ -76,10 +76,18 @@ def export(
 
 
 def complete_rows(
-    checkpoint: Checkpoint, rows_per_piece: int, columns: slice | None = None
+    checkpoint: Checkpoint,
+    rows_per_piece: int,
+    columns: slice | None = None,
+    num_rows: Mapping[str, int] | None = None,
 ) -> Iterator[tuple[str, Float32Array]]:
     """Yield columns of every row of every table in key order, by default the columns of the table's embedding.
 
+    Args:
+        checkpoint: The checkpoint.
+        rows_per_piece: How many rows are yielded at a time, at most.
+        columns: Which columns.
+        num_rows: The first rows of these tables are enough.
     Yields:
         Table name; float32, shape (at most rows_per_piece, number of columns).
     """
@@ -89,6 +97,7 @@ def complete_rows(
     touched = RowStream(checkpoint.merged_rows())
     offsets = model.key_space.table_offsets.tolist()
     for table, dim, start, stop in zip(model.tables, dims, offsets, offsets[1:], strict=False):
+        stop = min(stop, start + (num_rows or {}).get(table.name, stop))
         for first in range(start, stop, rows_per_piece):
             end = min(first + rows_per_piece, stop)
             complete = np.empty((end - first, model.row_width), dtype=np.float32)
@@ -98,8 +107,13 @@ def complete_rows(
             yield table.name, complete[:, columns or slice(dim)]
 
 
-def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the description of the tensors. `bagpipe_hpc` is JSON, because safetensors stores only texts."""
+def metadata_of(checkpoint: Checkpoint, num_rows: Mapping[str, int]) -> dict[str, str]:
+    """Return the description of the tensors. `bagpipe_hpc` is JSON, because safetensors stores only texts.
+
+    Args:
+        checkpoint: The checkpoint.
+        num_rows: Of each table, as exported.
+    """
     manifest = checkpoint.manifest
     model = manifest.model
     training = manifest.config.get("training")
@@ -115,7 +129,7 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
         "tables": [
             {
                 "name": table.name,
-                "num_embeddings": table.num_embeddings,
+                "num_embeddings": num_rows[table.name],
                 "embedding_dim": dim,
                 **({"default_rows": table.dynamic.default_rows} if table.dynamic else {}),
             }
@@ -137,13 +151,14 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path, progress: Progress, i
     model, dense = checkpoint.manifest.model, checkpoint.dense().parameters
     shapes = {name: values.shape for name, values in dense.items()}
     sizes = list(zip(model.tables, model.embedding_dims, strict=True))
-    shapes |= {f"embeddings.{table.name}.weight": (table.num_embeddings, dim) for table, dim in sizes}
+    num_rows = {table.name: table.num_embeddings for table in model.tables} | _rows_ever_used(checkpoint, ids)
+    shapes |= {f"embeddings.{table.name}.weight": (num_rows[table.name], dim) for table, dim in sizes}
     groups: list[slice | None] = [None]
     if width := model.first_order_columns:
         groups.append(slice(model.embedding_dim, model.embedding_dim + width))
-        shapes |= {f"first_order.{table.name}.weight": (table.num_embeddings, width) for table in model.tables}
+        shapes |= {f"first_order.{table.name}.weight": (num_rows[table.name], width) for table in model.tables}
     integers = _tensors_of_ids(checkpoint, ids)
-    header: dict[str, object] = {"__metadata__": metadata_of(checkpoint)}
+    header: dict[str, object] = {"__metadata__": metadata_of(checkpoint, num_rows)}
     end = 0
     for name, numbers in integers.items():
         start, end = end, end + numbers.nbytes
@@ -161,10 +176,19 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path, progress: Progress, i
         for values in dense.values():
             file.write(values.astype("<f4").tobytes())
         for columns in groups:
-            for _, rows in complete_rows(checkpoint, max(1, _PIECE_BYTES // (4 * model.row_width)), columns):
+            for _, rows in complete_rows(checkpoint, max(1, _PIECE_BYTES // (4 * model.row_width)), columns, num_rows):
                 file.write(np.ascontiguousarray(rows, dtype="<f4").data)
-                progress("writing tables", done := done + len(rows), len(groups) * model.key_space.num_keys)
+                progress("writing tables", done := done + len(rows), len(groups) * sum(num_rows.values()))
         _sync(file)
+
+
+def _rows_ever_used(checkpoint: Checkpoint, ids: Mapping[str, IdState]) -> dict[str, int]:
+    """Return how many rows of each dynamic table were ever in use, the default rows included."""
+    return {
+        table.name: table.dynamic.default_rows + ids[table.name].num_rows
+        for table in checkpoint.manifest.model.tables
+        if table.dynamic is not None and table.name in ids
+    }
 
 
 def _tensors_of_ids(checkpoint: Checkpoint, ids: Mapping[str, IdState]) -> dict[str, NDArray[np.int64]]:

@@ -465,7 +465,8 @@ def next_click(
         else:
             if world.rank == 0:
                 title = f"next click: {clicks:,} clicks, {negatives} negatives each"
-                open_console().print(comparison_table(comparisons, title, "static" if dynamic else "plain"))
+                ways = ("dynamic", "static") if dynamic else ("bagpipe_hpc", "PyTorch")
+                open_console().print(comparison_table(comparisons, title, ways))
                 if json_file:
                     write_figures(json_file, [asdict(each) for each in comparisons])
     if code:

@@ -51,7 +51,7 @@ def tables_as_json(tables: Mapping[str, tuple[DynamicState, DynamicSchema]]) -> 
 def show_tables(tables: Mapping[str, tuple[DynamicState, DynamicSchema]]) -> None:
     """Print one line per table: how many ids it holds, and how often they were used."""
     shown = Table("table", box=None)
-    for column in ("capacity", "ids", "rows left", "candidates", "mean uses", "most uses", "oldest last use"):
+    for column in ("capacity", "ids", "free rows", "candidates", "mean uses", "most uses", "oldest last use"):
         shown.add_column(column, justify="right")
     for name, (state, rules) in tables.items():
         live = state.live

@@ -122,7 +122,7 @@ def check_job(
     dataset = open_dataset(request.data_path)
     if request.predictions is None:
         require_labels(dataset, "an evaluation" if request.evaluates_only else "training")
-    if problem := fault_of_dynamic_tables(config, dataset.schema):
+    if problem := fault_of_dynamic_tables(config, dataset.schema, evaluates_only=request.evaluates_only):
         raise ConfigError(problem)
     dataset = replace(dataset, schema=job_schema(config, dataset.schema))
     schema = dataset.schema

@@ -119,6 +119,8 @@ def run_oracle(spec: JobSpec, job: OracleJob, topology: Topology, ports: OracleP
         cache_rows = agree_on_cache_rows(ports.world, None)  # 1
     ends = [window.last for window in job.windows]
     training_range = TrainingRange.of(spec.config.training, job.dataset.train.num_samples, spec.start, ends)
+    if spec.resumed is not None and not spec.evaluates_only and (said := training_range.said_of_nothing_left()):
+        LOGGER.warning(said)
     oracle = Oracle(spec, job, topology, ports, training_range, cache_rows)
     with Progress(
         job.run_path,

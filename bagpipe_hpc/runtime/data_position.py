@@ -70,6 +70,15 @@ class TrainingRange:
         """The number of training iterations of this start."""
         return self.end - self.start.num_trained
 
+    def said_of_nothing_left(self) -> str:
+        """Say that this start trains nothing, and what mends it; empty: it trains."""
+        if self.num_iterations:
+            return ""
+        return (
+            f"nothing is left to train after {self.end:,} iterations; to go on, also with another data set, raise "
+            "training.epochs or training.iterations"
+        )
+
     def position(self, num_trained: int) -> DataPosition:
         """Return the position after the first num_trained training iterations of the whole job."""
         done = num_trained - self.start.num_trained

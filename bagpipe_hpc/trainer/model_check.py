@@ -151,10 +151,11 @@ def _fault_of_judgement(config: Config, schema: Schema) -> str:
     return ""
 
 
-def fault_of_dynamic_tables(config: Config, schema: Schema) -> str:
+def fault_of_dynamic_tables(config: Config, schema: Schema, *, evaluates_only: bool = False) -> str:
     """Return which setting or rule of a dynamic table cannot be; empty if all can.
 
     Args:
+        config: The settings.
         schema: As the data set has it, without the settings of the job.
     """
     dynamic = schema.dynamic_tables
@@ -162,7 +163,7 @@ def fault_of_dynamic_tables(config: Config, schema: Schema) -> str:
         given = [each for each in SETTINGS if getattr(settings, each) is not None]
         if given and name not in dynamic:
             return f"tables.{name}.{given[0]}: only for dynamic tables, here {', '.join(dynamic) or 'none'}"
-    for name, rules in job_schema(config, schema).dynamic_tables.items():
+    for name, rules in job_schema(config, schema).dynamic_tables.items() if not evaluates_only else ():
         if rules.lifetime_in_time is not None and schema.time is None:
             return (
                 f"table {name}: ids expire after {rules.expire_after} of data time, but the samples have no times; set "

@@ -124,4 +124,6 @@ def test_settings_that_do_not_fit(setting: str, said: str) -> None:
     schema = SCHEMA.model_copy(update={"time": "t"}) if "training" in setting else SCHEMA
     fault = fault_of_dynamic_tables(load_config(None, setting.split()), schema)
     assert re.search(said, fault)
+    evaluates_only = fault_of_dynamic_tables(load_config(None, setting.split()), schema, evaluates_only=True)
+    assert bool(evaluates_only) == ("expire_after" not in setting)
     assert fault_of_dynamic_tables(load_config(None, ["tables.user.capacity=3"]), SCHEMA) == ""

@@ -405,6 +405,12 @@ class TableDescription(_Part):
                     "remove `type: integer`: then numbers are compared as text"
                 )
 
+            if table.dynamic is not None and table.dynamic.lifetime_in_time is not None and self.time is None:
+                raise ValueError(
+                    f"{table.feature_name} expires after {table.dynamic.expire_after} of data time, but no column has "
+                    "times; name it under `time`, or give a number of iterations, as in `500000 iterations`"
+                )
+
     def _check_histories(self) -> None:
         known, lists = [each.feature_name for each in self.categorical], [each.feature_name for each in self.lists]
         for history in self.history:

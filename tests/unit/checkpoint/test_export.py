@@ -122,6 +122,15 @@ def test_pieces_of_any_size_make_the_same_tables(job: Job, rows_per_piece: int) 
     np.testing.assert_array_equal(found, expected_tensors(job)["embeddings.ad.weight"])
 
 
+def test_the_first_rows_of_a_table(job: Job) -> None:
+    last = max((key for key in job.current if key < 40), default=0)
+    pieces = list(complete_rows(Checkpoint.open(job.root), 6, num_rows={"ad": last + 1}))
+    for name in ("ad", "site"):
+        found = np.concatenate([rows for each, rows in pieces if each == name])
+        expected = expected_tensors(job)[f"embeddings.{name}.weight"]
+        np.testing.assert_array_equal(found, expected[: last + 1] if name == "ad" else expected)
+
+
 def test_an_existing_output_is_kept(job: Job, tmp_path: Path) -> None:
     (tmp_path / "model").write_text("mine")
     with pytest.raises(CheckpointError, match="model exists; choose another --output"):

@@ -24,7 +24,10 @@ def test_a_limit(limit: int | None, end: int) -> None:
 
 
 def test_nothing_is_left() -> None:
-    assert TrainingRange(DataPosition(6, 2, 0), 10, 4, 2).end == 6
+    finished = TrainingRange(DataPosition(6, 2, 0), 10, 4, 2)
+    assert finished.end == 6
+    assert "nothing is left to train after 6 iterations; to go on" in finished.said_of_nothing_left()
+    assert TrainingRange(DataPosition(5, 1, 8), 10, 4, 2).said_of_nothing_left() == ""
     assert TrainingRange(DataPosition(6, 2, 0), 10, 4, 3).end == 9
     assert TrainingRange(DataPosition(6, 2, 0), 10, 4, 3, max_iterations=5).end == 6
 

@@ -83,6 +83,10 @@ FOREIGN_WORDS = (
             ["'categorical[1].dynamic.capacty' (did you mean capacity?); valid here: capacity, admit_after, admit_by"],
         ),
         (
+            SOUND + "lists:\n- {column: l, dynamic: {capacity: 3, expire_after: 30d}}\n",
+            ["l expires after 30d of data time, but no column has times; name it under `time`, or give a number of"],
+        ),
+        (
             SOUND + "lists:\n- {column: l, dynamic: {capacity: 3, expires: 30d}}\n",
             ["line 4: unknown setting 'lists[1].dynamic.expires' (did you mean expire_after?); valid here: capacity"],
         ),
