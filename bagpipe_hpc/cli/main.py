@@ -13,6 +13,7 @@ from bagpipe_hpc.cli import bench, checkpoint, data, jobs
 from bagpipe_hpc.cli.doctor import doctor
 from bagpipe_hpc.cli.evaluate import evaluate, predict
 from bagpipe_hpc.cli.report import report
+from bagpipe_hpc.cli.simulate import simulate
 from bagpipe_hpc.cli.train import train
 from bagpipe_hpc.errors import BagpipeError
 from bagpipe_hpc.exit_codes import EXIT_FAILURE, EXIT_INVALID, exit_code_of
@@ -33,6 +34,7 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(report)
+app.command()(simulate)
 app.add_typer(data.app)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.command("export")(checkpoint.export_command)
