@@ -58,7 +58,7 @@ LAYERS = (
     {"runtime"},
     {"oracle", "server", "trainer"},
     {"launch"},
-    {"bench"},
+    {"bench", "sizing"},
     {"cli", "__main__"},
 )
 # Roles do not know each other: what they say stands in protocol/.
