@@ -31,9 +31,9 @@ from bagpipe_hpc.simulation.planned_lookahead import (
     EARLY_PUSHES,
 )
 from bagpipe_hpc.sizing.workload import Workload
+from bagpipe_hpc.transport.tree_sum import travels_whole
 
 BUCKET_BYTES = 1 << 19  # of dense gradients: a sum starts when so many exist
-WHOLE_BYTES = 1 << 16  # of messages of a dense sum that takes one round, whatever T is
 BACKWARD_SHARE = 2 / 3  # of the time of computing
 FETCH_MESSAGES = 3  # "ready", and a Get that goes there and back
 WRITE_BACK_MESSAGES = 2  # a Put, and "written"
@@ -190,8 +190,7 @@ def dense_bytes_between(dense_bytes: float, num_trainers: int) -> Float64Array:
     With two trainers, or few bytes, each sends its whole buffer to every other one. Else each gets its segment from
     all others and sends them the sum (`transport/mpi_sum.py`).
     """
-    is_whole = num_trainers <= 2 or num_trainers * dense_bytes <= WHOLE_BYTES
-    each = dense_bytes if is_whole else 2 * dense_bytes / num_trainers
+    each = dense_bytes if travels_whole(int(dense_bytes) // 4, num_trainers) else 2 * dense_bytes / num_trainers
     return each * (1 - np.eye(num_trainers))
 
 

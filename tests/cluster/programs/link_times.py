@@ -1,0 +1,37 @@
+"""Ranks 0 and 1 exchange messages of several sizes, each after a pause; rank 0 prints the median times as JSON."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+
+import numpy as np
+from mpi4py import MPI
+
+SIZES = (64, 400_000, 1_600_000)
+REPEATS = 7
+PAUSE_SECONDS = 0.06
+
+
+def main() -> None:
+    comm = MPI.COMM_WORLD
+    other = 1 - comm.rank
+    found = {}
+    for size in SIZES:
+        sent, received = np.zeros((2, size), np.uint8)
+        times = []
+        for _ in range(REPEATS):
+            comm.Barrier()
+            time.sleep(PAUSE_SECONDS)
+            comm.Barrier()
+            start = time.perf_counter()
+            comm.Sendrecv(sent, other, 0, received, other, 0)
+            times.append(time.perf_counter() - start)
+        found[size] = statistics.median(times)
+    if comm.rank == 0:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
