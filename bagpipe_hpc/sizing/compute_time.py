@@ -87,6 +87,9 @@ def estimate(gpu: str, num_parameters: int, row_floats: int) -> ComputeTime:
 def measure(config: Config, data: Path, num_samples: int) -> ComputeTime:
     """Train a few iterations with one trainer in one process here, and take the median iteration.
 
+    With one thread on a CPU this is the time that the core worked for the main thread, so other processes on the same
+    cores do not count. Else it is the time that has passed.
+
     Args:
         config: The settings of the job.
         data: Its data set.
@@ -108,7 +111,8 @@ def measure(config: Config, data: Path, num_samples: int) -> ComputeTime:
             last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
             raise ConfigError(f"computing cannot be measured here; give --compute or --gpu. The job says: {last}")
         summary = json.loads((run / "summary.json").read_text("utf-8"))
-    seconds = summary["steady_milliseconds"] / 1e3
+    is_one_core = summary["devices"] == ["cpu"] and summary["threads_per_trainer"] == 1
+    seconds = (summary["working_milliseconds"]["main"] if is_one_core else summary["steady_milliseconds"]) / 1e3
     where = ", ".join(summary["devices"])
     return ComputeTime(
         0.0, seconds / num_samples, f"measured here on {where}: {1e3 * seconds:.1f} ms for {num_samples:,} samples"

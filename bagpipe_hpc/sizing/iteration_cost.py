@@ -11,9 +11,12 @@ longest of these times:
     link of the oracle  the same of its host
     planning            the time of the oracle to make a plan
 
-Without overlap, trainers also wait for what would travel meanwhile, and with P = 0 for fetches and write-backs. A link
-may pass some bytes at once after a pause, as links with a token bucket do (`burst_bytes`). Contention of ranks for
-cores is not modelled: compute has to be measured with as many trainers as a host has.
+Without overlap, trainers also wait for what would travel meanwhile, and with P = 0 for fetches and write-backs.
+
+Two properties of links are optional. A link with a token bucket passes some bytes at once after a pause
+(`burst_bytes`); computing is the pause. And some MPIs send as many bytes for a Get as they get (`echoes_gets`), as Open
+MPI 5 does over TCP (docs/benchmarks.md, Moving rows). Contention of ranks for cores is not modelled: compute has to be
+measured with as many trainers as a host has.
 """
 
 from __future__ import annotations
@@ -55,19 +58,29 @@ class Links:
         latency_seconds: Of a message.
         hosts: The number of the host of each rank: the oracle, the servers, the trainers.
         burst_bytes: What a link passes at once after a pause.
+        echoes_gets: Whether the request of a Get is as long as its answer.
     """
 
     bytes_per_second: float
     latency_seconds: float
     hosts: tuple[int, ...]
     burst_bytes: float = 0.0
+    echoes_gets: bool = False
 
-    def phase_seconds(self, sent: Float64Array, num_messages: int = 1) -> float:
-        """Return how long a transfer takes that begins after a pause: bytes of rank i to rank j, shape (n, n)."""
+    def seconds(self, sent: Float64Array, num_messages: int = 1) -> float:
+        """Return how long a transfer takes.
+
+        Args:
+            sent: Bytes from rank i to rank j, float64, shape (n, n).
+            num_messages: How many messages follow one another.
+        """
         busiest = float(self.loads(sent).max())
-        if not busiest:
-            return 0.0
-        return max(0.0, busiest - self.burst_bytes) / self.bytes_per_second + num_messages * self.latency_seconds
+        return busiest / self.bytes_per_second + num_messages * self.latency_seconds if busiest else 0.0
+
+    @property
+    def burst_seconds(self) -> float:
+        """What a burst saves."""
+        return self.burst_bytes / self.bytes_per_second
 
     def loads(self, sent: Float64Array) -> Float64Array:
         """Return the bytes of each host in its busier direction, float64, shape (num_hosts,)."""
@@ -205,7 +218,8 @@ def cost_of(workload: Workload, cost: TrainerCost, links: Links, iterations: sli
     """
     choice, moved = workload.choice, bytes_of(workload, cost, iterations)
     waits = _waits(moved, cost, links, choice.prefetch_depth)
-    loads = links.loads(moved.total) / links.bytes_per_second
+    requests = moved.fetches.T if links.echoes_gets else 0.0
+    loads = links.loads(moved.total + requests) / links.bytes_per_second
     last_server = 1 + choice.num_servers
     by_resource = {
         TRAINERS: sum(waits.values()),
@@ -224,19 +238,24 @@ def _busiest(loads: Float64Array, hosts: Sequence[int]) -> float:
 def _waits(moved: Bytes, cost: TrainerCost, links: Links, prefetch_depth: int) -> dict[str, float]:
     """Return what the main thread of a trainer does one after the other, in seconds."""
     is_overlapped = cost.is_overlapped and prefetch_depth >= 1
-    dense = links.phase_seconds(moved.dense)
-    hidden = BACKWARD_SHARE * cost.compute_seconds
+    late = 0 if is_overlapped else 1
+    dense = links.seconds(moved.dense)
     last_bucket = dense * min(1.0, BUCKET_BYTES / cost.dense_bytes) if cost.dense_bytes else 0.0
-    waits = {
-        "computing": cost.compute_seconds,
-        "pushes": links.phase_seconds(moved.critical_pushes + (0 if is_overlapped else moved.early_pushes)),
-        "gradients of rows": links.phase_seconds(
-            moved.critical_gradients + (0 if is_overlapped else moved.delayed_gradients)
-        ),
-        "dense sum": max(last_bucket, dense - hidden),
+    exchange = {
+        "pushes": links.seconds(moved.critical_pushes + late * moved.early_pushes),
+        "gradients of rows": links.seconds(moved.critical_gradients + late * moved.delayed_gradients),
+        "dense sum": max(last_bucket, dense - BACKWARD_SHARE * cost.compute_seconds),
     }
+    rows = {}
     if not is_overlapped:
-        waits["write-backs"] = links.phase_seconds(moved.write_backs, WRITE_BACK_MESSAGES)
+        rows["write-backs"] = links.seconds(moved.write_backs, WRITE_BACK_MESSAGES)
     if prefetch_depth == 0:
-        waits["fetches"] = links.phase_seconds(moved.fetches, FETCH_MESSAGES)
-    return waits
+        passes = 2 if links.echoes_gets else 1
+        rows["fetches"] = links.seconds(passes * moved.fetches, FETCH_MESSAGES)
+    return {"computing": cost.compute_seconds, **_less(exchange, links.burst_seconds), **_less(rows, links.burst_seconds)}
+
+
+def _less(waits: dict[str, float], saved: float) -> dict[str, float]:
+    """Return waits that together are shorter by what a burst saves, each in proportion."""
+    total = sum(waits.values())
+    return {name: seconds * max(0.0, 1 - saved / total) if total else 0.0 for name, seconds in waits.items()}

@@ -14,7 +14,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -149,8 +149,10 @@ def measure_link(mbit: float) -> LinkFigures:
 
 @cache
 def measure_compute(data: Path, samples: int, dim: int, milliseconds: float | None) -> ComputeTime:
-    case = Case(1, 1, 1, samples=samples, dim=dim, milliseconds=milliseconds)
-    return measure(load_config(None, case.settings), data, samples)
+    """Measure what the core does, and add the time of the pauses."""
+    case = Case(1, 1, 1, samples=samples, dim=dim, milliseconds=None if milliseconds is None else 0.0)
+    worked = measure(load_config(None, case.settings), data, samples)
+    return replace(worked, seconds=worked.seconds + (milliseconds or 0.0) / 1e3)
 
 
 def batches_of(dataset: Dataset, batch_size: int) -> list[Batch]:
@@ -173,7 +175,7 @@ def predict(case: Case, config: Config, dataset: Dataset, compute: ComputeTime, 
         wire_bytes=4 * config.model.row_dim,
         is_overlapped=config.is_overlapped,
     )
-    links = Links(link.bytes_per_second, link.latency_seconds, case.hosts, link.burst_bytes)
+    links = Links(link.bytes_per_second, link.latency_seconds, case.hosts, link.burst_bytes, echoes_gets=True)
     return cost_of(workload, cost, links)
 
 
