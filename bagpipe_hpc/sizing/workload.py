@@ -10,6 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,7 +20,7 @@ from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.lookahead.locality import LocalityAssigner
 from bagpipe_hpc.lookahead.planner import Planner
-from bagpipe_hpc.protocol.codec import encode_plan
+from bagpipe_hpc.protocol.codec import PlanMessages, encode_plan
 from bagpipe_hpc.protocol.plan import Float64Array, Int64Array, IterationPlan
 from bagpipe_hpc.sharding import KeySpace, share_boundaries
 
@@ -62,7 +65,7 @@ class Workload:
         plan_bytes: Bytes of the plan of each server, then of each trainer, int64, shape (n, S + T).
         slots: Cache slots that the fullest trainer has used. Without a bound of the cache, nothing is forced out with
             so many.
-        oracle_seconds: Time of one thread to plan and encode an iteration, mean over the iterations.
+        oracle_seconds: Time that a core works to plan and encode an iteration, median over the iterations.
     """
 
     choice: Choice
@@ -80,6 +83,11 @@ class Workload:
     def num_iterations(self) -> int:
         """The number of iterations."""
         return len(self.num_samples)
+
+    @property
+    def num_entries_bound(self) -> int:
+        """Different rows of an iteration, at most: each trainer may use rows of its own."""
+        return int(self.unique_rows.sum(axis=1).max())
 
     @property
     def steady(self) -> slice:
@@ -116,24 +124,53 @@ def play_plans(
         has_plain_labels=schema.has_plain_labels,
     )
     counted: list[_Counts] = []
-    begun = time.perf_counter()
-    for plan in planner.plans(_assigned(batches, schema, choice)):
-        counted.append(_count(plan))
+    clock = _StepClock()
+
+    def emit() -> None:
+        counted.append(_count(*clock.timed("plan", lambda: _encoded(planner.emit()))))
         note(len(counted))
-    seconds = time.perf_counter() - begun
+
+    for batch in _assigned(batches, schema, choice):
+        if clock.timed("enter", partial(planner.enter, batch)):
+            emit()
+    while planner.num_pending:
+        emit()
     arrays = (np.stack(column) for column in zip(*counted, strict=True))
     num_samples, unique, fetched, written, forced, pushed, sizes = arrays
     return Workload(
-        choice, num_samples, unique, fetched, written, forced, pushed, sizes, planner.num_slots, seconds / len(counted)
+        choice, num_samples, unique, fetched, written, forced, pushed, sizes, planner.num_slots, clock.seconds
     )
 
 
 _Counts = tuple[Int64Array, ...]
+_Result = TypeVar("_Result")
 
 
-def _count(plan: IterationPlan) -> _Counts:
+class _StepClock:
+    """Times the steps of the planner by the time that the core works for this thread."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, list[float]] = {}
+
+    def timed(self, step: str, work: Callable[[], _Result]) -> _Result:
+        """Do some work, and note its time."""
+        begun = time.thread_time()
+        result = work()
+        self._seconds.setdefault(step, []).append(time.thread_time() - begun)
+        return result
+
+    @property
+    def seconds(self) -> float:
+        """The median times of all steps, added up."""
+        return sum(map(median, self._seconds.values()))
+
+
+def _encoded(plan: IterationPlan) -> tuple[IterationPlan, PlanMessages]:
+    return plan, encode_plan(plan)
+
+
+def _count(plan: IterationPlan, messages: PlanMessages) -> _Counts:
     """Return what an iteration moves, in the order of the fields of Workload."""
-    messages = encode_plan(plan)
     return (
         np.int64(plan.samples.sample_ends[-1]),
         np.diff(plan.exchange.unique_ends),

@@ -1,4 +1,4 @@
-"""Ranks 0 and 1 exchange messages of several sizes, each after a pause; rank 0 prints the median times as JSON.
+"""Ranks 0 and 1 exchange messages of several sizes, each after a pause; rank 0 prints the shortest times as JSON.
 
 They wait as the ranks of a job do: they sleep between polls.
 """
@@ -6,7 +6,6 @@ They wait as the ranks of a job do: they sleep between polls.
 from __future__ import annotations
 
 import json
-import statistics
 import time
 
 import numpy as np
@@ -34,7 +33,7 @@ def main() -> None:
             requests = [comm.Irecv(received, other), comm.Isend(sent, other)]
             wait_until(lambda: all(request.Test() for request in requests))
             times.append(time.perf_counter() - start)
-        found[size] = statistics.median(times)
+        found[size] = min(times)
     if comm.rank == 0:
         print(json.dumps(found))
 
