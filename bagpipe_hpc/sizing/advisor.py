@@ -247,4 +247,3 @@ def _notes(batches: dict[int, list[Batch]]) -> list[str]:
         for size, found in batches.items()
         if len(found) < MIN_ITERATIONS
     ]
-

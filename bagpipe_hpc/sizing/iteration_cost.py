@@ -13,8 +13,9 @@ longest of these times:
 
 Without overlap, trainers also wait for what would travel meanwhile, and with P = 0 for fetches and write-backs.
 
-Two properties of links are optional. A link with a token bucket passes some bytes at once after a pause
-(`burst_bytes`); computing is the pause. And some MPIs send as many bytes for a Get as they get (`echoes_gets`), as Open
+Three properties of links are optional. A link with a token bucket passes some bytes at once after a pause
+(`burst_bytes`); computing is the pause. Open MPI over TCP sends large messages between two hosts now in both directions
+at once, now one after the other (`exchange_factor`). And some MPIs send as many bytes for a Get as they get (`echoes_gets`), as Open
 MPI 5 does over TCP (docs/benchmarks.md, Moving rows). Contention of ranks for cores is not modelled: compute has to be
 measured with as many trainers as a host has.
 """
@@ -58,6 +59,8 @@ class Links:
         latency_seconds: Of a message.
         hosts: The number of the host of each rank: the oracle, the servers, the trainers.
         burst_bytes: What a link passes at once after a pause.
+        exchange_factor: How many times as long messages take that two hosts send each other at the same time: from 1,
+            both directions at once, to 2, one after the other.
         echoes_gets: Whether the request of a Get is as long as its answer.
     """
 
@@ -65,6 +68,7 @@ class Links:
     latency_seconds: float
     hosts: tuple[int, ...]
     burst_bytes: float = 0.0
+    exchange_factor: float = 1.0
     echoes_gets: bool = False
 
     def seconds(self, sent: Float64Array, num_messages: int = 1) -> float:
@@ -252,7 +256,11 @@ def _waits(moved: Bytes, cost: TrainerCost, links: Links, prefetch_depth: int) -
     if prefetch_depth == 0:
         passes = 2 if links.echoes_gets else 1
         rows["fetches"] = links.seconds(passes * moved.fetches, FETCH_MESSAGES)
-    return {"computing": cost.compute_seconds, **_less(exchange, links.burst_seconds), **_less(rows, links.burst_seconds)}
+    return {
+        "computing": cost.compute_seconds,
+        **_less(exchange, links.burst_seconds),
+        **_less(rows, links.burst_seconds),
+    }
 
 
 def _less(waits: dict[str, float], saved: float) -> dict[str, float]:

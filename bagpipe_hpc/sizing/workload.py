@@ -172,7 +172,7 @@ def _encoded(plan: IterationPlan) -> tuple[IterationPlan, PlanMessages]:
 def _count(plan: IterationPlan, messages: PlanMessages) -> _Counts:
     """Return what an iteration moves, in the order of the fields of Workload."""
     return (
-        np.int64(plan.samples.sample_ends[-1]),
+        plan.samples.sample_ends[-1:].sum(),
         np.diff(plan.exchange.unique_ends),
         plan.fetches.counts,
         plan.write_backs.counts,

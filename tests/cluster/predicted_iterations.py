@@ -113,6 +113,7 @@ class LinkFigures:
     bytes_per_second: float
     latency_seconds: float
     burst_bytes: float
+    exchange_factor: float
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,14 @@ class Compared:
         return self.predicted / self.measured - 1
 
 
-def link_figures(times: dict[int, float]) -> LinkFigures:
-    """Return the line through the times of the two larger messages, and the time of the smallest."""
-    (_, least), (small, first), (large, second) = sorted(times.items())
+def link_figures(one_way: dict[int, float], both_ways: dict[int, float]) -> LinkFigures:
+    """Return the line through the times of the two larger messages, and how much longer both directions take."""
+    (_, least), (small, first), (large, second) = sorted(one_way.items())
     rate = (large - small) / (second - first)
-    return LinkFigures(rate, least, max(0.0, small - rate * (first - least)))
+    burst = max(0.0, small - rate * (first - least))
+    alone = [least + max(0.0, size - burst) / rate for size in both_ways]
+    factor = sum(both_ways.values()) / sum(alone)
+    return LinkFigures(rate, least / 2, burst, max(1.0, factor))
 
 
 @cache
@@ -144,7 +148,8 @@ def measure_link(mbit: float) -> LinkFigures:
         done = cluster.run_ranks(["bp0", "bp1"], [LINK_TIMES], timeout=120)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
-    return link_figures({int(size): seconds for size, seconds in json.loads(done.stdout).items()})
+    times = {name: {int(n): t for n, t in found.items()} for name, found in json.loads(done.stdout).items()}
+    return link_figures(times["one_way"], times["both_ways"])
 
 
 @cache
@@ -175,7 +180,14 @@ def predict(case: Case, config: Config, dataset: Dataset, compute: ComputeTime, 
         wire_bytes=4 * config.model.row_dim,
         is_overlapped=config.is_overlapped,
     )
-    links = Links(link.bytes_per_second, link.latency_seconds, case.hosts, link.burst_bytes, echoes_gets=True)
+    links = Links(
+        link.bytes_per_second,
+        link.latency_seconds,
+        case.hosts,
+        link.burst_bytes,
+        link.exchange_factor,
+        echoes_gets=True,
+    )
     return cost_of(workload, cost, links)
 
 
@@ -213,7 +225,9 @@ def main() -> int:
     arguments = parser.parse_args()
     chosen = [int(word) for word in arguments.cases.split(",") if word] or range(len(CASES))
     found = []
-    print("| Mbit/s | T | S | b | dim | L, P | mode | compute, ms | measured, ms | predicted, ms | error | bottleneck |")
+    print(
+        "| Mbit/s | T | S | b | dim | L, P | mode | compute, ms | measured, ms | predicted, ms | error | bottleneck |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for number in chosen:
         case = CASES[number]
