@@ -374,7 +374,7 @@ def _print_report(dataset: Dataset, report: DatasetReport) -> None:
 def _reuse_table(accesses: AccessReport) -> Table:
     shares = [f"{need.share:.0%}" for need in accesses.reuses[0].needs]
     heads = [f"{name}, {share}" for share in shares for name in ("L", "slots")]
-    table = _columns("B", "batches", "rows", "most rows", "first use", "distance", *heads)
+    table = _columns("B", "batches", "rows", "most", "new", "distance", *heads)
     for each in accesses.reuses:
         needs = [
             text
@@ -395,6 +395,11 @@ def _reuse_table(accesses: AccessReport) -> Table:
 
 def _access_lines(accesses: AccessReport) -> Iterable[str]:
     """Yield what the figures mean, line by line."""
+    yield (
+        "by batch size: rows of a batch (mean, most); new: uses that are the first of their row; distance: batches from "
+        "a use of a row to the next one (median); L: a window that has this part of all next uses, and the slots of all "
+        "caches together that it needs"
+    )
     shares = ", ".join(f"{hot:.1%} on the most used {part:.1%}" for part, hot in accesses.hot_shares)
     yield f"accesses of training samples: {shares} of the rows that occur"
     if accesses.drift is not None:

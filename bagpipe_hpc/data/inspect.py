@@ -72,7 +72,7 @@ def inspect_dataset(
     counters = [ValueCounter() for _ in dataset.schema.tables]
     sequences = {table.name: SequenceCounts(table) for table in dataset.schema.sequences if table.along is None}
     both = (dataset.train, dataset.validation)
-    accesses = AccessCounts(dataset.schema, min(max_samples or dataset.train.num_samples, dataset.train.num_samples))
+    accesses = AccessCounts(dataset.schema, _limit(dataset.train, max_samples))
     splits = tuple(
         _read(split, counters, sequences, accesses if split is dataset.train else None, max_samples, progress)
         for split in both
@@ -98,7 +98,7 @@ def _read(
     max_samples: int | None,
     progress: Progress,
 ) -> SplitReport:
-    limit = split.num_samples if max_samples is None else min(max_samples, split.num_samples)
+    limit = _limit(split, max_samples)
     num_read = 0
     batch_samples = _BATCH_SEQUENCES if sequences else _BATCH_SAMPLES
     sums, counts = (np.zeros(split.schema.num_labels) for _ in range(2))
@@ -123,6 +123,11 @@ def _read(
     sizes = tuple((split.path / shard.file).stat().st_size for shard in split.shards)
     means = tuple(s / c if c else float("nan") for s, c in zip(sums.tolist(), counts.tolist(), strict=True))
     return SplitReport(split.name, split.num_samples, num_read, times, means, sizes)
+
+
+def _limit(split: Split, max_samples: int | None) -> int:
+    """Return how many samples of a split are read."""
+    return split.num_samples if max_samples is None else min(max_samples, split.num_samples)
 
 
 def _count(split: Split, batch: Batch, counters: list[ValueCounter]) -> None:

@@ -15,9 +15,9 @@ Without overlap, trainers also wait for what would travel meanwhile, and with P 
 
 Three properties of links are optional. A link with a token bucket passes some bytes at once after a pause
 (`burst_bytes`); computing is the pause. Open MPI over TCP sends large messages between two hosts now in both directions
-at once, now one after the other (`exchange_factor`). And some MPIs send as many bytes for a Get as they get (`echoes_gets`), as Open
-MPI 5 does over TCP (docs/benchmarks.md, Moving rows). Contention of ranks for cores is not modelled: compute has to be
-measured with as many trainers as a host has.
+at once, now one after the other (`exchange_factor`). And some MPIs send as many bytes for a Get as they get
+(`echoes_gets`), as Open MPI 5 does over TCP (docs/benchmarks.md, Moving rows). Contention of ranks for cores is not
+modelled: compute has to be measured with as many trainers as a host has.
 """
 
 from __future__ import annotations
@@ -256,11 +256,8 @@ def _waits(moved: Bytes, cost: TrainerCost, links: Links, prefetch_depth: int) -
     if prefetch_depth == 0:
         passes = 2 if links.echoes_gets else 1
         rows["fetches"] = links.seconds(passes * moved.fetches, FETCH_MESSAGES)
-    return {
-        "computing": cost.compute_seconds,
-        **_less(exchange, links.burst_seconds),
-        **_less(rows, links.burst_seconds),
-    }
+    exchange = {name: links.exchange_factor * each for name, each in _less(exchange, links.burst_seconds).items()}
+    return {"computing": cost.compute_seconds, **exchange, **_less(rows, links.burst_seconds)}
 
 
 def _less(waits: dict[str, float], saved: float) -> dict[str, float]:
