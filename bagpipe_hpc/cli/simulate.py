@@ -33,6 +33,10 @@ def simulate(
     policies: Annotated[
         str, typer.Option(help='Cache policies, with commas: lru, lfu, s3fifo, arc, sieve, belady; "": none.')
     ] = "lru,lfu,s3fifo,arc,belady",
+    designs: Annotated[
+        str,
+        typer.Option(help="Designs, with commas: lookahead, replicated, hot-set, staleness, all-to-all, no-cache."),
+    ] = "",
     staleness: Annotated[
         str, typer.Option(help="Bounds of the caches with bounded staleness, in updates, with commas.")
     ] = "0,10,100",
@@ -43,7 +47,7 @@ def simulate(
         float, typer.Option(help="Time of one trainer for forward and backward pass, per sample.")
     ] = 1.0,
     dense_parameters: Annotated[int, typer.Option(help="Dense parameters, which are all-reduced.")] = 0,
-    trainers_per_server: Annotated[int, typer.Option(help="How many trainers share an embedding server.")] = 4,
+    trainers_per_server: Annotated[int, typer.Option(help="How many trainers share an embedding server.")] = 1,
     samples: Annotated[int | None, typer.Option(help="Play at most this many samples. [default: all]")] = None,
     epochs: Annotated[int, typer.Option(help="How often the samples are passed over.")] = 1,
     similar: Annotated[int, typer.Option(help="Rows that share an approximate key.")] = 4,
@@ -62,7 +66,7 @@ def simulate(
     from bagpipe_hpc.bounded_json import dump_json, finite
     from bagpipe_hpc.errors import ConfigError
     from bagpipe_hpc.runtime.console import open_console
-    from bagpipe_hpc.simulation.case import Case, parse_factors, parse_numbers, parse_sizes
+    from bagpipe_hpc.simulation.case import Case, parse_designs, parse_factors, parse_numbers, parse_sizes
     from bagpipe_hpc.simulation.network import Compute, parse_networks
     from bagpipe_hpc.simulation.policies import parse_policies
     from bagpipe_hpc.simulation.simulate import simulate as play
@@ -85,6 +89,7 @@ def simulate(
         window=window,
         prefetch_depth=prefetch_depth,
         policies=parse_policies(policies),
+        designs=parse_designs(designs),
         staleness=parse_numbers("--staleness", staleness, 0),
         dim=dim,
         trainers_per_server=trainers_per_server,
@@ -130,7 +135,14 @@ def _print(console: Console, figures: Figures) -> None:
         f"{stream['rows_of_tables']:,} rows occur",
         highlight=False,
     )
-    for table in (_policies(figures), *_systems(figures), _approximate(figures)):
+    console.print(_policies(figures))
+    console.print(
+        "own: accesses served by own memory. k rows: thousand rows moved per iteration. kB: per trainer and iteration. "
+        "stale: updates of other trainers that a row lacks. eff.: share of the time in which trainers compute in "
+        "the first network. Networks: ms per iteration.",
+        highlight=False,
+    )
+    for table in (*_systems(figures), _approximate(figures)):
         console.print(table)
     for note in figures.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
@@ -141,7 +153,7 @@ def _policies(figures: Figures) -> Table:
     sizes = sorted({row.cache_rows for row in figures.policies})
     shares = {row.cache_rows: row.cache_share for row in figures.policies}
     ratios = {(row.policy, row.cache_rows): row.hit_ratio for row in figures.policies}
-    heads = [f"{size:,} ({shares[size]:.1%})" for size in sizes]
+    heads = [f"{size:,}\n{100 * shares[size]:.3g}%" for size in sizes]
     table = _table("hit ratio of one cache for all trainers, by rows of the cache", "policy", heads)
     for policy in dict.fromkeys(row.policy for row in figures.policies):
         table.add_row(policy, *(_percent(ratios.get((policy, size))) for size in sizes))
@@ -153,11 +165,8 @@ def _systems(figures: Figures) -> Iterable[Table]:
     networks = list(dict.fromkeys(row.network for row in figures.systems))
     for trainers in dict.fromkeys(row.trainers for row in figures.systems):
         own = [row for row in figures.systems if row.trainers == trainers]
-        title = (
-            f"T = {trainers:,}, B = {own[0].batch:,}, {own[0].iterations:,} iterations. Per iteration: thousand rows, "
-            f"kB per trainer, ms by network; efficiency with {networks[0]}"
-        )
-        heads = ["own memory", "k rows", "kB", "stale", "efficiency", *networks]
+        title = f"T = {trainers:,}, B = {own[0].batch:,}, {own[0].iterations:,} iterations"
+        heads = ["own", "k rows", "kB", "stale", "eff.", *networks]
         table = _table(title, "design", heads)
         for row in (row for row in own if row.network == networks[0]):
             times = {each.network: each.milliseconds for each in own if each.design == row.design}
@@ -165,9 +174,9 @@ def _systems(figures: Figures) -> Iterable[Table]:
             table.add_row(
                 row.design,
                 _percent(row.local_ratio),
-                f"{moved / 1e3:,.1f}",
-                f"{row.bytes_per_trainer / 1e3:,.1f}",
-                f"{row.staleness:,.1f}",
+                _short(moved / 1e3),
+                _short(row.bytes_per_trainer / 1e3),
+                _short(row.staleness),
                 _percent(row.efficiency),
                 *(f"{times[network]:,.2f}" for network in networks),
             )
@@ -194,6 +203,11 @@ def _table(title: str, first: str, heads: Iterable[str]) -> Table:
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     return table
+
+
+def _short(value: float) -> str:
+    """Return a number with one digit behind the point, or none if it has many before it."""
+    return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
 
 
 def _percent(ratio: float | None) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bagpipe_hpc.compiled import compiled
-from bagpipe_hpc.protocol.plan import Int32Array, Int64Array
+from bagpipe_hpc.protocol.plan import Float64Array, Int32Array, Int64Array
 from bagpipe_hpc.sharding import share_boundaries
 from bagpipe_hpc.simulation.stream import KeyStream
 
@@ -30,6 +31,7 @@ class Accesses:
         pairs: Unique keys of each share, int32, shape (num_pairs,), batch by batch, within a batch trainer by trainer.
         pair_ends: int64, shape (num_iterations * T + 1,).
         num_samples: Samples of each batch, int64, shape (num_iterations,).
+        share_ends: Samples before each share, and all samples, int64, shape (num_iterations * T + 1,).
     """
 
     num_keys: int
@@ -39,6 +41,7 @@ class Accesses:
     pairs: Int32Array
     pair_ends: Int64Array
     num_samples: Int64Array
+    share_ends: Int64Array
 
     @property
     def num_iterations(self) -> int:
@@ -69,16 +72,20 @@ class Accesses:
         _count_users(*lists, places, num_users, last_users)
         return num_users, last_users
 
-    def by_owner(self, num_owners: int) -> Int64Array:
-        """Return how many pairs of each share have keys of each owner, where key k belongs to owner k mod num_owners.
+    def busiest_owner(self, num_owners: int, chosen: NDArray[np.bool_] | None = None) -> Float64Array:
+        """Return the pairs of the owner with the most of them, where key k belongs to owner k mod num_owners.
 
+        Args:
+            num_owners: Number of owners.
+            chosen: Which keys count, bool, shape (num_keys,); None: all.
         Returns:
-            int64, shape (num_iterations, T, num_owners).
+            float64, shape (num_iterations,).
         """
-        shape = self.num_iterations, self.num_trainers, num_owners
-        counts = np.zeros(shape, dtype=np.int64)
-        _count_owners(self.pairs, self.pair_ends, counts.reshape(-1, num_owners))
-        return counts
+        counts = np.zeros((self.num_iterations, num_owners), dtype=np.int64)
+        counted = np.ones(self.num_keys, dtype=np.bool_) if chosen is None else chosen
+        _count_owners(self.pairs, self.pair_ends[:: self.num_trainers], counted, counts)
+        busiest: Float64Array = counts.max(axis=1).astype(np.float64)
+        return busiest
 
 
 def accesses_of(stream: KeyStream, batch_size: int, num_trainers: int) -> Accesses:
@@ -89,15 +96,17 @@ def accesses_of(stream: KeyStream, batch_size: int, num_trainers: int) -> Access
         batch_size: Samples per batch, all trainers together.
         num_trainers: T.
     """
-    firsts = range(0, stream.num_samples, batch_size)
-    sizes = [min(batch_size, stream.num_samples - first) for first in firsts]
-    batch_ends = np.asarray([*firsts, stream.num_samples], dtype=np.int64)
-    bounds = [first + np.asarray(share_boundaries(n, num_trainers)) for first, n in zip(firsts, sizes, strict=True)]
-    share_ends = np.concatenate([*(each[:-1] for each in bounds), [stream.num_samples]]).astype(np.int64)
+    batch_ends = np.append(np.arange(0, stream.num_samples, batch_size), stream.num_samples)
+    num_full, rest = divmod(stream.num_samples, batch_size)
+    full = np.asarray(share_boundaries(batch_size, num_trainers))
+    share_ends = (batch_size * np.arange(num_full)[:, None] + full[:-1]).reshape(-1)
+    last = np.asarray(share_boundaries(rest, num_trainers) if rest else [0])
+    share_ends = np.concatenate([share_ends, stream.num_samples - rest + last])
     entries, entry_ends = _unique_of(stream, batch_ends)
     pairs, pair_ends = (entries, entry_ends) if num_trainers == 1 else _unique_of(stream, share_ends)
-    sample_counts = np.asarray(sizes, dtype=np.int64)
-    return Accesses(stream.num_keys, num_trainers, entries, entry_ends, pairs, pair_ends, sample_counts)
+    return Accesses(
+        stream.num_keys, num_trainers, entries, entry_ends, pairs, pair_ends, np.diff(batch_ends), share_ends
+    )
 
 
 def _unique_of(stream: KeyStream, part_ends: Int64Array) -> tuple[Int32Array, Int64Array]:
@@ -155,8 +164,10 @@ def _count_users(
 
 
 @compiled
-def _count_owners(pairs: Int32Array, pair_ends: Int64Array, counts: Int64Array) -> None:
+def _count_owners(
+    pairs: Int32Array, iteration_ends: Int64Array, counted: NDArray[np.bool_], counts: Int64Array
+) -> None:
     num_owners = counts.shape[1]
-    for share in range(len(pair_ends) - 1):
-        for pair in range(pair_ends[share], pair_ends[share + 1]):
-            counts[share, pairs[pair] % num_owners] += 1
+    for i in range(len(iteration_ends) - 1):
+        for pair in range(iteration_ends[i], iteration_ends[i + 1]):
+            counts[i, pairs[pair] % num_owners] += counted[pairs[pair]]

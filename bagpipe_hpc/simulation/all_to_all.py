@@ -12,7 +12,6 @@ import numpy as np
 
 from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.protocol.plan import Int32Array, Int64Array
-from bagpipe_hpc.sharding import share_boundaries
 from bagpipe_hpc.simulation.accesses import Accesses
 from bagpipe_hpc.simulation.stream import KeyStream
 from bagpipe_hpc.simulation.traffic import ID_BYTES, Flow, Traffic
@@ -30,7 +29,7 @@ def play_all_to_all(stream: KeyStream, accesses: Accesses, row_bytes: int, *, un
     own, served = _own_and_served(accesses.pairs, accesses.pair_ends, accesses.num_trainers)
     counts, num_local = accesses.pair_counts, int(own.sum())
     if not unique:
-        id_ends = stream.sample_ends[_share_ends(accesses)]
+        id_ends = stream.sample_ends[accesses.share_ends]
         own, served = _own_and_served(stream.keys, id_ends, accesses.num_trainers)
         counts = np.diff(id_ends).reshape(own.shape)
     asked = (counts - own).astype(float)
@@ -49,16 +48,6 @@ def play_all_to_all(stream: KeyStream, accesses: Accesses, row_bytes: int, *, un
         servers_are_critical=False,
         rounds=2 if accesses.num_trainers > 1 else 0,
     )
-
-
-def _share_ends(accesses: Accesses) -> Int64Array:
-    """Return where the samples of each share end, int64, shape (num_iterations * T + 1,)."""
-    firsts = np.cumsum(accesses.num_samples) - accesses.num_samples
-    bounds = [
-        first + np.asarray(share_boundaries(int(n), accesses.num_trainers))[:-1]
-        for first, n in zip(firsts, accesses.num_samples, strict=True)
-    ]
-    return np.concatenate([*bounds, [accesses.num_samples.sum()]]).astype(np.int64)
 
 
 def _own_and_served(keys: Int32Array, part_ends: Int64Array, num_trainers: int) -> tuple[Int64Array, Int64Array]:

@@ -10,6 +10,7 @@ from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.simulation.network import Compute, Network
 from bagpipe_hpc.simulation.traffic import FLOAT_BYTES
 
+DESIGNS = ("lookahead", "replicated", "hot-set", "staleness", "all-to-all", "no-cache")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)(%?)")
 
 
@@ -40,6 +41,7 @@ class Case:
         window: L.
         prefetch_depth: P.
         policies: Policies of libCacheSim.
+        designs: Some of DESIGNS.
         staleness: Bounds of the bounded-staleness caches.
         dim: Columns of a row, float32.
         trainers_per_server: How many trainers share an embedding server.
@@ -62,9 +64,10 @@ class Case:
     window: int = 200
     prefetch_depth: int = 4
     policies: tuple[str, ...] = ()
+    designs: tuple[str, ...] = DESIGNS
     staleness: tuple[int, ...] = (0, 10, 100)
     dim: int = 64
-    trainers_per_server: int = 4
+    trainers_per_server: int = 1
     compute: Compute = field(default_factory=lambda: Compute(1e-6))
     samples: int | None = None
     epochs: int = 1
@@ -101,6 +104,19 @@ class Case:
     def num_servers(self, num_trainers: int) -> int:
         """Return S."""
         return -(-num_trainers // self.trainers_per_server)
+
+
+def parse_designs(text: str) -> tuple[str, ...]:
+    """Return the designs of a list with commas; empty: all.
+
+    Raises:
+        ConfigError: a design is unknown.
+    """
+    names = [name for name in text.replace(" ", "").split(",") if name]
+    for name in names:
+        if name not in DESIGNS:
+            raise ConfigError(f"--designs has '{name}'; allowed: {', '.join(DESIGNS)}")
+    return tuple(design for design in DESIGNS if design in names) or DESIGNS
 
 
 def parse_numbers(option: str, text: str, least: int) -> tuple[int, ...]:

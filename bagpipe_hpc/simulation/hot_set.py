@@ -68,7 +68,7 @@ def play_hot_set(accesses: Accesses, cache_rows: int, num_servers: int, row_byte
         rows_exchanged=2 * (num_trainers - 1) * int(hot_entries.sum()),
         critical=fetching + summing,
         late=Flow.none(*cold.shape),
-        server_bytes=(row_bytes + 2 * ID_BYTES) * _busiest_server(accesses, ~hot, num_servers),
+        server_bytes=(row_bytes + 2 * ID_BYTES) * accesses.busiest_owner(num_servers, ~hot),
         servers_are_critical=True,
         rounds=2 + allreduce_rounds(num_trainers),
         cache_rows=min(cache_rows, accesses.num_keys),
@@ -79,16 +79,3 @@ def _sums(chosen: NDArray[np.bool_], part_ends: Int64Array) -> Int64Array:
     """Return how many elements of each part are chosen, int64, shape (len(part_ends) - 1,)."""
     totals = np.concatenate([[0], np.cumsum(chosen, dtype=np.int64)])
     return np.diff(totals[part_ends])
-
-
-def _busiest_server(accesses: Accesses, is_cold: NDArray[np.bool_], num_servers: int) -> NDArray[np.float64]:
-    """Return the cold pairs of the server with the most of them in each iteration, float64, shape (num_iterations,)."""
-    iteration_ends = accesses.pair_ends[:: accesses.num_trainers]
-    iterations = np.repeat(np.arange(accesses.num_iterations), np.diff(iteration_ends))
-    servers = accesses.pairs % num_servers
-    cold = is_cold[accesses.pairs]
-    counts = np.bincount(
-        iterations[cold] * num_servers + servers[cold], minlength=accesses.num_iterations * num_servers
-    )
-    busiest: NDArray[np.float64] = counts.reshape(-1, num_servers).max(axis=1).astype(float)
-    return busiest

@@ -18,7 +18,6 @@ def play_no_cache(accesses: Accesses, num_servers: int, row_bytes: int) -> Traff
         row_bytes: Bytes of a row.
     """
     pairs = accesses.pair_counts.astype(float)
-    by_server = accesses.by_owner(num_servers).sum(axis=1).max(axis=1)
     num_pairs = len(accesses.pairs)
     return Traffic(
         design="no-cache",
@@ -29,7 +28,7 @@ def play_no_cache(accesses: Accesses, num_servers: int, row_bytes: int) -> Traff
         rows_exchanged=0,
         critical=Flow(row_bytes * pairs, (row_bytes + 2 * ID_BYTES) * pairs),
         late=Flow.none(*pairs.shape),
-        server_bytes=(row_bytes + 2 * ID_BYTES) * by_server.astype(float),
+        server_bytes=(row_bytes + 2 * ID_BYTES) * accesses.busiest_owner(num_servers),
         servers_are_critical=True,
         rounds=2,
     )

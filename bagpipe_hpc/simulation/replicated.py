@@ -64,7 +64,8 @@ def play_replicated(accesses: Accesses, window: int, num_servers: int, row_bytes
     late_rows = per_iteration(~uses.is_lonely & ~uses.is_next)
     moving = Flow(row_bytes * fetched, ID_BYTES * fetched + (row_bytes + ID_BYTES) * written)
     summed_late = everywhere(ring_bytes(late_rows, row_bytes, num_trainers), num_trainers)
-    kept = np.cumsum(shared_in - per_iteration(uses.leaves & ~uses.is_lonely))
+    left = per_iteration(uses.leaves & ~uses.is_lonely)
+    held = np.cumsum(shared_in) - np.cumsum(left) + left  # while the rows of the iteration are there
     return Traffic(
         design="replicated",
         num_pairs=len(accesses.pairs),
@@ -77,7 +78,7 @@ def play_replicated(accesses: Accesses, window: int, num_servers: int, row_bytes
         server_bytes=row_bytes * np.maximum(fetched, written).sum(axis=1) / num_servers,
         servers_are_critical=False,
         rounds=allreduce_rounds(num_trainers),
-        cache_rows=int((kept + np.diff(accesses.entry_ends)).max()),
+        cache_rows=int((held + lonely.max(axis=1)).max()),
     )
 
 

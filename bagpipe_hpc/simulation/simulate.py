@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -101,6 +102,8 @@ def _policies(case: Case, stream: KeyStream, notes: list[str], progress: Progres
 
 def _planned_hits(case: Case, stream: KeyStream, accesses: Accesses, cache_rows: int, progress: Progress) -> int | None:
     """Return the hits of the planner with one trainer; None: the rows of a batch and the next P do not fit."""
+    if "lookahead" not in case.designs:
+        return None
     try:
         traffic = play_lookahead(
             stream,
@@ -128,16 +131,16 @@ def _systems(case: Case, stream: KeyStream, notes: list[str], progress: Progress
                 f"{batch_size:,}, but at least {MIN_ITERATIONS} are needed; lower --batch or raise --epochs"
             )
             continue
-        progress(f"playing designs with {num_trainers:,} trainers", number, len(case.trainers))
         accesses = accesses_of(stream, batch_size, num_trainers)
         moved_without_cache = 2 * len(accesses.pairs)
         for play in _designs(case, stream, accesses, progress):
+            progress(f"playing designs with {num_trainers:,} trainers", number, len(case.trainers))
             try:
                 traffic = play()
             except CacheTooSmallError as error:
                 notes.append(
-                    f"lookahead with T = {num_trainers:,} is left out: --trainer-cache-rows is too small for batches of "
-                    f"{batch_size:,}; {error}"
+                    f"lookahead with T = {num_trainers:,} is left out: --trainer-cache-rows is too small for a batch "
+                    f"of {batch_size:,}; {error}"
                 )
                 continue
             for network in case.networks:
@@ -147,34 +150,47 @@ def _systems(case: Case, stream: KeyStream, notes: list[str], progress: Progress
     return figures
 
 
-def _designs(case: Case, stream: KeyStream, accesses: Accesses, progress: Progress) -> Iterator[Callable[[], Traffic]]:
-    """Yield a call for each design that plays it."""
+def _designs(case: Case, stream: KeyStream, accesses: Accesses, progress: Progress) -> list[Callable[[], Traffic]]:
+    """Return a call for each design that plays it."""
     num_servers, row_bytes = case.num_servers(accesses.num_trainers), case.row_bytes
     cache_rows = case.trainer_cache.of(stream.num_keys)
 
     def note(planned: int) -> None:
         progress(f"planning for {accesses.num_trainers:,} trainers", planned, accesses.num_iterations)
 
-    yield lambda: play_lookahead(
-        stream,
-        accesses,
-        window=case.window,
-        prefetch_depth=case.prefetch_depth,
-        cache_rows=cache_rows,
-        num_servers=num_servers,
-        row_bytes=row_bytes,
-        note=note,
-    )
-    yield lambda: play_replicated(accesses, case.window, num_servers, row_bytes)
-    yield lambda: play_hot_set(accesses, cache_rows, num_servers, row_bytes)
-    for staleness in case.staleness:
-        progress(f"bounded staleness {staleness} with {accesses.num_trainers:,} trainers", 0, 0)
-        yield lambda staleness=staleness: play_bounded_staleness(  # type: ignore[misc]
-            accesses, staleness=staleness, cache_rows=cache_rows, num_servers=num_servers, row_bytes=row_bytes
-        )
-    yield lambda: play_all_to_all(stream, accesses, row_bytes, unique=False)
-    yield lambda: play_all_to_all(stream, accesses, row_bytes, unique=True)
-    yield lambda: play_no_cache(accesses, num_servers, row_bytes)
+    plays: dict[str, list[Callable[[], Traffic]]] = {
+        "lookahead": [
+            lambda: play_lookahead(
+                stream,
+                accesses,
+                window=case.window,
+                prefetch_depth=case.prefetch_depth,
+                cache_rows=cache_rows,
+                num_servers=num_servers,
+                row_bytes=row_bytes,
+                note=note,
+            )
+        ],
+        "replicated": [lambda: play_replicated(accesses, case.window, num_servers, row_bytes)],
+        "hot-set": [lambda: play_hot_set(accesses, cache_rows, num_servers, row_bytes)],
+        "staleness": [
+            partial(
+                play_bounded_staleness,
+                accesses,
+                staleness=staleness,
+                cache_rows=cache_rows,
+                num_servers=num_servers,
+                row_bytes=row_bytes,
+            )
+            for staleness in case.staleness
+        ],
+        "all-to-all": [
+            lambda: play_all_to_all(stream, accesses, row_bytes, unique=False),
+            lambda: play_all_to_all(stream, accesses, row_bytes, unique=True),
+        ],
+        "no-cache": [lambda: play_no_cache(accesses, num_servers, row_bytes)],
+    }
+    return [play for design in case.designs for play in plays[design]]
 
 
 def _system(

@@ -44,6 +44,11 @@ def test_what_is_installed_is_what_is_pinned(file_name: str) -> None:
     assert installed == pins(file_name)
 
 
+def test_the_simulator_of_cache_policies_is_the_pinned_one() -> None:
+    pytest.importorskip("libcachesim")
+    assert {"libcachesim": version("libcachesim")} == pins("simulation.txt")
+
+
 def test_every_package_that_another_needs_is_pinned() -> None:
     only_cuda = {name for name in needed_by(["torch"]) if name.startswith(("nvidia-", "cuda-", "triton"))}
     assert needed_by(DIRECT) - set(DIRECT) - only_cuda == set(pins("constraints.txt"))
