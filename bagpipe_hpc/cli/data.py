@@ -396,9 +396,9 @@ def _reuse_table(accesses: AccessReport) -> Table:
 def _access_lines(accesses: AccessReport) -> Iterable[str]:
     """Yield what the figures mean, line by line."""
     yield (
-        "by batch size: rows of a batch (mean, most); new: uses that are the first of their row; distance: batches from "
-        "a use of a row to the next one (median); L: a window that has this part of all next uses, and the slots of all "
-        "caches together that it needs"
+        "by batch size: rows of a batch (mean, most); new: uses that are the first of their row; distance: batches "
+        "from a use of a row to the next one (median); L: a window that has this part of all next uses, and the slots "
+        "of all caches together that it needs"
     )
     shares = ", ".join(f"{hot:.1%} on the most used {part:.1%}" for part, hot in accesses.hot_shares)
     yield f"accesses of training samples: {shares} of the rows that occur"
