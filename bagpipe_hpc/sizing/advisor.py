@@ -19,7 +19,7 @@ from bagpipe_hpc.jobs.description import describe
 from bagpipe_hpc.oracle.batch_stream import max_lengths, newest_elements
 from bagpipe_hpc.row_layout import row_width
 from bagpipe_hpc.simulation.network import Network
-from bagpipe_hpc.sizing.compute_time import ComputeTime, estimate, measure
+from bagpipe_hpc.sizing.compute_time import ComputeTime, estimate, measure, through
 from bagpipe_hpc.sizing.memory import Sizes
 from bagpipe_hpc.sizing.recommendation import (
     Job,
@@ -237,8 +237,11 @@ def _compute(question: Question, dataset: Dataset, num_parameters: int, progress
         row_floats = len(vectors_of(config, dataset.schema)) * config.model.row_dim
         return estimate(question.gpu, num_parameters, row_floats)
     progress("measuring how long a trainer computes here", 0, 0)
-    num_samples = max(1, min(question.batch_sizes) // max(question.trainers))
-    return measure(config, question.data, min(num_samples, dataset.train.num_samples))
+    limit = dataset.train.num_samples
+    fewest = min(limit, max(1, min(question.batch_sizes) // max(question.trainers)))
+    most = min(limit, max(1, max(question.batch_sizes) // min(question.trainers)))
+    first = measure(config, question.data, fewest)
+    return first if most == fewest else through(first, fewest, measure(config, question.data, most), most)
 
 
 def _notes(batches: dict[int, list[Batch]]) -> list[str]:

@@ -119,6 +119,16 @@ def measure(config: Config, data: Path, num_samples: int) -> ComputeTime:
     )
 
 
+def through(first: ComputeTime, first_samples: int, second: ComputeTime, second_samples: int) -> ComputeTime:
+    """Return the line through two measurements, of fewer and of more samples; neither part of it is below 0."""
+    if second_samples <= first_samples:
+        return first
+    low, high = first.of(first_samples), second.of(second_samples)
+    slope = max(0.0, (high - low) / (second_samples - first_samples))
+    slope = min(slope, high / second_samples)
+    return ComputeTime(high - slope * second_samples, slope, f"{first.source}; {second.source}")
+
+
 def measured_settings(config: Config, num_samples: int) -> Config:
     """Return the settings of the job that is measured."""
     values = config.model_dump(mode="json")

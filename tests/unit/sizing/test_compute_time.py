@@ -9,7 +9,7 @@ import pytest
 
 from bagpipe_hpc.config import load_config
 from bagpipe_hpc.errors import ConfigError
-from bagpipe_hpc.sizing.compute_time import GPUS, ComputeTime, estimate, measure, measured_settings
+from bagpipe_hpc.sizing.compute_time import GPUS, ComputeTime, estimate, measure, measured_settings, through
 
 
 def test_time_of_samples() -> None:
@@ -24,6 +24,17 @@ def test_estimate() -> None:
     with pytest.raises(ConfigError, match=r"--gpu is 'abacus'; known are v100, .*; for another one, give --compute"):
         estimate("abacus", 1, 1)
     assert all(gpu.flops > gpu.bytes_per_second for gpu in GPUS.values())
+
+
+def test_a_line_through_two_measurements() -> None:
+    line = through(ComputeTime(0.0, 0.3, "a"), 10, ComputeTime(0.0, 0.2, "b"), 20)  # 3 s and 4 s
+    assert (line.seconds, line.seconds_per_sample) == pytest.approx((2.0, 0.1))
+    assert line.source == "a; b"
+    noisy = through(ComputeTime(0.0, 0.3, "a"), 10, ComputeTime(0.0, 0.1, "b"), 20)  # 3 s and 2 s
+    assert (noisy.seconds, noisy.seconds_per_sample) == (2.0, 0.0)
+    steep = through(ComputeTime(0.0, 0.1, "a"), 10, ComputeTime(0.0, 0.5, "b"), 20)  # 1 s and 10 s
+    assert (steep.seconds, steep.seconds_per_sample) == (0.0, 0.5)
+    assert through(line, 20, line, 20) == line
 
 
 def test_measured_settings_train_a_little_and_evaluate_nothing() -> None:
