@@ -158,7 +158,7 @@ def _choices(advice: Advice) -> Table:
 
 def _resources(best: Prediction) -> Table:
     """What an iteration of the recommended choice would take if nothing else took longer."""
-    table = _table("recommended: time of an iteration by what limits it", ("limit",), ("ms", "samples/s"))
+    table = _table("recommended: what limits an iteration", ("limit",), ("ms", "samples/s"))
     for name, seconds in best.cost.seconds_by_resource.items():
         table.add_row(name, f"{1e3 * seconds:,.2f}", f"{best.choice.batch_size / seconds:,.0f}" if seconds else "-")
     for name, seconds in best.cost.seconds_by_wait.items():

@@ -29,7 +29,7 @@ def test_tables_settings_and_job_script(data: Path) -> None:
     shown = plan(data, *options)
     for expected in (
         "predictions",
-        "what limits it",
+        "what limits an iteration",
         "95th percentile",
         "smaller caches",
         "An iteration takes as long as: computing. Next: ",
