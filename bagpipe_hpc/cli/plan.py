@@ -61,7 +61,7 @@ def plan(
     from bagpipe_hpc.runtime.console import open_console
     from bagpipe_hpc.simulation.case import parse_numbers
     from bagpipe_hpc.simulation.network import parse_networks
-    from bagpipe_hpc.sizing.advisor import Question, advise, recommended_settings, render_line
+    from bagpipe_hpc.sizing.advisor import Question, advise, recommended_settings, render_line, settings_yaml
 
     if gpu is not None and compute is not None:
         raise ConfigError("--gpu and --compute both say how long a trainer computes; give one of them")
@@ -73,6 +73,8 @@ def plan(
     if len(links) > 1:
         raise ConfigError(f"--network has {len(links)} speeds; give one")
     settings = load_config(config, overrides or [])
+    if settings.mode != "cached":
+        raise ConfigError(f"mode is {settings.mode}, which has neither a window nor a cache to size; remove the setting")
     question = Question(
         data=data,
         config=settings,
@@ -90,7 +92,7 @@ def plan(
     )
     with showing_activity("opening all shards") as progress:
         advice = advise(question, progress)
-    line = render_line(question, advice, config)
+    line = render_line(question, advice, config, overrides or [])
     if as_json:
         figures = {
             "compute": vars(advice.compute),
@@ -106,12 +108,11 @@ def plan(
         }
         print(dump_json(finite(figures), indent=2).decode())
         return
-    _print(open_console(), advice, line)
+    _print(open_console(), advice)
+    print(f"\nrecommended settings:\n\n{settings_yaml(question, advice)}\njob script:\n\n{line}")
 
 
-def _print(console: Console, advice: Advice, line: str) -> None:
-    from bagpipe_hpc.sizing.advisor import settings_yaml
-
+def _print(console: Console, advice: Advice) -> None:
     console.print(_choices(advice))
     console.print(_resources(advice.best))
     console.print(_paths(advice.best))
@@ -120,10 +121,6 @@ def _print(console: Console, advice: Advice, line: str) -> None:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     first, second = advice.best.cost.bottlenecks
     console.print(f"An iteration takes as long as: {first}. Next: {second}.", highlight=False, soft_wrap=True)
-    console.print("\nrecommended settings:\n", highlight=False)
-    print(settings_yaml(advice))
-    console.print("job script:\n", highlight=False)
-    print(line)
 
 
 def _choices(advice: Advice) -> Table:

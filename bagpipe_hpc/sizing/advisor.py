@@ -144,24 +144,36 @@ def recommended_settings(advice: Advice) -> dict[str, dict[str, Any]]:
     }
 
 
-def settings_yaml(advice: Advice) -> str:
-    """Return the recommended settings as YAML."""
-    return yaml.safe_dump(recommended_settings(advice), sort_keys=False)
+def settings_yaml(question: Question, advice: Advice) -> str:
+    """Return the settings that were given, with the recommended ones in their place, as YAML."""
+    settings = question.config.model_dump(mode="json", exclude_unset=True)
+    for section, values in recommended_settings(advice).items():
+        settings[section] = {**settings.get(section, {}), **values}
+    return yaml.safe_dump(settings, sort_keys=False)
 
 
-def render_line(question: Question, advice: Advice, config_file: Path | None) -> str:
+def render_line(
+    question: Question, advice: Advice, config_file: Path | None = None, overrides: Sequence[str] = ()
+) -> str:
     """Return the command that prints a job script with the recommended settings.
 
+    Args:
+        question: The question.
+        advice: The answer.
+        config_file: The file with the settings that were given; None: there is none.
+        overrides: Settings that were given besides, as section.key=value.
     Raises:
         ConfigError: no script can be made of them.
     """
     choice, per_node = advice.best.choice, question.trainers_per_node
-    settings = [
-        f"{section}.{key}={value}"
+    recommended = {
+        f"{section}.{key}": value
         for section, values in recommended_settings(advice).items()
         for key, value in values.items()
         if section != "roles"
-    ]
+    }
+    given = {name: value for name, _, value in (each.partition("=") for each in overrides) if name != "roles.servers"}
+    settings = [f"{name}={value}" for name, value in {**given, **recommended}.items()]
     words: dict[str, Any] = {
         "nodes": -(-choice.num_trainers // per_node),
         "trainers_per_node": per_node,

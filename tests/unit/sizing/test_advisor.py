@@ -48,8 +48,10 @@ def test_advice(question: Question) -> None:
 def test_settings_and_job_script(question: Question) -> None:
     advice = advise(question, ignore)
     settings = recommended_settings(advice)
-    assert yaml.safe_load(settings_yaml(advice)) == settings
-    config = load_config(settings, [])
+    shown = yaml.safe_load(settings_yaml(question, advice))
+    assert shown["training"] == {"epochs": 4, "batch_size": 20}
+    assert (shown["model"], shown["cache"]) == ({"embedding_dim": 4}, settings["cache"])
+    config = load_config(shown, [])
     assert (config.lookahead.window, config.lookahead.prefetch_depth, config.roles.servers) == (2, 1, 1)
     rows = settings["cache"]["rows"]
     assert render_line(question, advice, Path("job.yaml")) == (
@@ -58,7 +60,9 @@ def test_settings_and_job_script(question: Question) -> None:
         f"--set cache.rows={rows}"
     )
     on_gpus = replace(question, gpu="a100", trainers_per_node=2)
-    assert "--nodes 1 --trainers-per-node 2 --gpus-per-node 2" in render_line(on_gpus, advice, None)
+    line = render_line(on_gpus, advice, None, ["model.name=dcn", "training.batch_size=7", "roles.servers=3"])
+    assert "--nodes 1 --trainers-per-node 2 --gpus-per-node 2 --servers 1" in line
+    assert f"--data {question.data} --set model.name=dcn --set training.batch_size=20 --set lookahead" in line
 
 
 def test_gpus_are_estimated(question: Question) -> None:
