@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict
 from enum import StrEnum
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bagpipe_hpc.data.importing.description import TableDescription
     from bagpipe_hpc.data.importing.importer import ImportSettings
     from bagpipe_hpc.data.inspect import DatasetReport, TableReport
+    from bagpipe_hpc.data.inspect_reuse import AccessReport
     from bagpipe_hpc.data.inspect_sequences import SequenceReport
     from bagpipe_hpc.data.shard import Compression
 
@@ -273,7 +274,7 @@ def inspect_command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check every sample of a data set and show its sample counts, schema, skew and files."""
+    """Check every sample of a data set and show its counts, schema, skew, and how soon rows are used again."""
     if verify:
         _verify(directory, as_json=as_json)
         return
@@ -365,6 +366,56 @@ def _print_report(dataset: Dataset, report: DatasetReport) -> None:
         for sequence in report.sequences:
             if elements := _elements_of(dataset, sequence):
                 console.print(f"{sequence.name}: {elements}", soft_wrap=True)
+    if report.accesses is not None:
+        console.print(_reuse_table(report.accesses))
+        for line in _access_lines(report.accesses):
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+def _reuse_table(accesses: AccessReport) -> Table:
+    shares = [f"{need.share:.0%}" for need in accesses.reuses[0].needs]
+    heads = [f"{name}, {share}" for share in shares for name in ("L", "slots")]
+    table = _columns("B", "batches", "rows", "most", "new", "distance", *heads)
+    for each in accesses.reuses:
+        needs = [
+            text
+            for need in each.needs
+            for text in ("-" if need.window is None else f"{need.window:,}", f"{need.rows:,}")
+        ]
+        table.add_row(
+            f"{each.batch_size:,}",
+            f"{each.num_batches:,}",
+            f"{each.unique_rows:,.0f}",
+            f"{each.most_unique_rows:,}",
+            f"{each.new_share:.1%}",
+            f"{each.median_distance:,}",
+            *needs,
+        )
+    return table
+
+
+def _access_lines(accesses: AccessReport) -> Iterable[str]:
+    """Yield what the figures mean, line by line."""
+    yield (
+        "by batch size: rows of a batch (mean, most); new: uses that are the first of their row; distance: batches "
+        "from a use of a row to the next one (median); L: a window that has this part of all next uses, and the slots "
+        "of all caches together that it needs"
+    )
+    shares = ", ".join(f"{hot:.1%} on the most used {part:.1%}" for part, hot in accesses.hot_shares)
+    yield f"accesses of training samples: {shares} of the rows that occur"
+    if accesses.drift is not None:
+        yield (
+            f"drift: {accesses.drift:.1%} of the {accesses.drift_rows:,} most used rows of the first tenth of the "
+            "samples are not among the most used rows of the last tenth"
+        )
+    for each in accesses.reuses:
+        first = each.needs[0]
+        if first.window is not None:
+            yield (
+                f"B = {each.batch_size:,}: with lookahead.window {max(1, first.window)}, {first.share:.0%} of the uses "
+                f"of a row again find it in a cache, which takes about {first.rows:,} slots of all trainers together "
+                f"(cache.rows: {first.rows:,} / number of trainers, and a quarter more)"
+            )
 
 
 def _label_means(dataset: Dataset, means: tuple[float, ...]) -> str:

@@ -12,6 +12,7 @@ import typer
 from bagpipe_hpc.cli import bench, checkpoint, data, jobs
 from bagpipe_hpc.cli.doctor import doctor
 from bagpipe_hpc.cli.evaluate import evaluate, predict
+from bagpipe_hpc.cli.plan import plan
 from bagpipe_hpc.cli.report import report
 from bagpipe_hpc.cli.simulate import simulate
 from bagpipe_hpc.cli.train import train
@@ -34,6 +35,7 @@ app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(report)
 app.command()(simulate)
+app.command()(plan)
 app.add_typer(data.app)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.command("export")(checkpoint.export_command)

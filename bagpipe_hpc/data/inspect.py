@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.data.dataset import Dataset, Progress, Split, no_progress
+from bagpipe_hpc.data.inspect_reuse import AccessCounts, AccessReport
 from bagpipe_hpc.data.inspect_sequences import SequenceCounts, SequenceReport
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.vocabulary import ValueCounter
@@ -54,6 +55,7 @@ class DatasetReport:
     all_tables: TableReport  # all tables together: the hottest 1 % of all rows, whichever feature uses them
     chunk_rows: int  # samples per HDF5 chunk
     compression: str | None
+    accesses: AccessReport | None  # of the training samples that were read; None: none were read
 
 
 def inspect_dataset(
@@ -70,7 +72,11 @@ def inspect_dataset(
     counters = [ValueCounter() for _ in dataset.schema.tables]
     sequences = {table.name: SequenceCounts(table) for table in dataset.schema.sequences if table.along is None}
     both = (dataset.train, dataset.validation)
-    splits = tuple(_read(split, counters, sequences, max_samples, progress) for split in both)
+    accesses = AccessCounts(dataset.schema, _limit(dataset.train, max_samples))
+    splits = tuple(
+        _read(split, counters, sequences, accesses if split is dataset.train else None, max_samples, progress)
+        for split in both
+    )
     tables = tuple(
         _report(table.name, table.num_embeddings, _counts(counter))
         for table, counter in zip(dataset.schema.tables, counters, strict=True)
@@ -80,17 +86,19 @@ def inspect_dataset(
     split = dataset.train if dataset.schema.labelled else dataset.validation
     with split.open_shard(split.shards[0]) as reader:
         lengths = tuple(counts.report() for counts in sequences.values())
-        return DatasetReport(splits, tables, lengths, all_tables, reader.chunk_rows, reader.compression)
+        found = accesses.report() if splits[0].num_read else None
+        return DatasetReport(splits, tables, lengths, all_tables, reader.chunk_rows, reader.compression, found)
 
 
 def _read(
     split: Split,
     counters: list[ValueCounter],
     sequences: Mapping[str, SequenceCounts],
+    accesses: AccessCounts | None,
     max_samples: int | None,
     progress: Progress,
 ) -> SplitReport:
-    limit = split.num_samples if max_samples is None else min(max_samples, split.num_samples)
+    limit = _limit(split, max_samples)
     num_read = 0
     batch_samples = _BATCH_SEQUENCES if sequences else _BATCH_SAMPLES
     sums, counts = (np.zeros(split.schema.num_labels) for _ in range(2))
@@ -100,6 +108,8 @@ def _read(
     for batch in islice(split.batches(batch_samples), -(-limit // batch_samples)):
         batch = batch.slice(0, min(batch.num_samples, limit - num_read))
         _count(split, batch, counters)
+        if accesses is not None:
+            accesses.add(batch)
         for name, lengths in sequences.items():
             lengths.add(batch.bags[name])
         if batch.times is not None and batch.num_samples:
@@ -113,6 +123,11 @@ def _read(
     sizes = tuple((split.path / shard.file).stat().st_size for shard in split.shards)
     means = tuple(s / c if c else float("nan") for s, c in zip(sums.tolist(), counts.tolist(), strict=True))
     return SplitReport(split.name, split.num_samples, num_read, times, means, sizes)
+
+
+def _limit(split: Split, max_samples: int | None) -> int:
+    """Return how many samples of a split are read."""
+    return split.num_samples if max_samples is None else min(max_samples, split.num_samples)
 
 
 def _count(split: Split, batch: Batch, counters: list[ValueCounter]) -> None:

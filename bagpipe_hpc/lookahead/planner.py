@@ -157,6 +157,11 @@ class Planner:
         return self._next_uses.key_state.num_bytes
 
     @property
+    def num_slots(self) -> int:
+        """The number of slots that the fullest cache has used so far."""
+        return int(self._residency.caches.num_issued.max())
+
+    @property
     def num_entered(self) -> int:
         """The number of batches that entered."""
         return self._next_to_enter - self._first_iteration

@@ -57,8 +57,10 @@ class Compute:
     dense_bytes: float = 0.0
 
 
-def parse_networks(text: str, latency_seconds: float = LATENCY_SECONDS) -> tuple[Network, ...]:
-    """Return the networks of a list with commas, such as "10Gbit,100Gbit".
+def parse_networks(
+    text: str, latency_seconds: float = LATENCY_SECONDS, option: str = "--networks"
+) -> tuple[Network, ...]:
+    """Return the networks of a list with commas, such as "10Gbit,100Gbit". Messages name the option.
 
     Raises:
         ConfigError: a speed is malformed or 0, or there is none.
@@ -67,11 +69,11 @@ def parse_networks(text: str, latency_seconds: float = LATENCY_SECONDS) -> tuple
     for name in filter(None, text.replace(" ", "").split(",")):
         found = _SPEED.fullmatch(name)
         if not found or not float(found[1]):
-            raise ConfigError(f"--networks has '{name}'; write speeds as 25Gbit or 800Mbit, with commas between them")
+            raise ConfigError(f"{option} has '{name}'; write speeds as 25Gbit or 800Mbit, with commas between them")
         bits = float(found[1]) * (1e9 if found[2].upper() == "G" else 1e6)
         networks.append(Network(name, bits / 8, latency_seconds))
     if not networks:
-        raise ConfigError("--networks is empty; write speeds such as 10Gbit,100Gbit")
+        raise ConfigError(f"{option} is empty; write speeds such as 10Gbit,100Gbit")
     return tuple(networks)
 
 

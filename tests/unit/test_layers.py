@@ -60,7 +60,7 @@ LAYERS = (
     {"oracle", "server", "trainer"},
     {"launch"},
     {"report"},
-    {"bench"},
+    {"bench", "sizing"},
     {"cli", "__main__"},
 )
 # Roles do not know each other: what they say stands in protocol/.

@@ -35,8 +35,9 @@ RULES = {
     "user": {"capacity": 100_000, "expire_after": f"{2 * DAY} units", "at_capacity": "oldest"},
     "article": {"capacity": 20_000, "expire_after": f"{DAY} units", "at_capacity": "oldest"},
 }
-"""Of the dynamic tables. Ids are admitted at once: the first sample of an article is always a click, because negatives are
-clicks of the past. If ids waited for their second use, the default row would learn that new articles are clicked."""
+"""Of the dynamic tables. Ids are admitted at once: the first sample of an article is always a click, because negatives
+are clicks of the past. If ids waited for their second use, the default row would learn that new articles are clicked.
+"""
 RECENT_CLICKS = 10_000  # negatives come from so many clicks before
 _TRIES = 20  # for each negative
 _GZIP = b"\x1f\x8b"

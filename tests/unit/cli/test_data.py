@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -28,6 +29,17 @@ def test_synth_and_inspect(tmp_path: Path) -> None:
     report = bagpipe("inspect", path)
     for expected in ("profile: avazu", "device_ip", "6,730", "22,000", "chunks of 8,192 samples, compression: none"):
         assert expected in report
+
+
+def test_inspect_says_what_caches_need(tmp_path: Path) -> None:
+    path = tmp_path / "clicks"
+    bagpipe("synth", "--output", path, "--samples", 10_000, "--profile", "avazu", "--scale", 0.001)
+    report = bagpipe("inspect", path)
+    for expected in ("by batch size: rows of", "accesses of training", "drift:", "B = 1,024: with lookahead.window"):
+        assert expected in report
+    figures = json.loads(CliRunner().invoke(app, ["inspect", str(path), "--json"]).stdout)
+    assert [each["batch_size"] for each in figures["accesses"]["reuses"]] == [1024, 4096]
+    assert figures["splits"][0]["num_read"] == 9000
 
 
 def test_import_and_inspect(tmp_path: Path) -> None:

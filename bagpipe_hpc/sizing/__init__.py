@@ -1,0 +1,1 @@
+"""How large to make a job: what it moves, how long an iteration takes, how much memory each role needs."""
