@@ -114,6 +114,7 @@ class _Grown:
         progress(f"measuring with {size:,} ids", 0, 0)
         looked_up = [batch / _seconds_of(self._rows.look_up, self._known()) for _ in rounds]
         used = [batch / self._seconds_of_use(self._known()) for _ in rounds]
+        self._rows.state_before([])  # the first time, a virtual machine gets the memory from its host
         start = time.perf_counter()
         state = self._rows.state_later([])
         copied = time.perf_counter()

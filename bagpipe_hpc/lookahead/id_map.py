@@ -360,7 +360,9 @@ def state_later(of: IdMap, changes: Sequence[Int32Array]) -> Callable[[], IdStat
         of: The map.
         changes: What was changed in it last, in order, int32, shape (n, 8) each; see `Log`.
     """
-    cells = of.cells[: of.state[NUM_ROWS]].copy()
+    num_rows = int(of.state[NUM_ROWS])
+    cells = lazy_zeros((num_rows, 8), np.int32, max_huge_bytes=32 * num_rows)  # huge pages: with small ones, it takes
+    cells[:] = of.cells[:num_rows]  # several times as long to get the memory
     copied = IdMap(cells, cells.view(np.int64), of.state.copy())
     return partial(_state_before, copied, changes)
 
