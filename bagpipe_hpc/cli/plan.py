@@ -74,9 +74,7 @@ def plan(
         raise ConfigError(f"--network has {len(links)} speeds; give one")
     settings = load_config(config, overrides or [])
     if settings.mode != "cached":
-        raise ConfigError(
-            f"mode is {settings.mode}, which has neither a window nor a cache to size; remove the setting"
-        )
+        raise ConfigError(f"mode is {settings.mode}, which has no window and no cache to size; remove the setting")
     question = Question(
         data=data,
         config=settings,

@@ -60,7 +60,7 @@ def test_json(data: Path) -> None:
         (["--trainers", "0"], "--trainers has '0'; write whole numbers from 1 on"),
         (["--windows", "2", "--compute", "1"], "the grid is empty"),
         (["--latency-microseconds", "-1"], "--latency-microseconds is -1"),
-        (["--set", "mode=synchronous"], "mode is synchronous, which has neither a window nor a cache to size"),
+        (["--set", "mode=synchronous"], "mode is synchronous, which has no window and no cache to size"),
         (["--set", "training.batch_size=none"], "training.batch_size"),
     ],
 )
