@@ -245,6 +245,9 @@ class QueuedDevice:
         array: HostArray = tensor.detach().clone().numpy()
         return array
 
+    def allocated_bytes(self) -> int:
+        return 0
+
     def free_bytes(self, trainers_on_host: int) -> int:
         return max(0, self._free) if self._limit is not None else 1 << 33
 

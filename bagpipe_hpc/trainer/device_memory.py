@@ -111,11 +111,6 @@ def most_rows(config: Config, need: Callable[[], MemoryNeed], device: Device, tr
     return rows
 
 
-def allocated_bytes(device: Device) -> int:
-    """Return the bytes that this process has allocated on a device with memory of its own; 0 for the CPU."""
-    return 0 if device.shares_memory else int(torch.cuda.memory_reserved())
-
-
 @contextmanager
 def naming_memory(described: Callable[[], str]) -> Iterator[None]:
     """Raise DeviceMemoryError if a device has no memory left for something inside the block.

@@ -64,7 +64,7 @@ from bagpipe_hpc.trainer.dense_sum import DenseSum
 from bagpipe_hpc.trainer.device.base import Device, Forward, Stream
 from bagpipe_hpc.trainer.device.choose import choose_device, set_num_threads
 from bagpipe_hpc.trainer.device.gpu_energy import energy_counter
-from bagpipe_hpc.trainer.device_memory import allocated_bytes, in_words, most_rows, naming_memory, need_of
+from bagpipe_hpc.trainer.device_memory import in_words, most_rows, naming_memory, need_of
 from bagpipe_hpc.trainer.execution import prepare_forward, sizes_of_passes
 from bagpipe_hpc.trainer.exposure_check import require_exposure
 from bagpipe_hpc.trainer.iteration_timer import IterationTimer
@@ -382,7 +382,7 @@ class _Trainer:
             **self._counts(),
             "rows_by_server": self._rows_by_server.tolist(),
             "memory_bytes": resident_bytes(),
-            "device_bytes": allocated_bytes(self._device),
+            "device_bytes": self._device.allocated_bytes(),
             "host": socket.gethostname(),
         }
         self._outbox.send(RankFigures(self._comms.world.rank, figures))

@@ -510,6 +510,9 @@ class Device(Protocol):
     def free_bytes(self, trainers_on_host: int) -> int:
         """Return the bytes of device memory that a trainer may use: its part of what is free."""
 
+    def allocated_bytes(self) -> int:
+        """Return the bytes that this process has allocated in device memory; 0 if that is the memory of the host."""
+
     def autocast(self, *, enabled: bool) -> AbstractContextManager[object]:
         """Let the model compute in bfloat16 inside the block wherever torch regards that as safe, if enabled."""
 

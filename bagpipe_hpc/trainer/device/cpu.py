@@ -119,6 +119,10 @@ class CpuDevice:
         """See Device. This is what the batch job may still use on this host, divided by the trainers of the host."""
         return available_bytes() // trainers_on_host
 
+    def allocated_bytes(self) -> int:
+        """See Device."""
+        return 0
+
     def autocast(self, *, enabled: bool) -> AbstractContextManager[object]:
         """See Device."""
         return torch.autocast("cpu", torch.bfloat16) if enabled else _NOTHING

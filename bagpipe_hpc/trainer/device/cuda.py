@@ -177,6 +177,10 @@ class CudaDevice:
         trainers_on_gpu = -(-trainers_on_host // num_gpus())
         return cuda.mem_get_info(self.torch_device)[0] // trainers_on_gpu
 
+    def allocated_bytes(self) -> int:
+        """See Device. This is what torch has reserved."""
+        return cuda.memory_reserved(self.torch_device)
+
     def autocast(self, *, enabled: bool) -> AbstractContextManager[object]:
         """See Device."""
         return torch.autocast("cuda", torch.bfloat16, enabled=enabled)
