@@ -1,8 +1,8 @@
 """Dynamic tables at the oracle: the speed of one thread that gives ids their rows, and the memory they take.
 
-A map grows to a number of ids, batch by batch. There it is measured, and then it grows on to the next number. The ids
-of a measured batch are drawn at random from all ids of the map, so nearly every access waits for memory. Real logs use
-some ids much more often than others, which is faster.
+A map grows to a number of ids, batch by batch. There it is measured, and then it grows on to the next number. Without
+skew, the ids of a measured batch are drawn at random from all ids of the map, so nearly every access waits for memory.
+Real logs use some ids much more often than others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import psutil
 from rich.table import Table
 
 from bagpipe_hpc.bench.compact_table import compact_table
+from bagpipe_hpc.compiled import compiled
 from bagpipe_hpc.data.dataset import Progress, no_progress
+from bagpipe_hpc.data.random_numbers import Float64Array, zipf_rank
 from bagpipe_hpc.dynamic_rules import DynamicSchema
 from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.heap import keep_freed_memory
@@ -27,6 +29,7 @@ from bagpipe_hpc.lookahead.id_map import MAX_ROWS
 from bagpipe_hpc.sharding import Int64Array
 
 SEEN_BYTES = 64 << 20
+_STEP = 1_000_003  # a prime
 _ODD = 0x9E3779B97F4A7C15  # numbers times an odd number, modulo 2^64, are different ids
 
 
@@ -37,6 +40,7 @@ class DynamicIdsCase:
     Args:
         sizes: The numbers of ids to measure at, ascending.
         batch: Ids of a batch.
+        skew: Exponent of the Zipf distribution of the ids of a batch; 0: all are equally likely.
         rounds: Batches of each kind that are timed at each number of ids. New ids are timed in the last ones before it.
     Raises:
         ConfigError: A value is out of range.
@@ -45,11 +49,14 @@ class DynamicIdsCase:
     sizes: tuple[int, ...]
     batch: int = 65_536
     rounds: int = 20
+    skew: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("batch", self.batch), ("rounds", self.rounds)):
             if value < 1:
                 raise ConfigError(f"--{name} is {value}, but must be at least 1")
+        if not 0 <= self.skew <= 5:
+            raise ConfigError(f"--skew is {self.skew}, but must be from 0 to 5")
         ascends = list(self.sizes) == sorted(set(self.sizes))
         if not self.sizes or not ascends or self.sizes[0] < 1 or self.sizes[-1] > MAX_ROWS:
             raise ConfigError(f"--ids needs ascending numbers from 1 to {MAX_ROWS:,}, separated by commas")
@@ -131,11 +138,21 @@ class _Grown:
         )
 
     def _known(self) -> Int64Array:
-        return _ids(self._random.integers(0, self._num_ids, self._case.batch))
+        # The ranks of ids are scattered over the order in which they came into the map.
+        ranks = _ranks(self._random.random(self._case.batch), self._num_ids, self._case.skew)
+        return _ids(ranks * _STEP % self._num_ids)
 
     def _seconds_of_use(self, ids: Int64Array) -> float:
         self._iteration += 1
         return _seconds_of(lambda each: self._rows.use(each, self._iteration), ids)
+
+
+@compiled
+def _ranks(uniform: Float64Array, num_ids: int, skew: float) -> Int64Array:
+    ranks = np.empty(len(uniform), np.int64)
+    for j in range(len(uniform)):
+        ranks[j] = zipf_rank(uniform[j], num_ids, skew)
+    return ranks
 
 
 def _seconds_of(call: Callable[[Int64Array], object], ids: Int64Array) -> float:

@@ -144,6 +144,9 @@ def ids(
     ] = "100000,1000000,10000000",
     batch: Annotated[int, typer.Option(help="Ids of a batch.")] = 65_536,
     rounds: Annotated[int, typer.Option(help="Timed batches of each kind.")] = 20,
+    skew: Annotated[
+        float, typer.Option(help="Exponent of the Zipf distribution of the ids of a batch; 0: all equally likely.")
+    ] = 0.0,
     json_file: JsonFile = None,
 ) -> None:
     """Measure how fast the oracle gives the ids of a dynamic table their rows, and what memory they take.
@@ -160,7 +163,7 @@ def ids(
         raise ConfigError(f"--ids is {sizes!r}, but needs numbers separated by commas, such as 1e6,1e7") from None
     if fault := _fault_of(json_file):
         raise ConfigError(fault)
-    case = DynamicIdsCase(numbers, batch, rounds)
+    case = DynamicIdsCase(numbers, batch, rounds, skew)
     with showing_activity("starting") as progress:
         figures = measure_dynamic_ids(case, progress)
     open_console().print(dynamic_ids_table(figures, case))

@@ -11,8 +11,9 @@ from bagpipe_hpc.bench.dynamic_ids import DynamicIdsCase, dynamic_ids_table, mea
 from bagpipe_hpc.errors import ConfigError
 
 
-def test_every_number_of_ids_is_measured() -> None:
-    case = DynamicIdsCase((100, 1_500), batch=64, rounds=2)
+@pytest.mark.parametrize("skew", [0.0, 1.1])
+def test_every_number_of_ids_is_measured(skew: float) -> None:
+    case = DynamicIdsCase((100, 1_500), batch=64, rounds=2, skew=skew)
     figures = measure_dynamic_ids(case)
     assert [each.num_ids for each in figures] == [100, 1_500]
     for each in to_json(figures):
@@ -32,3 +33,5 @@ def test_numbers_of_ids_are_checked(sizes: tuple[int, ...]) -> None:
 def test_the_batch_is_checked() -> None:
     with pytest.raises(ConfigError, match="--batch is 0, but must be at least 1"):
         DynamicIdsCase((10,), batch=0)
+    with pytest.raises(ConfigError, match="--skew is -1, but must be from 0 to 5"):
+        DynamicIdsCase((10,), skew=-1)
