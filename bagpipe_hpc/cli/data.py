@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bagpipe_hpc.cli.pages import require_libraries, write_page
 from bagpipe_hpc.cli.printed_json import AsJson, print_json
 from bagpipe_hpc.exit_codes import EXIT_FAILURE
 
@@ -273,6 +275,9 @@ def inspect_command(
         ),
     ] = False,
     as_json: AsJson = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with pictures, for a browser.")
+    ] = None,
 ) -> None:
     """Check every sample of a data set and show its counts, schema, skew, and how soon rows are used again."""
     if verify:
@@ -283,6 +288,8 @@ def inspect_command(
     from bagpipe_hpc.data.inspect import inspect_dataset
 
     read_manifest(directory)
+    if html is not None:
+        require_libraries("--html", "leave it out")
     with showing_activity("opening all shards") as progress:
         dataset = open_dataset(directory)
         report = inspect_dataset(dataset, max_samples=max_samples, progress=progress)
@@ -290,6 +297,11 @@ def inspect_command(
         print_json({"path": str(dataset.path), "schema": dataset.schema.model_dump(mode="json"), **asdict(report)})
     else:
         _print_report(dataset, report)
+    if html is not None:
+        from bagpipe_hpc.report.dataset_page import page_of_dataset
+
+        write_page(html, page_of_dataset(dataset, report).encode(), "--html")
+        print(f"page {html}", file=sys.stderr)
 
 
 def _verify(directory: Path, *, as_json: bool) -> None:
@@ -441,7 +453,7 @@ def _splits_table(dataset: Dataset, report: DatasetReport) -> Table:
 
 
 def _tables_table(dataset: Dataset, report: DatasetReport) -> Table:
-    table = _columns("table", "kind", "rows", "rows seen", "accesses", "on hottest 1 %")
+    table = _columns("table", "kind", "rows", "occur", "accesses", "on hottest 1 %")
     for table_schema, table_report in zip(dataset.schema.tables, report.tables, strict=True):
         table.add_row(table_report.name, table_schema.kind, *_accesses(table_report))
     table.add_section()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bagpipe_hpc.cli.pages import naming, require_libraries, write_page
 from bagpipe_hpc.cli.printed_json import AsJson
 
 if TYPE_CHECKING:
@@ -89,20 +89,8 @@ class _Wanted:
 
     def require_libraries(self) -> None:
         """Raises PlatformError: a library is missing."""
-        from bagpipe_hpc.errors import PlatformError
-
-        if self.form is FormatChoice.JSON:
-            return
-        try:
-            import altair
-            import jinja2
-            import vl_convert
-        except ImportError as error:
-            raise PlatformError(
-                f"bagpipe report needs {error.name}: install it with `pip install 'bagpipe_hpc[report]'`, or take "
-                "--format json"
-            ) from None
-        del altair, jinja2, vl_convert
+        if self.form is not FormatChoice.JSON:
+            require_libraries("bagpipe report", "take --format json")
 
     def read(self) -> tuple[list[RunFigures], list[TracedPart]]:
         from bagpipe_hpc.report.figures import RunFigures
@@ -120,12 +108,12 @@ class _Wanted:
         return runs, traces
 
     def write(self, runs: Sequence[RunFigures], traces: Sequence[TracedPart], refresh_seconds: float = 0.0) -> None:
-        _write(self.output, self._content(runs, traces, refresh_seconds))
+        write_page(self.output, self._content(runs, traces, refresh_seconds), "-o")
         if self.timeline is not None:
             from bagpipe_hpc.timeline.picture import draw_timeline
 
             for trace in traces[:1]:
-                with _naming(self.timeline, "choose another --timeline"):
+                with naming(self.timeline, "choose another --timeline"):
                     draw_timeline(trace.timeline, trace.drawn, self.timeline)
 
     def _content(self, runs: Sequence[RunFigures], traces: Sequence[TracedPart], refresh_seconds: float) -> bytes:
@@ -223,24 +211,6 @@ def _json_of(runs: Sequence[RunFigures]) -> str:
 
     tree: Any = finite([tree_of(each) for each in runs])
     return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-@contextmanager
-def _naming(path: Path, cure: str) -> Iterator[None]:
-    """Turn errors of the file system inside the block into one that the user can fix."""
-    from bagpipe_hpc.errors import BagpipeError
-
-    try:
-        yield
-    except OSError as error:
-        raise BagpipeError(f"{path} cannot be written: {error.strerror}; {cure}") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    from bagpipe_hpc.checkpoint.durable import replace_durably
-
-    with _naming(path, "free space, fix permissions or choose another file with -o"):
-        replace_durably(path, content)
 
 
 def _table(trace: TracedPart) -> Any:

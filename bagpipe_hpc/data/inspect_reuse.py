@@ -26,6 +26,7 @@ MAX_DISTANCE = 4096  # longer distances count as this one
 HOT_SHARES = (0.001, 0.01, 0.1)
 REUSE_SHARES = (0.9, 0.99)
 DRIFT_ROWS = 1000
+CURVE_POINTS = 60
 _NO_KEY = -1
 _MIN_PLACES = 1 << 12
 
@@ -57,6 +58,7 @@ class ReuseReport:
         new_share: The part of all uses by a batch that are the first use of the row.
         median_distance: Batches from a use to the next one: half of all distances are at most as long.
         needs: The windows for REUSE_SHARES.
+        windows: Windows from 1 to at most MAX_DISTANCE batches, each with the part of all uses again that it has.
     """
 
     batch_size: int
@@ -66,6 +68,7 @@ class ReuseReport:
     new_share: float
     median_distance: int
     needs: tuple[WindowNeed, ...]
+    windows: tuple[WindowNeed, ...]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class AccessReport:
     Args:
         reuses: By batch size.
         hot_shares: Pairs of a part of the rows that occur, and the part of all accesses that go to the most used ones.
+        skew: Such pairs for parts from one row to all rows, rising.
         drift: The part of the most used rows of the first tenth of the samples that are not among the most used rows of
             the last tenth; None: too few samples.
         drift_rows: How many most used rows were compared.
@@ -82,6 +86,7 @@ class AccessReport:
 
     reuses: tuple[ReuseReport, ...]
     hot_shares: tuple[tuple[float, float], ...]
+    skew: tuple[tuple[float, float], ...]
     drift: float | None
     drift_rows: int
 
@@ -129,7 +134,9 @@ class AccessCounts:
     def report(self) -> AccessReport:
         """Return what all samples have."""
         drift, drift_rows = _drift(*self._ends)
-        return AccessReport(self._uses.reports(self._added), _hot_shares(self._uses.counts()), drift, drift_rows)
+        counts = self._uses.counts()
+        reuses = self._uses.reports(self._added)
+        return AccessReport(reuses, _hot_shares(counts), _skew(counts), drift, drift_rows)
 
 
 class _Uses:
@@ -183,15 +190,34 @@ def _report(batch_size: int, uniques: list[int], num_keys: int, distances: Int64
         num_keys / total if total else 0.0,
         _quantile(distances, 0.5) or 0,
         tuple(_need(distances, share, per_batch, num_batches) for share in REUSE_SHARES),
+        _windows(distances, per_batch, num_batches),
     )
+
+
+def _windows(distances: Int64Array, per_batch: float, num_batches: int) -> tuple[WindowNeed, ...]:
+    total = int(distances.sum())
+    if not total:
+        return ()
+    longest = int(np.flatnonzero(distances)[-1])
+    lengths = np.unique(np.round(np.geomspace(1, min(longest, MAX_DISTANCE - 1), CURVE_POINTS)).astype(np.int64))
+    shares = np.cumsum(distances)[lengths] / total
+    rows = per_batch + _waiting(distances)[lengths] / max(1, num_batches)
+    return tuple(map(WindowNeed, shares.tolist(), lengths.tolist(), np.round(rows).astype(np.int64).tolist()))
+
+
+def _waiting(distances: Int64Array) -> Int64Array:
+    """Return for how many batches rows wait in a cache for uses that are at most 0, 1, 2, ... batches away.
+
+    A row that is used again d batches later is in a cache for d batches, and else for one.
+    """
+    waiting: Int64Array = np.cumsum(distances * np.maximum(0, np.arange(len(distances)) - 1))
+    return waiting
 
 
 def _need(distances: Int64Array, share: float, per_batch: float, num_batches: int) -> WindowNeed:
     window = _quantile(distances, share)
-    within = distances[: MAX_DISTANCE if window is None else window + 1]
-    # A row that is used again d batches later is in a cache for d batches, and else for one.
-    waiting = float((within * np.maximum(0, np.arange(len(within)) - 1)).sum()) / max(1, num_batches)
-    return WindowNeed(share, window, round(per_batch + waiting))
+    waiting = int(_waiting(distances)[MAX_DISTANCE - 1 if window is None else window])
+    return WindowNeed(share, window, round(per_batch + waiting / max(1, num_batches)))
 
 
 def _quantile(distances: Int64Array, share: float) -> int | None:
@@ -218,6 +244,15 @@ def _hot_shares(counts: Int64Array) -> tuple[tuple[float, float], ...]:
         (share, float(cumulative[number - 1] / cumulative[-1]))
         for share, number in zip(HOT_SHARES, numbers, strict=True)
     )
+
+
+def _skew(counts: Int64Array) -> tuple[tuple[float, float], ...]:
+    if not len(counts):
+        return ()
+    cumulative = np.cumsum(np.sort(counts)[::-1])
+    numbers = np.unique(np.round(np.geomspace(1, len(counts), CURVE_POINTS)).astype(np.int64))
+    shares = cumulative[numbers - 1] / cumulative[-1]
+    return tuple(zip((numbers / len(counts)).tolist(), shares.tolist(), strict=True))
 
 
 def _drift(first: ValueCounter, last: ValueCounter) -> tuple[float | None, int]:

@@ -68,14 +68,14 @@ def page_of(runs: Sequence[RunFigures], traces: Sequence[TracedPart], *, refresh
     """
     pictures = pictures_of(runs)
     shown = [_ShownRun(each) for each in runs]
-    template = _environment().get_template("page.html.j2")
-    return template.render(
+    return rendered(
+        "page.html.j2",
+        pictures,
         title=" | ".join(run.name for run in shown),
         subtitle=_subtitle(runs),
         runs=shown,
         notes=_notes(runs),
         figure_names=list(dict.fromkeys(name for run in shown for name in run.figure_values)),
-        pictures=pictures,
         has_minutes=all(each.minutes(0) is not None for each in runs),
         marks=_marks(runs),
         thinned=_thinned(runs),
@@ -90,10 +90,21 @@ def page_of(runs: Sequence[RunFigures], traces: Sequence[TracedPart], *, refresh
         ],
         tables=_tables(runs),
         footer=_footer(runs),
-        library=Markup(_library()),
-        specs=Markup(json.dumps({each.key: _spec(each) for each in pictures}).replace("<", "\\u003c")),
         refresh_seconds=json.dumps(refresh_seconds),
     )
+
+
+def rendered(template: str, pictures: Sequence[Picture], **values: Any) -> str:
+    """Return a page of charts.
+
+    Args:
+        template: The name of its template, which extends base.html.j2.
+        pictures: The charts that the script of the page draws.
+        values: What the template shows. All texts are escaped.
+    """
+    specs = json.dumps({each.key: _spec(each) for each in pictures}).replace("<", "\\u003c")
+    page = _environment().get_template(template)
+    return page.render(pictures=pictures, library=Markup(_library()), specs=Markup(specs), **values)
 
 
 def picture_of(runs: Sequence[RunFigures]) -> bytes:

@@ -37,7 +37,9 @@ def test_inspect_says_what_caches_need(tmp_path: Path) -> None:
     report = bagpipe("inspect", path)
     for expected in ("by batch size: rows of", "accesses of training", "drift:", "B = 1,024: with lookahead.window"):
         assert expected in report
-    figures = json.loads(CliRunner().invoke(app, ["inspect", str(path), "--json"]).stdout)
+    page = tmp_path / "page.html"
+    figures = json.loads(CliRunner().invoke(app, ["inspect", str(path), "--json", "--html", str(page)]).stdout)
+    assert page.read_text().startswith("<!DOCTYPE html>")
     assert [each["batch_size"] for each in figures["accesses"]["reuses"]] == [1024, 4096]
     assert figures["splits"][0]["num_read"] == 9000
 

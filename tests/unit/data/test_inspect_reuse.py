@@ -54,9 +54,18 @@ def test_random_uses_against_dictionaries() -> None:
         spread = np.sort(np.repeat(list(distances), list(distances.values())))
         for need in each.needs:
             assert need.window == spread[int(np.ceil(need.share * len(spread))) - 1]
+        assert [need.window for need in (each.windows[0], each.windows[-1])] == [1, max(distances)]
+        for need in each.windows:
+            assert need.window is not None
+            within = {distance: n for distance, n in distances.items() if distance <= need.window}
+            assert need.share == pytest.approx(sum(within.values()) / len(spread))
+            waiting = sum(n * max(0, distance - 1) for distance, n in within.items())
+            assert need.rows == round(each.unique_rows + waiting / each.num_batches)
     counts = np.sort(list(Counter((t, int(i)) for t in (0, 1) for i in ids[:, t]).values()))[::-1]
     for part, share in report.hot_shares:
         assert share == pytest.approx(counts[: int(np.ceil(round(1000 * part) * len(counts) / 1000))].sum() / ids.size)
+    for part, share in report.skew:
+        assert share == pytest.approx(counts[: round(part * len(counts))].sum() / ids.size)
 
 
 def test_drift() -> None:
