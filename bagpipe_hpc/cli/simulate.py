@@ -35,7 +35,10 @@ def simulate(
     ] = "lru,lfu,s3fifo,arc,belady",
     designs: Annotated[
         str,
-        typer.Option(help="Designs, with commas: lookahead, replicated, hot-set, staleness, all-to-all, no-cache."),
+        typer.Option(
+            help="Designs, with commas: lookahead, replicated, hot-set, staleness, all-to-all, no-cache; also, "
+            "if named, extensions of lookahead: locality, 16-bit-wire, hot-replicas, shared-links, node-caches."
+        ),
     ] = "",
     staleness: Annotated[
         str, typer.Option(help="Bounds of the caches with bounded staleness, in updates, with commas.")
@@ -48,6 +51,9 @@ def simulate(
     ] = 1.0,
     dense_parameters: Annotated[int, typer.Option(help="Dense parameters, which are all-reduced.")] = 0,
     trainers_per_server: Annotated[int, typer.Option(help="How many trainers share an embedding server.")] = 1,
+    trainers_per_node: Annotated[
+        int, typer.Option(help="How many trainers share a link in the designs shared-links and node-caches.")
+    ] = 8,
     samples: Annotated[int | None, typer.Option(help="Play at most this many samples. [default: all]")] = None,
     epochs: Annotated[int, typer.Option(help="How often the samples are passed over.")] = 1,
     similar: Annotated[int, typer.Option(help="Rows that share an approximate key.")] = 4,
@@ -93,6 +99,7 @@ def simulate(
         staleness=parse_numbers("--staleness", staleness, 0),
         dim=dim,
         trainers_per_server=trainers_per_server,
+        trainers_per_node=trainers_per_node,
         compute=Compute(1e-6 * compute_microseconds, 4.0 * dense_parameters),
         samples=samples,
         epochs=epochs,

@@ -11,6 +11,7 @@ from bagpipe_hpc.simulation.network import Compute, Network
 from bagpipe_hpc.simulation.traffic import FLOAT_BYTES
 
 DESIGNS = ("lookahead", "replicated", "hot-set", "staleness", "all-to-all", "no-cache")
+EXTENSIONS = ("locality", "16-bit-wire", "hot-replicas", "shared-links", "node-caches")  # of lookahead
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)(%?)")
 
 
@@ -41,10 +42,11 @@ class Case:
         window: L.
         prefetch_depth: P.
         policies: Policies of libCacheSim.
-        designs: Some of DESIGNS.
+        designs: Some of DESIGNS and EXTENSIONS.
         staleness: Bounds of the bounded-staleness caches.
         dim: Columns of a row, float32.
         trainers_per_server: How many trainers share an embedding server.
+        trainers_per_node: How many trainers share a link in the designs `shared-links` and `node-caches`.
         compute: What trainers do besides moving rows.
         samples: Simulate at most this many samples; None: all.
         epochs: How often the samples are passed over.
@@ -68,6 +70,7 @@ class Case:
     staleness: tuple[int, ...] = (0, 10, 100)
     dim: int = 64
     trainers_per_server: int = 1
+    trainers_per_node: int = 8
     compute: Compute = field(default_factory=lambda: Compute(1e-6))
     samples: int | None = None
     epochs: int = 1
@@ -75,7 +78,7 @@ class Case:
     refresh: tuple[float, ...] = (1.2, 1.5, 2.0, 4.0)
 
     def __post_init__(self) -> None:
-        for name in ("batch", "dim", "trainers_per_server", "epochs", "similar"):
+        for name in ("batch", "dim", "trainers_per_server", "trainers_per_node", "epochs", "similar"):
             _at_least(1, name, getattr(self, name))
         _at_least(0, "window", self.window)
         _at_least(0, "prefetch_depth", self.prefetch_depth)
@@ -107,16 +110,17 @@ class Case:
 
 
 def parse_designs(text: str) -> tuple[str, ...]:
-    """Return the designs of a list with commas; empty: all.
+    """Return the designs of a list with commas; empty: DESIGNS.
 
     Raises:
         ConfigError: a design is unknown.
     """
     names = [name for name in text.replace(" ", "").split(",") if name]
+    allowed = DESIGNS + EXTENSIONS
     for name in names:
-        if name not in DESIGNS:
-            raise ConfigError(f"--designs has '{name}'; allowed: {', '.join(DESIGNS)}")
-    return tuple(design for design in DESIGNS if design in names) or DESIGNS
+        if name not in allowed:
+            raise ConfigError(f"--designs has '{name}'; allowed: {', '.join(allowed)}")
+    return tuple(design for design in allowed if design in names) or DESIGNS
 
 
 def parse_numbers(option: str, text: str, least: int) -> tuple[int, ...]:

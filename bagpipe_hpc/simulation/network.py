@@ -11,7 +11,7 @@ of waits r of a design, an iteration takes
 where bytes are those of the busiest trainer in its busier direction. If trainers wait for servers, critical bytes are
 at least those of the busiest server. Dense gradients, if they are counted, are summed over a ring after the backward
 pass: their bytes and waits are critical. Copies in memory, contention within a node and the work of the CPU are not
-modelled.
+modelled. If trainers share a link (`Traffic.trainers_per_link`), bytes are those of the busiest link.
 """
 
 from __future__ import annotations
@@ -88,8 +88,9 @@ def iteration_seconds(traffic: Traffic, num_samples: Int64Array, compute: Comput
     Returns:
         float64, shape (num_iterations,).
     """
-    num_trainers = traffic.critical.sent.shape[1]
-    dense = 2 * (num_trainers - 1) / num_trainers * compute.dense_bytes
+    num_links = traffic.critical.sent.shape[1]
+    num_trainers = num_links * traffic.trainers_per_link
+    dense = 2 * (num_links - 1) / num_links * compute.dense_bytes
     critical = traffic.critical.busiest
     if traffic.servers_are_critical:
         critical = np.maximum(critical, traffic.server_bytes)

@@ -20,6 +20,8 @@ COLOURS = {
     "all-to-all": "#9ecae1", "all-to-all-unique": "#3f78c0",
     "lru": "#3f78c0", "lru-model": "#3f78c0", "lfu": "#1b7c84", "s3fifo": "#9e6ebd", "arc": "#66a61e",
     "sieve": "#e78ac3", "belady": "#222222", "planner": "#a63603",
+    "locality": "#1b7c84", "16-bit-wire": "#3f78c0", "hot-replicas": "#7a0177", "shared-links": "#8d8d8d",
+    "node-caches": "#66a61e",
 }  # fmt: skip
 STALE = ("#d4b9da", "#c994c7", "#dd3497", "#7a0177")  # bounded staleness, the smallest bound first
 WINDOWED, OTHER = "#fdae6b", "#5e3c99"
@@ -109,7 +111,7 @@ def _draw_systems(rows: Sequence[SystemFigures]) -> Figure:
         ("accesses served by own memory", lambda row: row.local_ratio, False),
         ("rows moved per iteration", lambda row: row.rows_fetched + row.rows_written + row.rows_exchanged, True),
         ("bytes per trainer and iteration", lambda row: row.bytes_per_trainer, True),
-        ("critical bytes, busiest trainer", lambda row: row.critical_bytes, True),
+        ("critical bytes, busiest link", lambda row: row.critical_bytes, True),
     ]
     figure = _blank(11.0, 7.6)
     all_axes = list(figure.subplots(2, 2).flat)

@@ -8,13 +8,15 @@ knows. `lookahead/planner.py` has the rules. A row that is forced out or has no 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bagpipe_hpc.batch import Bags, Batch
 from bagpipe_hpc.feature_tables import FeatureTables
 from bagpipe_hpc.lookahead.planner import Planner
-from bagpipe_hpc.protocol.plan import IterationPlan
+from bagpipe_hpc.protocol.plan import Int64Array, IterationPlan
 from bagpipe_hpc.simulation.accesses import Accesses
 from bagpipe_hpc.simulation.stream import KeyStream
 from bagpipe_hpc.simulation.traffic import Flow, Traffic
@@ -33,6 +35,8 @@ def play_lookahead(
     cache_rows: int,
     num_servers: int,
     row_bytes: int,
+    wire_bytes: int | None = None,
+    trainers_per_node: int = 1,
     note: Callable[[int], None] = lambda planned: None,
 ) -> Traffic:
     """Return what the plans of a stream move.
@@ -45,6 +49,8 @@ def play_lookahead(
         cache_rows: Slots of each trainer.
         num_servers: S; key k is on server k mod S.
         row_bytes: Bytes of a row.
+        wire_bytes: Bytes of a row, or of its gradient, between trainers; None: row_bytes.
+        trainers_per_node: How many trainers share a link. What they send each other does not pass it. T is a multiple.
         note: Is called with the number of iterations that are planned.
     Raises:
         CacheTooSmallError: the rows of the nearest iterations do not fit into the caches.
@@ -59,16 +65,18 @@ def play_lookahead(
         cache_rows=min(cache_rows, 2 * stream.num_keys),  # slots come back an iteration late
         features=FeatureTables((0,), (0,)),
     )
-    rows = np.zeros((6, num_iterations, num_trainers))
+    rows = np.zeros((6, num_iterations, num_trainers // trainers_per_node))
     server_rows, own_rows, fetched_by_users = np.zeros(num_iterations), 0, 0
     for i, plan in enumerate(planner.plans(_batches(stream, accesses))):
         note(i)
-        rows[:, i] = _rows_of(plan)
+        rows[:, i] = _rows_of(plan, trainers_per_node)
         own_rows += int(plan.exchange.num_own.sum())
         fetched_by_users += int(plan.fetches.counts.sum())
         by_server = np.maximum(plan.fetches.counts.sum(axis=0), plan.write_backs.counts.sum(axis=0))
         server_rows[i] = by_server.max()
-    moved = row_bytes * rows
+    bytes_of_rows = np.full(6, row_bytes if wire_bytes is None else wire_bytes)
+    bytes_of_rows[[_FETCH, _WRITE]] = row_bytes
+    moved = bytes_of_rows[:, None, None] * rows
     return Traffic(
         design="lookahead",
         num_pairs=len(accesses.pairs),
@@ -80,7 +88,8 @@ def play_lookahead(
         late=Flow(moved[_FETCH] + moved[_LATE_IN], moved[_WRITE] + moved[_LATE_OUT]),
         server_bytes=row_bytes * server_rows,
         servers_are_critical=False,
-        rounds=2 if num_trainers > 1 else 0,
+        rounds=2 if rows.shape[2] > 1 else 0,
+        trainers_per_link=trainers_per_node,
     )
 
 
@@ -95,15 +104,32 @@ def _batches(stream: KeyStream, accesses: Accesses) -> Iterator[Batch]:
         first += size
 
 
-def _rows_of(plan: IterationPlan) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """Return the rows that each trainer moves, by the constants above, int64, shape (6, T)."""
-    replicas = plan.exchange.replica_counts.astype(np.int64)  # [receiver, owner, Gray class]
+def between_nodes(replica_counts: NDArray[Any], trainers_per_node: int) -> Int64Array:
+    """Return the rows that nodes push to each other; what trainers of one node push to each other is not counted.
+
+    Args:
+        replica_counts: Rows by receiver, owner and Gray class, shape (T, T, 4).
+        trainers_per_node: T is a multiple of it.
+    Returns:
+        The same of nodes, int64, shape (T / trainers_per_node, T / trainers_per_node, 4).
+    """
+    num_nodes = len(replica_counts) // trainers_per_node
+    shape = num_nodes, trainers_per_node, num_nodes, trainers_per_node, -1
+    counts: Int64Array = replica_counts.astype(np.int64).reshape(shape).sum(axis=(1, 3))
+    if trainers_per_node > 1:
+        counts[np.arange(num_nodes), np.arange(num_nodes)] = 0
+    return counts
+
+
+def _rows_of(plan: IterationPlan, trainers_per_node: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Return the rows that each node moves, by the constants above, int64, shape (6, T / trainers_per_node)."""
+    replicas = between_nodes(plan.exchange.replica_counts, trainers_per_node)  # [receiver, owner, Gray class]
     critical_pushes, early_pushes = replicas[:, :, CRITICAL_PUSHES].sum(2), replicas[:, :, EARLY_PUSHES].sum(2)
     critical_back, delayed_back = replicas[:, :, CRITICAL_GRADIENTS].sum(2), replicas[:, :, DELAYED_GRADIENTS].sum(2)
     return np.stack(
         [
-            plan.fetches.counts.sum(axis=1),
-            plan.write_backs.counts.sum(axis=1),
+            plan.fetches.counts.sum(axis=1).reshape(-1, trainers_per_node).sum(axis=1),
+            plan.write_backs.counts.sum(axis=1).reshape(-1, trainers_per_node).sum(axis=1),
             critical_pushes.sum(1) + critical_back.sum(0),
             critical_pushes.sum(0) + critical_back.sum(1),
             early_pushes.sum(1) + delayed_back.sum(0),

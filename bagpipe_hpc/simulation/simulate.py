@@ -18,9 +18,10 @@ from bagpipe_hpc.simulation.approximate_keys import (
     play_approximate,
 )
 from bagpipe_hpc.simulation.bounded_staleness import play_bounded_staleness
-from bagpipe_hpc.simulation.case import Case
+from bagpipe_hpc.simulation.case import EXTENSIONS, Case
 from bagpipe_hpc.simulation.che import lru_hit_ratio
 from bagpipe_hpc.simulation.exact_lookahead import UNLIMITED, count_hits
+from bagpipe_hpc.simulation.extensions import play_extension
 from bagpipe_hpc.simulation.figures import ApproximateFigures, Figures, PolicyFigures, SystemFigures
 from bagpipe_hpc.simulation.hot_set import count_hot_hits, play_hot_set
 from bagpipe_hpc.simulation.network import Network, efficiency, iteration_seconds
@@ -154,23 +155,31 @@ def _designs(case: Case, stream: KeyStream, accesses: Accesses, progress: Progre
     """Return a call for each design that plays it."""
     num_servers, row_bytes = case.num_servers(accesses.num_trainers), case.row_bytes
     cache_rows = case.trainer_cache.of(stream.num_keys)
+    num_trainers, per_node = accesses.num_trainers, case.trainers_per_node
+    if num_trainers % per_node and {"shared-links", "node-caches"} & set(case.designs):
+        raise ConfigError(
+            f"--trainers has {num_trainers:,}; for shared-links and node-caches it must be a multiple of "
+            f"--trainers-per-node ({per_node})"
+        )
 
     def note(planned: int) -> None:
         progress(f"planning for {accesses.num_trainers:,} trainers", planned, accesses.num_iterations)
 
+    lookahead = partial(
+        play_lookahead,
+        window=case.window,
+        prefetch_depth=case.prefetch_depth,
+        cache_rows=cache_rows,
+        num_servers=num_servers,
+        row_bytes=row_bytes,
+        note=note,
+    )
+    extension = partial(
+        play_extension, stream, accesses, case.batch_size(num_trainers), lookahead, row_bytes, cache_rows
+    )
     plays: dict[str, list[Callable[[], Traffic]]] = {
-        "lookahead": [
-            lambda: play_lookahead(
-                stream,
-                accesses,
-                window=case.window,
-                prefetch_depth=case.prefetch_depth,
-                cache_rows=cache_rows,
-                num_servers=num_servers,
-                row_bytes=row_bytes,
-                note=note,
-            )
-        ],
+        "lookahead": [lambda: lookahead(stream, accesses)],
+        **{name: [partial(extension, name, trainers_per_node=per_node)] for name in EXTENSIONS},
         "replicated": [lambda: play_replicated(accesses, case.window, num_servers, row_bytes)],
         "hot-set": [lambda: play_hot_set(accesses, cache_rows, num_servers, row_bytes)],
         "staleness": [

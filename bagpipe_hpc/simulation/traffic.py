@@ -80,6 +80,8 @@ class Traffic:
         rounds: How often in an iteration trainers wait for a message, one after the other.
         staleness: How stale the rows are that are read.
         cache_rows: The most rows that the cache of one trainer held; None: not counted.
+        trainers_per_link: How many trainers share a link. Flows are those of links, shape (num_iterations, T /
+            trainers_per_link).
     """
 
     design: str
@@ -95,6 +97,7 @@ class Traffic:
     rounds: int
     staleness: Staleness = field(default_factory=Staleness)
     cache_rows: int | None = None
+    trainers_per_link: int = 1
 
     @property
     def rows_moved(self) -> int:
@@ -109,7 +112,7 @@ class Traffic:
     @property
     def bytes_per_trainer(self) -> float:
         """Bytes that a trainer receives and sends in an iteration, on average."""
-        return (self.critical + self.late).mean
+        return (self.critical + self.late).mean / self.trainers_per_link
 
 
 def ring_bytes(rows: Int64Array, row_bytes: int, num_trainers: int) -> Float64Array:

@@ -42,6 +42,7 @@ def test_lists_of_numbers() -> None:
     with pytest.raises(ConfigError, match="--staleness is empty"):
         parse_numbers("--staleness", "", 0)
     assert parse_designs("no-cache, lookahead") == ("lookahead", "no-cache")
+    assert parse_designs("locality, lookahead") == ("lookahead", "locality")
     assert parse_designs("") == DESIGNS
     with pytest.raises(ConfigError, match="--designs has 'x'; allowed: lookahead, replicated"):
         parse_designs("x")

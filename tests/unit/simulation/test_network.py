@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,12 @@ def test_the_slowest_part_counts(moved: Traffic, seconds: float) -> None:
     found = iteration_seconds(moved, np.array([9]), Compute(0.25), LINK)
     assert found.tolist() == [seconds]
     assert efficiency(found, np.array([9]), 2, Compute(0.25)) == pytest.approx(9 * 0.25 / (2 * seconds))
+
+
+def test_trainers_that_share_a_link_compute_side_by_side() -> None:
+    shared = replace(traffic(100, 0, 0), trainers_per_link=4)
+    assert iteration_seconds(shared, np.array([9]), Compute(0.25), LINK).tolist() == [2 * 0.25 + 1 + 2 * 0.5]
+    assert shared.bytes_per_trainer == traffic(100, 0, 0).bytes_per_trainer / 4
 
 
 def test_dense_gradients_are_summed_over_a_ring() -> None:

@@ -10,7 +10,7 @@ import pytest
 from bagpipe_hpc.data.synthetic import synthesize
 from bagpipe_hpc.errors import ConfigError, PlatformError
 from bagpipe_hpc.simulation import simulate as module
-from bagpipe_hpc.simulation.case import CacheSize, Case
+from bagpipe_hpc.simulation.case import EXTENSIONS, CacheSize, Case
 from bagpipe_hpc.simulation.figures import Figures
 from bagpipe_hpc.simulation.network import parse_networks
 from bagpipe_hpc.simulation.simulate import simulate
@@ -109,3 +109,15 @@ def test_epochs_make_hits(data: Path) -> None:
     assert twice.stream["samples"] == 2 * once.stream["samples"]
     first, second = ([r.hit_ratio for r in each.policies if r.policy == "lookahead"][-1] for each in (once, twice))
     assert second > first
+
+
+def test_extensions_of_lookahead(data: Path) -> None:
+    case = small_case(data, trainers=(4,), designs=("lookahead", *EXTENSIONS), trainers_per_node=2)
+    rows = {row.design: row for row in simulate(case).systems if row.network == "1Gbit"}
+    assert list(rows) == ["lookahead", *EXTENSIONS]
+    plain = rows["lookahead"]
+    assert rows["locality"].rows_exchanged < plain.rows_exchanged
+    assert rows["16-bit-wire"].critical_bytes == plain.critical_bytes / 2
+    assert rows["node-caches"].milliseconds <= rows["shared-links"].milliseconds
+    with pytest.raises(ConfigError, match="--trainers has 4; for shared-links and node-caches it must be a multiple"):
+        simulate(small_case(data, trainers=(4,), designs=("node-caches",), trainers_per_node=3))
