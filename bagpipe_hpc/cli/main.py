@@ -84,6 +84,10 @@ def main() -> None:
         # The reader of the output, such as `head`, has exited. Python must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILURE)
+    except MemoryError as error:
+        fault = f"out of memory{f': {error}' if str(error) else ''}; ask for less, or take a machine with more memory"
+        print(f"bagpipe: error: {fault}", file=sys.stderr)
+        sys.exit(EXIT_FAILURE)
     except OSError as error:
         # Commands report the files that they cannot read or write. What arrives here are paths that the system refuses
         # everywhere: names that are too long, directories that the user may not search.

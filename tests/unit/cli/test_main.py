@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from bagpipe_hpc.cli import main
 from bagpipe_hpc.cli.main import app
 from tests.launch import REPO_ROOT
 
@@ -111,3 +113,18 @@ def test_zsh_completes_commands(environment: dict[str, str]) -> None:
     asked = {"_BAGPIPE_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "bagpipe tr"}
     done = subprocess.run(["bagpipe"], capture_output=True, text=True, timeout=60, check=False, env=environment | asked)
     assert '"train":"Train a model."' in done.stdout, done.stderr
+
+
+def test_memory_that_runs_out_is_an_error_of_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def runs_out(standalone_mode: bool) -> None:
+        np.zeros(2**52)
+
+    monkeypatch.setattr(main, "app", runs_out)
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("bagpipe: error: out of memory: Unable to allocate 32.0 PiB")
+    assert line.endswith("ask for less, or take a machine with more memory")
