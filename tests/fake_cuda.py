@@ -88,6 +88,10 @@ class FakeCuda:
             cls.of_thread.stream = before
 
     @staticmethod
+    def memory_reserved(device: torch.device) -> int:
+        return 0
+
+    @staticmethod
     def graph_pool_handle() -> tuple[int, int]:
         return 0, 1
 

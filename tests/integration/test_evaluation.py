@@ -127,9 +127,9 @@ def test_early_stopping_is_the_same_in_every_run(small_dataset: Path, tmp_path: 
 
 
 def test_the_best_checkpoint_is_kept_and_found(small_dataset: Path, tmp_path: Path) -> None:
-    # A rate that grows until training diverges a little: the best is in the middle.
+    # A rate that grows until training gets worse again: the best is in the middle. With 9, some processors get nan.
     best = ["evaluation.every=6", "checkpoint.keep_best=true", "checkpoint.keep_last=1", "checkpoint.full_every=3"]
-    best += ["evaluation.metric=log_loss", "training.learning_rate=9", "schedule.warm_up_iterations=60"]
+    best += ["evaluation.metric=log_loss", "training.learning_rate=6", "schedule.warm_up_iterations=60"]
     finish_all(4, small_dataset, tmp_path, [job(*best, run="run")])
     losses_then = {line["iteration"]: line["log_loss"] for line in evaluations(tmp_path, "run")}
     expected = min(losses_then, key=lambda at: (losses_then[at], at))
