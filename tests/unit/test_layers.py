@@ -86,10 +86,10 @@ PERMITTED = {
     "torchrec": ("bench.peers.sharded",),
     "fbgemm_gpu": ("bench.gpu.fbgemm",),
     "triton": ("trainer.device",),
-    "altair": ("report", "cli.report"),
-    "vl_convert": ("report.page", "cli.report"),
+    "altair": ("report", "cli.pages"),
+    "vl_convert": ("report.page", "cli.pages"),
     "pynvml": ("trainer.device.gpu_energy",),
-    "jinja2": ("report.page", "cli.report"),
+    "jinja2": ("report.page", "cli.pages"),
 }
 
 
