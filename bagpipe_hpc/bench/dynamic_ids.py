@@ -14,7 +14,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil
 from rich.table import Table
 
 from bagpipe_hpc.bench.compact_table import compact_table
@@ -26,6 +25,7 @@ from bagpipe_hpc.errors import ConfigError
 from bagpipe_hpc.heap import keep_freed_memory
 from bagpipe_hpc.lookahead.dynamic_rows import DynamicRows, warm_up_mapping
 from bagpipe_hpc.lookahead.id_map import MAX_ROWS
+from bagpipe_hpc.memory_use import resident_bytes
 from bagpipe_hpc.sharding import Int64Array
 
 SEEN_BYTES = 64 << 20
@@ -109,7 +109,7 @@ class _Grown:
 
     def measured_at(self, size: int, progress: Progress) -> DynamicIdsFigures:
         batch, rounds = self._case.batch, range(self._case.rounds)
-        num_ids, num_bytes = self._num_ids, _resident_bytes()
+        num_ids, num_bytes = self._num_ids, resident_bytes()
         growing, born = [], []
         while self._num_ids < size:
             number = min(batch, size - self._num_ids)
@@ -117,7 +117,7 @@ class _Grown:
             born.append(number / growing[-1])
             self._num_ids += number
             progress("growing", self._num_ids, self._case.sizes[-1])
-        num_bytes = _resident_bytes() - num_bytes
+        num_bytes = resident_bytes() - num_bytes
         progress(f"measuring with {size:,} ids", 0, 0)
         looked_up = [batch / _seconds_of(self._rows.look_up, self._known()) for _ in rounds]
         used = [batch / self._seconds_of_use(self._known()) for _ in rounds]
@@ -164,10 +164,6 @@ def _seconds_of(call: Callable[[Int64Array], object], ids: Int64Array) -> float:
 def _ids(numbers: Int64Array) -> Int64Array:
     ids: Int64Array = (numbers.astype(np.uint64) * np.uint64(_ODD)).view(np.int64)
     return ids
-
-
-def _resident_bytes() -> int:
-    return int(psutil.Process().memory_info().rss)
 
 
 def dynamic_ids_table(figures: list[DynamicIdsFigures], case: DynamicIdsCase) -> Table:

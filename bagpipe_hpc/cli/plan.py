@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bagpipe_hpc.cli.printed_json import AsJson, print_json
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -46,7 +48,7 @@ def plan(
     ] = None,
     trainers_per_node: Annotated[int, typer.Option(min=1, help="Trainers that share the link of a node.")] = 1,
     samples: Annotated[int, typer.Option(min=1, help="Plan at most this many samples.")] = 500_000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON, and no tables.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Recommend the number of servers, the window and the cache size of a job, and predict its speed.
 
@@ -55,7 +57,6 @@ def plan(
     runs without a launcher: bagpipe plan --data DIR --trainers 8 --servers 1,2 --network 25Gbit --gpu h100
     """
     from bagpipe_hpc.activity import showing_activity
-    from bagpipe_hpc.bounded_json import dump_json, finite
     from bagpipe_hpc.config import load_config
     from bagpipe_hpc.errors import ConfigError
     from bagpipe_hpc.runtime.console import open_console
@@ -106,7 +107,7 @@ def plan(
             "render": line,
             "notes": list(advice.notes),
         }
-        print(dump_json(finite(figures), indent=2).decode())
+        print_json(figures)
         return
     _print(open_console(), advice)
     print(f"\nrecommended settings:\n\n{settings_yaml(question, advice)}\njob script:\n\n{line}")

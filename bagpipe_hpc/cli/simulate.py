@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bagpipe_hpc.cli.printed_json import AsJson, print_json
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -61,7 +63,7 @@ def simulate(
         str, typer.Option(help="Factors of auto-refresh of approximate keys, with commas.")
     ] = "1.2,1.5,2,4",
     output: Annotated[Path | None, typer.Option(help="Directory for CSV files and pictures.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON, and no tables.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Play the accesses of a data set under other cache policies and system designs.
 
@@ -69,7 +71,6 @@ def simulate(
     and number of trainers rows moved, bytes, time per iteration and staleness.
     """
     from bagpipe_hpc.activity import showing_activity
-    from bagpipe_hpc.bounded_json import dump_json, finite
     from bagpipe_hpc.errors import ConfigError
     from bagpipe_hpc.runtime.console import open_console
     from bagpipe_hpc.simulation.case import Case, parse_designs, parse_factors, parse_numbers, parse_sizes
@@ -112,7 +113,7 @@ def simulate(
         figures = play(case, progress)
         files = _write(figures, output) if output is not None else []
     if as_json:
-        print(dump_json(finite(figures.to_json()), indent=2).decode())
+        print_json(figures.to_json())
         return
     console = open_console()
     _print(console, figures)

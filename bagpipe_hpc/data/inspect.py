@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bagpipe_hpc.batch import Batch
 from bagpipe_hpc.data.dataset import Dataset, Progress, Split, no_progress
-from bagpipe_hpc.data.inspect_reuse import AccessCounts, AccessReport
+from bagpipe_hpc.data.inspect_reuse import AccessCounts, AccessReport, mixed_ids
 from bagpipe_hpc.data.inspect_sequences import SequenceCounts, SequenceReport
 from bagpipe_hpc.data.schema import Schema
 from bagpipe_hpc.data.vocabulary import ValueCounter
@@ -135,14 +135,7 @@ def _count(split: Split, batch: Batch, counters: list[ValueCounter]) -> None:
     dynamic = {table.name for table in split.schema.dynamic_features}
     for table, counter in zip(split.schema.tables, counters, strict=True):
         ids = batch.bags[table.name].ids if table.ragged else next(columns)
-        counter.add(_hashes_of(ids[ids != MISSING]) if table.name in dynamic else ids)
-
-
-def _hashes_of(ids: Int64Array) -> Int64Array:
-    """Return integers that are not negative in place of any ids; two different ones are hardly ever equal."""
-    mixed = ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    hashes: Int64Array = ((mixed ^ (mixed >> np.uint64(32))) >> np.uint64(1)).astype(np.int64)
-    return hashes
+        counter.add(mixed_ids(ids[ids != MISSING].astype(np.int64), 0) if table.name in dynamic else ids)
 
 
 def _by_own_table(schema: Schema, counters: list[ValueCounter]) -> list[ValueCounter]:

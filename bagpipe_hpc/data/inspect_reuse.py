@@ -126,7 +126,7 @@ class AccessCounts:
             ids = batch.bags[table.name].ids if table.ragged else next(columns)
             number = self._schema.features.tables[feature]
             if table.name in self._dynamic:
-                found.append(_mixed(ids[ids != MISSING].astype(np.int64), number))
+                found.append(mixed_ids(ids[ids != MISSING].astype(np.int64), number))
             else:
                 found.append(ids.astype(np.int64) + self._offsets[number])
         return np.concatenate(found)
@@ -263,7 +263,7 @@ def _drift(first: ValueCounter, last: ValueCounter) -> tuple[float | None, int]:
     return 1 - len(before & after) / number, number
 
 
-def _mixed(ids: Int64Array, table: int) -> Int64Array:
+def mixed_ids(ids: Int64Array, table: int) -> Int64Array:
     """Return keys, not negative, for any ids of a table; two different ones are hardly ever equal."""
     mixed = (ids.astype(np.uint64) + np.uint64(table)) * np.uint64(0x9E3779B97F4A7C15)
     keys: Int64Array = ((mixed ^ (mixed >> np.uint64(32))) >> np.uint64(1)).astype(np.int64)

@@ -20,6 +20,7 @@ from bagpipe_hpc.report.comparison import ComparedRow, settings_of, summaries_of
 from bagpipe_hpc.report.encodings import HEIGHT, MARK_COLOURS, Picture
 from bagpipe_hpc.report.figures import RunFigures
 from bagpipe_hpc.report.key_figures import KeyFigure, key_figures
+from bagpipe_hpc.report.run_directory import number_in
 from bagpipe_hpc.report.thinning import MAX_POINTS
 from bagpipe_hpc.report.traced import TracedPart
 from bagpipe_hpc.version import __version__
@@ -150,14 +151,9 @@ def _subtitle(runs: Sequence[RunFigures]) -> str:
     mode = run.summary.get("mode") or run.settings.get("mode")
     hosts = sorted({str(line["host"]) for line in run.figures if "host" in line})
     where = "on " + (", ".join(hosts) if len(hosts) < 4 else f"{len(hosts)} hosts") if hosts else ""
-    began = number_or_none(starts[0].get("time")) if starts else None
+    began = number_in(starts[0], "time") if starts else None
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(began)) if began else ""
     return ", ".join(str(part) for part in (model, mode, *ranks, where, when) if part)
-
-
-def number_or_none(value: Any) -> float | None:
-    """Return a value if it is a number."""
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _notes(runs: Sequence[RunFigures]) -> list[str]:
